@@ -1,0 +1,1 @@
+"""The `piolet` command: a thin layer that parses arguments, calls the library, prints, and exits."""

@@ -1,0 +1,1 @@
+"""`--environment`: the definition language (EDF), the image store, the container."""

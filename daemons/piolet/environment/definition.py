@@ -1,0 +1,192 @@
+"""The rendered definition: what an EDF means, once and for all, decided at submit time.
+
+Canonical JSON travels with the launch to every node. Nodes never read TOML, never expand again and
+never look at the user's file. The same definition always has the same bytes, so it has a digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from piolet.errors import PioletError
+
+VERSION = 1
+LIMIT_BYTES = 96 * 1024
+"""A definition travels in one environment variable, which Linux limits to 128 KiB, and in one message."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """The image that was resolved: by `digest` in a store, or a SquashFS `path` that the user brought.
+
+    `store` is 'site' (mounted by the kernel) or 'user' (mounted as the user; `path` is then set).
+    """
+
+    reference: str
+    store: str
+    digest: str | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One mount, both ends absolute and expanded. `kind` is 'bind', 'sqsh' or 'tmpfs' (then source is '')."""
+
+    source: str
+    destination: str
+    kind: str = "bind"
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A definition with everything resolved.
+
+    request      what the user wrote after --environment=
+    files        the EDF files that were merged, base first, absolute paths
+    image        None: the step runs on the host and only `env` applies
+    workdir      absolute path in the container, or None: the image has none, so '/'
+    entrypoint   the command that goes in front of the user's; empty when there is none to run
+    set_env      variables of the image and of [env] after expansion, the latter winning
+    unset_env    variables that [env] unsets, in order
+    """
+
+    request: str
+    files: tuple[str, ...] = ()
+    image: Image | None = None
+    workdir: str | None = None
+    entrypoint: tuple[str, ...] = ()
+    writable: bool = True
+    mounts: tuple[Mount, ...] = ()
+    devices: tuple[str, ...] = ()
+    set_env: dict[str, str] = field(default_factory=dict)
+    unset_env: tuple[str, ...] = ()
+    annotations: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """Return the canonical form: UTF-8 JSON, sorted keys, no white space, `version` included."""
+        return canonical_json({"version": VERSION, **asdict(self)})
+
+    def digest(self) -> str:
+        """Return `sha256:` and the hexadecimal digest of the canonical form."""
+        return "sha256:" + hashlib.sha256(self.to_json()).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return `value` as UTF-8 JSON with sorted keys and no white space."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+
+
+def from_json(data: bytes) -> Definition:
+    """Return the definition that `to_json` wrote.
+
+    Raises PioletError for anything else: too long, not JSON, another version, a missing or unknown
+    key, a value of the wrong type, a relative path, a NUL byte.
+    """
+    if len(data) > LIMIT_BYTES:
+        raise PioletError(f"the definition is {len(data)} bytes long, more than the limit of {LIMIT_BYTES}")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise PioletError("the definition is not JSON") from None
+    if not isinstance(value, dict):
+        raise PioletError("the definition is not a JSON object")
+    if value.pop("version", None) != VERSION:
+        raise PioletError(f"the definition is not of version {VERSION}", "submit the job again")
+    try:
+        definition = Definition(
+            request=_string(value.pop("request")),
+            files=_strings(value.pop("files")),
+            image=_image(value.pop("image")),
+            workdir=_optional_path(value.pop("workdir")),
+            entrypoint=_strings(value.pop("entrypoint")),
+            writable=_boolean(value.pop("writable")),
+            mounts=tuple(_mount(item) for item in _list(value.pop("mounts"))),
+            devices=_strings(value.pop("devices")),
+            set_env=_environment(value.pop("set_env")),
+            unset_env=_strings(value.pop("unset_env")),
+            annotations=_table(value.pop("annotations")),
+        )
+    except KeyError as error:
+        raise PioletError(f"the definition lacks {error}") from None
+    if value:
+        raise PioletError(f"the definition has the unknown key '{min(value)}'")
+    return definition
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise PioletError("the definition has a value that should be a string")
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise PioletError("the definition has a value that should be true or false")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise PioletError("the definition has a value that should be an array")
+    return value
+
+
+def _table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise PioletError("the definition has a value that should be an object")
+    return value
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    return tuple(_string(item) for item in _list(value))
+
+
+def _path(value: Any) -> str:
+    path = _string(value)
+    if not path.startswith("/"):
+        raise PioletError(f"the definition has the relative path '{path}'")
+    return path
+
+
+def _optional_path(value: Any) -> str | None:
+    return None if value is None else _path(value)
+
+
+def _environment(value: Any) -> dict[str, str]:
+    table = {_string(name): _string(text) for name, text in _table(value).items()}
+    if any(not name or "=" in name for name in table):
+        raise PioletError("the definition sets a variable with an impossible name")
+    return table
+
+
+def _image(value: Any) -> Image | None:
+    if value is None:
+        return None
+    table = _table(value)
+    store = table["store"]
+    if store not in ("site", "user"):
+        raise PioletError("the definition names a store that does not exist")
+    digest = table["digest"]
+    if digest is not None and not _is_digest(_string(digest)):
+        raise PioletError("the definition has a malformed image digest")
+    image = Image(_string(table["reference"]), store, digest, _optional_path(table["path"]))
+    if (store == "site" and image.digest is None) or (store == "user" and image.path is None):
+        raise PioletError("the definition has an image without a place")
+    return image
+
+
+def _is_digest(text: str) -> bool:
+    return text.startswith("sha256:") and len(text) == 71 and all(c in "0123456789abcdef" for c in text[7:])
+
+
+def _mount(value: Any) -> Mount:
+    table = _table(value)
+    kind = table["kind"]
+    if kind not in ("bind", "sqsh", "tmpfs"):
+        raise PioletError("the definition has a mount of an unknown kind")
+    source = "" if kind == "tmpfs" else _path(table["source"])
+    return Mount(source, _path(table["destination"]), kind, _strings(table["flags"]))
