@@ -113,7 +113,7 @@ def from_dict(data: dict[str, Any], origin: str) -> Config:
             raise ConfigError(f"{origin}: unknown section [{name}]", _nearest(name, known))
         if not isinstance(table, dict):
             raise ConfigError(f"{origin}: [{name}] must be a table")
-        sections[name] = _section(known[name].default_factory, table, f"{origin}: [{name}]")  # type: ignore[arg-type]
+        sections[name] = _section(known[name].default_factory, table, f"{origin}: [{name}]")
     return Config(**sections)
 
 

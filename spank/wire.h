@@ -1,0 +1,125 @@
+/* wire.h - the protocol between the plugins in Slurm's processes and Piolet's Python.
+ *
+ * This file is the specification. The shims compile it; Python gets the same declarations through
+ * cffi's cdef, so it holds only integers, enums and fixed structs: no guards, no includes, no
+ * attributes, no computed defines. Guards and static asserts are in shim.h.
+ *
+ * Everything is in the byte order of the host: both ends are on one machine, always. Lengths are
+ * in bytes. Text is UTF-8, and is followed by a NUL only where it says so. Whoever receives a
+ * message checks `magic`, `version`, `kind` and every length against the bytes that really came,
+ * and refuses what is too long, too new or malformed in one sentence.
+ *
+ *
+ * 1. A step's life: one SOCK_SEQPACKET connection per step, node and plugin
+ *
+ *    slurmstepd (root)  --- START --->  pioletd         once, right after connect
+ *    slurmstepd's tasks <-- READY ---   pioletd         or ERROR; exactly one of them, once
+ *
+ * The tasks of a step share the connection that slurmstepd opened: each reads the answer with
+ * MSG_PEEK, so it stays there for its siblings, and each peek duplicates the descriptors afresh.
+ * The connection ends when slurmstepd ends, and with it all that was set up for the step.
+ */
+
+#define PIOLET_MAGIC 0x544C4950
+#define PIOLET_VERSION 1
+
+/* Limits. A definition travels in one environment variable (Linux: 128 KiB) and in one message. */
+#define PIOLET_DEFINITION_MAX 98304
+#define PIOLET_GROUPS_MAX 1024
+#define PIOLET_START_MAX 106496
+#define PIOLET_ENVIRONMENT_MAX 262144
+#define PIOLET_REPLY_MAX 8192
+
+enum piolet_kind {
+	PIOLET_START = 1,
+	PIOLET_READY = 2,
+	PIOLET_ERROR = 3
+};
+
+enum piolet_plugin {
+	PIOLET_PLUGIN_ENVIRONMENT = 1
+};
+
+struct piolet_header {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t kind;
+	uint32_t length;	/* of the whole message, this header included */
+	uint32_t reserved;	/* 0 */
+};
+
+/* Followed by `groups` numbers of 32 bits (the supplementary groups), then by `definition` bytes
+ * of canonical JSON. Only root may send it: the kernel says who the peer is. */
+struct piolet_start {
+	struct piolet_header header;
+	uint32_t plugin;	/* enum piolet_plugin */
+	uint32_t job;
+	uint32_t step;
+	uint32_t uid;
+	uint32_t gid;
+	uint32_t groups;	/* at most PIOLET_GROUPS_MAX */
+	uint32_t definition;	/* at most PIOLET_DEFINITION_MAX */
+	uint32_t timeout_ms;	/* the tasks give up this long after the message was sent */
+	char node[64];		/* the node's name in Slurm, NUL-terminated */
+};
+
+/* Which descriptors ride along (SCM_RIGHTS), in this order. */
+#define PIOLET_HAS_USER_NS 1
+#define PIOLET_HAS_MOUNT_NS 2
+#define PIOLET_HAS_ENVIRONMENT 4
+
+/* The environment is a file of NUL-terminated entries: "+NAME=VALUE" sets, "-NAME" unsets. */
+struct piolet_ready {
+	struct piolet_header header;
+	uint32_t descriptors;	/* PIOLET_HAS_* */
+	uint32_t environment;	/* size of the environment file, at most PIOLET_ENVIRONMENT_MAX */
+	char workdir[4096];	/* where the task starts, NUL-terminated; empty: stay */
+	char entrypoint[256];	/* program in front of the user's command, NUL-terminated; empty: none */
+};
+
+struct piolet_error {
+	struct piolet_header header;
+	char message[1024];	/* one sentence, NUL-terminated */
+	char hint[1024];	/* NUL-terminated, may be empty */
+};
+
+/* 2. A submission: what `piolet env submit` hands to the shim in srun, sbatch or salloc
+ *
+ * One record, in a memory file, and the same bytes in the user's cache, so that the next srun need
+ * not start Python: header, then `dependencies` entries, then `definition` bytes of canonical JSON.
+ * The shim takes a cached record only if every dependency still holds.
+ */
+#define PIOLET_RECORD_MAGIC 0x524C4950
+#define PIOLET_RECORD_MAX 1048576
+#define PIOLET_DEPENDENCIES_MAX 4096
+
+struct piolet_record {
+	uint32_t magic;		/* PIOLET_RECORD_MAGIC */
+	uint32_t version;	/* PIOLET_VERSION */
+	uint32_t length;	/* of the whole record */
+	uint32_t dependencies;
+	uint32_t definition;
+	uint32_t reserved;	/* 0 */
+};
+
+enum piolet_dependency_kind {
+	PIOLET_DEP_FILE = 1,	/* name is a path whose device, inode, size, mtime and ctime are these */
+	PIOLET_DEP_EXISTS = 2,	/* name is a path that exists, whatever it is */
+	PIOLET_DEP_ABSENT = 3,	/* name is a path that does not exist */
+	PIOLET_DEP_VARIABLE = 4,	/* the environment variable `name` is set to `value` */
+	PIOLET_DEP_UNSET = 5	/* the environment variable `name` is not set */
+};
+
+/* Followed by the name and the value, each NUL-terminated (the NUL counts in its length), then by
+ * zeros up to a multiple of 8 bytes. `length` is all of that, this struct included. */
+struct piolet_dependency {
+	uint32_t kind;
+	uint32_t length;
+	uint32_t name;		/* length of the name with its NUL */
+	uint32_t value;		/* length of the value with its NUL; at least 1 */
+	uint64_t device;
+	uint64_t inode;
+	uint64_t size;
+	uint64_t mtime_ns;
+	uint64_t ctime_ns;
+};
