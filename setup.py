@@ -1,0 +1,55 @@
+"""Builds the import package `piolet`, its wire module, and, with `plugins`, the SPANK plugins.
+
+pip install .                 the Python side
+python setup.py plugins       the plugins, against the installed Slurm, into build/plugins
+"""
+
+import sys
+from pathlib import Path
+
+from setuptools import Command, find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "spank"))
+
+
+class Plugins(Command):
+    """Compile the C plugins."""
+
+    description = "compile the SPANK plugins against the installed Slurm"
+    user_options = [("output=", "o", "directory for the plugins")]
+
+    def initialize_options(self) -> None:
+        """Set the defaults."""
+        self.output = "build/plugins"
+
+    def finalize_options(self) -> None:
+        """Nothing depends on other options."""
+
+    def run(self) -> None:
+        """Compile."""
+        from build_shims import build_plugins
+
+        for path in build_plugins(Path(self.output)):
+            print(path)
+
+
+setup(
+    name="piolet",
+    version="0.1.0",
+    description="Containers, vetting and saturation scores for Slurm steps",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    package_dir={"": "daemons"},
+    packages=find_packages("daemons"),
+    install_requires=["cffi>=1.17,<3"],
+    cffi_modules=["spank/build_wire.py:ffibuilder"],
+    cmdclass={"plugins": Plugins},
+    entry_points={
+        "console_scripts": [
+            "piolet = piolet.cli.main:main",
+            "pioletd = piolet.node.main:main",
+            "piolet-imaged = piolet.environment.images.service:main",
+        ]
+    },
+)

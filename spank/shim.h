@@ -1,0 +1,79 @@
+/* shim.h - what the parts of a plugin share.
+ *
+ *   message.c    messages and records as bytes: pure functions, no I/O but stat; what the fuzzers drive
+ *   channel.c    the connection to pioletd: connect, send, and read the shared answer under a deadline
+ *   join.c       a task enters the namespaces that it was handed
+ *   submit.c     in srun, sbatch and salloc: the cached record, or the `piolet` command
+ *   environment.c  the hooks of --environment; the only part that knows SPANK
+ *
+ * Nothing here parses TOML, JSON or YAML, and nothing forks in slurmstepd.
+ */
+#ifndef PIOLET_SHIM_H
+#define PIOLET_SHIM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "wire.h"
+
+_Static_assert(sizeof(struct piolet_header) == 16, "the wire has no padding");
+_Static_assert(sizeof(struct piolet_start) == 112, "the wire has no padding");
+_Static_assert(sizeof(struct piolet_ready) == 4376, "the wire has no padding");
+_Static_assert(sizeof(struct piolet_error) == 2064, "the wire has no padding");
+_Static_assert(sizeof(struct piolet_record) == 24, "the wire has no padding");
+_Static_assert(sizeof(struct piolet_dependency) == 56, "the wire has no padding");
+_Static_assert(sizeof(struct piolet_start) + 4 * PIOLET_GROUPS_MAX + PIOLET_DEFINITION_MAX <= PIOLET_START_MAX,
+	       "a START of the largest parts fits");
+
+/* The first error wins: it is the cause, what follows is the consequence. */
+struct failure {
+	bool set;
+	char message[1024];
+	char hint[1024];
+};
+
+/* Notes the failure, unless there is one already. Always returns -1, so that `return fail(...)` reads well. */
+int fail(struct failure *f, const char *hint, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+#define REPLY_DESCRIPTORS 3
+
+struct reply {
+	const struct piolet_ready *ready;	/* points into `bytes` */
+	int user_ns, mount_ns, environment;	/* descriptors, or -1 */
+	_Alignas(8) char bytes[PIOLET_REPLY_MAX];
+};
+
+/* message.c */
+size_t start_encode(struct piolet_start *start, const uint32_t *groups, const char *definition, char *out,
+		    size_t size, struct failure *f);
+int reply_decode(struct reply *reply, size_t length, const int *descriptors, size_t count, struct failure *f);
+int environment_check(const char *entries, size_t length, struct failure *f);
+int record_check(const char *record, size_t length, const char *request, const char *directory,
+		 const char **definition, size_t *definition_length, struct failure *f);
+uint64_t record_key(const char *request, const char *directory, uid_t uid);
+
+/* channel.c */
+int64_t now_ms(void);
+int channel_open(const char *path, struct failure *f);
+int channel_send(int fd, const char *message, size_t length, struct failure *f);
+int channel_peek(int fd, int64_t deadline_ms, struct reply *reply, struct failure *f);
+void reply_close(struct reply *reply);
+
+/* join.c */
+int join_namespaces(const struct reply *reply, struct failure *f);
+
+/* submit.c */
+struct submission {
+	char *record;		/* owned */
+	size_t length;
+	const char *definition;	/* points into record */
+	size_t definition_length;
+};
+
+int submission_get(const char *command, const char *config, const char *request, struct submission *s,
+		   struct failure *f);
+void submission_free(struct submission *s);
+
+#endif
