@@ -1,0 +1,144 @@
+"""`piolet env`: check, render, explain and submit environment definition files.
+
+Standard output has the result only; warnings and the progress of a pull go to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from piolet import __file__ as package_file
+from piolet import config
+from piolet.environment.dependencies import Host
+from piolet.environment.images.info import ImageInfo
+from piolet.environment.render import Rendered, Resolver, is_file_reference, render, unresolved
+from piolet.errors import ImageError, PioletError
+
+# What the image client looks at besides the variables that the definition names.
+_CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE", "XDG_CACHE_HOME")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `env` and its actions."""
+    parser = subparsers.add_parser(
+        "env",
+        help="check, render and explain environment definition files",
+        description="Check, render and explain environment definition files (EDF).",
+        allow_abbrev=False,
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, text in (
+        ("check", "say whether a definition file is valid"),
+        ("render", "print the definition as canonical JSON: merged, expanded, image resolved"),
+        ("explain", "print the merged file, each value with the file and line it came from"),
+    ):
+        action = actions.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+        action.add_argument("file", metavar="FILE", help="a file, or a name in EDF_PATH, as for --environment")
+        action.add_argument("--offline", action="store_true", help="never ask a registry")
+    submit = actions.add_parser(
+        "submit",
+        help="what the plugin in srun calls",
+        description="Render a definition, pull its image, and write the record that the plugin in srun takes.",
+        allow_abbrev=False,
+    )
+    submit.add_argument("--record-fd", metavar="N", type=int, required=True, help="the descriptor to write to")
+    submit.add_argument("request", metavar="REQUEST", help="what stands after --environment=")
+
+
+def run(args: argparse.Namespace, settings: config.Config) -> int:
+    """Do what `args` say and return the exit status."""
+    if args.action == "submit":
+        return _submit(args, settings)
+    rendered = _render(args.file, _host(), settings, _asking(settings, offline=args.offline))
+    if args.action == "check":
+        print(_verdict(args.file, rendered))
+    elif args.action == "render":
+        sys.stdout.flush()
+        sys.stdout.buffer.write(rendered.definition.to_json() + b"\n")
+        sys.stdout.buffer.flush()
+    else:
+        from piolet.environment.explain import explain
+
+        sys.stdout.write(explain(rendered))
+    return 0
+
+
+def _host() -> Host:
+    try:
+        return Host(os.environ, os.getcwd())
+    except OSError as error:
+        raise PioletError(f"cannot tell the working directory: {error.strerror}", "change to another one") from None
+
+
+def _render(request: str, host: Host, settings: config.Config, resolve: Resolver) -> Rendered:
+    rendered = render(request, host, settings.environment, resolve)
+    for text in rendered.warnings:
+        _warn(text)
+    return rendered
+
+
+def _warn(text: str) -> None:
+    print(f"piolet: warning: {text}", file=sys.stderr)
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _asking(settings: config.Config, *, offline: bool) -> Resolver:
+    """Return a resolver that pulls nothing and makes do without a registry."""
+
+    def resolve(reference: str) -> ImageInfo:
+        if offline and not is_file_reference(reference):
+            _warn(f"the image {reference} was not looked at (--offline), so its digest and variables are not known")
+            return unresolved(reference)
+        from piolet.environment.images import client
+
+        try:
+            return client.resolve(reference, settings, pull=False, progress=_progress)
+        except client.RegistryUnreachable as error:
+            _warn(f"{error.message}; the digest and variables of the image are not known")
+            return unresolved(reference)
+
+    return resolve
+
+
+def _verdict(name: str, rendered: Rendered) -> str:
+    definition = rendered.definition
+    image = f"image {definition.image.reference}" if definition.image else "no image, runs on the host"
+    count = len(definition.mounts)
+    return f"{name} is valid: {image}, {count} mount{'' if count == 1 else 's'}"
+
+
+def _submit(args: argparse.Namespace, settings: config.Config) -> int:
+    from piolet.environment import submit
+
+    host = _host()
+    host.watch(args.config or str(config.DEFAULT_PATH))
+    host.watch(package_file)
+
+    def resolve(reference: str) -> ImageInfo:
+        from piolet.environment.images import client
+
+        for name in _CLIENT_VARIABLES:
+            host.variable(name)
+        info = client.resolve(reference, settings, pull=True, progress=_progress)
+        if info.image.digest is None and info.image.path is None:
+            raise ImageError(f"the image {reference} was pulled, but is in no store")
+        return info
+
+    started = time.time_ns()
+    rendered = _render(args.request, host, settings, resolve)
+    definition = rendered.definition.to_json()
+    whole = submit.pack(definition, args.request, host.cwd, host.dependencies)
+    record = whole or submit.pack(definition, args.request, host.cwd, ())
+    assert record is not None  # a definition without dependencies always fits
+    submit.write_record(args.record_fd, record)
+    path = submit.cache_path(host.variables, host.cwd, args.request, os.getuid())
+    # A record names the default configuration only, so one that was made with another must not be found.
+    if whole and path and not args.config and not rendered.warnings and submit.is_settled(host.dependencies, started):
+        submit.store(path, whole)
+    return 0

@@ -1,0 +1,119 @@
+"""The `piolet` command: options, sub-commands, and what becomes of errors.
+
+The modules of sub-commands are imported when they are named, since srun waits for this program.
+Exit status: 0, 1 for an error, 2 for a wrong command line, 130 for an interrupt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from piolet import config
+from piolet.errors import PioletError, UsageError
+
+COMMANDS = {
+    "env": ("piolet.cli.env", "check, render and explain environment definition files"),
+    "image": ("piolet.cli.image", "pull, list, import, remove and prune images"),
+}
+
+
+class Command(Protocol):
+    """What the module of a sub-command has."""
+
+    def add_parser(self, subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+        """Add the sub-command's parser."""
+
+    def run(self, args: argparse.Namespace, settings: config.Config) -> int:
+        """Do what `args` say and return the exit status."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    verbose = "--verbose" in words or "-v" in words
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+        return status
+    except PioletError as error:
+        if verbose:
+            _print_traceback()
+        return _fail(error.render(), 2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        # The reader has gone, and that is its business; the interpreter must not complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:  # noqa: BLE001 - the last line of defence, a user sees no traceback
+        if verbose:
+            _print_traceback()
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return _fail(f"something unexpected happened: {what}\nhint: --verbose shows where; please report it", 1)
+
+
+def _run(words: list[str]) -> int:
+    try:
+        args = build_parser(words).parse_args(words)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    settings = config.load(Path(args.config) if args.config else None)
+    return _command(args.command).run(args, settings)
+
+
+def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser; only the sub-commands that occur in `words` have their options."""
+    parser = argparse.ArgumentParser(
+        prog="piolet", description="Containers for Slurm steps.", allow_abbrev=False, add_help=True
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"the site's configuration, instead of {config.DEFAULT_PATH}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show where errors come from")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and end")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, text) in COMMANDS.items():
+        if name in words:
+            _command(name).add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=text)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"piolet {_version()}")
+        parser.exit()
+
+
+def _version() -> str:
+    import importlib.metadata  # a tenth of the start-up time, and nobody else needs it
+
+    try:
+        return importlib.metadata.version("piolet")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _command(name: str) -> Command:
+    return cast(Command, importlib.import_module(COMMANDS[name][0]))
+
+
+def _print_traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
+def _fail(text: str, status: int) -> int:
+    print(f"piolet: error: {text}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The merged result of definition files, as text: each value with the file and line it came from.
+
+The text is a definition file itself, with everything expanded, so that it can be kept and used.
+Pure: it makes text from what was rendered.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from piolet.environment import mounts
+from piolet.environment.expand import escape
+from piolet.environment.layer import Entry
+from piolet.environment.render import Rendered, image_environment, is_file_reference
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def explain(rendered: Rendered) -> str:
+    """Return the text, line end included."""
+    definition, layer = rendered.definition, rendered.layer
+    lines = [f"# {path}" for path in definition.files]
+    if definition.image is None:
+        lines.append("# no image: the step runs on the host")
+    else:
+        image = definition.image
+        entry = layer.scalars["image"]
+        reference = image.path if is_file_reference(entry.text) and image.path else image.reference
+        lines.append(_line(f"image = {_string(reference)}", _origin(entry, reference)))
+        lines.append(f"# digest {image.digest or 'not known'}")
+        workdir = layer.scalars.get("workdir")
+        if definition.workdir is not None:
+            own = _origin(workdir, definition.workdir) if workdir and workdir.value else "from the image"
+            lines.append(_line(f"workdir = {_string(definition.workdir)}", own))
+        for name, default in (("entrypoint", False), ("writable", True)):
+            entry_or_none = layer.scalars.get(name)
+            value = entry_or_none.value if entry_or_none else default
+            lines.append(_line(f"{name} = {str(value).lower()}", _place(entry_or_none) if entry_or_none else "default"))
+        lines += _array("mounts", [(mounts.unparse(mount), entry) for mount, entry in rendered.mounts.items()])
+        lines += _array("devices", list(rendered.devices.items()))
+    lines += _environment(rendered)
+    if layer.annotations:
+        lines += ["", "[annotations]"]
+        for name, entry in layer.annotations.items():
+            text = definition.annotations[name]
+            lines.append(_line(f"{_key(name)} = {_string(text)}", _origin(entry, text)))
+    return "\n".join(lines) + "\n"
+
+
+def _environment(rendered: Rendered) -> list[str]:
+    definition, own = rendered.definition, rendered.layer.env
+    lines = []
+    for name in image_environment(rendered.info):
+        if name not in own:
+            lines.append(_line(f"{_key(name)} = {_string(definition.set_env[name])}", "from the image"))
+    for name, entry in own.items():
+        text = definition.set_env.get(name, "")
+        lines.append(_line(f"{_key(name)} = {_string(text)}", _origin(entry, text) + ("" if text else ", unset")))
+    return ["", "[env]", *lines] if lines else []
+
+
+def _array(name: str, items: list[tuple[str, Entry]]) -> list[str]:
+    if not items:
+        return []
+    return [f"{name} = [", *(_line(f"    {_string(text)},", _origin(entry, text)) for text, entry in items), "]"]
+
+
+def _line(text: str, comment: str) -> str:
+    return f"{text:<48}  # {comment}"
+
+
+def _place(entry: Entry) -> str:
+    place = entry.locate()
+    return f"{place.path}:{place.line}"
+
+
+def _origin(entry: Entry, text: str) -> str:
+    """Return the entry's place, and what is written there if that is not `text`."""
+    written = "" if entry.value == text else f", written {json.dumps(entry.value, ensure_ascii=False)}"
+    return _place(entry) + written
+
+
+def _string(text: str) -> str:
+    # A JSON string is a TOML basic string, but for the one control character that JSON leaves alone.
+    return json.dumps(escape(text), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,158 @@
+"""One definition file, read and parsed, with the place of everything in it.
+
+It refuses what is not a regular file, is longer than a mebibyte, is not UTF-8, is not TOML, or is
+nested too deep. Opening never waits: a FIFO or a device in the file's place is refused, not opened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from piolet.environment.dependencies import Stamp
+from piolet.environment.positions import NESTING_LIMIT, Path, Positions, Span, scan
+from piolet.errors import EnvironmentFileError, Location
+
+SIZE_LIMIT = 1 << 20
+
+_AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_CONTROLS = dict.fromkeys((*range(9), *range(10, 32), *range(127, 160)), "?")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A parsed file, equal to itself only.
+
+    path    absolute
+    text    with plain newlines
+    stamp   None for text that is not from a file
+    """
+
+    path: str
+    text: str
+    data: dict[str, Any]
+    positions: Positions
+    stamp: Stamp | None = None
+
+    @cached_property
+    def directory(self) -> str:
+        """The directory that `${EDF_DIR}` means in this file."""
+        return os.path.dirname(self.path)
+
+    def locate(self, path: Path, *, key: bool = False, fragment: str | None = None) -> Location:
+        """Return where the value of `path` stands, or its key, or the first `fragment` within the value.
+
+        What has no place of its own (an implied table) is where its nearest parent is.
+        """
+        spans = self.positions.keys if key else self.positions.values
+        others = self.positions.values if key else self.positions.keys
+        while path and path not in spans and path not in others:
+            path = path[:-1]
+        start, end = spans.get(path) or others.get(path) or (0, 1)
+        if fragment is not None:
+            found = self.text.find(fragment, start, end)
+            if found >= 0:
+                start, end = found, found + len(fragment)
+        return locate(self.path, self.text, (start, end))
+
+
+def locate(path: str, text: str, span: Span) -> Location:
+    """Return the place of `span` in `text`; control characters of the line are shown as '?'."""
+    start, end = span
+    line_start = text.rfind("\n", 0, start) + 1
+    line_end = text.find("\n", start)
+    line = text[line_start : len(text) if line_end < 0 else line_end]
+    column = start - line_start + 1
+    width = max(1, min(end, line_start + len(line)) - start)
+    # A line of a megabyte must not fill the terminal; the part before the column has to stay, for the caret.
+    line = line[: max(column + width, 160)].translate(_CONTROLS)
+    return Location(path, text.count("\n", 0, start) + 1, column, line, width)
+
+
+def read(path: str) -> Source:
+    """Return the file at the absolute `path`. Raises EnvironmentFileError."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise EnvironmentFileError(f"{path} is not a regular file")
+        data, status = _read_bytes(path)
+    except OSError as error:
+        raise EnvironmentFileError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise EnvironmentFileError(
+            f"{path} is not UTF-8: byte {error.start} in line {line} is 0x{data[error.start]:02x}",
+            "a definition file is text in UTF-8",
+        ) from None
+    return parse(path, text, Stamp.of(status))
+
+
+def _read_bytes(path: str) -> tuple[bytes, os.stat_result]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise EnvironmentFileError(f"{path} is not a regular file")
+        data = bytearray()
+        while len(data) <= SIZE_LIMIT and (piece := file.read(SIZE_LIMIT + 1 - len(data))):
+            data += piece
+    if status.st_size > SIZE_LIMIT or len(data) > SIZE_LIMIT:
+        size = max(status.st_size, len(data))
+        raise EnvironmentFileError(
+            f"{path} is {size} bytes long, more than the limit of {SIZE_LIMIT} bytes",
+            "a definition file holds settings; put data into a file that is mounted",
+        )
+    return bytes(data), status
+
+
+def parse(path: str, text: str, stamp: Stamp | None = None) -> Source:
+    """Return `text` parsed; `path` is named in errors. A byte order mark is skipped."""
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    positions = scan(text)
+    if positions.too_deep is not None:
+        raise EnvironmentFileError(
+            f"tables or arrays are nested more than {NESTING_LIMIT} deep", None, locate(path, text, positions.too_deep)
+        )
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _syntax_error(path, text, positions, str(error)) from None
+    return Source(path, text, data, positions, stamp)
+
+
+def _syntax_error(path: str, text: str, positions: Positions, message: str) -> EnvironmentFileError:
+    match = _AT.search(message)
+    start = len(text.rstrip("\n")) if match is None or match[1] is None else _offset(text, int(match[1]), int(match[2]))
+    if positions.repeated is not None and positions.repeated[1][0] <= start:
+        name, again, first = positions.repeated
+        line = text.count("\n", 0, first[0]) + 1
+        what = ".".join(map(str, name))
+        return EnvironmentFileError(
+            f"'{what}' is there twice, first in line {line}", "leave one of them out", locate(path, text, again)
+        )
+    what = message[: match.start()] if match else message
+    return EnvironmentFileError(
+        f"this is not valid TOML: {what[:200]}", _syntax_hint(text, start, what), locate(path, text, (start, start + 1))
+    )
+
+
+def _offset(text: str, line: int, column: int) -> int:
+    start = 0
+    for _ in range(line - 1):
+        start = text.index("\n", start) + 1
+    return start + column - 1
+
+
+def _syntax_hint(text: str, start: int, message: str) -> str | None:
+    at = text[start : start + 1]
+    if at == "," and message.startswith("Expected newline"):
+        return "entries of a table stand on lines of their own, without commas"
+    if message == "Invalid value" and (at.isalpha() or at in "/.$~"):
+        return 'text stands in quotes: "…"'
+    return None
