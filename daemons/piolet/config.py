@@ -41,6 +41,9 @@ class EnvironmentConfig:
         "native", "What builds the container: 'native' (system calls of pioletd's own worker) or 'crun'."
     )
     crun: str = _setting("/usr/bin/crun", "The OCI runtime that runtime = 'crun' calls.")
+    entry_program: str = _setting(
+        "/usr/libexec/piolet/piolet-entry", "Stands in front of a user's command when an image's entrypoint is to run."
+    )
     squashfuse: str = _setting("/usr/bin/squashfuse", "Mounts the .sqsh files that users bring, as the user.")
 
 

@@ -1,0 +1,278 @@
+"""Builds a container by system calls, in a worker that is already the job's user.
+
+The worker is in a user namespace of its own and holds every capability there, none outside: the kernel enforces
+what the user may mount. Sources are opened on the host side first; then the root is changed; then the
+mounts are attached, so that every path of the image is resolved inside the image and cannot lead out.
+
+Layout of the scratch directory (a tmpfs of the worker's own mount namespace):
+    lower/   the image        upper/ work/   what the step writes        root/   both together
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import stat
+from dataclasses import dataclass
+
+from piolet.errors import ContainerError
+from piolet.node import fuse, linux, oci
+from piolet.node.plan import Plan, PlannedMount
+
+_ATTRIBUTES = {
+    "ro": linux.MOUNT_ATTR_RDONLY,
+    "nosuid": linux.MOUNT_ATTR_NOSUID,
+    "nodev": linux.MOUNT_ATTR_NODEV,
+    "noexec": linux.MOUNT_ATTR_NOEXEC,
+}
+_PROPAGATION = {
+    "private": linux.MS_PRIVATE,
+    "rprivate": linux.MS_PRIVATE,
+    "slave": linux.MS_SLAVE,
+    "rslave": linux.MS_SLAVE,
+    "shared": linux.MS_SHARED,
+    "rshared": linux.MS_SHARED,
+}
+ENTRY_PROGRAM, ENTRY_WORDS = "/run/piolet/entry", "/run/piolet/entrypoint"
+_SUPER_FLAGS = linux.MS_NOSUID | linux.MS_NODEV
+
+
+@dataclass(frozen=True)
+class Source:
+    """A mount whose source is in hand: a detached mount, and whether it is a directory."""
+
+    mount: PlannedMount
+    tree: int
+    directory: bool
+
+
+def build(plan: Plan, image: int | None, scratch: str, mounter: fuse.Mounter | None) -> None:
+    """Build the container and make it this process's root.
+
+    plan     what to build
+    image    the image's detached mount, or None when plan.sqsh names a file
+    scratch  an existing directory to build in
+    mounter  mounts the user's SquashFS files; None when there are none
+
+    Raises ContainerError, with one sentence for the user.
+    """
+    _prepare(plan, image, scratch, mounter)
+    sources = _sources(plan, mounter, scratch)
+    accounts = _accounts()
+    if plan.runtime == "crun":
+        _enter_crun(plan, sources, scratch, account_files(f"{scratch}/root", *accounts))
+        if plan.entrypoint:
+            _put_entrypoint(plan)
+        return
+    _change_root(f"{scratch}/root")
+    for source in sources:
+        _attach(source)
+    _write_accounts(*accounts)
+    if plan.entrypoint:
+        _put_entrypoint(plan)
+    if not plan.writable:
+        _freeze_root()
+
+
+def _prepare(plan: Plan, image: int | None, scratch: str, mounter: fuse.Mounter | None) -> None:
+    """Mount the scratch tmpfs, the image and the overlay."""
+    try:
+        linux.mount("piolet", scratch, "tmpfs", _SUPER_FLAGS, "mode=0755")
+        for name in ("lower", "upper", "work", "root", "sqsh"):
+            os.mkdir(f"{scratch}/{name}")
+    except OSError as error:
+        raise ContainerError(f"cannot make the container's scratch space: {error.strerror}") from None
+    try:
+        if image is not None:
+            linux.attach(image, f"{scratch}/lower")
+    except OSError as error:
+        raise ContainerError(f"cannot attach the image: {error.strerror}") from None
+    if plan.sqsh is not None:
+        assert mounter is not None
+        mounter.mount(plan.sqsh, f"{scratch}/lower")
+    options = f"lowerdir={scratch}/lower,upperdir={scratch}/upper,workdir={scratch}/work,userxattr"
+    try:
+        linux.mount(plan.label, f"{scratch}/root", "overlay", _SUPER_FLAGS, options)
+    except OSError as error:
+        raise ContainerError(
+            f"cannot mount the container's overlay: {error.strerror}",
+            "overlayfs in user namespaces needs Linux 5.11 or newer",
+        ) from None
+
+
+def _sources(plan: Plan, mounter: fuse.Mounter | None, scratch: str) -> list[Source]:
+    sources = []
+    for number, mount in enumerate(plan.mounts):
+        source = _source(mount, mounter, f"{scratch}/sqsh/{number}")
+        if source is not None:
+            sources.append(source)
+    return sources
+
+
+def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> Source | None:
+    try:
+        if mount.kind == "tmpfs":
+            os.mkdir(spare)
+            linux.mount("tmpfs", spare, "tmpfs", _SUPER_FLAGS, "mode=1777")
+            path = spare
+        elif mount.kind == "sqsh":
+            os.mkdir(spare)
+            assert mounter is not None
+            mounter.mount(mount.source, spare)
+            path = spare
+        else:
+            path = mount.source
+        # As the user: a directory that they cannot read is not theirs to mount.
+        directory = stat.S_ISDIR(os.stat(path).st_mode)
+        if not os.access(path, os.R_OK | (os.X_OK if directory else 0)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        tree = linux.clone_tree(path)
+        _set_flags(tree, mount.flags)
+    except OSError as error:
+        if mount.optional:
+            return None
+        raise ContainerError(
+            f"cannot mount {mount.source or 'a tmpfs'} at {mount.destination}: {error.strerror}",
+            "the source must exist on every node of the job and be readable by you",
+        ) from None
+    return Source(mount, tree, directory)
+
+
+def _set_flags(tree: int, flags: tuple[str, ...]) -> None:
+    attributes, propagation = 0, 0
+    for flag in flags:
+        attributes |= _ATTRIBUTES.get(flag, 0)
+        propagation = _PROPAGATION.get(flag, propagation)
+    if attributes or propagation:
+        linux.set_mount_attributes(tree, attributes, propagation=propagation)
+
+
+def _enter_crun(plan: Plan, sources: list[Source], scratch: str, files: dict[str, str]) -> None:
+    """Have crun build the container from the same sources, and join it."""
+    mounts = []
+    for number, source in enumerate(sources):
+        path = f"{scratch}/sqsh/at{number}"
+        _make_mountpoint(path, source.directory)
+        linux.attach(source.tree, path)
+        mounts.append((path, source.mount.destination))
+    for number, (destination, text) in enumerate(files.items()):
+        path = f"{scratch}/sqsh/file{number}"
+        with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+        mounts.append((path, destination))
+    oci.enter(plan, scratch, mounts)
+
+
+def _change_root(root: str) -> None:
+    try:
+        os.chdir(root)
+        linux.pivot_root(".", ".")
+        # The old root is stacked on the new one: one lazy umount takes all of it away.
+        linux.umount(".")
+        os.chdir("/")
+    except OSError as error:
+        raise ContainerError(f"cannot change to the container's root: {error.strerror}") from None
+
+
+def _attach(source: Source) -> None:
+    destination = source.mount.destination
+    try:
+        if source.mount.file and os.path.islink(destination):
+            os.unlink(destination)
+        _make_mountpoint(destination, source.directory)
+        linux.attach(source.tree, destination)
+    except OSError as error:
+        if source.mount.optional:
+            return
+        kind = "directory" if source.directory else "file"
+        raise ContainerError(
+            f"cannot mount {source.mount.source or 'a tmpfs'} at {destination} in the container: {error.strerror}",
+            f"the source is a {kind}; the destination must be one too, or not be there yet",
+        ) from None
+    finally:
+        os.close(source.tree)
+
+
+def _make_mountpoint(path: str, directory: bool) -> None:
+    if os.path.exists(path):
+        if os.path.isdir(path) != directory:
+            number = errno.ENOTDIR if directory else errno.EISDIR
+            raise OSError(number, os.strerror(number), path)
+        return
+    os.makedirs(path if directory else os.path.dirname(path), mode=0o755, exist_ok=True)
+    if not directory:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+
+
+def _accounts() -> tuple[str, list[str]]:
+    """Return the user's line of passwd and the lines of their groups, from the host's databases."""
+    uid, gid = os.getuid(), os.getgid()
+    try:
+        user = pwd.getpwuid(uid)
+        name, line = user.pw_name, f"{user.pw_name}:x:{uid}:{gid}:{user.pw_gecos}:{user.pw_dir}:{user.pw_shell}"
+    except KeyError:
+        name, line = str(uid), f"{uid}:x:{uid}:{gid}::/:/bin/sh"
+    groups = []
+    for number in dict.fromkeys([gid, *os.getgroups()]):
+        try:
+            groups.append(f"{grp.getgrgid(number).gr_name}:x:{number}:{name}")
+        except KeyError:
+            continue
+    return line, groups
+
+
+def merge_accounts(image: str, own: list[str]) -> str:
+    """Return the image's passwd or group file with `own` lines in front, which win by name and by number."""
+    names = {line.split(":")[0] for line in own}
+    numbers = {line.split(":")[2] for line in own}
+    kept = []
+    for line in image.splitlines():
+        fields = line.split(":")
+        if len(fields) > 2 and fields[0] not in names and fields[2] not in numbers:
+            kept.append(line)
+    return "\n".join([*own, *kept]) + "\n"
+
+
+def account_files(root: str, user: str, groups: list[str]) -> dict[str, str]:
+    """Return what /etc/passwd and /etc/group of the image at `root` become for this user, by path."""
+    files = {}
+    for path, own in (("/etc/passwd", [user]), ("/etc/group", groups)):
+        image = ""
+        with contextlib.suppress(OSError), open(root + path, encoding="utf-8", errors="surrogateescape") as file:
+            image = file.read(1 << 20)
+        files[path] = merge_accounts(image, own)
+    return files
+
+
+def _write_accounts(user: str, groups: list[str]) -> None:
+    for path, text in account_files("", user, groups).items():
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+            with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(text)
+            os.chmod(path, 0o644)
+        except OSError as error:
+            raise ContainerError(f"cannot write the container's {path}: {error.strerror}") from None
+
+
+def _put_entrypoint(plan: Plan) -> None:
+    """Write the entrypoint's words where the entry program looks for them (the program itself is a mount)."""
+    try:
+        with open(ENTRY_WORDS, "wb") as file:
+            file.write(b"".join(os.fsencode(word) + b"\0" for word in plan.entrypoint))
+    except OSError as error:
+        raise ContainerError(f"cannot write the entrypoint into the container: {error.strerror}") from None
+
+
+def _freeze_root() -> None:
+    try:
+        tree = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        linux.set_mount_attributes(tree, linux.MOUNT_ATTR_RDONLY, recursive=False)
+        os.close(tree)
+    except OSError as error:
+        raise ContainerError(f"cannot make the container's root read-only: {error.strerror}") from None

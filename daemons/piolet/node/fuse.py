@@ -1,0 +1,109 @@
+"""Mounts a user's own SquashFS files with squashfuse, as the user.
+
+The kernel never parses what a user wrote. The file system is mounted inside the container's mount namespace, and
+squashfuse itself runs outside of it: when the namespace goes, the kernel ends the connection and squashfuse
+ends by itself. Nobody has to remember it, not even a daemon that was killed in between.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+from piolet.errors import ContainerError
+from piolet.node import linux
+
+_SQUASHFS_MAGIC = b"hsqs"
+_ANSWER_S = 10.0
+
+
+class Mounter:
+    """Starts squashfuse processes in the namespaces in which it was made.
+
+    Make it before the worker leaves the host's namespaces: a helper process stays behind there.
+    """
+
+    def __init__(self, squashfuse: str) -> None:
+        self._squashfuse = squashfuse
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._socket.close()
+                linux.close_all_but({theirs.fileno()})
+                _serve(theirs, squashfuse)
+            finally:
+                os._exit(1)
+        theirs.close()
+
+    def mount(self, path: str, target: str) -> None:
+        """Mount the SquashFS file `path` (opened as this user) at the directory `target`.
+
+        Raises ContainerError: not readable, not SquashFS, or squashfuse does not serve it.
+        """
+        try:
+            # Non-blocking, so that a FIFO cannot hold the worker.
+            image = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise ContainerError(f"cannot open the image {path}: {error.strerror}") from None
+        try:
+            magic = os.pread(image, 4, 0)
+        except OSError:
+            magic = b""
+        if magic != _SQUASHFS_MAGIC:
+            os.close(image)
+            raise ContainerError(f"{path} is not a SquashFS file", "make one with: piolet image pull, or mksquashfs")
+        try:
+            device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+            options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},allow_other"
+            flags = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
+            linux.mount(f"piolet:{os.path.basename(path)}", target, "fuse.squashfuse", flags, options)
+            socket.send_fds(self._socket, [b"mount"], [image, device])
+            os.close(device)
+        except OSError as error:
+            raise ContainerError(f"cannot mount {path}: {error.strerror}", "FUSE must be there: /dev/fuse") from None
+        finally:
+            os.close(image)
+        self._answer(path, target)
+
+    def _answer(self, path: str, target: str) -> None:
+        """Wait until the file system answers: a look at its root blocks until squashfuse serves, or fails."""
+        signal.signal(signal.SIGALRM, _too_late)
+        signal.setitimer(signal.ITIMER_REAL, _ANSWER_S)
+        try:
+            os.stat(f"{target}/.")
+            os.listdir(target)
+        except OSError as error:
+            raise ContainerError(
+                f"{self._squashfuse} cannot serve {path}: {error.strerror}",
+                "is the file complete, and its compression one that squashfuse knows?",
+            ) from None
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _too_late(_number: int, _frame: object) -> None:
+    raise OSError(110, "no answer in time")
+
+
+def _serve(requests: socket.socket, squashfuse: str) -> None:
+    """The helper: one squashfuse for each pair of descriptors, until the worker is gone."""
+    uid, gid = os.getuid(), os.getgid()
+    null = os.open("/dev/null", os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(requests, 16, 2)
+        if not message or len(descriptors) != 2:
+            os._exit(0)
+        image, device = descriptors
+        if os.fork():
+            os.close(image)
+            os.close(device)
+            continue
+        requests.close()
+        os.set_inheritable(image, True)
+        os.set_inheritable(device, True)
+        options = f"uid={uid},gid={gid},allow_other"
+        os.execv(squashfuse, ["squashfuse", "-f", "-s", "-o", options, f"/proc/self/fd/{image}", f"/dev/fd/{device}"])

@@ -1,0 +1,153 @@
+"""The system calls of Linux that Python's standard library lacks, by ctypes.
+
+Each raises OSError with the name of what it was working on. Numbers are those of <asm/unistd.h>; from 424 on they
+are the same on every architecture. Needs Linux 5.12 (mount_setattr).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+from collections.abc import Callable
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REC, MS_PRIVATE, MS_SLAVE, MS_SHARED = 0x4000, 1 << 18, 1 << 19, 1 << 20
+MNT_DETACH = 2
+
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+MOUNT_ATTR_IDMAP = 0x00100000
+
+_AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 0x04, 0x10
+_AT_FDCWD = -100
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = 428, 429, 436, 442
+_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces that `flags` name for new ones."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def setns(descriptor: int, kind: int) -> None:
+    """Join the namespace behind `descriptor`; `kind` is its CLONE_NEW* flag."""
+    _check(_libc.setns(descriptor, kind), "setns")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    """mount(2); `data` is the file system's own options."""
+    _check(
+        _libc.mount(
+            os.fsencode(source),
+            os.fsencode(target),
+            None if kind is None else kind.encode(),
+            ctypes.c_ulong(flags),
+            None if data is None else os.fsencode(data),
+        ),
+        target,
+    )
+
+
+def umount(target: str, flags: int = MNT_DETACH) -> None:
+    """umount2(2), lazily by default: never waits for a user of the mount."""
+    _check(_libc.umount2(os.fsencode(target), flags), target)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2)."""
+    number = _SYS_PIVOT_ROOT[platform.machine()]
+    _check(_libc.syscall(number, os.fsencode(new_root), os.fsencode(put_old)), new_root)
+
+
+def clone_tree(path: str, recursive: bool = True) -> int:
+    """Return a descriptor of a detached copy of the mount at `path` (open_tree with OPEN_TREE_CLONE)."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
+    return _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), path)
+
+
+def attach(tree: int, path: str) -> None:
+    """Attach the detached mount `tree` at `path`, following symbolic links (move_mount)."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
+    _check(_libc.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(path), flags), path)
+
+
+def set_mount_attributes(
+    tree: int, attributes: int, *, user_ns: int | None = None, propagation: int = 0, recursive: bool = True
+) -> None:
+    """Set MOUNT_ATTR_* on the mount that `tree` is the root of; with `user_ns` map its ids by that namespace."""
+    if user_ns is not None:
+        attributes |= MOUNT_ATTR_IDMAP
+    block = ctypes.create_string_buffer(struct.pack("=QQQQ", attributes, 0, propagation, user_ns or 0))
+    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
+    _check(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", flags, block, ctypes.c_size_t(32)), "mount_setattr")
+
+
+def close_all_but(keep: set[int]) -> None:
+    """Close every descriptor from 3 on that is not in `keep`."""
+    first = 3
+    for descriptor in [*sorted(keep), 0xFFFFFFFF]:
+        if descriptor > first:
+            _check(_libc.syscall(_SYS_CLOSE_RANGE, first, descriptor - 1, 0), "close_range")
+        first = max(first, descriptor + 1)
+
+
+def _prctl(option: int, value: int, what: str) -> None:
+    zero = ctypes.c_ulong(0)
+    _check(_libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero), what)
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Get `signal_number` when the parent ends. A change of user clears it: call this afterwards."""
+    _prctl(_PR_SET_PDEATHSIG, signal_number, "PR_SET_PDEATHSIG")
+
+
+def not_dumpable() -> None:
+    """Keep others with the same uid from looking into or tracing this process."""
+    _prctl(_PR_SET_DUMPABLE, 0, "PR_SET_DUMPABLE")
+
+
+def no_new_privileges() -> None:
+    """From here on, no exec gives a privilege that the process lacks."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1, "PR_SET_NO_NEW_PRIVS")
+
+
+def become(uid: int, gid: int, groups: list[int]) -> None:
+    """Become this user for good, and prove that there is no way back.
+
+    Raises PermissionError when there is one (never seen; the proof is the point).
+    """
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3:
+        raise PermissionError("the change of user did not take")
+    if uid == 0:
+        return
+    ways_back: list[Callable[[], None]] = [
+        lambda: os.setresuid(0, 0, 0),
+        lambda: os.setresgid(0, 0, 0),
+        lambda: os.setgroups([0]),
+    ]
+    for way_back in ways_back:
+        try:
+            way_back()
+        except PermissionError:
+            continue
+        raise PermissionError("root can be taken back after the change of user")

@@ -1,0 +1,166 @@
+"""`pioletd`: starts the monitor (root) and the server (an account without privileges) and joins them.
+
+Runs in the foreground, logs to stderr, ends with SIGTERM; a service manager does the rest. When either half ends,
+the other ends too. Containers of running steps outlive it: their tasks hold the namespaces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import pwd
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from piolet import __version__
+from piolet.config import Config, load
+from piolet.errors import ConfigError, PioletError
+from piolet.node import linux
+from piolet.node.monitor import Monitor
+from piolet.node.mounts import Images
+from piolet.node.state import StepFiles
+
+_BACKLOG = 1024
+_BUFFER = 4 << 20
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the daemon; return its exit status."""
+    parser = argparse.ArgumentParser(prog="pioletd", description="Piolet's daemon on a compute node.")
+    parser.add_argument("--config", type=Path, help="configuration file (default: /etc/piolet/piolet.toml)")
+    parser.add_argument("--version", action="version", version=f"pioletd {__version__}")
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        return _run(load(chosen.config))
+    except PioletError as error:
+        sys.stderr.write(f"pioletd: error: {error.render()}\n")
+        return 1
+
+
+def _run(config: Config) -> int:
+    if os.geteuid() != 0:
+        raise PioletError("pioletd must be started as root", "start it with: systemctl start pioletd.service")
+    server_account = _account(config.node.account)
+    images_account = _account(config.images.account)
+    state = Path(config.node.state)
+    socket_path = Path(config.node.socket)
+    try:
+        base = _prepare_directories(state, socket_path)
+        listener = _listen(socket_path)
+    except OSError as error:
+        raise PioletError(f"cannot prepare {error.filename or state}: {error.strerror}") from None
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+        end.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+    server = os.fork()
+    if server == 0:
+        ours.close()
+        _serve(listener, theirs, server_account, config)
+    theirs.close()
+    listener.close()
+    try:
+        return _monitor(ours, server, images_account, base, state, config)
+    finally:
+        socket_path.unlink(missing_ok=True)
+
+
+def _account(name: str) -> pwd.struct_passwd:
+    try:
+        account = pwd.getpwnam(name)
+    except KeyError:
+        raise ConfigError(
+            f"the account '{name}' of the configuration does not exist",
+            f"make it with: useradd --system --no-create-home --shell /usr/sbin/nologin {name}",
+        ) from None
+    if account.pw_uid == 0:
+        raise ConfigError(f"the account '{name}' of the configuration is root; it must have no privileges")
+    return account
+
+
+def _prepare_directories(state: Path, socket_path: Path) -> Path:
+    """Make what is needed; return a directory in a tmpfs that only this process and its children see."""
+    for directory in (state, socket_path.parent):
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        status = directory.stat()
+        if status.st_uid != 0 or status.st_mode & 0o022:
+            raise PioletError(
+                f"{directory} can be written by others than root",
+                f"mend it with: chown root {directory}; chmod 755 {directory}",
+            )
+    base = state / "mnt"
+    base.mkdir(mode=0o700, exist_ok=True)
+    # Mounts of the host come in, ours stay in: whatever kills us takes them along.
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount("none", "/", None, linux.MS_REC | linux.MS_SLAVE)
+    linux.mount("pioletd", str(base), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755,size=16m")
+    for name in ("images", "build"):
+        (base / name).mkdir(mode=0o755)
+    return base
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if path.is_socket():
+        probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        probe.settimeout(2)
+        if probe.connect_ex(str(path)) == 0:
+            raise PioletError(f"another pioletd listens on {path} already")
+        path.unlink()
+    listener.bind(str(path))
+    # Everybody may connect and is told in a sentence what is not for them; the kernel says who it is.
+    path.chmod(0o666)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _serve(listener: socket.socket, monitor: socket.socket, account: pwd.struct_passwd, config: Config) -> None:
+    """The server's process. Never returns."""
+    status = 1
+    try:
+        linux.become(account.pw_uid, account.pw_gid, [account.pw_gid])
+        linux.die_with_parent(signal.SIGKILL)
+        linux.no_new_privileges()
+        linux.not_dumpable()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Imported as the account: whatever its modules do, they never do it as root.
+        from piolet.node.server import Server
+
+        Server(listener, monitor, config).run()
+        status = 0
+    except Exception:
+        logging.getLogger("pioletd").exception("the server failed")
+    finally:
+        os._exit(status)
+
+
+def _monitor(
+    channel: socket.socket, server: int, images: pwd.struct_passwd, base: Path, state: Path, config: Config
+) -> int:
+    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake_write)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    files = StepFiles(str(state / "steps"))
+    store = Images(config.images.store, images.pw_uid, str(base / "images"))
+    # The garbage collector would touch, and so copy, every page in each forked worker.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    logging.getLogger("pioletd").info("ready: %s", config.node.socket)
+    try:
+        Monitor(channel, store, files, str(base / "build"), config.node.image_idle_s).run(wake_read)
+    finally:
+        channel.close()
+    _, status = os.waitpid(server, 0)
+    return os.waitstatus_to_exitcode(status) if not os.WIFSIGNALED(status) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

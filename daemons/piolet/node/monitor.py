@@ -1,0 +1,378 @@
+"""pioletd's root half: a closed table of operations (requests.py) for the unprivileged server, and nothing else.
+
+It never parses what a user wrote, never opens a path that a user named, and never waits for a process that a user
+could stop: every wait is an event with a deadline. It imports the standard library and piolet.node only.
+
+An image is mounted by a child of root, a container is built by a child that has become the job's user; the monitor
+writes that child's id maps and opens its namespaces. When the step ends, what still runs in the container is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from piolet.errors import WireError
+from piolet.node import leftovers, worker
+from piolet.node.mounts import Images, write_map
+from piolet.node.requests import MESSAGE_MAX, Build, End, decode
+from piolet.node.state import Known, StepFiles
+
+_log = logging.getLogger("pioletd.monitor")
+
+_MAP_BYTES_MAX = 4000  # the kernel takes less than a page
+_RESCAN_S = 0.02
+_RESCANS_MAX = 500
+_WORKERS_MAX = 64
+_POLL_S = 1.0
+
+
+@dataclass
+class Step:
+    """A step with a container, being built or running."""
+
+    order: Build
+    deadline: float
+    pid: int = 0
+    channel: socket.socket | None = None
+    mount_ns: int = -1
+    ready: bool = False
+
+
+@dataclass
+class Mounting:
+    """An image that a child is mounting, and the steps that wait for it."""
+
+    pid: int
+    pidfd: int
+    path: str
+    identity: list[int]
+    deadline: float
+    waiting: list[int]
+
+
+@dataclass
+class Ending:
+    """A container whose step is over: its processes are looked for until there are none."""
+
+    find: Callable[[], list[int]]
+    next_look: float
+    name: str
+    hold: int = -1
+    looks: int = 0
+
+
+class Monitor:
+    """The event loop. `channel` is the pair's end; `scratch` a directory that workers build in."""
+
+    def __init__(
+        self,
+        channel: socket.socket,
+        images: Images,
+        files: StepFiles,
+        scratch: str,
+        image_idle_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._channel = channel
+        self._images = images
+        self._files = files
+        self._scratch = scratch
+        self._image_idle_s = image_idle_s
+        self._clock = clock
+        self._node = socket.gethostname().partition(".")[0]
+        self._steps: dict[int, Step] = {}
+        self._mounting: dict[str, Mounting] = {}
+        self._ending: list[Ending] = []
+        self._queue: list[int] = []
+        self._children: set[int] = set()
+        self._next_expiry = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(channel, selectors.EVENT_READ, self._on_server)
+        self._stop = False
+
+    def run(self, wakeup: int) -> None:
+        """Serve until the server ends or a byte comes from the descriptor `wakeup` (a signal)."""
+        self._selector.register(wakeup, selectors.EVENT_READ, self._on_signal)
+        self._recover()
+        while not self._stop:
+            for key, _ in self._selector.select(self._timeout()):
+                key.data()
+            self._tick()
+
+    # -- requests
+
+    def _on_signal(self) -> None:
+        self._stop = True
+
+    def _on_server(self) -> None:
+        data = self._channel.recv(MESSAGE_MAX)
+        if not data:
+            _log.info("the server has ended; so does the monitor")
+            self._stop = True
+            return
+        try:
+            request = decode(data)
+        except WireError as error:
+            _log.error("%s", error)
+            return
+        if isinstance(request, End):
+            self._end(request.key)
+        elif request.key in self._steps:
+            _log.error("the server used the number %d twice", request.key)
+        else:
+            self._build(request)
+
+    def _build(self, order: Build) -> None:
+        now = self._clock()
+        self._steps[order.key] = Step(order, now + order.timeout_s)
+        if order.digest is None or self._images.lookup(order.digest, order.identity, now) is not None:
+            self._enqueue(order.key)
+            return
+        mounting = self._mounting.get(order.digest)
+        if mounting is not None:
+            mounting.waiting.append(order.key)
+            return
+        pid, path = self._images.start_mount(order.digest, order.identity)
+        pidfd = os.pidfd_open(pid)
+        deadline = now + order.timeout_s
+        self._mounting[order.digest] = Mounting(pid, pidfd, path, order.identity, deadline, [order.key])
+        self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._on_mounted(order.digest or ""))
+
+    def _on_mounted(self, digest: str) -> None:
+        mounting = self._mounting.pop(digest)
+        self._selector.unregister(mounting.pidfd)
+        os.close(mounting.pidfd)
+        _, status = os.waitpid(mounting.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code == 0:
+            self._images.mounted(digest, mounting.identity, mounting.path, self._clock())
+            for key in mounting.waiting:
+                if key in self._steps:
+                    self._enqueue(key)
+            return
+        self._images.failed(mounting.path)
+        why = os.strerror(code) if code > 0 else "the mounting process was killed"
+        hint = "pull the image again: piolet image pull"
+        if code == errno.ESTALE:
+            why = "it was replaced just now"
+        for key in mounting.waiting:
+            self._fail(key, f"cannot mount the image {digest[:19]}: {why}", hint)
+
+    # -- workers
+
+    def _enqueue(self, key: int) -> None:
+        self._queue.append(key)
+        self._start_queued()
+
+    def _start_queued(self) -> None:
+        while self._queue and sum(1 for step in self._steps.values() if step.channel) < _WORKERS_MAX:
+            step = self._steps.get(self._queue.pop(0))
+            if step is not None:
+                self._start_worker(step)
+
+    def _start_worker(self, step: Step) -> None:
+        order, image = step.order, None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            if order.digest is not None:
+                mounted = self._images.lookup(order.digest, order.identity, self._clock())
+                assert mounted is not None
+                image = self._images.view(mounted, order.uid, order.gid)
+            step.pid = os.fork()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            hint = "idmapped SquashFS mounts need Linux 6.2 or newer" if error.errno == errno.EINVAL else None
+            self._fail(order.key, f"cannot start building the container: {error.strerror}", hint)
+            return
+        else:
+            if step.pid == 0:
+                ours.close()
+                todo = worker.Order(order.uid, order.gid, order.groups, order.plan, self._scratch, image)
+                worker.run(todo, theirs)
+        finally:
+            if image is not None:
+                os.close(image)
+        theirs.close()
+        ours.setblocking(False)
+        step.channel = ours
+        self._children.add(step.pid)
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._on_worker(step))
+
+    def _on_worker(self, step: Step) -> None:
+        assert step.channel is not None
+        try:
+            data = step.channel.recv(MESSAGE_MAX)
+        except OSError:
+            data = b""
+        try:
+            if data == worker.UNSHARED:
+                self._write_maps(step)
+                step.channel.send(worker.MAPPED)
+                return
+            answer = json.loads(data) if data else {"error": "the process that built the container died"}
+            if "error" in answer:
+                self._fail(step.order.key, str(answer["error"])[:900], str(answer.get("hint", ""))[:900])
+                return
+            self._ready(step)
+        except (OSError, ValueError, KeyError) as error:
+            self._fail(step.order.key, f"cannot take over the container: {error}", None)
+
+    def _write_maps(self, step: Step) -> None:
+        order = step.order
+        write_map(step.pid, "uid_map", [(order.uid, order.uid)])
+        # With the supplementary groups mapped, the user sees them by name; setgroups stays denied, so
+        # that a group that takes access away cannot be dropped.
+        with open(f"/proc/{step.pid}/setgroups", "w", encoding="ascii") as file:
+            file.write("deny")
+        pairs: list[tuple[int, int]] = []
+        size = 0
+        for group in dict.fromkeys([order.gid, *order.groups]):
+            size += len(f"{group} {group} 1\n")
+            if size < _MAP_BYTES_MAX and len(pairs) < 340:
+                pairs.append((group, group))
+        write_map(step.pid, "gid_map", pairs)
+
+    def _ready(self, step: Step) -> None:
+        base = f"/proc/{step.pid}/ns"
+        user = os.open(f"{base}/user", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            step.mount_ns = os.open(f"{base}/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            step.ready = True
+            self._files.write(step.order.step, step.order.peer)
+            self._answer({"key": step.order.key, "ok": True}, [user, step.mount_ns])
+        finally:
+            os.close(user)
+        self._let_go(step)
+
+    def _let_go(self, step: Step) -> None:
+        """Close the worker's channel, at which it ends."""
+        if step.channel is not None:
+            self._selector.unregister(step.channel)
+            step.channel.close()
+            step.channel = None
+            self._start_queued()
+
+    def _fail(self, key: int, message: str, hint: str | None) -> None:
+        step = self._steps.pop(key, None)
+        if step is None:
+            return
+        self._kill_worker(step)
+        if step.mount_ns >= 0:
+            os.close(step.mount_ns)
+        self._answer({"key": key, "error": message, "hint": hint or ""}, [])
+
+    def _kill_worker(self, step: Step) -> None:
+        if step.channel is not None and step.pid in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(step.pid, signal.SIGKILL)
+        self._let_go(step)
+
+    def _answer(self, value: dict[str, object], descriptors: list[int]) -> None:
+        socket.send_fds(self._channel, [json.dumps(value).encode()], descriptors)
+
+    # -- ends
+
+    def _end(self, key: int) -> None:
+        step = self._steps.pop(key, None)
+        if step is None:
+            return
+        self._kill_worker(step)
+        if step.mount_ns < 0:
+            return
+        # While we hold the namespace, its number is no other's.
+        number = os.fstat(step.mount_ns).st_ino
+        self._look(Ending(lambda: leftovers.in_namespace(number), 0.0, step.order.step, step.mount_ns))
+
+    def _look(self, ending: Ending) -> None:
+        """End what is found, and look again later, until nothing is found."""
+        found = ending.find()
+        for pid in found:
+            namespace = leftovers.namespace_of(pid)
+            if namespace is not None:
+                leftovers.kill(pid, namespace)
+        ending.looks += 1
+        if found and ending.looks < _RESCANS_MAX:
+            ending.next_look = self._clock() + _RESCAN_S
+            self._ending.append(ending)
+            return
+        if found:
+            _log.error("step %s: %d processes in its container do not end", ending.name, len(found))
+        if ending.hold >= 0:
+            os.close(ending.hold)
+        self._files.remove(ending.name)
+
+    # -- after a restart
+
+    def _recover(self) -> None:
+        """Take up the steps of an earlier daemon: their containers run on, and end with their slurmstepd."""
+        running = leftovers.stepds()
+        known = self._files.read()
+        prefix = leftovers.label("", self._node)
+        steps = {k.step: k for k in known}
+        for label in leftovers.in_containers():
+            if label.startswith(prefix):
+                step = label.removeprefix(prefix)
+                steps.setdefault(step, Known(step, running.get(step, 0), None))
+        for step, one in steps.items():
+            peer = one.peer if one.alive() else running.get(step, 0)
+            try:
+                pidfd = os.pidfd_open(peer) if peer else -1
+            except OSError:
+                pidfd = -1
+            if pidfd < 0:
+                self._look_by_label(step)
+                continue
+            _log.info("step %s goes on; it is watched by its slurmstepd, process %d", step, peer)
+            self._selector.register(pidfd, selectors.EVENT_READ, lambda s=step, d=pidfd: self._on_stepd_gone(s, d))
+
+    def _on_stepd_gone(self, step: str, pidfd: int) -> None:
+        self._selector.unregister(pidfd)
+        os.close(pidfd)
+        self._look_by_label(step)
+
+    def _look_by_label(self, step: str) -> None:
+        label = leftovers.label(step, self._node)
+        self._look(Ending(lambda: leftovers.in_containers().get(label, []), 0.0, step))
+
+    # -- time
+
+    def _timeout(self) -> float:
+        now = self._clock()
+        times = [ending.next_look for ending in self._ending]
+        times += [step.deadline for step in self._steps.values() if not step.ready]
+        times.append(now + _POLL_S if self._children or self._mounting else self._next_expiry)
+        return max(0.0, min(times) - now)
+
+    def _tick(self) -> None:
+        now = self._clock()
+        for child in list(self._children):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(child, os.WNOHANG)[0] == 0:
+                    continue
+            self._children.discard(child)
+        for key, step in list(self._steps.items()):
+            if not step.ready and now >= step.deadline:
+                seconds = step.order.timeout_s
+                self._fail(key, f"the container was not ready after {seconds:.0f} s", "is a file system hung?")
+        for mounting in self._mounting.values():
+            if now >= mounting.deadline:
+                mounting.deadline = now + 3600.0
+                os.kill(mounting.pid, signal.SIGKILL)
+        due = [ending for ending in self._ending if now >= ending.next_look]
+        self._ending = [ending for ending in self._ending if now < ending.next_look]
+        for ending in due:
+            self._look(ending)
+        if now >= self._next_expiry:
+            self._next_expiry = now + min(60.0, self._image_idle_s)
+            self._images.expire(now - self._image_idle_s)

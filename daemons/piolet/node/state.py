@@ -1,0 +1,69 @@
+"""What a restarted daemon needs to know of the steps that run: one small file a step, root's only.
+
+Losing one costs little (the daemon then looks for the slurmstepd by its title), so a full /run never fails a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from dataclasses import dataclass
+
+from piolet.node import leftovers
+
+_log = logging.getLogger("pioletd.monitor")
+
+
+@dataclass(frozen=True)
+class Known:
+    """A step that an earlier daemon served: its slurmstepd's pid, and when that started."""
+
+    step: str
+    peer: int
+    started: int | None
+
+    def alive(self) -> bool:
+        """Return whether that very slurmstepd still runs."""
+        return self.started is not None and leftovers.start_time(self.peer) == self.started
+
+
+class StepFiles:
+    """The files, in a directory that only root may enter."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+
+    def write(self, step: str, peer: int) -> None:
+        """Note that the step runs. A failure is logged and does no harm."""
+        path = f"{self._directory}/{step}"
+        try:
+            with open(f"{path}.tmp", "w", encoding="ascii") as file:
+                json.dump({"peer": peer, "started": leftovers.start_time(peer)}, file)
+            os.rename(f"{path}.tmp", path)
+        except OSError as error:
+            _log.warning("cannot note step %s in %s: %s", step, self._directory, error.strerror)
+            with contextlib.suppress(OSError):
+                os.unlink(f"{path}.tmp")
+
+    def remove(self, step: str) -> None:
+        """Forget the step."""
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self._directory}/{step}")
+
+    def read(self) -> list[Known]:
+        """Return every step that was noted; a file that cannot be read is removed."""
+        found = []
+        for name in os.listdir(self._directory):
+            path = f"{self._directory}/{name}"
+            try:
+                with open(path, encoding="ascii") as file:
+                    value = json.load(file)
+                found.append(Known(name, int(value["peer"]), value["started"]))
+            except (OSError, ValueError, KeyError, TypeError):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+        return found
