@@ -96,7 +96,7 @@ def _name_hint(request: str, directories: list[str], cwd: str, local: list[str])
 def _path_hint(request: str, path: str) -> str | None:
     if request.startswith("~"):
         return "the shell does not replace '~' there; write $HOME"
-    near = nearest_path(path)
+    near = path + ".toml" if is_regular(path + ".toml") else nearest_path(path)
     return f"did you mean {near}?" if near else None
 
 
