@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from piolet.config import EnvironmentConfig
 from piolet.environment import edf
 from piolet.environment.dependencies import Host, Kind
@@ -32,8 +31,10 @@ def test_every_key() -> None:
         '[env]\nA = "1"\n[annotations]\na.b = "x"\n"c.d" = true\ne = 3\n'
     )
     assert {key: entry.value for key, entry in found.scalars.items()} == {
-        **{"image": "i", "workdir": "/w"},
-        **{"entrypoint": True, "writable": False},
+        "image": "i",
+        "workdir": "/w",
+        "entrypoint": True,
+        "writable": False,
     }
     assert [entry.text for entry in found.mounts + found.devices] == ["/a", "/dev/x"]
     assert {name: entry.text for name, entry in found.env.items()} == {"A": "1"}
@@ -116,7 +117,7 @@ def names(found: Layer) -> list[str]:
 def test_bases_come_first_and_later_files_win(tmp_path: Path, host: Host) -> None:
     write(
         tmp_path,
-        a='image = "a"\nworkdir = "/a"\nmounts = ["/1"]\n[env]\nX = "a"\nY = "a"\n[annotations]\np.q = "a"\np.r = "a"\n',
+        a='image = "a"\nworkdir = "/a"\nmounts = ["/1"]\nenv = { X = "a", Y = "a" }\nannotations.p = {q="a", r="a"}\n',
         b='image = "b"\nmounts = ["/2"]\n[env]\nX = "b"\n[annotations.p]\nq = "b"\n',
         top='base_environment = ["./a.toml", "./b.toml"]\nmounts = ["/3"]\n[env]\nZ = "top"\n',
     )

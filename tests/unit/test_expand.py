@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from piolet.environment.expand import DEPTH_LIMIT, LENGTH_LIMIT, ExpandError, escape, expand
 from piolet.errors import PioletError
 

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from piolet.environment import lookup
 from piolet.environment.dependencies import Dependency, Host, Kind, squeeze
 from piolet.errors import EnvironmentFileError
@@ -126,8 +125,17 @@ def test_refusals(places: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "result"),
-    [("/a//b/./c/", "/a/b/c"), ("x", "/w/d/x"), ("./x//y", "/w/d/x/y"), ("../x", "/w/x"), ("../../../x", "/x")]
-    + [("x/../y", "/w/d/x/../y"), (".", "/w/d"), ("/", "/"), ("/a/../b", "/a/../b")],
+    [
+        ("/a//b/./c/", "/a/b/c"),
+        ("x", "/w/d/x"),
+        ("./x//y", "/w/d/x/y"),
+        ("../x", "/w/x"),
+        ("../../../x", "/x"),
+        ("x/../y", "/w/d/x/../y"),
+        (".", "/w/d"),
+        ("/", "/"),
+        ("/a/../b", "/a/../b"),
+    ],
 )
 def test_absolute(path: str, result: str) -> None:
     assert Host({}, "/w/d").absolute(path) == result

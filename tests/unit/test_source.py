@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from piolet.environment import source
 from piolet.environment.positions import scan
 from piolet.errors import EnvironmentFileError

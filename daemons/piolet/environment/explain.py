@@ -14,13 +14,14 @@ from piolet.environment.expand import escape
 from piolet.environment.layer import Entry
 from piolet.environment.render import Rendered, image_environment, is_file_reference
 
+_CONTROLS = dict.fromkeys((*range(32), 127), "?")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def explain(rendered: Rendered) -> str:
     """Return the text, line end included."""
     definition, layer = rendered.definition, rendered.layer
-    lines = [f"# {path}" for path in definition.files]
+    lines = [f"# {_comment(path)}" for path in definition.files]
     if definition.image is None:
         lines.append("# no image: the step runs on the host")
     else:
@@ -67,7 +68,12 @@ def _array(name: str, items: list[tuple[str, Entry]]) -> list[str]:
 
 
 def _line(text: str, comment: str) -> str:
-    return f"{text:<48}  # {comment}"
+    return f"{text:<48}  # {_comment(comment)}"
+
+
+def _comment(text: str) -> str:
+    """Return `text` without the control characters that would end a comment or are not allowed in one."""
+    return text.translate(_CONTROLS)
 
 
 def _place(entry: Entry) -> str:
