@@ -1,0 +1,161 @@
+"""The accounts of the cluster's users and services, and the users' scratch directories.
+
+They are real accounts of this machine, made where absent and shared by all its clusters. What was made is on
+record in one place, and `remove` takes away that and nothing else.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.cluster.errors import ClusterError
+from tools.cluster.state import locked, write_atomically
+
+USERS = ("alice", "bob")
+SERVICES = ("piolet", "piolet-images")
+# `pioletlab` has both users, `alicegrp` alice alone: what supplementary groups are tested with.
+GROUPS = {"pioletlab": ("alice", "bob"), "alicegrp": ("alice",)}
+SCRATCH = Path("/scratch")
+
+RECORD = Path("/var/lib/piolet-cluster/created.json")
+
+
+@dataclass(frozen=True)
+class Created:
+    """What we made on this machine, and so may remove again."""
+
+    users: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    directories: tuple[str, ...] = ()
+
+
+def load_record(path: Path = RECORD) -> Created:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+        return Created(*(tuple(str(item) for item in value[key]) for key in ("users", "groups", "directories")))
+    except (OSError, ValueError, TypeError, KeyError):
+        return Created()
+
+
+def save_record(created: Created, path: Path = RECORD) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(created.__dict__, indent=1) + "\n")
+
+
+def ensure() -> str:
+    """Make what is absent; return what to say of it."""
+    with locked(RECORD.with_name("lock"), "the accounts of this machine"):
+        record = load_record()
+        made: list[str] = []
+        for name in (*USERS, *SERVICES):
+            if not _user_exists(name):
+                record = Created((*record.users, name), record.groups, record.directories)
+                save_record(record)  # first, so that a kill right after useradd leaves nothing unknown
+                _make_user(name)
+                made.append(name)
+        for name, wanted in GROUPS.items():
+            if not _group_exists(name):
+                record = Created(record.users, (*record.groups, name), record.directories)
+                save_record(record)
+                _run(["groupadd", name])
+                made.append(name)
+            for user in wanted:
+                if user not in grp.getgrnam(name).gr_mem:
+                    _run(["usermod", "--append", "--groups", name, user])
+        for path in (SCRATCH, *(SCRATCH / user for user in USERS)):
+            if not path.exists():
+                record = Created(record.users, record.groups, (*record.directories, str(path)))
+                save_record(record)
+                _make_scratch(path)
+                made.append(str(path))
+    return f"made {', '.join(made)}" if made else f"{', '.join(USERS)} and the services', all there"
+
+
+def _make_user(name: str) -> None:
+    if name in SERVICES:
+        kind = ["--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
+    else:
+        kind = ["--create-home", "--shell", "/bin/bash"]
+    _run(["useradd", *kind, "--user-group", name])
+
+
+def _make_scratch(path: Path) -> None:
+    path.mkdir(mode=0o755)
+    if path != SCRATCH:
+        user = pwd.getpwnam(path.name)
+        os.chown(path, user.pw_uid, user.pw_gid)
+        path.chmod(0o700)
+
+
+def remove() -> list[str]:
+    """Remove what `ensure` made, homes and scratch directories included; return their names."""
+    removed: list[str] = []
+    with locked(RECORD.with_name("lock"), "the accounts of this machine"):
+        record = load_record()
+        for text in reversed(record.directories):
+            removed += _remove_scratch(Path(text), record)
+        for name in record.users:
+            if _user_exists(name):
+                _run(["userdel", *(["--remove"] if name in USERS else []), name])
+                removed.append(name)
+        for name in record.groups:
+            if _group_exists(name):
+                _run(["groupdel", name])
+                removed.append(name)
+        RECORD.unlink(missing_ok=True)
+    shutil.rmtree(RECORD.parent, ignore_errors=True)
+    return removed
+
+
+def _remove_scratch(path: Path, record: Created) -> list[str]:
+    if not path.is_dir():
+        return []
+    if path.name in record.users:
+        shutil.rmtree(path, ignore_errors=True)
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        return [str(path)]
+    except OSError:  # somebody else put something there: it is theirs
+        return []
+    return [str(path)]
+
+
+def numbers(name: str) -> tuple[int, int]:
+    """Return uid and gid of an account. Raises ClusterError when there is none."""
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        raise ClusterError(f"there is no account '{name}' on this machine") from None
+    return user.pw_uid, user.pw_gid
+
+
+def _user_exists(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _group_exists(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _run(argv: Sequence[str]) -> None:
+    result = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    # userdel says 12 when there is no mail directory to remove, and 0 otherwise; the account is gone.
+    if result.returncode not in ((0, 12) if argv[0] == "userdel" else (0,)):
+        raise ClusterError(f"{' '.join(argv)} failed: {(result.stderr or result.stdout).strip()}")

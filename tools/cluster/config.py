@@ -1,0 +1,259 @@
+"""The files that a cluster's programs read: slurm.conf, plugstack.conf, piolet.toml, hosts, env.sh, `as`.
+
+Pure functions return texts; `write` puts them in place.
+"""
+
+from __future__ import annotations
+
+import pwd
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.cluster import accounts
+from tools.cluster.layout import Layout, node_names
+from tools.cluster.processes import FIXED_PATH
+from tools.cluster.state import write_atomically
+
+CPUS_PER_NODE = 16
+CONTROLLER = "controller"
+DEMO_REPOSITORY = "demo/python-numpy"
+DEMO_TAG = "1.0"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the texts depend on.
+
+    address        where everything listens
+    clients_stay   Slurm commands on this machine can listen on `address` too (see network.own_name_address)
+    """
+
+    layout: Layout
+    nodes: int
+    piolet: bool
+    address: str
+    clients_stay: bool
+    ports: Mapping[str, int]
+    slurm: tuple[int, int]
+
+    @property
+    def registry(self) -> str:
+        return f"{self.address}:{self.ports['registry']}"
+
+    @property
+    def demo_image(self) -> str:
+        return f"{self.registry}/{DEMO_REPOSITORY}:{DEMO_TAG}"
+
+    @property
+    def user_conf(self) -> Path:
+        return self.layout.slurm_conf if self.clients_stay else self.layout.client_conf
+
+
+def slurm_conf(s: Settings, stay: bool = True) -> str:
+    """Return slurm.conf; `stay` keeps everything on loopback, also what listens for a moment only."""
+    layout = s.layout
+    parameters = "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny" if stay else ""
+    lines = [
+        "# Written by tools/cluster; the next start writes it anew.",
+        "ClusterName=piolet",
+        f"SlurmctldHost={CONTROLLER}({s.address})",
+        f"SlurmctldPort={s.ports['slurmctld']}",
+        "SlurmUser=slurm",
+        "AuthType=auth/munge",
+        "CredType=cred/munge",
+        f"AuthInfo=socket={layout.munge_socket}",
+        parameters,
+        f"StateSaveLocation={layout.slurm_state}",
+        f"SlurmdSpoolDir={layout.spool}/%n",
+        f"SlurmctldPidFile={layout.run}/slurmctld/pid",
+        f"SlurmdPidFile={layout.spool}/%n.pid",
+        f"SlurmctldLogFile={layout.log}/slurmctld.log",
+        f"SlurmdLogFile={layout.log}/slurmd-%n.log",
+        "SlurmctldDebug=info",
+        "SlurmdDebug=info",
+        "SlurmdSyslogDebug=quiet",
+        "SlurmctldSyslogDebug=quiet",
+        "ProctrackType=proctrack/linuxproc",
+        "TaskPlugin=task/none",
+        "JobAcctGatherType=jobacct_gather/none",
+        "MpiDefault=none",
+        "MailProg=/bin/true",
+        "SelectType=select/cons_tres",
+        "SelectTypeParameters=CR_CPU",
+        # Several CPUs are claimed for each that there is: these nodes share one small machine.
+        "SlurmdParameters=config_overrides",
+        # Root here may lack the right to raise limits, and a limit that cannot be set fails the task.
+        "PropagateResourceLimits=NONE",
+        "ReturnToService=2",
+        # A batch job waits up to 3 s before it is looked at unless told otherwise.
+        "SchedulerType=sched/builtin",
+        "SchedulerParameters=batch_sched_delay=0,sched_interval=2",
+        "CompleteWait=0",
+        "KillWait=5",
+        "MessageTimeout=60",
+        "TCPTimeout=10",
+        "SlurmdTimeout=300",
+        "UnkillableStepTimeout=60",
+        # Everybody is one hop away: a tree of forwarders gains nothing on one machine.
+        "TreeWidth=65533",
+    ]
+    if s.piolet:
+        lines.append(f"PlugStackConfig={layout.etc}/plugstack.conf")
+    lines += [
+        f"NodeName={name} NodeAddr={s.address} Port={s.ports[name]} CPUs={CPUS_PER_NODE} State=UNKNOWN"
+        for name in node_names(s.nodes)
+    ]
+    lines.append("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
+    return "".join(f"{line}\n" for line in lines if line)
+
+
+def cgroup_conf(slurm: tuple[int, int]) -> str:
+    """Return cgroup.conf: Slurm is kept away from control groups as far as its version allows.
+
+    slurmd loads a plugin even where nothing uses one, and the one for version 2 refuses to start on a
+    machine with both; the one for version 1 does nothing until it is asked.
+    """
+    plugin = "disabled" if slurm >= (24, 5) else "cgroup/v1"
+    return f"# Written by tools/cluster.\nCgroupPlugin={plugin}\n"
+
+
+def plugstack_conf(layout: Layout) -> str:
+    return f"include {layout.etc}/plugstack.conf.d/*.conf\n"
+
+
+def plugstack_piolet(layout: Layout) -> str:
+    return (
+        f"required {layout.plugin} command={layout.venv_bin}/piolet "
+        f"config={layout.piolet_toml} socket=/run/piolet/node.sock\n"
+    )
+
+
+def piolet_toml(layout: Layout) -> str:
+    return (
+        "# Written by tools/cluster; the next start writes it anew.\n"
+        "[environment]\n"
+        f"edf_path = [{_toml(layout.edf)}]\n\n"
+        "[images]\n"
+        f"store = {_toml(layout.images)}\n"
+        f"socket = {_toml(layout.images_socket)}\n\n"
+        "[node]\n"
+        'socket = "/run/piolet/node.sock"\n'
+        'account = "piolet"\n'
+    )
+
+
+def _toml(path: Path) -> str:
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def hosts(s: Settings, own_name: str, own_hosts: str) -> str:
+    """Return /etc/hosts of the nodes: our names first, then what this machine's own file says."""
+    names = [CONTROLLER, *node_names(s.nodes), own_name]
+    ours = ["127.0.0.1 localhost", *(f"{s.address} {name}" for name in names)]
+    return "\n".join(ours) + "\n" + own_hosts
+
+
+def variables(s: Settings) -> dict[str, str]:
+    """Return what env.sh exports, but for PATH."""
+    return {
+        "SLURM_CONF": str(s.user_conf),
+        "REGISTRY": s.registry,
+        "DEMO_IMAGE": s.demo_image,
+        "CLUSTER_USERS": " ".join(accounts.USERS),
+        "PIOLET_CLUSTER_DIR": str(s.layout.root),
+    }
+
+
+def env_sh(s: Settings) -> str:
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables(s).items()]
+    lines.append(f'export PATH={shlex.quote(f"{s.layout.bin}:{s.layout.venv_bin}")}:"$PATH"')
+    return "# Written by tools/cluster: source it.\n" + "\n".join(lines) + "\n"
+
+
+def as_script(s: Settings) -> str:
+    """Return the script `as`. It execs all the way: signals, terminal and exit status are the command's own."""
+    known = "\n".join(f"{name}) home={shlex.quote(_home(name))} ;;" for name in accounts.USERS)
+    settings = " ".join(shlex.quote(f"{name}={value}") for name, value in variables(s).items())
+    path = shlex.quote(f"{s.layout.bin}:{s.layout.venv_bin}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+    return f"""#!/bin/sh
+# as USER COMMAND [ARGUMENT...]: run a command as a user of this cluster, as if they had just logged in.
+# Written by tools/cluster.
+set -eu
+if [ $# -lt 2 ]; then
+	echo "usage: $0 USER COMMAND [ARGUMENT...]" >&2
+	exit 2
+fi
+user=$1
+shift
+case $user in
+{known}
+*) echo "$0: '$user' is not a user of this cluster; there are: {" ".join(accounts.USERS)}" >&2; exit 2 ;;
+esac
+me=$(id -un)
+if [ "$me" = "$user" ]; then
+	set -- "$PWD" "$@"
+	become=
+elif [ "$me" = root ]; then
+	set -- "$PWD" "$@"
+	become="setpriv --reuid=$user --regid=$user --init-groups"
+else
+	echo "$0: only root can become $user" >&2
+	exit 2
+fi
+# Where the user cannot be in the directory that we are in, they start at home.
+exec $become env -i HOME="$home" USER="$user" LOGNAME="$user" SHELL=/bin/bash TERM="${{TERM:-dumb}}" LANG=C.UTF-8 \\
+	PATH={path} {settings} \\
+	/bin/sh -c 'cd -- "$0" 2>/dev/null || cd; exec "$@"' "$@"
+"""
+
+
+def _home(name: str) -> str:
+    return pwd.getpwnam(name).pw_dir
+
+
+def piolet_wrapper(layout: Layout) -> str:
+    command = f"{shlex.quote(str(layout.venv_bin / 'piolet'))} --config {shlex.quote(str(layout.piolet_toml))}"
+    return f'#!/bin/sh\n# Written by tools/cluster: `piolet` with its configuration.\nexec {command} "$@"\n'
+
+
+def registry_yml(s: Settings) -> str:
+    return (
+        "version: 0.1\n"
+        "log: {accesslog: {disabled: false}, level: info}\n"
+        "storage:\n"
+        f"  filesystem: {{rootdirectory: {_toml(s.layout.registry)}}}\n"
+        "  delete: {enabled: true}\n"
+        f"http: {{addr: {_toml(Path(s.registry))}}}\n"
+    )
+
+
+def write(s: Settings, own_name: str, own_hosts: str) -> None:
+    """Write every file; the directories exist."""
+    layout = s.layout
+    directories = (layout.etc, layout.client_conf.parent, layout.bin, layout.edf, layout.etc / "plugstack.conf.d")
+    for directory in directories:
+        directory.mkdir(parents=True, exist_ok=True)
+    piolet_line = layout.etc / "plugstack.conf.d" / "piolet.conf"
+    for path in (layout.client_conf, layout.client_conf.with_name("cgroup.conf"), piolet_line):
+        path.unlink(missing_ok=True)
+    write_atomically(layout.slurm_conf, slurm_conf(s))
+    write_atomically(layout.etc / "cgroup.conf", cgroup_conf(s.slurm))
+    if not s.clients_stay:
+        write_atomically(layout.client_conf, slurm_conf(s, stay=False))
+        write_atomically(layout.client_conf.with_name("cgroup.conf"), cgroup_conf(s.slurm))
+    write_atomically(layout.etc / "plugstack.conf", plugstack_conf(layout))
+    if s.piolet:
+        write_atomically(piolet_line, plugstack_piolet(layout))
+    write_atomically(layout.piolet_toml, piolet_toml(layout))
+    write_atomically(layout.hosts, hosts(s, own_name, own_hosts))
+    write_atomically(layout.etc / "registry.yml", registry_yml(s))
+    write_atomically(layout.edf / "demo.toml", 'image = "${DEMO_IMAGE}"\n')
+    write_atomically(layout.env_sh, env_sh(s))
+    write_atomically(layout.as_script, as_script(s), 0o755)
+    write_atomically(layout.bin / "piolet", piolet_wrapper(layout), 0o755)
+
+
+def daemon_path(layout: Layout) -> str:
+    return f"{layout.venv_bin}:{FIXED_PATH}"

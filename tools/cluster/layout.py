@@ -1,0 +1,134 @@
+"""Where everything of one cluster lies. Computes paths; touches nothing but to resolve links."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+RUN = Path("/run")
+RUN_PREFIX = "piolet-cluster-"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of the cluster in directory `root` (absolute, links resolved).
+
+    `run` is a short directory that only root may create, because the path of a socket ends at 108
+    bytes and a checkout may lie deep; its name comes from `root`, so two clusters never share one.
+    """
+
+    root: Path
+    build: Path
+
+    @property
+    def tag(self) -> str:
+        return hashlib.sha256(str(self.root).encode()).hexdigest()[:10]
+
+    @property
+    def run(self) -> Path:
+        return RUN / f"{RUN_PREFIX}{self.tag}"
+
+    @property
+    def etc(self) -> Path:
+        return self.root / "etc"
+
+    @property
+    def slurm_conf(self) -> Path:
+        return self.etc / "slurm.conf"
+
+    @property
+    def client_conf(self) -> Path:
+        return self.etc / "client" / "slurm.conf"
+
+    @property
+    def piolet_toml(self) -> Path:
+        return self.etc / "piolet.toml"
+
+    @property
+    def hosts(self) -> Path:
+        return self.etc / "hosts"
+
+    @property
+    def edf(self) -> Path:
+        return self.root / "edf"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log"
+
+    @property
+    def bin(self) -> Path:
+        return self.root / "bin"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def registry(self) -> Path:
+        return self.root / "registry"
+
+    @property
+    def slurm_state(self) -> Path:
+        return self.root / "state"
+
+    @property
+    def state_file(self) -> Path:
+        return self.root / "cluster.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def ports_file(self) -> Path:
+        return self.root / "ports.json"
+
+    @property
+    def env_sh(self) -> Path:
+        return self.root / "env.sh"
+
+    @property
+    def as_script(self) -> Path:
+        return self.root / "as"
+
+    @property
+    def munge(self) -> Path:
+        return self.run / "munge"
+
+    @property
+    def munge_socket(self) -> Path:
+        return self.munge / "munge.socket"
+
+    @property
+    def images_socket(self) -> Path:
+        return self.run / "images" / "images.sock"
+
+    @property
+    def spool(self) -> Path:
+        return self.run / "spool"
+
+    @property
+    def venv_bin(self) -> Path:
+        return self.build / "venv" / "bin"
+
+    @property
+    def plugin(self) -> Path:
+        return self.build / "plugins" / "piolet_environment.so"
+
+    @property
+    def cache(self) -> Path:
+        """What is dear to make and the same for every cluster of this checkout: the demo image."""
+        return self.build / "cache"
+
+
+def layout_for(directory: Path) -> Layout:
+    """Return the layout of the cluster in `directory`, which need not exist yet."""
+    return Layout(root=directory.resolve(), build=(REPOSITORY / "build").resolve())
+
+
+def node_names(count: int) -> list[str]:
+    return [f"node{number}" for number in range(1, count + 1)]
