@@ -32,6 +32,7 @@ from piolet.node.requests import MESSAGE_MAX, Build, End, encode
 _log = logging.getLogger("pioletd")
 
 _CONNECTIONS_MAX = 4096
+_REFUSED_MAX = 128
 _THREADS = 8
 _TIMEOUT_MARGIN_S = 1.0
 
@@ -66,6 +67,7 @@ class Server:
         self._config = config
         self._node = socket.gethostname().partition(".")[0]
         self._connections: dict[int, Connection] = {}
+        self._refused: list[socket.socket] = []
         self._next_key = 1
         self._threads = ThreadPoolExecutor(_THREADS, "store")
         self._done: list[tuple[int, Future[Prepared]]] = []
@@ -96,15 +98,37 @@ class Server:
         channel.setblocking(False)
         pid, uid, _ = struct.unpack("=iII", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid != 0:
-            _refuse(channel, "only Slurm, as root, may announce a step to pioletd", "use srun --environment=FILE")
+            self._refuse(channel, "only Slurm, as root, may announce a step to pioletd", "use srun --environment=FILE")
             return
         if len(self._connections) >= _CONNECTIONS_MAX:
-            _refuse(channel, f"pioletd serves {_CONNECTIONS_MAX} steps on this node already", None)
+            self._refuse(channel, f"pioletd serves {_CONNECTIONS_MAX} steps on this node already", None)
             return
         connection = Connection(self._next_key, channel, pid)
         self._next_key += 1
         self._connections[connection.key] = connection
         self._watch(channel, lambda: self._on_plugin(connection))
+
+    def _refuse(self, channel: socket.socket, message: str, hint: str | None) -> None:
+        """Say no, and stay until the peer has read it: a close with its message unread would lose the sentence."""
+        while len(self._refused) >= _REFUSED_MAX:
+            self._drop(self._refused[0])
+        with contextlib.suppress(OSError):
+            channel.send(wire.encode_error(message, hint))
+        self._refused.append(channel)
+        self._watch(channel, lambda: self._on_refused(channel))
+
+    def _on_refused(self, channel: socket.socket) -> None:
+        if channel not in self._refused:
+            return
+        with contextlib.suppress(OSError):
+            if channel.recv(16):
+                return
+        self._drop(channel)
+
+    def _drop(self, channel: socket.socket) -> None:
+        self._refused.remove(channel)
+        self._selector.unregister(channel)
+        channel.close()
 
     def _on_plugin(self, connection: Connection) -> None:
         try:
@@ -128,7 +152,7 @@ class Server:
         except PioletError as error:
             self._fail(connection, error)
             return
-        _log.info("step %d.%d of uid %d: start", start.job, start.step, start.uid)
+        _log.debug("step %d.%d of uid %d: start", start.job, start.step, start.uid)
         if connection.definition.image is None:
             self._ready(connection, [])
             return
@@ -142,7 +166,7 @@ class Server:
         if connection.asked:
             self._ask(End(connection.key))
         if connection.start is not None:
-            _log.info("step %d.%d: end", connection.start.job, connection.start.step)
+            _log.debug("step %d.%d: end", connection.start.job, connection.start.step)
 
     # -- threads
 
@@ -252,12 +276,6 @@ class Server:
             socket.send_fds(connection.channel, [message], descriptors)
         except OSError as error:
             _log.info("the step ended before its answer: %s", error.strerror)
-
-
-def _refuse(channel: socket.socket, message: str, hint: str | None) -> None:
-    with contextlib.suppress(OSError):
-        channel.send(wire.encode_error(message, hint))
-    channel.close()
 
 
 def _prepare(config: Config, definition: Definition, uid: int) -> Prepared:

@@ -1,0 +1,56 @@
+"""Well-formed messages, made from wire.h's declarations, for the tests to send and to break."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Any
+
+from piolet import _wire
+
+ffi: Any = _wire.ffi
+lib: Any = ffi.dlopen(None)
+HEADER = ffi.sizeof("struct piolet_header")
+
+
+def start(
+    definition: bytes,
+    *,
+    uid: int = 1000,
+    gid: int = 1000,
+    groups: tuple[int, ...] = (),
+    job: int = 7,
+    step: int = 0,
+    timeout_ms: int = 30_000,
+) -> bytes:
+    """Return a START message."""
+    message = ffi.new("struct piolet_start *")
+    length = ffi.sizeof("struct piolet_start") + 4 * len(groups) + len(definition)
+    message.header = (lib.PIOLET_MAGIC, lib.PIOLET_VERSION, lib.PIOLET_START, length, 0)
+    message.plugin = lib.PIOLET_PLUGIN_ENVIRONMENT
+    message.job, message.step, message.uid, message.gid = job, step, uid, gid
+    message.groups, message.definition, message.timeout_ms = len(groups), len(definition), timeout_ms
+    message.node = b"node1"
+    return bytes(ffi.buffer(message)) + struct.pack(f"={len(groups)}I", *groups) + definition
+
+
+def record(definition: bytes, dependencies: list[tuple[int, bytes, bytes]]) -> bytes:
+    """Return a record; a dependency is kind, name and value, and FILE ones get the file's true status."""
+    body = b""
+    for kind, name, value in dependencies:
+        size = ffi.sizeof("struct piolet_dependency")
+        text = name + b"\0" + value + b"\0"
+        padded = size + len(text) + -(size + len(text)) % 8
+        dependency = ffi.new("struct piolet_dependency *")
+        dependency.kind, dependency.length = kind, padded
+        dependency.name, dependency.value = len(name) + 1, len(value) + 1
+        if kind == lib.PIOLET_DEP_FILE:
+            status = os.stat(name)
+            dependency.device, dependency.inode, dependency.size = status.st_dev, status.st_ino, status.st_size
+            dependency.mtime_ns, dependency.ctime_ns = status.st_mtime_ns, status.st_ctime_ns
+        body += (bytes(ffi.buffer(dependency)) + text).ljust(padded, b"\0")
+    head = ffi.new("struct piolet_record *")
+    length = ffi.sizeof("struct piolet_record") + len(body) + len(definition)
+    fields = (lib.PIOLET_RECORD_MAGIC, lib.PIOLET_VERSION, length, len(dependencies), len(definition), 0)
+    (head.magic, head.version, head.length, head.dependencies, head.definition, head.reserved) = fields
+    return bytes(ffi.buffer(head)) + body + definition

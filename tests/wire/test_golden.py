@@ -1,0 +1,68 @@
+"""Golden byte vectors: what the wire looked like when version 1 was settled, read by C and by Python.
+
+A change that breaks one of them needs a new PIOLET_VERSION. Written by hand from wire.h, for little-endian machines.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from piolet import wire
+
+pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="the vectors are little-endian")
+
+GOLDEN = Path(__file__).with_name("golden")
+
+
+def vector(name: str) -> bytes:
+    """Return the bytes of a golden file: hexadecimal, '#' starts a comment, '*N' repeats the byte before."""
+    out = bytearray()
+    for line in (GOLDEN / f"{name}.hex").read_text("ascii").splitlines():
+        for word in line.partition("#")[0].split():
+            if word.startswith("*"):
+                out += out[-1:] * (int(word[1:]) - 1)
+            else:
+                out += bytes.fromhex(word)
+    return bytes(out)
+
+
+def test_start() -> None:
+    """Python decodes the START, and C encodes the very same bytes."""
+    start = wire.decode_start(vector("start"))
+    assert (start.plugin, start.job, start.step, start.uid, start.gid) == (1, 42, 3, 1000, 100)
+    assert (start.groups, start.definition, start.timeout_ms, start.node) == ([100, 2000], b"{}", 30000, "node1")
+
+
+def test_start_from_c(shims: ModuleType) -> None:
+    """C encodes the bytes that the golden file has."""
+    ffi, lib = shims.ffi, shims.lib
+    start = ffi.new("struct piolet_start *")
+    start.plugin, start.job, start.step, start.uid, start.gid = 1, 42, 3, 1000, 100
+    start.groups, start.definition, start.timeout_ms, start.node = 2, 2, 30000, b"node1"
+    out, failure = ffi.new("char[]", 4096), ffi.new("struct failure *")
+    length = lib.start_encode(start, ffi.new("uint32_t[]", [100, 2000]), b"{}", out, 4096, failure)
+    assert bytes(ffi.buffer(out, length)) == vector("start")
+
+
+def test_ready(shims: ModuleType) -> None:
+    """Python encodes the READY, and C accepts it with as many descriptors as it announces, and no other number."""
+    data = wire.encode_ready(namespaces=True, environment=8, workdir="/work", entrypoint="")
+    assert data == vector("ready")
+    ffi, lib = shims.ffi, shims.lib
+    for count in range(4):
+        failure = ffi.new("struct failure *")
+        accepted = lib.decode(data, len(data), ffi.new("int[]", [7, 8, 9]), count, failure) == 0
+        assert accepted == (count == 3)
+
+
+def test_error(shims: ModuleType) -> None:
+    """Python encodes the ERROR, and C takes the sentence and the hint out of it."""
+    data = wire.encode_error("no image", "pull it")
+    assert data == vector("error")
+    failure = shims.ffi.new("struct failure *")
+    assert shims.lib.decode(data, len(data), shims.ffi.NULL, 0, failure) == -1
+    assert shims.ffi.string(failure.message) == b"no image"
+    assert shims.ffi.string(failure.hint) == b"pull it"
