@@ -1,0 +1,122 @@
+"""What `piolet image list`, `rm` and `prune` do to a store, and who may.
+
+A user sees what they may use. A private image is theirs to give up, and goes when its last user has
+given it up. A public one is removed by who pulled it first, by root, or by the store's own account.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import Any
+
+from piolet.environment.images.lease import Presence
+from piolet.environment.images.reference import is_digest, parse
+from piolet.environment.images.store import Access, Store
+from piolet.errors import ImageError
+
+_SHORTEST = 8
+
+
+class Admin:
+    """Listings and removals in one store."""
+
+    def __init__(self, store: Store, presence: Presence) -> None:
+        self._store = store
+        self._presence = presence
+
+    def entries(self, uid: int) -> list[dict[str, Any]]:
+        """Return one object an image that `uid` may see: digest, references, size, used, access."""
+        names: dict[str, list[str]] = {}
+        for _, reference, digest, _ in self._store.references(None if self._rules(uid) else uid):
+            if reference not in names.setdefault(digest, []):
+                names[digest].append(reference)
+        found = []
+        for digest in self._store.digests():
+            access = self._store.access(digest)
+            if access is None or not (access.allows(uid) or self._rules(uid)):
+                continue
+            found.append(self._entry(digest, access, sorted(names.get(digest, []))))
+        return sorted(found, key=lambda entry: (entry["references"] or ["~"], entry["digest"]))
+
+    def remove(self, uid: int, target: str) -> dict[str, Any]:
+        """Remove a reference, and its image when nothing else refers to it; or an image by digest.
+
+        Returns {removed: text}. Raises ImageError: not there for this user, or not theirs to remove.
+        """
+        if target.startswith("sha256:"):
+            digest = self._by_digest(uid, target)
+            return {"removed": f"{digest} {self._give_up(uid, digest)}"}
+        reference = parse(target)
+        hit = self._store.lookup(reference, uid)
+        if hit is None:
+            raise ImageError(f"there is no image {reference} in the store that is yours to see", "piolet image list")
+        digest, path = hit
+        if path == self._store.index_path(reference, None):
+            self._check(uid, digest, str(reference))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        access = self._store.access(digest)
+        mine = any(found == digest for _, _, found, _ in self._store.references(uid))
+        anyones = any(found == digest for _, _, found, _ in self._store.references())
+        if access is None or mine or (access.public and anyones):
+            return {"removed": f"{reference}; other references keep the image"}
+        if not self._may_remove(uid, access):
+            return {"removed": f"{reference}; the image is public and stays"}
+        return {"removed": f"{reference} {self._give_up(uid, digest)}"}
+
+    def prune(self, uid: int, older_than_s: float, dry_run: bool) -> list[dict[str, Any]]:
+        """Remove what nobody asked for since `older_than_s` seconds; return the entries that were, or would be."""
+        gone = []
+        for entry in self.entries(uid):
+            access = self._store.access(entry["digest"])
+            if access is None or not self._may_remove(uid, access) or entry["unused_s"] < older_than_s:
+                continue
+            gone.append(entry)
+            if not dry_run:
+                self._give_up(uid, entry["digest"])
+        if not dry_run:
+            self._presence.sweep()
+        return gone
+
+    def _entry(self, digest: str, access: Access, references: list[str]) -> dict[str, Any]:
+        size = 0
+        with contextlib.suppress(OSError):
+            size = os.stat(self._store.image_path(digest)).st_size
+        unused = max(0.0, time.time() - self._store.last_used(digest))
+        who = "public" if access.public else f"{len(access.users)} user{'s' * (len(access.users) != 1)}"
+        return {"digest": digest, "references": references[:20], "size": size, "unused_s": unused, "access": who}
+
+    def _rules(self, uid: int) -> bool:
+        return uid in (0, os.geteuid())
+
+    def _may_remove(self, uid: int, access: Access) -> bool:
+        return self._rules(uid) or (uid == access.first if access.public else uid in access.users)
+
+    def _check(self, uid: int, digest: str, what: str) -> None:
+        access = self._store.access(digest)
+        if access is not None and not self._may_remove(uid, access):
+            raise ImageError(f"{what} is public, and only root or uid {access.first}, who pulled it, may remove it")
+
+    def _give_up(self, uid: int, digest: str) -> str:
+        """Take the image away from `uid`, from the disk if nobody else has it; return what was done."""
+        access = self._store.access(digest)
+        self._check(uid, digest, digest[:19])
+        others = tuple(user for user in access.users if user != uid) if access is not None else ()
+        if access is None or access.public or self._rules(uid) or not others:
+            self._store.remove(digest)
+            return "and its image"
+        self._store.forget(digest, uid)
+        self._store.grant(digest, Access(False, others, access.first))
+        return "from your images; other users keep it"
+
+    def _by_digest(self, uid: int, target: str) -> str:
+        prefix = target.removeprefix("sha256:")
+        if not is_digest(target) and (len(prefix) < _SHORTEST or prefix.strip("0123456789abcdef")):
+            raise ImageError(f"'{target}' is not a digest: sha256: and at least {_SHORTEST} of its digits")
+        found = [entry["digest"] for entry in self.entries(uid) if entry["digest"].startswith(target)]
+        if len(found) != 1:
+            what = "no image" if not found else f"{len(found)} images"
+            raise ImageError(f"there is {what} with a digest that starts with {target}", "piolet image list")
+        return str(found[0])

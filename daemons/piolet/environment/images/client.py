@@ -1,0 +1,149 @@
+"""Images, as the rest of Piolet asks for them: resolve a reference or a path to an ImageInfo.
+
+On srun's path, so it imports little: the site's store is reached through the service's socket, and
+only a user with EDF_IMAGESTORE loads the importer itself. Every wait is bounded: the service speaks
+at least every ten seconds, and one that is silent for a minute is given up.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from piolet.config import Config
+from piolet.environment.definition import Image
+from piolet.environment.images import credentials, protocol
+from piolet.environment.images.failures import from_wire
+from piolet.environment.images.info import ImageInfo
+from piolet.environment.images.reference import is_path, parse
+from piolet.errors import ImageError
+
+_SILENCE_S = 60.0
+_UNIT = "piolet-imaged.service"
+
+
+def resolve(reference: str, config: Config, *, pull: bool, progress: Callable[[str], None]) -> ImageInfo:
+    """Return the image that `reference` means, a registry's or the path of a SquashFS file.
+
+    pull: an image that is not in the store is pulled. Otherwise it is looked up in the store, and in
+    the registry if it is not there; nothing is written. `progress` gets texts without line ends.
+    Raises ImageError, or RegistryUnreachable.
+    """
+    return find(reference, config, "pull" if pull else "look", progress)
+
+
+def find(reference: str, config: Config, mode: str, progress: Callable[[str], None]) -> ImageInfo:
+    """Like `resolve`; `mode` is 'pull', 'look', or 'refresh', which asks the registry even for what is there."""
+    if is_path(reference):
+        return _file(reference)
+    wanted = parse(reference)
+    own = own_store()
+    if own is not None:
+        from piolet.environment.images.store import Store
+
+        known = Store(own).known(wanted, os.geteuid()) if mode != "refresh" else None
+        if known is not None:
+            return _info(known, "user")  # without loading asyncio and all that a pull needs
+        from piolet.environment.images import personal
+
+        answer = personal.resolve(config, own, reference, mode, progress)
+        return _info(answer, "user")
+    entry = None if wanted.is_local else credentials.find(wanted, os.environ)
+    request = {"op": "resolve", "reference": reference, "mode": mode}
+    if entry is None:
+        return _info(ask(config, request, progress), "site")
+    fd = credentials.in_memory(credentials.document(wanted.registry, entry))
+    try:
+        return _info(ask(config, request, progress, fd), "site")
+    finally:
+        os.close(fd)
+
+
+def own_store() -> str | None:
+    """Return the user's own store, EDF_IMAGESTORE, if there is one; raises ImageError for a relative path."""
+    path = os.environ.get("EDF_IMAGESTORE")
+    if path and not path.startswith("/"):
+        raise ImageError(f"EDF_IMAGESTORE is the relative path '{path}'", "set it to an absolute path")
+    return path or None
+
+
+def ask(
+    config: Config, request: dict[str, Any], progress: Callable[[str], None], descriptor: int | None = None
+) -> dict[str, Any]:
+    """Send one request to the image service and return its result; parts are collected as `entries`."""
+    entries: list[Any] = []
+    for message in _talk(config.images.socket, request, descriptor):
+        if "progress" in message:
+            progress(str(message["progress"]))
+        elif "part" in message:
+            entries += message["part"]
+        elif "error" in message:
+            raise from_wire(message["error"])
+        elif isinstance(message.get("result"), dict):
+            return {"entries": entries, **message["result"]} if entries else message["result"]
+    raise ImageError("the image service ended the conversation without an answer", f"see the log of {_UNIT}")
+
+
+def _talk(path: str, request: dict[str, Any], descriptor: int | None) -> Iterator[dict[str, Any]]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.settimeout(_SILENCE_S)
+        try:
+            connection.connect(path)
+            protocol.send(connection, {"version": protocol.VERSION, **request}, descriptor)
+        except OSError as error:
+            raise ImageError(
+                f"the image service does not answer at {path}: {error.strerror or error}",
+                f"{_UNIT} has to run on this machine; or set EDF_IMAGESTORE to a directory of your own",
+            ) from None
+        while True:
+            try:
+                data, descriptors = protocol.receive(connection)
+            except TimeoutError:
+                raise ImageError(f"the image service has been silent for {_SILENCE_S:.0f} s") from None
+            except OSError as error:
+                raise ImageError(f"the image service ended the conversation: {error.strerror}") from None
+            protocol.close_all(descriptors)
+            if not data:
+                return
+            yield protocol.unpack(data)
+
+
+def _info(answer: dict[str, Any], store: str) -> ImageInfo:
+    """Return an answer of the importer as an ImageInfo; raises ImageError when it is not one."""
+    try:
+        path = answer["path"] if store == "user" else None
+        image = Image(str(answer["reference"]), store, answer["digest"], path)
+        pairs = (str(item).partition("=") for item in answer["env"])
+        return ImageInfo(
+            image=image,
+            env={name: value for name, equals, value in pairs if equals and name},
+            entrypoint=tuple(str(item) for item in answer["entrypoint"]),
+            workdir=answer["workdir"],
+            watch=tuple(str(item) for item in answer["watch"]),
+        )
+    except (KeyError, TypeError):
+        raise ImageError("the image service gave an answer that cannot be read") from None
+
+
+def _file(path: str) -> ImageInfo:
+    """Return the SquashFS file at `path`; raises ImageError unless it is one that we can read."""
+    path = os.path.abspath(path)
+    try:
+        # O_NONBLOCK: a FIFO in the file's place must not hold us up.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ImageError(f"cannot read the image {path}: {error.strerror}") from None
+    try:
+        regular = os.path.isfile(f"/proc/self/fd/{fd}")
+        magic = os.read(fd, 4) if regular else b""
+    finally:
+        os.close(fd)
+    if not regular:
+        raise ImageError(f"the image {path} is not a regular file")
+    if magic != b"hsqs":
+        raise ImageError(
+            f"the image {path} is not a SquashFS file", "other archives come in through piolet image import"
+        )
+    return ImageInfo(image=Image(path, "user", None, path), watch=(path,))

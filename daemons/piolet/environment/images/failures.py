@@ -1,0 +1,47 @@
+"""Image errors that travel: from a child process to the service, and from the service to a client.
+
+Only a message, a hint and the kind cross; a traceback never does.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from piolet.errors import ImageError
+
+_TEXT_LIMIT = 4000
+
+
+class RegistryUnreachable(ImageError):  # noqa: N818 - named for what is the case
+    """The registry did not answer: connection refused, no such host, or a timeout."""
+
+
+def disk_full() -> ImageError:
+    """Return the error for a store without space."""
+    return ImageError(
+        "there is no space left in the image store", "remove images that nobody needs: piolet image prune"
+    )
+
+
+def from_os(error: OSError, store: str) -> ImageError:
+    """Return the error for a store that cannot be read or written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return disk_full()
+    return ImageError(f"the image store {store} cannot be used: {error.strerror or error}")
+
+
+def to_wire(error: ImageError) -> dict[str, Any]:
+    """Return `error` as a JSON object with `message`, `hint` and `kind`."""
+    kind = "unreachable" if isinstance(error, RegistryUnreachable) else "image"
+    hint = None if error.hint is None else error.hint[:_TEXT_LIMIT]
+    return {"message": error.message[:_TEXT_LIMIT], "hint": hint, "kind": kind}
+
+
+def from_wire(value: Any) -> ImageError:
+    """Return the error that `to_wire` described; what is malformed becomes an error that says so."""
+    if not isinstance(value, dict) or not isinstance(value.get("message"), str):
+        return ImageError("the image service reported an error that cannot be read")
+    hint = value.get("hint")
+    made = RegistryUnreachable if value.get("kind") == "unreachable" else ImageError
+    return made(value["message"], hint if isinstance(hint, str) else None)

@@ -1,0 +1,80 @@
+"""Run one job in a child process of its own, from asyncio: bounded, watched, killed as a whole.
+
+The child gets a session of its own, so that it and the programs it starts are one group; whatever
+happens here, the group is dead when `run` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import piolet
+from piolet.environment.images.failures import from_wire
+from piolet.errors import ImageError
+
+_LINE_LIMIT = 8 * 1024 * 1024
+
+
+async def run(
+    job: dict[str, Any], descriptors: Sequence[int], timeout_s: float, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return the result of `job` (see worker.py), handing each progress text to `tell`.
+
+    Raises ImageError: the job's own, or that it took more than `timeout_s` seconds, or was killed.
+    """
+    root = str(Path(piolet.__path__[0]).resolve().parent)
+    start = (
+        f"import sys; sys.path.insert(0, {root!r}); import piolet.environment.images.worker as w; sys.exit(w.main())"
+    )
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-c",
+        start,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        pass_fds=tuple(descriptors),
+        start_new_session=True,
+        limit=_LINE_LIMIT,
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _talk(child, {**job, "parent": os.getpid()}, tell)
+    except TimeoutError:
+        raise ImageError(
+            f"{job['what']} was not ready after {timeout_s:.0f} s and was given up",
+            "try again; the site can raise pull_timeout_s in [images]",
+        ) from None
+    finally:
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        await asyncio.shield(child.wait())
+
+
+async def _talk(child: asyncio.subprocess.Process, job: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
+    assert child.stdin is not None and child.stdout is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        child.stdin.write(json.dumps(job).encode())
+        child.stdin.close()
+    while line := await child.stdout.readline():
+        message = json.loads(line)
+        if "progress" in message:
+            tell(message["progress"])
+        elif "error" in message:
+            raise from_wire(message["error"])
+        else:
+            result: dict[str, Any] = message["result"]
+            return result
+    raise ImageError(
+        f"the process that was importing {job['what']} ended before it was done",
+        "try again; if it happens again, the service's log says more",
+    )

@@ -1,0 +1,59 @@
+"""A user's own store, EDF_IMAGESTORE: the importer run in the user's process, for one request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+from piolet.config import Config
+from piolet.environment.images import admin, credentials
+from piolet.environment.images.failures import from_os
+from piolet.environment.images.importer import Importer, Requester
+from piolet.environment.images.reference import parse
+
+Tell = Callable[[str], None]
+
+
+def resolve(config: Config, root: str, reference: str, mode: str, tell: Tell) -> dict[str, Any]:
+    """Return the importer's answer for `reference`, pulled into the store at `root` if need be."""
+    wanted = parse(reference)
+
+    async def work(importer: Importer) -> dict[str, Any]:
+        entry = None if wanted.is_local else credentials.find(wanted, os.environ)
+        return await importer.resolve(Requester(os.geteuid(), entry), reference, mode, tell)
+
+    return _run(config, root, work)
+
+
+def bring(config: Config, root: str, kind: str, fd: int, name: str, tell: Tell) -> dict[str, Any]:
+    """Import the archive that is open at `fd`."""
+
+    async def work(importer: Importer) -> dict[str, Any]:
+        return await importer.bring(Requester(os.geteuid()), kind, fd, name, tell)
+
+    return _run(config, root, work)
+
+
+def manage(config: Config, root: str, act: Callable[[admin.Admin], dict[str, Any]]) -> dict[str, Any]:
+    """Do `act`, a listing or removal, with the store at `root`."""
+
+    async def work(importer: Importer) -> dict[str, Any]:
+        return act(admin.Admin(importer.store, importer.presence))
+
+    return _run(config, root, work)
+
+
+def _run(config: Config, root: str, work: Callable[[Importer], Any]) -> dict[str, Any]:
+    async def main() -> dict[str, Any]:
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        importer = Importer(config.images, root, os.path.expanduser("~"))
+        async with importer.open():
+            result: dict[str, Any] = await work(importer)
+            return result
+
+    try:
+        return asyncio.run(main())
+    except OSError as error:
+        raise from_os(error, root) from None

@@ -1,0 +1,79 @@
+"""What the image service and its clients say to each other.
+
+A SOCK_SEQPACKET Unix socket; every message is a JSON object of at most 64 KiB. One request goes in,
+{"version": 1, "op": …}, with at most one descriptor beside it (credentials, or an archive). Out come
+any number of {"progress": text} and {"part": […]}, then one {"result": …} or {"error": …}.
+
+  ping
+  resolve  reference, mode ('pull', 'look', 'refresh'); descriptor: an auth.json, if there are credentials
+  import   kind ('oci-archive', 'docker-archive'), name; descriptor: the archive, or a pipe
+  list     parts: entries
+  rm       target
+  prune    older_than_s, dry_run; parts: entries
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import socket
+from typing import Any
+
+from piolet.errors import ImageError
+
+VERSION = 1
+LIMIT_BYTES = 64 * 1024
+_DESCRIPTORS = 4
+
+
+def pack(message: dict[str, Any]) -> bytes:
+    """Return `message` as bytes; raises ImageError when it is too long to be sent."""
+    data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    if len(data) > LIMIT_BYTES:
+        raise ImageError(f"a message of {len(data)} bytes is longer than the limit of {LIMIT_BYTES}")
+    return data
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    """Return the message in `data`; raises ImageError for what is none."""
+    if len(data) > LIMIT_BYTES:
+        raise ImageError(f"the message is longer than the limit of {LIMIT_BYTES} bytes")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ImageError("the message is not JSON") from None
+    if not isinstance(value, dict):
+        raise ImageError("the message is not a JSON object")
+    return value
+
+
+def receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """Return one packet and the descriptors beside it, which are the caller's to close.
+
+    An empty packet is the end of the connection; one longer than LIMIT_BYTES was too long.
+    """
+    room = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
+    data, ancillary, flags, _ = connection.recvmsg(LIMIT_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)
+    descriptors = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
+    if flags & socket.MSG_CTRUNC:
+        close_all(list(descriptors))
+        raise ImageError("the message came with too many descriptors")
+    return data, list(descriptors)
+
+
+def send(connection: socket.socket, message: dict[str, Any], descriptor: int | None = None) -> None:
+    """Send one message, with a descriptor beside it if there is one."""
+    rights = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+    connection.sendmsg([pack(message)], rights, socket.MSG_NOSIGNAL)
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close every descriptor."""
+    for fd in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(fd)

@@ -1,0 +1,318 @@
+"""`piolet-imaged`: the image service, the only writer of the site's store.
+
+It runs in the foreground as whatever account started it, never needs root, and logs to standard
+error. A client is who the kernel says it is. Refused in one sentence: what is malformed, too long,
+unknown, or too much at once. A client that stops reading, or goes away, holds up nobody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import stat
+import struct
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from piolet import config as configuration
+from piolet.environment.images import credentials, protocol
+from piolet.environment.images.admin import Admin
+from piolet.environment.images.failures import from_os, to_wire
+from piolet.environment.images.importer import Importer, Requester
+from piolet.environment.images.reference import parse
+from piolet.errors import ImageError, PioletError
+
+_CONNECTIONS = 256
+_PER_USER = 48
+_REQUEST_TIMEOUT_S = 10.0
+_REPLY_TIMEOUT_S = 10.0
+_TICK_S = 0.5
+_KEEPALIVE_TICKS = 10
+_PART = 40
+_LOG = logging.getLogger("piolet-imaged")
+
+
+class Service:
+    """Answers the connections of one listening socket."""
+
+    def __init__(self, importer: Importer) -> None:
+        self._importer = importer
+        self._admin = Admin(importer.store, importer.presence)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._of_user: Counter[int] = Counter()
+
+    async def serve(self, listening: socket.socket) -> None:
+        """Accept until cancelled; then end every conversation."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                try:
+                    connection, _ = await loop.sock_accept(listening)
+                except OSError as error:
+                    _LOG.warning("cannot accept a connection: %s", error)
+                    await asyncio.sleep(_TICK_S)
+                    continue
+                connection.setblocking(False)
+                task = asyncio.create_task(self._converse(connection))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        finally:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _converse(self, connection: socket.socket) -> None:
+        with connection:
+            pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            uid &= 0xFFFFFFFF
+            self._of_user[uid] += 1
+            try:
+                if len(self._tasks) > _CONNECTIONS or self._of_user[uid] > _PER_USER:
+                    reply: dict[str, Any] = _refusal(ImageError("the image service is busy", "try again in a minute"))
+                else:
+                    reply = await self._answer(connection, uid, pid)
+                await _send(connection, reply)
+            except (OSError, TimeoutError):
+                _LOG.info("uid %d (pid %d) went away", uid, pid)
+            finally:
+                self._of_user[uid] -= 1
+                self._of_user += Counter()  # forget those who have none
+
+    async def _answer(self, connection: socket.socket, uid: int, pid: int) -> dict[str, Any]:
+        """Return the last message of the conversation, whatever happens in it."""
+        descriptors: list[int] = []
+        try:
+            request, descriptors = await _request(connection)
+            op = request.get("op")
+            _LOG.info("uid %d (pid %d): %s %s", uid, pid, str(op)[:20], str(request.get("reference", ""))[:200])
+            return {"result": await self._act(connection, request, descriptors, uid)}
+        except PioletError as error:
+            _LOG.info("uid %d: refused or failed: %s", uid, error.message)
+            return _refusal(error)
+        except OSError as error:
+            _LOG.warning("uid %d: %s", uid, error)
+            return _refusal(from_os(error, self._importer.store.root))
+        except (AssertionError, LookupError, TypeError, ValueError):
+            _LOG.exception("a fault in the service itself, asked by uid %d", uid)
+            return _refusal(ImageError("the image service has a fault; its log says more"))
+        finally:
+            protocol.close_all(descriptors)
+
+    async def _act(
+        self, connection: socket.socket, request: dict[str, Any], descriptors: list[int], uid: int
+    ) -> dict[str, Any]:
+        if request.get("version") != protocol.VERSION:
+            raise ImageError(f"the request is not of version {protocol.VERSION}", "client and service differ in age")
+        if len(descriptors) > 1:
+            raise ImageError("the request came with more than one descriptor")
+        op = request.get("op")
+        if op == "ping":
+            return {"pong": True}
+        if op == "resolve":
+            text, mode = _text(request, "reference"), _text(request, "mode")
+            if mode not in ("pull", "look", "refresh"):
+                raise ImageError(f"the request has the unknown mode '{mode[:20]}'")
+            entry = credentials.read(descriptors[0], parse(text).registry) if descriptors else None
+            told = _Teller(connection)
+            return await told.during(self._importer.resolve(Requester(uid, entry), text, mode, told.tell))
+        if op == "import":
+            if not descriptors:
+                raise ImageError("the request to import came without an archive")
+            told = _Teller(connection)
+            kind, name = _text(request, "kind"), _text(request, "name")
+            return await told.during(self._importer.bring(Requester(uid), kind, descriptors[0], name, told.tell))
+        if op == "list":
+            return await _parts(connection, self._admin.entries(uid))
+        if op == "rm":
+            return self._admin.remove(uid, _text(request, "target"))
+        if op == "prune":
+            older, dry_run = request.get("older_than_s"), request.get("dry_run")
+            if not isinstance(older, int | float) or isinstance(older, bool) or not isinstance(dry_run, bool):
+                raise ImageError("the request to prune is malformed")
+            return await _parts(connection, self._admin.prune(uid, older, dry_run))
+        raise ImageError(f"the request asks for the unknown operation {str(op)[:40]!r}")
+
+
+class _Teller:
+    """Passes progress on to a client, and notices when the client has gone."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._text = "working"
+        self._news = False
+
+    def tell(self, text: str) -> None:
+        """Remember `text`; the latest one is sent soon."""
+        self._text, self._news = text[:500], True
+
+    async def during(self, work: Any) -> dict[str, Any]:
+        """Return what the coroutine `work` returns; it is cancelled when the client goes away."""
+        task: asyncio.Task[dict[str, Any]] = asyncio.ensure_future(work)
+        quiet = 0
+        try:
+            while True:
+                done, _ = await asyncio.wait({task}, timeout=_TICK_S)
+                if done:
+                    if self._news:
+                        self._send()
+                    return task.result()
+                quiet += 1
+                if self._gone():
+                    raise ConnectionResetError("the client has gone")
+                if self._news or quiet >= _KEEPALIVE_TICKS:
+                    quiet, self._news = 0, False
+                    self._send()
+        finally:
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, PioletError):
+                    await task
+
+    def _send(self) -> None:
+        # A client that does not read loses progress, nothing else.
+        with contextlib.suppress(BlockingIOError):
+            protocol.send(self._connection, {"progress": self._text})
+
+    def _gone(self) -> bool:
+        try:
+            data, descriptors = protocol.receive(self._connection)
+        except BlockingIOError:
+            return False
+        except (OSError, ImageError):
+            return True
+        protocol.close_all(descriptors)
+        return not data
+
+
+async def _request(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    try:
+        async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+            await _ready(connection, write=False)
+    except TimeoutError:
+        raise ImageError(f"no request came in {_REQUEST_TIMEOUT_S:.0f} s") from None
+    data, descriptors = protocol.receive(connection)
+    try:
+        if not data:
+            raise ConnectionResetError("the client has gone")
+        return protocol.unpack(data), descriptors
+    except BaseException:
+        protocol.close_all(descriptors)
+        raise
+
+
+async def _ready(connection: socket.socket, *, write: bool) -> None:
+    loop, fd = asyncio.get_running_loop(), connection.fileno()
+    ready = asyncio.Event()
+    (loop.add_writer if write else loop.add_reader)(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        (loop.remove_writer if write else loop.remove_reader)(fd)
+
+
+async def _send(connection: socket.socket, message: dict[str, Any]) -> None:
+    """Send a message that matters, waiting a bounded time for a client that is slow to read."""
+    try:
+        protocol.pack(message)
+    except ImageError:
+        message = _refusal(ImageError("the answer is too long: the image's configuration is larger than 64 KiB"))
+    async with asyncio.timeout(_REPLY_TIMEOUT_S):
+        while True:
+            try:
+                return protocol.send(connection, message)
+            except BlockingIOError:
+                await _ready(connection, write=True)
+
+
+async def _parts(connection: socket.socket, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    for start in range(0, len(entries), _PART):
+        await _send(connection, {"part": entries[start : start + _PART]})
+    return {"count": len(entries)}
+
+
+def _text(request: dict[str, Any], key: str) -> str:
+    value = request.get(key)
+    if not isinstance(value, str):
+        raise ImageError(f"the request lacks '{key}'")
+    return value
+
+
+def _refusal(error: PioletError) -> dict[str, Any]:
+    shown = error if isinstance(error, ImageError) else ImageError(error.message, error.hint)
+    return {"error": to_wire(shown)}
+
+
+def listen(path: str) -> socket.socket:
+    """Return a socket that listens at `path`, which everybody may connect to; raises ImageError.
+
+    The socket of a dead service is replaced, that of a living one is not.
+    """
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                raise ImageError(f"{path} is there already and is not a socket")
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+                if probe.connect_ex(path) == 0:
+                    raise ImageError(f"an image service listens at {path} already")
+            os.unlink(path)
+        listening.bind(path)
+        os.chmod(path, 0o666)  # noqa: S103 - every user may ask; who asks is told by the kernel
+        listening.listen(_CONNECTIONS)
+    except OSError as error:
+        listening.close()
+        raise ImageError(
+            f"cannot listen at {path}: {error.strerror or error}", "its directory must exist and be the service's own"
+        ) from None
+    except ImageError:
+        listening.close()
+        raise
+    return listening
+
+
+async def run(config: configuration.Config) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    importer = Importer(config.images, config.images.store)
+    with listen(config.images.socket) as listening:
+        try:
+            async with importer.open():
+                serving = asyncio.create_task(Service(importer).serve(listening))
+                loop = asyncio.get_running_loop()
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, serving.cancel)
+                _LOG.info("listening at %s, store %s", config.images.socket, config.images.store)
+                with contextlib.suppress(asyncio.CancelledError):
+                    await serving
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(config.images.socket)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the service; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="piolet-imaged", description="The image service of Piolet.")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration (default: piolet.toml's place)")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+    os.umask(0o077)
+    try:
+        asyncio.run(run(configuration.load(arguments.config)))
+    except PioletError as error:
+        _LOG.error("%s", error.render())
+        return 1
+    except OSError as error:
+        _LOG.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Layers to SquashFS: merge them in memory, feed one tar to mksquashfs.
+
+Two passes over the layers. The first unpacks each blob as a stream and learns the tree;
+the second streams the content that is left to mksquashfs. Nothing is unpacked to a file system.
+The same layers always give the same bytes: names in order, times from the layers, no other source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO
+
+from piolet.environment.images.blob import Budget, LayerStream
+from piolet.environment.images.failures import disk_full
+from piolet.environment.images.manifest import ImageConfig, Manifest
+from piolet.environment.images.tarstream import BLOCK, TarReader, header
+from piolet.environment.images.tree import Inode, Tree
+from piolet.errors import ImageError
+
+UNPACKED_LIMIT = 512 << 30
+_LEVELS = {"zstd": ("-Xcompression-level", "3")}
+
+
+@dataclass(frozen=True)
+class Squasher:
+    """How SquashFS files are written: the program, its compression, and what is called before it runs."""
+
+    program: str
+    compression: str
+    before_exec: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's place: `number` counts from 1, `digest` names it in messages."""
+
+    number: int
+    digest: str
+    path: str
+
+
+def layers_of(manifest: Manifest, config: ImageConfig, folder: str) -> list[Layer]:
+    """Return the layers below `folder`, where each blob is named by its hexadecimal digest.
+
+    The caller has checked the blobs. Raises ImageError: the configuration counts other layers.
+    """
+    if len(manifest.layers) != len(config.diff_ids):
+        raise ImageError(
+            f"the image has {len(manifest.layers)} layers, but its configuration speaks of {len(config.diff_ids)}"
+        )
+    return [
+        Layer(number, blob.digest, os.path.join(folder, blob.hex)) for number, blob in enumerate(manifest.layers, 1)
+    ]
+
+
+def merge(layers: list[Layer], config: ImageConfig, tell: Callable[[str], None], limit: int = UNPACKED_LIMIT) -> Tree:
+    """Return the tree that `layers` make; raises ImageError naming the layer that is at fault."""
+    tree, budget = Tree(), Budget(limit)
+    for layer, diff_id in zip(layers, config.diff_ids, strict=True):
+        tell(f"reading layer {layer.number} of {len(layers)}")
+        tree.begin_layer(layer.number)
+        try:
+            with LayerStream(layer.path, budget) as stream:
+                for ordinal, member in enumerate(TarReader(stream).members()):
+                    tree.add(member, ordinal)
+                unpacked = stream.digest()
+        except ImageError as error:
+            raise _in_layer(layer, len(layers), error) from None
+        if unpacked != diff_id:
+            raise _in_layer(layer, len(layers), ImageError("its content is not what the configuration promises"))
+    return tree
+
+
+def squash(tree: Tree, layers: list[Layer], out: str, how: Squasher, tell: Callable[[str], None]) -> int:
+    """Write `tree`, whose contents are in `layers`, to the new SquashFS file `out`, synced.
+
+    Returns how many device nodes, FIFOs and sockets were left out.
+
+    Raises ImageError: mksquashfs failed (with its last lines), the disk is full.
+    """
+    command = [how.program, "-", out, "-tar", "-noappend", "-all-root", "-no-xattrs", "-comp", how.compression]
+    command += [*_LEVELS.get(how.compression, ()), "-mkfs-time", "0", "-root-time", str(tree.root.mtime)]
+    command += ["-root-mode", f"{stat.S_IMODE(tree.root.mode):o}", "-processors", "2", "-mem", "512M"]
+    command += ["-no-progress", "-quiet"]
+    with tempfile.TemporaryFile(dir=os.path.dirname(out)) as log:
+        try:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+                preexec_fn=how.before_exec,
+            )
+        except OSError as error:
+            raise ImageError(f"cannot run {how.program}: {error.strerror}", "install squashfs-tools") from None
+        assert child.stdin is not None
+        left_out = 0
+        try:
+            left_out = _feed(tree, layers, child.stdin, tell)
+            child.stdin.close()
+            status = child.wait()
+        except BrokenPipeError:
+            status = child.wait() or 1
+        finally:
+            child.kill()
+            child.wait()
+        if status != 0:
+            raise _failure(status, log)
+    _seal(out)
+    return left_out
+
+
+def _feed(tree: Tree, layers: list[Layer], pipe: IO[bytes], tell: Callable[[str], None]) -> int:
+    with contextlib.suppress(OSError):  # the user may have too many pipes already; a small one works as well
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
+    write = pipe.write
+    for path, directory in tree.directories():
+        write(header(path, "dir", directory.mode, directory.mtime))
+    contents: dict[int, dict[int, Inode]] = {layer.number: {} for layer in layers}
+    symlinks: list[Inode] = []
+    specials = total = 0
+    for inode in tree.inodes():
+        if inode.kind == "file" and inode.ordinal not in contents[inode.layer]:
+            contents[inode.layer][inode.ordinal] = inode
+            total += inode.size
+        elif inode.kind == "symlink" and inode.names:
+            symlinks.append(inode)
+        elif inode.kind == "special":
+            specials += 1
+    done = 0
+    for layer in layers:
+        wanted = contents[layer.number]
+        if not wanted:
+            continue
+        tell(f"writing SquashFS: {done * 100 // max(1, total)} %, layer {layer.number} of {len(layers)}")
+        with LayerStream(layer.path, None) as stream:
+            reader = TarReader(stream)
+            for ordinal, member in enumerate(reader.members()):
+                inode_here = wanted.pop(ordinal, None)
+                if inode_here is None:
+                    continue
+                names = inode_here.names
+                write(header(names[0], "file", inode_here.mode, inode_here.mtime, member.size))
+                reader.copy(member, write)
+                write(bytes(-member.size % BLOCK))
+                for name in names[1:]:
+                    write(header(name, "link", inode_here.mode, inode_here.mtime, 0, names[0]))
+                done += member.size
+                if not wanted:
+                    break
+                tell(f"writing SquashFS: {done * 100 // max(1, total)} %, layer {layer.number} of {len(layers)}")
+    for inode in sorted(symlinks, key=lambda item: item.names[0]):
+        for name in inode.names:
+            write(header(name, "symlink", 0o777, inode.mtime, 0, inode.target))
+        inode.names = []  # a link with two names was found twice
+    write(bytes(2 * BLOCK))
+    return specials
+
+
+def _failure(status: int, log: IO[bytes]) -> ImageError:
+    log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
+    lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    if any("No space left on device" in line for line in lines):
+        return disk_full()
+    if status < 0:
+        lines.append(f"ended by {signal.Signals(-status).name}")
+    said = "; ".join(lines[-3:]) or f"exit status {status}"
+    return ImageError(f"mksquashfs failed: {said}")
+
+
+def _seal(path: str) -> None:
+    """Check that the file is a SquashFS of its full length, and sync it to the disk."""
+    with open(path, "rb") as file:
+        start = file.read(48)
+        length = int.from_bytes(start[40:48], "little")
+        if start[:4] != b"hsqs" or length > os.fstat(file.fileno()).st_size:
+            raise ImageError("mksquashfs wrote a file that is not a whole SquashFS file system")
+        os.fsync(file.fileno())
+
+
+def _in_layer(layer: Layer, count: int, error: ImageError) -> ImageError:
+    return ImageError(f"layer {layer.number} of {count} ({layer.digest[:19]}) is unusable: {error.message}", error.hint)

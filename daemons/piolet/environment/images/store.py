@@ -1,0 +1,263 @@
+"""A store of images on disk: names, who may use what, and writes that are whole or not there.
+
+  sha256-HEX.sqsh     the image (0600)
+  sha256-HEX.json     what it is: configuration, where it was pulled from (0600, as it may be private)
+  sha256-HEX.access   who may use it, and nothing else (0644, read on the nodes)
+  refs/public, refs/UID   one file a reference, which gives its digest; what A pulled with credentials
+                          is in A's folder, so B cannot even learn that it exists
+  leases, tmp         see lease.py
+
+An image is there when its access file is: it is written last and removed first. Readers take no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from piolet.environment.images.reference import Reference, is_digest
+from piolet.errors import ImageError
+
+_LIMIT = 8 * 1024 * 1024
+_PUBLIC = "public"
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may use an image: everybody if `public`, else `users`. `first` pulled it first."""
+
+    public: bool
+    users: tuple[int, ...]
+    first: int
+
+    def allows(self, uid: int) -> bool:
+        """Return whether `uid` may use the image."""
+        return self.public or uid in self.users
+
+
+def locate(store: str, digest: str, uid: int) -> str:
+    """Return the path of the SquashFS file of `digest` if `uid` may use it; raises ImageError.
+
+    Needs no more than search permission in the store.
+    """
+    keeper = Store(store)
+    access = keeper.access(digest) if is_digest(digest) else None
+    path = keeper.image_path(digest)
+    if access is None or not os.path.isfile(path):
+        raise ImageError(
+            f"the image {digest[:19]} is not in the store {store}", "get it first: piolet image pull REFERENCE"
+        )
+    if not access.allows(uid):
+        raise ImageError(
+            f"user {uid} may not use the image {digest[:19]}: it was pulled with another user's credentials",
+            "pull it with your own: piolet image pull REFERENCE",
+        )
+    return path
+
+
+class Store:
+    """The store below `root`. Only `prepare` and the methods that say so write."""
+
+    def __init__(self, root: str, writer: str = "none") -> None:
+        """`writer` is this process's token in lease.py, by which what it leaves behind when it dies is known."""
+        self.root = root
+        self._writer = writer
+
+    def prepare(self) -> None:
+        """Make what is missing; raises ImageError when the store is not ours, or others can write to it."""
+        try:
+            for name in ("", "refs", f"refs/{_PUBLIC}"):
+                self._folder(os.path.join(self.root, name), 0o711)
+            for name in ("leases", "tmp"):
+                self._folder(os.path.join(self.root, name), 0o700)
+        except OSError as error:
+            raise ImageError(f"the image store {self.root} cannot be used: {error.strerror}") from None
+        found = os.stat(self.root)
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
+            raise ImageError(
+                f"the image store {self.root} belongs to uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}",
+                f"it must belong to uid {os.geteuid()}, and nobody else may write to it",
+            )
+
+    def image_path(self, digest: str) -> str:
+        """Return where the image of `digest` lies, or would lie."""
+        return self._path(digest, "sqsh")
+
+    def access(self, digest: str) -> Access | None:
+        """Return who may use the image; None: it is not there."""
+        value = _load(self._path(digest, "access"))
+        try:
+            return Access(bool(value["public"]), tuple(int(uid) for uid in value["users"]), int(value["first"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def present(self, digest: str) -> bool:
+        """Return whether the whole image is there."""
+        return self.access(digest) is not None and os.path.isfile(self.image_path(digest))
+
+    def metadata(self, digest: str) -> dict[str, Any]:
+        """Return what was written when the image was published; empty when it cannot be read."""
+        return _load(self._path(digest, "json"))
+
+    def publish(self, digest: str, sqsh: str, metadata: dict[str, Any], access: Access) -> None:
+        """Move the finished and synced file `sqsh` into the store (writes)."""
+        os.rename(sqsh, self.image_path(digest))
+        self._write(self._path(digest, "json"), metadata, 0o600)
+        self.grant(digest, access)
+
+    def grant(self, digest: str, access: Access) -> None:
+        """Set who may use the image (writes)."""
+        self._write(self._path(digest, "access"), {"version": 1, **asdict(access)}, 0o644)
+
+    def describe(self, digest: str, metadata: dict[str, Any]) -> None:
+        """Replace the metadata (writes)."""
+        self._write(self._path(digest, "json"), metadata, 0o600)
+
+    def touch(self, digest: str) -> None:
+        """Note that the image is used (writes)."""
+        with contextlib.suppress(OSError):
+            os.utime(self._path(digest, "json"))
+
+    def last_used(self, digest: str) -> float:
+        """Return when the image was last asked for, in seconds since the epoch; 0 when that is not known."""
+        try:
+            return os.stat(self._path(digest, "json")).st_mtime
+        except OSError:
+            return 0.0
+
+    def remove(self, digest: str) -> None:
+        """Remove the image and every reference to it (writes)."""
+        for suffix in ("access", "json", "sqsh"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(digest, suffix))
+        self.forget(digest)
+        self._sync()
+
+    def file_reference(self, reference: Reference, digest: str, owner: int | None) -> None:
+        """Let `reference` mean `digest`, for `owner` or, if None, for everybody (writes)."""
+        path = self.index_path(reference, owner)
+        if owner is not None:
+            self._folder(os.path.dirname(path), 0o711)
+        value = {"version": 1, "reference": str(reference), "digest": digest}
+        if _load(path) != value:
+            self._write(path, value, 0o600)
+
+    def lookup(self, reference: Reference, uid: int) -> tuple[str, str] | None:
+        """Return the digest that `reference` has for `uid` and the index file that says so, if uid may use it."""
+        for owner in (uid, None):
+            path = self.index_path(reference, owner)
+            digest = _load(path).get("digest")
+            if isinstance(digest, str) and is_digest(digest) and os.path.isfile(self.image_path(digest)):
+                access = self.access(digest)
+                if access is not None and access.allows(uid):
+                    return digest, path
+        return None
+
+    def known(self, reference: Reference, uid: int) -> dict[str, Any] | None:
+        """Return the answer for `reference` if the store has it for `uid`, without asking a registry."""
+        hit = self.lookup(reference, uid)
+        if hit is not None:
+            return self.answer(reference, *hit)
+        digest = reference.digest
+        access = self.access(digest) if digest is not None else None
+        if digest is None or access is None or not access.allows(uid) or not self.present(digest):
+            return None
+        return self.answer(reference, digest, self._path(digest, "access"))
+
+    def answer(self, reference: Reference, digest: str, index: str) -> dict[str, Any]:
+        """Return the image as clients see it: reference, digest, path, watch, env, entrypoint, workdir, …"""
+        self.touch(digest)
+        config = self.metadata(digest).get("config", {})
+        path = self.image_path(digest)
+        return {"reference": str(reference), "digest": digest, "path": path, "watch": [path, index], **config}
+
+    def index_path(self, reference: Reference, owner: int | None) -> str:
+        """Return the index file of `reference` for `owner`, or for everybody."""
+        name = hashlib.sha256(str(reference).encode()).hexdigest()
+        return os.path.join(self.root, "refs", _PUBLIC if owner is None else str(owner), name + ".json")
+
+    def references(self, uid: int | None = None) -> Iterator[tuple[int | None, str, str, str]]:
+        """Yield (owner, reference, digest, path) of what is filed for everybody and for `uid`, or for all users."""
+        folder = os.path.join(self.root, "refs")
+        wanted = _names(folder) if uid is None else [_PUBLIC, str(uid)]
+        for owner in wanted:
+            for name in _names(os.path.join(folder, owner)):
+                path = os.path.join(folder, owner, name)
+                value = _load(path)
+                if isinstance(value.get("digest"), str) and isinstance(value.get("reference"), str):
+                    yield None if owner == _PUBLIC else int(owner), value["reference"], value["digest"], path
+
+    def forget(self, digest: str, owner: int | None = None) -> None:
+        """Remove the references to `digest`: all of them, or those of one owner (writes)."""
+        for whose, _, found, path in list(self.references()):
+            if found == digest and owner in (None, whose):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+
+    def digests(self) -> list[str]:
+        """Return the digests of all images that are there."""
+        names = (name.removesuffix(".access") for name in _names(self.root) if name.endswith(".access"))
+        return [digest for digest in (name.replace("-", ":", 1) for name in names) if is_digest(digest)]
+
+    def orphans(self) -> list[str]:
+        """Return the digests of files whose publishing or removal was cut short."""
+        found = {name.rpartition(".")[0] for name in _names(self.root) if name.startswith("sha256-")}
+        digests = {name.replace("-", ":", 1) for name in found}
+        return sorted(digest for digest in digests if is_digest(digest) and not self.present(digest))
+
+    def _path(self, digest: str, suffix: str) -> str:
+        return os.path.join(self.root, f"{digest.replace(':', '-', 1)}.{suffix}")
+
+    def _folder(self, path: str, mode: int) -> None:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            return
+        os.chmod(path, mode)
+
+    def _write(self, path: str, value: dict[str, Any], mode: int) -> None:
+        """Replace the file at `path`: written aside, synced, renamed, its directory synced."""
+        aside = os.path.join(self.root, "tmp", f"{self._writer}-{secrets.token_hex(8)}")
+        try:
+            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(json.dumps(value).encode())
+                file.flush()
+                os.fchmod(fd, mode)
+                os.fsync(fd)
+            os.rename(aside, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+            raise
+        self._sync(os.path.dirname(path))
+
+    def _sync(self, folder: str | None = None) -> None:
+        fd = os.open(folder or self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _load(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            value = json.loads(file.read(_LIMIT))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []

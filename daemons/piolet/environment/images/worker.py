@@ -1,0 +1,216 @@
+"""The child process that does an image's heavy work: one job, then it ends.
+
+The job comes as JSON on standard input, answers go as JSON lines to standard output: any number of
+{"progress": text}, then one {"result": …} or {"error": …}. It dies with its parent, and the programs
+that it starts die with it. It writes only below the job's own scratch folder.
+
+  look    ask the registry: which manifest is it, and what does the image's configuration say
+  copy    fetch the blobs to SCRATCH/blobs and check each by its digest
+  squash  write SCRATCH/image.sqsh from SCRATCH/blobs
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import platform
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from piolet.environment.images import manifest as documents
+from piolet.environment.images.blob import check
+from piolet.environment.images.failures import disk_full, from_os, to_wire
+from piolet.environment.images.registry import Skopeo
+from piolet.environment.images.squash import UNPACKED_LIMIT, Squasher, layers_of, merge, squash
+from piolet.errors import ImageError
+
+_PR_SET_PDEATHSIG = 1
+_INTERVAL_S = 0.5
+_SILENCE_S = 60
+
+
+class _Speaker:
+    """Progress to the parent, at most twice a second."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def tell(self, text: str) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _INTERVAL_S
+            say({"progress": text})
+
+
+def say(message: dict[str, Any]) -> None:
+    """Write one line to the parent."""
+    os.write(1, json.dumps(message).encode() + b"\n")
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def main() -> int:
+    """Do the job on standard input; returns 0 even when the job failed, as the answer says so."""
+    die_with_parent()
+    job = json.loads(sys.stdin.buffer.read())
+    if os.getppid() != job["parent"]:
+        return 1  # the parent ended before the kernel was told to watch it
+    os.umask(0o077)
+    try:
+        say({"result": _JOBS[job["kind"]](job)})
+    except ImageError as error:
+        say({"error": to_wire(error)})
+    except OSError as error:
+        say({"error": to_wire(from_os(error, os.path.dirname(os.path.dirname(job["scratch"]))))})
+    except MemoryError:
+        say({"error": to_wire(ImageError("there is not enough memory to convert the image"))})
+    return 0
+
+
+def _skopeo(job: dict[str, Any]) -> Skopeo:
+    home = job["home"] or job["scratch"]
+    return Skopeo(
+        job["skopeo"], job["auth_fd"], job["insecure"], job["timeout_s"], home, job["scratch"], die_with_parent
+    )
+
+
+def _look(job: dict[str, Any]) -> dict[str, Any]:
+    """`name` with tag or digest → {digest, size, layers, config}; config is None unless `want_config`."""
+    skopeo, what, name = _skopeo(job), job["what"], job["name"]
+    architecture = documents.machine_architecture(platform.machine())
+    raw = skopeo.inspect(name, what)
+    _promised(raw, name, what)
+    repository = job["repository"]
+    chosen = documents.choose(raw, architecture, what)
+    if chosen is not None:
+        raw = skopeo.inspect(f"{repository}@{chosen}", what)
+        _promised(raw, chosen, what)
+    manifest = documents.parse_manifest(raw, what)
+    config = None
+    if job["want_config"]:
+        text = skopeo.inspect(f"{repository}@{manifest.digest}", what, config=True)
+        if documents.digest_of(text) != manifest.config.digest:
+            raise ImageError(f"the registry's configuration of {what} is not the one that its manifest promises")
+        config = dataclasses.asdict(documents.parse_config(text, what, architecture))
+    return {"digest": manifest.digest, "size": manifest.size, "layers": len(manifest.layers), "config": config}
+
+
+def _promised(raw: bytes, name: str, what: str) -> None:
+    _, at, digest = name.rpartition("sha256:")
+    if at and documents.digest_of(raw) != f"sha256:{digest}":
+        raise ImageError(f"the registry's manifest for {what} does not have the digest that was asked for")
+
+
+def _copy(job: dict[str, Any]) -> dict[str, Any]:
+    """`source` (a transport and a place) → {digest, config}, the blobs checked."""
+    what, folder = job["what"], os.path.join(job["scratch"], "blobs")
+    size: int | None = job["size"]
+    source: str = job["source"]
+    if job["archive_fd"] is not None:
+        archive = os.path.join(job["scratch"], "archive")
+        _receive(job["archive_fd"], archive, _Speaker(), what)
+        source = f"{source}:{archive}"
+    space = os.statvfs(job["scratch"])
+    free = space.f_bavail * space.f_frsize
+    if size is not None and free < 2 * size:
+        raise ImageError(
+            f"there is no space left in the image store: {what} needs {2 * size >> 20} MiB, {free >> 20} are free",
+            disk_full().hint,
+        )
+    meter = _meter(folder, size, job["layers"], _Speaker(), what)
+    _skopeo(job).copy(source, folder, what, meter)
+    with open(os.path.join(folder, "manifest.json"), "rb") as file:
+        manifest = documents.parse_manifest(file.read(documents.LIMIT_BYTES + 1), what)
+    if job["digest"] not in (None, manifest.digest):
+        raise ImageError(f"the registry's manifest of {what} changed while it was pulled", "try again")
+    speaker = _Speaker()
+    for number, blob in enumerate((manifest.config, *dict.fromkeys(manifest.layers))):
+        speaker.tell(f"checking {what}: blob {number + 1} of {len(manifest.layers) + 1}")
+        check(os.path.join(folder, blob.hex), blob)
+    return {"digest": manifest.digest, "config": dataclasses.asdict(_config(manifest, folder, what))}
+
+
+def _receive(fd: int, path: str, speaker: _Speaker, what: str) -> None:
+    """Copy an archive from a file or pipe of the user's; a pipe that stays silent is given up."""
+    done = 0
+    waiting = select.poll()
+    waiting.register(fd, select.POLLIN | select.POLLHUP)
+    with open(path, "wb") as out:
+        while True:
+            if not waiting.poll(_SILENCE_S * 1000):
+                raise ImageError(f"nothing more of {what} arrived for {_SILENCE_S} s")
+            chunk = os.read(fd, 1 << 20)
+            if not chunk:
+                return
+            out.write(chunk)
+            done += len(chunk)
+            if done > UNPACKED_LIMIT:
+                raise ImageError(f"{what} is larger than {UNPACKED_LIMIT >> 30} GiB, the limit")
+            speaker.tell(f"receiving {what}: {done >> 20} MiB")
+
+
+def _config(manifest: documents.Manifest, folder: str, what: str) -> documents.ImageConfig:
+    with open(os.path.join(folder, manifest.config.hex), "rb") as file:
+        raw = file.read(documents.LIMIT_BYTES + 1)
+    return documents.parse_config(raw, what, documents.machine_architecture(platform.machine()))
+
+
+def _squash(job: dict[str, Any]) -> dict[str, Any]:
+    """SCRATCH/blobs → {size, left_out}, the file written and synced."""
+    what, folder = job["what"], os.path.join(job["scratch"], "blobs")
+    with open(os.path.join(folder, "manifest.json"), "rb") as file:
+        manifest = documents.parse_manifest(file.read(documents.LIMIT_BYTES + 1), what)
+    config = _config(manifest, folder, what)
+    layers = layers_of(manifest, config, folder)
+    speaker = _Speaker()
+
+    def tell(text: str) -> None:
+        speaker.tell(f"converting {what}: {text}")
+
+    tree = merge(layers, config, tell)
+    out = os.path.join(job["scratch"], "image.sqsh")
+    left_out = squash(tree, layers, out, Squasher(job["mksquashfs"], job["compression"], die_with_parent), tell)
+    os.chmod(out, 0o600)
+    return {"size": os.stat(out).st_size, "left_out": left_out}
+
+
+def _meter(folder: str, total: int | None, layers: int, speaker: _Speaker, what: str) -> Callable[[], None]:
+    """Return what says, each time that it is called, how much has arrived and how long the rest will take."""
+    began = time.monotonic()
+
+    def tell() -> None:
+        done = whole = 0
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    done += entry.stat().st_size
+                    whole += len(entry.name) == 64
+        if not total:
+            speaker.tell(f"reading {what}: {done >> 20} MiB")
+            return
+        spent = time.monotonic() - began
+        left = f", about {spent * (total - done) / done:.0f} s left" if 0 < done < total and spent > 2 else ""
+        done = min(done, total)
+        speaker.tell(
+            f"pulling {what}: {done / 2**20:.1f} of {total / 2**20:.1f} MiB, "
+            f"{min(whole, layers)} of {layers} layers{left}"
+        )
+
+    return tell
+
+
+_JOBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"look": _look, "copy": _copy, "squash": _squash}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
