@@ -95,11 +95,11 @@ def _asking(settings: config.Config, *, offline: bool) -> Resolver:
         if offline and not is_file_reference(reference):
             _warn(f"the image {reference} was not looked at (--offline), so its digest and variables are not known")
             return unresolved(reference)
-        from piolet.environment.images import client
+        from piolet.environment.images import client, failures
 
         try:
             return client.resolve(reference, settings, pull=False, progress=_progress)
-        except client.RegistryUnreachable as error:
+        except failures.RegistryUnreachable as error:
             _warn(f"{error.message}; the digest and variables of the image are not known")
             return unresolved(reference)
 

@@ -164,7 +164,7 @@ def _scalar(source: Source, path: Path, kind: type, value: Any) -> Entry:
         elif kind is str and isinstance(value, bool | int | float):
             hint = f'in quotes: "{str(value).lower() if isinstance(value, bool) else value}"'
         raise EnvironmentFileError(f"{entry.name} must be {wanted}, not {_kind(value)}", hint, entry.locate())
-    if kind is str and "\0" in value:
+    if isinstance(value, str) and "\0" in value:
         raise EnvironmentFileError(f"{entry.name} holds a NUL byte", None, entry.locate())
     return entry
 

@@ -14,6 +14,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 
 from piolet._wire import ffi
 from piolet.environment.dependencies import Dependency, Kind
@@ -40,33 +41,26 @@ def pack(definition: bytes, request: str, cwd: str, dependencies: Iterable[Depen
     length = size + len(body)
     if len(every) > DEPENDENCIES_MAX or length > RECORD_MAX:
         return None
-    head = ffi.new("struct piolet_record *")
-    head.magic = ffi.integer_const("PIOLET_RECORD_MAGIC")
-    head.version = ffi.integer_const("PIOLET_VERSION")
-    head.length = length
-    head.dependencies = len(every)
-    head.definition = len(definition)
-    return bytes(ffi.buffer(head)) + body
+    head = {
+        "magic": ffi.integer_const("PIOLET_RECORD_MAGIC"),
+        "version": ffi.integer_const("PIOLET_VERSION"),
+        "length": length,
+        "dependencies": len(every),
+        "definition": len(definition),
+    }
+    return bytes(ffi.buffer(ffi.new("struct piolet_record *", head))) + body
 
 
 def _pack_dependency(dependency: Dependency) -> bytes:
     name = os.fsencode(dependency.name) + b"\0"
     value = os.fsencode(dependency.value) + b"\0"
-    entry = ffi.new("struct piolet_dependency *")
     size = ffi.sizeof("struct piolet_dependency") + len(name) + len(value)
     padding = -size % 8
-    entry.kind = int(dependency.kind)
-    entry.length = size + padding
-    entry.name = len(name)
-    entry.value = len(value)
-    stamp = dependency.stamp
-    if stamp is not None:
-        entry.device = stamp.device
-        entry.inode = stamp.inode
-        entry.size = stamp.size
-        entry.mtime_ns = stamp.mtime_ns
-        entry.ctime_ns = stamp.ctime_ns
-    return bytes(ffi.buffer(entry)) + name + value + bytes(padding)
+    entry = {"kind": int(dependency.kind), "length": size + padding, "name": len(name), "value": len(value)}
+    if dependency.stamp is not None:
+        # The members of the struct have the names of the stamp's.
+        entry |= asdict(dependency.stamp)
+    return bytes(ffi.buffer(ffi.new("struct piolet_dependency *", entry))) + name + value + bytes(padding)
 
 
 def is_settled(dependencies: Iterable[Dependency], now_ns: int) -> bool:
