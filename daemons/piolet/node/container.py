@@ -16,6 +16,7 @@ import grp
 import os
 import pwd
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from piolet.errors import ContainerError
@@ -49,32 +50,42 @@ class Source:
     directory: bool
 
 
-def build(plan: Plan, image: int | None, scratch: str, mounter: fuse.Mounter | None) -> None:
+def build(
+    plan: Plan, image: int | None, scratch: str, mounter: fuse.Mounter | None, mark: Callable[[str], None]
+) -> None:
     """Build the container and make it this process's root.
 
     plan     what to build
     image    the image's detached mount, or None when plan.sqsh names a file
     scratch  an existing directory to build in
     mounter  mounts the user's SquashFS files; None when there are none
+    mark     is told when a phase is over
 
     Raises ContainerError, with one sentence for the user.
     """
     _prepare(plan, image, scratch, mounter)
+    mark("image and overlay")
     sources = _sources(plan, mounter, scratch)
+    mark("open the sources")
     accounts = _accounts()
+    mark("user database")
     if plan.runtime == "crun":
         _enter_crun(plan, sources, scratch, account_files(f"{scratch}/root", *accounts))
         if plan.entrypoint:
             _put_entrypoint(plan)
+        mark("crun")
         return
     _change_root(f"{scratch}/root")
+    mark("change root")
     for source in sources:
         _attach(source)
+    mark("attach the sources")
     _write_accounts(*accounts)
     if plan.entrypoint:
         _put_entrypoint(plan)
     if not plan.writable:
         _freeze_root()
+    mark("accounts and rest")
 
 
 def _prepare(plan: Plan, image: int | None, scratch: str, mounter: fuse.Mounter | None) -> None:

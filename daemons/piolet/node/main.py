@@ -34,8 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="pioletd", description="Piolet's daemon on a compute node.")
     parser.add_argument("--config", type=Path, help="configuration file (default: /etc/piolet/piolet.toml)")
     parser.add_argument("--version", action="version", version=f"pioletd {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="log every step, and where its start spent the time")
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    level = logging.DEBUG if chosen.verbose else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         return _run(load(chosen.config))
     except PioletError as error:

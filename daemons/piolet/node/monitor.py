@@ -19,7 +19,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from piolet.errors import WireError
 from piolet.node import leftovers, worker
@@ -34,6 +34,7 @@ _RESCAN_S = 0.02
 _RESCANS_MAX = 500
 _WORKERS_MAX = 64
 _POLL_S = 1.0
+_SO_SNDBUFFORCE = 32
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Step:
     channel: socket.socket | None = None
     mount_ns: int = -1
     ready: bool = False
+    marks: list[list[object]] = field(default_factory=list)
 
 
 @dataclass
@@ -98,12 +100,14 @@ class Monitor:
         self._next_expiry = 0.0
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ, self._on_server)
+        self._spare: tuple[int, socket.socket] | None = None
         self._stop = False
 
     def run(self, wakeup: int) -> None:
         """Serve until the server ends or a byte comes from the descriptor `wakeup` (a signal)."""
         self._selector.register(wakeup, selectors.EVENT_READ, self._on_signal)
         self._recover()
+        self._keep_spare()
         while not self._stop:
             for key, _ in self._selector.select(self._timeout()):
                 key.data()
@@ -134,7 +138,7 @@ class Monitor:
 
     def _build(self, order: Build) -> None:
         now = self._clock()
-        self._steps[order.key] = Step(order, now + order.timeout_s)
+        self._steps[order.key] = Step(order, now + order.timeout_s, marks=[["monitor", now]])
         if order.digest is None or self._images.lookup(order.digest, order.identity, now) is not None:
             self._enqueue(order.key)
             return
@@ -182,32 +186,44 @@ class Monitor:
 
     def _start_worker(self, step: Step) -> None:
         order, image = step.order, None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             if order.digest is not None:
                 mounted = self._images.lookup(order.digest, order.identity, self._clock())
                 assert mounted is not None
                 image = self._images.view(mounted, order.uid, order.gid)
-            step.pid = os.fork()
+            step.marks.append(["mount the image", self._clock()])
+            step.pid, step.channel = self._spare or self._fork_worker()
+            self._spare = None
+            todo = worker.Order(order.uid, order.gid, order.groups, order.plan, self._scratch)
+            worker.send_order(step.channel, todo, image)
         except OSError as error:
-            ours.close()
-            theirs.close()
             hint = "idmapped SquashFS mounts need Linux 6.2 or newer" if error.errno == errno.EINVAL else None
             self._fail(order.key, f"cannot start building the container: {error.strerror}", hint)
             return
-        else:
-            if step.pid == 0:
-                ours.close()
-                todo = worker.Order(order.uid, order.gid, order.groups, order.plan, self._scratch, image)
-                worker.run(todo, theirs)
         finally:
             if image is not None:
                 os.close(image)
+        self._selector.register(step.channel, selectors.EVENT_READ, lambda: self._on_worker(step))
+
+    def _fork_worker(self) -> tuple[int, socket.socket]:
+        """Fork a worker that waits for its order."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * MESSAGE_MAX)
+        pid = os.fork()
+        if pid == 0:
+            worker.run(theirs)
         theirs.close()
         ours.setblocking(False)
-        step.channel = ours
-        self._children.add(step.pid)
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._on_worker(step))
+        self._children.add(pid)
+        return pid, ours
+
+    def _keep_spare(self) -> None:
+        """Have a worker ready for the next step: its fork is not on that step's way then."""
+        building = any(step.channel for step in self._steps.values())
+        if self._spare is None and not building and not self._stop:
+            with contextlib.suppress(OSError):
+                self._spare = self._fork_worker()
 
     def _on_worker(self, step: Step) -> None:
         assert step.channel is not None
@@ -224,7 +240,7 @@ class Monitor:
             if "error" in answer:
                 self._fail(step.order.key, str(answer["error"])[:900], str(answer.get("hint", ""))[:900])
                 return
-            self._ready(step)
+            self._ready(step, answer["marks"])
         except (OSError, ValueError, KeyError) as error:
             self._fail(step.order.key, f"cannot take over the container: {error}", None)
 
@@ -243,22 +259,23 @@ class Monitor:
                 pairs.append((group, group))
         write_map(step.pid, "gid_map", pairs)
 
-    def _ready(self, step: Step) -> None:
+    def _ready(self, step: Step, marks: list[list[object]]) -> None:
         base = f"/proc/{step.pid}/ns"
         user = os.open(f"{base}/user", os.O_RDONLY | os.O_CLOEXEC)
         try:
             step.mount_ns = os.open(f"{base}/mnt", os.O_RDONLY | os.O_CLOEXEC)
             step.ready = True
-            self._files.write(step.order.step, step.order.peer)
-            self._answer({"key": step.order.key, "ok": True}, [user, step.mount_ns])
+            self._answer({"key": step.order.key, "ok": True, "marks": [*step.marks, *marks]}, [user, step.mount_ns])
         finally:
             os.close(user)
         self._let_go(step)
+        self._files.write(step.order.step, step.order.peer)
 
     def _let_go(self, step: Step) -> None:
         """Close the worker's channel, at which it ends."""
         if step.channel is not None:
-            self._selector.unregister(step.channel)
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(step.channel)
             step.channel.close()
             step.channel = None
             self._start_queued()
@@ -351,10 +368,12 @@ class Monitor:
         now = self._clock()
         times = [ending.next_look for ending in self._ending]
         times += [step.deadline for step in self._steps.values() if not step.ready]
-        times.append(now + _POLL_S if self._children or self._mounting else self._next_expiry)
+        ending = len(self._children) > (self._spare is not None)
+        times.append(now + _POLL_S if ending or self._mounting else self._next_expiry)
         return max(0.0, min(times) - now)
 
     def _tick(self) -> None:
+        self._keep_spare()
         now = self._clock()
         for child in list(self._children):
             with contextlib.suppress(ChildProcessError):

@@ -15,6 +15,7 @@ import pwd
 import selectors
 import socket
 import struct
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Connection:
     pid: int
     start: wire.Start | None = None
     definition: Definition | None = None
+    began: float = 0.0
     asked: bool = False
     answered: bool = False
 
@@ -145,6 +147,7 @@ class Server:
             _log.error("a step sent more than one message; its connection is closed")
             self._close(connection)
             return
+        connection.began = time.monotonic()
         try:
             start = wire.decode_start(data)
             connection.start = start
@@ -232,6 +235,7 @@ class Server:
                 self._fail(connection, PioletError(value["error"], value["hint"] or None))
             else:
                 self._ready(connection, descriptors)
+                _trace(connection, value["marks"])
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -276,6 +280,18 @@ class Server:
             socket.send_fds(connection.channel, [message], descriptors)
         except OSError as error:
             _log.info("the step ended before its answer: %s", error.strerror)
+
+
+def _trace(connection: Connection, marks: list[tuple[str, float]]) -> None:
+    """Log where the time went, in milliseconds, one phase after the other."""
+    if not _log.isEnabledFor(logging.DEBUG) or connection.start is None:
+        return
+    before, phases = connection.began, []
+    for name, at in [*marks, ("answer", time.monotonic())]:
+        phases.append(f"{name} {(at - before) * 1e3:.2f}")
+        before = at
+    step = f"{connection.start.job}.{connection.start.step}"
+    _log.debug("step %s: ready in %.2f ms: %s", step, (before - connection.began) * 1e3, ", ".join(phases))
 
 
 def _prepare(config: Config, definition: Definition, uid: int) -> Prepared:

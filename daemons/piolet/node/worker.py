@@ -1,7 +1,9 @@
 """The process that becomes the job's user and builds one container.
 
-Forked by the monitor for each step and node; it ends as soon as the monitor has opened its namespaces.
-Conversation, over a socket pair: worker "unshared"; monitor "mapped"; worker {"ok": true} or an error.
+Forked by the monitor ahead of time, one for each step and node; it ends as soon as the monitor has opened its
+namespaces. Conversation, over a socket pair: monitor order, with the image's mount; worker "unshared"; monitor
+"mapped"; worker {"ok": true} or an error. With it go marks, [name, monotonic seconds], of when each phase was
+over: where the time of a step's start goes.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass
 
 from piolet.errors import PioletError
 from piolet.node import container, fuse, linux, plan
 
+_ORDER_MAX = 256 * 1024
 UNSHARED, MAPPED = b"unshared", b"mapped"
 
 
@@ -28,21 +32,44 @@ class Order:
     groups: list[int]
     plan: str
     scratch: str
-    image: int | None
 
 
-def run(order: Order, monitor: socket.socket) -> None:
-    """Carry out the order in a fresh child of the monitor. Never returns."""
+class Marks:
+    """When each phase of the building was over."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, float]] = []
+
+    def add(self, name: str) -> None:
+        """Note that the phase `name` is over."""
+        self.taken.append((name, time.monotonic()))
+
+
+def send_order(channel: socket.socket, order: Order, image: int | None) -> None:
+    """Give a waiting worker its order, with the image's detached mount."""
+    socket.send_fds(channel, [json.dumps(asdict(order)).encode()], [] if image is None else [image])
+
+
+def run(monitor: socket.socket) -> None:
+    """Wait for an order in a fresh child of the monitor, and carry it out. Never returns."""
     status = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        keep = {monitor.fileno()} | ({order.image} if order.image is not None else set())
-        linux.close_all_but(keep)
+        linux.die_with_parent(signal.SIGKILL)
+        linux.close_all_but({monitor.fileno()})
+        data, descriptors, _, _ = socket.recv_fds(monitor, _ORDER_MAX, 1)
+        if not data:
+            os._exit(0)
+        order = Order(**json.loads(data))
         linux.become(order.uid, order.gid, order.groups)
+        # The change of user has cleared it.
         linux.die_with_parent(signal.SIGKILL)
         linux.no_new_privileges()
-        answer = _build(order, monitor)
+        marks = Marks()
+        marks.add("become the user")
+        answer = _build(order, descriptors[0] if descriptors else None, monitor, marks)
+        answer["marks"] = marks.taken
         monitor.send(json.dumps(answer).encode())
         # The monitor closes its end when it holds the namespaces.
         monitor.recv(16)
@@ -53,17 +80,19 @@ def run(order: Order, monitor: socket.socket) -> None:
         os._exit(status)
 
 
-def _build(order: Order, monitor: socket.socket) -> dict[str, object]:
+def _build(order: Order, image: int | None, monitor: socket.socket, marks: Marks) -> dict[str, object]:
     try:
         todo = plan.from_json(order.plan)
         mounter = None
         if todo.sqsh is not None or any(mount.kind == "sqsh" for mount in todo.mounts):
             mounter = fuse.Mounter(todo.squashfuse)
         linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS)
+        marks.add("unshare")
         monitor.send(UNSHARED)
         if monitor.recv(16) != MAPPED:
             sys.exit(1)
-        container.build(todo, order.image, order.scratch, mounter)
+        marks.add("map ids")
+        container.build(todo, image, order.scratch, mounter, marks.add)
     except PioletError as error:
         return {"error": error.message, "hint": error.hint or ""}
     except OSError as error:
