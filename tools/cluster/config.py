@@ -205,7 +205,7 @@ fi
 # Where the user cannot be in the directory that we are in, they start at home.
 exec $become env -i HOME="$home" USER="$user" LOGNAME="$user" SHELL=/bin/bash TERM="${{TERM:-dumb}}" LANG=C.UTF-8 \\
 	PATH={path} {settings} \\
-	/bin/sh -c 'cd -- "$0" 2>/dev/null || cd; exec "$@"' "$@"
+	/bin/sh -c 'cd -- "$0" 2>/dev/null || cd; unset OLDPWD; exec "$@"' "$@"
 """
 
 

@@ -53,7 +53,7 @@ def running(layout: Layout) -> State | None:
     return state if all(processes.alive(p) for p in state.processes) else None
 
 
-def up(layout: Layout, request: Request, report: Report) -> None:
+def up(layout: Layout, request: Request, report: Report, hints: bool = True) -> None:
     """Bring a cluster up. What fails is taken down again; what an earlier run left behind goes first."""
     packages.require_root()
     if not 1 <= request.nodes <= MAX_NODES:
@@ -71,7 +71,7 @@ def up(layout: Layout, request: Request, report: Report) -> None:
                 "end it first: make cluster-down",
             )
         try:
-            _start(layout, request, report)
+            _start(layout, request, report, hints)
         except BaseException:
             # A second Ctrl-C must not leave half of it behind.
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -82,10 +82,10 @@ def up(layout: Layout, request: Request, report: Report) -> None:
             raise
 
 
-def _start(layout: Layout, request: Request, report: Report) -> None:
+def _start(layout: Layout, request: Request, report: Report, hints: bool) -> None:
     began = time.monotonic()
     report.line(f"A private Slurm cluster of {request.nodes} nodes in {layout.root}")
-    if _is_left_behind(layout):
+    if is_left_behind(layout):
         _stop(layout, report)
     with report.step("packages") as said:
         said.append(packages.ensure(report.note))
@@ -123,7 +123,9 @@ def _start(layout: Layout, request: Request, report: Report) -> None:
             services.start_pioletd(layout, list(zip(node_names(request.nodes), nodes, strict=True)), group, record.keep)
             said.append("pioletd on each node; the image service")
     record.update(replace(record.state, ready=True))
-    _say_next(settings, report, time.monotonic() - began)
+    report.line(f"Ready in {time.monotonic() - began:.1f} s. Logs: {layout.log}")
+    if hints:
+        _say_next(settings, report)
 
 
 def _settle(layout: Layout, request: Request) -> config.Settings:
@@ -187,10 +189,9 @@ def _span(nodes: int) -> str:
     return "node1" if nodes == 1 else f"node[1-{nodes}]"
 
 
-def _say_next(settings: config.Settings, report: Report, seconds: float) -> None:
+def _say_next(settings: config.Settings, report: Report) -> None:
     layout = settings.layout
-    report.line(f"Ready in {seconds:.1f} s. Logs: {layout.log}. To end it: make cluster-down")
-    report.line("Try:")
+    report.line("To end it: make cluster-down. Try:")
     report.line(f"  {layout.as_script} alice srun -N{min(settings.nodes, 4)} hostname")
     if settings.piolet:
         report.line(f"  {layout.as_script} alice srun --environment=demo cat /etc/os-release {image.MARKER}")
@@ -198,14 +199,15 @@ def _say_next(settings: config.Settings, report: Report, seconds: float) -> None
         report.line(f"  . {layout.env_sh} && sinfo")
 
 
-def _is_left_behind(layout: Layout) -> bool:
+def is_left_behind(layout: Layout) -> bool:
+    """Tell whether anything of a cluster is there, running or not."""
     return layout.state_file.exists() or layout.run.exists() or (layout.root / "cgroup").exists()
 
 
 def down(layout: Layout, report: Report) -> None:
     """End a cluster; when there is none, say so."""
     packages.require_root()
-    if not layout.root.exists() or not _is_left_behind(layout):
+    if not layout.root.exists() or not is_left_behind(layout):
         report.line(f"No cluster is running in {layout.root}.")
         return
     with locked(layout.lock, f"the cluster in {layout.root}"):

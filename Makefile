@@ -1,0 +1,79 @@
+# `make` alone says what there is. Everything that is made lands in build/.
+
+NODES ?= 4
+PYTHON = build/venv/bin/python
+# What ends a cluster must work even where the virtual environment does not.
+TOOL = $(if $(wildcard $(PYTHON)),$(PYTHON),/usr/bin/python3) -m tools.cluster
+
+SOURCES := $(shell find daemons spank -name '*.py' -o -name 'wire.h' 2>/dev/null | grep -v '/_wire.py$$') \
+	setup.py pyproject.toml
+PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
+
+.PHONY: help demo test bench cluster cluster-down cluster-purge status plugins venv bootstrap clean
+.NOTPARALLEL:
+
+help:
+	@echo 'make demo             train a small model in containers on a private cluster, and tidy up'
+	@echo 'make test             linters, types, and all tests'
+	@echo 'make bench            what a containerised step costs'
+	@echo 'make cluster          start a private Slurm cluster to play with (NODES=4)'
+	@echo 'make status           what of it runs'
+	@echo 'make cluster-down     end it'
+	@echo 'make cluster-purge    end it, and remove its directory and the accounts that it made'
+	@echo 'make plugins          build and install everything into build/'
+	@echo 'make venv             only the Python that it needs, in build/venv'
+	@echo 'make clean            end every cluster and remove build/'
+
+bootstrap:
+	@tools/bootstrap.sh
+
+venv:
+	@tools/bootstrap.sh directory
+	@tools/bootstrap.sh venv
+
+# The stamps are below build/, which `bootstrap` may move: it comes first, and is never a reason to build.
+build/.installed: $(SOURCES) requirements.txt requirements-dev.txt | bootstrap
+	@echo 'Installing piolet into build/venv'
+	@# setuptools builds in build/ and would install again what was deleted from the sources since.
+	@rm -rf build/lib build/lib.* build/bdist.* build/temp.*
+	@umask 022 && $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input \
+		--no-deps --no-build-isolation --force-reinstall .
+	@rm -rf build/lib build/lib.* build/bdist.* build/temp.*
+	@touch $@
+
+build/plugins/piolet_environment.so: $(PLUGIN_SOURCES) | bootstrap
+	@echo 'Building the plugins into build/plugins'
+	@umask 022 && $(PYTHON) spank/build_shims.py --output build/plugins
+	@touch $@
+
+plugins: build/.installed build/plugins/piolet_environment.so
+
+cluster: plugins
+	@$(PYTHON) -m tools.cluster up --nodes $(NODES) --dir build/cluster
+
+status:
+	@$(TOOL) status --dir build/cluster
+
+cluster-down:
+	@$(TOOL) down --dir build/cluster
+
+cluster-purge:
+	@$(TOOL) purge --dir build/cluster
+
+demo: plugins
+	@$(PYTHON) -m tools.demo
+
+test: plugins
+	build/venv/bin/ruff check .
+	build/venv/bin/ruff format --check .
+	build/venv/bin/mypy
+	build/venv/bin/pytest
+
+bench: plugins
+	@$(PYTHON) -m tests.benchmarks
+
+clean:
+	@for state in build/*/cluster.json; do \
+		[ ! -e "$$state" ] || $(TOOL) down --dir "$$(dirname "$$state")" || exit 1; done
+	@if [ -L build ]; then rm -rf "$$(readlink build)"; fi
+	@rm -rf build

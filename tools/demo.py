@@ -1,0 +1,163 @@
+"""`make demo`: a cluster of its own, a training job in containers, a look at what came out, and all of it gone.
+
+The cluster lives in build/demo-cluster, so that one that somebody is using stays as it is. Whatever
+happens, Ctrl-C included, it is taken down.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from tools.cluster import lifecycle
+from tools.cluster.errors import ClusterError, tail
+from tools.cluster.image import MARKER, MARKER_TEXT
+from tools.cluster.layout import REPOSITORY, Layout, layout_for, node_names
+from tools.cluster.report import Report
+
+NODES = 4
+TASKS_PER_NODE = 2
+USER = "alice"
+EXAMPLE = REPOSITORY / "examples" / "demo"
+DIRECTORY = f"/scratch/{USER}/piolet-demo"
+OUTPUT = f"{DIRECTORY}/train.out"
+JOB_TIMEOUT_S = 180.0
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
+
+RANK_LINE = re.compile(r"^rank (\d+) of (\d+) on (\S+) in \[(.*)\]$", re.MULTILINE)
+LOSS_LINE = re.compile(r"^epoch +\d+ +loss ([0-9.]+)", re.MULTILINE)
+
+
+def problems(output: str, nodes: Sequence[str], tasks: int) -> list[str]:
+    """Return what is wrong with the output of the job; empty when it is what the demo promises."""
+    found: list[str] = []
+    ranks = RANK_LINE.findall(output)
+    if sorted(int(rank) for rank, _, _, _ in ranks) != list(range(tasks)):
+        found.append(f"{len(ranks)} ranks said where they are, not {tasks}")
+    if {node for _, _, node, _ in ranks} != set(nodes):
+        found.append(f"the ranks ran on {sorted({node for _, _, node, _ in ranks})}, not on {list(nodes)}")
+    bare = [rank for rank, _, _, image in ranks if not image.startswith(MARKER_TEXT)]
+    if bare:
+        found.append(f"ranks {', '.join(bare)} did not run in the demo image")
+    losses = [float(text) for text in LOSS_LINE.findall(output)]
+    if len(losses) < 2 or not losses[-1] < losses[0]:
+        found.append(f"the loss did not go down: {losses}")
+    return found
+
+
+def packed(directory: Path) -> bytes:
+    """Return the example as a tar file without owners."""
+
+    def plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        member.uid = member.gid = 0
+        member.uname = member.gname = ""
+        member.mode = 0o755 if member.isdir() else 0o644
+        return None if "__pycache__" in member.name else member
+
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.add(directory, ".", filter=plain)
+    return buffer.getvalue()
+
+
+def as_user(layout: Layout, *argv: str, stdin: bytes = b"", check: bool = True) -> str:
+    """Run a command as the demo's user; return what it printed."""
+    result = subprocess.run(
+        [str(layout.as_script), USER, *argv], input=stdin, capture_output=True, check=False, cwd="/", timeout=60
+    )
+    if check and result.returncode != 0:
+        said = result.stderr.decode("utf-8", "replace").strip()
+        raise ClusterError(f"`{' '.join(argv)}` failed for {USER}: {said or f'status {result.returncode}'}")
+    return result.stdout.decode("utf-8", "replace")
+
+
+def follow(layout: Layout, job: str) -> tuple[str, str]:
+    """Show the job's output as it grows; return its last state and all of the output."""
+    deadline = time.monotonic() + JOB_TIMEOUT_S
+    shown = 0
+    while True:
+        state = as_user(layout, "squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T").strip()
+        output = as_user(layout, "cat", OUTPUT, check=False)
+        # Whole lines only, so that no line is torn in two by the indent.
+        whole = output if state in ENDED else output[: output.rfind("\n") + 1]
+        for line in whole[shown:].splitlines():
+            print(f"    {line}", flush=True)
+        shown = max(shown, len(whole))
+        if state in ENDED:
+            return state, output
+        if time.monotonic() > deadline:
+            as_user(layout, "scancel", job, check=False)
+            raise ClusterError(f"job {job} was still {state} after {JOB_TIMEOUT_S:.0f} s")
+        time.sleep(0.2)
+
+
+def train(layout: Layout) -> None:
+    """Submit the example, follow it, and check what it said. Raises ClusterError."""
+    if Path(MARKER).exists():
+        raise ClusterError(f"{MARKER} exists on this machine, so it cannot tell an image from the host", f"rm {MARKER}")
+    as_user(layout, "rm", "-rf", DIRECTORY)
+    as_user(layout, "mkdir", DIRECTORY)
+    as_user(layout, "tar", "--extract", "--directory", DIRECTORY, "--file", "-", stdin=packed(EXAMPLE))
+    print(f"As {USER}, in {DIRECTORY}: sbatch job.sh", flush=True)
+    began = time.monotonic()
+    submit = as_user(layout, "sh", "-c", 'cd "$0" && exec sbatch --parsable job.sh', DIRECTORY)
+    job = submit.strip().split(";")[0]
+    state, output = follow(layout, job)
+    seconds = time.monotonic() - began
+    if state != "COMPLETED":
+        for log in sorted(layout.log.glob("pioletd-*.log"))[:1]:
+            print("\n".join([f"The last lines of {log}:", *(f"  | {line}" for line in tail(log))]))
+        raise ClusterError(f"job {job} ended as {state} after {seconds:.1f} s")
+    wrong = problems(output, node_names(NODES), NODES * TASKS_PER_NODE)
+    if wrong:
+        raise ClusterError(f"job {job} is not what it should be: {'; '.join(wrong)}")
+    print(f"{NODES * TASKS_PER_NODE} ranks on {NODES} nodes, all in the image, the loss went down: {seconds:.1f} s.")
+
+
+def demo(layout: Layout, report: Report) -> None:
+    lifecycle.down(layout, Report(io.StringIO()))
+    try:
+        lifecycle.up(layout, lifecycle.Request(NODES, piolet=True), report, hints=False)
+        train(layout)
+    finally:
+        # The tidying up is not to be interrupted: that is what it is for.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        if lifecycle.is_left_behind(layout):
+            lifecycle.down(layout, report)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    os.umask(0o022)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        demo(layout_for(REPOSITORY / "build" / "demo-cluster"), Report())
+    except ClusterError as error:
+        print(error.render(), file=sys.stderr)
+        return 1
+    except subprocess.TimeoutExpired as error:
+        print(f"the demo gave up: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    print("The same by hand: make cluster, then examples/demo.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
