@@ -99,7 +99,8 @@ class Importer:
         found = await self._look(who, reference, want_config=mode == "look")
         digest: str = found["digest"]
         if mode == "look":
-            return {"reference": str(reference), "digest": digest, "path": None, "watch": [], **found["config"]}
+            path = self.store.image_path(digest)
+            return {"reference": str(reference), "digest": digest, "path": path, "watch": [], **found["config"]}
         owner = who.uid if who.entry is not None or reference.is_loopback or self._home else None
         await self._admit(who, reference, digest, found, tell)
         self.store.file_reference(reference, digest, owner)

@@ -87,7 +87,7 @@ def squash(tree: Tree, layers: list[Layer], out: str, how: Squasher, tell: Calla
     Raises ImageError: mksquashfs failed (with its last lines), the disk is full.
     """
     command = [how.program, "-", out, "-tar", "-noappend", "-all-root", "-no-xattrs", "-comp", how.compression]
-    command += [*_LEVELS.get(how.compression, ()), "-mkfs-time", "0", "-root-time", str(tree.root.mtime)]
+    command += [*_LEVELS.get(how.compression, ()), "-mkfs-time", "0", "-noI"]
     command += ["-root-mode", f"{stat.S_IMODE(tree.root.mode):o}", "-processors", "2", "-mem", "512M"]
     command += ["-no-progress", "-quiet"]
     with tempfile.TemporaryFile(dir=os.path.dirname(out)) as log:
@@ -115,7 +115,7 @@ def squash(tree: Tree, layers: list[Layer], out: str, how: Squasher, tell: Calla
             child.wait()
         if status != 0:
             raise _failure(status, log)
-    _seal(out)
+    _seal(out, tree.root.mtime)
     return left_out
 
 
@@ -177,13 +177,34 @@ def _failure(status: int, log: IO[bytes]) -> ImageError:
     return ImageError(f"mksquashfs failed: {said}")
 
 
-def _seal(path: str) -> None:
-    """Check that the file is a SquashFS of its full length, and sync it to the disk."""
-    with open(path, "rb") as file:
-        start = file.read(48)
+def _seal(path: str, root_mtime: int) -> None:
+    """Check that the file is a SquashFS of its full length, give its root directory a time, and sync it.
+
+    mksquashfs 4.5 gives the root of a tar the time of day, whatever -root-time says, and no image
+    would come out twice the same. The table of inodes is not compressed (-noI), so the four bytes can
+    be set: an inode's time is 8 bytes behind its start, which the superblock names by the place of a
+    metadata block and the place inside that block.
+    """
+    with open(path, "r+b") as file:
+        start = file.read(96)
         length = int.from_bytes(start[40:48], "little")
         if start[:4] != b"hsqs" or length > os.fstat(file.fileno()).st_size:
             raise ImageError("mksquashfs wrote a file that is not a whole SquashFS file system")
+        root, table = int.from_bytes(start[32:40], "little"), int.from_bytes(start[64:72], "little")
+        block, offset = table + (root >> 16), (root & 0xFFFF) + 8
+        stamp = root_mtime.to_bytes(4, "little")
+        while stamp:
+            file.seek(block)
+            held = int.from_bytes(file.read(2), "little")
+            if not held & 0x8000:
+                raise ImageError("mksquashfs compressed the table of inodes, although told not to")
+            held &= 0x7FFF
+            piece = stamp[: max(0, held - offset)]
+            file.seek(block + 2 + offset)
+            file.write(piece)
+            stamp = stamp[len(piece) :]
+            block, offset = block + 2 + held, max(0, offset - held)
+        file.flush()
         os.fsync(file.fileno())
 
 

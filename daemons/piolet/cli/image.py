@@ -1,0 +1,282 @@
+"""`piolet image`: pull, list, rm, import, prune.
+
+A thin layer: what is asked goes to the image service, or to the user's own store where EDF_IMAGESTORE
+is set. Progress is one line on standard error, rewritten on a terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from piolet.config import Config
+from piolet.environment.images import client
+from piolet.environment.images.reference import is_path
+from piolet.errors import ImageError, UsageError
+
+_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_PLAIN_INTERVAL_S = 5.0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `image` and what is below it to the `piolet` command."""
+    parser = subparsers.add_parser("image", help="pull, list and remove container images")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    pull = actions.add_parser("pull", help="bring an image into the store, if it is not there")
+    pull.add_argument("reference", metavar="REF", help="for example ubuntu:24.04")
+    pull.add_argument("--refresh", action="store_true", help="ask the registry again what the tag means")
+    actions.add_parser("list", help="the images that you may use")
+    remove = actions.add_parser("rm", help="remove an image")
+    remove.add_argument("target", metavar="REF|DIGEST", help="a reference, or sha256: and at least 8 digits")
+    bring = actions.add_parser("import", help="bring in an image from an archive")
+    bring.add_argument("source", metavar="SOURCE", help="FILE, oci-archive:FILE, docker-archive:FILE or oci:DIRECTORY")
+    bring.add_argument("--name", metavar="NAME[:TAG]", help="file it as localhost/NAME:TAG (default: the file's name)")
+    prune = actions.add_parser("prune", help="remove images that were not used for long")
+    prune.add_argument("--older-than", default="30d", metavar="AGE", help="30d, 12h, 90min (default: 30d)")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+
+
+def run(args: argparse.Namespace, config: Config) -> int:
+    """Do what the parsed command line asks; returns the exit status, raises PioletError."""
+    actions: dict[str, Callable[[argparse.Namespace, Config], int]] = {
+        "pull": _pull,
+        "list": _list,
+        "rm": _remove,
+        "import": _import,
+        "prune": _prune,
+    }
+    return actions[args.action](args, config)
+
+
+class Progress:
+    """Shows the latest text: one line that is rewritten on a terminal, else a line every few seconds."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._next = 0.0
+        self._last = ""
+
+    def show(self, text: str) -> None:
+        """Show `text`, unless it is too soon or the same as before."""
+        if self._terminal:
+            width = _columns()
+            print(f"\r\x1b[K{text[: width - 1]}", end="", file=sys.stderr, flush=True)
+            self._last = text
+        elif text != self._last and time.monotonic() >= self._next:
+            self._last, self._next = text, time.monotonic() + _PLAIN_INTERVAL_S
+            print(text, file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Leave an empty line behind."""
+        if self._terminal and self._last:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    progress = Progress()
+    try:
+        yield progress.show
+    finally:
+        progress.clear()
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except OSError:
+        return 80
+
+
+def _pull(args: argparse.Namespace, config: Config) -> int:
+    if is_path(args.reference):
+        raise UsageError(f"{args.reference} is a file, and needs no pull", "name it in the definition as it is")
+    with _progress() as show:
+        info = client.find(args.reference, config, "refresh" if args.refresh else "pull", show)
+    print(f"{info.image.reference} {info.image.digest}")
+    return 0
+
+
+def _list(_: argparse.Namespace, config: Config) -> int:
+    own = client.own_store()
+    if own is None:
+        entries = client.ask(config, {"op": "list"}, lambda _: None).get("entries", [])
+    else:
+        from piolet.environment.images import personal
+
+        entries = personal.manage(config, own, lambda store: {"entries": store.entries(os.geteuid())})["entries"]
+    _table(entries)
+    return 0
+
+
+def _remove(args: argparse.Namespace, config: Config) -> int:
+    own = client.own_store()
+    if own is None:
+        done = client.ask(config, {"op": "rm", "target": args.target}, lambda _: None)
+    else:
+        from piolet.environment.images import personal
+
+        done = personal.manage(config, own, lambda store: store.remove(os.geteuid(), args.target))
+    print(f"removed {done['removed']}")
+    return 0
+
+
+def _prune(args: argparse.Namespace, config: Config) -> int:
+    seconds = _age(args.older_than)
+    own = client.own_store()
+    if own is None:
+        request = {"op": "prune", "older_than_s": seconds, "dry_run": args.dry_run}
+        entries = client.ask(config, request, lambda _: None).get("entries", [])
+    else:
+        from piolet.environment.images import personal
+
+        entries = personal.manage(
+            config, own, lambda store: {"entries": store.prune(os.geteuid(), seconds, args.dry_run)}
+        )["entries"]
+    total = sum(entry["size"] for entry in entries)
+    if entries:
+        _table(entries)
+    print(f"{'would remove' if args.dry_run else 'removed'} {len(entries)} images, {_size(total)}")
+    return 0
+
+
+def _import(args: argparse.Namespace, config: Config) -> int:
+    kind, path = _source(args.source)
+    name = args.name or _name_of(path)
+    with _progress() as show, _archive(kind, path) as fd:
+        kind = "oci-archive" if kind == "oci" else kind
+        own = client.own_store()
+        if own is None:
+            done = client.ask(config, {"op": "import", "kind": kind, "name": name}, show, fd)
+        else:
+            from piolet.environment.images import personal
+
+            done = personal.bring(config, own, kind, fd, name, show)
+    print(f"{done['reference']} {done['digest']}")
+    return 0
+
+
+def _source(text: str) -> tuple[str, str]:
+    """Return the kind and the path in what a user wants imported."""
+    if text.endswith((".sqsh", ".squashfs")):
+        raise ImageError(
+            f"{text} is a SquashFS file, which is not imported: a store holds only what Piolet has written itself",
+            'use the file as it is: image = "/path/to/file.sqsh"',
+        )
+    for kind in ("oci-archive", "docker-archive", "oci"):
+        if text.startswith(kind + ":"):
+            return kind, text.removeprefix(kind + ":")
+    if os.path.isdir(text):
+        return "oci", text
+    return _kind_of(text), text
+
+
+def _kind_of(path: str) -> str:
+    """Return which archive a file is, by what lies in it."""
+    try:
+        with tarfile.open(path) as archive:
+            for _ in range(10_000):
+                member = archive.next()
+                if member is None:
+                    break
+                if member.name.removeprefix("./") == "oci-layout":
+                    return "oci-archive"
+                if member.name.removeprefix("./") == "manifest.json":
+                    return "docker-archive"
+    except OSError as error:
+        raise ImageError(f"cannot read the archive {path}: {error.strerror}") from None
+    except (tarfile.TarError, EOFError, ValueError):
+        raise ImageError(f"{path} is not an archive", "oci-archive and docker-archive are tar files") from None
+    raise ImageError(
+        f"{path} is neither an OCI nor a docker archive", "make one with: podman save --format oci-archive"
+    )
+
+
+def _name_of(path: str) -> str:
+    name = os.path.basename(os.path.abspath(path)).lower()
+    for suffix in (".tar.gz", ".tgz", ".tar", ".oci"):
+        name = name.removesuffix(suffix)
+    return re.sub(r"[^a-z0-9]+", "-", name).strip("-") or "image"
+
+
+@contextlib.contextmanager
+def _archive(kind: str, path: str) -> Iterator[int]:
+    """Give an open descriptor of the archive; a directory is sent through a pipe as it is packed."""
+    if kind != "oci":
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ImageError(f"cannot read the archive {path}: {error.strerror}") from None
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+        return
+    if not os.path.isfile(os.path.join(path, "oci-layout")):
+        raise ImageError(f"{path} is not an OCI layout: it has no file oci-layout")
+    reading, writing = os.pipe()
+    packer = threading.Thread(target=_pack, args=(path, writing), daemon=True)
+    packer.start()
+    try:
+        yield reading
+    finally:
+        os.close(reading)  # a packer that is not done ends by EPIPE
+        packer.join(10)
+
+
+def _pack(path: str, fd: int) -> None:
+    with (
+        contextlib.suppress(OSError, tarfile.TarError),
+        os.fdopen(fd, "wb") as pipe,
+        tarfile.open(fileobj=pipe, mode="w|") as archive,
+    ):
+        archive.add(path, arcname=".")
+
+
+def _age(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,9})(s|min|h|d|w)", text)
+    if match is None:
+        raise UsageError(f"'{text}' is not an age", "write a number and s, min, h, d or w: 30d")
+    return float(int(match[1]) * _UNITS[match[2]])
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def _since(seconds: float) -> str:
+    for unit in ("d", "h", "min"):
+        if seconds >= _UNITS[unit]:
+            return f"{int(seconds // _UNITS[unit])} {unit}"
+    return f"{int(seconds)} s"
+
+
+def _table(entries: list[dict[str, Any]]) -> None:
+    rows = [("REFERENCE", "DIGEST", "SIZE", "UNUSED FOR", "ACCESS")]
+    for entry in entries:
+        for number, reference in enumerate(entry["references"] or ["-"]):
+            first = number == 0
+            rows.append(
+                (
+                    reference,
+                    entry["digest"][:19],
+                    _size(entry["size"]) if first else '"',
+                    _since(entry["unused_s"]) if first else '"',
+                    entry["access"] if first else '"',
+                )
+            )
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
