@@ -76,6 +76,10 @@ def ensure() -> str:
                 save_record(record)
                 _make_scratch(path)
                 made.append(str(path))
+        for user in USERS:
+            for path in (Path(pwd.getpwnam(user).pw_dir), SCRATCH / user):
+                if _adopt(path, user):
+                    made.append(f"{path} theirs again")
     return f"made {', '.join(made)}" if made else f"{', '.join(USERS)} and the services', all there"
 
 
@@ -93,6 +97,25 @@ def _make_scratch(path: Path) -> None:
         user = pwd.getpwnam(path.name)
         os.chown(path, user.pw_uid, user.pw_gid)
         path.chmod(0o700)
+
+
+def _adopt(path: Path, user: str) -> bool:
+    """Give a directory that outlived an earlier account of the same name to the one of today.
+
+    Refuses one that belongs to somebody who exists. Returns whether anything had to be changed.
+    """
+    uid, gid = numbers(user)
+    owner = path.lstat().st_uid
+    if owner == uid:
+        return False
+    try:
+        somebody = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        for directory, _, files in os.walk(path):
+            for entry in (directory, *(os.path.join(directory, name) for name in files)):
+                os.chown(entry, uid, gid, follow_symlinks=False)
+        return True
+    raise ClusterError(f"{path} belongs to {somebody}, but {user} needs it", "move it away, or chown it")
 
 
 def remove() -> list[str]:
