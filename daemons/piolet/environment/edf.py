@@ -6,7 +6,6 @@ wrong type, NUL bytes, variables that belong to the step, circles, and more than
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from piolet.environment import lookup
 from piolet.environment.dependencies import Host
 from piolet.environment.expand import ExpandError, expand
 from piolet.environment.layer import Entry, Layer, combine_all
+from piolet.environment.nearest import nearest
 from piolet.environment.positions import Path
 from piolet.environment.source import Source, read
 from piolet.errors import EnvironmentFileError
@@ -134,8 +134,8 @@ def read_document(source: Source, *, strict: bool) -> Document:
     for key in data:
         if key not in KEYS:
             where = source.locate((key,), key=True)
-            near = difflib.get_close_matches(key, KEYS, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"the keys are {', '.join(KEYS)}"
+            near = nearest(key, KEYS)
+            hint = f"did you mean '{near}'?" if near else f"the keys are {', '.join(KEYS)}"
             if strict:
                 raise EnvironmentFileError(f"unknown key '{key}'", hint, where)
             warnings.append(f"{where.path}:{where.line}: the unknown key '{key}' is ignored ({hint})")

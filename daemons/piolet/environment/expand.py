@@ -7,11 +7,11 @@ not UTF-8, a result that is too long. A `$` that is not followed by `{` is just 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from piolet.environment.nearest import nearest
 from piolet.errors import EnvironmentFileError
 
 LENGTH_LIMIT = 96 * 1024
@@ -104,8 +104,8 @@ def _replace(
     if rest and not value:
         return _expand(rest[2:], variables, quote, names, depth + 1)
     if value is None:
-        near = difflib.get_close_matches(name, list(variables), 1)
-        other = f"did you mean ${{{near[0]}}}? " if near else ""
+        near = nearest(name, variables)
+        other = f"did you mean ${{{near}}}? " if near else ""
         raise ExpandError(
             f"the variable '{name}' is not defined",
             f"{other}${{{name}:-}} is empty when it is not defined",

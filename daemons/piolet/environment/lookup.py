@@ -10,13 +10,13 @@ Every place that was looked at in vain is noted, as a file that turns up there c
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator
 
 from piolet.environment.dependencies import Host
+from piolet.environment.nearest import nearest
 from piolet.errors import EnvironmentFileError
 
 _NAMES_LIMIT = 5000
@@ -89,8 +89,8 @@ def _name_hint(request: str, directories: list[str], cwd: str, local: list[str])
     known = [name.removesuffix(".toml") for directory in directories for name in _names(directory)]
     if local:
         known += [name.removesuffix(".toml") for name in _names(cwd) if name.endswith(".toml")]
-    near = difflib.get_close_matches(stem, known, 1)
-    return f"did you mean '{near[0]}{'.toml' if local else ''}'?" if near else None
+    near = nearest(stem, known)
+    return f"did you mean '{near}{'.toml' if local else ''}'?" if near else None
 
 
 def _path_hint(request: str, path: str) -> str | None:
@@ -108,8 +108,8 @@ def nearest_path(path: str) -> str | None:
     parent, name = os.path.split(path)
     while parent != "/" and not os.path.isdir(parent):
         parent, name = os.path.split(parent)
-    near = difflib.get_close_matches(name, _names(parent), 1)
-    return os.path.join(parent, near[0]) if near else None
+    near = nearest(name, _names(parent))
+    return os.path.join(parent, near) if near else None
 
 
 def _names(directory: str) -> list[str]:

@@ -7,12 +7,12 @@ Pure: whether a source exists is looked at elsewhere. `\\:` is a colon in a path
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 
 from piolet.environment.definition import Mount
 from piolet.environment.dependencies import squeeze
+from piolet.environment.nearest import nearest
 from piolet.errors import EnvironmentFileError
 
 _GROUPS = (
@@ -93,10 +93,10 @@ def parse_flags(text: str) -> tuple[str, ...]:
     flags = tuple(dict.fromkeys(re.split(r"[+,]", text)))
     for flag in flags:
         if flag not in FLAGS:
-            near = difflib.get_close_matches(flag, FLAGS, 1)
+            near = nearest(flag, FLAGS)
             raise EnvironmentFileError(
                 f"unknown mount flag '{flag[:60]}'",
-                f"did you mean '{near[0]}'?" if near else f"the flags are {', '.join(FLAGS)}",
+                f"did you mean '{near}'?" if near else f"the flags are {', '.join(FLAGS)}",
             )
     for group in _GROUPS:
         both = [flag for flag in flags if flag in group]

@@ -11,7 +11,6 @@ import contextlib
 import os
 import select
 import stat
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -86,7 +85,7 @@ def fnv1a(data: bytes) -> int:
     return value
 
 
-def cache_path(variables: Mapping[str, str], cwd: str, request: str, uid: int) -> str | None:
+def cache_path(variables: Mapping[str, str], cwd: str, request: str, config: str, uid: int) -> str | None:
     """Return where the record for `request` is kept, or None when the user has no place for a cache.
 
     XDG_CACHE_HOME counts only if it is absolute, otherwise it is $HOME/.cache.
@@ -97,7 +96,7 @@ def cache_path(variables: Mapping[str, str], cwd: str, request: str, uid: int) -
         if not home.startswith("/"):
             return None
         base = f"{home}/.cache"
-    key = os.fsencode(cwd) + b"\0" + os.fsencode(request) + b"\0" + str(uid).encode()
+    key = os.fsencode(cwd) + b"\0" + os.fsencode(request) + b"\0" + os.fsencode(config) + b"\0" + str(uid).encode()
     return f"{base}/piolet/env/{fnv1a(key):016x}.rec"
 
 
@@ -112,7 +111,9 @@ def store(path: str, record: bytes) -> bool:
         status = os.stat(directory)
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
             return False
-        descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=directory)  # its mode is 0600
+        # Unique enough for the callers of one user, and tempfile takes milliseconds to import.
+        temporary = f"{directory}/.new-{os.getpid()}-{time.monotonic_ns()}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "wb") as file:
                 file.write(record)

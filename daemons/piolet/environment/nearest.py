@@ -1,0 +1,13 @@
+"""The existing name that is spelt most like a wrong one, for hints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the one of `known` that is most like `name`, or None when none is close."""
+    import difflib  # only errors need it
+
+    near = difflib.get_close_matches(name, list(known), 1)
+    return near[0] if near else None

@@ -1,0 +1,82 @@
+"""The site's configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from piolet import config
+from piolet.errors import ConfigError
+
+
+def refusal(path: Path) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    return caught.value
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "piolet.toml"
+
+
+def test_an_empty_file_gives_the_defaults(file: Path) -> None:
+    file.touch()
+    assert config.load(file) == config.Config()
+
+
+def test_no_default_file_gives_the_defaults(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "DEFAULT_PATH", file)
+    assert config.load() == config.Config()
+    file.write_text("[environment]\nmount_home = false\n")
+    assert config.load().environment.mount_home is False
+
+
+def test_settings_of_every_type(file: Path) -> None:
+    file.write_text(
+        '[environment]\nedf_path = ["/a", "/b"]\nunknown_keys = "warn"\n[images]\nstore = "/s"\npull_timeout_s = 5\n'
+    )
+    found = config.load(file)
+    assert found.environment.edf_path == ("/a", "/b")
+    assert found.environment.unknown_keys == "warn"
+    assert (found.images.store, found.images.pull_timeout_s) == ("/s", 5)
+    assert found.node == config.NodeConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("[enviroment]\n", "unknown section [enviroment]", "did you mean 'environment'?"),
+        ("[zzz]\n", "unknown section [zzz]", "known here: "),
+        ("environment = 1\n", "[environment] must be a table", None),
+        ("[environment]\nedfpath = []\n", "[environment]: unknown key 'edfpath'", "did you mean 'edf_path'?"),
+        ('[environment]\nedf_path = "/a"\n', "edf_path must be an array of strings", None),
+        ("[environment]\nedf_path = [1]\n", "edf_path must be an array of strings", None),
+        ('[environment]\nmount_home = "yes"\n', "mount_home must be true or false, not 'yes'", None),
+        ('[environment]\nunknown_keys = "maybe"\n', "unknown_keys must be one of 'error', 'warn', not 'maybe'", None),
+        ("[images]\nstore = 1\n", "store must be a string, not 1", None),
+        ("[images]\npull_timeout_s = true\n", "pull_timeout_s must be a whole number, not True", None),
+        ("[images]\npull_timeout_s = -1\n", "pull_timeout_s must not be negative", None),
+        ("[images\n", "is not valid TOML", None),
+    ],
+)
+def test_refusals(file: Path, text: str, message: str, hint: str | None) -> None:
+    file.write_text(text)
+    error = refusal(file)
+    assert message in error.message
+    assert str(file) in error.message
+    assert hint is None or hint in (error.hint or "")
+
+
+def test_files_that_cannot_be_read(file: Path) -> None:
+    assert refusal(file).message == f"the configuration file {file} does not exist"
+    file.write_bytes(b"\xff")
+    assert f"cannot read the configuration file {file}" in refusal(file).message
+    assert "cannot read the configuration file" in refusal(file.parent).message
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    for section in dataclasses.fields(config.Config):
+        for setting in dataclasses.fields(section.default_factory()):  # type: ignore[misc]
+            assert setting.metadata["help"].endswith("."), setting.name
