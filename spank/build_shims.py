@@ -31,7 +31,7 @@ struct submission { char *record; size_t length; const char *definition; size_t 
 size_t start_encode(struct piolet_start *, const uint32_t *, const char *, char *, size_t, struct failure *);
 int environment_check(const char *, size_t, struct failure *);
 int record_check(const char *, size_t, const char *, const char *, const char **, size_t *, struct failure *);
-uint64_t record_key(const char *, const char *, uint32_t);
+uint64_t record_key(const char *, const char *, const char *, uint32_t);
 int64_t now_ms(void);
 int channel_open(const char *, struct failure *);
 int channel_send(int, const char *, size_t, struct failure *);

@@ -201,7 +201,8 @@ int record_check(const char *record, size_t length, const char *request, const c
 	return 0;
 }
 
-/* FNV-1a, 64 bits: names the cache file. A collision costs a rendering, never a wrong definition. */
+/* FNV-1a, 64 bits: names the cache file. The record itself names request and directory, and watches the
+ * configuration file, so that a collision costs a rendering. */
 static uint64_t fnv(uint64_t hash, const char *text, size_t length)
 {
 	for (size_t i = 0; i < length; i++)
@@ -209,12 +210,13 @@ static uint64_t fnv(uint64_t hash, const char *text, size_t length)
 	return hash;
 }
 
-uint64_t record_key(const char *request, const char *directory, uid_t uid)
+uint64_t record_key(const char *request, const char *directory, const char *config, uid_t uid)
 {
 	char number[24];
 	uint64_t hash = 0xcbf29ce484222325u;
 
 	hash = fnv(hash, directory, strlen(directory) + 1);
 	hash = fnv(hash, request, strlen(request) + 1);
+	hash = fnv(hash, config ? config : "", config ? strlen(config) + 1 : 1);
 	return fnv(hash, number, (size_t)snprintf(number, sizeof(number), "%u", (unsigned)uid));
 }

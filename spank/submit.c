@@ -54,10 +54,10 @@ static int slurp(int fd, struct submission *s, struct failure *f)
 	return 0;
 }
 
-static int open_cached(const char *request, const char *directory)
+static int open_cached(const char *request, const char *directory, const char *config)
 {
 	const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-	const char *base = cache && cache[0] ? cache : home;
+	const char *base = cache && cache[0] == '/' ? cache : home;
 	char path[PATH_MAX];
 	struct stat st;
 	int n, fd;
@@ -65,7 +65,7 @@ static int open_cached(const char *request, const char *directory)
 	if (!base || base[0] != '/')
 		return -1;
 	n = snprintf(path, sizeof(path), "%s%s/piolet/env/%016llx.rec", base, base == cache ? "" : "/.cache",
-		     (unsigned long long)record_key(request, directory, geteuid()));
+		     (unsigned long long)record_key(request, directory, config, geteuid()));
 	if (n < 0 || (size_t)n >= sizeof(path))
 		return -1;
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
@@ -145,7 +145,7 @@ int submission_get(const char *command, const char *config, const char *request,
 	*s = (struct submission){ 0 };
 	if (!getcwd(directory, sizeof(directory)))
 		return fail(f, NULL, "cannot tell the working directory: %s", strerror(errno));
-	fd = open_cached(request, directory);
+	fd = open_cached(request, directory, config);
 	if (fd >= 0) {
 		int rc = slurp(fd, s, &stale);
 

@@ -161,7 +161,7 @@ def test_submit(work: Path, client: Client, capsys: Captured) -> None:
     assert status == 0
     assert client.asked == [("img", True)]
     assert capsys.readouterr() == ("", "pulling: 1 of 1 layers\n")
-    expected = submit.cache_path(os.environ, str(work), "./x.toml", os.getuid())
+    expected = submit.cache_path(os.environ, str(work), "./x.toml", "", os.getuid())
     assert [str(path) for path in cached] == [expected]
     assert cached[0].read_bytes() == record
     assert b"./x.toml\0" + str(work).encode() + b"\0" in record

@@ -43,7 +43,7 @@ class Shim:
 
     def cache(self, data: bytes) -> Path:
         """Put a record where the shim looks for one."""
-        key = self._shims.lib.record_key(b"x.toml", os.getcwd().encode(), os.geteuid())
+        key = self._shims.lib.record_key(b"x.toml", os.getcwd().encode(), self._shims.ffi.NULL, os.geteuid())
         path = self.directory / f"cache/piolet/env/{key:016x}.rec"
         path.write_bytes(data)
         path.chmod(0o600)
@@ -160,6 +160,6 @@ def test_a_command_that_is_missing(shim: Shim, capfd: pytest.CaptureFixture[str]
 def test_the_key_is_the_one_that_python_computes(shims: ModuleType) -> None:
     """FNV-1a over directory, request and uid; the reference is computed here from its definition."""
     value = 0xCBF29CE484222325
-    for byte in b"/home/a\0x.toml\x001000":
+    for byte in b"/home/a\0x.toml\0/c\x001000":
         value = (value ^ byte) * 0x100000001B3 % 2**64
-    assert shims.lib.record_key(b"x.toml", b"/home/a", 1000) == value
+    assert shims.lib.record_key(b"x.toml", b"/home/a", b"/c", 1000) == value

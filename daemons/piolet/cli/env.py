@@ -137,8 +137,7 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     record = whole or submit.pack(definition, args.request, host.cwd, ())
     assert record is not None  # a definition without dependencies always fits
     submit.write_record(args.record_fd, record)
-    path = submit.cache_path(host.variables, host.cwd, args.request, os.getuid())
-    # A record names the default configuration only, so one that was made with another must not be found.
-    if whole and path and not args.config and not rendered.warnings and submit.is_settled(host.dependencies, started):
+    path = submit.cache_path(host.variables, host.cwd, args.request, args.config or "", os.getuid())
+    if whole and path and not rendered.warnings and submit.is_settled(host.dependencies, started):
         submit.store(path, whole)
     return 0
