@@ -19,7 +19,7 @@ from tools.cluster.report import Report
 from tools.cluster.state import Process, State, boot_id, load, locked, save, write_atomically
 
 MAX_NODES = 256
-GRACE_S = 3.0
+GRACE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -222,16 +222,14 @@ def _stop(layout: Layout, report: Report) -> None:
         count = len(cgroup.members(group)) if group is not None else 0
         if state is not None and state.boot == boot_id():
             _cancel_jobs(layout, state)
-            known = [p for p in state.processes if processes.terminate(p)]
-            processes.wait_end(known, GRACE_S)
+            # Slurm's own daemons keep nothing that outlives the cluster; these may have to tidy up.
+            polite = [p for p in state.processes if p.name.startswith(("pioletd", "piolet-imaged", "registry"))]
+            processes.wait_end([p for p in polite if processes.terminate(p)], GRACE_S)
         if group is not None:
             cgroup.kill(group)
             processes.reap()
             cgroup.remove(group, layout.root / "cgroup")
-        clients = processes.slurm_clients([layout.slurm_conf, layout.client_conf])
-        for client in clients:
-            processes.terminate(client)
-        for client in processes.wait_end(clients, GRACE_S):
+        for client in _clients(layout):
             processes.terminate(client, signal.SIGKILL)
         shutil.rmtree(layout.run, ignore_errors=True)
         layout.state_file.unlink(missing_ok=True)
@@ -243,6 +241,10 @@ def _find_group(layout: Layout) -> Path | None:
     hierarchy = cgroup.find_hierarchy(_read(cgroup.MOUNTINFO))
     group = hierarchy / f"piolet-cluster-{layout.tag}" if hierarchy else None
     return group if group is not None and group.is_dir() else None
+
+
+def _clients(layout: Layout) -> list[Process]:
+    return processes.slurm_clients([layout.slurm_conf, layout.client_conf])
 
 
 def _cancel_jobs(layout: Layout, state: State) -> None:
@@ -262,6 +264,7 @@ def _cancel_jobs(layout: Layout, state: State) -> None:
         ).stdout.split()
         if jobs:
             subprocess.run(["scancel", *jobs], capture_output=True, check=False, timeout=5, env=environment)
+            processes.wait_end(_clients(layout), GRACE_S)
     except (subprocess.TimeoutExpired, FileNotFoundError):
         return
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 WIDTH = 56
@@ -21,13 +21,18 @@ class Report:
         self._step: str | None = None
 
     def line(self, text: str = "") -> None:
-        print(text, file=self._stream, flush=True)
+        self._write(f"{text}\n")
+
+    def _write(self, text: str) -> None:
+        # A reader that went away must not stop what is under way, least of all the tidying up.
+        with suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
 
     def note(self, text: str) -> None:
         """Say what the running step is at; it matters only where somebody is watching or it is slow."""
         if self._terminal:
-            self._stream.write(f"\r\033[K  {self._step or '':<12}{text}")
-            self._stream.flush()
+            self._write(f"\r\033[K  {self._step or '':<12}{text}")
         else:
             self.line(f"  {self._step or '':<12}{text}")
 
@@ -43,9 +48,9 @@ class Report:
             yield said
         except BaseException:
             if self._terminal:
-                self._stream.write("\r\033[K")
+                self._write("\r\033[K")
             self.line(f"  {name:<12}failed after {self._clock() - began:.1f} s")
             raise
         if self._terminal:
-            self._stream.write("\r\033[K")
+            self._write("\r\033[K")
         self.line(f"  {name:<12}{'; '.join(said):<{WIDTH}} {self._clock() - began:5.1f} s")
