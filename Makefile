@@ -1,7 +1,9 @@
 # `make` alone says what there is. Everything that is made lands in build/.
 
 NODES ?= 4
-PYTHON = build/venv/bin/python
+# build/ may be a link out of a checkout that users cannot enter (tools/bootstrap.sh), and pip writes the
+# interpreter's path into the commands that it installs: so the real one, looked up after bootstrap.
+PYTHON = $(shell readlink -f build)/venv/bin/python
 # What ends a cluster must work even where the virtual environment does not.
 TOOL = $(if $(wildcard $(PYTHON)),$(PYTHON),/usr/bin/python3) -m tools.cluster
 

@@ -70,7 +70,7 @@ directory() {
 	if [ -L "$build" ]; then
 		target=$(readlink "$build")
 		[ -e "$target" ] || mkdir -m 755 "$target"
-		reachable "$build/" && return
+		reachable "$target" && return
 		fail "build is a link to $target, which ordinary users cannot reach" "remove the link build and run this again"
 	fi
 	if reachable "$root"; then
