@@ -133,4 +133,6 @@ def _split_registry(rest: str, shown: str) -> tuple[str, str | None, str]:
     if match is None or len(registry) > 255 or (match[1] is not None and not 0 < int(match[1]) < 65536):
         raise ImageError(f"the image reference '{shown}' has a malformed registry '{registry}'")
     registry = registry.lower()
+    if "." not in registry and ":" not in registry and registry != LOCAL:
+        registry += ":443"  # else 'host/name' would be read, by us and by skopeo, as a name on Docker Hub
     return rest, user, "docker.io" if registry in _DOCKER_HUB else registry

@@ -225,7 +225,9 @@ def _check_segments(member: Member) -> None:
 
 def _check_sum(block: bytes, first: bool) -> None:
     plain = sum(block) - sum(block[148:156]) + 8 * 32
-    if _number(block[148:156]) not in (plain, plain - 256 * sum(b > 127 for b in block[:148] + block[156:])):
+    digits = block[148:156].split(b"\0", 1)[0].strip()
+    said = int(digits, 8) if digits and not digits.strip(b"01234567") else -1
+    if said not in (plain, plain - 256 * sum(b > 127 for b in block[:148] + block[156:])):
         raise ImageError("it is not a tar archive" if first else "its tar archive has a damaged header")
 
 
