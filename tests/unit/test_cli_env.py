@@ -327,3 +327,20 @@ def test_a_working_directory_that_is_gone(work: Path, monkeypatch: pytest.Monkey
     (work / "gone").rmdir()
     assert cli.main(["env", "check", "x.toml"]) == 1
     assert "cannot tell the working directory" in capsys.readouterr().err
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(work: Path, capsys: Captured) -> None:
+    (work / "x.toml").write_text('"a\\u001b[2J\\u009b" = 1\n')
+    assert cli.main(["env", "check", "x.toml"]) == 1
+    err = capsys.readouterr().err
+    assert "unknown key 'a?[2J?'" in err
+    assert "\x1b" not in err
+
+
+def test_submit_refuses_what_a_node_would_refuse(
+    work: Path, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    info = ImageInfo(Image("img", "site", DIGEST), env={"A": "x\0y"})
+    monkeypatch.setattr(client, "resolve", lambda *_, **__: info)
+    assert submitted(work) == (1, b"", [])
+    assert "the definition has a value that should be a string" in capsys.readouterr().err

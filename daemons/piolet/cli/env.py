@@ -12,6 +12,8 @@ import time
 
 from piolet import __file__ as package_file
 from piolet import config
+from piolet.cli.main import printable
+from piolet.environment.definition import from_json
 from piolet.environment.dependencies import Host
 from piolet.environment.images.info import ImageInfo
 from piolet.environment.render import Rendered, Resolver, is_file_reference, render, unresolved
@@ -81,11 +83,11 @@ def _render(request: str, host: Host, settings: config.Config, resolve: Resolver
 
 
 def _warn(text: str) -> None:
-    print(f"piolet: warning: {text}", file=sys.stderr)
+    print(f"piolet: warning: {printable(text)}", file=sys.stderr)
 
 
 def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _asking(settings: config.Config, *, offline: bool) -> Resolver:
@@ -133,6 +135,7 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     started = time.time_ns()
     rendered = _render(args.request, host, settings, resolve)
     definition = rendered.definition.to_json()
+    from_json(definition)  # what a node would refuse (an image can bring it in) is refused here
     whole = submit.pack(definition, args.request, host.cwd, host.dependencies)
     record = whole or submit.pack(definition, args.request, host.cwd, ())
     assert record is not None  # a definition without dependencies always fits

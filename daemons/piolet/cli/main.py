@@ -111,8 +111,13 @@ def _print_traceback() -> None:
 
 
 def _fail(text: str, status: int) -> int:
-    print(f"piolet: error: {text}", file=sys.stderr)
+    print(f"piolet: error: {printable(text)}", file=sys.stderr)
     return status
+
+
+def printable(text: str) -> str:
+    """Return `text` with '?' for control characters: a file of somebody else must not steer the terminal."""
+    return "".join(c if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f") else "?" for c in text)
 
 
 if __name__ == "__main__":

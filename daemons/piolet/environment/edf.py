@@ -6,6 +6,7 @@ wrong type, NUL bytes, variables that belong to the step, circles, and more than
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ KEYS = ("base_environment", *_SCALARS, "mounts", "devices", "env", "annotations"
 STEP_PREFIXES = ("SLURM_", "PMI_", "PMIX_")
 # What users tune in PMIx; Slurm sets none of these for a step.
 TUNABLE_PREFIX = "PMIX_MCA_"
+
+_UNKNOWN_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -131,14 +134,13 @@ def read_document(source: Source, *, strict: bool) -> Document:
     """Return the values of a parsed file, their types checked. `strict`: an unknown key is an error."""
     data = source.data
     warnings: list[str] = []
-    for key in data:
-        if key not in KEYS:
-            where = source.locate((key,), key=True)
-            near = nearest(key, KEYS)
-            hint = f"did you mean '{near}'?" if near else f"the keys are {', '.join(KEYS)}"
-            if strict:
-                raise EnvironmentFileError(f"unknown key '{key}'", hint, where)
-            warnings.append(f"{where.path}:{where.line}: the unknown key '{key}' is ignored ({hint})")
+    for key in itertools.islice((key for key in data if key not in KEYS), _UNKNOWN_SHOWN):
+        where = source.locate((key,), key=True)
+        near = nearest(key, KEYS)
+        hint = f"did you mean '{near}'?" if near else f"the keys are {', '.join(KEYS)}"
+        if strict:
+            raise EnvironmentFileError(f"unknown key '{key[:80]}'", hint, where)
+        warnings.append(f"{where.path}:{where.line}: the unknown key '{key[:80]}' is ignored ({hint})")
     layer = Layer(
         sources=(source,),
         scalars={key: _scalar(source, (key,), kind, data[key]) for key, kind in _SCALARS.items() if key in data},
@@ -199,16 +201,20 @@ def _table(source: Source, key: str) -> dict[str, Any]:
 def _environment(source: Source) -> dict[str, Entry]:
     entries = {}
     for name, value in _table(source, "env").items():
-        where = source.locate(("env", name), key=True)
+        path = ("env", name)
         if not name or "=" in name or "\0" in name:
             raise EnvironmentFileError(
-                "a variable's name must not be empty and holds neither '=' nor a NUL byte", None, where
+                "a variable's name must not be empty and holds neither '=' nor a NUL byte",
+                None,
+                source.locate(path, key=True),
             )
         if name.startswith(STEP_PREFIXES) and not name.startswith(TUNABLE_PREFIX):
             raise EnvironmentFileError(
-                f"{name} belongs to the step, so that a definition file cannot set or unset it", None, where
+                f"{name[:80]} belongs to the step, so that a definition file cannot set or unset it",
+                None,
+                source.locate(path, key=True),
             )
-        entries[name] = _scalar(source, ("env", name), str, value)
+        entries[name] = _scalar(source, path, str, value)
     return entries
 
 
@@ -216,16 +222,17 @@ def _annotations(source: Source) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     pending: list[tuple[Path, Any]] = [(("annotations",), _table(source, "annotations"))]
     while pending:
-        path, value = pending.pop(0)
+        path, value = pending.pop()
         if isinstance(value, dict):
-            pending[:0] = [((*path, key), item) for key, item in value.items()]
+            pending += [((*path, key), item) for key, item in reversed(value.items())]
             continue
         name = ".".join(str(part) for part in path[1:])
-        where = source.locate(path, key=True)
         if "\0" in name:
+            where = source.locate(path, key=True)
             raise EnvironmentFileError("the name of an annotation holds a NUL byte", None, where)
         if name in entries:
-            raise EnvironmentFileError(f"the annotation '{name}' is there twice", "leave one of them out", where)
+            where = source.locate(path, key=True)
+            raise EnvironmentFileError(f"the annotation '{name[:80]}' is there twice", "leave one of them out", where)
         if isinstance(value, bool | int):
             # Annotations are strings, but `enabled = true` can only mean one thing.
             value = str(value).lower()

@@ -65,7 +65,7 @@ def combine(base: Layer, above: Layer) -> Layer:
         devices=base.devices + above.devices,
         env={**base.env, **above.env},
         annotations={**base.annotations, **above.annotations},
-        warnings=base.warnings + tuple(w for w in above.warnings if w not in base.warnings),
+        warnings=tuple(dict.fromkeys(base.warnings + above.warnings)),
     )
 
 

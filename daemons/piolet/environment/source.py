@@ -20,6 +20,7 @@ from piolet.errors import EnvironmentFileError, Location
 
 SIZE_LIMIT = 1 << 20
 
+_SHOWN = 160
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _CONTROLS = dict.fromkeys((*range(9), *range(10, 32), *range(127, 160)), "?")
 
@@ -69,9 +70,21 @@ def locate(path: str, text: str, span: Span) -> Location:
     line = text[line_start : len(text) if line_end < 0 else line_end]
     column = start - line_start + 1
     width = max(1, min(end, line_start + len(line)) - start)
-    # A line of a megabyte must not fill the terminal; the part before the column has to stay, for the caret.
-    line = line[: max(column + width, 160)].translate(_CONTROLS)
-    return Location(path, text.count("\n", 0, start) + 1, column, line, width)
+    number = text.count("\n", 0, start) + 1
+    return _Place(path, number, column, line.translate(_CONTROLS), width)
+
+
+class _Place(Location):
+    """A location whose line may be a megabyte long: only the part around the column is shown."""
+
+    def render(self) -> str:
+        """Return the line, or the part of it that matters, and a caret below."""
+        if len(self.text) <= _SHOWN:
+            return super().render()
+        start = max(0, self.column - 1 - _SHOWN // 2)
+        return Location(
+            self.path, self.line, self.column - start, self.text[start : start + _SHOWN], self.width
+        ).render()
 
 
 def read(path: str) -> Source:
