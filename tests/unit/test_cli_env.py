@@ -171,6 +171,19 @@ def test_submit(work: Path, client: Client, capsys: Captured) -> None:
     assert from_json(record[start:]).mounts[0].source == "/tmp"
 
 
+def test_submit_as_the_plugin_calls_it(work: Path) -> None:
+    (work / "-x").mkdir()
+    (work / "-x/y.toml").write_text("")
+    status, record, _ = submitted(work, request="-x/y.toml")
+    assert (status, record) == (2, b"")
+    descriptor = os.memfd_create("record")
+    try:
+        assert cli.main(["env", "submit", "--record-fd", str(descriptor), "--", "-x/y.toml"]) == 0
+        assert os.fstat(descriptor).st_size > 0
+    finally:
+        os.close(descriptor)
+
+
 def test_submit_of_a_bad_file_writes_nothing(work: Path, capsys: Captured) -> None:
     assert submitted(work, request="./bad.toml") == (1, b"", [])
     assert "unknown key 'imgae'" in capsys.readouterr().err
@@ -340,7 +353,7 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(work: Path, caps
 def test_submit_refuses_what_a_node_would_refuse(
     work: Path, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    info = ImageInfo(Image("img", "site", DIGEST), env={"A": "x\0y"})
+    info = ImageInfo(Image("img", "site", DIGEST), env={"B": "x\0y"})
     monkeypatch.setattr(client, "resolve", lambda *_, **__: info)
     assert submitted(work) == (1, b"", [])
     assert "the definition has a value that should be a string" in capsys.readouterr().err
