@@ -70,12 +70,14 @@ static struct spank_option option = {
 	.cb = option_given,
 };
 
-static int report(const struct failure *f)
+/* Ends srun, sbatch or salloc, which have asked for nothing yet. A return of -1 would do so, too, but Slurm would
+ * add two lines about plugins, below which a user has to find ours. */
+__attribute__((noreturn)) static void report_and_exit(const struct failure *f)
 {
 	/* An empty message: the piolet command has told the user already. */
 	if (f->message[0])
 		dprintf(STDERR_FILENO, "piolet: error: %s%s%s\n", f->message, f->hint[0] ? "\nhint: " : "", f->hint);
-	return -1;
+	exit(EXIT_FAILURE);
 }
 
 static void read_arguments(int argc, char **argv)
@@ -131,20 +133,19 @@ static int local_post_opt(void)
 	struct submission submission;
 	struct failure failure = { 0 };
 	char *value;
-	int rc = 0;
 
 	if (inherited())
 		return 0;
 	if (submission_get(state.command, state.config, state.request, &submission, &failure) < 0)
-		return report(&failure);
+		report_and_exit(&failure);
 	value = strndup(submission.definition, submission.definition_length);
 	submission_free(&submission);
 	if (!value || setenv(VARIABLE, value, 1) < 0 || setenv(VARIABLE_REQUEST, state.request, 1) < 0) {
 		fail(&failure, NULL, "out of memory");
-		rc = report(&failure);
+		report_and_exit(&failure);
 	}
 	free(value);
-	return rc;
+	return 0;
 }
 
 /* Batch scripts, extern and interactive steps run on the host: their ids are above every real step's. */

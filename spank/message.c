@@ -154,6 +154,8 @@ static bool holds(const struct piolet_dependency *d, const char *name, const cha
 		return getenv(name) == NULL;
 	case PIOLET_DEP_REQUEST:
 		return strcmp(name, request) == 0 && strcmp(value, directory) == 0;
+	case PIOLET_DEP_NOTE:
+		return true;
 	default:
 		return false;
 	}
@@ -199,6 +201,23 @@ int record_check(const char *record, size_t length, const char *request, const c
 	*definition = record + end;
 	*definition_length = head.definition;
 	return 0;
+}
+
+/* Says again what the user was told when the record was made. Only for a record that record_check took. */
+void record_notes(const char *record, int out)
+{
+	struct piolet_record head;
+	size_t at = sizeof(head);
+
+	memcpy(&head, record, sizeof(head));
+	for (uint32_t i = 0; i < head.dependencies; i++) {
+		struct piolet_dependency d;
+
+		memcpy(&d, record + at, sizeof(d));
+		if (d.kind == PIOLET_DEP_NOTE)
+			dprintf(out, "%s\n", record + at + sizeof(d));
+		at += d.length;
+	}
 }
 
 /* FNV-1a, 64 bits: names the cache file. The record itself names request and directory, and watches the

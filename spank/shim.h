@@ -52,6 +52,7 @@ int reply_decode(struct reply *reply, size_t length, const int *descriptors, siz
 int environment_check(const char *entries, size_t length, struct failure *f);
 int record_check(const char *record, size_t length, const char *request, const char *directory,
 		 const char **definition, size_t *definition_length, struct failure *f);
+void record_notes(const char *record, int out);
 uint64_t record_key(const char *request, const char *directory, const char *config, uid_t uid);
 
 /* channel.c */

@@ -151,8 +151,10 @@ int submission_get(const char *command, const char *config, const char *request,
 
 		close(fd);
 		if (rc == 0 && record_check(s->record, s->length, request, directory, &s->definition,
-					    &s->definition_length, &stale) == 0)
+					    &s->definition_length, &stale) == 0) {
+			record_notes(s->record, STDERR_FILENO);
 			return 0;
+		}
 		submission_free(s);
 	}
 	fd = memfd_create("piolet-record", MFD_CLOEXEC);

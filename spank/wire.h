@@ -108,7 +108,8 @@ enum piolet_dependency_kind {
 	PIOLET_DEP_ABSENT = 3,	/* name is a path that does not exist */
 	PIOLET_DEP_VARIABLE = 4,	/* the environment variable `name` is set to `value` */
 	PIOLET_DEP_UNSET = 5,	/* the environment variable `name` is not set */
-	PIOLET_DEP_REQUEST = 6	/* name is the request, value the working directory; always first */
+	PIOLET_DEP_REQUEST = 6,	/* name is the request, value the working directory; always first */
+	PIOLET_DEP_NOTE = 7	/* always holds; name is a line that the user sees each time, such as a warning */
 };
 
 /* Followed by the name and the value, each NUL-terminated (the NUL counts in its length), then by

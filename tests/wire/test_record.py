@@ -163,3 +163,14 @@ def test_the_key_is_the_one_that_python_computes(shims: ModuleType) -> None:
     for byte in b"/home/a\0x.toml\0/c\x001000":
         value = (value ^ byte) * 0x100000001B3 % 2**64
     assert shims.lib.record_key(b"x.toml", b"/home/a", b"/c", 1000) == value
+
+
+def test_a_warning_is_said_each_time(shim: Shim, capfd: pytest.CaptureFixture[str]) -> None:
+    """The record repeats what the command said when it made it; a fresh record's command has said it itself."""
+    data = of_request((numbers.PIOLET_DEP_NOTE, b"piolet: warning: no hook", b""))
+    shim.fresh.write_bytes(data)
+    assert shim.request()[0] == 0
+    assert capfd.readouterr().err == ""
+    shim.cache(data)
+    assert shim.request()[0] == 0
+    assert capfd.readouterr().err == "piolet: warning: no hook\n"

@@ -83,7 +83,11 @@ def _render(request: str, host: Host, settings: config.Config, resolve: Resolver
 
 
 def _warn(text: str) -> None:
-    print(f"piolet: warning: {printable(text)}", file=sys.stderr)
+    print(_warning(text), file=sys.stderr)
+
+
+def _warning(text: str) -> str:
+    return f"piolet: warning: {printable(text)}"
 
 
 def _progress(line: str) -> None:
@@ -117,6 +121,7 @@ def _verdict(name: str, rendered: Rendered) -> str:
 
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.environment import submit
+    from piolet.environment.dependencies import Dependency, Kind
 
     host = _host()
     host.watch(args.config or str(config.DEFAULT_PATH))
@@ -136,11 +141,13 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     rendered = _render(args.request, host, settings, resolve)
     definition = rendered.definition.to_json()
     from_json(definition)  # what a node would refuse (an image can bring it in) is refused here
-    whole = submit.pack(definition, args.request, host.cwd, host.dependencies)
+    # Whoever takes the record from the cache is to be warned as well.
+    notes = [Dependency(Kind.NOTE, _warning(text)) for text in rendered.warnings]
+    whole = submit.pack(definition, args.request, host.cwd, [*host.dependencies, *notes])
     record = whole or submit.pack(definition, args.request, host.cwd, ())
     assert record is not None  # a definition without dependencies always fits
     submit.write_record(args.record_fd, record)
     path = submit.cache_path(host.variables, host.cwd, args.request, args.config or "", os.getuid())
-    if whole and path and not rendered.warnings and submit.is_settled(host.dependencies, started):
+    if whole and path and submit.is_settled(host.dependencies, started):
         submit.store(path, whole)
     return 0

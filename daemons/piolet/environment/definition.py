@@ -6,7 +6,6 @@ never look at the user's file. The same definition always has the same bytes, so
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -72,6 +71,8 @@ class Definition:
 
     def digest(self) -> str:
         """Return `sha256:` and the hexadecimal digest of the canonical form."""
+        import hashlib  # 2.5 ms, which srun need not wait for
+
         return "sha256:" + hashlib.sha256(self.to_json()).hexdigest()
 
 
@@ -120,6 +121,11 @@ def from_json(data: bytes) -> Definition:
 def _string(value: Any) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise PioletError("the definition has a value that should be a string")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        # A lone surrogate, which JSON can write and UTF-8 cannot.
+        raise PioletError("the definition has a value that is not text") from None
     return value
 
 

@@ -21,6 +21,7 @@ class Kind(IntEnum):
     VARIABLE = 4
     UNSET = 5
     REQUEST = 6
+    NOTE = 7
 
 
 @dataclass(frozen=True)
