@@ -1,0 +1,215 @@
+"""A registry, a running image service under an account of its own, and users who ask it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import oci
+from tests.support.registry import Registry, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICE, ALICE, BOB = 4242, 4301, 4302
+PROGRAMS = ("skopeo", "mksquashfs", "unsquashfs", "docker-registry", "zstd", "setpriv")
+ASK = """
+import json, pathlib, sys
+from piolet import config
+from piolet.errors import PioletError
+from piolet.environment.images import client
+request, said = json.loads(sys.argv[2]), []
+try:
+    settings = config.load(pathlib.Path(sys.argv[1]))
+    info = client.find(request["reference"], settings, request["mode"], said.append)
+    answer = {"digest": info.image.digest, "path": info.image.path, "watch": info.watch, "env": info.env}
+except PioletError as error:
+    answer = {"error": error.message, "hint": error.hint, "kind": type(error).__name__}
+print(json.dumps({**answer, "said": said}))
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    for item in items:
+        if missing and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason=f"not installed: {', '.join(missing)}"))
+
+
+def needs_root() -> pytest.MarkDecorator:
+    return pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
+
+
+@pytest.fixture
+def room() -> Iterator[Path]:
+    """A folder that every user may enter."""
+    path = Path(tempfile.mkdtemp(prefix="piolet-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def registry(room: Path) -> Iterator[Registry]:
+    """A registry that anybody may pull from."""
+    running = Registry(room / "registry")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def guarded(room: Path) -> Iterator[Registry]:
+    """A registry that wants a password."""
+    running = Registry(room / "guarded", {"alice": "secret-a", "bob": "secret-b"})
+    yield running
+    running.stop()
+
+
+@dataclass
+class Site:
+    """A configuration, the service that serves it, and questions to it."""
+
+    room: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def store(self) -> Path:
+        return self.room / "var/store"
+
+    @property
+    def config(self) -> Path:
+        return self.room / "piolet.toml"
+
+    @property
+    def log(self) -> str:
+        return (self.room / "service.log").read_text()
+
+    def write_config(self) -> None:
+        values = {
+            "store": str(self.store),
+            "socket": str(self.room / "var/s.sock"),
+            "lease_stale_s": 3,
+            **self.settings,
+        }
+        lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+        self.config.write_text("[images]\n" + "\n".join(lines) + "\n")
+
+    def start(self) -> None:
+        self.write_config()
+        (self.room / "var").mkdir(exist_ok=True)
+        if os.geteuid() == 0:
+            os.chown(self.room / "var", SERVICE, SERVICE)
+        with (self.room / "service.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*become(SERVICE), sys.executable, "-m", "piolet.environment.images.service", "--config", self.config],
+                env=environment(),
+                stderr=log,
+                cwd="/",
+            )
+        count = self.log.count("listening at")
+        wait_until(lambda: self.log.count("listening at") > count or not self.alive(), what="the service's start")
+        assert self.alive(), self.log
+
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
+            self.process.kill()
+            self.process.wait()
+
+    def begin(self, uid: int, reference: str, mode: str = "pull", **more: str) -> subprocess.Popen[bytes]:
+        """Start asking for an image as `uid`."""
+        request = json.dumps({"reference": reference, "mode": mode})
+        return subprocess.Popen(
+            [*become(uid), sys.executable, "-c", ASK, str(self.config), request],
+            env=environment() | more,
+            stdout=subprocess.PIPE,
+            cwd="/",
+        )
+
+    def ask(self, uid: int, reference: str, mode: str = "pull", **more: str) -> dict[str, Any]:
+        """Ask for an image as `uid`; return the answer, or the error."""
+        return finish(self.begin(uid, reference, mode, **more))
+
+    def piolet(self, uid: int, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run the piolet command as `uid`."""
+        code = "import sys; from piolet.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        return subprocess.run(
+            [*become(uid), sys.executable, "-c", code, "--config", str(self.config), *words],
+            env=environment() | more,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd="/",
+        )
+
+    def leftovers(self) -> list[str]:
+        """Return temporary files and leases of the store; the heartbeat of a living service is neither."""
+        found = [path.name for path in (self.store / "tmp").iterdir()]
+        return found + [path.name for path in (self.store / "leases").iterdir() if path.suffix != ".process"]
+
+    def images(self) -> list[str]:
+        return sorted(path.name for path in self.store.glob("*.sqsh"))
+
+
+def become(uid: int) -> list[str]:
+    """Return the start of a command that runs as `uid`, who needs no account."""
+    if os.geteuid() != 0:
+        return []
+    return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
+
+
+def environment() -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "daemons"), "HOME": "/nonexistent"}
+
+
+def finish(process: subprocess.Popen[bytes], timeout: float = 60) -> dict[str, Any]:
+    out, _ = process.communicate(timeout=timeout)
+    answer: dict[str, Any] = json.loads(out)
+    return answer
+
+
+@pytest.fixture
+def site(room: Path) -> Iterator[Site]:
+    """A running service."""
+    made = Site(room)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def counted(room: Path) -> Callable[[], int]:
+    """A mksquashfs at `room/mksquashfs` that counts its calls, and the count."""
+    log = room / "calls"
+    log.touch()
+    log.chmod(0o666)
+    script = room / "mksquashfs"
+    script.write_text(f'#!/bin/sh\necho call >> {log}\nexec /usr/bin/mksquashfs "$@"\n')
+    script.chmod(0o755)
+    return lambda: len(log.read_text().splitlines())
+
+
+@pytest.fixture
+def image(room: Path) -> Path:
+    """A small image of two layers."""
+    oci.build(
+        room / "image",
+        [[oci.folder("bin"), oci.file("bin/tool", b"tool", 0o755), oci.file("gone")], [oci.whiteout("gone")]],
+        settings={"Env": ["PATH=/bin", "A=b=c"], "Entrypoint": ["/bin/tool"], "WorkingDir": "/srv"},
+    )
+    return room / "image"
