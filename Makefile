@@ -66,10 +66,10 @@ demo: plugins
 	@$(PYTHON) -m tools.demo
 
 test: plugins
-	build/venv/bin/ruff check .
-	build/venv/bin/ruff format --check .
-	build/venv/bin/mypy
-	build/venv/bin/pytest
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest
 
 bench: plugins
 	@$(PYTHON) -m tests.benchmarks

@@ -37,7 +37,7 @@ class Created:
     directories: tuple[str, ...] = ()
 
 
-def load_record(path: Path = RECORD) -> Created:
+def load_record(path: Path) -> Created:
     try:
         value = json.loads(path.read_text("utf-8"))
         return Created(*(tuple(str(item) for item in value[key]) for key in ("users", "groups", "directories")))
@@ -45,7 +45,7 @@ def load_record(path: Path = RECORD) -> Created:
         return Created()
 
 
-def save_record(created: Created, path: Path = RECORD) -> None:
+def save_record(path: Path, created: Created) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(created.__dict__, indent=1) + "\n")
 
@@ -53,18 +53,18 @@ def save_record(created: Created, path: Path = RECORD) -> None:
 def ensure() -> str:
     """Make what is absent; return what to say of it."""
     with locked(RECORD.with_name("lock"), "the accounts of this machine"):
-        record = load_record()
+        record = load_record(RECORD)
         made: list[str] = []
         for name in (*USERS, *SERVICES):
             if not _user_exists(name):
                 record = Created((*record.users, name), record.groups, record.directories)
-                save_record(record)  # first, so that a kill right after useradd leaves nothing unknown
+                save_record(RECORD, record)  # first, so that a kill right after useradd leaves nothing unknown
                 _make_user(name)
                 made.append(name)
         for name, wanted in GROUPS.items():
             if not _group_exists(name):
                 record = Created(record.users, (*record.groups, name), record.directories)
-                save_record(record)
+                save_record(RECORD, record)
                 _run(["groupadd", name])
                 made.append(name)
             for user in wanted:
@@ -73,7 +73,7 @@ def ensure() -> str:
         for path in (SCRATCH, *(SCRATCH / user for user in USERS)):
             if not path.exists():
                 record = Created(record.users, record.groups, (*record.directories, str(path)))
-                save_record(record)
+                save_record(RECORD, record)
                 _make_scratch(path)
                 made.append(str(path))
         for user in USERS:
@@ -122,7 +122,7 @@ def remove() -> list[str]:
     """Remove what `ensure` made, homes and scratch directories included; return their names."""
     removed: list[str] = []
     with locked(RECORD.with_name("lock"), "the accounts of this machine"):
-        record = load_record()
+        record = load_record(RECORD)
         for text in reversed(record.directories):
             removed += _remove_scratch(Path(text), record)
         for name in record.users:

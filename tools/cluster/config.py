@@ -197,7 +197,7 @@ if [ "$me" = "$user" ]; then
 	become=
 elif [ "$me" = root ]; then
 	set -- "$PWD" "$@"
-	become="setpriv --reuid=$user --regid=$user --init-groups"
+	become="setpriv --reuid=$user --regid=$(id -g "$user") --init-groups"
 else
 	echo "$0: only root can become $user" >&2
 	exit 2

@@ -63,10 +63,10 @@ def up(layout: Layout, request: Request, report: Report, hints: bool = True) -> 
         state = running(layout)
         if state is not None:
             if (state.nodes, state.piolet) == (request.nodes, request.piolet):
-                report.line(f"The cluster in {layout.root} is running, with {state.nodes} nodes.")
+                report.line(f"The cluster in {layout.root} is running, with {_count(state.nodes)}.")
                 return
             raise ClusterError(
-                f"a cluster of {state.nodes} nodes {'with' if state.piolet else 'without'} piolet "
+                f"a cluster of {_count(state.nodes)} {'with' if state.piolet else 'without'} piolet "
                 f"is running in {layout.root}",
                 "end it first: make cluster-down",
             )
@@ -84,7 +84,7 @@ def up(layout: Layout, request: Request, report: Report, hints: bool = True) -> 
 
 def _start(layout: Layout, request: Request, report: Report, hints: bool) -> None:
     began = time.monotonic()
-    report.line(f"A private Slurm cluster of {request.nodes} nodes in {layout.root}")
+    report.line(f"A private Slurm cluster of {_count(request.nodes)} in {layout.root}")
     if is_left_behind(layout):
         _stop(layout, report)
     with report.step("packages") as said:
@@ -183,6 +183,10 @@ def _provide_image(settings: config.Settings, note: Callable[[str], None]) -> st
     note("pushing it to the registry")
     registry.push(directory, image.TAG, settings.demo_image)
     return f"{name}, {'made and ' if made else ''}pushed"
+
+
+def _count(nodes: int) -> str:
+    return "1 node" if nodes == 1 else f"{nodes} nodes"
 
 
 def _span(nodes: int) -> str:
@@ -309,7 +313,7 @@ def status(layout: Layout, report: Report) -> bool:
     dead = [p.name for p in state.processes if not processes.alive(p)]
     minutes = (time.time() - state.started_at) / 60
     word = "up" if state.ready and not dead else "broken"
-    report.line(f"The cluster in {layout.root} is {word}: {state.nodes} nodes, for {minutes:.0f} min.")
+    report.line(f"The cluster in {layout.root} is {word}: {_count(state.nodes)}, for {minutes:.0f} min.")
     for name in dead:
         report.line(f"  {name:<18}has ended; see {layout.log / name}.log")
     for process in state.processes:

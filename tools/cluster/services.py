@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from tools.cluster import network, processes, registry
@@ -176,7 +177,7 @@ def start_pioletd(layout: Layout, nodes: Sequence[tuple[str, Process]], group: P
         started.append((process, slurmd, log))
     for process, slurmd, log in started:
         path = str(socket_in_node(slurmd))
-        processes.wait_ready(process, log, 20 + len(started), lambda path=path: network.socket_accepts(path))  # type: ignore[misc]
+        processes.wait_ready(process, log, 20 + len(started), partial(network.socket_accepts, path))
 
 
 def socket_in_node(slurmd: Process) -> Path:
