@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import socket
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def make_machine(spec: dict[str, Any], kernel: Kernel) -> None:
     socket.sethostname(spec["hostname"])
     kernel.mount(spec["hosts"], "/etc/hosts", None, MS_BIND)
     _make_run(spec, kernel)
+    _open_fuse(kernel)
     if resolver is not None:
         path, content = resolver
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +97,17 @@ def _make_run(spec: dict[str, Any], kernel: Kernel) -> None:
     lock = Path("/run/lock")
     lock.mkdir()
     lock.chmod(0o1777)
+
+
+def _open_fuse(kernel: Kernel) -> None:
+    """Let everybody use /dev/fuse, as udev does; a machine without udev keeps it to root."""
+    fuse = Path("/dev/fuse")
+    if fuse.exists() and fuse.stat().st_mode & 0o006 != 0o006:
+        own = Path(f"/dev/.fuse-{os.getpid()}")
+        os.mknod(own, stat.S_IFCHR | 0o666, fuse.stat().st_rdev)
+        own.chmod(0o666)
+        kernel.mount(str(own), str(fuse), None, MS_BIND)
+        own.unlink()
 
 
 def main(argv: list[str]) -> int:

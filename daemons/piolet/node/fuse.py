@@ -56,13 +56,20 @@ class Mounter:
             raise ContainerError(f"{path} is not a SquashFS file", "make one with: piolet image pull, or mksquashfs")
         try:
             device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            os.close(image)
+            raise ContainerError(
+                f"cannot mount {path}: /dev/fuse: {error.strerror}",
+                "an administrator loads the module fuse and gives /dev/fuse the mode 0666",
+            ) from None
+        try:
             options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},allow_other"
             flags = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
             linux.mount(f"piolet:{os.path.basename(path)}", target, "fuse.squashfuse", flags, options)
             socket.send_fds(self._socket, [b"mount"], [image, device])
             os.close(device)
         except OSError as error:
-            raise ContainerError(f"cannot mount {path}: {error.strerror}", "FUSE must be there: /dev/fuse") from None
+            raise ContainerError(f"cannot mount {path}: {error.strerror}") from None
         finally:
             os.close(image)
         self._answer(path, target)
