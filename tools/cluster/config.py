@@ -134,7 +134,8 @@ def piolet_toml(layout: Layout) -> str:
     return (
         "# Written by tools/cluster; the next start writes it anew.\n"
         "[environment]\n"
-        f"edf_path = [{_toml(layout.edf)}]\n\n"
+        f"edf_path = [{_toml(layout.edf)}]\n"
+        f"entry_program = {_toml(layout.entry_program)}\n\n"
         "[images]\n"
         f"store = {_toml(layout.images)}\n"
         f"socket = {_toml(layout.images_socket)}\n\n"

@@ -120,6 +120,10 @@ class Layout:
         return self.build / "plugins" / "piolet_environment.so"
 
     @property
+    def entry_program(self) -> Path:
+        return self.build / "plugins" / "piolet-entry"
+
+    @property
     def cache(self) -> Path:
         """What is dear to make and the same for every cluster of this checkout: the demo image."""
         return self.build / "cache"
