@@ -62,19 +62,19 @@ def missing(handler: Handler) -> None:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (html, "cannot get|not JSON"),
-        (wrong_json, "not an image manifest|cannot get"),
-        (schema_1, "schema 1|cannot get"),
+        (html, "not JSON"),
+        (wrong_json, "is not an image manifest"),
+        (schema_1, "a manifest of schema 1"),
         (artifact, "not a container image but an artifact"),
-        (broken, "cannot get|did not answer"),
-        (short, "cannot get|did not answer|not JSON"),
+        (broken, "status code from registry 500"),
+        (short, "unexpected EOF"),
         (missing, "manifest unknown"),
     ],
 )
 def test_registries_that_answer_rubbish(site: Site, answer: Callable[[Handler], None], said: str) -> None:
     with sham(answer) as address:
         refused = site.ask(ALICE, f"{address}/app:1")
-    assert any(text in refused["error"] for text in said.split("|")), refused
+    assert said in refused["error"], refused
     assert "Traceback" not in refused["error"] and "\n" not in refused["error"]
     assert site.leftovers() == [] and site.images() == []
 

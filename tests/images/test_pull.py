@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +128,14 @@ def test_a_broken_layer_in_a_real_registry(site: Site, registry: Registry, room:
     refused = site.ask(ALICE, registry.push(room / "i", "app:1"))
     assert "layer 2 of 2 (sha256:" in refused["error"] and "not a tar archive" in refused["error"]
     assert site.images() == [] and site.leftovers() == []
+
+
+def test_device_nodes_are_left_out_and_counted(site: Site, registry: Registry, room: Path) -> None:
+    oci.build(room / "i", [[oci.device("dev/null"), oci.device("pipe", tarfile.FIFOTYPE), oci.file("zero", mode=0)]])
+    pulled = site.piolet(ALICE, "image", "pull", registry.push(room / "i", "app:1"))
+    assert "left out 2 device nodes, FIFOs and sockets" in pulled.stderr
+    listed = subprocess.run(["unsquashfs", "-ll", site.store / site.images()[0]], capture_output=True, text=True)
+    assert "null" not in listed.stdout and "pipe" not in listed.stdout and "---------- root/root" in listed.stdout
 
 
 def test_a_blob_that_is_not_its_digest(site: Site, registry: Registry, room: Path) -> None:

@@ -63,6 +63,7 @@ class Progress:
         self._terminal = sys.stderr.isatty()
         self._next = 0.0
         self._last = ""
+        self._held = ""
 
     def show(self, text: str) -> None:
         """Show `text`, unless it is too soon or the same as before."""
@@ -71,13 +72,17 @@ class Progress:
             print(f"\r\x1b[K{text[: width - 1]}", end="", file=sys.stderr, flush=True)
             self._last = text
         elif text != self._last and time.monotonic() >= self._next:
-            self._last, self._next = text, time.monotonic() + _PLAIN_INTERVAL_S
+            self._last, self._held, self._next = text, "", time.monotonic() + _PLAIN_INTERVAL_S
             print(text, file=sys.stderr, flush=True)
+        elif text != self._last:
+            self._held = text
 
-    def clear(self) -> None:
-        """Leave an empty line behind."""
+    def end(self) -> None:
+        """Leave an empty line on a terminal; elsewhere show the last text, if it came too soon to be shown."""
         if self._terminal and self._last:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        elif self._held:
+            print(self._held, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -86,7 +91,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
     try:
         yield progress.show
     finally:
-        progress.clear()
+        progress.end()
 
 
 def _columns() -> int:

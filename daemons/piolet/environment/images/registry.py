@@ -154,4 +154,6 @@ def _last_words(log: str) -> str:
         match = re.search(r'msg="((?:[^"\\]|\\.)*)"', line)
         words.append(re.sub(r"\\(.)", r"\1", match[1]) if match else line)
     text = "".join(c if c.isprintable() else " " for c in "; ".join(words)) or "skopeo said nothing"
+    # The name is in our own sentence already.
+    text = re.sub(r"^(?:Error )?(?:parsing image name|initializing source) \S+: ", "", text)
     return text if len(text) <= 600 else text[:300] + " ... " + text[-290:]
