@@ -1,0 +1,89 @@
+/* What a scripted machine looks like: the GPUs that the fake libnvidia-ml.so.1 tells of.
+ *
+ * The script is a text file, named by PIOLET_FAKE_NVML. One "key value" a line, '#' begins a comment.
+ * "gpu" alone on a line begins a device; what stands before the first "gpu" is of the machine. A device
+ * that says nothing of a key has the default in script.c. Example:
+ *
+ *     driver 580.82.07
+ *     gpu
+ *     uuid GPU-00000000-0000-0000-0000-000000000000
+ *     temperature 41
+ *     throttle 0x40
+ *     process 4242 1073741824
+ *     gpu
+ *     fail nvmlDeviceGetTotalEccErrors 3
+ *
+ * "gpus N" makes N devices with defaults at once and stands alone. "fail FUNCTION CODE" makes a function of
+ * NVML return CODE for this device, or on the whole machine when it stands before the first "gpu";
+ * "hang FUNCTION" makes it never return.
+ */
+#ifndef PIOLET_FAKE_NVML_SCRIPT_H
+#define PIOLET_FAKE_NVML_SCRIPT_H
+
+#define GPUS_MAX 16
+#define LINKS_MAX 18
+#define PROCESSES_MAX 16
+#define FAULTS_MAX 32
+#define HANG (-1)
+
+typedef unsigned long long number;
+
+struct process {
+    number pid;
+    number memory;
+};
+
+struct fault {
+    char function[64];
+    int code; /* of nvmlReturn_t, or HANG */
+};
+
+struct faults {
+    int count;
+    struct fault list[FAULTS_MAX];
+};
+
+struct gpu {
+    char uuid[96];
+    char name[96];
+    char serial[30];
+    number bus;
+    number temperature;        /* degrees Celsius */
+    number memory_temperature; /* degrees Celsius */
+    number memory_total, memory_reserved, memory_used; /* bytes; used without the reserved part */
+    number ecc_mode;
+    number ecc_corrected_volatile, ecc_uncorrected_volatile;
+    number ecc_corrected_aggregate, ecc_uncorrected_aggregate;
+    number rows_corrected, rows_uncorrected, rows_pending, rows_failed;
+    number retired_pending;
+    number throttle; /* a mask of nvmlClocksEventReason */
+    number pcie_gen, pcie_gen_max, pcie_width, pcie_width_max, pcie_replays;
+    number links, links_down; /* links_down is a mask */
+    number link_replays;
+    number utilisation, memory_utilisation; /* percent */
+    number power, power_limit; /* milliwatt */
+    number energy;             /* millijoule */
+    number clock_graphics, clock_sm, clock_memory;             /* MHz */
+    number clock_graphics_max, clock_sm_max, clock_memory_max; /* MHz */
+    number mig;
+    int process_count;
+    struct process processes[PROCESSES_MAX];
+    struct faults faults;
+};
+
+struct machine {
+    char driver[80];
+    char nvml[80];
+    number cuda; /* 12040 is 12.4 */
+    int gpu_count;
+    struct gpu gpus[GPUS_MAX];
+    struct faults faults;
+};
+
+/* Fill in `machine` from the script. Returns 0, or -1 after one sentence on standard error. */
+int script_read(struct machine *machine);
+
+/* Return the code that `function` must return according to `faults`, 0 for none, HANG. */
+int script_fault(const struct faults *faults, const char *function);
+
+#endif
