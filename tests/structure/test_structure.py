@@ -1,0 +1,164 @@
+"""What the parts may know of each other, and how large they may grow: the rules of the architecture, held by tests."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "daemons" / "piolet"
+PYTHON_LINES_MAX = 400
+C_LINES_MAX = 1000
+
+
+def python_files() -> list[Path]:
+    """Return every Python file of the package that a person wrote."""
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "_wire.py")
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules that a file names in its import statements, wherever they stand."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def loaded(*modules: str) -> set[str]:
+    """Return what a fresh interpreter has loaded after importing `modules`."""
+    code = f"import sys; before = set(sys.modules); import {', '.join(modules)}; print(*(set(sys.modules) - before))"
+    environment = {"PYTHONPATH": str(ROOT / "daemons"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    return set(done.stdout.split())
+
+
+def test_the_monitor_stays_small() -> None:
+    """Root's process imports the standard library and the node's own modules: no parser of what users write."""
+    modules = loaded("piolet.node.monitor")
+    ours = {name for name in modules if name.partition(".")[0] == "piolet"}
+    foreign = {name for name in modules - ours if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert not foreign
+    assert {name for name in ours if not name.startswith("piolet.node")} <= {"piolet", "piolet.errors"}
+    assert not modules & {"tomllib", "yaml", "xml", "sqlite3", "ssl", "http", "asyncio", "piolet.node.server"}
+
+
+@pytest.mark.parametrize("module", ["expand", "edf", "layer", "mounts", "definition"])
+def test_pure_modules_do_no_io(module: str) -> None:
+    """What decides looks at nothing: no files, no processes, no environment."""
+    path = PACKAGE / "environment" / f"{module}.py"
+    forbidden = {"os", "subprocess", "socket", "pathlib", "shutil", "tempfile"}
+    named = imports(path)
+    assert not {name.partition(".")[0] for name in named} & (forbidden - _allowed(path)), named
+    calls = {
+        n.func.id
+        for n in ast.walk(ast.parse(path.read_text()))
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+    }
+    assert not calls & {"open", "print", "input"}
+
+
+def _allowed(path: Path) -> set[str]:
+    """Return {"os"} if a file takes nothing of os but os.path's pure functions."""
+    used = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
+            used.add(node.attr)
+    return {"os"} if used <= {"path", "fsencode", "fsdecode"} else set()
+
+
+def test_starting_a_step_imports_little() -> None:
+    """What srun waits for does not load what only reports and pulls need."""
+    modules = loaded("piolet.cli.main", "piolet.cli.env", "piolet.environment.render", "piolet.environment.submit")
+    heavy = {"numpy", "pyarrow", "yaml", "asyncio", "ssl", "http.client", "cffi", "pycparser", "rich", "matplotlib"}
+    assert not modules & heavy
+
+
+def test_python_files_are_short() -> None:
+    """A file has one job; a long one has two."""
+    long = {
+        str(p.relative_to(ROOT)): n for p in python_files() if (n := len(p.read_text().splitlines())) > PYTHON_LINES_MAX
+    }
+    assert not long
+
+
+def test_every_module_says_what_it_does() -> None:
+    """A module opens with a docstring."""
+    assert not [str(p) for p in python_files() if not ast.get_docstring(ast.parse(p.read_text()))]
+
+
+def test_only_main_prints() -> None:
+    """Libraries raise; the command line and the daemons' mains print."""
+    mains = {"cli", "main.py", "service.py", "__main__.py"}
+    for path in python_files():
+        if mains & {path.name, path.parent.name}:
+            continue
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"], path
+
+
+def test_the_shims_stay_thin() -> None:
+    """All C that runs in Slurm's processes; comments count, so that there is no reason to leave them out."""
+    lines = sum(len(p.read_text().splitlines()) for p in (ROOT / "spank").glob("*.c") if p.name != "entry.c")
+    assert lines <= C_LINES_MAX
+
+
+def test_the_shims_know_no_python_and_parse_no_text() -> None:
+    """No interpreter, no fork in slurmstepd (submit.c runs in srun), no RPC, no text format."""
+    for path in (ROOT / "spank").glob("*.[ch]"):
+        text = path.read_text()
+        assert "Python.h" not in text
+        assert "slurm_load" not in text
+        if path.name != "submit.c":
+            assert "fork(" not in text and "system(" not in text and "popen(" not in text, path
+    for path in (ROOT / "spank").glob("*.c"):
+        assert "json" not in path.read_text().lower().replace("canonical json", ""), path
+
+
+def test_wire_h_is_one_definition() -> None:
+    """cffi reads it as it is: no preprocessor beyond plain numbers."""
+    text = (ROOT / "spank" / "wire.h").read_text()
+    assert "#include" not in text and "#if" not in text and "__attribute__" not in text
+    assert "struct piolet_start {" not in "".join(p.read_text() for p in python_files())
+
+
+def test_the_plugins_export_hooks_only(tmp_path: Path) -> None:
+    """Nothing of ours collides with a symbol of Slurm, and nothing of Python is needed."""
+    build = [sys.executable, str(ROOT / "spank" / "build_shims.py"), "--output", str(tmp_path)]
+    subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
+    for plugin in tmp_path.glob("*.so"):
+        exported = _symbols(plugin, "--defined-only")
+        assert exported and all(name.startswith(("slurm_spank_", "plugin_", "spank_plugin_")) for name in exported)
+        assert not exported & {"slurm_spank_job_prolog", "slurm_spank_job_epilog"}, "each costs every job 16 ms"
+        assert not [name for name in _symbols(plugin, "--undefined-only") if name.startswith(("Py", "_Py"))]
+
+
+def _symbols(plugin: Path, which: str) -> set[str]:
+    done = subprocess.run(["nm", "-D", which, str(plugin)], capture_output=True, text=True, check=True)
+    return {line.split()[-1].partition("@")[0] for line in done.stdout.splitlines()}
+
+
+def test_evals_collectors_and_hooks_know_the_contract_only() -> None:
+    """An eval, a collector or a hook is one file that imports nothing of ours but piolet.api."""
+    for directory in ("vet/evals", "score/collectors", "environment/hooks"):
+        for path in (PACKAGE / directory).glob("*.py"):
+            if path.name == "__init__.py":
+                continue
+            ours = {name for name in imports(path) if name.partition(".")[0] == "piolet"}
+            assert all(name == "piolet" or name.startswith("piolet.api") for name in ours), (path, ours)
+
+
+def test_nothing_names_this_machine() -> None:
+    """No path of the place where it was written, in any tracked file."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout: an unpacked archive has no list of tracked files")
+    for name in tracked:
+        data = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
+        assert b"/wo" + b"rk/main" not in data, name
