@@ -74,6 +74,7 @@ class NodeConfig:
     state: str = _setting("/run/piolet", "What is known of running steps, for a restarted daemon.")
     account: str = _setting("piolet", "The account of the unprivileged server.")
     build_timeout_s: int = _setting(20, "A container that is not built after this many seconds fails its step.")
+    verbose: bool = _setting(False, "Log every step, and where its start spent the time (as pioletd --verbose).")
     image_idle_s: int = _setting(600, "An image that no step has used for this many seconds is unmounted.")
 
 

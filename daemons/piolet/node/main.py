@@ -36,10 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"pioletd {__version__}")
     parser.add_argument("--verbose", action="store_true", help="log every step, and where its start spent the time")
     chosen = parser.parse_args(arguments)
-    level = logging.DEBUG if chosen.verbose else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        return _run(load(chosen.config))
+        config = load(chosen.config)
+        if chosen.verbose or config.node.verbose:
+            logging.getLogger().setLevel(logging.DEBUG)
+        return _run(config)
     except PioletError as error:
         sys.stderr.write(f"pioletd: error: {error.render()}\n")
         return 1

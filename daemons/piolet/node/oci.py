@@ -60,15 +60,19 @@ def enter(plan: Plan, bundle: str, mounts: list[tuple[str, str]]) -> None:
     command = [plan.crun, "--root", f"{bundle}/crun", "--cgroup-manager=disabled", "create"]
     command += ["--bundle", bundle, "--pid-file", pid_file, "piolet"]
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CREATE_S, check=False
-        )
+        # Into a file: the container's first process keeps a pipe open, and we would wait for its end.
+        with open(f"{bundle}/crun.log", "w+b") as output:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=_CREATE_S, check=False
+            )
+            output.seek(0)
+            said = output.read(65536).decode("utf-8", "replace")
     except OSError as error:
         raise ContainerError(f"cannot run {plan.crun}: {error.strerror}", "install crun on the node") from None
     except subprocess.TimeoutExpired:
         raise ContainerError(f"{plan.crun} did not create the container within {_CREATE_S} s") from None
     if done.returncode:
-        last = " / ".join(done.stderr.strip().splitlines()[-3:])
+        last = " / ".join(said.strip().splitlines()[-3:])
         raise ContainerError(f"{plan.crun} could not create the container: {last}")
     with open(pid_file, encoding="ascii") as file:
         pid = int(file.read())
