@@ -1,0 +1,237 @@
+"""What cluster tests work with: a running private cluster, its users, their files, small images.
+
+Commands run as a user through the cluster's `as`, from the user's home, with a bound; output is text. Nothing here
+asserts what a command has to do.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tests.support import oci
+from tools.cluster.layout import Layout, layout_for
+
+ROOT = Path(__file__).resolve().parents[2]
+BUSYBOX = Path("/bin/busybox")
+TIMEOUT_S = 60.0
+PUSH = ("skopeo", "--insecure-policy", "copy", "-q", "--preserve-digests", "--dest-tls-verify=false")
+
+APPLETS = tuple(
+    re.findall(
+        r"\\w+",
+        "sh cat ls id whoami hostname env echo printf true false test sleep touch mkdir rm cp mv ln grep sed head tail "
+        "stat wc kill seq tty stty date nice readlink mount dd md5sum sort find chmod chown pwd realpath uname df ps su",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended. `status` is negative when a signal ended it."""
+
+    status: int
+    out: str
+    err: str
+
+    def good(self) -> str:
+        """Return the output of a command that must have worked."""
+        assert self.status == 0, f"status {self.status}\nout: {self.out}\nerr: {self.err}"
+        return self.out
+
+    @property
+    def both(self) -> str:
+        return self.out + self.err
+
+
+class Cluster:
+    """The cluster in `directory`, which runs."""
+
+    def __init__(self, directory: Path) -> None:
+        self.layout: Layout = layout_for(directory)
+        self.directory = self.layout.root
+        text = self.layout.env_sh.read_text("utf-8")
+        exported = dict(re.findall(r"^export (\w+)='?([^'\n]*)'?$", text, re.MULTILINE))
+        self.registry = exported["REGISTRY"]
+        self.demo_image = exported["DEMO_IMAGE"]
+        self._lock = threading.Lock()
+        self._rooms: list[Path] = []
+
+    # -- commands
+
+    def run(
+        self,
+        user: str,
+        *command: str | Path,
+        timeout: float = TIMEOUT_S,
+        stdin: str | None = None,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Result:
+        """Run a command as a user. Raises subprocess.TimeoutExpired after `timeout` seconds, command ended."""
+        process = self.start(user, *command, cwd=cwd, env=env)
+        try:
+            out, err = process.communicate(stdin or "", timeout)
+        except subprocess.TimeoutExpired:
+            # srun cancels its step on SIGTERM; SIGKILL would leave it running.
+            process.terminate()
+            try:
+                process.communicate(timeout=10)
+            finally:
+                process.kill()
+            raise
+        return Result(process.returncode, out, err)
+
+    def start(
+        self,
+        user: str,
+        *command: str | Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> subprocess.Popen[str]:
+        """Start a command as a user; it has pipes unless `more` says otherwise."""
+        settings = [f"{name}={value}" for name, value in (env or {}).items()]
+        words = [*(["env", *settings] if settings else []), *map(str, command)]
+        streams: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(
+            [str(self.layout.as_script), user, *words],
+            text=True,
+            errors="surrogateescape",
+            cwd=cwd or pwd.getpwnam(user).pw_dir,
+            **{**streams, **more},
+        )
+
+    def srun(self, user: str, edf: str | Path | None, *command: str | Path, **more: Any) -> Result:
+        """Run `srun` with `--environment=EDF`, or without when `edf` is None."""
+        option = [] if edf is None else [f"--environment={edf}"]
+        return self.run(user, "srun", *option, *command, **more)
+
+    def sbatch(self, user: str, script: str, *options: str, cwd: Path | None = None, timeout: float = 60) -> str:
+        """Submit a script, wait for the job's end, and return what it wrote, standard error included."""
+        room = cwd or self.room(user)
+        path = self.script(user, script)
+        self.run(user, "sbatch", "--wait", "--output=job.out", *options, path, cwd=room, timeout=timeout)
+        output = room / "job.out"
+        return output.read_text("utf-8", "replace") if output.exists() else ""
+
+    def tool(self, *arguments: str) -> None:
+        """Call tools.cluster, quietly unless it fails."""
+        call_tool(*arguments, "--dir", str(self.directory))
+
+    def jobs(self) -> str:
+        """Return the jobs that are queued or running, a line each."""
+        return self.run("alice", "squeue", "-h", "-o", "%A %t %j").good()
+
+    # -- files
+
+    def room(self, user: str) -> Path:
+        """Return a fresh directory of a user, 0755, in a place that every node and user can reach."""
+        self.rooms.chmod(0o755)
+        path = Path(tempfile.mkdtemp(prefix=f"{user}-", dir=self.rooms))
+        path.chmod(0o755)
+        self.give(user, path)
+        return path
+
+    @cached_property
+    def rooms(self) -> Path:
+        path = self.directory / "rooms"
+        path.mkdir(exist_ok=True)
+        return path
+
+    def give(self, user: str, *paths: Path) -> None:
+        """Make files a user's own."""
+        entry = pwd.getpwnam(user)
+        for path in paths:
+            os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
+
+    def edf(self, user: str, text: str, room: Path | None = None, name: str = "environment.toml") -> Path:
+        """Write a definition file into a directory of the user, a fresh one unless given."""
+        return self.write(user, (room or self.room(user)) / name, text)
+
+    def script(self, user: str, text: str) -> Path:
+        """Write a program: `text` begins with its `#!` line, or is of /bin/bash."""
+        if not text.startswith("#!"):
+            text = f"#!/bin/bash\n{text}"
+        return self.write(user, self.room(user) / "script.sh", text, 0o755)
+
+    def write(self, user: str, path: Path, text: str, mode: int = 0o644) -> Path:
+        path.write_text(text, "utf-8")
+        path.chmod(mode)
+        self.give(user, path)
+        return path
+
+    # -- images
+
+    def push(self, name: str, layers: Sequence[Sequence[oci.Entry]], **settings: Any) -> str:
+        """Make an image and push it to the cluster's registry; return its reference. `settings` as in its config."""
+        with tempfile.TemporaryDirectory(prefix="piolet-image-") as folder:
+            oci.build(Path(folder) / "image", layers, settings=settings)
+            reference = f"{self.registry}/test/{name}:1"
+            done = subprocess.run(
+                [
+                    "skopeo",
+                    "--insecure-policy",
+                    "copy",
+                    "-q",
+                    "--preserve-digests",
+                    "--dest-tls-verify=false",
+                    f"dir:{folder}/image",
+                    f"docker://{reference}",
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+        return reference
+
+    def remove_rooms(self) -> None:
+        shutil.rmtree(self.rooms, ignore_errors=True)
+
+
+def busybox_layer(*more: oci.Entry, etc: bool = True) -> list[oci.Entry]:
+    """Return a layer with a static busybox, its usual names in /bin, and a marker that tells image from host."""
+    entries = [oci.folder("bin"), oci.file("bin/busybox", BUSYBOX.read_bytes(), 0o755)]
+    entries += [oci.symlink(f"bin/{name}", "busybox") for name in APPLETS]
+    entries += [oci.file("marker", b"in the image\n")]
+    if etc:
+        entries += [
+            oci.folder("etc"),
+            oci.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
+            oci.file("etc/group", b"root:x:0:\n"),
+        ]
+    return [*entries, *more]
+
+
+def wait_until(happened: Callable[[], object], limit_s: float = 20.0, what: str = "it") -> None:
+    """Return when `happened()` is true; AssertionError after `limit_s` seconds."""
+    deadline = time.monotonic() + limit_s
+    while not happened():
+        assert time.monotonic() < deadline, f"{what} did not happen in {limit_s} s"
+        time.sleep(0.02)
+
+
+def call_tool(*arguments: str) -> None:
+    """Call tools.cluster, quietly unless it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.cluster", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
