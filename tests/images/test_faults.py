@@ -11,6 +11,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +20,19 @@ from pathlib import Path
 import pytest
 from piolet.environment.images import protocol
 
-from tests.images.conftest import ALICE, BOB, SERVICE, Site, finish, needs_root
+from tests.images.conftest import ALICE, BOB, SERVICE, Site, become, finish, needs_root
 from tests.images.test_pull import children
 from tests.support import oci
 from tests.support.registry import Registry, free_port, reply, sham, wait_until
 
+HOLD = """
+import socket, sys
+held = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(60)]
+for connection in held:
+    connection.connect(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
 Handler = http.server.BaseHTTPRequestHandler
 
 
@@ -321,6 +330,24 @@ def test_clients_that_say_nothing_hold_up_nobody(site: Site, registry: Registry,
     for connection in silent + busy:
         connection.close()
     wait_until(lambda: sum("socket:" in target for target in targets(site)) < 8, what="the end of the connections")
+
+
+@needs_root()
+def test_a_hundred_steps_of_one_user_at_once(site: Site, registry: Registry, image: Path) -> None:
+    """More than the service takes from one user: who is told that it is busy asks again."""
+    reference = registry.push(image, "app:1")
+    held = subprocess.Popen(
+        [*become(ALICE), sys.executable, "-c", HOLD, str(site.room / "var/s.sock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd="/",
+    )
+    assert held.stdout is not None and held.stdout.readline() == b"held\n"
+    client = site.begin(ALICE, reference)
+    assert "error" not in site.ask(BOB, reference), "another user is served meanwhile"
+    answer = finish(client)
+    assert "error" not in answer and "the image service is busy" in answer["said"]
+    held.communicate()
 
 
 def test_a_client_that_does_not_read(site: Site, registry: Registry, image: Path) -> None:

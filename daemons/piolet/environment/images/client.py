@@ -7,20 +7,23 @@ at least every ten seconds, and one that is silent for a minute is given up.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from piolet.config import Config
 from piolet.environment.definition import Image
 from piolet.environment.images import credentials, protocol
-from piolet.environment.images.failures import from_wire
+from piolet.environment.images.failures import ServiceBusy, from_wire
 from piolet.environment.images.info import ImageInfo
 from piolet.environment.images.reference import is_path, parse
 from piolet.errors import ImageError
 
 _SILENCE_S = 60.0
+_BUSY_TRIES, _BUSY_PAUSE_S = 60, 1.0
 _UNIT = "piolet-imaged.service"
 
 
@@ -72,7 +75,22 @@ def own_store() -> str | None:
 def ask(
     config: Config, request: dict[str, Any], progress: Callable[[str], None], descriptor: int | None = None
 ) -> dict[str, Any]:
-    """Send one request to the image service and return its result; parts are collected as `entries`."""
+    """Send one request to the image service and return its result; parts are collected as `entries`.
+
+    A service that is busy is asked again for a minute: a user may start a hundred steps at once.
+    """
+    for _ in range(_BUSY_TRIES):
+        try:
+            return _ask(config, request, progress, descriptor)
+        except ServiceBusy as error:
+            progress(error.message)
+            time.sleep(_BUSY_PAUSE_S)
+    return _ask(config, request, progress, descriptor)
+
+
+def _ask(
+    config: Config, request: dict[str, Any], progress: Callable[[str], None], descriptor: int | None
+) -> dict[str, Any]:
     entries: list[Any] = []
     for message in _talk(config.images.socket, request, descriptor):
         if "progress" in message:
@@ -91,15 +109,24 @@ def _talk(path: str, request: dict[str, Any], descriptor: int | None) -> Iterato
         connection.settimeout(_SILENCE_S)
         try:
             connection.connect(path)
-            protocol.send(connection, {"version": protocol.VERSION, **request}, descriptor)
+            # A service that is busy answers at once and closes, perhaps before we have asked; its answer can still
+            # be read, after the error that the kernel reports first.
+            with contextlib.suppress(BrokenPipeError):
+                protocol.send(connection, {"version": protocol.VERSION, **request}, descriptor)
         except OSError as error:
             raise ImageError(
                 f"the image service does not answer at {path}: {error.strerror or error}",
                 f"{_UNIT} has to run on this machine; or set EDF_IMAGESTORE to a directory of your own",
             ) from None
+        was_reset = False
         while True:
             try:
                 data, descriptors = protocol.receive(connection)
+            except ConnectionResetError:
+                if was_reset:
+                    return
+                was_reset = True
+                continue
             except TimeoutError:
                 raise ImageError(f"the image service has been silent for {_SILENCE_S:.0f} s") from None
             except OSError as error:

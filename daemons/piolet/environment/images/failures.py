@@ -17,6 +17,13 @@ class RegistryUnreachable(ImageError):  # noqa: N818 - named for what is the cas
     """The registry did not answer: connection refused, no such host, or a timeout."""
 
 
+class ServiceBusy(ImageError):  # noqa: N818 - named for what is the case
+    """The image service has too many requests in hand; asking again soon is right."""
+
+
+_KINDS: dict[str, type[ImageError]] = {"unreachable": RegistryUnreachable, "busy": ServiceBusy}
+
+
 def disk_full() -> ImageError:
     """Return the error for a store without space."""
     return ImageError(
@@ -33,7 +40,7 @@ def from_os(error: OSError, store: str) -> ImageError:
 
 def to_wire(error: ImageError) -> dict[str, Any]:
     """Return `error` as a JSON object with `message`, `hint` and `kind`."""
-    kind = "unreachable" if isinstance(error, RegistryUnreachable) else "image"
+    kind = next((name for name, kind in _KINDS.items() if isinstance(error, kind)), "image")
     hint = None if error.hint is None else error.hint[:_TEXT_LIMIT]
     return {"message": error.message[:_TEXT_LIMIT], "hint": hint, "kind": kind}
 
@@ -43,5 +50,5 @@ def from_wire(value: Any) -> ImageError:
     if not isinstance(value, dict) or not isinstance(value.get("message"), str):
         return ImageError("the image service reported an error that cannot be read")
     hint = value.get("hint")
-    made = RegistryUnreachable if value.get("kind") == "unreachable" else ImageError
+    made = _KINDS.get(str(value.get("kind")), ImageError)
     return made(value["message"], hint if isinstance(hint, str) else None)

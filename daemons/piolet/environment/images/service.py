@@ -25,7 +25,7 @@ from typing import Any
 from piolet import config as configuration
 from piolet.environment.images import credentials, protocol
 from piolet.environment.images.admin import Admin
-from piolet.environment.images.failures import from_os, to_wire
+from piolet.environment.images.failures import ServiceBusy, from_os, to_wire
 from piolet.environment.images.importer import Importer, Requester
 from piolet.environment.images.reference import parse
 from piolet.errors import ImageError, PioletError
@@ -76,7 +76,7 @@ class Service:
             self._of_user[uid] += 1
             try:
                 if len(self._tasks) > _CONNECTIONS or self._of_user[uid] > _PER_USER:
-                    reply: dict[str, Any] = _refusal(ImageError("the image service is busy", "try again in a minute"))
+                    reply: dict[str, Any] = _refusal(ServiceBusy("the image service is busy", "try again in a minute"))
                 else:
                     reply = await self._answer(connection, uid, pid)
                 await _send(connection, reply)
