@@ -2,7 +2,8 @@
 
 The kernel never parses what a user wrote. The file system is mounted inside the container's mount namespace, and
 squashfuse itself runs outside of it: when the namespace goes, the kernel ends the connection and squashfuse
-ends by itself. Nobody has to remember it, not even a daemon that was killed in between.
+ends by itself. Nobody has to remember it, not even a daemon that was killed in between. It is in the container's
+user namespace, though: one that a user has stopped is killed with the container.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _ANSWER_S = 10.0
 class Mounter:
     """Starts squashfuse processes in the namespaces in which it was made.
 
-    Make it before the worker leaves the host's namespaces: a helper process stays behind there.
+    Make it in the container's user namespace, before the worker leaves the mount namespace: a helper stays behind.
     """
 
     def __init__(self, squashfuse: str) -> None:

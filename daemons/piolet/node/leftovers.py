@@ -1,17 +1,21 @@
 """Finds and ends what still runs in a container after its step.
 
-A container is known by its mount namespace while the monitor holds it (the number cannot be given to another
-namespace meanwhile), and by the label of its root mount after a restart of the daemon.
+A container is its user namespace: no process can leave it upwards, whatever it forks, mounts or unshares. The monitor
+holds it from the moment that it is made. After a restart of the daemon it is found by the label of its root mount.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Iterator
 
+from piolet.node import linux
+
 LABEL = "piolet:"
+# Users and groups with the highest bit set are nobody's. A killer's own pid makes its user its own, too: otherwise
+# two that are at work at one time could kill each other.
+_NOBODY_AT_ALL = 0x80000000
 
 
 def label(step: str, node: str) -> str:
@@ -48,11 +52,6 @@ def label_of(pid: int) -> str | None:
     return None
 
 
-def in_namespace(number: int) -> list[int]:
-    """Return the processes in the mount namespace with this number."""
-    return [pid for pid in processes() if namespace_of(pid) == number]
-
-
 def in_containers() -> dict[str, list[int]]:
     """Return the processes of every container of ours, by label."""
     own = namespace_of(os.getpid())
@@ -70,16 +69,59 @@ def in_containers() -> dict[str, list[int]]:
     return found
 
 
-def kill(pid: int, namespace: int) -> None:
-    """Kill the process if it is (still) in this mount namespace."""
-    with contextlib.suppress(OSError):
-        descriptor = os.pidfd_open(pid)
+def start_killing(user_ns: int) -> int:
+    """Kill everything in the user namespace behind the descriptor and in those below it, at once.
+
+    Returns the pid of the child that does it; the child exits with 0 unless it could not. kill(-1) walks the
+    processes under the lock that fork needs, so that not even a storm of forks gets away. Whom it reaches the
+    kernel decides: the child belongs to a user without processes, and has capabilities in that namespace only.
+    """
+    monitor = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        linux.keep_capabilities()
+        own = _NOBODY_AT_ALL | os.getpid()
+        os.setgroups([])
+        os.setresgid(own, own, own)
+        os.setresuid(own, own, own)
+        linux.setns(user_ns, linux.CLONE_NEWUSER)
+        if not any(_may_signal(bystander) for bystander in (monitor, 1)):
+            os.kill(-1, signal.SIGKILL)
+            status = 0
+    except ProcessLookupError:
+        status = 0  # nobody was left
+    finally:
+        os._exit(status)
+
+
+def _may_signal(pid: int) -> bool:
+    """Return whether this process could kill `pid`: the proof that its capabilities stayed behind."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return False
+    return True
+
+
+def user_namespaces(pids: list[int]) -> list[int]:
+    """Return a descriptor for each user namespace below our own that one of the processes is in."""
+    seen = {os.stat("/proc/self/ns/user").st_ino}
+    found = []
+    for pid in pids:
         try:
-            # Asked again with the descriptor in hand: the pid may have been given to another process.
-            if namespace_of(pid) == namespace:
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        finally:
+            descriptor = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        number = os.fstat(descriptor).st_ino
+        if number in seen:
             os.close(descriptor)
+            continue
+        seen.add(number)
+        found.append(descriptor)
+    return found
 
 
 def start_time(pid: int) -> int | None:
@@ -92,14 +134,20 @@ def start_time(pid: int) -> int | None:
 
 
 def stepds() -> dict[str, int]:
-    """Return the pid of every slurmstepd of this node, by "JOB.STEP": it says in its title whose it is."""
+    """Return the pid of every slurmstepd of this node, by "JOB.STEP": it says in its title whose it is.
+
+    Anybody can take that title, so only root's, and only of a program of that name, are believed.
+    """
     own = os.stat("/proc/self/ns/uts").st_ino
     found = {}
     for pid in processes():
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 title = file.read(256).split(b"\0")[0].decode("ascii", "replace")
-            if title.startswith("slurmstepd: [") and os.stat(f"/proc/{pid}/ns/uts").st_ino == own:
+            if not title.startswith("slurmstepd: [") or os.stat(f"/proc/{pid}").st_uid != 0:
+                continue
+            program = os.path.basename(os.readlink(f"/proc/{pid}/exe")).removesuffix(" (deleted)")
+            if program == "slurmstepd" and os.stat(f"/proc/{pid}/ns/uts").st_ino == own:
                 found[title[13:].partition("]")[0]] = pid
         except OSError:
             continue

@@ -11,6 +11,8 @@ import gc
 import logging
 import os
 import pwd
+import resource
+import select
 import signal
 import socket
 import sys
@@ -25,6 +27,7 @@ from piolet.node.mounts import Images
 from piolet.node.state import StepFiles
 
 _BACKLOG = 1024
+_SERVER_END_S = 5.0
 _BUFFER = 4 << 20
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
@@ -59,6 +62,9 @@ def _run(config: Config) -> int:
         listener = _listen(socket_path)
     except OSError as error:
         raise PioletError(f"cannot prepare {error.filename or state}: {error.strerror}") from None
+    # Every step takes a descriptor in each half, and the usual soft limit of 1024 is for select().
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in (ours, theirs):
         end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
@@ -162,8 +168,17 @@ def _monitor(
         Monitor(channel, store, files, str(base / "build"), config.node.image_idle_s).run(wake_read)
     finally:
         channel.close()
+    return _wait_server(server)
+
+
+def _wait_server(server: int) -> int:
+    """Return the exit status of the server, which ends with its channel; one that is stopped is killed."""
+    ended = os.pidfd_open(server)
+    if not select.select([ended], [], [], _SERVER_END_S)[0]:
+        signal.pidfd_send_signal(ended, signal.SIGKILL)
+    os.close(ended)
     _, status = os.waitpid(server, 0)
-    return os.waitstatus_to_exitcode(status) if not os.WIFSIGNALED(status) else 1
+    return 1 if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
 
 
 if __name__ == "__main__":

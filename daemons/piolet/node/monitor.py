@@ -23,15 +23,14 @@ from dataclasses import dataclass, field
 
 from piolet.errors import WireError
 from piolet.node import leftovers, worker
+from piolet.node.endings import Endings
 from piolet.node.mounts import Images, write_map
-from piolet.node.requests import MESSAGE_MAX, Build, End, decode
+from piolet.node.requests import MESSAGE_MAX, Build, End, decode, is_step
 from piolet.node.state import Known, StepFiles
 
 _log = logging.getLogger("pioletd.monitor")
 
 _MAP_BYTES_MAX = 4000  # the kernel takes less than a page
-_RESCAN_S = 0.02
-_RESCANS_MAX = 500
 _WORKERS_MAX = 64
 _POLL_S = 1.0
 _SO_SNDBUFFORCE = 32
@@ -45,7 +44,7 @@ class Step:
     deadline: float
     pid: int = 0
     channel: socket.socket | None = None
-    mount_ns: int = -1
+    user_ns: int = -1
     ready: bool = False
     marks: list[list[object]] = field(default_factory=list)
 
@@ -60,17 +59,6 @@ class Mounting:
     identity: list[int]
     deadline: float
     waiting: list[int]
-
-
-@dataclass
-class Ending:
-    """A container whose step is over: its processes are looked for until there are none."""
-
-    find: Callable[[], list[int]]
-    next_look: float
-    name: str
-    hold: int = -1
-    looks: int = 0
 
 
 class Monitor:
@@ -94,7 +82,7 @@ class Monitor:
         self._node = socket.gethostname().partition(".")[0]
         self._steps: dict[int, Step] = {}
         self._mounting: dict[str, Mounting] = {}
-        self._ending: list[Ending] = []
+        self._endings = Endings(files)
         self._queue: list[int] = []
         self._children: set[int] = set()
         self._next_expiry = 0.0
@@ -134,7 +122,10 @@ class Monitor:
         elif request.key in self._steps:
             _log.error("the server used the number %d twice", request.key)
         else:
-            self._build(request)
+            try:
+                self._build(request)
+            except OSError as error:
+                self._fail(request.key, f"cannot start building the container: {error.strerror}", None)
 
     def _build(self, order: Build) -> None:
         now = self._clock()
@@ -189,7 +180,9 @@ class Monitor:
         try:
             if order.digest is not None:
                 mounted = self._images.lookup(order.digest, order.identity, self._clock())
-                assert mounted is not None
+                if mounted is None:
+                    self._fail(order.key, f"the image {order.digest[:19]} was replaced just now", "start it again")
+                    return
                 image = self._images.view(mounted, order.uid, order.gid)
             step.marks.append(["mount the image", self._clock()])
             step.pid, step.channel = self._spare or self._fork_worker()
@@ -246,6 +239,8 @@ class Monitor:
 
     def _write_maps(self, step: Step) -> None:
         order = step.order
+        # From here on, whatever comes to be in the container can be ended with it.
+        step.user_ns = os.open(f"/proc/{step.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         write_map(step.pid, "uid_map", [(order.uid, order.uid)])
         # With the supplementary groups mapped, the user sees them by name; setgroups stays denied, so
         # that a group that takes access away cannot be dropped.
@@ -260,14 +255,15 @@ class Monitor:
         write_map(step.pid, "gid_map", pairs)
 
     def _ready(self, step: Step, marks: list[list[object]]) -> None:
-        base = f"/proc/{step.pid}/ns"
-        user = os.open(f"{base}/user", os.O_RDONLY | os.O_CLOEXEC)
+        namespaces: list[int] = []
         try:
-            step.mount_ns = os.open(f"{base}/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            for kind in ("user", "mnt"):
+                namespaces.append(os.open(f"/proc/{step.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC))
             step.ready = True
-            self._answer({"key": step.order.key, "ok": True, "marks": [*step.marks, *marks]}, [user, step.mount_ns])
+            self._answer({"key": step.order.key, "ok": True, "marks": [*step.marks, *marks]}, namespaces)
         finally:
-            os.close(user)
+            for descriptor in namespaces:
+                os.close(descriptor)
         self._let_go(step)
         self._files.write(step.order.step, step.order.peer)
 
@@ -284,19 +280,24 @@ class Monitor:
         step = self._steps.pop(key, None)
         if step is None:
             return
-        self._kill_worker(step)
-        if step.mount_ns >= 0:
-            os.close(step.mount_ns)
+        self._clear(step)
         self._answer({"key": key, "error": message, "hint": hint or ""}, [])
 
-    def _kill_worker(self, step: Step) -> None:
+    def _clear(self, step: Step) -> None:
+        """End the step's worker, and whatever is in its container."""
         if step.channel is not None and step.pid in self._children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(step.pid, signal.SIGKILL)
         self._let_go(step)
+        if step.user_ns >= 0:
+            self._endings.empty(step.order.step, step.user_ns)
+            step.user_ns = -1
 
     def _answer(self, value: dict[str, object], descriptors: list[int]) -> None:
-        socket.send_fds(self._channel, [json.dumps(value).encode()], descriptors)
+        try:
+            socket.send_fds(self._channel, [json.dumps(value).encode()], descriptors)
+        except (BrokenPipeError, ConnectionResetError):
+            self._stop = True  # the server has ended; so do we
 
     # -- ends
 
@@ -304,30 +305,7 @@ class Monitor:
         step = self._steps.pop(key, None)
         if step is None:
             return
-        self._kill_worker(step)
-        if step.mount_ns < 0:
-            return
-        # While we hold the namespace, its number is no other's.
-        number = os.fstat(step.mount_ns).st_ino
-        self._look(Ending(lambda: leftovers.in_namespace(number), 0.0, step.order.step, step.mount_ns))
-
-    def _look(self, ending: Ending) -> None:
-        """End what is found, and look again later, until nothing is found."""
-        found = ending.find()
-        for pid in found:
-            namespace = leftovers.namespace_of(pid)
-            if namespace is not None:
-                leftovers.kill(pid, namespace)
-        ending.looks += 1
-        if found and ending.looks < _RESCANS_MAX:
-            ending.next_look = self._clock() + _RESCAN_S
-            self._ending.append(ending)
-            return
-        if found:
-            _log.error("step %s: %d processes in its container do not end", ending.name, len(found))
-        if ending.hold >= 0:
-            os.close(ending.hold)
-        self._files.remove(ending.name)
+        self._clear(step)
 
     # -- after a restart
 
@@ -338,8 +316,9 @@ class Monitor:
         prefix = leftovers.label("", self._node)
         steps = {k.step: k for k in known}
         for label in leftovers.in_containers():
-            if label.startswith(prefix):
-                step = label.removeprefix(prefix)
+            step = label.removeprefix(prefix)
+            # A user can give a mount of their own any name: what is not a step's is nothing to us.
+            if label.startswith(prefix) and is_step(step):
                 steps.setdefault(step, Known(step, running.get(step, 0), None))
         for step, one in steps.items():
             peer = one.peer if one.alive() else running.get(step, 0)
@@ -348,27 +327,26 @@ class Monitor:
             except OSError:
                 pidfd = -1
             if pidfd < 0:
-                self._look_by_label(step)
+                self._on_stepd_gone(step, pidfd)
                 continue
             _log.info("step %s goes on; it is watched by its slurmstepd, process %d", step, peer)
             self._selector.register(pidfd, selectors.EVENT_READ, lambda s=step, d=pidfd: self._on_stepd_gone(s, d))
 
     def _on_stepd_gone(self, step: str, pidfd: int) -> None:
-        self._selector.unregister(pidfd)
-        os.close(pidfd)
-        self._look_by_label(step)
-
-    def _look_by_label(self, step: str) -> None:
-        label = leftovers.label(step, self._node)
-        self._look(Ending(lambda: leftovers.in_containers().get(label, []), 0.0, step))
+        if pidfd >= 0:
+            self._selector.unregister(pidfd)
+            os.close(pidfd)
+        self._endings.empty_labelled(step, leftovers.label(step, self._node), self._clock())
 
     # -- time
 
     def _timeout(self) -> float:
         now = self._clock()
-        times = [ending.next_look for ending in self._ending]
+        look = self._endings.next_look()
+        times = [] if look is None else [look]
         times += [step.deadline for step in self._steps.values() if not step.ready]
         ending = len(self._children) > (self._spare is not None)
+        ending = ending or self._endings.busy()
         times.append(now + _POLL_S if ending or self._mounting else self._next_expiry)
         return max(0.0, min(times) - now)
 
@@ -388,10 +366,7 @@ class Monitor:
             if now >= mounting.deadline:
                 mounting.deadline = now + 3600.0
                 os.kill(mounting.pid, signal.SIGKILL)
-        due = [ending for ending in self._ending if now >= ending.next_look]
-        self._ending = [ending for ending in self._ending if now < ending.next_look]
-        for ending in due:
-            self._look(ending)
+        self._endings.tick(now)
         if now >= self._next_expiry:
-            self._next_expiry = now + min(60.0, self._image_idle_s)
+            self._next_expiry = now + min(60.0, max(_POLL_S, self._image_idle_s))
             self._images.expire(now - self._image_idle_s)

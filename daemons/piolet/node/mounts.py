@@ -7,6 +7,7 @@ container gets a detached copy in which the image's root is the job's user (an i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -59,6 +60,7 @@ class Images:
         code = errno.EIO
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            linux.die_with_parent(signal.SIGKILL)
             code = self._mount(f"{self._store}/{digest.replace(':', '-')}.sqsh", identity, target)
         finally:
             os._exit(code)
@@ -88,10 +90,10 @@ class Images:
 
     def failed(self, path: str) -> None:
         """Note that a mount that `start_mount` began has failed."""
-        try:
+        with contextlib.suppress(OSError):
+            linux.umount(path)  # it was mounted, and its child killed before it could say so
+        with contextlib.suppress(OSError):
             os.rmdir(path)
-        except OSError:
-            linux.umount(path)
 
     def view(self, image: MountedImage, uid: int, gid: int) -> int:
         """Return a detached copy of the image, its root's files belonging to `uid` and `gid`."""

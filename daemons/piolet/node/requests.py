@@ -66,7 +66,7 @@ def decode(data: bytes) -> Build | End:
         if operation != "build":
             raise WireError("the server asked for an operation that is not in the table")
         step, digest = value["step"], value["digest"]
-        if not isinstance(step, str) or not _LABEL.fullmatch(step):
+        if not isinstance(step, str) or not is_step(step):
             raise WireError("a step's label is malformed")
         if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
             raise WireError("an image digest is malformed")
@@ -84,6 +84,11 @@ def decode(data: bytes) -> Build | End:
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise WireError(f"a request to the monitor is malformed: {error}") from None
+
+
+def is_step(text: str) -> bool:
+    """Return whether `text` is "JOB.STEP". Whatever comes from outside is asked this before it names a file."""
+    return _LABEL.fullmatch(text) is not None
 
 
 def _number(value: Any, limit: int = 1 << 32) -> int:

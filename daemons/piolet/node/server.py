@@ -35,6 +35,7 @@ _log = logging.getLogger("pioletd")
 _CONNECTIONS_MAX = 4096
 _REFUSED_MAX = 128
 _THREADS = 8
+_PAUSE_S = 0.05
 _TIMEOUT_MARGIN_S = 1.0
 
 
@@ -95,7 +96,12 @@ class Server:
     def _on_connect(self) -> None:
         try:
             channel, _ = self._listener.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # Out of descriptors: the connection stays in the queue, and a loop without a pause would spin.
+            _log.error("cannot take a connection: %s", error.strerror)
+            time.sleep(_PAUSE_S)
             return
         channel.setblocking(False)
         pid, uid, _ = struct.unpack("=iII", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))

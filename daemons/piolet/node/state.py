@@ -11,7 +11,9 @@ import logging
 import os
 from dataclasses import dataclass
 
+from piolet.errors import PioletError
 from piolet.node import leftovers
+from piolet.node.requests import is_step
 
 _log = logging.getLogger("pioletd.monitor")
 
@@ -34,8 +36,10 @@ class StepFiles:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(directory, 0o700)
+        try:
+            os.makedirs(directory, 0o700, exist_ok=True)
+        except OSError as error:
+            raise PioletError(f"cannot make {directory}: {error.strerror}", "is the file system full?") from None
 
     def write(self, step: str, peer: int) -> None:
         """Note that the step runs. A failure is logged and does no harm."""
@@ -50,7 +54,7 @@ class StepFiles:
                 os.unlink(f"{path}.tmp")
 
     def remove(self, step: str) -> None:
-        """Forget the step."""
+        """Forget the step, whose name is of the right form."""
         with contextlib.suppress(OSError):
             os.unlink(f"{self._directory}/{step}")
 
@@ -60,6 +64,8 @@ class StepFiles:
         for name in os.listdir(self._directory):
             path = f"{self._directory}/{name}"
             try:
+                if not is_step(name):
+                    raise ValueError(name)
                 with open(path, encoding="ascii") as file:
                     value = json.load(file)
                 found.append(Known(name, int(value["peer"]), value["started"]))

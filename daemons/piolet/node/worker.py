@@ -84,14 +84,15 @@ def _build(order: Order, image: int | None, monitor: socket.socket, marks: Marks
     try:
         todo = plan.from_json(order.plan)
         mounter = None
-        if todo.sqsh is not None or any(mount.kind == "sqsh" for mount in todo.mounts):
-            mounter = fuse.Mounter(todo.squashfuse)
-        linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS)
+        linux.unshare(linux.CLONE_NEWUSER)
         marks.add("unshare")
         monitor.send(UNSHARED)
         if monitor.recv(16) != MAPPED:
             sys.exit(1)
         marks.add("map ids")
+        if todo.sqsh is not None or any(mount.kind == "sqsh" for mount in todo.mounts):
+            mounter = fuse.Mounter(todo.squashfuse)
+        linux.unshare(linux.CLONE_NEWNS)
         container.build(todo, image, order.scratch, mounter, marks.add)
     except PioletError as error:
         return {"error": error.message, "hint": error.hint or ""}
