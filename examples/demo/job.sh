@@ -6,5 +6,5 @@
 #SBATCH --output=train.out
 
 # The script runs on the host; the eight tasks run in the environment. Only what is mounted is there:
-# the data, and the scratch directory, where this script and train.py are.
-srun --environment=./my_environment.toml python3 "$PWD/train.py"
+# the data, and the scratch directory with train.py, in which the tasks start (workdir).
+srun --environment=./my_environment.toml python3 train.py
