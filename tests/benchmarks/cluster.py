@@ -45,13 +45,12 @@ class Cluster:
         """Call the cluster tool."""
         call_tool(*arguments, "--dir", str(self.directory))
 
-    def set_node_option(self, section: str, line: str | None) -> None:
-        """Put one line into a section of piolet.toml in place of an earlier one, and restart node1's pioletd."""
+    def set_node_option(self, section: str, name: str, value: str) -> None:
+        """Set an option in a section of piolet.toml, and restart node1's pioletd."""
         path = self.directory / "etc" / "piolet.toml"
-        marked = [text for text in path.read_text("utf-8").splitlines() if not text.endswith("# benchmark")]
-        if line is not None:
-            marked.insert(marked.index(f"[{section}]") + 1, f"{line} # benchmark")
-        path.write_text("\n".join(marked) + "\n", "utf-8")
+        lines = [text for text in path.read_text("utf-8").splitlines() if not text.startswith(f"{name} =")]
+        lines.insert(lines.index(f"[{section}]") + 1, f"{name} = {value}")
+        path.write_text("\n".join(lines) + "\n", "utf-8")
         self.tool("stop-pioletd", "node1")
         self.tool("start-pioletd", "node1")
 

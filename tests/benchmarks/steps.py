@@ -51,7 +51,7 @@ def container(cluster: Cluster, rounds: int, *arguments: str, aim: str = "") -> 
 
 def phases(cluster: Cluster, rounds: int, runtime: str) -> dict[str, float]:
     """Return the median of each phase from START to READY on a warm node, in milliseconds, with 'all' first."""
-    cluster.set_node_option("environment", f'runtime = "{runtime}"')
+    cluster.set_node_option("environment", "runtime", f'"{runtime}"')
     cluster.run("srun", "-w", "node1", "--environment=demo", "true")
     before = len(cluster.log("node1"))
     for _ in range(rounds):
@@ -62,5 +62,4 @@ def phases(cluster: Cluster, rounds: int, runtime: str) -> dict[str, float]:
         for phase in text.split(", "):
             name, _, value = phase.rpartition(" ")
             found.setdefault(name, []).append(float(value))
-    cluster.set_node_option("environment", None)
     return {name: statistics.median(values) for name, values in found.items()}

@@ -14,11 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "daemons"))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+_ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(_ROOT), str(_ROOT / "daemons")]
 
-import messages
 from piolet import wire
+
+from tests.wire import messages
 
 
 def mutate(random_: random.Random, data: bytes) -> bytes:

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fuzz_shims import mutate
-from messages import start
-from node_server import RunningServer
 from piolet import wire
 from piolet.environment.definition import Definition
 from piolet.errors import PioletError, WireError
+
+from tests.wire.fuzz_shims import mutate
+from tests.wire.messages import start
+from tests.wire.node_server import RunningServer
 
 INPUTS = 100_000
 SEED = 20261123

@@ -7,8 +7,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from messages import lib as numbers
-from messages import record
+
+from tests.wire.messages import lib as numbers
+from tests.wire.messages import record
 
 DEFINITION = b'{"version":1}'
 

@@ -1,0 +1,138 @@
+"""`make bench`: prints the ratios, and writes them to build/bench.json.
+
+    python -m tests.benchmarks [--rounds 20] [--only NAME]…
+
+Every figure is the median of pairs taken in turn in this run; the machine is described first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.benchmarks import images, steps
+from tests.benchmarks.cluster import ROOT, Cluster, started
+from tests.benchmarks.steps import Row
+
+
+def machine() -> str:
+    """Return what the figures were taken on."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    system = f"Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, {system}"
+
+
+def show(row: Row) -> object:
+    """Print a row; return it for the file."""
+    p = row.pairs
+    low, high = p.interval_ms()
+    print(
+        f"  {row.name}\n      {p.baseline_ms:8.1f} ms  {p.candidate_ms:8.1f} ms   added {p.added_ms:+6.2f} ms"
+        f" [{low:+.2f}, {high:+.2f}]   ratio {p.ratio:.3f}   {row.aim}",
+        flush=True,
+    )
+    return {
+        "name": row.name,
+        "pairs": len(p.baseline),
+        "baseline_ms": p.baseline_ms,
+        "candidate_ms": p.candidate_ms,
+        "added_ms": p.added_ms,
+        "added_ms_95": [low, high],
+        "ratio": p.ratio,
+        "aim": row.aim,
+    }
+
+
+def small(cluster: Cluster, rounds: int) -> list[object]:
+    """Four nodes: what one step costs, and what more tasks add."""
+    cluster.run("srun", "-N4", "--environment=demo", "true")
+    rows = [
+        steps.plugin_without_option(cluster, 2 * rounds),
+        steps.container(cluster, 2 * rounds, "-N1", aim="added <= 12 ms, stretch 5 ms"),
+        steps.container(cluster, rounds, "-N4", aim="nodes in parallel"),
+        steps.container(cluster, rounds, "-N4", "--ntasks-per-node=2", aim="no growth with tasks"),
+        steps.container(cluster, rounds, "-N4", "--ntasks-per-node=8", aim="no growth with tasks"),
+    ]
+    return list(map(show, rows))
+
+
+def runtimes(cluster: Cluster, rounds: int) -> list[object]:
+    """Where the time from START to READY goes: our own builder, and crun."""
+    cluster.set_node_option("node", "verbose", "true")
+    out: list[object] = []
+    for runtime in ("native", "crun"):
+        found = steps.phases(cluster, rounds, runtime)
+        out.append({"runtime": runtime, "phases_ms": dict(found)})
+        print(f"  START to READY, {runtime}: {found.pop('all'):.2f} ms")
+        print("      " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()), flush=True)
+    cluster.set_node_option("environment", "runtime", '"native"')
+    return out
+
+
+def pulls(cluster: Cluster, _rounds: int) -> list[object]:
+    """The second pull, and many who want one image at the same time."""
+    cluster.run("piolet", "image", "pull", cluster.demo_image)
+    again = images.counted(cluster, [("alice", "piolet", "image", "pull", cluster.demo_image)])
+    print(f"  second pull of an image that is there: {again.requests} registry requests   aim 0")
+    cluster.run("piolet", "image", "rm", cluster.demo_image)
+    jobs: list[tuple[str, ...]] = [
+        (user, "srun", "-N1", "--environment=demo", "true") for user in ("alice", "bob") for _ in range(4)
+    ]
+    many = images.counted(cluster, jobs)
+    print(f"  2 users and 8 jobs want one new image at once: {many.conversions} conversion   aim 1", flush=True)
+    return [{"second_pull_requests": again.requests, "conversions_for_8_jobs": many.conversions}]
+
+
+def large(cluster: Cluster, rounds: int) -> list[object]:
+    """32 nodes: the added time, with one task and with eight on each."""
+    cluster.run("srun", "-N32", "--environment=demo", "true")
+    rows = [
+        steps.container(cluster, rounds, "-N32", aim="32 nodes share 2 cores here"),
+        steps.container(cluster, rounds, "-N32", "--ntasks-per-node=4", aim="no growth with tasks"),
+    ]
+    return list(map(show, rows))
+
+
+GROUPS: dict[str, tuple[int, Callable[[Cluster, int], list[object]]]] = {
+    "steps": (4, small),
+    "runtimes": (4, runtimes),
+    "pulls": (4, pulls),
+    "large": (32, large),
+}
+
+
+def main() -> int:
+    """Run the benchmarks that the command line names."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20, help="pairs of each measurement (default: 20)")
+    parser.add_argument("--only", action="append", choices=sorted(GROUPS), help="only this group; may be repeated")
+    chosen = parser.parse_args()
+    print(machine())
+    results: dict[str, object] = {"machine": machine()}
+    names = chosen.only or list(GROUPS)
+    for nodes in sorted({GROUPS[name][0] for name in names}):
+        with started(nodes) as cluster:
+            for name in names:
+                if GROUPS[name][0] == nodes:
+                    print(f"{name} ({nodes} nodes)")
+                    results[name] = GROUPS[name][1](cluster, chosen.rounds)
+    (ROOT / "build" / "bench.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    print("written to build/bench.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
