@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +112,12 @@ class Cluster:
         option = [] if edf is None else [f"--environment={edf}"]
         return self.run(user, "srun", *option, *command, **more)
 
+    def pair(self, user: str, edf: Path, *command: str | Path, **more: Any) -> tuple[Result, Result]:
+        """Run the same `srun` without and with an environment, at once; return both."""
+        with ThreadPoolExecutor(2) as pool:
+            bare, inside = pool.map(lambda which: self.srun(user, which, *command, **more), (None, edf))
+        return bare, inside
+
     def sbatch(self, user: str, script: str, *options: str, cwd: Path | None = None, timeout: float = 60) -> str:
         """Submit a script, wait for the job's end, and return what it wrote, standard error included."""
         room = cwd or self.room(user)
@@ -126,6 +133,10 @@ class Cluster:
     def jobs(self) -> str:
         """Return the jobs that are queued or running, a line each."""
         return self.run("alice", "squeue", "-h", "-o", "%A %t %j").good()
+
+    def wait_end(self, job: str) -> None:
+        """Wait until a job is no longer queued, running or completing."""
+        wait_until(lambda: job not in self.jobs().split(), what=f"the end of job {job}")
 
     # -- files
 
