@@ -11,11 +11,7 @@ import os
 import random
 import socket
 import sys
-from pathlib import Path
 from typing import Any
-
-_ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(_ROOT), str(_ROOT / "daemons")]
 
 from piolet import wire
 

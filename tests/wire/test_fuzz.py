@@ -27,7 +27,13 @@ def test_the_shims_survive(sanitized: Path) -> None:
     """100,000 broken answers, environments and records each, under AddressSanitizer and UBSan."""
     asan = subprocess.run(["cc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     command = [sys.executable, str(Path(__file__).with_name("fuzz_shims.py")), str(sanitized), str(SEED), str(INPUTS)]
-    environment = {**os.environ, "LD_PRELOAD": asan.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
+    root = Path(__file__).resolve().parents[2]
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": asan.stdout.strip(),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PYTHONPATH": f"{root}:{root / 'daemons'}",
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     assert f"{INPUTS} inputs" in done.stdout
