@@ -1,0 +1,1 @@
+"""`--vet`: nodes checked before a job's application starts."""

@@ -1,0 +1,1 @@
+"""The evals of the catalogue, one file each."""

@@ -1,0 +1,112 @@
+"""The lines that a node writes: one JSON object each, and how they are read again.
+
+hello     a node's runner has begun: node, host facts, address of its pair server
+verdict   what one eval came to
+end       all evals of this node have been told; a node without it was lost
+
+Whoever reads them trusts nothing: a line may be too long, cut off, or somebody else's print. This module runs
+under Python 3.8.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from piolet.api import INCONCLUSIVE, OUTCOMES, Verdict
+
+LINE_MAX = 64 * 1024
+MARK = "piolet-vet"
+
+
+@dataclass(frozen=True)
+class Record:
+    """The verdict of one eval on one node.
+
+    eval      the name in the protocol
+    kind      the short name or dotted class
+    seconds   how long it took
+    cached    it was taken from an earlier run
+    peer      for a pair: the other node
+    """
+
+    node: str
+    eval: str
+    kind: str
+    outcome: str
+    reason: str = ""
+    measure: str = ""
+    value: float | None = None
+    limit: float | None = None
+    unit: str = ""
+    seconds: float = 0.0
+    cached: bool = False
+    peer: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def verdict(self) -> Verdict:
+        """Return the verdict alone."""
+        return Verdict(self.outcome, self.reason, self.measure, self.value, self.limit, self.unit, self.details)
+
+
+def record(node: str, name: str, kind: str, verdict: Verdict, seconds: float, cached: bool = False) -> Record:
+    """Return the record of a verdict."""
+    return Record(
+        node, name, kind, verdict.outcome, verdict.reason, verdict.measure, verdict.value, verdict.limit,
+        verdict.unit, round(seconds, 6), cached, "", verdict.details,
+    )  # fmt: skip
+
+
+def encode(kind: str, content: Mapping[str, Any]) -> bytes:
+    """Return one line. What is no JSON becomes text, what is too long loses its details."""
+    line = json.dumps({MARK: kind, **content}, default=str, allow_nan=False, separators=(",", ":"))
+    if len(line) >= LINE_MAX:
+        line = json.dumps({MARK: kind, **content, "details": {"left out": "too long"}}, default=str)
+    return line.encode("ascii") + b"\n"
+
+
+def encode_record(one: Record) -> bytes:
+    """Return the line of a record."""
+    try:
+        return encode("verdict", asdict(one))
+    except ValueError:  # a NaN or an infinity in the details
+        return encode("verdict", {**asdict(one), "details": {"left out": "not finite"}})
+
+
+def decode(line: bytes) -> tuple[str, dict[str, Any]] | None:
+    """Return the kind and the content of a line, or None: it is no line of ours."""
+    if len(line) > LINE_MAX:
+        return None
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    kind = value.pop(MARK, None) if isinstance(value, dict) else None
+    return (kind, value) if isinstance(kind, str) else None
+
+
+def to_record(value: Mapping[str, Any]) -> Record | None:
+    """Return the record in the content of a 'verdict' line, or None when it is malformed."""
+    try:
+        found = Record(**value)
+    except TypeError:
+        return None
+    texts = (found.node, found.eval, found.kind, found.reason, found.measure, found.unit, found.peer)
+    numbers = [number for number in (found.value, found.limit) if number is not None]
+    if not all(isinstance(text, str) for text in texts) or found.outcome not in OUTCOMES:
+        return None
+    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in [*numbers, found.seconds]):
+        return None
+    return found if isinstance(found.details, dict) else None
+
+
+def to_verdict(value: Any) -> Verdict:
+    """Return the verdict that a worker wrote; what is none becomes inconclusive."""
+    if isinstance(value, dict):
+        one = to_record({"node": "", "eval": "", "kind": "", **value})
+        if one is not None:
+            return one.verdict()
+    return Verdict(INCONCLUSIVE, "the eval's answer is malformed")
