@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +23,8 @@ from piolet.environment.images.lease import Presence, remove_tree
 from piolet.environment.images.reference import Reference, parse
 from piolet.environment.images.store import Access, Store
 from piolet.errors import ImageError
+
+_LOG = logging.getLogger("piolet-imaged")
 
 Tell = Callable[[str], None]
 _LOOK_TIMEOUT_S = 60
@@ -199,9 +203,11 @@ class Importer:
             if self._conversions.locked():
                 tell(f"waiting: {_CONVERSIONS} other images are being converted")
             async with self._conversions:
+                began = time.monotonic()
                 with self._scratch() as scratch:
                     copied = await self._copy(who, reference, digest, found, scratch, tell)
                     await self._squash(reference, digest, copied["config"], scratch, who, tell)
+                _LOG.info("converted %s (%s) in %.1f s", reference, digest[:19], time.monotonic() - began)
 
     async def _copy(
         self, who: Requester, reference: Reference, digest: str, found: dict[str, Any], scratch: str, tell: Tell
