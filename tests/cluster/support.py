@@ -122,7 +122,9 @@ class Cluster:
         """Submit a script, wait for the job's end, and return what it wrote, standard error included."""
         room = cwd or self.room(user)
         path = self.script(user, script)
-        self.run(user, "sbatch", "--wait", "--output=job.out", *options, path, cwd=room, timeout=timeout)
+        words = ["sbatch", "--parsable", "--output=job.out", *options, str(path)]
+        # Not sbatch --wait: it looks seldom.
+        self.wait_end(self.run(user, *words, cwd=room).good().strip(), timeout)
         output = room / "job.out"
         return output.read_text("utf-8", "replace") if output.exists() else ""
 
@@ -132,11 +134,11 @@ class Cluster:
 
     def jobs(self) -> str:
         """Return the jobs that are queued or running, a line each."""
-        return self.run("alice", "squeue", "-h", "-o", "%A %t %j").good()
+        return self.run("alice", "squeue", "-h", "-r", "-o", "%F %t %j").good()
 
-    def wait_end(self, job: str) -> None:
-        """Wait until a job is no longer queued, running or completing."""
-        wait_until(lambda: job not in self.jobs().split(), what=f"the end of job {job}")
+    def wait_end(self, job: str, limit_s: float = 30.0) -> None:
+        """Wait until a job, or each task of an array, is no longer queued, running or completing."""
+        wait_until(lambda: job not in re.findall(r"^\d+", self.jobs(), re.MULTILINE), limit_s, f"the end of job {job}")
 
     # -- files
 
@@ -225,7 +227,7 @@ def wait_until(happened: Callable[[], object], limit_s: float = 20.0, what: str 
     deadline = time.monotonic() + limit_s
     while not happened():
         assert time.monotonic() < deadline, f"{what} did not happen in {limit_s} s"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def call_tool(*arguments: str) -> None:
