@@ -42,10 +42,11 @@ static struct {
 	long timeout_s;
 	char *request;		/* the option's last value, or NULL */
 	unsigned given;		/* how often the option's callback fired */
+	char *part;		/* in srun: what an earlier part of a heterogeneous step asked for, or NULL */
 	int fd;			/* the connection to pioletd, or -1 */
 	int64_t deadline_ms;
 	struct failure failure;	/* of a hook that must not fail; task_init reports it */
-} state = { DEFAULT_COMMAND, NULL, DEFAULT_SOCKET, DEFAULT_TIMEOUT_S, NULL, 0, -1, 0, { false, "", "" } };
+} state = { DEFAULT_COMMAND, NULL, DEFAULT_SOCKET, DEFAULT_TIMEOUT_S, NULL, 0, NULL, -1, 0, { false, "", "" } };
 
 static int option_given(int value, const char *argument, int remote)
 {
@@ -128,6 +129,23 @@ static bool inherited(void)
 	       strcmp(request, state.request) == 0;
 }
 
+/* Slurm calls once for each part of a heterogeneous step, but hands the nodes one value of the option, the last,
+ * whatever each part said. Running a part in another's container would be worse than not at all. */
+static void compare_parts(void)
+{
+	const char *request = state.request ? state.request : HOST_REQUEST;
+	struct failure failure = { 0 };
+
+	if (state.part && strcmp(state.part, request) != 0) {
+		fail(&failure, "give all parts the same environment, or start them as steps of their own",
+		     "the parts of a heterogeneous step cannot have different environments ('%s' and '%s')",
+		     state.part, request);
+		report_and_exit(&failure);
+	}
+	if (!state.part)
+		state.part = strdup(request);
+}
+
 static int local_post_opt(void)
 {
 	struct submission submission;
@@ -206,6 +224,8 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 
 	(void)argc;
 	(void)argv;
+	if (context == S_CTX_LOCAL)
+		compare_parts();
 	if (!wanted())
 		return 0;
 	if (context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR)
@@ -329,6 +349,7 @@ int slurm_spank_exit(spank_t spank, int argc, char **argv)
 		close(state.fd);
 	state.fd = -1;
 	free(state.request);
-	state.request = NULL;
+	free(state.part);
+	state.request = state.part = NULL;
 	return 0;
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.support import Cluster, busybox_layer, wait_until
+from tests.cluster.support import Cluster, Result, busybox_layer, wait_until
 from tests.support import oci
 
 WHERE = "[ -e /marker ] && cat /marker || echo on the host"
@@ -131,8 +131,16 @@ def test_a_step_started_from_a_step(cluster: Cluster, room: Path) -> None:
 
 
 def test_the_parts_of_a_heterogeneous_step(cluster: Cluster, room: Path) -> None:
-    words = ["salloc", "-Q", "-N2"]
-    words += ["srun", "-N1", "--environment=tiny.toml", "sh", "-c", WHERE]
-    words += [":", "-N1", "--environment=other.toml", "sh", "-c", WHERE]
-    done = cluster.run("alice", *words, cwd=room)
-    assert sorted(done.good().splitlines()) == ["in the image", "in the other image"]
+    # Slurm hands one value of the option to all parts: what differs is refused, and never run in the wrong place.
+    def step(*parts: str) -> Result:
+        words = [word for part in parts for word in (":", "-N1", part, "sh", "-c", WHERE)]
+        return cluster.run("alice", "salloc", "-Q", "-N2", "srun", *words[1:], cwd=room)
+
+    tiny, other, none = (f"--environment={name}" for name in ("./tiny.toml", "./other.toml", "none"))
+    assert step(tiny, tiny).good() == "in the image\n" * 2
+    for parts in ((tiny, other), (tiny, none), (none, tiny), ("-n1", tiny)):
+        done = step(*parts)
+        assert done.status != 0
+        assert done.out == ""
+        assert "the parts of a heterogeneous step cannot have different environments" in done.err
+        assert "hint: " in done.err
