@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SHARED = ["message.c", "channel.c", "join.c", "submit.c"]
+SHARED = ["message.c", "channel.c", "join.c", "command.c", "submit.c"]
 PLUGINS = {"piolet_environment": ["environment.c"]}
 WARNINGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wformat=2", "-Wstrict-prototypes"]
 HARDENED = ["-O2", "-g", "-fvisibility=hidden", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]

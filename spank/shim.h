@@ -4,6 +4,7 @@
  *   channel.c    the connection to pioletd: connect, send, and read the shared answer under a deadline
  *   join.c       a task enters the namespaces that it was handed
  *   submit.c     in srun, sbatch and salloc: the cached record, or the `piolet` command
+ *   command.c    in srun, sbatch and salloc: run the `piolet` command
  *   environment.c  the hooks of --environment; the only part that knows SPANK
  *
  * Nothing here parses TOML, JSON or YAML, and nothing forks in slurmstepd.
@@ -64,6 +65,10 @@ void reply_close(struct reply *reply);
 
 /* join.c */
 int join_namespaces(const struct reply *reply, struct failure *f);
+
+/* command.c */
+char *slurp(int fd, size_t limit, size_t *length);
+int command_run(char *const *words, size_t limit, char **result, size_t *length, struct failure *f);
 
 /* submit.c */
 struct submission {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,18 +105,21 @@ def test_only_main_prints() -> None:
 
 
 def test_the_shims_stay_thin() -> None:
-    """All C that runs in Slurm's processes; comments count, so that there is no reason to leave them out."""
-    lines = sum(len(p.read_text().splitlines()) for p in (ROOT / "spank").glob("*.c") if p.name != "entry.c")
+    """All C of ours, in lines of code: comments and blank lines are free, so that nobody saves on them."""
+    lines = 0
+    for path in (ROOT / "spank").glob("*.[ch]"):
+        code = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+        lines += sum(1 for line in code.splitlines() if line.strip())
     assert lines <= C_LINES_MAX
 
 
 def test_the_shims_know_no_python_and_parse_no_text() -> None:
-    """No interpreter, no fork in slurmstepd (submit.c runs in srun), no RPC, no text format."""
+    """No interpreter, no fork in slurmstepd (command.c runs in srun), no RPC, no text format."""
     for path in (ROOT / "spank").glob("*.[ch]"):
         text = path.read_text()
         assert "Python.h" not in text
         assert "slurm_load" not in text
-        if path.name != "submit.c":
+        if path.name != "command.c":
             assert "fork(" not in text and "system(" not in text and "popen(" not in text, path
     for path in (ROOT / "spank").glob("*.c"):
         assert "json" not in path.read_text().lower().replace("canonical json", ""), path
@@ -151,7 +155,10 @@ def test_evals_collectors_and_hooks_know_the_contract_only() -> None:
             if path.name == "__init__.py":
                 continue
             ours = {name for name in imports(path) if name.partition(".")[0] == "piolet"}
-            assert all(name == "piolet" or name.startswith("piolet.api") for name in ours), (path, ours)
+            # What several of them share stands beside them in a module with an underscore, under the same rule.
+            private = "piolet." + directory.replace("/", ".")
+            allowed = ("piolet.api", f"{private}._")
+            assert all(name in ("piolet", private) or name.startswith(allowed) for name in ours), (path, ours)
 
 
 def test_nothing_names_this_machine() -> None:

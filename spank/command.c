@@ -1,0 +1,124 @@
+/* command.c - in srun, sbatch and salloc, as the user: run the `piolet` command and wait for it.
+ *
+ * It talks to the user on stderr itself, and hands its result back in a memory file, on descriptor 3. Its own
+ * waits are bounded; a signal that would end srun ends the command, and it does not outlive srun.
+ */
+#define _GNU_SOURCE
+#include "shim.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define RESULT_FD 3
+
+static pid_t start(char *const *words, int result)
+{
+	pid_t parent = getpid(), pid = fork();
+	sigset_t none;
+
+	if (pid != 0)
+		return pid;
+	/* srun blocks ten signals here; a command that inherited that could not be interrupted. */
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	for (int number = 1; number < NSIG; number++)
+		signal(number, SIG_DFL);
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	if (getppid() != parent)
+		_exit(127);
+	/* The command's own output would mix with that of the application. */
+	if (dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
+		_exit(127);
+	/* dup2 onto itself would keep close-on-exec. */
+	if (result == RESULT_FD ? fcntl(result, F_SETFD, 0) < 0 : dup2(result, RESULT_FD) < 0)
+		_exit(127);
+	execv(words[0], words);
+	dprintf(STDERR_FILENO, "piolet: error: cannot run %s: %s\n", words[0], strerror(errno));
+	_exit(127);
+}
+
+static bool interrupted(void)
+{
+	sigset_t pending;
+
+	return sigpending(&pending) == 0 && (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) ||
+					     sigismember(&pending, SIGHUP) || sigismember(&pending, SIGQUIT));
+}
+
+static int reap(pid_t pid)
+{
+	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), status = -1, kills = 0;
+
+	for (;;) {
+		struct pollfd p = { .fd = pidfd, .events = POLLIN };
+		pid_t done = waitpid(pid, &status, WNOHANG);
+
+		if (done == pid || (done < 0 && errno != EINTR))
+			break;
+		if (interrupted())
+			kill(pid, kills++ < 20 ? SIGTERM : SIGKILL);
+		poll(&p, pidfd >= 0 ? 1 : 0, 100);
+	}
+	if (pidfd >= 0)
+		close(pidfd);
+	return status;
+}
+
+/* Reads all of an open regular file of 1 to `limit` bytes; NULL where it is not one. The caller frees. */
+char *slurp(int fd, size_t limit, size_t *length)
+{
+	struct stat st;
+	size_t got = 0;
+	char *bytes;
+
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size <= 0 || (size_t)st.st_size > limit)
+		return NULL;
+	bytes = malloc((size_t)st.st_size);
+	while (bytes && got < (size_t)st.st_size) {
+		ssize_t n = pread(fd, bytes + got, (size_t)st.st_size - got, (off_t)got);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) {
+			free(bytes);
+			return NULL;
+		}
+		got += (size_t)n;
+	}
+	*length = got;
+	return bytes;
+}
+
+/* Runs the command and returns its exit status, with what it wrote to descriptor 3 (NULL: nothing).
+ *
+ * -1: it could not be run, or a signal ended it. It has said why on stderr, unless `f` is set. */
+int command_run(char *const *words, size_t limit, char **result, size_t *length, struct failure *f)
+{
+	int fd = memfd_create("piolet-result", MFD_CLOEXEC), status;
+	pid_t pid;
+
+	*result = NULL;
+	*length = 0;
+	if (fd < 0)
+		return fail(f, NULL, "cannot make a memory file: %s", strerror(errno));
+	pid = start(words, fd);
+	if (pid < 0) {
+		close(fd);
+		return fail(f, NULL, "cannot start %s: %s", words[0], strerror(errno));
+	}
+	status = reap(pid);
+	*result = slurp(fd, limit, length);
+	close(fd);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
