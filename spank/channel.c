@@ -48,7 +48,7 @@ int channel_open(const char *path, struct failure *f)
 			return fail(f, "look at the log of pioletd.service on that node",
 				    "pioletd takes no connection on %s after %d seconds", path, QUEUE_WAIT_S);
 		return fail(f, "an administrator starts it with: systemctl start pioletd.service",
-			    "pioletd does not run on this node (%s: %s)", path, strerror(error));
+			    "pioletd.service does not run on this node (%s: %s)", path, strerror(error));
 	}
 	return fd;
 }

@@ -146,8 +146,9 @@ def stepds() -> dict[str, int]:
                 title = file.read(256).split(b"\0")[0].decode("ascii", "replace")
             if not title.startswith("slurmstepd: [") or os.stat(f"/proc/{pid}").st_uid != 0:
                 continue
-            program = os.path.basename(os.readlink(f"/proc/{pid}/exe")).removesuffix(" (deleted)")
-            if program == "slurmstepd" and os.stat(f"/proc/{pid}/ns/uts").st_ino == own:
+            # Distributions add to the name: slurmstepd-wlm.
+            program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+            if program.startswith("slurmstepd") and os.stat(f"/proc/{pid}/ns/uts").st_ino == own:
                 found[title[13:].partition("]")[0]] = pid
         except OSError:
             continue

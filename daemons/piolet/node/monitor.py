@@ -32,7 +32,7 @@ _log = logging.getLogger("pioletd.monitor")
 
 _MAP_BYTES_MAX = 4000  # the kernel takes less than a page
 _WORKERS_MAX = 64
-_POLL_S = 1.0
+_POLL_S, _POLL_SOON_S = 1.0, 0.05
 _SO_SNDBUFFORCE = 32
 
 
@@ -191,6 +191,8 @@ class Monitor:
             worker.send_order(step.channel, todo, image)
         except OSError as error:
             hint = "idmapped SquashFS mounts need Linux 6.2 or newer" if error.errno == errno.EINVAL else None
+            if error.filename == "unshare":
+                hint = worker.NO_NAMESPACE_HINT
             self._fail(order.key, f"cannot start building the container: {error.strerror}", hint)
             return
         finally:
@@ -346,7 +348,8 @@ class Monitor:
         times = [] if look is None else [look]
         times += [step.deadline for step in self._steps.values() if not step.ready]
         ending = len(self._children) > (self._spare is not None)
-        ending = ending or self._endings.busy()
+        if self._endings.busy():
+            times.append(now + _POLL_SOON_S)
         times.append(now + _POLL_S if ending or self._mounting else self._next_expiry)
         return max(0.0, min(times) - now)
 

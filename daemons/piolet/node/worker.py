@@ -20,6 +20,7 @@ from piolet.errors import PioletError
 from piolet.node import container, fuse, linux, plan
 
 _ORDER_MAX = 256 * 1024
+NO_NAMESPACE_HINT = "user namespaces may be switched off, or used up: sysctl user.max_user_namespaces"
 UNSHARED, MAPPED = b"unshared", b"mapped"
 
 
@@ -97,6 +98,6 @@ def _build(order: Order, image: int | None, monitor: socket.socket, marks: Marks
     except PioletError as error:
         return {"error": error.message, "hint": error.hint or ""}
     except OSError as error:
-        hint = "user namespaces may be switched off: sysctl user.max_user_namespaces"
+        hint = NO_NAMESPACE_HINT if error.filename == "unshare" else ""
         return {"error": f"cannot build the container: {error.strerror} ({error.filename})", "hint": hint}
     return {"ok": True}
