@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+
 from piolet.api import INCONCLUSIVE, Context, Eval, Inconclusive, Verdict
 from piolet.vet import loading
 from piolet.vet.plan import Task

@@ -1,0 +1,78 @@
+"""Are the GPUs there, cool, empty, and the step's alone?"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from piolet.api import FAIL, Context, Eval, Inconclusive, Verdict, at_most, parameter
+from piolet.vet.evals import _nvml
+
+
+@dataclass(frozen=True)
+class Gpu(Eval):
+    """Asks NVML for every GPU of the step."""
+
+    name = "gpu"
+    text = "count, temperature, used memory and foreign processes of the GPUs"
+    method = "one reading of each GPU; memory that the driver reserves for itself does not count as used"
+    source = "NVML"
+    needs = "an NVIDIA driver, nvidia-ml-py"
+    unit = "degC"
+    better = "lower"
+
+    count: int = parameter(0, text="how many GPUs there must be; 0: at least one", least=0)
+    max_temp: float = parameter(90.0, text="the highest temperature", unit="degC", least=0)
+    max_used_memory: float = parameter(0.05, text="the most of a GPU's memory that may be used", unit="0..1", least=0)
+    max_processes: int = parameter(0, text="processes that may be on a GPU already", least=0)
+
+    def check(self, context: Context) -> Verdict:
+        """Name every GPU that is wrong."""
+        nvml = _nvml.Nvml()
+        try:
+            gpus = nvml.gpus(context)
+            if self.count and len(gpus) != self.count:
+                return Verdict(FAIL, f"there are {len(gpus)} GPUs, not {self.count}", "GPUs", len(gpus), self.count)
+            if not gpus:
+                raise Inconclusive("there are no GPUs, or none that this step may use")
+            wrong, hottest, devices = self._look(nvml, gpus)
+        except _nvml.LostError as error:
+            return Verdict(FAIL, str(error))
+        if hottest is None:
+            raise Inconclusive("no GPU tells its temperature")
+        verdict = at_most("temperature", hottest, self.max_temp, "degC", gpus=devices)
+        if not wrong:
+            return verdict
+        return Verdict(FAIL, "; ".join(wrong)[:500], "temperature", hottest, self.max_temp, "degC", verdict.details)
+
+    def _look(self, nvml: _nvml.Nvml, gpus: list[_nvml.Gpu]) -> tuple[list[str], float | None, list[dict[str, object]]]:
+        wrong: list[str] = []
+        devices: list[dict[str, object]] = []
+        hottest: float | None = None
+        for gpu in gpus:
+            temperature = nvml.ask("nvmlDeviceGetTemperature", gpu.handle, 0)
+            used, total = _memory(nvml, gpu)
+            pids = [process.pid for process in nvml.ask("nvmlDeviceGetComputeRunningProcesses", gpu.handle) or []]
+            foreign = [pid for pid in pids if pid != os.getpid()]
+            if temperature is not None:
+                hottest = temperature if hottest is None else max(hottest, temperature)
+                if temperature > self.max_temp:
+                    wrong.append(f"{gpu} is at {temperature} degC, {self.max_temp:g} are allowed")
+            if total and used / total > self.max_used_memory:
+                wrong.append(
+                    f"{used / total:.1%} of the memory of {gpu} is used, {self.max_used_memory:.1%} is allowed"
+                )
+            if len(foreign) > self.max_processes:
+                wrong.append(f"{gpu} has {len(foreign)} other processes (pid {', '.join(map(str, foreign[:4]))})")
+            devices.append(
+                {"index": gpu.index, "uuid": gpu.uuid, "temperature": temperature, "used": used, "total": total}
+            )
+        return wrong, hottest, devices
+
+
+def _memory(nvml: _nvml.Nvml, gpu: _nvml.Gpu) -> tuple[int, int]:
+    """Return used and total bytes. The first version of the call counts the driver's own reserve as used."""
+    info = nvml.ask("nvmlDeviceGetMemoryInfo", gpu.handle, nvml.lib.nvmlMemory_v2)
+    if info is None:
+        info = nvml.ask("nvmlDeviceGetMemoryInfo", gpu.handle)
+    return (info.used, info.total) if info is not None else (0, 0)

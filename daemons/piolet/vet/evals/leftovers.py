@@ -1,0 +1,104 @@
+"""What earlier jobs left on the node: processes of others, zombies, processes that hang, full /dev/shm."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+from dataclasses import dataclass
+
+from piolet.api import FAIL, PASS, Context, Eval, Inconclusive, Verdict, parameter
+from piolet.vet.evals import _files
+
+_SECOND_LOOK_S = 0.05
+
+
+@dataclass(frozen=True)
+class Leftovers(Eval):
+    """Walks /proc and /dev/shm."""
+
+    name = "leftovers"
+    text = "processes of other users, zombies, hanging processes, and what fills /dev/shm"
+    method = "walks /proc twice (a process in state D both times hangs) and /dev/shm"
+    source = "/proc, /dev/shm"
+    needs = "a /proc that shows the processes of others"
+
+    max_foreign: int = parameter(0, text="processes of other ordinary users", unit="processes", least=0)
+    min_uid: int = parameter(1000, text="users below are the system's", unit="uid", least=0)
+    allow_users: tuple[str, ...] = parameter((), text="users whose processes belong here")
+    max_zombies: int = parameter(20, text="zombies", unit="processes", least=0)
+    max_hanging: int = parameter(0, text="processes in uninterruptible sleep", unit="processes", least=0)
+    max_shm: float = parameter(1.0, text="what may be in /dev/shm", unit="GB", least=0)
+
+    def check(self, context: Context) -> Verdict:
+        """Name what is too much, with examples."""
+        first = _processes(context)
+        if 1 not in first:
+            raise Inconclusive("/proc does not show the processes of others (hidepid)")
+        foreign = [pid for pid, (uid, _, _) in first.items() if self._foreign(uid, context.uid)]
+        zombies = [pid for pid, (_, state, _) in first.items() if state == "Z"]
+        hanging = [pid for pid, (_, state, _) in first.items() if state == "D"]
+        if hanging:
+            time.sleep(min(_SECOND_LOOK_S, context.remaining()))
+            second = _processes(context)
+            hanging = [pid for pid in hanging if second.get(pid, (0, "", ""))[1] == "D"]
+        shm = _shm(context.path("/dev/shm"))  # noqa: S108 - that is what is looked at
+        wrong = []
+        for what, found, limit in (
+            ("processes of other users", foreign, self.max_foreign),
+            ("zombies", zombies, self.max_zombies),
+            ("hanging processes", hanging, self.max_hanging),
+        ):
+            if len(found) > limit:
+                wrong.append(f"{len(found)} {what} ({_examples(found, first)})")
+        if shm / 1e9 > self.max_shm:
+            wrong.append(f"{shm / 1e9:.3g} GB in /dev/shm, {self.max_shm:g} GB are allowed")
+        details = {"foreign": len(foreign), "zombies": len(zombies), "hanging": len(hanging), "shm_bytes": shm}
+        return Verdict(FAIL if wrong else PASS, "; ".join(wrong)[:500], details=details)
+
+    def _foreign(self, uid: int, own: int) -> bool:
+        return self.min_uid <= uid < 65534 and uid != own and _user(uid) not in self.allow_users
+
+
+def _processes(context: Context) -> dict[int, tuple[int, str, str]]:
+    """Return user, state and name of every process."""
+    found = {}
+    try:
+        names = os.listdir(context.path("/proc"))
+    except OSError as error:
+        raise Inconclusive(f"cannot read /proc: {error.strerror}") from None
+    for name in names:
+        if not name.isdigit():
+            continue
+        stat = _files.text(context.path(f"/proc/{name}/stat"))
+        status = _files.text(context.path(f"/proc/{name}/status"))
+        if stat is None or status is None:  # it has just ended
+            continue
+        # The name stands in parentheses and may hold any character.
+        state = stat.rpartition(")")[2].split()[:1]
+        uid = next((line.split()[1] for line in status.splitlines() if line.startswith("Uid:")), "0")
+        found[int(name)] = (int(uid), state[0] if state else "?", stat.partition("(")[2].rpartition(")")[0])
+    return found
+
+
+def _examples(pids: list[int], table: dict[int, tuple[int, str, str]]) -> str:
+    shown = [f"{table[pid][2]} {pid} of {_user(table[pid][0])}" for pid in pids[:3]]
+    return ", ".join(shown) + (", …" if len(pids) > 3 else "")
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _shm(directory: str) -> int:
+    total = 0
+    for base, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(base, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total
