@@ -217,7 +217,8 @@ def _check_readable(path: str, host: Host, what: str, *, regular: bool) -> None:
             hint = "a variable is written ${NAME}, with braces"
         raise EnvironmentFileError(f"{what}, {path}, does not exist", hint) from None
     except OSError as error:
-        raise EnvironmentFileError(f"{what}, {path}, cannot be used: {error.strerror}") from None
+        hint = "a directory above it is closed to you: see namei -l" if isinstance(error, PermissionError) else None
+        raise EnvironmentFileError(f"{what}, {path}, cannot be used: {error.strerror}", hint) from None
     if regular and not stat.S_ISREG(mode):
         raise EnvironmentFileError(f"{what}, {path}, is not a SquashFS file but another kind of file")
     # To enter a directory is enough to mount it: its contents have permissions of their own.

@@ -136,9 +136,11 @@ def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> So
             path = spare
         else:
             path = mount.source
-        # As the user: a directory that they cannot read is not theirs to mount.
-        directory = stat.S_ISDIR(os.stat(path).st_mode)
-        if not os.access(path, os.R_OK | (os.X_OK if directory else 0)):
+        # As the user, and as at submit time: what they cannot use is not theirs to mount. To enter a directory is
+        # enough; its contents have permissions of their own.
+        mode = os.stat(path).st_mode
+        directory = stat.S_ISDIR(mode)
+        if not os.access(path, os.X_OK if directory else os.R_OK if stat.S_ISREG(mode) else os.F_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         tree = linux.clone_tree(path)
         _set_flags(tree, mount.flags)
