@@ -155,3 +155,147 @@ class Eval:
     def check(self, context: Context) -> Verdict:
         """Judge this node. Whatever is raised makes the verdict 'inconclusive'."""
         raise NotImplementedError
+
+
+# -- collectors of `--score`
+
+
+class Unavailable(Exception):  # noqa: N818 - it is no error: the next collector is tried, and the report says why
+    """Raised by a collector's `open` when it cannot collect here; the text is the reason that the report gives."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One measured quantity: its name, its unit ('1' is a share of 0 to 1), and what it means."""
+
+    name: str
+    unit: str
+    text: str
+
+
+GPU_QUANTITIES = (
+    Quantity("engine", "1", "share of time in which any engine of the GPU was active"),
+    Quantity("sm", "1", "share of SM-cycles with at least one warp"),
+    Quantity("occupancy", "1", "resident warps over the most that there could be"),
+    Quantity("tensor", "1", "share of cycles in which a tensor pipe was active"),
+    Quantity("tensor_int", "1", "of which integer"),
+    Quantity("tensor_half", "1", "of which half precision"),
+    Quantity("tensor_double", "1", "of which double precision"),
+    Quantity("fp64", "1", "share of cycles in which the FP64 pipe was active"),
+    Quantity("fp32", "1", "share of cycles in which the FP32 pipe was active"),
+    Quantity("fp16", "1", "share of cycles in which the FP16 pipe was active"),
+    Quantity("integer", "1", "share of cycles in which the integer pipe was active"),
+    Quantity("dram", "1", "share of cycles in which device memory sent or received"),
+    Quantity("pcie_tx", "B/s", "sent over PCIe"),
+    Quantity("pcie_rx", "B/s", "received over PCIe"),
+    Quantity("nvlink_tx", "B/s", "sent over NVLink"),
+    Quantity("nvlink_rx", "B/s", "received over NVLink"),
+    Quantity("c2c_tx", "B/s", "sent over the chip-to-chip link"),
+    Quantity("c2c_rx", "B/s", "received over the chip-to-chip link"),
+    Quantity("utilisation", "1", "share of time in which a kernel ran: what nvidia-smi calls GPU-Util"),
+    Quantity("memory_used", "B", "device memory in use"),
+    Quantity("power", "W", "power drawn"),
+    Quantity("energy", "J", "the device's energy counter, which only grows"),
+    Quantity("temperature", "degC", "of the GPU"),
+    Quantity("memory_temperature", "degC", "of its memory"),
+    Quantity("clock_sm", "MHz", "clock of the SMs"),
+    Quantity("clock_memory", "MHz", "clock of the memory"),
+    Quantity("clock_events", "mask", "why the clock is held back: nvmlClocksEventReason bits"),
+    Quantity("xid", "code", "the last XID error; 0: none"),
+)
+HOST_QUANTITIES = (
+    Quantity("cpu", "cores", "processor time used per second"),
+    Quantity("cpu_throttled", "1", "share of time in which the CPU quota held the step back"),
+    Quantity("memory", "B", "memory of the step, page cache included"),
+    Quantity("memory_anon", "B", "memory of the step that is not page cache"),
+    Quantity("read", "B/s", "read from block devices"),
+    Quantity("write", "B/s", "written to block devices"),
+    Quantity("net_rx", "B/s", "received by the node's network interfaces: of the node, not of the step"),
+    Quantity("net_tx", "B/s", "sent by the node's network interfaces: of the node, not of the step"),
+    Quantity("cpu_pressure", "1", "share of time in which some task waited for a CPU (PSI)"),
+    Quantity("memory_pressure", "1", "share of time in which some task waited for memory (PSI)"),
+    Quantity("io_pressure", "1", "share of time in which some task waited for I/O (PSI)"),
+)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU or a MIG instance that a collector watches; `memory` in bytes, 0: unknown."""
+
+    uuid: str
+    name: str
+    memory: int = 0
+    power_limit: float = 0.0
+    mig: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be measured.
+
+    gpus      UUIDs or indices of the step's GPUs (as in CUDA_VISIBLE_DEVICES); None: all that can be seen
+    cgroup    the step's directory below /sys/fs/cgroup, '' for the whole node
+    period    seconds between samples
+    root      in front of /proc and /sys: tests put recorded trees there
+    """
+
+    gpus: tuple[str, ...] | None = None
+    cgroup: str = ""
+    period: float = 0.1
+    root: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One sample: the means over `span` seconds that ended at `end`, of the quantities of its collector, in order.
+
+    device   index into the collector's `devices`; -1: the host
+    end      nanoseconds of time.monotonic_ns()
+    values   NaN where the source gave nothing
+    """
+
+    device: int
+    end: int
+    span: float
+    values: tuple[float, ...]
+
+
+class Collector:
+    """The base class of collectors: one source of figures, for one step.
+
+    name         the short name in reports and in collector=NAME
+    text         what it is, one line
+    least        the smallest period that the source can give, in seconds
+    quantities   names, of GPU_QUANTITIES or of HOST_QUANTITIES, that `read` gives, in order
+    devices      what it watches, known after `open`
+    simulated    the text with which a simulator names itself, '' for a real source
+    source       the library's and the driver's versions
+    blanks       how many values were missing, by quantity and reason
+    """
+
+    name: ClassVar[str] = ""
+    text: ClassVar[str] = ""
+    least: ClassVar[float] = 0.1
+    quantities: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        self.devices: tuple[Device, ...] = ()
+        self.simulated = ""
+        self.source = ""
+        self.blanks: dict[tuple[str, str], int] = {}
+
+    def blank(self, quantity: str, reason: str) -> float:
+        """Count a missing value and return NaN."""
+        self.blanks[quantity, reason] = self.blanks.get((quantity, reason), 0) + 1
+        return math.nan
+
+    def open(self, target: Target) -> None:
+        """Begin. Raises Unavailable."""
+        raise NotImplementedError
+
+    def read(self, now: int) -> list[Reading]:
+        """Return what has come since the last call; `now` is time.monotonic_ns(). Must not block for long."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End, and leave nothing behind in the source; called once, also after a failed `open`."""

@@ -1,0 +1,1 @@
+"""One file per source of figures; each imports nothing of Piolet but piolet.api."""
