@@ -128,7 +128,7 @@ class Eval:
 
     name       the short name in protocols
     text       what it checks, one line
-    method     how
+    how        by which means
     source     where the figures come from
     needs      what must be there for a verdict; empty: nothing
     unit       of the value
@@ -142,7 +142,7 @@ class Eval:
 
     name: ClassVar[str] = ""
     text: ClassVar[str] = ""
-    method: ClassVar[str] = ""
+    how: ClassVar[str] = ""
     source: ClassVar[str] = ""
     needs: ClassVar[str] = ""
     unit: ClassVar[str] = ""
@@ -151,6 +151,11 @@ class Eval:
     loads: ClassVar[frozenset[str]] = frozenset()
     timeout_s: ClassVar[float] = 5.0
     effect: ClassVar[float] = 0.1
+
+    @classmethod
+    def scope_of(cls, parameters: Mapping[str, Any]) -> str:
+        """Return the scope with these parameters."""
+        return cls.scope
 
     def check(self, context: Context) -> Verdict:
         """Judge this node. Whatever is raised makes the verdict 'inconclusive'."""

@@ -8,6 +8,7 @@ its parameters are handed over as they stand.
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -90,7 +91,7 @@ def _task(reader: _Reader, item: Node, known: Catalogue, search: tuple[str, ...]
         name=own_name,
         kind=name,
         target=target,
-        scope=kind.scope if kind else "node",
+        scope=kind.scope_of(parameters) if kind else "node",
         loads=tuple(sorted(kind.loads)) if kind else (),
         parameters=parameters,
         search=() if kind else search,
@@ -133,17 +134,24 @@ def _parameters(reader: _Reader, item: yamltext.Mapping, kind: type[Eval] | None
     if kind is None:
         return {key: reader.plain(node) for key, node in own.items()}
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, kind))}
-    types = typing.get_type_hints(kind)
+    wanted = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for key, node in own.items():
         if key not in fields:
             raise reader.unknown(key, item.keys[key], [*fields, *_EVAL_KEYS], f"the eval '{written}'")
-        values[key] = reader.typed(node, types[key], fields[key].metadata, key)
+        values[key] = reader.typed(node, wanted[key], fields[key].metadata, key)
     for name, field in fields.items():
         no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if no_default and name not in values:
             raise reader.document.error(f"the eval '{written}' needs '{name}'", item.place)
     return values
+
+
+def _alternatives(wanted: Any) -> list[Any]:
+    """Return the types of a union without None; the first one decides."""
+    if typing.get_origin(wanted) in (typing.Union, types.UnionType):
+        return [choice for choice in typing.get_args(wanted) if choice is not type(None)]
+    return [wanted]
 
 
 def _did_you_mean(name: str, names: Iterable[str]) -> str | None:
@@ -233,7 +241,7 @@ class _Reader:
         choices = typing.get_args(wanted)
         if isinstance(node, Scalar) and node.plain and node.text in _NULLS and type(None) in choices:
             return None
-        for one in [choice for choice in choices if choice is not type(None)] if type(None) in choices else [wanted]:
+        for one in _alternatives(wanted):
             origin = typing.get_origin(one) or one
             if origin in (int, float):
                 value = self.number(
@@ -261,11 +269,11 @@ class _Reader:
         if not dataclasses.is_dataclass(wanted):
             return {key: self.nullable(value, key) for key, value in node.items.items()}
         fields = {field.name: field for field in dataclasses.fields(wanted)}
-        types = typing.get_type_hints(wanted)
+        hints = typing.get_type_hints(wanted)
         for key in node.items:
             if key not in fields:
                 raise self.unknown(key, node.keys[key], fields, f"'{what}'")
-        return {key: self.typed(value, types[key], fields[key].metadata, key) for key, value in node.items.items()}
+        return {key: self.typed(value, hints[key], fields[key].metadata, key) for key, value in node.items.items()}
 
     def nullable(self, node: Node, what: str) -> str | None:
         if isinstance(node, Scalar):

@@ -90,7 +90,7 @@ class _Builder:
         if getattr(event, "tag", None) is not None:
             raise self.fail("tags are not allowed in a protocol", place)
         if isinstance(event, yaml.ScalarEvent):
-            return Scalar(str(event.value), event.style is None, place)
+            return Scalar(str(event.value), not event.style, place)
         self.depth += 1
         if self.depth > DEPTH_LIMIT:
             raise self.fail(f"lists or tables are nested more than {DEPTH_LIMIT} deep", place)

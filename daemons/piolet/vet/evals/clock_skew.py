@@ -23,7 +23,7 @@ class ClockSkew(Eval):
 
     name = "clock_skew"
     text = "the clock's offset"
-    method = "SNTP to 'server', four questions, the quickest counts; without a server adjtimex's estimated error"
+    how = "SNTP to 'server', four questions, the quickest counts; without a server adjtimex's estimated error"
     source = "a time server, or the kernel"
     needs = "a server, or a clock that something synchronises"
     unit = "s"

@@ -17,7 +17,7 @@ class CpuGemm(Eval):
 
     name = "cpu_gemm"
     text = "double precision matrix product on all cores of the step"
-    method = "one pinned process a core, best of three rounds that begin together; a checksum of the product"
+    how = "one pinned process a core, best of three rounds that begin together; a checksum of the product"
     source = "numpy's linear algebra"
     needs = "numpy"
     unit = "GFLOP/s"

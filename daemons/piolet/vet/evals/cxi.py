@@ -16,7 +16,7 @@ class Cxi(Eval):
 
     name = "cxi"
     text = "Slingshot ports are up, at their speed, and their links stay up"
-    method = "link and speed of every port, and carrier changes of its network interface"
+    how = "link and speed of every port, and carrier changes of its network interface"
     source = "/sys/class/cxi, /sys/class/net"
     needs = "Slingshot adapters"
     unit = "Gbit/s"

@@ -17,7 +17,7 @@ class Dns(Eval):
 
     name = "dns"
     text = "names resolve, and fast enough"
-    method = "getaddrinfo for every name, one thread each, the slowest counts"
+    how = "getaddrinfo for every name, one thread each, the slowest counts"
     source = "the system's resolver"
     unit = "s"
     better = "lower"

@@ -14,7 +14,7 @@ class Env(Eval):
 
     name = "env"
     text = "variables of the environment are set, or have a value"
-    method = "compares the step's environment with 'expected'; a null value: set to anything"
+    how = "compares the step's environment with 'expected'; a null value: set to anything"
     source = "the step's environment"
 
     expected: Mapping[str, str | None] = parameter({}, text="name: value, or name: null for 'must be set'")

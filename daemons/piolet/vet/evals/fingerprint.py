@@ -17,7 +17,7 @@ class Fingerprint(Eval):
 
     name = "fingerprint"
     text = "kernel, processors, memory, drivers and libraries are those of the other nodes"
-    method = "facts of each node, compared by majority"
+    how = "facts of each node, compared by majority"
     source = "/proc, /sys, the files in 'files'"
     needs = "at least three nodes for a majority"
     better = "same"

@@ -15,7 +15,7 @@ class Gpu(Eval):
 
     name = "gpu"
     text = "count, temperature, used memory and foreign processes of the GPUs"
-    method = "one reading of each GPU; memory that the driver reserves for itself does not count as used"
+    how = "one reading of each GPU; memory that the driver reserves for itself does not count as used"
     source = "NVML"
     needs = "an NVIDIA driver, nvidia-ml-py"
     unit = "degC"

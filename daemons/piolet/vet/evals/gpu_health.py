@@ -23,7 +23,7 @@ class GpuHealth(Eval):
 
     name = "gpu_health"
     text = "ECC errors, remapped rows, XID errors, throttling, PCIe width, NVLink"
-    method = "counters of each GPU; PCIe width against the device's own maximum; XIDs of the kernel log"
+    how = "counters of each GPU; PCIe width against the device's own maximum; XIDs of the kernel log"
     source = "NVML, and the kernel log where pioletd can read it"
     needs = "an NVIDIA driver, nvidia-ml-py"
 

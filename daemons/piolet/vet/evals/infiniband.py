@@ -19,7 +19,7 @@ class Infiniband(Eval):
 
     name = "infiniband"
     text = "InfiniBand ports are active, at their rate, and count no errors"
-    method = "state, phys_state, rate and counters of every port whose link layer is InfiniBand"
+    how = "state, phys_state, rate and counters of every port whose link layer is InfiniBand"
     source = "/sys/class/infiniband"
     needs = "InfiniBand adapters"
     unit = "Gbit/s"

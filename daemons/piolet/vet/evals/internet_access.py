@@ -14,7 +14,7 @@ class InternetAccess(Eval):
 
     name = "internet_access"
     text = "a host can be reached over TCP"
-    method = "opens a connection and closes it"
+    how = "opens a connection and closes it"
     source = "the network"
     unit = "s"
     better = "lower"

@@ -19,7 +19,7 @@ class Leftovers(Eval):
 
     name = "leftovers"
     text = "processes of other users, zombies, hanging processes, and what fills /dev/shm"
-    method = "walks /proc twice (a process in state D both times hangs) and /dev/shm"
+    how = "walks /proc twice (a process in state D both times hangs) and /dev/shm"
     source = "/proc, /dev/shm"
     needs = "a /proc that shows the processes of others"
 

@@ -15,7 +15,7 @@ class Limits(Eval):
 
     name = "limits"
     text = "processors of the step, and its limits of locked memory, open files and processes"
-    method = "sched_getaffinity and getrlimit in a process of the step"
+    how = "sched_getaffinity and getrlimit in a process of the step"
     source = "the kernel"
 
     min_cpus: int = parameter(1, text="the least processors (hardware threads)", unit="processors", least=0)

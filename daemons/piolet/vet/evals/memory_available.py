@@ -14,7 +14,7 @@ class MemoryAvailable(Eval):
 
     name = "memory_available"
     text = "memory that the step can still have"
-    method = "MemAvailable, or what the step's cgroup (version 2) leaves when that is less"
+    how = "MemAvailable, or what the step's cgroup (version 2) leaves when that is less"
     source = "/proc/meminfo, memory.max and memory.current"
     unit = "GB"
     better = "higher"

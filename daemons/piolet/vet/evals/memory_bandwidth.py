@@ -20,7 +20,7 @@ class MemoryBandwidth(Eval):
 
     name = "memory_bandwidth"
     text = "memory bandwidth of all cores of the step (triad)"
-    method = "a = b + s * c in blocks, 24 bytes an element counted, best of 'rounds' that begin together"
+    how = "a = b + s * c in blocks, 24 bytes an element counted, best of 'rounds' that begin together"
     source = "numpy; arrays together at least 4 times the last-level cache"
     needs = "numpy, and that much free memory"
     unit = "GB/s"

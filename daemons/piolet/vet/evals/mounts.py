@@ -20,7 +20,7 @@ class Mounts(Eval):
 
     name = "mounts"
     text = "file systems are mounted and answer"
-    method = "statvfs, one directory entry, and a written file if asked for, each in a killable child, all at once"
+    how = "statvfs, one directory entry, and a written file if asked for, each in a killable child, all at once"
     source = "the file systems; without 'paths' those of the network in /proc/self/mounts"
     unit = "s"
     better = "lower"

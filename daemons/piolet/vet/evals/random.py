@@ -14,7 +14,7 @@ class Random(Eval):
 
     name = "random"
     text = "fails by chance, to try vetting out"
-    method = "a random number"
+    how = "a random number"
     source = "none"
 
     probability: float = parameter(0.5, text="of failing", unit="0..1", least=0)

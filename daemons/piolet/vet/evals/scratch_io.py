@@ -20,7 +20,7 @@ class ScratchIo(Eval):
 
     name = "scratch_io"
     text = "write and read bandwidth of a directory"
-    method = "one file written in blocks of 4 MiB and synced, its pages dropped, then read; one stream"
+    how = "one file written in blocks of 4 MiB and synced, its pages dropped, then read; one stream"
     source = "the file system"
     unit = "GB/s"
     better = "higher"
