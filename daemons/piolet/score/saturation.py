@@ -1,0 +1,239 @@
+"""The saturation score: from counters to one number, and to what explains it. Pure: arrays in, arrays out.
+
+Notation: for one sample of one GPU, `a_k` is the share of cycles in which unit k was active (DCGM's profiling
+fields, NVML's GPM metrics), `eta_k` the share that the best known code reaches, and a peak the bytes per second
+of a link in one direction (peaks.py). Everything is weighted with the seconds that a sample covers, so a series
+may be split or merged anywhere without changing a result.
+
+Source of the definitions: the roofline model (Williams, Waterman, Patterson, CACM 52(4), 2009) names compute and
+memory bandwidth as the two ceilings; communication is the third one of distributed training. The mean of the
+maximum is ours: phases alternate between ceilings, and the maximum of the means would hide that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from piolet.score.peaks import Peaks
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+PIPES = ("tensor", "fp64", "fp32", "fp16")
+LINKS = (("nvlink", "nvlink_tx", "nvlink_rx"), ("pcie", "pcie_tx", "pcie_rx"), ("c2c", "c2c_tx", "c2c_rx"))
+NEEDED = ("engine", "sm", *PIPES, "dram", *(name for link in LINKS for name in link[1:]))
+HIGH = 0.6  # "saturated": the time above this is reported
+BUSY = 0.05  # below this nothing limits: the GPU has nothing to do
+COVERAGE = 0.95  # below this share of covered time the score is a range
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Per sample: compute c, memory m, network n, saturation s, SM and engine activity, each 0..1; NaN: unknown."""
+
+    c: Array
+    m: Array
+    n: Array
+    s: Array
+    sm: Array
+    engine: Array
+
+
+def score(values: Mapping[str, Array], peaks: Peaks) -> Samples:
+    """Return the saturation of every sample.
+
+    c = max over pipes k in {tensor, FP64, FP32, FP16} of min(1, a_k / eta_k); a pipe without a value is left out
+    m = min(1, a_DRAM / eta_DRAM)
+    n = max over links l in {NVLink, PCIe, C2C} of min(1, max(TX_l, RX_l) / peak_l); unknown links are left out
+    s = max(c, m, n), and NaN unless both c and m are known: without them it would only be a lower bound
+
+    `values` has arrays of one length by the names of api.GPU_QUANTITIES; absent ones are unknown.
+    """
+    size = next((len(array) for array in values.values()), 0)
+    missing = np.full(size, np.nan, np.float32)
+    pipes = [_share(values[name], getattr(peaks, f"eta_{name}")) for name in PIPES if name in values]
+    c = _fmax(pipes, missing)
+    m = _share(values["dram"], peaks.eta_dram) if "dram" in values else missing
+    links = [
+        _share(values[name], getattr(peaks, link))
+        for link, *names in LINKS
+        for name in names
+        if name in values and getattr(peaks, link) > 0
+    ]
+    n = np.nan_to_num(_fmax(links, missing), copy=False, nan=0.0)
+    s = np.maximum(np.maximum(c, m), n)  # np.maximum keeps NaN
+    engine = _share(values["engine"], 1.0) if "engine" in values else missing
+    sm = _share(values["sm"], 1.0) if "sm" in values else missing
+    return Samples(c, m, n, s, sm, engine)
+
+
+def _share(values: Array, best: float) -> Array:
+    return np.clip(values / np.float32(best), np.float32(0), np.float32(1))
+
+
+def _fmax(arrays: list[Array], empty: Array) -> Array:
+    if not arrays:
+        return empty.copy()
+    result = arrays[0]
+    for array in arrays[1:]:
+        result = np.fmax(result, array)  # np.fmax ignores NaN
+    return result
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over samples, one entry per GPU, in seconds; adding two of them is adding the series.
+
+    covered      seconds with a score; all sums below are over them
+    s, c, m, n   the integral of the score and of its parts
+    by_c, by_m, by_n    seconds in which each was the limit; the rest of `covered` had s below BUSY
+    high         seconds with s above HIGH
+    idle, narrow, stalled    the waterfall, see `waterfall`
+    """
+
+    covered: Array
+    s: Array
+    c: Array
+    m: Array
+    n: Array
+    by_c: Array
+    by_m: Array
+    by_n: Array
+    high: Array
+    idle: Array
+    narrow: Array
+    stalled: Array
+
+    def __add__(self, other: Totals) -> Totals:
+        pairs = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Totals)}
+        return Totals(**pairs)
+
+    @staticmethod
+    def zero(gpus: int) -> Totals:
+        """Return the totals of nothing."""
+        return Totals(*(np.zeros(gpus) for _ in dataclasses.fields(Totals)))
+
+
+def totals(samples: Samples, seconds: Array, gpu: Array, gpus: int) -> Totals:
+    """Return the sums; `seconds` is what each sample covers, `gpu` which GPU (0..gpus-1) it is of."""
+    known = ~np.isnan(samples.s)
+    weight = np.where(known, seconds, 0).astype(np.float64)
+    s, c, m, n = (np.nan_to_num(array) for array in (samples.s, samples.c, samples.m, samples.n))
+    first = (c >= m) & (c >= n)
+    second = ~first & (m >= n)
+    busy = s >= BUSY
+    idle, narrow, stalled = waterfall(s, samples.sm, samples.engine)
+
+    def add(what: Array) -> Array:
+        return np.bincount(gpu, weights=what * weight, minlength=gpus)
+
+    return Totals(
+        covered=np.bincount(gpu, weights=weight, minlength=gpus),
+        s=add(s),
+        c=add(c),
+        m=add(m),
+        n=add(n),
+        by_c=add(first & busy),
+        by_m=add(second & busy),
+        by_n=add(~first & ~second & busy),
+        high=add(s > HIGH),
+        idle=add(idle),
+        narrow=add(narrow),
+        stalled=add(stalled),
+    )
+
+
+def waterfall(s: Array, sm: Array, engine: Array) -> tuple[Array, Array, Array]:
+    """Return idle, narrow and stalled; with s they add up to 1 in every sample.
+
+    With e = engine activity and a = SM activity, both raised to at least what lies below them (a copy engine
+    moves data without any SM, and counters are noisy): a' = max(a, s), e' = max(e, a'),
+    idle = 1 - e'    nothing ran: what "utilisation" would show too
+    narrow = e' - a'    something ran, on few SMs: small batches, small kernels
+    stalled = a' - s    SMs had work and waited: for memory latency, for instructions that are not counted
+    An unknown a or e is taken to be what lies below it.
+    """
+    above_sm = np.fmax(sm, s)
+    above_engine = np.fmax(engine, above_sm)
+    return 1 - above_engine, above_engine - above_sm, above_sm - s
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a set of GPUs did in a time span; all but `seconds` and `gpus` are shares of 0..1.
+
+    low, high    what the score could be if every second without data had been idle, or saturated
+    value        the mean over the covered time; None: nothing is covered
+    """
+
+    value: float | None
+    low: float
+    high: float
+    coverage: float
+    compute: float
+    memory: float
+    network: float
+    by_compute: float
+    by_memory: float
+    by_network: float
+    above: float
+    idle: float
+    narrow: float
+    stalled: float
+    seconds: float
+    gpus: int
+
+    @property
+    def is_range(self) -> bool:
+        """Whether too little is covered for a number."""
+        return self.coverage < COVERAGE
+
+
+def summarise(sums: Totals, seconds: float, which: Array | None = None) -> Score:
+    """Return the score of GPUs (`which`: a mask or indices; all by default) over `seconds` each.
+
+    S = sum of s_i dt_i / sum of dt_i, over time and GPUs. With u = 1 - coverage, the share of GPU-seconds without
+    data, low = coverage * S and high = coverage * S + u: no assumption about what is missing.
+    """
+    picked = sums if which is None else Totals(*(getattr(sums, f.name)[which] for f in dataclasses.fields(Totals)))
+    gpus = len(picked.covered)
+    covered = float(picked.covered.sum())
+    expected = max(seconds * gpus, covered)
+    coverage = covered / expected if expected > 0 else 0.0
+
+    def mean(array: Array) -> float:
+        return float(array.sum()) / covered if covered > 0 else 0.0
+
+    value = mean(picked.s)
+    return Score(
+        value=value if covered > 0 else None,
+        low=coverage * value,
+        high=min(1.0, coverage * value + 1 - coverage),
+        coverage=coverage,
+        compute=mean(picked.c),
+        memory=mean(picked.m),
+        network=mean(picked.n),
+        by_compute=mean(picked.by_c),
+        by_memory=mean(picked.by_m),
+        by_network=mean(picked.by_n),
+        above=mean(picked.high),
+        idle=mean(picked.idle),
+        narrow=mean(picked.narrow),
+        stalled=mean(picked.stalled),
+        seconds=seconds,
+        gpus=gpus,
+    )
+
+
+def balance(per_gpu: Array) -> float:
+    """Return the load balance mean / max of the GPUs' values, 1 when all are equal (or all 0).
+
+    Source: the load balance efficiency of the POP project (pop-coe.eu), applied to saturation.
+    """
+    known = per_gpu[~np.isnan(per_gpu)]
+    most = float(known.max()) if len(known) else 0.0
+    return float(known.mean()) / most if most > 0 else 1.0
