@@ -16,7 +16,7 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from piolet.errors import ContainerError
@@ -70,7 +70,7 @@ def build(
     accounts = _accounts()
     mark("user database")
     if plan.runtime == "crun":
-        _enter_crun(plan, sources, scratch, account_files(f"{scratch}/root", *accounts))
+        _enter_crun(plan, sources, scratch, accounts)
         if plan.entrypoint:
             _put_entrypoint(plan)
         mark("crun")
@@ -163,20 +163,42 @@ def _set_flags(tree: int, flags: tuple[str, ...]) -> None:
         linux.set_mount_attributes(tree, attributes, propagation=propagation)
 
 
-def _enter_crun(plan: Plan, sources: list[Source], scratch: str, files: dict[str, str]) -> None:
+def _enter_crun(plan: Plan, sources: list[Source], scratch: str, accounts: tuple[str, list[str]]) -> None:
     """Have crun build the container from the same sources, and join it."""
     mounts = []
-    for number, source in enumerate(sources):
+    with _inside(f"{scratch}/root"):
+        files = account_files("", *accounts)
+        for path in files:
+            if os.path.islink(path):
+                os.unlink(path)
+        places = [_place(source) for source in sources]
+    for number, (source, place) in enumerate(zip(sources, places, strict=True)):
+        if place is None:
+            continue
         path = f"{scratch}/sqsh/at{number}"
         _make_mountpoint(path, source.directory)
         linux.attach(source.tree, path)
-        mounts.append((path, source.mount.destination))
+        mounts.append((path, place))
     for number, (destination, text) in enumerate(files.items()):
         path = f"{scratch}/sqsh/file{number}"
         with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
         mounts.append((path, destination))
     oci.enter(plan, scratch, mounts)
+
+
+@contextlib.contextmanager
+def _inside(root: str) -> Iterator[None]:
+    """Resolve paths as in the container: a link of the image must not lead out of it."""
+    outside = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chroot(root)
+        os.chdir("/")
+        yield
+    finally:
+        os.fchdir(outside)
+        os.chroot(".")
+        os.close(outside)
 
 
 def _change_root(root: str) -> None:
@@ -191,22 +213,42 @@ def _change_root(root: str) -> None:
 
 
 def _attach(source: Source) -> None:
+    place = _place(source)
+    try:
+        if place is not None:
+            linux.attach(source.tree, place)
+    except OSError as error:
+        if not source.mount.optional:
+            raise _no_place(source, error) from None
+    finally:
+        os.close(source.tree)
+
+
+def _place(source: Source) -> str | None:
+    """Make a mount's destination in the root that this process has; return it without links.
+
+    None is an optional mount that has no place there.
+    """
     destination = source.mount.destination
     try:
         if source.mount.file and os.path.islink(destination):
             os.unlink(destination)
-        _make_mountpoint(destination, source.directory)
-        linux.attach(source.tree, destination)
+        # A link of the image may lead to a place that is not there yet.
+        place = os.path.realpath(destination)
+        _make_mountpoint(place, source.directory)
     except OSError as error:
         if source.mount.optional:
-            return
-        kind = "directory" if source.directory else "file"
-        raise ContainerError(
-            f"cannot mount {source.mount.source or 'a tmpfs'} at {destination} in the container: {error.strerror}",
-            f"the source is a {kind}; the destination must be one too, or not be there yet",
-        ) from None
-    finally:
-        os.close(source.tree)
+            return None
+        raise _no_place(source, error) from None
+    return place
+
+
+def _no_place(source: Source, error: OSError) -> ContainerError:
+    mount, kind = source.mount, "directory" if source.directory else "file"
+    return ContainerError(
+        f"cannot mount {mount.source or 'a tmpfs'} at {mount.destination} in the container: {error.strerror}",
+        f"the source is a {kind}; the destination must be one too, or not be there yet",
+    )
 
 
 def _make_mountpoint(path: str, directory: bool) -> None:
