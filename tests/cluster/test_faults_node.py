@@ -69,7 +69,7 @@ def test_a_storm_of_forks_that_ignores_sigterm(faults: Faults) -> None:
     edf = faults.cluster.edf("alice", f'{faults.edf.read_text()}mounts = ["{room}"]\n', room)
     try:
         with faults.nothing_left():
-            started = f"for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do setsid {hare} 7104 & done </dev/null >/dev/null 2>&1"
+            started = f"for i in $(seq 20); do setsid {hare} 7104 & done </dev/null >/dev/null 2>&1"
             faults.srun("alice", "-w", "node2", "sh", "-c", f"{started}; sleep 0.3", edf=edf)
             wait_until(lambda: all(not faults.tasks("hare 7104") for _ in range(5)), 5, "the end of the storm")
     finally:

@@ -27,7 +27,7 @@ from piolet.node.mounts import Images
 from piolet.node.state import StepFiles
 
 _BACKLOG = 1024
-_SERVER_END_S = 5.0
+_SERVER_END_S = 2.0
 _BUFFER = 4 << 20
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from piolet.errors import WireError
 from piolet.node import leftovers, worker
 from piolet.node.endings import Endings
-from piolet.node.mounts import Images, write_map
+from piolet.node.mounts import Images, explain, write_map
 from piolet.node.requests import MESSAGE_MAX, Build, End, decode, is_step
 from piolet.node.state import Known, StepFiles
 
@@ -156,10 +156,7 @@ class Monitor:
                     self._enqueue(key)
             return
         self._images.failed(mounting.path)
-        why = os.strerror(code) if code > 0 else "the mounting process was killed"
-        hint = "pull the image again: piolet image pull"
-        if code == errno.ESTALE:
-            why = "it was replaced just now"
+        why, hint = explain(code)
         for key in mounting.waiting:
             self._fail(key, f"cannot mount the image {digest[:19]}: {why}", hint)
 

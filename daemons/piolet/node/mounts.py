@@ -18,6 +18,26 @@ from piolet.node import linux, loop
 _USER_NS_MAX = 256
 
 
+_DAMAGED = "its file in the store may be damaged; remove it and start again: piolet image rm REFERENCE"
+_NOT_THE_STORES = "the files of the store must belong to the account of the image service, and only it may write them"
+_HINTS = {
+    errno.EINVAL: _DAMAGED,
+    errno.EIO: _DAMAGED,
+    errno.EPERM: _NOT_THE_STORES,
+    errno.EACCES: _NOT_THE_STORES,
+    errno.ENOENT: "start the step again: the image may have been removed just now",
+}
+
+
+def explain(code: int) -> tuple[str, str]:
+    """Return what the exit status of a child of `start_mount` means, and a hint."""
+    if code <= 0:
+        return "it took too long", "is the file system of the store hung?"
+    if code == errno.ESTALE:
+        return "it was replaced just now", "start the step again"
+    return os.strerror(code), _HINTS.get(code, "the node may lack loop devices (/dev/loop-control) or SquashFS")
+
+
 @dataclass
 class MountedImage:
     """One mounted image; `identity` is device, inode and size of its file."""

@@ -126,12 +126,11 @@ class Server:
         self._watch(channel, lambda: self._on_refused(channel))
 
     def _on_refused(self, channel: socket.socket) -> None:
-        if channel not in self._refused:
-            return
-        with contextlib.suppress(OSError):
-            if channel.recv(16):
-                return
-        self._drop(channel)
+        # Once it is read that somebody has sent, or has gone, a close loses nothing.
+        if channel in self._refused:
+            with contextlib.suppress(OSError):
+                channel.recv(16)
+            self._drop(channel)
 
     def _drop(self, channel: socket.socket) -> None:
         self._refused.remove(channel)
