@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from piolet.api import INCONCLUSIVE, Context, Verdict
 from piolet.vet import child, records
-from piolet.vet.child import Resolve
+from piolet.vet.child import Resolve as Resolve
 from piolet.vet.plan import Plan, Task
 from piolet.vet.records import Record
 
@@ -101,12 +101,17 @@ def run_plan(
     for task in here:
         old = (known or {}).get(task.digest())
         if old is not None:
-            emit(dataclasses.replace(old, node=context.node, eval=task.name, cached=True, seconds=0.0))
+            emit(again(task, old, context.node))
         else:
             todo.append(task)
     if todo:
         run(todo, context, emit, resolve, plan.requirements_s)
     write_all(descriptor, records.encode("end", {"node": context.node, "where": where, "evals": count}))
+
+
+def again(task: Task, record: Record, node: str) -> Record:
+    """Return a kept record as the verdict of `task`."""
+    return dataclasses.replace(record, node=node, eval=task.name, kind=task.kind, cached=True, seconds=0.0)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

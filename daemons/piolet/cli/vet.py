@@ -1,0 +1,132 @@
+"""`piolet vet`: check protocols, list evals, vet this node, and tell why a node was left out.
+
+Standard output has the result only. `run` ends with status 0 when this node is good, 3 when it is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+import socket
+import sys
+import time
+
+from piolet import config
+from piolet.cli.main import printable
+from piolet.errors import UsageError
+from piolet.vet import settings as vet_settings
+from piolet.vet.failures import VetError
+
+STATUS_BAD = 3
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `vet` and its actions."""
+    parser = subparsers.add_parser(
+        "vet", help="check nodes against a protocol", description="Check nodes against a protocol.", allow_abbrev=False
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = actions.add_parser(
+        "check", help="say whether a protocol is valid", description="Say whether a protocol is valid."
+    )
+    check.add_argument("file", metavar="FILE", help="a protocol")
+    listing = actions.add_parser("list", help="list the evals", description="List the evals, or explain one.")
+    listing.add_argument("eval", metavar="EVAL", nargs="?", help="one of them, with its parameters")
+    run = actions.add_parser("run", help="vet this node", description="Vet this node, in the foreground.")
+    run.add_argument("file", metavar="PROTOCOL", help="a protocol")
+    run.add_argument("--report", metavar="PATH", help="where the result file goes; without it vet-JOB.json in a job")
+    run.add_argument("--no-cache", action="store_true", help="judge everything anew")
+    run.add_argument("--quiet", action="store_true", help="print only what is bad")
+    why = actions.add_parser(
+        "why", help="tell what was found of a node", description="Tell what was found of a node, from a result file."
+    )
+    why.add_argument("node", metavar="NODE", help="the node")
+    why.add_argument("--report", metavar="PATH", help="the result file; without it the newest vet-*.json here")
+
+
+def run(args: argparse.Namespace, settings: config.Config) -> int:
+    """Do what `args` say and return the exit status."""
+    if args.action == "check":
+        return _check(args, settings)
+    if args.action == "list":
+        return _list(args, settings)
+    if args.action == "why":
+        return _why(args)
+    return _run(args, settings)
+
+
+def search_path(environ: dict[str, str] | os._Environ[str]) -> tuple[str, ...]:
+    """Return where a user's own classes are looked for: the working directory and PYTHONPATH."""
+    paths = [os.getcwd(), *environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return tuple(dict.fromkeys(os.path.abspath(path) for path in paths if path))
+
+
+def _check(args: argparse.Namespace, settings: config.Config) -> int:
+    from piolet.vet import protocol
+    from piolet.vet.catalogue import catalogue
+
+    plan = protocol.load(args.file, catalogue(vet_settings.of(settings).evals), search_path(os.environ))
+    own = [task.kind for task in plan.tasks if task.search]
+    note = f", of them not known here: {', '.join(own)}" if own else ""
+    count = len(plan.tasks)
+    print(f"{args.file} is valid: {count} eval{'' if count == 1 else 's'}{note}")
+    return 0
+
+
+def _list(args: argparse.Namespace, settings: config.Config) -> int:
+    from piolet.vet import listing
+    from piolet.vet.catalogue import catalogue
+
+    known = catalogue(vet_settings.of(settings).evals)
+    if args.eval is None:
+        print("\n".join(listing.overview(known)))
+        return 0
+    entry = known.find(args.eval)
+    if entry is None:
+        raise UsageError(f"there is no eval '{args.eval}'", "`piolet vet list` shows them all")
+    print("\n".join(listing.explain(entry)))
+    return 0
+
+
+def _run(args: argparse.Namespace, settings: config.Config) -> int:
+    from piolet.vet import foreground, protocol, results, screen
+    from piolet.vet.catalogue import catalogue
+
+    own = vet_settings.of(settings)
+    plan = protocol.load(args.file, catalogue(own.evals), search_path(os.environ))
+    node = socket.gethostname().partition(".")[0]
+    started, begun = time.time(), time.monotonic()
+    decision = foreground.vet(plan, node, own, use_cache=not args.no_cache)
+    seconds = time.monotonic() - begun
+    job = os.environ.get("SLURM_JOB_ID", "")
+    path = args.report or (f"vet-{job}.json" if job else None)
+    if path:
+        chosen = decision.good if not decision.abort else []
+        results.write(path, results.document(plan, decision, job, started, seconds, chosen))
+    good = bool(decision.good) and not decision.abort
+    text = screen.render(plan, decision, seconds)
+    if args.quiet:
+        text = "" if good else "\n".join(screen.left_out(decision)) + "\n"
+    sys.stdout.write(printable(text))
+    return 0 if good else STATUS_BAD
+
+
+def _why(args: argparse.Namespace) -> int:
+    from piolet.vet import results, screen
+
+    path = args.report
+    if path is None:
+        found = [name for name in glob.glob("vet-*.json") if os.path.isfile(name)]
+        if not found:
+            raise VetError("there is no vet-*.json in this directory", "name the result file with --report=PATH")
+        path = max(found, key=os.path.getmtime)
+    value = results.read(path)
+    state = value["nodes"].get(args.node)
+    if not isinstance(state, dict):
+        known = ", ".join(sorted(value["nodes"])[:10])
+        raise VetError(f"the node '{args.node}' is not in {path}", f"nodes there: {known}")
+    print(printable(f"{args.node} is {state.get('state')} ({path})"))
+    for line in screen.why(value["records"], args.node):
+        print(printable(line))
+    return 0

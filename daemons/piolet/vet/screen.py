@@ -1,0 +1,99 @@
+"""One screen of text for a vetting: a line for each eval, then who is left out and why. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from piolet.api import FAIL, INCONCLUSIVE, PASS
+from piolet.vet.plan import Plan, Task
+from piolet.vet.records import Record
+from piolet.vet.verdicts import BAD, WARNED, Decision
+
+_NODES_SHOWN = 20
+_REASON_WIDTH = 110
+
+
+def table(plan: Plan, decision: Decision) -> list[str]:
+    """Return a line for each eval: counts, the middle value, and the worst nodes."""
+    width = max([4, *(len(task.name) for task in plan.tasks)])
+    width = min(width, 40)
+    lines = [f"{'eval':{width}}  {'pass':>5} {'fail':>5} {'incon':>5}  {'median':>14}  worst"]
+    for task in plan.tasks:
+        own = [record for record in decision.records if record.eval == task.name]
+        counts = [sum(record.outcome == outcome for record in own) for outcome in (PASS, FAIL, INCONCLUSIVE)]
+        name = task.name if len(task.name) <= width else task.name[: width - 1] + "…"
+        lines.append(
+            f"{name:{width}}  {counts[0]:5} {counts[1]:5} {counts[2]:5}  {_median(own):>14}  {_worst(task, own)}".rstrip()
+        )
+    return lines
+
+
+def left_out(decision: Decision) -> list[str]:
+    """Return a line for each bad or warned node, with its first reasons."""
+    lines: list[str] = []
+    for state, title in ((BAD, "left out"), (WARNED, "warning")):
+        nodes = [node for node, own in decision.state.items() if own == state]
+        for node in nodes[:_NODES_SHOWN]:
+            reasons = list(decision.reasons[node])
+            more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+            lines.append(f"{title}: {node}: {_short(reasons[0] if reasons else 'unknown')}{more}")
+        if len(nodes) > _NODES_SHOWN:
+            lines.append(f"{title}: {len(nodes) - _NODES_SHOWN} more nodes, see the result file")
+    return lines
+
+
+def render(plan: Plan, decision: Decision, seconds: float) -> str:
+    """Return the whole screen, with a line end."""
+    cached = sum(record.cached for record in decision.records)
+    good, total = len(decision.good), len(decision.state)
+    kept = f", {cached} of {len(decision.records)} results from the cache" if cached else ""
+    lines = [
+        f"vetting '{plan.name}': {good} of {total} node{'' if total == 1 else 's'} good, {seconds:.2f} s{kept}",
+        *table(plan, decision),
+        *left_out(decision),
+        *(f"note: {note}" for note in decision.notes),
+    ]
+    if decision.abort:
+        lines.append(f"stopped: {_short(decision.abort)}")
+    return "\n".join(lines) + "\n"
+
+
+def why(records: Sequence[Record], node: str) -> list[str]:
+    """Return everything that was found of one node, what is bad first."""
+    own = [record for record in records if record.node == node]
+    order = (FAIL, INCONCLUSIVE, PASS)
+    lines = []
+    for record in sorted(own, key=lambda one: order.index(one.outcome)):
+        measured = (
+            f" {record.measure} {_number(record.value)} {record.unit}".rstrip() if record.value is not None else ""
+        )
+        limit = f" (limit {_number(record.limit)} {record.unit})".replace(" )", ")") if record.limit is not None else ""
+        reason = f": {record.reason}" if record.reason else ""
+        age = ", cached" if record.cached else ""
+        lines.append(f"{record.outcome:12} {record.eval}:{measured}{limit}{reason} [{record.seconds:.3f} s{age}]")
+    return lines
+
+
+def _median(own: Sequence[Record]) -> str:
+    values = sorted(record.value for record in own if record.value is not None)
+    return f"{_number(values[len(values) // 2])} {own[0].unit}".rstrip() if values else ""
+
+
+def _worst(task: Task, own: Sequence[Record]) -> str:
+    bad = [record.node for record in own if record.outcome != PASS]
+    if bad:
+        return ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+    with_value = [record for record in own if record.value is not None]
+    if len(with_value) < 2 or task.better not in ("higher", "lower"):
+        return ""
+    pick = min if task.better == "higher" else max
+    worst = pick(with_value, key=lambda record: record.value or 0.0)
+    return f"{worst.node} {_number(worst.value)}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _REASON_WIDTH else text[: _REASON_WIDTH - 1] + "…"
