@@ -183,8 +183,9 @@ class Cluster:
     def push(self, name: str, layers: Sequence[Sequence[oci.Entry]], **settings: Any) -> str:
         """Make an image and push it to the cluster's registry; return its reference. `settings` as in its config."""
         with tempfile.TemporaryDirectory(prefix="piolet-image-") as folder:
-            oci.build(Path(folder) / "image", layers, settings=settings)
-            reference = f"{self.registry}/test/{name}:1"
+            digest = oci.build(Path(folder) / "image", layers, settings=settings)
+            # A tag is looked up once and then known: what changes gets another.
+            reference = f"{self.registry}/test/{name}:{digest[7:19]}"
             done = subprocess.run(
                 [
                     "skopeo",
