@@ -21,6 +21,7 @@ from piolet.errors import PioletError, UsageError
 COMMANDS = {
     "env": ("piolet.cli.env", "check, render and explain environment definition files"),
     "image": ("piolet.cli.image", "pull, list, import, remove and prune images"),
+    "vet": ("piolet.cli.vet", "check nodes against a protocol"),
     "config": ("piolet.cli.config", "check, show and explain the site's configuration"),
 }
 

@@ -22,9 +22,8 @@ def table(plan: Plan, decision: Decision) -> list[str]:
         own = [record for record in decision.records if record.eval == task.name]
         counts = [sum(record.outcome == outcome for record in own) for outcome in (PASS, FAIL, INCONCLUSIVE)]
         name = task.name if len(task.name) <= width else task.name[: width - 1] + "…"
-        lines.append(
-            f"{name:{width}}  {counts[0]:5} {counts[1]:5} {counts[2]:5}  {_median(own):>14}  {_worst(task, own)}".rstrip()
-        )
+        numbers = f"{counts[0]:5} {counts[1]:5} {counts[2]:5}"
+        lines.append(f"{name:{width}}  {numbers}  {_median(own):>14}  {_worst(task, own)}".rstrip())
     return lines
 
 
