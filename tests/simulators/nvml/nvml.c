@@ -48,6 +48,7 @@ int nvml_enter(const struct gpu *gpu, const char *function) {
     if (gpu < machine.gpus || gpu >= machine.gpus + machine.gpu_count) {
         return NVML_ERROR_INVALID_ARGUMENT;
     }
+    load_apply(&machine.gpus[gpu - machine.gpus]);
     return fault_now(&gpu->faults, function);
 }
 
@@ -66,6 +67,7 @@ EXPORT int nvmlInitWithFlags(unsigned int flags) {
     if (script_read(&machine) != 0) {
         return NVML_ERROR_UNKNOWN;
     }
+    load_begin();
     int code = fault_now(&machine.faults, "nvmlInitWithFlags");
     initialised = code == NVML_SUCCESS;
     return code;

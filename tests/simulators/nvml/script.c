@@ -186,6 +186,16 @@ static int line_read(struct machine *machine, struct gpu **gpu, int line, char *
     if (*rest == '\0') {
         return refuse(line, "a key without a value", name);
     }
+    if (strcmp(name, "load") == 0 || strcmp(name, "blank") == 0 || strcmp(name, "xid") == 0) {
+        char *words[4] = {NULL}, *after = NULL;
+        for (int i = 0; i < 4; i++) {
+            words[i] = strtok_r(i == 0 ? rest : NULL, " \t", &after);
+        }
+        if (*gpu == NULL || load_line(&(*gpu)->loads, name, words) != 0) {
+            return refuse(line, "no such load, or no GPU before it", name);
+        }
+        return 0;
+    }
     if (strcmp(name, "gpus") == 0) {
         number count;
         if (to_number(rest, &count) != 0 || count > GPUS_MAX || machine->gpu_count != 0) {

@@ -15,10 +15,12 @@
  *
  * "gpus N" makes N devices with defaults at once and stands alone. "fail FUNCTION CODE" makes a function of
  * NVML return CODE for this device, or on the whole machine when it stands before the first "gpu";
- * "hang FUNCTION" makes it never return.
+ * "hang FUNCTION" makes it never return. Lines of what the GPU computes over time are in load.h.
  */
 #ifndef PIOLET_FAKE_NVML_SCRIPT_H
 #define PIOLET_FAKE_NVML_SCRIPT_H
+
+#include "load.h"
 
 #define GPUS_MAX 16
 #define LINKS_MAX 18
@@ -69,6 +71,7 @@ struct gpu {
     int process_count;
     struct process processes[PROCESSES_MAX];
     struct faults faults;
+    struct loads loads; /* what it computes over time */
 };
 
 struct machine {
