@@ -84,9 +84,8 @@ def wait_settled(layout: Layout, before: Census, limit_s: float = 15.0) -> Censu
 
 
 def resident_kib(pid: int) -> int:
-    """Return the private memory of a process: what it shares with a parent that it was forked from is not its own."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
-    return sum(int(number) for number in re.findall(r"^Private_(?:Clean|Dirty): +(\d+)", text, re.MULTILINE))
+    """Return the anonymous memory of a process that is in use, shared with forked children or not."""
+    return int(status(pid, "RssAnon").split()[0])
 
 
 def status(pid: int, name: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import logging
 import os
@@ -370,3 +371,5 @@ class Monitor:
         if now >= self._next_expiry:
             self._next_expiry = now + min(60.0, max(_POLL_S, self._image_idle_s))
             self._images.expire(now - self._image_idle_s)
+            # It does not run by itself (main.py); what was there at the start is frozen and not touched.
+            gc.collect()

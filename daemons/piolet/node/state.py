@@ -46,7 +46,8 @@ class StepFiles:
         path = f"{self._directory}/{step}"
         try:
             with open(f"{path}.tmp", "w", encoding="ascii") as file:
-                json.dump({"peer": peer, "started": leftovers.start_time(peer)}, file)
+                # dumps, since dump leaves cycles behind, and the monitor's garbage collector is off.
+                file.write(json.dumps({"peer": peer, "started": leftovers.start_time(peer)}))
             os.rename(f"{path}.tmp", path)
         except OSError as error:
             _log.warning("cannot note step %s in %s: %s", step, self._directory, error.strerror)
