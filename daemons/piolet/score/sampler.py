@@ -1,4 +1,4 @@
-"""The sampler: reads collectors at a fixed cadence and hands frames of the journal to a sink, for several steps at once.
+"""The sampler: reads collectors at a fixed cadence and gives frames of the journal to a sink, for several steps.
 
 It runs as one small process per node: standard library and the collectors' libraries only (no numpy, no pyarrow).
 Tick k of a step is due at start + k * period on the monotonic clock, so lateness never adds up. A tick that comes

@@ -46,6 +46,8 @@ struct loads {
 /* Take one line; `words` has up to four. Returns 0, or -1 when it is wrong. */
 int load_line(struct loads *loads, const char *name, char *const words[4]);
 
+extern double piolet_simulation_clock;
+
 /* Seconds since the library was initialised. */
 double load_now(void);
 void load_begin(void);

@@ -1,0 +1,341 @@
+"""DCGM: the profiling counters with the timestamps of the engine that read them; works before Hopper, too.
+
+libdcgm is loaded with cffi in ABI mode: NVIDIA's own Python files are not packaged, differ with every release, and
+build a Python object for each value. It goes to a host engine that runs (TCP 5555, or root's socket), else it starts
+an embedded one. Its own group, field groups and watches are removed at the end. Blank values are missing data.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from piolet.api import Collector, Device, Reading, Target, Unavailable
+
+LIBRARIES = ("libdcgm.so.4", "libdcgm.so.3")
+SOCKET = "/tmp/nv-hostengine"  # noqa: S108 - where nv-hostengine puts it; used only if it is root's
+_MIB = 1048576.0
+PROFILING: tuple[tuple[str, int, float], ...] = (
+    ("engine", 1001, 1),
+    ("sm", 1002, 1),
+    ("occupancy", 1003, 1),
+    ("tensor", 1004, 1),
+    ("tensor_int", 1013, 1),
+    ("tensor_half", 1014, 1),
+    ("tensor_double", 1015, 1),
+    ("fp64", 1006, 1),
+    ("fp32", 1007, 1),
+    ("fp16", 1008, 1),
+    ("integer", 1016, 1),
+    ("dram", 1005, 1),
+    ("pcie_tx", 1009, 1),
+    ("pcie_rx", 1010, 1),
+    ("nvlink_tx", 1011, 1),
+    ("nvlink_rx", 1012, 1),
+    ("c2c_tx", 1076, 1),
+    ("c2c_rx", 1078, 1),
+    ("utilisation", 203, 0.01),
+    ("power", 155, 1),
+)
+SLOW: tuple[tuple[str, int, float], ...] = (
+    ("memory_used", 252, _MIB),
+    ("energy", 156, 0.001),
+    ("temperature", 150, 1),
+    ("memory_temperature", 140, 1),
+    ("clock_sm", 100, 1),
+    ("clock_memory", 101, 1),
+    ("clock_events", 112, 1),
+    ("xid", 230, 1),
+)
+_POLL_NS = 10**9
+_GPU = 1  # DCGM_FE_GPU
+_LIVE = 1  # DCGM_FV_FLAG_LIVE_DATA
+_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT = 50, 51, 54, 250, 164
+_REASONS = ("blank", "not found", "not supported", "not permitted")
+_INT64_BLANK, _INT32_BLANK, _DOUBLE_BLANK = 0x7FFFFFFFFFFFFFF0, 0x7FFFFFF0, float(2**47)
+
+DECLARATIONS = """
+typedef uintptr_t handle;
+typedef struct { unsigned int version, persist, timeout_ms, is_unix; } connect_params;
+typedef struct { unsigned int group, id; } entity;
+typedef union { int64_t i64; double dbl; char str[256]; char blob[4096]; } value_of;
+typedef struct {
+    unsigned int version; unsigned short field, type; int status; int64_t ts; value_of value;
+} value_v1;
+typedef struct {
+    unsigned int version, group, id; unsigned short field, type; int status; unsigned int unused; int64_t ts;
+    value_of value;
+} value_v2;
+typedef int (*enumerate)(unsigned int group, unsigned int id, value_v1 *values, int count, void *data);
+int dcgmInit(void);
+int dcgmShutdown(void);
+const char *errorString(int code);
+int dcgmConnect_v2(const char *address, connect_params *params, handle *engine);
+int dcgmDisconnect(handle engine);
+int dcgmStartEmbedded(int mode, handle *engine);
+int dcgmStopEmbedded(handle engine);
+int dcgmGetAllDevices(handle engine, unsigned int ids[32], int *count);
+int dcgmEntitiesGetLatestValues(handle engine, entity entities[], unsigned int entity_count, unsigned short fields[],
+    unsigned int field_count, unsigned int flags, value_v2 values[]);
+int dcgmGroupCreate(handle engine, int type, const char *name, handle *group);
+int dcgmGroupAddEntity(handle engine, handle group, unsigned int entity_group, unsigned int id);
+int dcgmGroupDestroy(handle engine, handle group);
+int dcgmFieldGroupCreate(handle engine, int count, unsigned short *fields, const char *name, handle *group);
+int dcgmFieldGroupDestroy(handle engine, handle group);
+int dcgmWatchFields(handle engine, handle group, handle fields, long long us, double age_s, int samples);
+int dcgmUnwatchFields(handle engine, handle group, handle fields);
+int dcgmGetValuesSince_v2(handle engine, handle group, handle fields, long long since, long long *next,
+    enumerate callback, void *data);
+"""
+
+
+class _Error(Exception):
+    """A call of DCGM failed."""
+
+
+@dataclass
+class _Watch:
+    """A field group that is watched."""
+
+    fields: Any
+    since: int = 0
+
+
+@dataclass
+class _Rows:
+    """The rows of a device that are not complete yet: by tick, the timestamp and the values by place."""
+
+    first: int = 0
+    last: int = 0
+    open: dict[int, tuple[int, dict[int, float]]] = field(default_factory=dict)
+    slow: dict[int, float] = field(default_factory=dict)
+
+
+class Dcgm(Collector):
+    """The collector."""
+
+    name = "dcgm"
+    text = "DCGM: the profiling counters, read by NVIDIA's engine"
+    least = 0.1
+    quantities = (*(name for name, _, _ in PROFILING), *(name for name, _, _ in SLOW))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ffi: Any = None
+        self._lib: Any = None
+        self._engine: Any = None
+        self._embedded = False
+        self._group: Any = None
+        self._watches: list[_Watch] = []
+        self._places = {number: place for place, (_, number, _) in enumerate((*PROFILING, *SLOW))}
+        self._factors = [factor for _, _, factor in (*PROFILING, *SLOW)]
+        self._rows: dict[int, _Rows] = {}
+        self._index: dict[int, int] = {}
+        self._due = 0
+        self._period_us = 0
+        self._offset_ns = 0
+        self._callback: Any = None
+
+    def open(self, target: Target) -> None:
+        """Begin; see Collector."""
+        if target.gpus is not None and any(name.startswith("MIG-") for name in target.gpus):
+            raise Unavailable("MIG instances are read through GPM")
+        self._load()
+        try:
+            self._check(self._lib.dcgmInit(), "dcgmInit")
+            self._connect()
+            chosen = self._find(target.gpus)
+            if not chosen:
+                raise Unavailable("the step has no GPU")
+            self._watch(chosen, target.period)
+        except _Error as error:
+            raise Unavailable(str(error)) from None
+
+    def _load(self) -> None:
+        try:
+            self._ffi = importlib.import_module("cffi").FFI()
+        except ImportError:
+            raise Unavailable("the Python module cffi is not installed") from None
+        self._ffi.cdef(DECLARATIONS)
+        for name in LIBRARIES:
+            try:
+                self._lib = self._ffi.dlopen(name)
+            except OSError:
+                continue
+            self.source = name
+            self.simulated = self._mark(name)
+            return
+        raise Unavailable(f"neither {' nor '.join(LIBRARIES)} is there")
+
+    def _mark(self, name: str) -> str:
+        """Return the name of a simulator, which exports it for this purpose."""
+        ffi = importlib.import_module("cffi").FFI()
+        ffi.cdef("const char piolet_simulation[64];")
+        try:
+            return str(ffi.string(ffi.dlopen(name).piolet_simulation).decode())
+        except AttributeError:
+            return ""
+
+    def _check(self, code: int, what: str) -> None:
+        if code != 0:
+            text = self._lib.errorString(code)
+            raise _Error(f"{what}: {self._ffi.string(text).decode() if text else code}")
+
+    def _connect(self) -> None:
+        engine = self._ffi.new("handle *")
+        addresses = [("127.0.0.1:5555", 0)]
+        if os.path.exists(SOCKET) and os.lstat(SOCKET).st_uid == 0:
+            addresses.insert(0, (SOCKET, 1))
+        for address, is_unix in addresses:
+            size = self._ffi.sizeof("connect_params")
+            params = self._ffi.new("connect_params *", [size | 2 << 24, 0, 1000, is_unix])
+            if self._lib.dcgmConnect_v2(address.encode(), params, engine) == 0:
+                self._engine = engine[0]
+                self.source += f", host engine at {address}"
+                return
+        self._check(self._lib.dcgmStartEmbedded(1, engine), "no host engine answers, and dcgmStartEmbedded")
+        self._engine, self._embedded = engine[0], True
+        self.source += ", embedded engine"
+
+    def _find(self, wanted: tuple[str, ...] | None) -> list[int]:
+        ids, count = self._ffi.new("unsigned int[32]"), self._ffi.new("int *")
+        self._check(self._lib.dcgmGetAllDevices(self._engine, ids, count), "dcgmGetAllDevices")
+        known: dict[str, tuple[int, Device]] = {}
+        for number in ids[0 : count[0]]:
+            device, index = self._describe(number)
+            known[device.uuid] = known[index] = (number, device)
+        if wanted is None:
+            wanted = tuple(uuid for uuid in known if uuid.startswith("GPU-"))
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            raise Unavailable(f"DCGM knows no GPU {missing[0]}")
+        self.devices = tuple(known[name][1] for name in wanted)
+        return [known[name][0] for name in wanted]
+
+    def _describe(self, number: int) -> tuple[Device, str]:
+        ffi, wanted = self._ffi, (_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT)
+        values = ffi.new("value_v2[]", len(wanted))
+        for value in values:
+            value.version = ffi.sizeof("value_v2") | 2 << 24
+        code = self._lib.dcgmEntitiesGetLatestValues(
+            self._engine, ffi.new("entity[]", [[_GPU, number]]), 1, list(wanted), len(wanted), _LIVE, values
+        )
+        self._check(code, "dcgmEntitiesGetLatestValues")
+        texts = [ffi.string(v.value.str).decode("utf-8", "replace") if v.type == ord("s") else "" for v in values]
+        memory, limit = (self._number(values[i])[0] for i in (3, 4))
+        device = Device(
+            uuid=texts[2],
+            name=texts[0],
+            memory=0 if math.isnan(memory) else int(memory * _MIB),
+            power_limit=0.0 if math.isnan(limit) else limit,
+        )
+        return device, str(values[1].value.i64)
+
+    def _number(self, value: Any) -> tuple[float, str]:
+        """Return the number in a value, or NaN and why there is none."""
+        if value.status != 0:
+            return math.nan, f"status {value.status}"
+        if value.type == ord("d"):
+            number = value.value.dbl
+            if number < _DOUBLE_BLANK:
+                return float(number), ""
+            reason = int(min(number - _DOUBLE_BLANK, 15))
+        else:
+            number = value.value.i64
+            if number < _INT64_BLANK and not _INT32_BLANK <= number <= _INT32_BLANK + 15:
+                return float(number), ""
+            reason = number & 15
+        return math.nan, _REASONS[reason] if reason < len(_REASONS) else "blank"
+
+    def _watch(self, numbers: list[int], period: float) -> None:
+        ffi, lib, engine = self._ffi, self._lib, self._engine
+        self._period_us = round(max(period, self.least) * 1e6)
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+        name = f"piolet-{os.getpid()}-{id(self):x}".encode()
+        group = ffi.new("handle *")
+        self._check(lib.dcgmGroupCreate(engine, 1, name, group), "dcgmGroupCreate")
+        self._group = group[0]
+        for index, number in enumerate(numbers):
+            self._check(lib.dcgmGroupAddEntity(engine, self._group, _GPU, number), "dcgmGroupAddEntity")
+            self._index[number] = index
+            self._rows[index] = _Rows()
+        for suffix, table, every in ((b"-f", PROFILING, self._period_us), (b"-s", SLOW, max(10**6, self._period_us))):
+            fields = ffi.new("handle *")
+            numbers_of = ffi.new("unsigned short[]", [field_number for _, field_number, _ in table])
+            code = lib.dcgmFieldGroupCreate(engine, len(table), numbers_of, name + suffix, fields)
+            self._check(code, "dcgmFieldGroupCreate")
+            self._watches.append(_Watch(fields[0], int(time.time() * 1e6) if not self.simulated else 0))
+            code = lib.dcgmWatchFields(engine, self._group, fields[0], every, 30.0, 0)
+            self._check(code, "dcgmWatchFields")
+        self._callback = ffi.callback("enumerate", self._take, error=-1)
+
+    def _take(self, group: int, number: int, values: Any, count: int, _: Any) -> int:
+        index = self._index.get(number) if group == _GPU else None
+        if index is None:
+            return 0
+        rows = self._rows[index]
+        for i in range(count):
+            value = values[i]
+            place = self._places.get(value.field)
+            if place is None:
+                continue
+            number_of, reason = self._number(value)
+            result = self.blank(self.quantities[place], reason) if reason else number_of * self._factors[place]
+            if place >= len(PROFILING):
+                rows.slow[place] = result
+                continue
+            rows.first = rows.first or value.ts
+            tick = round((value.ts - rows.first) / self._period_us)
+            rows.open.setdefault(tick, (value.ts, {}))[1][place] = result
+        return 0
+
+    def read(self, now: int) -> list[Reading]:
+        """Return the complete rows; the engine is asked once a second, since it keeps the times itself."""
+        if now < self._due:
+            return []
+        self._due = now + _POLL_NS - 10**6
+        for watch in self._watches:
+            following = self._ffi.new("long long *")
+            code = self._lib.dcgmGetValuesSince_v2(
+                self._engine, self._group, watch.fields, watch.since, following, self._callback, self._ffi.NULL
+            )
+            self._check(code, "dcgmGetValuesSince_v2")
+            watch.since = following[0]
+        readings: list[Reading] = []
+        for index, rows in self._rows.items():
+            readings += self._complete(index, rows)
+        return readings
+
+    def _complete(self, index: int, rows: _Rows) -> list[Reading]:
+        """Take out all rows but the newest, which may lack what has not come yet."""
+        readings = []
+        for tick in sorted(rows.open)[:-1]:
+            stamp, found = rows.open.pop(tick)
+            passed = stamp - rows.last if rows.last else self._period_us
+            # After a hole a value still is the mean of one period: what was between is not known.
+            span = passed if 0 < passed <= 1.5 * self._period_us else self._period_us
+            rows.last = stamp
+            found.update(rows.slow)
+            rows.slow.clear()
+            values = tuple(found.get(place, math.nan) for place in range(len(self.quantities)))
+            readings.append(Reading(index, stamp * 1000 - self._offset_ns, span / 1e6, values))
+        return readings
+
+    def close(self) -> None:
+        """End; see Collector."""
+        lib, engine = self._lib, self._engine
+        if lib is None:
+            return
+        if engine is not None:
+            for watch in self._watches:
+                lib.dcgmUnwatchFields(engine, self._group, watch.fields)
+                lib.dcgmFieldGroupDestroy(engine, watch.fields)
+            if self._group is not None:
+                lib.dcgmGroupDestroy(engine, self._group)
+            (lib.dcgmStopEmbedded if self._embedded else lib.dcgmDisconnect)(engine)
+        lib.dcgmShutdown()
+        self._engine, self._group, self._watches = None, None, []

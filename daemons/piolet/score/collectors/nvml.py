@@ -1,0 +1,249 @@
+"""NVML without its profiling counters: utilisation, memory, power. No saturation can be told from it.
+
+Uses nvidia-ml-py. Utilisation and power are read in every sample, what changes slowly once a second; between those
+the values are empty, and not counted as missing. XID errors come from NVML's events.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from piolet.api import Collector, Device, Reading, Target, Unavailable
+
+_SLOW_NS = 10**9
+_XID = 0x8
+_FIELD_MEMORY_TEMPERATURE = 82
+
+
+@dataclass
+class Watched:
+    """A device that is read: its handle, that of the GPU it is a part of, and what it cannot tell."""
+
+    handle: Any
+    parent: Any
+    instance: int | None = None
+    never: dict[str, str] = field(default_factory=dict)
+    slow_due: int = 0
+    xid: float = 0.0
+    last: int = 0
+
+
+class Nvml(Collector):
+    """The collector."""
+
+    name = "nvml"
+    text = "NVML: utilisation, memory, power; no saturation"
+    least = 0.1
+    quantities: ClassVar[tuple[str, ...]] = (
+        "utilisation",
+        "memory_used",
+        "power",
+        "energy",
+        "temperature",
+        "memory_temperature",
+        "clock_sm",
+        "clock_memory",
+        "clock_events",
+        "xid",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nvml: Any = None
+        self.watched: list[Watched] = []
+        self._events: Any = None
+        self._fast: tuple[str, ...] = ("utilisation", "power", "energy")
+        self._getters: dict[str, Callable[[Watched], float]] = {}
+
+    def open(self, target: Target) -> None:
+        """Begin; see Collector."""
+        try:
+            pynvml: Any = importlib.import_module("pynvml")
+        except ImportError:
+            raise Unavailable("the Python module nvidia-ml-py is not installed") from None
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError_LibraryNotFound:
+            raise Unavailable("libnvidia-ml.so.1 is not there: no NVIDIA driver") from None
+        except pynvml.NVMLError as error:
+            raise Unavailable(f"NVML does not start: {error}") from None
+        self.nvml = pynvml
+        self.simulated = _simulated(pynvml.nvmlLib)
+        try:
+            self.source = f"NVML {pynvml.nvmlSystemGetNVMLVersion()}, driver {pynvml.nvmlSystemGetDriverVersion()}"
+            self.watched = self._find(target.gpus)
+        except pynvml.NVMLError as error:
+            raise Unavailable(f"NVML does not tell of the GPUs: {error}") from None
+        if not self.watched:
+            raise Unavailable("the step has no GPU")
+        self.devices = tuple(self._describe(watched) for watched in self.watched)
+        self._getters = self._table()
+        self._watch_events()
+
+    # -- which devices
+
+    def _find(self, wanted: tuple[str, ...] | None) -> list[Watched]:
+        if wanted is None:
+            count = self.nvml.nvmlDeviceGetCount()
+            wanted = tuple(str(index) for index in range(count))
+        found: list[Watched] = []
+        for name in wanted:
+            if name.isdecimal():
+                found += self._parts(self.nvml.nvmlDeviceGetHandleByIndex(int(name)))
+            else:
+                found.append(self._by_uuid(name))
+        return found
+
+    def _by_uuid(self, uuid: str) -> Watched:
+        try:
+            handle = self.nvml.nvmlDeviceGetHandleByUUID(uuid)
+        except self.nvml.NVMLError_NotFound:
+            raise Unavailable(f"NVML knows no GPU {uuid}") from None
+        return self._instance(handle) if uuid.startswith("MIG-") else Watched(handle, handle)
+
+    def _instance(self, handle: Any) -> Watched:
+        parent = self.nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+        return Watched(handle, parent, self.nvml.nvmlDeviceGetGpuInstanceId(handle))
+
+    def _parts(self, handle: Any) -> list[Watched]:
+        """Return the MIG instances of a GPU, or the GPU itself where MIG is off."""
+        try:
+            if not self.nvml.nvmlDeviceGetMigMode(handle)[0]:
+                return [Watched(handle, handle)]
+            count = self.nvml.nvmlDeviceGetMaxMigDeviceCount(handle)
+        except self.nvml.NVMLError:
+            return [Watched(handle, handle)]
+        parts = []
+        for index in range(count):
+            try:
+                parts.append(self._instance(self.nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)))
+            except self.nvml.NVMLError:
+                continue
+        return parts
+
+    def _describe(self, watched: Watched) -> Device:
+        nvml = self.nvml
+        memory, limit = 0, 0.0
+        try:
+            memory = int(nvml.nvmlDeviceGetMemoryInfo(watched.handle).total)
+            limit = nvml.nvmlDeviceGetEnforcedPowerLimit(watched.parent) / 1000
+        except nvml.NVMLError:
+            pass  # they only scale a plot
+        return Device(
+            uuid=nvml.nvmlDeviceGetUUID(watched.handle),
+            name=nvml.nvmlDeviceGetName(watched.parent),
+            memory=memory,
+            power_limit=limit,
+            mig=watched.instance is not None,
+        )
+
+    # -- what they tell
+
+    def _table(self) -> dict[str, Callable[[Watched], float]]:
+        nvml = self.nvml
+        return {
+            "utilisation": lambda w: float(nvml.nvmlDeviceGetUtilizationRates(w.handle).gpu / 100),
+            "memory_used": lambda w: float(nvml.nvmlDeviceGetMemoryInfo(w.handle).used),
+            "power": lambda w: float(nvml.nvmlDeviceGetPowerUsage(w.handle) / 1000),
+            "energy": lambda w: float(nvml.nvmlDeviceGetTotalEnergyConsumption(w.handle) / 1000),
+            "temperature": lambda w: float(nvml.nvmlDeviceGetTemperature(w.parent, nvml.NVML_TEMPERATURE_GPU)),
+            "memory_temperature": self._memory_temperature,
+            "clock_sm": lambda w: float(nvml.nvmlDeviceGetClockInfo(w.parent, nvml.NVML_CLOCK_SM)),
+            "clock_memory": lambda w: float(nvml.nvmlDeviceGetClockInfo(w.parent, nvml.NVML_CLOCK_MEM)),
+            "clock_events": lambda w: float(nvml.nvmlDeviceGetCurrentClocksEventReasons(w.parent)),
+            "xid": lambda w: w.xid,
+        }
+
+    def _memory_temperature(self, watched: Watched) -> float:
+        value = self.nvml.nvmlDeviceGetFieldValues(watched.parent, [_FIELD_MEMORY_TEMPERATURE])[0]
+        if value.nvmlReturn != 0:
+            raise self.nvml.NVMLError(value.nvmlReturn)
+        return float(value.value.uiVal)
+
+    def _watch_events(self) -> None:
+        nvml = self.nvml
+        try:
+            self._events = nvml.nvmlEventSetCreate()
+            for watched in self.watched:
+                nvml.nvmlDeviceRegisterEvents(watched.parent, _XID, self._events)
+        except (nvml.NVMLError, AttributeError):
+            for watched in self.watched:
+                watched.never["xid"] = "NVML gives no events here"
+
+    def _take_events(self) -> None:
+        nvml = self.nvml
+        for _ in range(64):
+            try:
+                event = nvml.nvmlEventSetWait_v2(self._events, 0)
+            except nvml.NVMLError:
+                return
+            for watched in self.watched:
+                if _same(watched.parent, event.device):
+                    watched.xid = float(event.eventData)
+
+    def basic(self, watched: Watched, now: int) -> tuple[float, ...]:
+        """Return the values of the basic quantities, NaN for those that are not due or missing."""
+        slow = now >= watched.slow_due
+        if slow:
+            watched.slow_due = now + _SLOW_NS
+        names = Nvml.quantities
+        return tuple(self._value(watched, name) if slow or name in self._fast else math.nan for name in names)
+
+    def _value(self, watched: Watched, name: str) -> float:
+        if name in watched.never:
+            return self.blank(name, watched.never[name])
+        if watched.instance is not None and name in ("power", "energy", "utilisation"):
+            watched.never[name] = "not told per MIG instance"
+            return self.blank(name, watched.never[name])
+        try:
+            return self._getters[name](watched)
+        except self.nvml.NVMLError as error:
+            reason = str(error)
+            if error.value in (self.nvml.NVML_ERROR_NOT_SUPPORTED, self.nvml.NVML_ERROR_FUNCTION_NOT_FOUND):
+                watched.never[name] = reason
+            return self.blank(name, reason)
+
+    def begin_read(self, now: int) -> None:
+        """Take the events that have come, when something slow is due."""
+        if self._events is not None and any(now >= watched.slow_due for watched in self.watched):
+            self._take_events()
+
+    def read(self, now: int) -> list[Reading]:
+        """Return one reading per device; see Collector."""
+        self.begin_read(now)
+        readings = []
+        for index, watched in enumerate(self.watched):
+            values = self.basic(watched, now)
+            if watched.last:
+                readings.append(Reading(index, now, (now - watched.last) / 1e9, values))
+            watched.last = now
+        return readings
+
+    def close(self) -> None:
+        """End; see Collector."""
+        if self.nvml is None:
+            return
+        try:
+            if self._events is not None:
+                self.nvml.nvmlEventSetFree(self._events)
+            self.nvml.nvmlShutdown()
+        except self.nvml.NVMLError:
+            pass  # it is gone already, which is what was wanted
+
+
+def _same(one: Any, other: Any) -> bool:
+    return ctypes.cast(one, ctypes.c_void_p).value == ctypes.cast(other, ctypes.c_void_p).value
+
+
+def _simulated(library: Any) -> str:
+    """Return the name of a simulator, which it exports for this purpose; a real library has no such symbol."""
+    try:
+        text = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(library, "piolet_simulation")))
+    except ValueError:
+        return ""
+    return text.decode()
