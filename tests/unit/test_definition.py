@@ -29,6 +29,7 @@ FULL = Definition(
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
 PATH = TEXT.map(lambda text: "/" + text)
+PLACE = TEXT.map(lambda text: "/d" + text.replace("..", "."))
 DEFINITIONS = st.builds(
     Definition,
     request=TEXT,
@@ -43,8 +44,8 @@ DEFINITIONS = st.builds(
     writable=st.booleans(),
     mounts=st.lists(
         st.one_of(
-            st.builds(Mount, PATH, PATH, st.sampled_from(["bind", "sqsh"]), st.lists(TEXT, max_size=2).map(tuple)),
-            st.builds(Mount, st.just(""), PATH, st.just("tmpfs")),
+            st.builds(Mount, PATH, PLACE, st.sampled_from(["bind", "sqsh"]), st.lists(TEXT, max_size=2).map(tuple)),
+            st.builds(Mount, st.just(""), PLACE, st.just("tmpfs")),
         ),
         max_size=2,
     ).map(tuple),
@@ -91,6 +92,8 @@ Change = Callable[[dict[str, Any]], object]
         (lambda d: d.update(workdir="w"), "the relative path 'w'"),
         (lambda d: d["mounts"][0].update(source="a"), "the relative path 'a'"),
         (lambda d: d["mounts"][0].update(destination="b"), "the relative path 'b'"),
+        (lambda d: d["mounts"][0].update(destination="/."), "a mount at '/.'"),
+        (lambda d: d["mounts"][0].update(destination="/a/../../b"), "a mount at '/a/../../b'"),
         (lambda d: d["mounts"][0].update(kind="nfs"), "a mount of an unknown kind"),
         (lambda d: d["set_env"].update({"": "x"}), "a variable with an impossible name"),
         (lambda d: d["set_env"].update({"A=B": "x"}), "a variable with an impossible name"),

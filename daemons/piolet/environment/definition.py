@@ -195,4 +195,9 @@ def _mount(value: Any) -> Mount:
     if kind not in ("bind", "sqsh", "tmpfs"):
         raise PioletError("the definition has a mount of an unknown kind")
     source = "" if kind == "tmpfs" else _path(table["source"])
-    return Mount(source, _path(table["destination"]), kind, _strings(table["flags"]))
+    destination = _path(table["destination"])
+    # A mount over the root would take away the name by which a restarted daemon knows its containers.
+    parts = set(destination.split("/"))
+    if ".." in parts or parts <= {"", "."}:
+        raise PioletError(f"the definition has a mount at '{destination}'")
+    return Mount(source, destination, kind, _strings(table["flags"]))
