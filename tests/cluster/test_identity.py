@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,6 +90,15 @@ def shared(cluster: Cluster) -> Path:
         (room / f"{group}.d").chmod(0o2770)
         subprocess.run(["chgrp", group, str(room / f"{group}.d")], check=True)
     return room
+
+
+@pytest.mark.parametrize("user", [ALICE, BOB])
+def test_a_group_that_takes_access_away_keeps_doing_so(cluster: Cluster, tiny: str, shared: Path, user: str) -> None:
+    (shared / "pioletlab").chmod(0o604)
+    (shared / "alicegrp").chmod(0o604)
+    edf = cluster.edf(user, f'image = "{tiny}"\nmounts = ["{shared}:/shared"]\n')
+    done = cluster.srun(user, edf, "cat", "/shared/pioletlab", "/shared/alicegrp")
+    assert done.out == ("" if user == ALICE else "for alicegrp\n")
 
 
 @pytest.mark.parametrize("user", [ALICE, BOB])
@@ -171,6 +183,16 @@ def test_a_directory_that_the_user_cannot_read_is_not_mounted(cluster: Cluster, 
         refused(cluster.srun(ALICE, edf, "cat", "/x"), "cannot", str(edf), "hint: ")
     edf = cluster.edf(BOB, f'image = "{tiny}"\nmounts = ["{secret}:/x"]\n')
     assert cluster.srun(BOB, edf, "cat", "/x/file").good() == "secret\n"
+
+
+def test_to_enter_a_directory_is_enough_to_mount_it(cluster: Cluster, tiny: str) -> None:
+    room = cluster.room(BOB)
+    (room / "file").write_text("known by name\n")
+    room.chmod(0o711)
+    edf = cluster.edf(ALICE, f'image = "{tiny}"\nmounts = ["{room}:/x"]\n')
+    done = cluster.srun(ALICE, edf, "sh", "-c", "cat /x/file; ls /x")
+    assert done.out == "known by name\n"
+    assert "Permission denied" in done.err
 
 
 @pytest.fixture
@@ -260,6 +282,63 @@ def test_tasks_of_a_node_share_tmp_and_shm(cluster: Cluster, tiny_edf: Path) -> 
                 Path(place, f"{name}-{task}").unlink(missing_ok=True)
 
 
+def forge(edf: Path, definition: str) -> dict[str, str]:
+    """Return the variables with which a user hands the nodes a definition that no `piolet` command has seen."""
+    return {
+        "SLURM_PIOLET_ENVIRONMENT": definition,
+        "SLURM_PIOLET_REQUEST": str(edf),
+        "SLURM_SPANK__SLURM_SPANK_OPTION_piolet_environment_environment": str(edf),
+    }
+
+
+FORGERIES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "not JSON": lambda d: "{",
+    "not a table": lambda d: [],
+    "a newer version": lambda d: d | {"version": 999},
+    "unknown keys": lambda d: d | {"runtime": "crun", "crun": "/bin/sh"},
+    "a digest with dots": lambda d: d | {"image": d["image"] | {"digest": "sha256:../../../../../etc/passwd"}},
+    "a digest that is not there": lambda d: d | {"image": d["image"] | {"digest": "sha256:" + "0" * 64}},
+    "no digest": lambda d: d | {"image": d["image"] | {"digest": None}},
+    "another's file": lambda d: d | {"image": d["image"] | {"store": "user", "path": "/etc/shadow", "digest": None}},
+    "a FIFO": lambda d: d | {"image": d["image"] | {"store": "user", "path": "FIFO", "digest": None}},
+    "a mount of another's": lambda d: d | {"mounts": [mount("/root", "/x")]},
+    "a mount onto the root": lambda d: d | {"mounts": [mount("/tmp", "/")]},
+    "a mount above the root": lambda d: d | {"mounts": [mount("/tmp", "/../../x")]},
+    "a relative mount": lambda d: d | {"mounts": [mount("tmp", "x")]},
+    "a kind of mount": lambda d: d | {"mounts": [mount("proc", "/x") | {"kind": "proc"}]},
+    "a variable with a line end": lambda d: d | {"set_env": {"A=B\n": "x"}},
+    "a long directory": lambda d: d | {"workdir": "/" + "x" * 5000},
+}
+
+
+def mount(source: str, destination: str) -> dict[str, Any]:
+    return {"source": source, "destination": destination, "kind": "bind", "flags": []}
+
+
+def test_a_forged_definition_gets_nothing_that_its_author_has_not(cluster: Cluster, tiny_edf: Path) -> None:
+    room = cluster.room(ALICE)
+    os.mkfifo(room / "fifo")
+    cluster.give(ALICE, room / "fifo")
+    honest = json.loads(cluster.run(ALICE, "piolet", "env", "render", tiny_edf).good())
+    command = ("-w", "node3", "sh", "-c", "cat /marker; ls /x; echo $SLURM_JOB_ID")
+    job = cluster.srun(ALICE, None, *command, env=forge(tiny_edf, json.dumps(honest))).good().splitlines()
+    assert job[0] == "in the image"
+
+    def attempt(name: str) -> Result:
+        made = FORGERIES[name](honest)
+        text = made if isinstance(made, str) else json.dumps(made).replace("FIFO", str(room / "fifo"))
+        return cluster.srun(ALICE, None, *command, env=forge(tiny_edf, text))
+
+    with ThreadPoolExecutor(4) as pool:
+        for name, done in zip(FORGERIES, pool.map(attempt, FORGERIES), strict=True):
+            assert done.status != 0, name
+            assert done.out == "", f"{name}: {done.out}"
+            assert "piolet: error: node node3: " in done.err, f"{name}: {done.err}"
+            assert "Traceback" not in done.err, name
+    assert cluster.srun(BOB, tiny_edf, "-w", "node3", "cat", "/marker").good() == "in the image\n"
+    assert "drain" not in cluster.run(ALICE, "sinfo", "-h", "-o", "%T").good()
+
+
 @pytest.fixture
 def guarded(cluster: Cluster) -> Iterator[Registry]:
     """A registry that wants a password."""
@@ -286,11 +365,7 @@ def test_a_private_image_is_for_who_pulled_it(cluster: Cluster, guarded: Registr
     refused(cluster.srun(BOB, edf, "cat", "/marker"), "private/thing")
 
     # Bob forges what a submission hands to the nodes: the digest that alice's definition has.
-    forged = {
-        "SLURM_PIOLET_ENVIRONMENT": definition.strip(),
-        "SLURM_PIOLET_REQUEST": str(edf),
-        "SLURM_SPANK__SLURM_SPANK_OPTION_piolet_environment_environment": str(edf),
-    }
+    forged = forge(edf, definition.strip())
     assert cluster.srun(ALICE, None, "cat", "/marker", env=forged).good() == "private\n"
     done = cluster.srun(BOB, None, "cat", "/marker", env=forged)
     refused(done, "hint: ")
