@@ -91,15 +91,20 @@ def end(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when `parent` ends; end now if it has."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
 def _run(task: Task, context: Context, resolve: Resolve | None, parent: int, answer: int, tail: int) -> None:
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)
+    die_with(parent)
     # A crash is reported by its signal; a core file in the user's directory would be litter.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     nothing = os.open(os.devnull, os.O_RDWR)

@@ -68,7 +68,9 @@ def peer_limit(values: Sequence[float], better: str, effect: float) -> float | N
     middle = median(values)
     spread = _MAD_TO_SIGMA * median(abs(value - middle) for value in values)
     distance = max(_SIGMAS * spread, effect * abs(middle))
-    return middle - distance if better == "higher" else middle + distance
+    if better == "higher":
+        return max(0.0, middle - distance) if middle >= 0 else middle - distance
+    return middle + distance
 
 
 def outliers(values: Mapping[str, float], better: str, effect: float) -> tuple[float | None, list[str]]:
@@ -154,8 +156,8 @@ def localise(meetings: Sequence[Meeting], better: str, effect: float) -> tuple[l
             break
         named.add(worst)
         faults.append(_fault(worst, [one for one in bad if worst in one.pair], limit, better))
-    good = {node for meeting in meetings for node in meeting.pair} - named
-    if faults and len(good) < 2:
+    # Two who were good with each other are the measure; without them everything may be slow.
+    if faults and not any(named.isdisjoint(one.pair) for one in meetings if one not in bad):
         return [], ["most pairs are bad, so that no node can be named"]
     left = [one for one in bad if named.isdisjoint(one.pair)]
     return faults, [f"the way between {a} and {b} is bad, but neither is with others" for a, b in _pairs(left)]

@@ -46,6 +46,7 @@ class Task:
     on_fail: str = EXCLUDE
     on_inconclusive: str = "fail"
     baseline: str = "absolute"
+    unit: str = ""
     better: str = ""
     effect: float = 0.1
     cache_s: float = 0.0

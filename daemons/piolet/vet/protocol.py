@@ -95,6 +95,7 @@ def _task(reader: _Reader, item: Node, known: Catalogue, search: tuple[str, ...]
         loads=tuple(sorted(kind.loads)) if kind else (),
         parameters=parameters,
         search=() if kind else search,
+        unit=kind.unit if kind else "",
         better=kind.better if kind else "",
         effect=kind.effect if kind else 0.1,
         **common,

@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 
@@ -53,7 +52,7 @@ def resolve(directory: str, requirements: Sequence[Sequence[str]], index_url: st
         os.makedirs(directory, mode=0o700, exist_ok=True)
         with _lock(place + ".lock", end):
             found = ready(directory, requirements, index_url)
-            return found if found is not None else _install(directory, place, requirements, index_url, end)
+            return found if found is not None else _install(place, requirements, index_url, end)
     except OSError as error:
         raise Inconclusive(f"cannot install requirements in {directory}: {error.strerror}") from None
 
@@ -76,10 +75,10 @@ def _lock(path: str, end: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _install(
-    directory: str, place: str, requirements: Sequence[Sequence[str]], index_url: str, end: float
-) -> list[str]:
-    unfinished = tempfile.mkdtemp(prefix=".unfinished-", dir=directory)
+def _install(place: str, requirements: Sequence[Sequence[str]], index_url: str, end: float) -> list[str]:
+    # Of this name there is only one, since the lock is held: what a killed process left is removed here.
+    unfinished = place + ".unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
         _call([sys.executable, "-m", "venv", "--without-pip", unfinished], end, "a virtual environment")
         # pip then sees what this interpreter has, and takes it as satisfied.

@@ -131,7 +131,8 @@ class _Runner:
 
     def run(self, tasks: Sequence[Task]) -> None:
         scratch = tempfile.mkdtemp(prefix="piolet-vet-", dir=self._context.scratch)
-        waiting = list(tasks)
+        # Installing disturbs measurements, so it comes first.
+        waiting = sorted(tasks, key=lambda task: not task.requirements)
         try:
             while waiting or self._running:
                 waiting = self._start(waiting, scratch)
@@ -146,11 +147,15 @@ class _Runner:
         """Start what may run now and return the rest, in order."""
         rest: list[Task] = []
         busy = {load for one in self._running for load in one.task.loads}
+        installing = any(one.task.requirements and not one.ready for one in self._running)
         for task in waiting:
             if time.monotonic() >= self._context.deadline:
                 self._tell(task, Verdict(INCONCLUSIVE, "the budget was spent before its turn came"), 0.0)
+            elif installing and task.loads and not task.requirements:
+                rest.append(task)
             elif len(self._running) < _SIDE_BY_SIDE_MAX and busy.isdisjoint(task.loads):
                 self._start_one(task, scratch)
+                installing = installing or (bool(task.requirements) and self._resolve is not None)
                 busy |= set(task.loads)
             else:
                 rest.append(task)

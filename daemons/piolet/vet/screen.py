@@ -68,8 +68,10 @@ def why(records: Sequence[Record], node: str) -> list[str]:
         )
         limit = f" (limit {_number(record.limit)} {record.unit})".replace(" )", ")") if record.limit is not None else ""
         reason = f": {record.reason}" if record.reason else ""
+        text = f": {f'{measured}{limit}'.strip()}" if measured or limit else ""
+        text += reason if not text else reason.replace(": ", "; ", 1)
         age = ", cached" if record.cached else ""
-        lines.append(f"{record.outcome:12} {record.eval}:{measured}{limit}{reason} [{record.seconds:.3f} s{age}]")
+        lines.append(f"{record.outcome:12} {record.eval}{text} [{record.seconds:.3f} s{age}]")
     return lines
 
 

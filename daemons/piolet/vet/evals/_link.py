@@ -64,6 +64,10 @@ class Server:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
+    def close_own(self) -> None:
+        """Close this process's copy of the socket; one that was forked goes on listening."""
+        self._listener.close()
+
     def _talk(self, channel: socket.socket) -> None:
         try:
             with channel:
