@@ -183,10 +183,8 @@ class Monitor:
                     return
                 image = self._images.view(mounted, order.uid, order.gid)
             step.marks.append(["mount the image", self._clock()])
-            step.pid, step.channel = self._spare or self._fork_worker()
-            self._spare = None
             todo = worker.Order(order.uid, order.gid, order.groups, order.plan, self._scratch)
-            worker.send_order(step.channel, todo, image)
+            step.pid, step.channel = self._give(todo, image)
         except OSError as error:
             hint = "idmapped SquashFS mounts need Linux 6.2 or newer" if error.errno == errno.EINVAL else None
             if error.filename == "unshare":
@@ -197,6 +195,20 @@ class Monitor:
             if image is not None:
                 os.close(image)
         self._selector.register(step.channel, selectors.EVENT_READ, lambda: self._on_worker(step))
+
+    def _give(self, todo: worker.Order, image: int | None) -> tuple[int, socket.socket]:
+        """Give an order to the waiting worker, or to a new one: there may be none, or it was killed meanwhile."""
+        if self._spare is not None:
+            pid, channel = self._spare
+            self._spare = None
+            try:
+                worker.send_order(channel, todo, image)
+                return pid, channel
+            except ConnectionError:
+                channel.close()
+        pid, channel = self._fork_worker()
+        worker.send_order(channel, todo, image)
+        return pid, channel
 
     def _fork_worker(self) -> tuple[int, socket.socket]:
         """Fork a worker that waits for its order."""
