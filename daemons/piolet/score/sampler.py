@@ -146,6 +146,8 @@ class Sampler:
             session.sources.append(source)
             heapq.heappush(self._queue, (source.due, next(self._order), session, source))
             devices = collector.devices or devices
+            with contextlib.suppress(Exception):  # a collector that fails is told of at its first tick
+                collector.read(now)  # counters need a first look, so that the first tick has a span
         self.sessions.append(session)
         sink.put(json_frame("H", self._header(session, collectors, devices, why_not, now)))
         sink.flush()

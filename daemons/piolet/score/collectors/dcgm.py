@@ -51,7 +51,7 @@ SLOW: tuple[tuple[str, int, float], ...] = (
     ("clock_events", 112, 1),
     ("xid", 230, 1),
 )
-_POLL_NS = 10**9
+_POLL_NS = 5 * 10**8
 _GPU = 1  # DCGM_FE_GPU
 _LIVE = 1  # DCGM_FV_FLAG_LIVE_DATA
 _NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT = 50, 51, 54, 250, 164
@@ -174,7 +174,7 @@ class Dcgm(Collector):
     def _mark(self, name: str) -> str:
         """Return the name of a simulator, which exports it for this purpose."""
         ffi = importlib.import_module("cffi").FFI()
-        ffi.cdef("const char piolet_simulation[64];")
+        ffi.cdef("extern const char piolet_simulation[64];")
         try:
             return str(ffi.string(ffi.dlopen(name).piolet_simulation).decode())
         except AttributeError:
