@@ -12,6 +12,7 @@
 #define _GNU_SOURCE
 #include "shim.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,8 @@ SPANK_PLUGIN(piolet_environment, 1)
 #define VARIABLE_REQUEST "SLURM_PIOLET_REQUEST"
 #define VARIABLE_INHERITED "SLURM_SPANK__SLURM_SPANK_OPTION_piolet_environment_environment"
 #define ARGUMENT_ZERO "PIOLET_ARGV0"
+/* Where the plugin is not loaded, this is in the way of the command: the step fails, and never runs bare. */
+#define ABSENT "/the/plugin/piolet_environment/is/missing/on/this/node/"
 #define HOST_REQUEST "none"
 #define DEFAULT_COMMAND "/usr/bin/piolet"
 #define DEFAULT_SOCKET "/run/piolet/node.sock"
@@ -166,6 +169,48 @@ static int local_post_opt(void)
 	return 0;
 }
 
+/* srun has no way to ask; its own command line says it, abbreviated or not. Mistaken for it, an application's own
+ * --mu... costs nothing but the protection. */
+static bool several_programs(void)
+{
+	static char line[65536];
+	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+	ssize_t length = fd < 0 ? 0 : read(fd, line, sizeof(line));
+
+	if (fd >= 0)
+		close(fd);
+	return length > 0 && memmem(line, (size_t)length, "\0--mu", 5);
+}
+
+/* In srun, when the step is about to be launched. */
+int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
+{
+	char **command = NULL, *guarded;
+	int count = 0;
+
+	(void)argc;
+	(void)argv;
+	/* With --multi-prog the first word is a file that srun is still going to read. */
+	if (!wanted() || several_programs() || spank_get_item(spank, S_JOB_ARGV, &count, &command) || count < 1 || !command)
+		return 0;
+	if (asprintf(&guarded, ABSENT "%s", command[0]) < 0)
+		return -1;
+	command[0] = guarded;
+	return 0;
+}
+
+/* Takes away what local_user_init put in front of the command, in place: the words are Slurm's to free. */
+static void clear_the_way(spank_t spank)
+{
+	char **command = NULL;
+	int count = 0;
+
+	if (spank_get_item(spank, S_JOB_ARGV, &count, &command) || count < 1 || !command)
+		return;
+	if (strncmp(command[0], ABSENT, strlen(ABSENT)) == 0)
+		memmove(command[0], command[0] + strlen(ABSENT), strlen(command[0]) - strlen(ABSENT) + 1);
+}
+
 /* Batch scripts, extern and interactive steps run on the host: their ids are above every real step's. */
 static bool real_step(uint32_t step)
 {
@@ -232,6 +277,7 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 		return local_post_opt();
 	if (context != S_CTX_REMOTE || spank_get_item(spank, S_JOB_STEPID, &step) || !real_step(step))
 		return 0;
+	clear_the_way(spank);
 	if (state.fd < 0 && !state.failure.set)
 		send_start(spank);
 	return 0;

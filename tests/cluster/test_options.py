@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.support import Cluster, Result
+from tools.cluster.state import load
 
 JOB = f"never-queued-{os.getpid()}"
 
@@ -166,3 +168,26 @@ def test_the_help_says_what_the_option_is(cluster: Cluster) -> None:
     for command in ("srun", "sbatch", "salloc"):
         said = cluster.run("alice", command, "--help").good()
         assert "--environment=FILE" in said
+
+
+def test_a_node_without_the_plugin_runs_nothing_bare(cluster: Cluster, tiny_edf: Path, tmp_path: Path) -> None:
+    # Per node: slurmstepd reads plugstack.conf anew for each step, in the namespace of its slurmd.
+    (tmp_path / "plugstack.conf").write_text("# no plugin\n")
+    state = load(cluster.layout.state_file)
+    slurmd = state.find("slurmd-node2") if state else None
+    assert slurmd is not None
+    enter = ["nsenter", f"--target={slurmd.pid}", "--mount", "--"]
+    place = str(cluster.layout.etc / "plugstack.conf")
+    subprocess.run([*enter, "mount", "--bind", str(tmp_path / "plugstack.conf"), place], check=True)
+    try:
+        for command in (("sh", "-c", "echo bare"), ("/bin/echo", "bare"), ("./../../bin/echo", "bare")):
+            done = cluster.srun("alice", tiny_edf, "-w", "node2", *command)
+            assert done.status != 0
+            assert done.out == ""
+            assert "plugin/piolet_environment/is/missing/on/this/node" in done.err
+        both = cluster.srun("alice", tiny_edf, "-N2", "-w", "node[1-2]", "cat", "/marker")
+        assert both.status != 0
+        assert both.out == "in the image\n"
+        assert cluster.srun("alice", None, "-w", "node2", "echo", "as ever").good() == "as ever\n"
+    finally:
+        subprocess.run([*enter, "umount", place], check=True)
