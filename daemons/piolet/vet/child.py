@@ -115,16 +115,20 @@ def _run(task: Task, context: Context, resolve: Resolve | None, parent: int, ans
     os.dup2(tail, 2)
     _close_others(answer)
     sys.stdout = sys.stderr = open(1, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
+    ready = False
     try:
         if task.requirements and resolve is not None:  # an image brings its own
             sys.path[:0] = resolve(task)
         os.write(answer, READY)
+        ready = True
         late = dataclasses.replace(
             context, deadline=min(context.deadline, time.monotonic() + task.timeout_s - _margin(task))
         )
         verdict = judge(task, late)
     except Inconclusive as error:
         verdict = Verdict(INCONCLUSIVE, str(error))
+    if not ready:
+        os.write(answer, READY)
     data = _encode(verdict)
     while data:
         data = data[os.write(answer, data) :]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import exp, log
 from statistics import median
 
 # A normal distribution's standard deviation is 1.4826 times its median absolute deviation (MAD).
@@ -62,15 +63,28 @@ def peer_limit(values: Sequence[float], better: str, effect: float) -> float | N
 
     It is 5 robust standard deviations from the median, but at least the fraction `effect` of it: on a machine
     whose nodes are all alike a deviation of a thousandth is no fault. `better` is 'higher' or 'lower'.
+
+    Times and bandwidths scatter by factors, so positive values are compared by their logarithms: else the limit of
+    a noisy bandwidth would be below zero, and a node a hundred times slower than all others would pass.
     """
     if len(values) < PEERS_MIN:
         return None
     middle = median(values)
-    spread = _MAD_TO_SIGMA * median(abs(value - middle) for value in values)
-    distance = max(_SIGMAS * spread, effect * abs(middle))
-    if better == "higher":
-        return max(0.0, middle - distance) if middle >= 0 else middle - distance
-    return middle + distance
+    if min(values) <= 0:
+        distance = max(_SIGMAS * _spread(values), effect * abs(middle))
+        return middle - distance if better == "higher" else middle + distance
+    factor = exp(_SIGMAS * _spread([log(value) for value in values]))
+    return (
+        min(middle / factor, middle * (1 - effect))
+        if better == "higher"
+        else max(middle * factor, middle * (1 + effect))
+    )
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Return the robust standard deviation."""
+    middle = median(values)
+    return _MAD_TO_SIGMA * median(abs(value - middle) for value in values)
 
 
 def outliers(values: Mapping[str, float], better: str, effect: float) -> tuple[float | None, list[str]]:
@@ -99,9 +113,16 @@ def odd_ones(facts: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
 
 
 def bad_meetings(meetings: Sequence[Meeting], better: str, effect: float) -> tuple[float | None, list[Meeting]]:
-    """Return the limit that the pairs set for each other, and the meetings that are bad by it or by themselves."""
-    values = [meeting.value for meeting in meetings if meeting.value is not None]
-    limit = peer_limit(values, better, effect)
+    """Return the limit that the nodes set for each other, and the meetings that are bad by it or by themselves.
+
+    The limit is that of the nodes' medians: one bad node is in 2/N of all pairs, which would widen a limit made of
+    the pairs, but it is only one of N medians.
+    """
+    own: dict[str, list[float]] = {}
+    for meeting in meetings:
+        for node in meeting.pair if meeting.value is not None else ():
+            own.setdefault(node, []).append(meeting.value or 0.0)
+    limit = peer_limit([median(values) for values in own.values()], better, effect)
     bad = [
         meeting
         for meeting in meetings
