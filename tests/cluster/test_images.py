@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import http.server
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.support import Cluster, Result, busybox_layer
+from tests.cluster.support import Cluster, Result, busybox_layer, wait_until
 from tests.support import oci
-from tests.support.registry import Registry
+from tests.support.registry import Registry, sham
 
 SETTINGS = {"Env": ["PATH=/bin"]}
 
@@ -147,3 +150,27 @@ def test_a_users_own_store(cluster: Cluster, registry: Registry, tmp_path: Path)
     files = list((room / "store").rglob("*.sqsh"))
     assert len(files) == 1
     assert files[0].stat().st_uid == room.stat().st_uid
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_pull_that_hangs_can_be_interrupted(cluster: Cluster, number: signal.Signals) -> None:
+    asked, release = threading.Event(), threading.Event()
+
+    def hang(handler: http.server.BaseHTTPRequestHandler) -> None:
+        asked.set()
+        release.wait(30)
+
+    with sham(hang) as address:
+        edf = cluster.edf("alice", f'image = "{address}/some/image:1"\n')
+        process = cluster.start("alice", "srun", f"--environment={edf}", "echo", "ran")
+        try:
+            wait_until(asked.is_set, what="the question to the registry")
+            process.send_signal(number)
+            out, _ = process.communicate(timeout=10)
+        finally:
+            release.set()
+            process.kill()
+    assert process.returncode != 0
+    assert out == ""
+    found = cluster.run("alice", "pgrep", "-u", "alice", "-f", str(edf))
+    assert found.out.split() in ([], [str(process.pid)])

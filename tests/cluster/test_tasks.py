@@ -191,8 +191,11 @@ def test_several_programs(cluster: Cluster, tiny_edf: Path) -> None:
     cluster.write(
         "alice", room / "programs", "0 echo first\n1-2 sh -c 'cat /marker; echo of $SLURM_PROCID' %t %o\n3 hostname\n"
     )
-    out = cluster.srun("alice", tiny_edf, "-N1", "-n4", "--multi-prog", "programs", cwd=room).good()
-    assert sorted(out.splitlines()) == sorted(["first", "in the image", "in the image", "node1", "of 1", "of 2"])
+    done = cluster.srun("alice", tiny_edf, "-N1", "-n4", "-wnode1", "--multi-prog", "programs", cwd=room)
+    assert done.err == ""
+    assert sorted(done.good().splitlines()) == sorted(
+        ["first", "in the image", "in the image", "node1", "of 1", "of 2"]
+    )
 
 
 def test_exported_variables(cluster: Cluster, tiny_edf: Path) -> None:
