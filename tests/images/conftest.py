@@ -19,7 +19,8 @@ import pytest
 from tests.support import oci
 from tests.support.registry import Registry, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
+# Users must reach it: where they cannot reach the checkout, its build/ is a link to where they can.
+PYTHON = str(Path(sys.executable).parent.resolve() / "python")
 SERVICE, ALICE, BOB = 4242, 4301, 4302
 PROGRAMS = ("skopeo", "mksquashfs", "unsquashfs", "docker-registry", "zstd", "setpriv")
 ASK = """
@@ -111,7 +112,7 @@ class Site:
             os.chown(self.room / "var", SERVICE, SERVICE)
         with (self.room / "service.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*become(SERVICE), sys.executable, "-m", "piolet.environment.images.service", "--config", self.config],
+                [*become(SERVICE), PYTHON, "-m", "piolet.environment.images.service", "--config", self.config],
                 env=environment(),
                 stderr=log,
                 cwd="/",
@@ -135,7 +136,7 @@ class Site:
         """Start asking for an image as `uid`."""
         request = json.dumps({"reference": reference, "mode": mode})
         return subprocess.Popen(
-            [*become(uid), sys.executable, "-c", ASK, str(self.config), request],
+            [*become(uid), PYTHON, "-c", ASK, str(self.config), request],
             env=environment() | more,
             stdout=subprocess.PIPE,
             cwd="/",
@@ -149,7 +150,7 @@ class Site:
         """Run the piolet command as `uid`."""
         code = "import sys; from piolet.cli.main import main; sys.exit(main(sys.argv[1:]))"
         return subprocess.run(
-            [*become(uid), sys.executable, "-c", code, "--config", str(self.config), *words],
+            [*become(uid), PYTHON, "-c", code, "--config", str(self.config), *words],
             env=environment() | more,
             capture_output=True,
             text=True,
@@ -174,7 +175,7 @@ def become(uid: int) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "daemons"), "HOME": "/nonexistent"}
+    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
 
 
 def finish(process: subprocess.Popen[bytes], timeout: float = 60) -> dict[str, Any]:

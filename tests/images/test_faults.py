@@ -11,7 +11,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from pathlib import Path
 import pytest
 from piolet.environment.images import protocol
 
-from tests.images.conftest import ALICE, BOB, SERVICE, Site, become, finish, needs_root
+from tests.images.conftest import ALICE, BOB, PYTHON, SERVICE, Site, become, finish, needs_root
 from tests.images.test_pull import children
 from tests.support import oci
 from tests.support.registry import Registry, free_port, reply, sham, wait_until
@@ -337,7 +336,7 @@ def test_a_hundred_steps_of_one_user_at_once(site: Site, registry: Registry, ima
     """More than the service takes from one user: who is told that it is busy asks again."""
     reference = registry.push(image, "app:1")
     held = subprocess.Popen(
-        [*become(ALICE), sys.executable, "-c", HOLD, str(site.room / "var/s.sock")],
+        [*become(ALICE), PYTHON, "-c", HOLD, str(site.room / "var/s.sock")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd="/",

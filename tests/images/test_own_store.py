@@ -6,14 +6,13 @@ import os
 import pty
 import shutil
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.images.conftest import ALICE, BOB, Site, environment, finish, needs_root
+from tests.images.conftest import ALICE, BOB, PYTHON, Site, environment, finish, needs_root
 from tests.support import oci
 from tests.support.registry import Registry
 
@@ -166,7 +165,7 @@ def test_progress_on_a_terminal(site: Site, registry: Registry, image: Path) -> 
         f"settings = config.load(Path({str(site.config)!r}))\n"
         f"with image._progress() as show: image.client.find({reference!r}, settings, 'pull', show)"
     )
-    subprocess.run([sys.executable, "-c", code], env=environment(), stderr=terminal, check=True, cwd="/")
+    subprocess.run([PYTHON, "-c", code], env=environment(), stderr=terminal, check=True, cwd="/")
     os.close(terminal)
     shown = os.read(controller, 10_000).decode()
     os.close(controller)

@@ -35,7 +35,7 @@ def imports(path: Path) -> set[str]:
 def loaded(*modules: str) -> set[str]:
     """Return what a fresh interpreter has loaded after importing `modules`."""
     code = f"import sys; before = set(sys.modules); import {', '.join(modules)}; print(*(set(sys.modules) - before))"
-    environment = {"PYTHONPATH": str(ROOT / "daemons"), "PATH": "/usr/bin:/bin"}
+    environment = {"PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     return set(done.stdout.split())
 

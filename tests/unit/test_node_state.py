@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,9 @@ def test_anybodys_process_does_not_pass_for_a_slurmstepd() -> None:
     """The title alone is not believed: not of a user, and not of root's if the program is another."""
     forged = subprocess.Popen(["slurmstepd: [991.0]", "30"], executable="/bin/sleep")
     try:
-        assert Path(f"/proc/{forged.pid}/cmdline").read_bytes().startswith(b"slurmstepd: [991.0]")
+        deadline = time.monotonic() + 10
+        while not Path(f"/proc/{forged.pid}/cmdline").read_bytes().startswith(b"slurmstepd: [991.0]"):
+            assert time.monotonic() < deadline, "the process has not taken its title"
         assert "991.0" not in leftovers.stepds()
     finally:
         forged.kill()
