@@ -34,10 +34,10 @@ def room(cluster: Cluster, tiny: str, other: str) -> Path:
 STEPS = f"""
 cd /
 {WHERE}
-srun -N1 -n1 /bin/sh -c '{WHERE}'
-srun -N1 -n1 --environment={{room}}/other.toml /bin/sh -c '{WHERE}'
-srun -N1 -n1 --environment=none /bin/sh -c '{WHERE}'
-srun -N2 -n4 /bin/sh -c '{WHERE}'
+srun --overlap -N1 -n1 /bin/sh -c '{WHERE}'
+srun --overlap -N1 -n1 --environment={{room}}/other.toml /bin/sh -c '{WHERE}'
+srun --overlap -N1 -n1 --environment=none /bin/sh -c '{WHERE}'
+srun --overlap -N2 -n4 /bin/sh -c '{WHERE}'
 """
 EXPECTED = "on the host\nin the image\nin the other image\non the host\n" + "in the image\n" * 4
 

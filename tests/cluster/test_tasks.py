@@ -267,7 +267,9 @@ wait
 
 
 def test_a_hundred_steps_in_a_row(cluster: Cluster, tiny_edf: Path) -> None:
-    script = "for i in $(seq 100); do srun -n1 sh -c 'cat /marker; echo $SLURM_STEP_ID' || echo failed $?; done"
+    script = (
+        "for i in $(seq 100); do srun --overlap -n1 sh -c 'cat /marker; echo $SLURM_STEP_ID' || echo failed $?; done"
+    )
     out = cluster.sbatch("alice", script, f"--environment={tiny_edf}", timeout=120)
     assert out == "".join(f"in the image\n{number}\n" for number in range(100))
 
