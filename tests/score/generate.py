@@ -67,7 +67,7 @@ def samples(node: int, gpus: int, seconds: float, period: float) -> Iterator[dic
         size = len(tick)
         work = np.where(at % 1800 < 1740, 1.0, 0.0) * slow
         tensor = np.clip(0.55 * work + draw.normal(0, 0.05, size), 0, 1)
-        chunk = {quantity.name: np.zeros(size) for quantity in GPU_QUANTITIES}
+        chunk: dict[str, Any] = {quantity.name: np.zeros(size) for quantity in GPU_QUANTITIES}
         chunk.update(
             device=np.tile(np.arange(gpus), size // gpus),
             span=np.full(size, period),

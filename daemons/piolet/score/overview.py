@@ -28,21 +28,10 @@ SCORES = ("s", "c", "m", "n")
 DRAWN = ("utilisation", "sm", "occupancy", "dram", "tensor", "nvlink", "engine", "power", "memory_used")
 _COLUMNS = (*NEEDED, "occupancy", "utilisation", "integer", "tensor_half", "power", "memory_used")
 _SPARSE = ("energy", "temperature", "clock_sm", "clock_events", "xid")
-_MEANS = (
-    "utilisation",
-    "engine",
-    "sm",
-    "occupancy",
-    "tensor",
-    "tensor_half",
-    "fp64",
-    "fp32",
-    "fp16",
-    "integer",
-    "dram",
+MEANS = (
+    *("utilisation", "engine", "sm", "occupancy", "tensor", "tensor_half", "fp64", "fp32", "fp16", "integer", "dram"),
+    *("pcie_tx", "pcie_rx", "nvlink_tx", "nvlink_rx", "c2c_tx", "c2c_rx", "power"),
 )
-_MEANS_BYTES = ("pcie_tx", "pcie_rx", "nvlink_tx", "nvlink_rx", "c2c_tx", "c2c_rx", "power")
-MEANS = (*_MEANS, *_MEANS_MORE)
 # nvmlClocksEventReasons: software power cap; hardware slowdown, software and hardware thermal; hardware power brake.
 EVENTS = {"power": 0x4 | 0x80, "heat": 0x20 | 0x40, "hardware": 0x8}
 _PARALLEL_FROM = 4_000_000
@@ -172,7 +161,11 @@ class _Sums:
         for name, sums in self.mean.items():
             self._weigh(sums, chunk[name], gpu, seconds, self.gpus)
         for name, best in self.peak.items():
-            np.fmax.at(best, gpu, chunk[name].astype(np.float64))
+            values = chunk[name]
+            for i in range(self.gpus):  # few: np.fmax.at takes a hundred times as long
+                mine = values[gpu == i]
+                if len(mine):
+                    best[i] = np.fmax(best[i], np.fmax.reduce(mine))
         self._rare(chunk, gpu, seconds)
 
     def _mixed(self, chunk: dict[str, Array], gpus: list[Gpu], gpu: Array) -> saturation.Samples:

@@ -1,0 +1,142 @@
+"""The screen at the end of a step, and `piolet score show`: one page of text. Returns it; prints nothing."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from piolet.score.saturation import Score
+from piolet.score.summary import Summary
+
+_WIDTH = 60
+# Okabe and Ito's colours, which people of all kinds of colour vision tell apart; letters say it without colour.
+_PARTS = (("useful", "#009E73", "█"), ("stalled", "#E69F00", "▓"), ("narrow", "#56B4E9", "▒"), ("idle", "#999999", "░"))
+
+
+def render(summary: Summary, width: int = 100, color: bool = False) -> str:
+    """Return the page, with escape sequences only if `color`."""
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=color, color_system="truecolor" if color else None)
+    console.print(_page(summary))
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def percent(value: float | None) -> str:
+    """Return a share as text."""
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+def number(score: Score) -> str:
+    """Return the saturation, as a range where too little is known."""
+    if score.value is None:
+        return "unknown"
+    return f"{percent(score.low)} to {percent(score.high)}" if score.is_range else percent(score.value)
+
+
+def count(many: int, what: str) -> str:
+    """Return a number with its noun."""
+    return f"{many} {what}" + ("" if many == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+def energy(joules: float | None) -> str:
+    """Return joules in a fitting unit."""
+    if joules is None:
+        return "-"
+    return f"{joules / 3.6e6:.2f} kWh" if joules >= 3.6e5 else f"{joules / 1000:.1f} kJ"
+
+
+def _page(summary: Summary) -> RenderableType:
+    score = summary.score
+    parts: list[RenderableType] = []
+    if summary.simulated:
+        parts.append(Text(f"SIMULATED FIGURES ({summary.simulated}): they say nothing about real GPUs", "bold"))
+    if score.gpus == 0:
+        parts.append(Text("No GPUs: the host's figures only.", "bold"))
+    else:
+        parts.append(Text(f"GPU saturation {number(score)}", "bold"))
+        parts.append(_limits(score))
+        parts.append(_waterfall(summary))
+    parts += [_facts(summary), *_lists(summary)]
+    title = f"step {summary.job}.{summary.step}" if summary.job != "local" else "local command"
+    return Panel(Group(*parts), title=f"piolet score: {title}", title_align="left")
+
+
+def _limits(score: Score) -> Text:
+    return Text(
+        f"limited by compute {percent(score.by_compute)}, memory {percent(score.by_memory)}, "
+        f"communication {percent(score.by_network)} of the time; above 60 % in {percent(score.above)} of it"
+    )
+
+
+def _waterfall(summary: Summary) -> RenderableType:
+    score = summary.score
+    if score.value is None:
+        return Text(f"utilisation {percent(summary.utilisation)}; it does not tell how much of a GPU was used")
+    shares = (score.value, score.stalled, score.narrow, score.idle)
+    bar = Text()
+    done = 0.0
+    for (_, colour, block), share in zip(_PARTS, shares, strict=True):
+        cells = round((done + share) * _WIDTH) - round(done * _WIDTH)
+        bar.append(block * cells, colour)
+        done += share
+    legend = Text()
+    for (name, colour, block), share in zip(_PARTS, shares, strict=True):
+        legend.append(f"{block} ", colour)
+        legend.append(f"{name} {percent(share)}   ")
+    head = Text(f"\nof the time  (utilisation, as nvidia-smi shows it: {percent(summary.utilisation)})")
+    return Group(head, bar, legend, Text(""))
+
+
+def _facts(summary: Summary) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    known = [node.s for node in summary.nodes if node.s is not None]
+    gpus = f"{count(summary.score.gpus, 'GPU')} on " if summary.score.gpus else ""
+    table.add_row("size", f"{gpus}{count(len(summary.nodes), 'node')}, {duration(summary.seconds)}")
+    if len(known) > 1:
+        table.add_row("nodes", f"{percent(min(known))} to {percent(max(known))}, balance {percent(summary.balance)}")
+    if summary.slowest:
+        table.add_row("lowest", summary.slowest)
+    if summary.energy is not None:
+        table.add_row("energy", f"{energy(summary.energy)}, mean power per GPU {summary.power or 0:.0f} W")
+    host = summary.view.host
+    if "cpu" in host and host["cpu"].size:
+        import numpy as np
+
+        if not np.isnan(host["cpu"]).all():
+            memory = float(np.nanmax(host["memory"])) / 1e9
+            table.add_row(
+                "host", f"{float(np.nanmean(host['cpu'])):.1f} cores per node, at most {memory:.1f} GB of memory"
+            )
+    table.add_row("source", "; ".join(summary.collectors))
+    for name, why in summary.not_used.items():
+        table.add_row("", f"not {name}: {why}")
+    if summary.cost:
+        cores, memory = summary.cost
+        table.add_row("cost", f"the sampler took {100 * cores:.2f} % of a core and {memory / 1e6:.0f} MB per node")
+    return table
+
+
+def _lists(summary: Summary) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    if summary.quality:
+        parts += [Text(""), Text("data quality", "dim"), *(Text(f"  {line}") for line in summary.quality)]
+    if summary.advice:
+        parts += [Text(""), Text("advice", "dim")]
+        for advice in summary.advice:
+            parts.append(Text(f"  {advice.seen}", "bold"))
+            parts.append(Text(f"    {advice.do}"))
+    return parts

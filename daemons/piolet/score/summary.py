@@ -1,0 +1,239 @@
+"""Everything that a report says of a step, computed once: screen, HTML, JSON and figures only lay it out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from piolet.score import saturation
+from piolet.score.advice import Advice, advise, used
+from piolet.score.dataset import Dataset
+from piolet.score.overview import Overview, overview
+from piolet.score.peaks import Peaks
+from piolet.score.phases import phases
+from piolet.score.saturation import Score
+
+MIXED = 0.1
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase in seconds since the start, with means over all GPUs, and in a word what it was."""
+
+    start: float
+    end: float
+    what: str
+    s: float
+    c: float
+    m: float
+    n: float
+    engine: float
+
+
+@dataclass(frozen=True)
+class NodeLine:
+    """A node in a table; None is unknown."""
+
+    name: str
+    gpus: int
+    s: float | None
+    least: float | None
+    most: float | None
+    coverage: float
+    energy: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The report's content. Energy in J, shares 0..1, `balance` is mean / max of the GPUs' saturation."""
+
+    job: str
+    step: str
+    label: str
+    command: str
+    simulated: str
+    collectors: tuple[str, ...]
+    not_used: dict[str, str]
+    seconds: float
+    score: Score
+    utilisation: float | None
+    sm: float | None
+    phases: tuple[Phase, ...]
+    nodes: tuple[NodeLine, ...]
+    slowest: str
+    balance: float
+    energy: float | None
+    power: float | None
+    advice: tuple[Advice, ...]
+    quality: tuple[str, ...]
+    cost: tuple[float, float] | None
+    view: Overview
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain values for JSON, without the timelines."""
+        content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "view"}
+        for name in ("score",):
+            content[name] = dataclasses.asdict(content[name])
+        for name in ("phases", "nodes", "advice"):
+            content[name] = [dataclasses.asdict(item) for item in content[name]]
+        plain: dict[str, Any] = _plain(content)
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None) -> Summary:
+    """Read a data set and return what there is to say."""
+    view = overview(data, calibrations)
+    headers = [node.facts.header for node in data.nodes]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN, and becomes None
+        per_gpu = view.per_gpu()
+        energy = float(np.nansum(view.energy)) if not np.isnan(view.energy).all() else None
+        return Summary(
+            job=str(headers[0]["job"]),
+            step=str(headers[0]["step"]),
+            label=str(headers[0]["label"]),
+            command=str(headers[0]["command"]),
+            simulated=data.simulated,
+            collectors=tuple(sorted({f"{c['name']} ({c['source']})" for h in headers for c in h["collectors"]})),
+            not_used={key: text for header in headers for key, text in header["not_used"].items()},
+            seconds=view.seconds,
+            score=view.score(),
+            utilisation=_mean(view.means["utilisation"]),
+            sm=_mean(view.means["sm"]),
+            phases=tuple(_phases(view)),
+            nodes=tuple(_nodes(view, per_gpu)),
+            slowest=_slowest(view, per_gpu),
+            balance=saturation.balance(per_gpu),
+            energy=energy,
+            power=_mean(view.means["power"]),
+            advice=tuple(advise(view)),
+            quality=tuple(_quality(data, view)),
+            cost=_cost(data),
+            view=view,
+        )
+
+
+def _mean(array: Any) -> float | None:
+    value = float(np.nanmean(array)) if len(array) else math.nan
+    return None if math.isnan(value) else value
+
+
+def _phases(view: Overview) -> list[Phase]:
+    if not len(view.gpus):
+        return []
+    lines = [np.nanmean(view.lines[name], axis=0) for name in ("s", "c", "m", "n", "engine", "sm")]
+    series = np.stack(lines, axis=1)
+    result = []
+    for phase in phases(series):
+        s, c, m, n, engine, sm = phase.means
+        start, end = phase.start * view.bin_seconds, phase.end * view.bin_seconds
+        result.append(Phase(start, end, _name(s, c, m, n, engine, sm), s, c, m, n, engine))
+    return result
+
+
+def _name(s: float, c: float, m: float, n: float, engine: float, sm: float) -> str:
+    if max(s, engine, sm) < MIXED:
+        return "idle"
+    best = max(c, m, n)
+    if best < 0.5 * max(engine, s):
+        # Less than half of the busy time is explained by a limit: say where the rest went.
+        rest = {"waiting for the host": 1 - engine, "few SMs": engine - max(sm, s), "stalled": max(sm - s, 0)}
+        return max(rest, key=lambda key: rest[key])
+    return "compute" if c == best else "memory" if m == best else "communication"
+
+
+def _nodes(view: Overview, per_gpu: Any) -> list[NodeLine]:
+    owners = np.array([gpu.node for gpu in view.gpus])
+    lines = []
+    for name in dict.fromkeys(view.nodes):
+        mine = owners == name if len(owners) else np.zeros(0, bool)
+        score = view.score(mine)
+        known = per_gpu[mine][~np.isnan(per_gpu[mine])] if mine.any() else np.zeros(0)
+        energy = view.energy[mine] if mine.any() else np.zeros(0)
+        lines.append(
+            NodeLine(
+                name=name,
+                gpus=int(mine.sum()),
+                s=score.value,
+                least=float(known.min()) if len(known) else None,
+                most=float(known.max()) if len(known) else None,
+                coverage=score.coverage,
+                energy=float(np.nansum(energy)) if len(energy) and not np.isnan(energy).all() else None,
+            )
+        )
+    return lines
+
+
+def _slowest(view: Overview, per_gpu: Any) -> str:
+    if len(per_gpu) < 2 or np.isnan(per_gpu).all():
+        return ""
+    worst = int(np.nanargmin(per_gpu))
+    gpu = view.gpus[worst]
+    return f"{gpu.node} GPU {gpu.index}, {100 * per_gpu[worst]:.0f} %"
+
+
+def _quality(data: Dataset, view: Overview) -> list[str]:
+    lines = []
+    score = view.score()
+    if len(view.gpus):
+        lines.append(f"{100 * score.coverage:.1f} % of the GPUs' time is covered by samples with a score")
+    if score.is_range and len(view.gpus):
+        lines.append("less than 95 %: the saturation is given as a range, whatever the missing time was")
+    open_ends = [node.name for node in data.nodes if not node.facts.complete]
+    if open_ends:
+        lines.append(f"{len(open_ends)} nodes have no end: the step runs still, or was killed ({open_ends[0]})")
+    restarts = sum(e["event"] == "restart" for node in data.nodes for e in node.facts.events)
+    if restarts:
+        lines.append(f"the sampler was restarted {restarts} times; the time between is not covered")
+    late = sum(node.facts.quality.get("late_ticks", 0) for node in data.nodes)
+    ticks = sum(node.facts.quality.get("ticks", 0) for node in data.nodes)
+    if late:
+        worst = max(node.facts.quality.get("worst_late_s", 0.0) for node in data.nodes)
+        lines.append(f"{late} of {ticks} samples were late by more than half a period, at worst by {worst:.3f} s")
+    dropped = sum(node.facts.quality.get("dropped_frames", 0) for node in data.nodes)
+    if dropped:
+        lines.append(f"{dropped} seconds of samples were dropped: the file system did not keep up")
+    failed = [event["text"] for node in data.nodes for event in node.facts.events if event["event"] == "error"]
+    if failed:
+        lines.append(f"a collector failed {len(failed)} times: {failed[0]}")
+    blanks: dict[tuple[str, str], int] = {}
+    for node in data.nodes:
+        for quantity, reasons in node.facts.quality.get("blanks", {}).items():
+            for reason, count in reasons.items():
+                blanks[quantity, reason] = blanks.get((quantity, reason), 0) + count
+    by_reason: dict[str, list[str]] = {}
+    for quantity, reason in blanks:
+        by_reason.setdefault(reason, []).append(quantity)
+    for reason, names in by_reason.items():
+        count = sum(blanks[name, reason] for name in names)
+        some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        lines.append(f"{count} values missing ({reason}): {some}")
+    if any(gpu.peaks.nvlink == gpu.peaks.pcie == 0 for gpu in view.gpus):
+        lines.append("the model's link bandwidths are not known here, so communication is not judged")
+    if len(view.gpus) and score.value is None and used(view).any():
+        lines.append("no profiling counters: saturation cannot be told from utilisation")
+    return lines
+
+
+def _cost(data: Dataset) -> tuple[float, float] | None:
+    """Return the worst node's share of a core and its resident bytes."""
+    known = [node.facts.quality for node in data.nodes if "process_cores" in node.facts.quality]
+    if not known:
+        return None
+    return max(q["process_cores"] for q in known), max(q["rss_max_bytes"] for q in known)
