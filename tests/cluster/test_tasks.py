@@ -9,6 +9,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,22 @@ def plain(text: str) -> list[str]:
     return sorted(re.sub(r"\d{4}-\d\d-\d\dT[\d:]+", "TIME", text).splitlines())
 
 
+@dataclass(frozen=True)
+class Overdue:
+    """An srun whose job's time is up, and where its task notes the signal: srun may be gone before the output."""
+
+    process: subprocess.Popen[str]
+    note: Path
+
+
 @pytest.fixture(scope="module")
-def overdue(cluster: Cluster, tiny_edf: Path) -> Iterator[subprocess.Popen[str]]:
+def overdue(cluster: Cluster, tiny: str) -> Iterator[Overdue]:
     """A step whose time is up. Slurm looks for those every 30 s: it is started first and looked at last."""
-    process = cluster.start("alice", "srun", "-J", "overdue", "-t1", f"--environment={tiny_edf}", "sh", "-c", WAITING)
+    room = cluster.room("alice")
+    edf = cluster.edf("alice", f'image = "{tiny}"\nworkdir = "./"\nmounts = ["{room}"]\n', room)
+    script = "trap 'echo got TERM > note; exit 7' TERM; echo ready; sleep 300 & wait"
+    words = ["srun", "-J", "overdue", "-t1", f"--environment={edf}", "sh", "-c", script]
+    process = cluster.start("alice", *words, cwd=room)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     (job,) = [line.split()[0] for line in cluster.jobs().splitlines() if line.endswith(" overdue")]
@@ -37,7 +50,7 @@ def overdue(cluster: Cluster, tiny_edf: Path) -> Iterator[subprocess.Popen[str]]
         env={"SLURM_CONF": str(cluster.layout.slurm_conf), "PATH": "/usr/bin:/bin"},
         check=True,
     )
-    yield process
+    yield Overdue(process, room / "note")
     process.kill()
     process.communicate()
 
@@ -283,8 +296,8 @@ def test_many_steps_at_once(cluster: Cluster, tiny_edf: Path, many: ThreadPoolEx
         assert sorted(done.good().splitlines()) == sorted([user, user, "in the image", "in the image"])
 
 
-def test_the_time_limit(overdue: subprocess.Popen[str]) -> None:
-    out, err = overdue.communicate(timeout=60)
-    assert out == "got TERM\n"
+def test_the_time_limit(overdue: Overdue) -> None:
+    _, err = overdue.process.communicate(timeout=60)
     assert "DUE TO TIME LIMIT" in err
-    assert overdue.returncode != 0
+    assert overdue.process.returncode != 0
+    assert overdue.note.read_text() == "got TERM\n"
