@@ -18,7 +18,7 @@ from piolet.vet.plan import Plan
 from tests.vet import nodes
 from tests.vet.nodes import TOKEN, Node, Work
 
-PAIRS = "evals:\n- {type: network_pair, size: 2 MB, pings: 5, effect: 0.3}\n".replace(", effect: 0.3", "")
+PAIRS = "evals:\n- {type: network_pair, size: 2 MB, pings: 5}\n"
 
 
 def plan(text: str) -> Plan:
@@ -62,10 +62,6 @@ def test_the_node_with_the_slow_network_is_named() -> None:
 
 def test_a_node_that_dies_during_the_vetting() -> None:
     one = plan(PAIRS)
-
-    def dies(name: str, in_fd: int, out_fd: int) -> None:
-        os.read(in_fd, 10)
-        os._exit(1)
 
     def dies_at_once(name: str, in_fd: int, out_fd: int) -> None:
         os._exit(1)
