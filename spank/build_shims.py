@@ -15,7 +15,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SHARED = ["message.c", "channel.c", "join.c", "command.c", "submit.c"]
-PLUGINS = {"piolet_environment": ["environment.c"]}
+PLUGINS = {"piolet_environment": ["environment.c", *SHARED], "piolet_vet": ["vet.c", "message.c", "command.c"]}
+PROGRAMS = {"piolet-entry": ["entry.c"], "piolet-vet-task": ["vet_task.c", "message.c", "channel.c"]}
 WARNINGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wformat=2", "-Wstrict-prototypes"]
 HARDENED = ["-O2", "-g", "-fvisibility=hidden", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]
 SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
@@ -58,17 +59,19 @@ static int decode(const char *bytes, size_t length, const int *descriptors, size
 
 
 def build_plugins(output: Path, sanitize: bool = False) -> list[Path]:
-    """Compile every plugin and the entry program into `output`; return their paths."""
+    """Compile every plugin and program into `output`; return their paths."""
     output.mkdir(parents=True, exist_ok=True)
     flags = [*WARNINGS, *(SANITIZED if sanitize else HARDENED), "-fPIC", "-shared"]
     script = f"-Wl,--version-script={HERE / 'shim.lds'}"
     made = []
-    for name, own in PLUGINS.items():
+    for name, sources in PLUGINS.items():
         made.append(output / f"{name}.so")
         # Slurm's own symbols come from the process that loads the plugin: no -z defs here.
-        _compile([*flags, "-Wl,-z,relro,-z,now", script], [*own, *SHARED], made[-1])
-    made.append(output / "piolet-entry")
-    _compile([*WARNINGS, "-Os", "-static", "-s"], ["entry.c"], made[-1])
+        _compile([*flags, "-Wl,-z,relro,-z,now", script], sources, made[-1])
+    for name, sources in PROGRAMS.items():
+        made.append(output / name)
+        # Static: they also run where there is no libc of ours, or none at all.
+        _compile([*WARNINGS, "-Os", "-static", "-s"], sources, made[-1])
     return made
 
 

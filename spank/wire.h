@@ -33,7 +33,8 @@
 enum piolet_kind {
 	PIOLET_START = 1,
 	PIOLET_READY = 2,
-	PIOLET_ERROR = 3
+	PIOLET_ERROR = 3,
+	PIOLET_VET = 4
 };
 
 enum piolet_plugin {
@@ -83,7 +84,22 @@ struct piolet_error {
 	char hint[1024];	/* NUL-terminated, may be empty */
 };
 
-/* 2. A submission: what `piolet env submit` hands to the shim in srun, sbatch or salloc
+/* 2. A vet step's task, on a socket of its own
+ *
+ *    task (the user) --- VET --->    pioletd      once
+ *    task            <-- lines ---   pioletd      one message each, text; or one ERROR; then the end
+ *
+ * Followed by `plan` bytes of canonical JSON. Whoever sends it is vetted as whom the kernel says they are,
+ * with the limits and in the cgroup of the process that sends. A message that begins with PIOLET_MAGIC is an
+ * ERROR, anything else a line. The task's end ends its vetting.
+ */
+struct piolet_vet {
+	struct piolet_header header;
+	uint32_t plan;		/* 1 to PIOLET_DEFINITION_MAX */
+	uint32_t reserved;	/* 0 */
+};
+
+/* 3. A submission: what `piolet env submit` hands to the shim in srun, sbatch or salloc
  *
  * One record, in a memory file, and the same bytes in the user's cache, so that the next srun need
  * not start Python: header, then `dependencies` entries, then `definition` bytes of canonical JSON.

@@ -71,6 +71,8 @@ class NodeConfig:
     """`[node]`: pioletd on a compute node."""
 
     socket: str = _setting("/run/piolet/node.sock", "Where the plugins in slurmstepd find pioletd.")
+    vet_socket: str = _setting("/run/piolet/vet.sock", "Where the tasks of vet steps find pioletd.")
+    vet_program: str = _setting("/usr/libexec/piolet/piolet-vet-task", "What a vet step runs on every node.")
     state: str = _setting("/run/piolet", "What is known of running steps, for a restarted daemon.")
     account: str = _setting("piolet", "The account of the unprivileged server.")
     build_timeout_s: int = _setting(20, "A container that is not built after this many seconds fails its step.")

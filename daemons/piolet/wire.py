@@ -18,6 +18,8 @@ START_MAX: int = _lib.PIOLET_START_MAX
 ENVIRONMENT_MAX: int = _lib.PIOLET_ENVIRONMENT_MAX
 _HEADER = _ffi.sizeof("struct piolet_header")
 _START = _ffi.sizeof("struct piolet_start")
+_VET = _ffi.sizeof("struct piolet_vet")
+VET_MAX: int = _VET + _lib.PIOLET_DEFINITION_MAX
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,24 @@ def decode_start(data: bytes) -> Start:
         start.timeout_ms,
         node.decode("ascii", "replace"),
     )
+
+
+def decode_vet(data: bytes) -> str:
+    """Return the plan in a VET message, all of which `data` must be. Raises WireError."""
+    if len(data) < _VET or len(data) > VET_MAX:
+        raise WireError(f"a VET message cannot have {len(data)} bytes")
+    vet = _ffi.from_buffer("struct piolet_vet *", data[:_VET])
+    header = vet.header
+    if header.magic != _lib.PIOLET_MAGIC or header.kind != _lib.PIOLET_VET:
+        raise WireError("this is not a VET message of Piolet")
+    if header.version != _lib.PIOLET_VERSION:
+        raise WireError(f"the vet step speaks version {header.version} of the protocol, not {_lib.PIOLET_VERSION}")
+    if header.length != len(data) or header.reserved or vet.reserved or not vet.plan or _VET + vet.plan != len(data):
+        raise WireError("the lengths in a VET message do not add up")
+    try:
+        return data[_VET:].decode("utf-8")
+    except UnicodeDecodeError:
+        raise WireError("the plan in a VET message is not UTF-8") from None
 
 
 def encode_ready(*, namespaces: bool, environment: int, workdir: str, entrypoint: str) -> bytes:

@@ -67,6 +67,11 @@ class Faults:
     def children(self, pid: int) -> list[int]:
         return [child for child in cgroup.members(self.group) if leftovers.parent(child) == pid]
 
+    def workers(self, node: str) -> list[int]:
+        """Return the workers of pioletd on a node, the one that waits for the next step included."""
+        monitor = self.daemon(f"pioletd-{node}").pid
+        return [pid for pid in self.children(monitor) if leftovers.status(pid, "Name") == "pioletd-worker"]
+
     def root(self, node: str) -> Path:
         """Return the root directory of a node, as seen from here."""
         return Path(f"/proc/{self.daemon(f'slurmd-{node}').pid}/root")

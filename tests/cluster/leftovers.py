@@ -122,8 +122,7 @@ def _kind(pid: int, roles: dict[int, str]) -> str | None:
     program = os.path.basename(command.split(" ")[0]).rstrip(":")
     above = roles.get(parent(pid), "")
     if above.startswith("pioletd-"):
-        server = uid[0] == str(pwd.getpwnam("piolet").pw_uid)
-        return f"{above} {'server' if server else 'worker'}"
+        return f"{above} {status(pid, 'Name').removeprefix('pioletd-') or 'ended'}"
     if program in _PROGRAMS:
         return f"{program} ({command})"
     if "pioletd" in command or "piolet-imaged" in command or "images.worker" in command:
@@ -145,7 +144,7 @@ def _namespaces(kinds: dict[int, str]) -> Iterator[str]:
             with contextlib.suppress(OSError):
                 link = os.readlink(f"/proc/{pid}/ns/{which}")
                 if link != os.readlink(f"/proc/self/ns/{which}"):
-                    named.setdefault(link, f"{which} of {kind.removesuffix(' server').removesuffix(' worker')}")
+                    named.setdefault(link, f"{which} of {kind.partition(' ')[0]}")
         yield from named.values()
 
 

@@ -32,8 +32,7 @@ def kill_pioletd(faults: Faults, node: str, which: str) -> None:
         os.killpg(monitor, signal.SIGKILL)
     else:
         victims = {"monitor": [monitor], "server": [faults.server(node)]}
-        workers = [pid for pid in faults.children(monitor) if pid != faults.server(node)]
-        for pid in victims.get(which, workers):
+        for pid in victims.get(which, faults.workers(node)):
             kill(pid)
 
 
@@ -61,11 +60,10 @@ def test_pioletd_is_killed_while_steps_run(faults: Faults, which: str) -> None:
 
 def test_the_waiting_worker_is_killed(faults: Faults) -> None:
     with faults.nothing_left():
-        monitor = faults.daemon("pioletd-node1").pid
-        waiting = [pid for pid in faults.children(monitor) if pid != faults.server("node1")]
+        waiting = faults.workers("node1")
         assert len(waiting) == 1, "one worker waits"
         kill_pioletd(faults, "node1", "worker")
-        wait_until(lambda: waiting[0] not in faults.children(monitor), what="its end")
+        wait_until(lambda: waiting[0] not in faults.workers("node1"), what="its end")
         faults.srun("alice", "-w", "node1", "true").good()
 
 

@@ -130,6 +130,10 @@ def plugstack_piolet(layout: Layout) -> str:
     )
 
 
+def plugstack_vet(layout: Layout) -> str:
+    return f"required {layout.vet_plugin} command={layout.venv_bin}/piolet config={layout.piolet_toml}\n"
+
+
 def piolet_toml(layout: Layout) -> str:
     return (
         "# Written by tools/cluster; the next start writes it anew.\n"
@@ -142,6 +146,7 @@ def piolet_toml(layout: Layout) -> str:
         "[node]\n"
         'socket = "/run/piolet/node.sock"\n'
         'account = "piolet"\n'
+        f"vet_program = {_toml(layout.vet_program)}\n"
     )
 
 

@@ -124,6 +124,14 @@ class Layout:
         return self.build / "plugins" / "piolet-entry"
 
     @property
+    def vet_program(self) -> Path:
+        return self.build / "plugins" / "piolet-vet-task"
+
+    @property
+    def vet_plugin(self) -> Path:
+        return self.build / "plugins" / "piolet_vet.so"
+
+    @property
     def cache(self) -> Path:
         """What is dear to make and the same for every cluster of this checkout: the demo image."""
         return self.build / "cache"

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from piolet import __version__
 from piolet.config import Config, load
@@ -25,6 +26,9 @@ from piolet.node import linux
 from piolet.node.monitor import Monitor
 from piolet.node.mounts import Images
 from piolet.node.state import StepFiles
+
+if TYPE_CHECKING:
+    from piolet.node.zygote import Work
 
 _BACKLOG = 1024
 _SERVER_END_S = 2.0
@@ -57,28 +61,38 @@ def _run(config: Config) -> int:
     images_account = _account(config.images.account)
     state = Path(config.node.state)
     socket_path = Path(config.node.socket)
+    vet_path = Path(config.node.vet_socket)
     try:
-        base = _prepare_directories(state, socket_path)
-        listener = _listen(socket_path)
+        base = _prepare_directories(state, socket_path, vet_path)
+        listener, vet_listener = _listen(socket_path), _listen(vet_path)
     except OSError as error:
         raise PioletError(f"cannot prepare {error.filename or state}: {error.strerror}") from None
     # Every step takes a descriptor in each half, and the usual soft limit of 1024 is for select().
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in (ours, theirs):
-        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
-        end.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+    ours, theirs = _pair()
+    desk, zygote = _pair()
+    if os.fork() == 0:
+        _warm(zygote)
     server = os.fork()
     if server == 0:
         ours.close()
-        _serve(listener, theirs, server_account, config)
-    theirs.close()
-    listener.close()
+        _serve(listener, theirs, (vet_listener, desk), server_account, config)
+    for end in (theirs, listener, vet_listener, desk, zygote):
+        end.close()
     try:
         return _monitor(ours, server, images_account, base, state, config)
     finally:
         socket_path.unlink(missing_ok=True)
+        vet_path.unlink(missing_ok=True)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+        end.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+    return ends
 
 
 def _account(name: str) -> pwd.struct_passwd:
@@ -94,9 +108,9 @@ def _account(name: str) -> pwd.struct_passwd:
     return account
 
 
-def _prepare_directories(state: Path, socket_path: Path) -> Path:
+def _prepare_directories(state: Path, *sockets: Path) -> Path:
     """Make what is needed; return a directory in a tmpfs that only this process and its children see."""
-    for directory in (state, socket_path.parent):
+    for directory in {state, *(path.parent for path in sockets)}:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         status = directory.stat()
         if status.st_uid != 0 or status.st_mode & 0o022:
@@ -130,10 +144,41 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _serve(listener: socket.socket, monitor: socket.socket, account: pwd.struct_passwd, config: Config) -> None:
+def _warm(channel: socket.socket) -> None:
+    """The zygote's process: root's, for vetting. Never returns."""
+    status = 1
+    try:
+        linux.set_name("pioletd-warm")
+        linux.close_all_but({channel.fileno()})
+        linux.die_with_parent(signal.SIGKILL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        from piolet.node.zygote import Zygote
+
+        Zygote(channel, _prepare_vetting).run()
+        status = 0
+    except Exception:
+        logging.getLogger("pioletd").exception("the process for vetting failed")
+    finally:
+        os._exit(status)
+
+
+def _prepare_vetting() -> Work:
+    from piolet.vet.node import prepare
+
+    return prepare()
+
+
+def _serve(
+    listener: socket.socket,
+    monitor: socket.socket,
+    vetting: tuple[socket.socket, socket.socket],
+    account: pwd.struct_passwd,
+    config: Config,
+) -> None:
     """The server's process. Never returns."""
     status = 1
     try:
+        linux.set_name("pioletd-server")
         linux.become(account.pw_uid, account.pw_gid, [account.pw_gid])
         linux.die_with_parent(signal.SIGKILL)
         linux.no_new_privileges()
@@ -141,8 +186,9 @@ def _serve(listener: socket.socket, monitor: socket.socket, account: pwd.struct_
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Imported as the account: whatever its modules do, they never do it as root.
         from piolet.node.server import Server
+        from piolet.node.vetdesk import VetDesk
 
-        Server(listener, monitor, config).run()
+        Server(listener, monitor, config, lambda selector: VetDesk(selector, *vetting)).run()
         status = 0
     except Exception:
         logging.getLogger("pioletd").exception("the server failed")

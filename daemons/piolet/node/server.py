@@ -62,9 +62,15 @@ class Prepared:
 
 
 class Server:
-    """The event loop. `listener` is the node's socket, `monitor` the pair's end."""
+    """The event loop. `listener` is the node's socket, `monitor` the pair's end; `desk` adds others to the loop."""
 
-    def __init__(self, listener: socket.socket, monitor: socket.socket, config: Config) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        monitor: socket.socket,
+        config: Config,
+        desk: Callable[[selectors.BaseSelector], object] | None = None,
+    ) -> None:
         self._listener = listener
         self._monitor = monitor
         self._config = config
@@ -77,6 +83,8 @@ class Server:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector = selectors.DefaultSelector()
         self._stop = False
+        if desk is not None:
+            desk(self._selector)
         listener.setblocking(False)
         self._watch(listener, self._on_connect)
         self._watch(monitor, self._on_monitor)

@@ -57,6 +57,7 @@ def run(monitor: socket.socket) -> None:
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        linux.set_name("pioletd-worker")
         linux.die_with_parent(signal.SIGKILL)
         linux.close_all_but({monitor.fileno()})
         data, descriptors, _, _ = socket.recv_fds(monitor, _ORDER_MAX, 1)

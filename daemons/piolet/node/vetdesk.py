@@ -1,0 +1,112 @@
+"""The server's part in vetting: takes a vet step's tasks, and gives each to the zygote with its connection.
+
+A task is an ordinary user's process; who it is the kernel says. It sends one VET message and then reads lines until
+the connection ends. It may go at any time: its child is ended then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import selectors
+import socket
+import struct
+from dataclasses import dataclass
+
+from piolet import wire
+from piolet.errors import PioletError
+from piolet.node.zygote import MESSAGE_MAX
+
+_log = logging.getLogger("pioletd")
+
+_TASKS_MAX = 256
+_TASKS_PER_USER_MAX = 16
+
+
+@dataclass
+class VetTask:
+    """A connected task; `asked` once its plan is with the zygote."""
+
+    key: int
+    channel: socket.socket
+    uid: int
+    pid: int
+    asked: bool = False
+
+
+class VetDesk:
+    """Serves `listener` in the server's loop; `zygote` is the pair's end."""
+
+    def __init__(self, selector: selectors.BaseSelector, listener: socket.socket, zygote: socket.socket) -> None:
+        self._selector = selector
+        self._listener = listener
+        self._zygote = zygote
+        self._tasks: dict[int, VetTask] = {}
+        self._next_key = 1
+        listener.setblocking(False)
+        selector.register(listener, selectors.EVENT_READ, self._on_connect)
+        selector.register(zygote, selectors.EVENT_READ, self._on_zygote)
+
+    def _on_connect(self) -> None:
+        try:
+            channel, _ = self._listener.accept()
+        except OSError:
+            return
+        channel.setblocking(False)
+        pid, uid, _ = struct.unpack("=iII", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        mine = [task for task in self._tasks.values() if task.uid == uid]
+        if len(mine) >= _TASKS_PER_USER_MAX or len(self._tasks) >= _TASKS_MAX:
+            with contextlib.suppress(OSError):
+                channel.send(wire.encode_error("too many vettings run on this node at once", "try again later"))
+            channel.close()
+            return
+        task = VetTask(self._next_key, channel, uid, pid)
+        self._next_key += 1
+        self._tasks[task.key] = task
+        self._selector.register(channel, selectors.EVENT_READ, lambda: self._on_task(task))
+
+    def _on_task(self, task: VetTask) -> None:
+        try:
+            data = task.channel.recv(wire.VET_MAX + 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data or task.asked:
+            self._close(task)
+            return
+        try:
+            plan = wire.decode_vet(data)
+            request = json.dumps({"key": task.key, "uid": task.uid, "pid": task.pid, "plan": plan}).encode()
+            if len(request) > MESSAGE_MAX:
+                raise PioletError("the protocol is too long")
+            socket.send_fds(self._zygote, [request], [task.channel.fileno()])
+            task.asked = True
+        except (PioletError, OSError) as error:
+            message = error.message if isinstance(error, PioletError) else f"vetting is not to be had: {error.strerror}"
+            with contextlib.suppress(OSError):
+                task.channel.send(wire.encode_error(message, None))
+            self._close(task)
+
+    def _close(self, task: VetTask) -> None:
+        if self._tasks.pop(task.key, None) is None:
+            return
+        self._selector.unregister(task.channel)
+        task.channel.close()
+        if task.asked:
+            with contextlib.suppress(OSError):
+                self._zygote.send(json.dumps({"end": task.key}).encode())
+
+    def _on_zygote(self) -> None:
+        data = self._zygote.recv(MESSAGE_MAX)
+        if not data:
+            _log.error("the process for vetting has ended; vettings fail until pioletd is restarted")
+            self._selector.unregister(self._zygote)
+            for task in list(self._tasks.values()):
+                self._close(task)
+            return
+        ended = self._tasks.get(json.loads(data)["key"])
+        if ended is not None:
+            ended.asked = False
+            self._close(ended)

@@ -1,0 +1,229 @@
+"""Root's process for vetting: warm, and with one operation: fork, become the user of a vet step's task, run the runner.
+
+The libraries that evals need take longer to import than most evals take to run, so they are imported once, when the
+first vetting comes. Each vetting is a fork. The child enters the task's cgroup, takes over its limits, its CPUs, its
+environment and its directory, becomes its user for good, and only then looks at the plan, which is the user's word.
+
+Requests come from the unprivileged server over a SOCK_SEQPACKET pair: JSON, with the task's connection as descriptor.
+    {"key", "uid", "pid", "plan"}  vet for this process; the child writes its lines to the connection
+    {"end": key}                   the task is gone: end the child and all that it started
+Answers: {"key", "status"} when a child has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import resource
+import selectors
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from piolet.errors import PioletError
+from piolet.node import linux
+
+_log = logging.getLogger("pioletd.zygote")
+
+MESSAGE_MAX = 256 * 1024
+_CGROUPS = "/sys/fs/cgroup"
+_POLL_S = 0.05
+_LIMITS = [
+    resource.RLIMIT_AS, resource.RLIMIT_CORE, resource.RLIMIT_CPU, resource.RLIMIT_DATA, resource.RLIMIT_FSIZE,
+    resource.RLIMIT_MEMLOCK, resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_STACK,
+]  # fmt: skip
+
+Facts = dict[str, list[str]]
+Work = Callable[[bytes, int, Facts], None]
+"""What a child does as the user: with the plan, the descriptor for its lines, and what only root could find out."""
+
+# Drivers whose messages say that a device is at fault; the rest of the kernel's log is not the user's business.
+_DRIVERS = ("NVRM: Xid", "nvidia-nvswitch", "mlx5_core", "mlx4_core", "cxi_", "hfi1", "amdgpu", "EDAC", "AER:")
+_LOG_LINES_MAX = 1000
+
+
+@dataclass(frozen=True)
+class Task:
+    """A process of a vet step, as /proc knows it."""
+
+    pid: int
+    uid: int
+    gid: int
+    groups: list[int]
+    cgroups: list[tuple[str, str]]
+    environment: dict[str, str]
+    directory: int
+
+
+class Zygote:
+    """The loop. `prepare` imports what the children need and returns what they do."""
+
+    def __init__(self, channel: socket.socket, prepare: Callable[[], Work]) -> None:
+        self._channel = channel
+        self._prepare = prepare
+        self._work: Work | None = None
+        self._children: dict[int, int] = {}
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(channel, selectors.EVENT_READ)
+
+    def run(self) -> None:
+        """Serve until the server ends."""
+        while True:
+            # Children are looked for at short intervals, only while there are any.
+            if self._selector.select(_POLL_S if self._children else None) and not self._serve():
+                break
+            self._collect()
+        for pid in self._children.values():
+            _end(pid)
+
+    def _serve(self) -> bool:
+        data, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_MAX, 1)
+        try:
+            if not data:
+                return False
+            request = json.loads(data)
+            if "end" in request:
+                pid = self._children.get(int(request["end"]))
+                if pid is not None:
+                    _end(pid)
+            elif len(descriptors) == 1:
+                self._start(int(request["key"]), int(request["uid"]), int(request["pid"]), request, descriptors[0])
+        except (ValueError, KeyError, TypeError) as error:
+            _log.error("a request for vetting is malformed: %s", error)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _start(self, key: int, uid: int, pid: int, request: dict[str, str], connection: int) -> None:
+        if self._work is None:
+            self._work = self._prepare()
+        try:
+            child = os.fork()
+        except OSError as error:
+            _log.error("cannot fork for a vetting: %s", error.strerror)
+            self._answer(key, 1)
+            return
+        if child:
+            self._children[key] = child
+            return
+        status = 1
+        try:
+            os.setsid()
+            linux.close_all_but({connection})
+            task = look_up(pid, uid)
+            plan = request["plan"].encode("utf-8")
+            facts = {"kernel_log": kernel_log()}
+            adopt(task)
+            linux.become(task.uid, task.gid, task.groups)
+            linux.die_with_parent(signal.SIGKILL)
+            linux.no_new_privileges()
+            os.fchdir(task.directory)
+            os.environ.clear()
+            os.environ.update(task.environment)
+            os.set_blocking(connection, True)
+            self._work(plan, connection, facts)
+            status = 0
+        except (OSError, PioletError) as error:
+            with contextlib.suppress(OSError):
+                os.write(connection, json.dumps({"error": f"cannot vet on this node: {error}"}).encode() + b"\n")
+        finally:
+            os._exit(status)
+
+    def _collect(self) -> None:
+        for key, pid in list(self._children.items()):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                # What it started may have outlived it.
+                _end(pid)
+                del self._children[key]
+                self._answer(key, os.waitstatus_to_exitcode(status))
+
+    def _answer(self, key: int, status: int) -> None:
+        with contextlib.suppress(OSError):
+            self._channel.send(json.dumps({"key": key, "status": status}).encode())
+
+
+def _end(pid: int) -> None:
+    """Kill a child and the session that it began."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def look_up(pid: int, uid: int) -> Task:
+    """Return what /proc says of the process, which must be this user's. Raises PioletError."""
+    try:
+        process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        raise PioletError("the task that asked is gone") from None
+    base = f"/proc/self/fd/{process}"
+    try:
+        with open(f"{base}/status", encoding="utf-8", errors="replace") as file:
+            status = dict(line.split(":", 1) for line in file if ":" in line)
+        with open(f"{base}/cgroup", encoding="utf-8") as file:
+            cgroups = [(line.split(":", 2)[1], line.rstrip("\n").split(":", 2)[2]) for line in file]
+        with open(f"{base}/environ", "rb") as raw:
+            entries = [entry.partition(b"=") for entry in raw.read(4 << 20).split(b"\0") if b"=" in entry]
+        directory = os.open(f"{base}/cwd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise PioletError(f"the task that asked cannot be looked at: {error.strerror}") from None
+    finally:
+        os.close(process)
+    # All four ids: a process that is changing its user is not to be taken for either.
+    if set(map(int, status["Uid"].split())) != {uid}:
+        raise PioletError("the task that asked is another user's by now")
+    gids = set(map(int, status["Gid"].split()))
+    if len(gids) != 1:
+        raise PioletError("the task that asked has more than one primary group")
+    environment = {os.fsdecode(name): os.fsdecode(value) for name, _, value in entries}
+    return Task(pid, uid, gids.pop(), list(map(int, status["Groups"].split())), cgroups, environment, directory)
+
+
+def kernel_log() -> list[str]:
+    """Return what drivers of accelerators, fabrics and memory have to say in the kernel's log; the latest lines."""
+    lines: list[str] = []
+    try:
+        log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return lines
+    try:
+        while True:
+            try:
+                text = os.read(log, 8192).decode("utf-8", "replace")
+            except BrokenPipeError:
+                continue  # lines were overwritten while we read
+            except OSError:
+                break
+            line = text.partition(";")[2].partition("\n")[0]
+            if any(driver in line for driver in _DRIVERS):
+                lines.append(line)
+    finally:
+        os.close(log)
+    return lines[-_LOG_LINES_MAX:]
+
+
+def adopt(task: Task) -> None:
+    """Enter the task's cgroups, and take over its CPUs, niceness and resource limits. Raises OSError."""
+    for controllers, path in task.cgroups:
+        _enter(controllers, path)
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, os.sched_getaffinity(task.pid))
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, task.pid))
+    for limit in _LIMITS:
+        # Root may lack the capability to raise one; ours are then what the step could not have had either.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(limit, resource.prlimit(task.pid, limit))
+
+
+def _enter(controllers: str, path: str) -> None:
+    name = controllers.removeprefix("name=")
+    directory = f"{_CGROUPS}/{name}{path}" if name else f"{_CGROUPS}{path}"
+    if not name and not os.path.exists(f"{_CGROUPS}/cgroup.procs"):
+        directory = f"{_CGROUPS}/unified{path}"
+    if os.path.isdir(directory):
+        with open(f"{directory}/cgroup.procs", "w", encoding="ascii") as file:
+            file.write("0")

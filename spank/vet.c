@@ -1,0 +1,198 @@
+/* vet.c - the hooks of --vet, all of them in srun, sbatch and salloc, as the user.
+ *
+ *   sbatch, salloc   init_post_opt: the protocol is checked, before anything is queued
+ *   srun in a job    init_post_opt: the nodes are vetted before srun asks for its step
+ *   srun by itself   local_user_init: as soon as srun has its nodes
+ *
+ * The `piolet` command does the vetting, by a step of its own, and decides. It hands back nothing (go on) or
+ * the words of a command (become that: this srun again, without the bad nodes), or ends with a status that becomes
+ * ours. On the nodes this plugin does nothing.
+ */
+#define _GNU_SOURCE
+#include "shim.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#pragma GCC visibility push(default)
+#include <slurm/slurm.h>
+#include <slurm/spank.h>
+SPANK_PLUGIN(piolet_vet, 1)
+#pragma GCC visibility pop
+
+#define NO_REQUEST "none"
+/* Set for an srun that has become itself again after its vetting, and read by that one only. */
+#define VETTED "PIOLET_VETTED"
+#define WORDS_MAX 4096
+#define BYTES_MAX (1 << 20)
+#define DEFAULT_COMMAND "/usr/bin/piolet"
+
+static struct {
+	const char *command, *config;
+	char *request;
+	bool vetted;
+} state = { DEFAULT_COMMAND, NULL, NULL, false };
+
+static int option_given(int value, const char *argument, int remote)
+{
+	char *copy = strdup(argument ? argument : "");
+
+	(void)value;
+	(void)remote;
+	if (!copy)
+		return -1;
+	free(state.request);
+	state.request = copy;
+	return 0;
+}
+
+static struct spank_option option = {
+	.name = "vet",
+	.arginfo = "PROTOCOL[,report=PATH][,min_nodes=N][,retries=N][,budget=30s][,on_inconclusive=...]",
+	.usage = "check the nodes against PROTOCOL first, and leave bad ones out; 'none' checks nothing",
+	.has_arg = 1,
+	.val = 0,
+	.cb = option_given,
+};
+
+/* Splits NUL-terminated words; returns how many, or 0 where they are not well-formed. */
+static size_t split(char *bytes, size_t length, char **words, size_t most)
+{
+	size_t count = 0;
+
+	if (!length || bytes[length - 1])
+		return 0;
+	for (char *word = bytes; word < bytes + length; word += strlen(word) + 1) {
+		if (count + 1 >= most)
+			return 0;
+		words[count++] = word;
+	}
+	words[count] = NULL;
+	return count;
+}
+
+/* Reads /proc/self/cmdline, which is how this srun was called. */
+static char *own_words(size_t *length)
+{
+	char *bytes = malloc(BYTES_MAX);
+	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	*length = 0;
+	while (bytes && fd >= 0 && (n = read(fd, bytes + *length, BYTES_MAX - *length)) > 0)
+		*length += (size_t)n;
+	if (fd >= 0)
+		close(fd);
+	return bytes;
+}
+
+/* Runs `piolet vet gate`; returns to let srun go on, or never. `job` is 0 where srun has no nodes yet. */
+static void gate(const char *stage, uint32_t job)
+{
+	static char *words[WORDS_MAX];
+	struct failure f = { 0 };
+	size_t length, count = 0, own;
+	char number[16], *mine = own_words(&length), *result;
+	int status;
+
+	snprintf(number, sizeof(number), "%u", job);
+	words[count++] = (char *)state.command;
+	if (state.config) {
+		words[count++] = "--config";
+		words[count++] = (char *)state.config;
+	}
+	words[count++] = "vet";
+	words[count++] = "gate";
+	words[count++] = "--stage";
+	words[count++] = (char *)stage;
+	words[count++] = "--job";
+	words[count++] = number;
+	words[count++] = "--result-fd";
+	words[count++] = "3";
+	words[count++] = "--request";
+	words[count++] = state.request;
+	words[count++] = "--";
+	own = mine ? split(mine, length, words + count, WORDS_MAX - count) : 0;
+	if (!own) {
+		dprintf(STDERR_FILENO, "piolet: error: the command line is too long to be vetted\n");
+		exit(EXIT_FAILURE);
+	}
+	status = command_run(words, BYTES_MAX, &result, &length, &f);
+	if (f.set)
+		dprintf(STDERR_FILENO, "piolet: error: %s\n", f.message);
+	if (status)
+		exit(status > 0 ? status : EXIT_FAILURE);
+	free(mine);
+	if (!result)
+		return;
+	if (!split(result, length, words, WORDS_MAX)) {
+		dprintf(STDERR_FILENO, "piolet: error: the vetting handed back a malformed command\n");
+		exit(EXIT_FAILURE);
+	}
+	setenv(VETTED, "1", 1);
+	execv("/proc/self/exe", words);
+	dprintf(STDERR_FILENO, "piolet: error: cannot start srun again: %s\n", strerror(errno));
+	exit(EXIT_FAILURE);
+}
+
+int slurm_spank_init(spank_t spank, int argc, char **argv)
+{
+	spank_context_t context = spank_context();
+
+	if (context == S_CTX_SLURMD)
+		return 0;
+	for (int i = 0; i < argc; i++) {
+		if (strncmp(argv[i], "command=", 8) == 0)
+			state.command = argv[i] + 8;
+		else if (strncmp(argv[i], "config=", 7) == 0)
+			state.config = argv[i] + 7;
+		else
+			slurm_error("piolet_vet: unknown argument '%s' in plugstack.conf", argv[i]);
+	}
+	return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
+}
+
+static bool wanted(void)
+{
+	return state.request && strcmp(state.request, NO_REQUEST) != 0 && !state.vetted;
+}
+
+int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
+{
+	spank_context_t context = spank_context();
+	const char *job = getenv("SLURM_JOB_ID");
+
+	(void)spank;
+	(void)argc;
+	(void)argv;
+	if (context != S_CTX_LOCAL && context != S_CTX_ALLOCATOR)
+		return 0;
+	state.vetted = getenv(VETTED) != NULL;
+	unsetenv(VETTED);
+	if (!wanted())
+		return 0;
+	if (context == S_CTX_ALLOCATOR)
+		gate("submit", 0);
+	else if (job)
+		gate("step", (uint32_t)strtoul(job, NULL, 10));
+	else
+		return 0;
+	state.vetted = true;
+	return 0;
+}
+
+/* srun has made an allocation of its own. Where it runs inside one, init_post_opt has done the work. */
+int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
+{
+	uint32_t job = 0;
+
+	(void)argc;
+	(void)argv;
+	if (wanted() && spank_get_item(spank, S_JOB_ID, &job) == ESPANK_SUCCESS)
+		gate("allocated", job);
+	return 0;
+}

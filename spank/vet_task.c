@@ -1,0 +1,82 @@
+/* vet_task.c - the program that a vet step runs, one task on each node.
+ *
+ * It takes the plan from SLURM_PIOLET_VET, hands it to the node's pioletd, and prints what comes back, a line a
+ * message, until the connection ends. It starts in a millisecond and needs no Python: that is all waiting there,
+ * warm. Its end, however it comes, ends the vetting on this node.
+ *
+ *     piolet-vet-task SOCKET
+ *
+ * Exit status: 0 when pioletd had all its say; 1 with a sentence on stderr otherwise.
+ */
+#define _GNU_SOURCE
+#include "shim.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define PLAN_VARIABLE "SLURM_PIOLET_VET"
+#define LINE_MAX_BYTES 262144
+
+static int say(const struct failure *f)
+{
+	dprintf(STDERR_FILENO, "piolet: error: %s%s%s\n", f->message, f->hint[0] ? "\nhint: " : "", f->hint);
+	return 1;
+}
+
+static int print_all(const char *bytes, size_t length)
+{
+	while (length) {
+		ssize_t n = write(STDOUT_FILENO, bytes, length);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return -1;
+		bytes += n;
+		length -= (size_t)n;
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	static _Alignas(8) char message[LINE_MAX_BYTES];
+	struct piolet_vet vet = { .header = { PIOLET_MAGIC, PIOLET_VERSION, PIOLET_VET, 0, 0 } };
+	struct piolet_error error;
+	const char *plan = getenv(PLAN_VARIABLE);
+	struct failure f = { 0 };
+	int fd;
+
+	if (argc != 2 || !plan || !plan[0] || strlen(plan) > PIOLET_DEFINITION_MAX) {
+		fail(&f, "use srun --vet=PROTOCOL", "this program is run by a vet step, with a plan in " PLAN_VARIABLE);
+		return say(&f);
+	}
+	vet.plan = (uint32_t)strlen(plan);
+	vet.header.length = (uint32_t)sizeof(vet) + vet.plan;
+	memcpy(message, &vet, sizeof(vet));
+	memcpy(message + sizeof(vet), plan, vet.plan);
+	fd = channel_open(argv[1], &f);
+	if (fd < 0 || channel_send(fd, message, vet.header.length, &f) < 0)
+		return say(&f);
+	for (;;) {
+		ssize_t n = recv(fd, message, sizeof(message), 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			break;
+		memcpy(&error, message, (size_t)n < sizeof(error) ? (size_t)n : sizeof(error));
+		if ((size_t)n == sizeof(error) && error.header.magic == PIOLET_MAGIC) {
+			error.message[sizeof(error.message) - 1] = error.hint[sizeof(error.hint) - 1] = '\0';
+			fail(&f, error.hint, "%s", error.message);
+			return say(&f);
+		}
+		if (print_all(message, (size_t)n) < 0)
+			return 1;
+	}
+	return 0;
+}
