@@ -85,6 +85,11 @@ class Huge(Fine):
         return Verdict(PASS, details={"x": "y" * 10_000_000})
 
 
+class Wordy(Fine):
+    def check(self, context: Context) -> Verdict:
+        return Verdict(PASS, details={"x": "y" * 5000})
+
+
 class Strange(Fine):
     def check(self, context: Context) -> Verdict:
         return Verdict(PASS, details={"x": float("nan"), "y": {1, 2}})

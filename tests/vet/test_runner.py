@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from pathlib import Path
@@ -160,7 +161,7 @@ def test_the_deadline_that_an_eval_sees_is_before_its_end(tmp_path: Path) -> Non
 def lines(plan: Plan, tmp_path: Path, known: dict[str, Record]) -> list[tuple[str, dict[str, object]]]:
     reading, writing = os.pipe()
     context = Context("n1", time.monotonic() + 10, scratch=str(tmp_path))
-    runner.run_plan(plan, "host", context, writing, known=known)
+    runner.run_plan(plan, "host", context, functools.partial(runner.write_all, writing), known=known)
     os.close(writing)
     with open(reading, "rb") as file:
         found = [records.decode(line) for line in file.read().splitlines()]

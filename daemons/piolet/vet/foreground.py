@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 
 from piolet.api import Context
 from piolet.vet import cache, requirements, runner, store, verdicts
@@ -19,31 +20,37 @@ def vet(plan: Plan, node: str, settings: VetConfig, use_cache: bool = True) -> v
     found = [runner.again(task, known[task.digest()], node) for task in plan.tasks if task.digest() in known]
     todo = [task for task in plan.tasks if task.digest() not in known]
     if todo:
-        runner.run(
-            todo, _context(plan, node), found.append, _resolver(plan, base, settings), settings.requirements_timeout_s
-        )
+        bound = settings.requirements_timeout_s
+        runner.run(todo, context_of(plan, node), found.append, resolver(plan, base, bound), bound)
     past = {(node, digest): values for digest, values in memory.past(plan).items()}
     decision = verdicts.decide(plan, [node], found, history=past)
     memory.keep(plan, decision.records)
     return decision
 
 
-def _context(plan: Plan, node: str) -> Context:
+def context_of(
+    plan: Plan, node: str, nodes: Sequence[str] = (), facts: Mapping[str, Sequence[str]] | None = None
+) -> Context:
+    """Return what evals may know here: the environment and the user are those of this process."""
     gpus = os.environ.get("SLURM_STEP_GPUS") or os.environ.get("CUDA_VISIBLE_DEVICES")
+    scratch = os.environ.get("TMPDIR", "")
     return Context(
         node=node,
         deadline=time.monotonic() + plan.budget_s,
-        nodes=(node,),
+        nodes=tuple(nodes) or (node,),
         uid=os.getuid(),
         gpus=tuple(gpus.split(",")) if gpus else None,
         environ=dict(os.environ),
-        scratch=os.environ.get("TMPDIR", "/tmp"),  # noqa: S108 - the runner makes a directory of its own in it
+        # The login node's directory need not be here. The runner makes one of its own in it.
+        scratch=scratch if os.path.isdir(scratch) else "/tmp",  # noqa: S108
+        facts=dict(facts or {}),
     )
 
 
-def _resolver(plan: Plan, base: str, settings: VetConfig) -> runner.Resolve:
+def resolver(plan: Plan, base: str, seconds: float) -> runner.Resolve:
+    """Return what installs a task's requirements into the user's cache `base`, or raises Inconclusive."""
+
     def resolve(task: Task) -> list[str]:
-        directory = os.path.join(base, "requirements")
-        return requirements.resolve(directory, task.requirements, plan.index_url, settings.requirements_timeout_s)
+        return requirements.resolve(os.path.join(base, "requirements"), task.requirements, plan.index_url, seconds)
 
     return resolve

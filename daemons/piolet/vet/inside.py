@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -44,7 +45,7 @@ def main() -> int:
     # Evals that print must not print between the lines.
     lines = os.dup(1)
     os.dup2(2, 1)
-    runner.run_plan(what, plan.ENVIRONMENT, context, lines)
+    runner.run_plan(what, plan.ENVIRONMENT, context, functools.partial(runner.write_all, lines))
     return 0
 
 

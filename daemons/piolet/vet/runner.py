@@ -31,6 +31,8 @@ _REAP_S = 0.2
 _GRACE_S = 0.25
 
 Emit = Callable[[Record], None]
+Amend = Callable[[Record], Record]
+Write = Callable[[bytes], None]
 
 
 @dataclass(eq=False)
@@ -78,13 +80,14 @@ def run(
 
 
 def run_plan(
-    plan: Plan, where: str, context: Context, descriptor: int, resolve: Resolve | None = None,
-    known: Mapping[str, Record] | None = None, keep: Emit | None = None,
+    plan: Plan, where: str, context: Context, write: Write, resolve: Resolve | None = None,
+    known: Mapping[str, Record] | None = None, keep: Emit | None = None, amend: Amend | None = None,
 ) -> None:  # fmt: skip
-    """Judge the plan's tasks of scope 'node' for `where`; write lines to `descriptor`, the last one is 'end'.
+    """Judge the plan's tasks of scope 'node' for `where`; give lines to `write`, the last one is 'end'.
 
     known   records by task digest that are still fresh: they are told again instead of judged
     keep    is given each record that was judged, for the cache and the spool
+    amend   has the last word on a record before it is told: the node's own past is compared there
     """
     here = [task for task in plan.tasks if task.where == where and task.scope == "node"]
     count = 0
@@ -92,11 +95,13 @@ def run_plan(
     def emit(record: Record) -> None:
         nonlocal count
         count += 1
-        write_all(descriptor, records.encode_record(record))
+        if amend is not None and not record.cached:
+            record = amend(record)
+        write(records.encode_record(record))
         if keep is not None and not record.cached:
             keep(record)
 
-    write_all(descriptor, records.encode("hello", {"node": context.node, "where": where, "evals": len(here)}))
+    write(records.encode("hello", {"node": context.node, "where": where, "evals": len(here)}))
     todo = []
     for task in here:
         old = (known or {}).get(task.digest())
@@ -106,7 +111,7 @@ def run_plan(
             todo.append(task)
     if todo:
         run(todo, context, emit, resolve, plan.requirements_s)
-    write_all(descriptor, records.encode("end", {"node": context.node, "where": where, "evals": count}))
+    write(records.encode("end", {"node": context.node, "where": where, "evals": count}))
 
 
 def again(task: Task, record: Record, node: str) -> Record:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import select
 import signal
@@ -55,7 +56,7 @@ def serve(
         if port:
             hello = {"node": context.node, "host": place.address, "port": port}
             runner.write_all(out_fd, records.encode("address", hello))
-        runner.run_plan(plan, where, context, out_fd, resolve, known, keep)
+        runner.run_plan(plan, where, context, functools.partial(runner.write_all, out_fd), resolve, known, keep)
         _Meetings(plan, where, context, place, out_fd, resolve).obey(in_fd)
     finally:
         if server:

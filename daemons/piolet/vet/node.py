@@ -1,0 +1,81 @@
+"""What a vet step does on a node: `prepare` once as root, and what it returns in a child of each vetting.
+
+The child is the user already, in the step's cgroup, with the environment of the vet step's task. It takes the plan,
+which is the user's word, judges what the plan has for each node by itself, and writes lines. It raises nothing:
+whatever goes wrong is a line with the reason. Meetings of several nodes and evals inside an image are not its work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from piolet.errors import PioletError
+from piolet.vet import cache, foreground, hostlist, parts, plan, runner, store, verdicts
+from piolet.vet.failures import VetError
+from piolet.vet.plan import Plan
+from piolet.vet.records import Record
+
+Facts = dict[str, list[str]]
+Work = Callable[[bytes, int, Facts], None]
+
+
+def prepare() -> Work:
+    """Import what most evals need, and return what a child does. Call it before threads are started."""
+    runner.preload()
+    return work
+
+
+def work(data: bytes, descriptor: int, facts: Facts) -> None:
+    """Judge this node by the plan in `data` and write the lines to `descriptor`; every write is one message."""
+
+    def write(line: bytes) -> None:
+        runner.write_all(descriptor, parts.split(line))
+
+    try:
+        _work(plan.from_json(data), facts, write)
+    except BrokenPipeError:
+        return  # the task is gone, and with it everybody who wants to know
+    except Exception as error:  # noqa: BLE001 - the parent's loop must not see a user's mistake
+        what = error.message if isinstance(error, PioletError) else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(OSError):
+            write(json.dumps({"error": f"cannot vet on this node: {what[:500]}"}).encode("ascii") + b"\n")
+
+
+def node_name(environ: Mapping[str, str]) -> str:
+    """Return this node's name as Slurm has it."""
+    return environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
+
+
+def _work(what: Plan, facts: Facts, write: runner.Write) -> None:
+    node = node_name(os.environ)
+    context = foreground.context_of(what, node, _nodes(os.environ), facts)
+    base = store.cache_directory(os.environ)
+    resolve = foreground.resolver(what, base, what.requirements_s)
+    # Without need the user's home is not touched: it may be a file system that hangs.
+    if not any(task.cache_s > 0 or task.baseline == "history" for task in what.tasks):
+        runner.run_plan(what, plan.HOST, context, write, resolve)
+        return
+    path = os.path.join(base, f"node-{node}.json")
+    memory = cache.Cache(path, cache.stamp("", facts.get("kernel_log", ())), time.time)
+    past = {(node, digest): values for digest, values in memory.past(what).items()}
+    kept: list[Record] = []
+
+    def amend(record: Record) -> Record:
+        return verdicts.against_history(what, [record], past)[0]
+
+    here = replace(what, tasks=tuple(task for task in what.tasks if task.scope == "node"))
+    runner.run_plan(what, plan.HOST, context, write, resolve, memory.fresh(here), kept.append, amend)
+    memory.keep(what, kept)
+
+
+def _nodes(environ: Mapping[str, str]) -> list[str]:
+    try:
+        return hostlist.expand(environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or "")
+    except VetError:
+        return []
