@@ -22,6 +22,7 @@ COMMANDS = {
     "env": ("piolet.cli.env", "check, render and explain environment definition files"),
     "image": ("piolet.cli.image", "pull, list, import, remove and prune images"),
     "vet": ("piolet.cli.vet", "check nodes against a protocol"),
+    "score": ("piolet.cli.score", "how much of the GPUs a step used: report, compare, export"),
     "config": ("piolet.cli.config", "check, show and explain the site's configuration"),
 }
 

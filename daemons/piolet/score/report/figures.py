@@ -25,22 +25,15 @@ from piolet.score.overview import Overview
 from piolet.score.report.screen import number
 from piolet.score.summary import Summary
 
-BLUE, ORANGE, GREEN, SKY, PINK, RED, GREY = [
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#56B4E9",
-    "#CC79A7",
-    "#D55E00",
-    "#888888",
-]
+BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
+PINK, RED, GREY = "#CC79A7", "#D55E00", "#888888"
 PARTS = (("useful", "score", GREEN), ("stalled", "stalled", ORANGE), ("narrow", "narrow", SKY), ("idle", "idle", GREY))
 PHASE_COLOURS = {"compute": BLUE, "memory": ORANGE, "communication": PINK, "idle": GREY, "few SMs": SKY, "stalled": RED}
 _LINES_MAX = 16
 _ROWS_MAX = 256
 # Two greys that stand for "the text's colour" and "a faint line": the page turns them into its own.
 _INK, _FAINT = "#202124", "#d8d9da"
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.edgecolor": _FAINT,
     "axes.labelcolor": _INK,
@@ -80,17 +73,24 @@ def figures(summary: Summary) -> Iterator[tuple[str, str, str, Figure]]:
             if wanted(summary):
                 figure = draw(summary)
                 if summary.simulated:
-                    figure.text(
-                        0.995, 0.995, f"simulated: {summary.simulated}", ha="right", va="top", color=RED, size=8
-                    )
+                    _mark(figure, f"simulated: {summary.simulated}")
                 yield name, title, caption, figure
+
+
+def _mark(figure: Figure, text: str) -> None:
+    """Write above the axes, in room of its own, that figures are simulated."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(rect=(0, 0, 1, 1 - 0.17 / figure.get_size_inches()[1]))  # type: ignore[call-arg]
+    figure.text(0.995, 0.995, text, ha="right", va="top", color=RED, size=8)
 
 
 def svg(figure: Figure, name: str) -> str:
     """Return a figure as SVG for a page: no size of its own, text and faint lines in the page's colours."""
     out = io.StringIO()
     with matplotlib.rc_context(_STYLE):
-        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
+        FigureCanvasSVG(figure)
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
@@ -113,10 +113,8 @@ def png(figure: Figure) -> bytes:
 def pdf(summary: Summary, text: str) -> bytes:
     """Return all figures as one PDF, the summary's text on the first page."""
     out = io.BytesIO()
-    with (
-        matplotlib.rc_context(_STYLE),
-        PdfPages(out, metadata={"CreationDate": None, "Title": _title(summary)}) as pages,
-    ):
+    about = {"CreationDate": None, "Title": f"Piolet score {summary.job}.{summary.step}"}
+    with matplotlib.rc_context(_STYLE), PdfPages(out, metadata=about) as pages:
         first = Figure(figsize=(9, 11))
         first.text(0.05, 0.97, text, family="monospace", size=7.2, va="top", parse_math=False)
         pages.savefig(first, facecolor="white")
@@ -124,10 +122,6 @@ def pdf(summary: Summary, text: str) -> bytes:
             figure.suptitle(title, x=0.01, ha="left", size=11)
             pages.savefig(figure, facecolor="white")
     return out.getvalue()
-
-
-def _title(summary: Summary) -> str:
-    return f"Piolet score {summary.job}.{summary.step}"
 
 
 def _figure(height: float, **options: Any) -> tuple[Figure, Any]:
@@ -138,12 +132,12 @@ def _figure(height: float, **options: Any) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _times(view: Overview) -> tuple[Any, str]:
-    unit, name = (
-        (3600, "hours") if view.seconds > 3 * 3600 else (60, "minutes") if view.seconds > 180 else (1, "seconds")
-    )
-    bins = next(iter(view.lines.values())).shape[1]
-    return (np.arange(bins) + 0.5) * view.bin_seconds / unit, name
+def _times(view: Overview, lines: Any = None) -> tuple[Any, str]:
+    unit, name = (1, "seconds") if view.seconds <= 180 else (60, "minutes")
+    if view.seconds > 3 * 3600:
+        unit, name = 3600, "hours"
+    bins = next(iter((lines or view.lines).values())).shape[1]
+    return (np.arange(bins) + 0.5) * view.seconds / bins / unit, name
 
 
 def _bundle(axes: Any, times: Any, values: Any, colour: str) -> None:
@@ -248,8 +242,8 @@ def _waterfall(summary: Summary) -> Figure:
         done += share
     if summary.utilisation is not None:
         at = 100 * summary.utilisation
-        axes.axvline(at, color=_INK, lw=1.2, ls="--")
-        axes.text(at, 0.48, f"utilisation {at:.0f} % ", ha="right", va="center", size=8)
+        axes.plot([at, at], [0.3, 0.58], color=_INK, lw=1.4)
+        axes.text(at - 0.6, 0.47, f"utilisation {at:.0f} %", ha="right", va="center", size=8)
     axes.set_xlim(0, 100)
     axes.set_ylim(-0.4, 0.62)
     axes.set_yticks([])
@@ -276,25 +270,15 @@ def _power(summary: Summary) -> Figure:
 
 def _host(summary: Summary) -> Figure:
     view = summary.view
-    bins = next(iter(view.host.values())).shape[1]
-    unit, name = (
-        (3600, "hours") if view.seconds > 3 * 3600 else (60, "minutes") if view.seconds > 180 else (1, "seconds")
-    )
-    times = (np.arange(bins) + 0.5) * view.seconds / bins / unit
-    figure, axes = _figure(4.4, nrows=2, ncols=2, sharex=True)
+    times, name = _times(view, view.host)
+    figure, axes = _figure(5.6, nrows=3, ncols=2, sharex=True)
     panels = (
         ("cores in use", 1.0, (("cpu", "per node"),)),
         ("memory (GB)", 1e-9, (("memory", "all"), ("memory_anon", "without page cache"))),
-        (
-            "I/O and network (MB/s)",
-            1e-6,
-            (("read", "read"), ("write", "written"), ("net_rx", "received"), ("net_tx", "sent")),
-        ),
-        (
-            "tasks that waited (% of time)",
-            100.0,
-            (("cpu_pressure", "CPU"), ("memory_pressure", "memory"), ("io_pressure", "I/O")),
-        ),
+        ("I/O (MB/s)", 1e-6, (("read", "read"), ("write", "written"))),
+        ("network (MB/s)", 1e-6, (("net_rx", "received"), ("net_tx", "sent"))),
+        ("tasks that waited for the CPU (% of time)", 100.0, (("cpu_pressure", "some waited"),)),
+        ("tasks that waited for more (% of time)", 100.0, (("memory_pressure", "memory"), ("io_pressure", "I/O"))),
     )
     styles = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PINK, ":"))
     for each, (title, factor, lines) in zip(axes.ravel(), panels, strict=True):

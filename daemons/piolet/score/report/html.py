@@ -10,7 +10,7 @@ import html
 from collections.abc import Iterable
 
 from piolet.score.report.figures import PARTS, figures, svg
-from piolet.score.report.screen import duration, energy, number, percent
+from piolet.score.report.screen import count, duration, energy, number, percent
 from piolet.score.summary import Summary
 
 _ROWS_MAX = 2048
@@ -32,9 +32,9 @@ button { font: inherit; font-size: .8rem; color: var(--soft); background: none; 
   border-radius: 4px; padding: .2rem .6rem; cursor: pointer; }
 .warn { border-left: 4px solid var(--warn); padding: .4rem .8rem; background: var(--card); color: var(--warn);
   font-weight: 600; margin: 1rem 0; }
-.top { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .8rem; margin: 1.2rem 0; }
+.top { display: grid; grid-template-columns: repeat(auto-fit, minmax(12.5rem, 1fr)); gap: .8rem; margin: 1.2rem 0; }
 .top div { background: var(--card); border-radius: 6px; padding: .7rem .9rem; }
-.top b { display: block; font-size: 1.55rem; line-height: 1.25; font-weight: 650; }
+.top b { display: block; white-space: nowrap; font-size: 1.55rem; line-height: 1.25; font-weight: 650; }
 .top div:first-child { outline: 2px solid var(--accent); }
 .top span { color: var(--soft); font-size: .82rem; }
 .advice { background: var(--card); border-radius: 6px; padding: .6rem .9rem; margin: .5rem 0; }
@@ -99,9 +99,9 @@ def _e(text: object) -> str:
 
 
 def _subtitle(summary: Summary) -> str:
-    gpus = f"{summary.score.gpus} GPUs, " if summary.score.gpus else ""
+    gpus = f"{count(summary.score.gpus, 'GPU')}, " if summary.score.gpus else ""
     label = f"{summary.label}, " if summary.label else ""
-    return f"{label}{gpus}{len(summary.nodes)} nodes, {duration(summary.seconds)}"
+    return f"{label}{gpus}{count(len(summary.nodes), 'node')}, {duration(summary.seconds)}"
 
 
 def _top(summary: Summary) -> str:
@@ -147,10 +147,8 @@ def _legend() -> str:
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[tuple[str, object]]], sort: bool = False) -> str:
     """Return a table; a cell is its text and the value that it is sorted by."""
-    body = "".join(
-        "<tr>" + "".join(f'<td data-value="{_e(value)}">{_e(text)}</td>' for text, value in row) + "</tr>"
-        for row in rows
-    )
+    lines = ("".join(f'<td data-value="{_e(value)}">{_e(text)}</td>' for text, value in row) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
     heads = "".join(f"<th>{_e(name)}</th>" for name in head)
     kind = " class=sort" if sort else ""
     return f"<div class=scroll><table{kind}><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -189,7 +187,8 @@ def _nodes(summary: Summary) -> str:
         ]
         for node in sorted(summary.nodes, key=lambda node: 2.0 if node.s is None else node.s)
     )
-    return f"<section><h2>Nodes</h2><p class=soft>Lowest first; a click on a heading sorts.</p>{_table(head, rows, True)}</section>"
+    note = "<p class=soft>Lowest first; a click on a heading sorts.</p>"
+    return f"<section><h2>Nodes</h2>{note}{_table(head, rows, True)}</section>"
 
 
 def _gpus(summary: Summary) -> str:
@@ -199,7 +198,7 @@ def _gpus(summary: Summary) -> str:
     per_gpu = view.per_gpu()
     order = sorted(range(len(view.gpus)), key=lambda i: 2.0 if per_gpu[i] != per_gpu[i] else float(per_gpu[i]))
     means = ("utilisation", "sm", "occupancy", "tensor", "fp32", "dram")
-    head = ("GPU", "saturation", *means, "power", "SM clock", "highest temperature", "energy")
+    head = ("GPU", "saturation", *means, "power", "clock", "hottest", "energy")
     rows = []
     for i in order[:_ROWS_MAX]:
         gpu = view.gpus[i]

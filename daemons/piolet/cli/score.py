@@ -1,0 +1,253 @@
+"""`piolet score`: sample a local command, and report on data sets.
+
+A data set is named by its directory, or as JOB or JOB.STEP where `--score` has put it: piolet-score-JOB.STEP in the
+current directory. Standard output has the result only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from piolet.cli.main import printable
+from piolet.config import Config
+from piolet.errors import UsageError
+
+PREFIX = "piolet-score-"
+_PERIOD_LEAST, _PERIOD_MOST = 0.01, 3600.0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `score` and what is below it to the `piolet` command."""
+    parser = subparsers.add_parser("score", help="how much of the GPUs a step used: report, compare, export")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    run = actions.add_parser("run", help="sample while a command runs here, without Slurm")
+    run.add_argument("--out", type=Path, metavar="DIR", help=f"the data set (default: {PREFIX}local-TIME)")
+    run.add_argument("--interval", type=_interval, default=0.1, metavar="TIME", help="100ms, 1s (default: 100ms)")
+    run.add_argument("--collector", default="auto", help="auto, dcgm, gpm, nvml or host (default: auto)")
+    run.add_argument("--gpus", metavar="LIST", help="UUIDs or indices (default: CUDA_VISIBLE_DEVICES, else all)")
+    run.add_argument("--label", default="", help="a name for the report")
+    run.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what to run")
+    for name, text in (
+        ("show", "print the summary"),
+        ("report", "write the report"),
+        ("watch", "follow a running step"),
+    ):
+        one = actions.add_parser(name, help=text)
+        one.add_argument("data", metavar="DIR|JOB[.STEP]")
+        one.add_argument("--calibration", type=Path, metavar="FILE", help="peaks from `piolet score calibrate`")
+        if name == "report":
+            one.add_argument(
+                "--out", type=Path, metavar="FILE", help="the HTML file (default: report.html in the data set)"
+            )
+            one.add_argument("--pdf", action="store_true", help="a PDF beside it")
+            one.add_argument("--png", action="store_true", help="a PNG of each figure beside it")
+        if name == "watch":
+            one.add_argument("--interval", type=_interval, default=2.0, metavar="TIME", help="between updates (2s)")
+    two = actions.add_parser("compare", help="the difference of two steps, with its uncertainty")
+    two.add_argument("a", metavar="A")
+    two.add_argument("b", metavar="B")
+    two.add_argument("--calibration", type=Path, metavar="FILE", help="peaks from `piolet score calibrate`")
+    export = actions.add_parser("export", help="CSV of all samples, or JSON or OpenMetrics of the summary")
+    export.add_argument("data", metavar="DIR|JOB[.STEP]")
+    export.add_argument("--format", choices=("csv", "json", "openmetrics"), default="json")
+    export.add_argument("--calibration", type=Path, metavar="FILE", help="peaks from `piolet score calibrate`")
+    bring = actions.add_parser("import", help="make a data set of what GSSR recorded (JSON or CSV)")
+    bring.add_argument("source", type=Path)
+    bring.add_argument("out", type=Path, metavar="DIR")
+    bring.add_argument("--gpu-model", default="", help="for example 'NVIDIA GH200': GSSR does not record it")
+    calibrate = actions.add_parser("calibrate", help="peaks of a GPU model, from data sets of saturating loads")
+    calibrate.add_argument("data", nargs="+", metavar="DIR|JOB[.STEP]")
+    calibrate.add_argument("--out", type=Path, required=True, metavar="FILE", help="the JSON file to write")
+    calibrate.add_argument("--simulated", action="store_true", help="accept simulated figures (for trying it out)")
+
+
+def run(args: argparse.Namespace, config: Config) -> int:
+    """Do what the parsed command line asks; returns the exit status, raises PioletError."""
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {
+        "run": _run,
+        "show": _show,
+        "report": _report,
+        "watch": _watch,
+        "compare": _compare,
+        "export": _export,
+        "import": _import,
+        "calibrate": _calibrate,
+    }
+    return actions[args.action](args)
+
+
+def locate(name: str, where: Path | None = None) -> Path:
+    """Return the directory of a data set that was named by it, by JOB or by JOB.STEP. Raises UsageError."""
+    if Path(name).is_dir():
+        return Path(name)
+    where = where or Path.cwd()
+    exact = where / f"{PREFIX}{name}"
+    if exact.is_dir():
+        return exact
+    several = sorted(where.glob(f"{PREFIX}{name}.*")) if name.isdecimal() else []
+    if len(several) == 1:
+        return several[0]
+    if several:
+        steps = ", ".join(path.name.removeprefix(PREFIX) for path in several)
+        raise UsageError(f"job {name} has several steps with a score", f"name one: {steps}")
+    raise UsageError(f"there is no data set {name}", f"it is neither a directory, nor is there {exact}")
+
+
+def _interval(text: str) -> float:
+    for unit, factor in (("ms", 1e-3), ("min", 60.0), ("s", 1.0), ("", 1.0)):
+        if text.endswith(unit) and text.removesuffix(unit).strip().replace(".", "", 1).isdecimal():
+            value = float(text.removesuffix(unit)) * factor
+            if _PERIOD_LEAST <= value <= _PERIOD_MOST:
+                return value
+    raise argparse.ArgumentTypeError(f"'{text}' is no interval from 10ms to 1h, as 100ms or 1s")
+
+
+def _summary(name: str, calibration: Path | None) -> Any:
+    from piolet.score.dataset import open_dataset
+    from piolet.score.summary import summarise
+
+    return summarise(open_dataset(locate(name)), _peaks(calibration))
+
+
+def _peaks(path: Path | None) -> Any:
+    from piolet.score import peaks
+    from piolet.score.failures import ScoreError
+
+    if path is None:
+        return None
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScoreError(f"cannot read the calibration file {path}: {error}") from None
+    return peaks.from_json(text, str(path))
+
+
+def _screen(summary: Any, stream: Any) -> str:
+    from piolet.score.report.screen import render
+
+    try:
+        width = min(120, os.get_terminal_size(stream.fileno()).columns)
+    except (OSError, ValueError):
+        width = 100
+    text = render(summary, max(60, width), color=stream.isatty() and "NO_COLOR" not in os.environ)
+    return text if stream.isatty() else printable(text)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from piolet.score import dataset, local
+    from piolet.score.journal import SUFFIX
+    from piolet.score.summary import summarise
+
+    command = args.words[1:] if args.words[:1] == ["--"] else args.words
+    if not command:
+        raise UsageError("there is no command to run", "piolet score run -- python train.py")
+    directory = args.out or Path(f"{PREFIX}local-{time.strftime('%Y%m%d-%H%M%S')}")
+    chosen = args.gpus if args.gpus is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = None if chosen is None else tuple(filter(None, (part.strip() for part in chosen.split(","))))
+    status = local.run(command, directory, args.interval, args.collector, gpus, args.label)
+    try:
+        for path in directory.glob(f"*{SUFFIX}"):
+            dataset.finish(path)
+        print(_screen(summarise(dataset.open_dataset(directory)), sys.stderr), end="", file=sys.stderr)
+        print(f"piolet: the samples are in {directory}; see: piolet score report {directory}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 - whatever becomes of the scoring, the command's status is returned
+        print(f"piolet: warning: no score: {printable(str(error))}", file=sys.stderr)
+    return status
+
+
+def _show(args: argparse.Namespace) -> int:
+    print(_screen(_summary(args.data, args.calibration), sys.stdout), end="")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from piolet.score.report import figures, html, screen
+
+    summary = _summary(args.data, args.calibration)
+    target = args.out or locate(args.data) / "report.html"
+    _write(target, html.render(summary).encode())
+    print(target)
+    if args.pdf:
+        _write(target.with_suffix(".pdf"), figures.pdf(summary, screen.render(summary)))
+        print(target.with_suffix(".pdf"))
+    if args.png:
+        for name, _, _, figure in figures.figures(summary):
+            path = target.with_name(f"{target.stem}-{name}.png")
+            _write(path, figures.png(figure))
+            print(path)
+    return 0
+
+
+def _write(path: Path, content: bytes) -> None:
+    from piolet.score.failures import ScoreError
+
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.rename(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise ScoreError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _watch(args: argparse.Namespace) -> int:
+    from piolet.score.dataset import open_dataset
+    from piolet.score.summary import summarise
+
+    directory, peaks = locate(args.data), _peaks(args.calibration)
+    while True:
+        data = open_dataset(directory)
+        if sys.stdout.isatty():
+            print("\x1b[H\x1b[2J", end="")
+        print(_screen(summarise(data, peaks), sys.stdout), end="", flush=True)
+        if all(node.facts.complete for node in data.nodes):
+            return 0
+        time.sleep(args.interval)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from piolet.score.compare import compare, render
+
+    a, b = (_summary(name, args.calibration) for name in (args.a, args.b))
+    print(printable(render(a, b, compare(a, b))), end="")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from piolet.score import export
+    from piolet.score.dataset import open_dataset
+
+    if args.format == "csv":
+        export.to_csv(open_dataset(locate(args.data)), sys.stdout)
+        return 0
+    summary = _summary(args.data, args.calibration)
+    print(export.to_json(summary) if args.format == "json" else export.to_openmetrics(summary), end="")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from piolet.score.foreign import convert
+
+    if not args.source.exists():
+        raise UsageError(f"there is no {args.source}")
+    count = convert(args.source, args.out, args.gpu_model)
+    print(f"{args.out}: made of {count} files")
+    return 0
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from piolet.score.calibrate import calibrate
+    from piolet.score.dataset import open_dataset
+    from piolet.score.peaks import to_json
+
+    found = calibrate([open_dataset(locate(name)) for name in args.data], args.simulated)
+    _write(args.out, to_json(found).encode())
+    for model, peaks in found.items():
+        print(f"{model}: {peaks.source}")
+    return 0
