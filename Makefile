@@ -1,6 +1,7 @@
 # `make` alone says what there is. Everything that is made lands in build/.
 
 NODES ?= 4
+ROUNDS ?= 20
 # build/ may be a link out of a checkout that users cannot enter (tools/bootstrap.sh), and pip writes the
 # interpreter's path into the commands that it installs: so the real one, looked up after bootstrap.
 PYTHON = $(shell readlink -f build)/venv/bin/python
@@ -72,7 +73,7 @@ test: plugins
 	$(PYTHON) -m pytest
 
 bench: plugins
-	@$(PYTHON) -m tests.benchmarks
+	@$(PYTHON) -m tests.benchmarks --rounds $(ROUNDS)
 
 clean:
 	@for state in build/*/cluster.json; do \

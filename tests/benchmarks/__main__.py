@@ -87,7 +87,7 @@ def pulls(cluster: Cluster, _rounds: int) -> list[object]:
     cluster.run("piolet", "image", "pull", cluster.demo_image)
     again = images.counted(cluster, [("alice", "piolet", "image", "pull", cluster.demo_image)])
     print(f"  second pull of an image that is there: {again.requests} registry requests   aim 0")
-    cluster.run("piolet", "image", "rm", cluster.demo_image)
+    cluster.forget_images()
     jobs: list[tuple[str, ...]] = [
         (user, "srun", "-N1", "--environment=demo", "true") for user in ("alice", "bob") for _ in range(4)
     ]
