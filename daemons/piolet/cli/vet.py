@@ -43,6 +43,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     why.add_argument("node", metavar="NODE", help="the node")
     why.add_argument("--report", metavar="PATH", help="the result file; without it the newest vet-*.json here")
+    gate = actions.add_parser(
+        "gate", help="what the plugin in srun calls", description="Vet a job's nodes and say how srun goes on."
+    )
+    gate.add_argument("--stage", choices=("submit", "step", "allocated"), required=True, help="when srun asks")
+    gate.add_argument("--job", metavar="N", type=int, required=True, help="the job, 0 before there is one")
+    gate.add_argument("--result-fd", metavar="N", type=int, required=True, help="where the words of the command go")
+    gate.add_argument("--request", metavar="REQUEST", required=True, help="what stands after --vet=")
+    gate.add_argument("words", metavar="WORD", nargs="*", help="after '--': how srun was called")
 
 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
@@ -53,6 +61,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
         return _list(args, settings)
     if args.action == "why":
         return _why(args)
+    if args.action == "gate":
+        return _gate(args, settings)
     return _run(args, settings)
 
 
@@ -130,3 +140,36 @@ def _why(args: argparse.Namespace) -> int:
     for line in screen.why(value["records"], args.node):
         print(printable(line))
     return 0
+
+
+def _gate(args: argparse.Namespace, settings: config.Config) -> int:
+    from piolet.vet import gate
+    from piolet.vet.plan import Plan
+
+    def load(path: str) -> Plan:
+        from piolet.vet import protocol
+        from piolet.vet.catalogue import catalogue
+
+        return protocol.load(path, catalogue(vet_settings.of(settings).evals), search_path(os.environ))
+
+    def say(text: str) -> None:
+        sys.stderr.write(printable(text))
+        sys.stderr.flush()
+
+    site = gate.Site(settings.node.vet_program, settings.node.vet_socket)
+    own = args.stage == "allocated" and not _parent_was_in_a_job()
+    order = gate.Order(args.stage, args.job, args.request, tuple(args.words), own)
+    found = gate.answer(order, site, load, os.environ, say)
+    if found.words:
+        with open(args.result_fd, "wb", closefd=False) as file:
+            file.write(b"".join(os.fsencode(word) + b"\0" for word in found.words))
+    return found.status
+
+
+def _parent_was_in_a_job() -> bool:
+    """Return whether srun was started with a job: then it joined that one and made none. Unknown counts as yes."""
+    try:
+        with open(f"/proc/{os.getppid()}/environ", "rb") as file:
+            return any(word.startswith((b"SLURM_JOB_ID=", b"SLURM_JOBID=")) for word in file.read().split(b"\0"))
+    except OSError:
+        return True

@@ -21,12 +21,13 @@ _Wait = tuple[Callable[[], bool], float]
 
 
 class Coordinator:
-    """One vetting. `clock` gives monotonic seconds."""
+    """One vetting. `clock` gives monotonic seconds; `start_s` is what nodes may need before their budget begins."""
 
-    def __init__(self, plan: Plan, nodes: Sequence[str], clock: Callable[[], float]) -> None:
+    def __init__(self, plan: Plan, nodes: Sequence[str], clock: Callable[[], float], start_s: float = 0.0) -> None:
         self._plan = plan
         self._nodes = list(nodes)
         self._clock = clock
+        self._start_s = start_s
         self._records: list[Record] = []
         self._lost: dict[str, str] = {}
         self._where: dict[str, list[Any]] = {}
@@ -43,6 +44,20 @@ class Coordinator:
     def deadline(self) -> float:
         """When `advance` has to be called at the latest."""
         return self._until[1]
+
+    @property
+    def records(self) -> list[Record]:
+        """What was judged so far."""
+        return list(self._records)
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """The nodes that are gone, with the reason."""
+        return dict(self._lost)
+
+    def has_ended(self, node: str) -> bool:
+        """Return whether `node` has told everything that it judges by itself."""
+        return node in self._ended
 
     def orders(self) -> list[bytes]:
         """Return the lines that have to be sent to all nodes, once."""
@@ -94,7 +109,10 @@ class Coordinator:
     # -- what happens, in order
 
     def _play(self) -> Iterator[_Wait]:
-        yield lambda: self._ended.issuperset(self._alive()), self._clock() + self._plan.budget_s + _SLACK_S
+        yield (
+            lambda: self._ended.issuperset(self._alive()),
+            self._clock() + self._start_s + self._plan.budget_s + _SLACK_S,
+        )
         for node in self._alive():
             if node not in self._ended:
                 self.lose(node, "it did not finish within the budget")

@@ -57,6 +57,13 @@ def render(plan: Plan, decision: Decision, seconds: float) -> str:
     return "\n".join(lines) + "\n"
 
 
+def brief(plan: Plan, decision: Decision, age_s: float) -> str:
+    """Return what is said of a vetting that is used again."""
+    good, total = len(decision.good), len(decision.state)
+    first = f"vetting '{plan.name}': {good} of {total} node{'' if total == 1 else 's'} good, vetted {age_s:.0f} s ago"
+    return "\n".join([first, *left_out(decision)]) + "\n"
+
+
 def why(records: Sequence[Record], node: str) -> list[str]:
     """Return everything that was found of one node, what is bad first."""
     own = [record for record in records if record.node == node]

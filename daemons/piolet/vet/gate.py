@@ -1,0 +1,192 @@
+"""What `--vet` does in sbatch, salloc and srun: vets the job's nodes, and says how srun goes on.
+
+    submit      sbatch, salloc: only whether the protocol is right
+    step        srun inside an allocation: bad nodes are left out of the step
+    allocated   srun with an allocation of its own: with a bad node it is given back, and others are asked for
+
+It never starts an application on a node that is not good: what cannot be judged or done is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from piolet.vet import jobs, relaunch, request, results, screen, srunwords, step, verdicts
+from piolet.vet.failures import VetError
+from piolet.vet.plan import Plan
+from piolet.vet.relaunch import Choice
+from piolet.vet.request import Request
+from piolet.vet.srunwords import Words
+from piolet.vet.verdicts import Decision
+
+STATUS_BAD = 3
+STAGES = ("submit", "step", "allocated")
+_HELP_S = 10.0
+
+Say = Callable[[str], None]
+Load = Callable[[str], Plan]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the site's configuration says: the program and the socket of vet steps."""
+
+    program: str
+    socket: str
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the plugin asks; `words` is how srun was called.
+
+    own   the allocation was made by this srun, so that it may give it back
+    """
+
+    stage: str
+    job: int
+    request: str
+    words: tuple[str, ...]
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The exit status, and the words of the command that srun becomes; without words it goes on as it is."""
+
+    status: int
+    words: tuple[str, ...] = ()
+
+
+def answer(order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say) -> Answer:
+    """Do what `order` asks. `say` is given text for people. Raises VetError."""
+    if order.stage == "submit":
+        _plan(request.parse(order.request), load)
+        return Answer(0)
+    found = Answer(1)
+    try:
+        found = _Gate(order, site, load, environ, say).answer()
+    finally:
+        # srun ends, or begins anew, and nobody else knows of its allocation.
+        if order.stage == "allocated" and order.own and (found.status or found.words):
+            jobs.cancel(order.job, _tool(order.words, "scancel"))
+    return found
+
+
+def _plan(asked: Request, load: Load) -> Plan:
+    plan = asked.apply(load(asked.path))
+    step.plan_text(plan)
+    return plan
+
+
+class _Gate:
+    """One srun's vetting."""
+
+    def __init__(self, order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say) -> None:
+        self._order = order
+        self._site = site
+        self._environ = environ
+        self._say = say
+        self._asked = request.parse(order.request)
+        self._plan = _plan(self._asked, load)
+        self._words = _parse(order.words, environ)
+        attached = self._words.value("jobid")
+        self._job = int(attached) if attached is not None and attached.isdecimal() else order.job
+
+    def answer(self) -> Answer:
+        nodes = jobs.nodes_of(self._job, self._environ, _tool(self._order.words, "scontrol"))
+        file = jobs.path(self._job, self._environ)
+        kept = jobs.kept(file, self._plan, nodes, time.time())
+        if kept is not None:
+            decision = kept.decision
+            self._say(screen.brief(self._plan, decision, kept.age_s))
+        else:
+            started, begun = time.time(), time.monotonic()
+            decision = self._vet(nodes)
+            seconds = time.monotonic() - begun
+            self._say(screen.render(self._plan, decision, seconds))
+        choice, error = self._choose(nodes, decision)
+        if kept is None:
+            self._report(decision, choice, started, seconds)
+            if choice.nodes:
+                jobs.keep(file, self._plan, decision, time.time())
+        if error is not None:
+            raise error
+        if self._order.stage == "allocated":
+            return self._allocated(nodes, decision, choice)
+        if not choice.nodes:
+            return self._refuse(choice.reason)
+        if choice.words:
+            unused = [node for node in nodes if node not in choice.nodes]
+            self._say(f"going on with {len(choice.nodes)} of {len(nodes)} nodes, without {_some(unused)}\n")
+        return Answer(0, choice.words)
+
+    def _vet(self, nodes: Sequence[str]) -> Decision:
+        command = step.words(
+            _tool(self._order.words, "srun"), self._job, len(nodes), self._plan, self._site.program, self._site.socket
+        )
+        found = step.run(self._plan, nodes, command, self._environ)
+        return verdicts.decide(self._plan, nodes, found.records, found.lost)
+
+    def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[Choice, VetError | None]:
+        if decision.abort:
+            return Choice((), reason="the protocol says to stop"), None
+        try:
+            return relaunch.choose(self._words, nodes, self._plan, decision, self._environ), None
+        except VetError as error:
+            return Choice(()), error
+
+    def _report(self, decision: Decision, choice: Choice, started: float, seconds: float) -> None:
+        path = self._asked.report or f"vet-{self._job}.json"
+        try:
+            results.write(path, results.document(self._plan, decision, str(self._job), started, seconds, choice.nodes))
+        except VetError as error:
+            # Nobody asked for the default one, and a result that cannot be written is no fault of a node.
+            if self._asked.report:
+                self._say(f"piolet: warning: {error.message}\n")
+
+    def _allocated(self, nodes: Sequence[str], decision: Decision, choice: Choice) -> Answer:
+        if choice.nodes and not decision.bad:
+            return Answer(0)
+        bad = decision.bad
+        if decision.abort or not bad:
+            return self._refuse(choice.reason)
+        if not self._order.own:
+            return self._refuse("this srun did not make the allocation, so it cannot ask for other nodes")
+        if self._asked.retries < 1:
+            return self._refuse("no further try is allowed (retries)")
+        words = relaunch.again(self._words, bad, self._asked.with_retries(self._asked.retries - 1), self._environ)
+        self._say(f"giving job {self._job} back and asking for other nodes than {_some(bad)}\n")
+        return Answer(0, tuple(words))
+
+    def _refuse(self, reason: str) -> Answer:
+        self._say(f"piolet: error: the application was not started: {reason or 'no node is good'}\n")
+        return Answer(STATUS_BAD)
+
+
+def _parse(words: Sequence[str], environ: Mapping[str, str]) -> Words:
+    try:
+        return srunwords.parse(words)
+    except VetError as error:
+        # It may be an option of somebody else's plugin, which srun's help knows.
+        try:
+            text = subprocess.run(
+                [_tool(words, "srun"), "--help"], capture_output=True, timeout=_HELP_S, check=False,
+                stdin=subprocess.DEVNULL, env=dict(environ),
+            ).stdout.decode("utf-8", "replace")  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired):
+            raise error from None
+        return srunwords.parse(words, srunwords.plugin_options(text))
+
+
+def _tool(words: Sequence[str], name: str) -> str:
+    """Return the command `name` of the same installation as the srun that asks."""
+    directory = os.path.dirname(words[0]) if words else ""
+    return os.path.join(directory, name) if directory else name
+
+
+def _some(nodes: Sequence[str]) -> str:
+    return ", ".join(nodes[:10]) + (f" and {len(nodes) - 10} more" if len(nodes) > 10 else "")

@@ -1,0 +1,126 @@
+"""What is known of a job: its nodes, and the vetting that it has had already.
+
+A job is vetted once and not once a step. The vetting is good for a later srun of the same job with the same
+protocol and the same nodes as long as the shortest `cache:` of the protocol's evals says, where an eval without
+one counts ten minutes. Only a vetting after which the application could start is kept: whoever repairs something
+after a refusal wants to be vetted anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from piolet.vet import hostlist, records, store
+from piolet.vet.failures import VetError
+from piolet.vet.plan import Plan
+from piolet.vet.verdicts import BAD, GOOD, WARNED, Decision
+
+FRESH_S = 600.0
+_KEPT_S = 7 * 86400.0
+_ASK_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A job's vetting and its age in seconds."""
+
+    decision: Decision
+    age_s: float
+
+
+def nodes_of(job: int, environ: Mapping[str, str], scontrol: str = "scontrol") -> list[str]:
+    """Return the job's nodes in Slurm's order. Raises VetError."""
+    text = environ.get("SLURM_JOB_NODELIST") or environ.get("SLURM_NODELIST") or ""
+    if not text or environ.get("SLURM_JOB_ID") != str(job):
+        text = _ask(job, scontrol)
+    nodes = hostlist.expand(text)
+    if not nodes:
+        raise VetError(f"job {job} has no nodes")
+    return nodes
+
+
+def _ask(job: int, scontrol: str) -> str:
+    command = [scontrol, "show", "job", "--oneliner", str(job)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise VetError(f"{scontrol} did not tell the nodes of job {job} within {_ASK_S:g} s") from None
+    except OSError as error:
+        raise VetError(f"cannot start {scontrol}: {error.strerror}") from None
+    found = re.search(r"(?<!\S)NodeList=(\S+)", done.stdout.decode("utf-8", "replace"))
+    if done.returncode or found is None:
+        why = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it did not say why"]
+        raise VetError(f"{scontrol} cannot tell the nodes of job {job}: {why[0]}")
+    return found[1]
+
+
+def path(job: int, environ: Mapping[str, str]) -> str:
+    """Return the file in which a job's vetting is kept."""
+    cluster = re.sub(r"[^\w.-]", "_", environ.get("SLURM_CLUSTER_NAME", "")) or "cluster"
+    return os.path.join(store.cache_directory(dict(environ)), f"job-{cluster}-{job}.json")
+
+
+def keep(file: str, plan: Plan, decision: Decision, now: float) -> None:
+    """Keep a vetting, and remove those of long ago. Raises nothing: without it the next srun vets again."""
+    value = {
+        "digest": plan.digest(),
+        "at": now,
+        "state": dict(decision.state),
+        "nodes": list(decision.state),
+        "reasons": {node: list(reasons) for node, reasons in decision.reasons.items()},
+        "records": [dataclasses.asdict(record) for record in decision.records],
+        "notes": list(decision.notes),
+    }
+    with contextlib.suppress(VetError, OSError, ValueError):
+        store.write(file, value)
+        for entry in os.scandir(os.path.dirname(file)):
+            if entry.name.startswith("job-") and entry.stat().st_mtime < now - _KEPT_S:
+                os.unlink(entry.path)
+
+
+def kept(file: str, plan: Plan, nodes: Sequence[str], now: float) -> Kept | None:
+    """Return the vetting that is still good for `plan` and `nodes`, or None."""
+    value = store.read(file)
+    if value is None or value.get("digest") != plan.digest() or value.get("nodes") != list(nodes):
+        return None
+    at = value.get("at")
+    fresh = min((task.cache_s or FRESH_S for task in plan.tasks), default=0.0)
+    # A clock that was put back must not make a vetting good for ever.
+    if not isinstance(at, (int, float)) or not 0 <= now - at < fresh:
+        return None
+    decision = _decision(value, nodes)
+    return Kept(decision, now - at) if decision is not None else None
+
+
+def _decision(value: Mapping[str, Any], nodes: Sequence[str]) -> Decision | None:
+    try:
+        state = {node: value["state"][node] for node in nodes}
+        reasons = {node: [str(reason) for reason in value["reasons"][node]] for node in nodes}
+        found = [record for row in value["records"] if (record := records.to_record(row)) is not None]
+        notes = tuple(str(note) for note in value["notes"])
+    except (KeyError, TypeError):
+        return None
+    return Decision(state, reasons, found, "", notes) if set(state.values()) <= {GOOD, WARNED, BAD} else None
+
+
+def cancel(job: int, scancel: str) -> None:
+    """Give an allocation back. Raises VetError."""
+    try:
+        done = subprocess.run(
+            [scancel, str(job)], capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        raise VetError(
+            f"{scancel} {job} did not end within {_ASK_S:g} s", f"the allocation may live on: scancel {job}"
+        ) from None
+    except OSError as error:
+        raise VetError(f"cannot start {scancel}: {error.strerror}", f"the allocation lives on: scancel {job}") from None
+    if done.returncode:
+        why = done.stderr.decode("utf-8", "replace").strip()[:300]
+        raise VetError(f"{scancel} {job} failed: {why}", f"the allocation may live on: scancel {job}")
