@@ -112,7 +112,8 @@ def _summary(name: str, calibration: Path | None) -> Any:
     from piolet.score.dataset import open_dataset
     from piolet.score.summary import summarise
 
-    return summarise(open_dataset(locate(name)), _peaks(calibration))
+    peaks = _peaks(calibration)
+    return summarise(open_dataset(locate(name)), peaks)
 
 
 def _peaks(path: Path | None) -> Any:
@@ -141,12 +142,15 @@ def _screen(summary: Any, stream: Any) -> str:
 
 def _run(args: argparse.Namespace) -> int:
     from piolet.score import dataset, local
+    from piolet.score.choose import NAMES
     from piolet.score.journal import SUFFIX
     from piolet.score.summary import summarise
 
     command = args.words[1:] if args.words[:1] == ["--"] else args.words
     if not command:
         raise UsageError("there is no command to run", "piolet score run -- python train.py")
+    if args.collector not in NAMES:
+        raise UsageError(f"there is no collector '{args.collector}'", f"there are: {', '.join(NAMES)}")
     directory = args.out or Path(f"{PREFIX}local-{time.strftime('%Y%m%d-%H%M%S')}")
     chosen = args.gpus if args.gpus is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = None if chosen is None else tuple(filter(None, (part.strip() for part in chosen.split(","))))

@@ -40,10 +40,11 @@ def calibrate(sets: list[Dataset], simulated_too: bool = False) -> dict[str, Pea
                     known = best.setdefault(model, {})
                     if reached is not None:
                         known[unit] = max(known.get(unit, 0.0), reached)
+    origin = "from SIMULATED figures" if any(data.simulated for data in sets) else "on the device"
     result = {
         model: dataclasses.replace(
             peaks_of(model),
-            source=f"calibrated on the device: {', '.join(sorted(units))}",
+            source=f"calibrated {origin}: {', '.join(sorted(units))}",
             **{f"eta_{unit}": round(value, 4) for unit, value in units.items()},
         )
         for model, units in best.items()

@@ -12,7 +12,6 @@ import contextlib
 import heapq
 import itertools
 import os
-import resource
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -97,6 +96,7 @@ class _Source:
     places: tuple[int, ...]
     period: int
     due: int
+    failed: bool = False
 
 
 @dataclass
@@ -116,7 +116,6 @@ class Session:
     records: dict[int, list[bytes]] = field(default_factory=dict)
     cost_s: float = 0.0
     started: int = 0
-    failed: bool = False
 
 
 class Sampler:
@@ -217,12 +216,12 @@ class Sampler:
         try:
             readings = source.collector.read(now)
         except Exception as error:  # noqa: BLE001 - a collector is a plug-in: its fault costs its own samples only
-            if not session.failed:
+            if not source.failed:
                 what = f"{type(error).__name__}: {error}"
                 self._event(session, "error", {"source": source.collector.name, "text": what[:500]})
-            session.failed = True
+            source.failed = True
             return
-        session.failed = False
+        source.failed = False
         records = session.records.setdefault(id(source), [])
         records += [source.packer.pack(reading, source.places) for reading in readings]
         if now >= session.next_flush:
@@ -247,7 +246,6 @@ class Sampler:
 
     def quality(self, session: Session, now: int) -> dict[str, Any]:
         """Return the totals of a Q frame: missing values, lateness, and what sampling cost."""
-        usage = resource.getrusage(resource.RUSAGE_SELF)
         wall = max(1e-9, (now - session.started) / 1e9)
         blanks: dict[str, dict[str, int]] = {}
         for source in session.sources:
@@ -263,8 +261,7 @@ class Sampler:
             "blanks": blanks,
             "cost_cores": session.cost_s / wall,
             "process_cores": (time.process_time() - self._cpu_start) / max(1e-9, (now - self._start) / 1e9),
-            "rss_bytes": _rss(),
-            "rss_max_bytes": usage.ru_maxrss * 1024,
+            "rss_max_bytes": _rss_max(),
         }
 
     def remove(self, session: Session) -> None:
@@ -294,6 +291,10 @@ class Sampler:
             self.tick()
 
 
-def _rss() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+def _rss_max() -> int:
+    """Return the most resident memory so far. (getrusage's figure outlives exec: it would be the parent's.)"""
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,183 @@
+"""Collectors one by one: which devices, which is chosen and why, what they leave behind, and the host's own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from piolet.api import HOST_QUANTITIES, Target, Unavailable
+from piolet.score import journal
+from piolet.score.choose import choose
+from piolet.score.collectors.host import Host
+from piolet.score.failures import ScoreError
+
+from tests.score import simulation
+
+TWO = "gpu\nload matmul 100\ngpu\nload copy 100\n"
+
+
+def run(libraries: Path, tmp_path: Path, script: str, code: str) -> str:
+    """Run Python where the scripted GPUs are, and return what it printed."""
+    path = tmp_path / "script"
+    path.write_text(script)
+    prefix = "from piolet.api import Target\nfrom piolet.score.choose import choose\n"
+    done = subprocess.run(
+        [sys.executable, "-c", prefix + code],
+        env=simulation.environment(libraries, path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+CHOICE = (
+    "c, why = choose(Target({gpus}), {wanted!r})\nprint([x.name for x in c], [d.uuid[:12] for d in c[0].devices], why)"
+)
+
+
+def test_dcgm_comes_first_and_the_rest_is_explained(libraries: Path, tmp_path: Path) -> None:
+    """All three are there."""
+    got = run(libraries, tmp_path, TWO, CHOICE.format(gpus="None", wanted="auto"))
+    assert got.startswith("['dcgm', 'host'] ['GPU-00000000', 'GPU-00000001']")
+    assert "'gpm': 'dcgm was there'" in got
+
+
+@pytest.mark.parametrize(
+    ("script", "chosen", "reason"),
+    [
+        ("fail dcgmInit 7\n" + TWO, "gpm", "dcgmInit: Initialization error"),
+        ("fail engine 21\nfail dcgmStartEmbedded 7\n" + TWO, "gpm", "no host engine answers"),
+        ("fail dcgmWatchFields 5\n" + TWO, "gpm", "dcgmWatchFields: Setting not configured"),
+        ("fail dcgmInit 7\n" + TWO.replace("gpu\n", "gpu\nname NVIDIA A100-SXM4-80GB\n"), "nvml", "has no GPM"),
+        ("fail dcgmInit 7\nfail nvmlInitWithFlags 9\n" + TWO, "host", "NVML does not start: Driver Not Loaded"),
+    ],
+)
+def test_what_is_not_there_is_gone_without(
+    libraries: Path, tmp_path: Path, script: str, chosen: str, reason: str
+) -> None:
+    """The next source is taken, and the data set says why."""
+    got = run(libraries, tmp_path, script, CHOICE.format(gpus="None", wanted="auto"))
+    assert got.startswith(f"['{chosen}'") and reason in got, got
+
+
+def test_an_embedded_engine_where_none_runs(libraries: Path, tmp_path: Path) -> None:
+    """And the source says so."""
+    code = "c, _ = choose(Target(None), 'dcgm')\nprint(c[0].source, '|', c[0].simulated)"
+    assert run(libraries, tmp_path, "fail engine 21\n" + TWO, code) == "libdcgm.so.4, embedded engine | scripted GPUs\n"
+
+
+@pytest.mark.parametrize("collector", ["dcgm", "gpm", "nvml"])
+def test_only_the_steps_gpus(libraries: Path, tmp_path: Path, collector: str) -> None:
+    """By UUID or by index, in the step's order; one that is not there is a reason, no error."""
+    one = "('GPU-00000001-0000-0000-0000-000000000000',)"
+    for gpus, found in ((one, "['GPU-00000001']"), ("('1', '0')", "['GPU-00000001', 'GPU-00000000']")):
+        got = run(libraries, tmp_path, TWO, CHOICE.format(gpus=gpus, wanted=collector))
+        assert got.startswith(f"['{collector}', 'host'] {found}"), got
+    got = run(libraries, tmp_path, TWO, CHOICE.format(gpus="('GPU-nowhere',)", wanted=collector))
+    assert got.startswith("['host']") and "no GPU GPU-nowhere" in got, got
+    got = run(libraries, tmp_path, TWO, CHOICE.format(gpus="()", wanted="auto"))
+    assert got.startswith("['host']") and "the step has no GPU" in got
+
+
+def test_dcgm_leaves_nothing_behind(libraries: Path, tmp_path: Path) -> None:
+    """Groups, field groups and watches: two steps, then none."""
+    code = """
+import ctypes, time
+left = ctypes.CDLL("libdcgm.so.4").piolet_dcgm_left
+sets = [choose(Target(None), "dcgm")[0] for _ in range(1)]
+print(left())
+for collectors in sets:
+    for each in collectors:
+        each.read(time.monotonic_ns())
+        each.close()
+print(left())
+"""
+    before, after = run(libraries, tmp_path, TWO, code).split()
+    assert int(before) > 0 and int(after) == 0
+
+
+def test_an_unknown_collector_is_refused() -> None:
+    """With the names that there are."""
+    with pytest.raises(ScoreError, match="there is no collector 'magic'"):
+        choose(Target(), "magic")
+
+
+def group(root: Path, second: int) -> None:
+    """Write what the kernel would show of a cgroup after some seconds of work."""
+    directory = root / "sys/fs/cgroup/job_1/step_0"
+    directory.mkdir(parents=True, exist_ok=True)
+    (root / "proc/net").mkdir(parents=True, exist_ok=True)
+    (root / "proc/stat").write_text("cpu  1 2 3 4 5 6 7 8\n")
+    (directory / "cpu.stat").write_text(f"usage_usec {second * 2_500_000}\nthrottled_usec {second * 100_000}\n")
+    (directory / "memory.current").write_text("3000000000\n")
+    (directory / "memory.stat").write_text("anon 2000000000\nfile 5\n")
+    (directory / "io.stat").write_text(
+        f"8:0 rbytes={second * 1000} wbytes={second * 50} rios=1\n8:16 rbytes=0 wbytes=0\n"
+    )
+    for name in ("cpu", "memory", "io"):
+        (directory / f"{name}.pressure").write_text(f"some avg10=0.00 total={second * 200_000}\nfull avg10=0 total=0\n")
+    head = "Inter-|   Receive\n face |bytes\n"
+    zeros = " 0" * 6
+    (root / "proc/net/dev").write_text(
+        f"{head}    lo: 999 0{zeros} 999\n  eth0: {second * 700} 0{zeros} {second * 300} 0{zeros}\n"
+    )
+
+
+def test_the_host_is_measured_by_its_cgroup(tmp_path: Path) -> None:
+    """Counters become rates over the span."""
+    group(tmp_path, 10)
+    host = Host()
+    host.open(Target(cgroup="/job_1/step_0", root=str(tmp_path)))
+    assert host.read(10 * 10**9) == []
+    group(tmp_path, 12)
+    (reading,) = host.read(12 * 10**9)
+    got = dict(zip(host.quantities, reading.values, strict=True))
+    assert (reading.device, reading.span, len(got)) == (-1, 2.0, len(HOST_QUANTITIES))
+    wanted = {"cpu": 2.5, "cpu_throttled": 0.1, "memory": 3e9, "memory_anon": 2e9, "read": 1000, "write": 50}
+    wanted |= {"net_rx": 700, "net_tx": 300, "cpu_pressure": 0.2, "memory_pressure": 0.2, "io_pressure": 0.2}
+    assert got == pytest.approx(wanted) and not host.blanks
+
+
+def test_a_part_that_the_kernel_does_not_tell_is_missing(tmp_path: Path) -> None:
+    """PSI may be off, the io controller not delegated: the rest still is measured."""
+    group(tmp_path, 10)
+    (tmp_path / "sys/fs/cgroup/job_1/step_0/io.stat").unlink()
+    host = Host()
+    host.open(Target(cgroup="job_1/step_0", root=str(tmp_path)))
+    host.read(10**9)
+    group_again = tmp_path / "sys/fs/cgroup/job_1/step_0/cpu.stat"
+    group_again.write_text("usage_usec 30000000\n")
+    (reading,) = host.read(2 * 10**9)
+    got = dict(zip(host.quantities, reading.values, strict=True))
+    assert got["cpu"] == pytest.approx(5) and got["read"] != got["read"]
+    assert any(name == "io" and "FileNotFoundError" in reason for name, reason in host.blanks)
+    with pytest.raises(Unavailable):
+        Host().open(Target(root=str(tmp_path / "nothing")))
+
+
+def test_the_host_alone_is_a_report(libraries: Path, tmp_path: Path) -> None:
+    """A node without GPUs."""
+    data = tmp_path / "data"
+    words = [sys.executable, "-m", "piolet.cli.main", "score", "run", "--collector", "host", "--out", str(data)]
+    path = tmp_path / "script"
+    path.write_text("")
+    environment = simulation.environment(libraries, path)
+    code = "import time; end = time.monotonic() + 2.6\nwhile time.monotonic() < end: pass"
+    done = subprocess.run(
+        [*words, "--", sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "No GPUs: the host's figures only." in done.stderr and "cores per node" in done.stderr
+    report = [sys.executable, "-m", "piolet.cli.main", "score", "report", str(data), "--pdf"]
+    done = subprocess.run(report, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert "The host" in (data / "report.html").read_text() and (data / "report.pdf").exists()
+    assert not list(data.glob(f"*{journal.SUFFIX}"))

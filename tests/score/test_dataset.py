@@ -1,0 +1,244 @@
+"""The data set on disk, and what is made of it: Parquet, comparisons, exports, pages."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pytest
+from piolet.api import GPU_QUANTITIES
+from piolet.score import calibrate, compare, dataset, export, foreign, peaks
+from piolet.score.dataset import Dataset, finish, open_dataset
+from piolet.score.failures import ScoreError
+from piolet.score.report import figures, html, screen
+from piolet.score.summary import summarise
+
+from tests.score.generate import generate
+
+Simulate = Callable[..., Dataset]
+SCRIPT = "gpu\nload matmul 3\nload copy 2\ngpu\nload small 100\n"
+
+
+def test_parquet_says_the_same_as_the_journal(simulate: Simulate) -> None:
+    """To the precision that is kept; and the journal is gone."""
+    data = simulate(SCRIPT, 20)
+    one = summarise(data)
+    path = finish(data.nodes[0].path)
+    assert not data.nodes[0].path.exists() and path.exists()
+    other = summarise(open_dataset(data.directory))
+    for name in ("value", "coverage", "compute", "memory", "idle", "narrow", "stalled"):
+        assert getattr(other.score, name) == pytest.approx(getattr(one.score, name), abs=1e-4)
+    assert other.energy == pytest.approx(one.energy, abs=1) and other.simulated == "scripted GPUs"
+
+
+def test_columns_carry_units_and_meanings(simulate: Simulate) -> None:
+    """Any reader of Parquet finds them, and the facts of the step."""
+    path = finish(simulate(SCRIPT, 5).nodes[0].path)
+    schema = pq.read_schema(path)
+    for quantity in GPU_QUANTITIES:
+        assert schema.field(quantity.name).metadata == {
+            b"unit": quantity.unit.encode(),
+            b"text": quantity.text.encode(),
+        }
+    facts = json.loads(schema.metadata[b"piolet"])
+    assert facts["header"]["simulated"] == "scripted GPUs" and facts["complete"]
+    table = pq.read_table(path)
+    assert table["memory_used"].null_count > 0  # read once a second: nulls between, no NaN
+    assert not np.isnan(table["memory_used"].drop_null().to_numpy()).any()
+
+
+def test_a_file_that_cannot_be_finished_stays_a_journal(simulate: Simulate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing half-written is left."""
+    data = simulate(SCRIPT, 5)
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(ScoreError, match="No space left on device"):
+        finish(data.nodes[0].path)
+    assert sorted(p.name for p in data.directory.iterdir()) == ["node.journal", "script"]
+
+
+def test_rubbish_is_refused(tmp_path: Path) -> None:
+    """In one sentence each."""
+    with pytest.raises(ScoreError, match="there is no directory"):
+        open_dataset(tmp_path / "absent")
+    with pytest.raises(ScoreError, match="holds no samples"):
+        open_dataset(tmp_path)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(ScoreError, match="is no file of a Piolet data set"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-5, 0.12345, 1.0])
+def test_rounding_keeps_shares_to_a_hundredth_of_a_percent(value: float) -> None:
+    """And rates to 13 bits."""
+    assert dataset.rounded(np.array([value]), "1")[0] == pytest.approx(value, abs=5.1e-5)
+    assert dataset.rounded(np.array([value * 1e12]), "B/s")[0] == pytest.approx(value * 1e12, rel=1e-4)
+
+
+def test_many_nodes_are_one_step(tmp_path: Path) -> None:
+    """The slow node is found, and rows of the heat map are nodes beyond 256 GPUs."""
+    generate(tmp_path, 70, 4, 600, 10)
+    got = summarise(open_dataset(tmp_path))
+    assert got.score.gpus == 280 and got.score.coverage == pytest.approx(1)
+    assert got.slowest.startswith("node0007") and got.nodes[7].s == min(n.s for n in got.nodes if n.s is not None)
+    page = html.render(got)
+    assert len(page) < 3_000_000 and page.count("<td") > 280 * 5
+    assert {name for name, *_ in figures.figures(got)} == {
+        *("waterfall", "saturation", "activity", "heat", "power", "host")
+    }
+
+
+def test_a_page_works_offline_and_escapes(simulate: Simulate) -> None:
+    """Nothing is loaded, and what a user wrote is text."""
+    data = simulate(SCRIPT, 10)
+    data.nodes[0].facts.header["command"] = "<script>alert(1)</script>"
+    data.nodes[0].facts.header["label"] = '"><img src=x onerror=alert(2)>'
+    page = html.render(summarise(data))
+    assert "<script>alert" not in page and "<img" not in page
+    outside = re.findall(r"""<[^>]*\s(?:xlink:)?(?:src|href)=["']?(?!#|data:)([^"'\s>]+)""", page)
+    assert not outside and "@import" not in page and "default-src 'none'" in page
+    names = re.findall(r' id="([^"]+)"', page)
+    assert len(names) == len(set(names))
+
+
+def test_a_browser_shows_the_page(simulate: Simulate, tmp_path: Path) -> None:
+    """Headless Chromium draws it without an error, light and dark, and its script sorts a table."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    page = html.render(summarise(simulate(SCRIPT, 10)))
+    probe = "<script>document.querySelectorAll('.sort th')[1].click();document.title='sorted '+\
+[...document.querySelectorAll('.sort tbody tr')].map(r=>r.cells[0].textContent).join(',')</script></body>"
+    file = tmp_path / "page.html"
+    for theme in ("light", "dark"):
+        themed = page.replace("<html lang=en>", f"<html lang=en data-theme={theme}>").replace("</body>", probe)
+        file.write_text(themed)
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+        done = subprocess.run(
+            [chromium, *flags, "--enable-logging=stderr", "--dump-dom", f"file://{file}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert "CONSOLE" not in done.stderr, done.stderr
+        assert "<title>sorted node:1,node:0</title>" in done.stdout
+
+
+def test_png_and_pdf(simulate: Simulate) -> None:
+    """The same figures."""
+    got = summarise(simulate(SCRIPT, 10))
+    for _, _, _, figure in figures.figures(got):
+        assert figures.png(figure).startswith(b"\x89PNG")
+    assert figures.pdf(got, screen.render(got)).startswith(b"%PDF")
+
+
+def test_a_comparison_tells_a_difference_from_noise(libraries: Path, tmp_path: Path) -> None:
+    """Two runs of the same load, and one of another."""
+    from tests.score.simulation import simulate
+
+    loads = ("matmul 100 80 1.3", "matmul 100 80 1.3", "matmul 100 40 1.3")
+    sets = [simulate(libraries, tmp_path / str(i), f"gpu\nload {load}\n", 60) for i, load in enumerate(loads)]
+    a, b, c = (summarise(data) for data in sets)
+    same, other = compare.compare(a, b), compare.compare(a, c)
+    assert not same.is_clear and other.is_clear
+    assert other.difference == pytest.approx(-0.36, abs=0.02) and other.low < -0.36 < other.high
+    assert "this may be chance" in compare.render(a, b, same)
+    with pytest.raises(ScoreError, match="too few samples"):
+        compare.compare(a, summarise(simulate(libraries, tmp_path / "x", "gpu\nload idle 9\n", 5, 0.1, "nvml")))
+
+
+def test_exports(simulate: Simulate) -> None:
+    """CSV reads back, JSON is JSON, OpenMetrics has its end and its labels."""
+    data = simulate(SCRIPT, 5)
+    got = summarise(data)
+    out = io.StringIO()
+    export.to_csv(data, out)
+    rows = list(csv.DictReader(io.StringIO(out.getvalue())))
+    assert len(rows) == got.view.rows and {row["simulated"] for row in rows} == {"scripted GPUs"}
+    assert float(rows[0]["tensor"]) == pytest.approx(0.9) and "power [W]" in rows[0]
+    assert json.loads(export.to_json(got))["score"]["gpus"] == 2
+    text = export.to_openmetrics(got)
+    assert text.endswith("\n# EOF\n") and 'gpu="1"' in text
+    line = re.compile(r'[a-z_]+\{([a-z]+="[^"]*",?)+\} -?[0-9.e+-]+')
+    assert all(each.startswith("# ") or line.fullmatch(each) for each in text.splitlines())
+
+
+def test_calibration(simulate: Simulate) -> None:
+    """eta is what a saturating load reached; simulated figures are refused unless asked for."""
+    data = simulate("gpu\nload matmul 100\n", 20)
+    with pytest.raises(ScoreError, match="is simulated"):
+        calibrate.calibrate([data])
+    found = calibrate.calibrate([data], simulated_too=True)
+    (model,) = found
+    assert found[model].eta_tensor == pytest.approx(0.9) and found[model].eta_dram == 1
+    read = peaks.from_json(peaks.to_json(found), "x.json")
+    assert summarise(data, read).score.value == pytest.approx(1.0)
+    for text in ("[]", "{", '{"H100": {"eta_tensor": 2}}', '{"H100": {"eta_magic": 1}}', '{"H100": 1}'):
+        with pytest.raises(ScoreError, match=r"x\.json"):
+            peaks.from_json(text, "x.json")
+
+
+def test_gssr_json(tmp_path: Path) -> None:
+    """One file per process."""
+    metrics = {"gpu_utilization": [100] * 20, "sm_active": [0.9] * 20, "dram_active": [0.5] * 20}
+    metrics |= {"tensor_active": [0.7] * 10 + [2.0**47] * 10, "nvlink_tx_bytes": [1e9] * 20}
+    about = {"job_id": 42, "step_id": 1, "hostname": "nid001", "sampling_time": 500, "start_time": 1.7e9, "label": "x"}
+    source = tmp_path / "gssr.json"
+    source.write_text(json.dumps({"metadata": about, "data": {"0": metrics, "3": metrics}}))
+    assert foreign.convert(source, tmp_path / "out", "NVIDIA GH200 120GB") == 1
+    got = summarise(open_dataset(tmp_path / "out"))
+    assert (got.job, got.step, got.score.gpus) == ("42", "1", 2) and got.seconds == pytest.approx(10)
+    # The second half has no pipe at all: its compute is not known, so neither is its score.
+    assert got.score.value == pytest.approx(0.7) and got.score.coverage == pytest.approx(0.5) and got.score.is_range
+    for text in ("{}", "[1]", '{"metadata": {}, "data": {}}', "\x00"):
+        source.write_text(text)
+        with pytest.raises(ScoreError, match="is not JSON of GSSR"):
+            foreign.convert(source, tmp_path / "bad")
+
+
+def test_gssr_csv(tmp_path: Path) -> None:
+    """step_N/proc_M.csv, with the job in a file beside it."""
+    step = tmp_path / "run" / "step_0"
+    step.mkdir(parents=True)
+    fields = [
+        "DEV_GPU_UTIL",
+        "PROF_SM_ACTIVE",
+        "PROF_PIPE_TENSOR_ACTIVE",
+        "PROF_DRAM_ACTIVE",
+        "DEV_TOTAL_ENERGY_CONSUMPTION",
+    ]
+    values = [100, 0.9, 0.6, 0.3, 500_000]
+    head: list[Any] = [
+        "timestamp",
+        "gpuId",
+        *(f"DCGM_FI_{field}_{kind}" for field in fields for kind in ("min", "avg", "max")),
+    ]
+    for proc in range(2):
+        rows: list[list[Any]] = [
+            [t, gpu, *(v for value in values for v in (0, value, value))] for t in range(30) for gpu in (0, 1)
+        ]
+        (step / f"proc_{proc}.csv").write_text("\n".join(",".join(map(str, row)) for row in [head, *rows]) + "\n")
+    (step / "proc_0.meta.txt").write_text(json.dumps({"cluster": ["alps"], "jobid": ["7"]}))
+    assert foreign.convert(tmp_path / "run", tmp_path / "out") == 2
+    got = summarise(open_dataset(tmp_path / "out"))
+    assert got.job == "7" and got.score.gpus == 4 and got.score.value == pytest.approx(0.6)
+    assert got.energy == pytest.approx(4 * 29 * 500)
+    (step / "proc_0.csv").write_text("timestamp,gpuId\nx,y\n")
+    with pytest.raises(ScoreError, match="is not CSV of GSSR"):
+        foreign.convert(tmp_path / "run", tmp_path / "bad")
+    with pytest.raises(ScoreError, match="holds no file of GSSR"):
+        foreign.convert(tmp_path / "run" / "absent", tmp_path / "bad")

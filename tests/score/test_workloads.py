@@ -1,0 +1,119 @@
+"""Scripted loads through the real collectors, the sampler, the data set and the score: what each must show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from piolet.score.summary import Summary
+
+Report = Callable[..., Summary]
+COLLECTORS = ("gpm", "dcgm")
+
+
+@pytest.mark.parametrize("collector", COLLECTORS)
+@pytest.mark.parametrize(
+    ("load", "saturation", "limit"),
+    [
+        ("idle", 0.0, "none"),
+        ("spin", 0.0003, "none"),
+        ("copy", 0.92, "memory"),
+        ("matmul", 0.9, "compute"),
+        ("fp32", 0.85, "compute"),
+        ("fp64", 0.9, "compute"),
+        ("integer", 0.0, "none"),
+        ("allreduce", 400 / 450, "network"),
+    ],
+)
+def test_a_load_shows_what_it_is(report: Report, collector: str, load: str, saturation: float, limit: str) -> None:
+    """Integer work is reported and not counted; a spinning thread saturates nothing."""
+    got = report(f"gpu\nload {load} 100\n", 20, 0.1, collector).score
+    assert got.value == pytest.approx(saturation, abs=1e-3)
+    shares = {"compute": got.by_compute, "memory": got.by_memory, "network": got.by_network}
+    for name, share in shares.items():
+        assert share == (1 if name == limit else 0)
+
+
+@pytest.mark.parametrize("collector", COLLECTORS)
+def test_half_duty_is_half(report: Report, collector: str) -> None:
+    """Whatever the period of the load, as a value is the mean over its span."""
+    for period in ("0.35", "1", "0.02"):
+        got = report(f"gpu\nload matmul 100 50 {period}\n", 21, 0.1, collector)
+        assert got.score.value == pytest.approx(0.45, abs=0.012)
+
+
+def test_spinning_is_full_utilisation_and_no_saturation(report: Report) -> None:
+    """The user guide's example."""
+    got = report("gpu\nload spin 100\n", 10)
+    assert got.utilisation is not None and got.utilisation > 0.95
+    assert got.score.value is not None and got.score.value < 0.001 and got.score.narrow > 0.98
+
+
+def test_both_collectors_agree(report: Report) -> None:
+    """The same script through DCGM's units and GPM's."""
+    script = "gpu\nload matmul 3\nload copy 2\nload allreduce 1\nload offload 1\n"
+    one, other = (report(script, 28, 0.1, name) for name in COLLECTORS)
+    for field in ("value", "compute", "memory", "network", "idle", "narrow", "stalled", "by_network"):
+        assert getattr(one.score, field) == pytest.approx(getattr(other.score, field), abs=0.01), field
+    assert one.energy == pytest.approx(other.energy, rel=0.06)
+
+
+def test_energy_is_the_counters_difference(report: Report) -> None:
+    """660 W for 10 s, whatever the samples of power were."""
+    got = report("gpu\nload matmul 100\n", 20)
+    assert got.energy == pytest.approx(660 * 20, rel=0.06)
+
+
+@pytest.mark.parametrize("collector", COLLECTORS)
+def test_missing_values_are_missing(report: Report, collector: str) -> None:
+    """Without DRAM activity there is no score, and the report says which value and why."""
+    number, code = ("10", "3") if collector == "gpm" else ("1005", "2")
+    got = report(f"gpu\nload matmul 100\nblank {number} {code}\n", 10, 0.1, collector)
+    assert got.score.value is None
+    assert any("dram" in line and "ot" in line and "upported" in line for line in got.quality), got.quality
+    number = "13" if collector == "gpm" else "1008"  # FP16: one pipe of several, the score stands
+    got = report(f"gpu\nload matmul 100\nblank {number} 3\n", 10, 0.1, collector)
+    assert got.score.value == pytest.approx(0.9)
+
+
+def test_a_sampler_that_is_held_up_says_so_and_loses_nothing_with_gpm(report: Report) -> None:
+    """The next span is longer; the mean over it is right."""
+    got = report("gpu\nload matmul 100 50 1\n", 20, 0.1, "gpm", 5, 9)
+    assert got.score.value == pytest.approx(0.45, abs=0.01) and got.score.coverage > 0.99
+    assert any("late" in line and "3.9" in line for line in got.quality), got.quality
+
+
+def test_xid_errors_are_seen(report: Report) -> None:
+    """By events with GPM, as a field with DCGM."""
+    for collector in COLLECTORS:
+        got = report("gpu\nload matmul 100\ngpu\nload matmul 100\nxid 79 4\n", 10, 0.1, collector)
+        assert got.view.xids == [[], [79]], collector
+
+
+def test_utilisation_alone_makes_no_score(report: Report) -> None:
+    """And says so."""
+    got = report("gpu\nload matmul 100\n", 10, 0.1, "nvml")
+    assert got.score.value is None and got.utilisation == pytest.approx(1, abs=0.02)
+    assert "no profiling counters: saturation cannot be told from utilisation" in got.quality
+
+
+def test_phases_follow_the_script(report: Report) -> None:
+    """Start-up, work, checkpoint, work."""
+    got = report("gpu\nload idle 20\nload matmul 60\nload copy 20\nload idle 20\n", 120, 0.2)
+    assert [phase.what for phase in got.phases] == ["idle", "compute", "memory", "idle"]
+    assert [round(phase.start) for phase in got.phases] == [0, 20, 80, 100]
+
+
+def test_every_figure_says_that_it_is_simulated(report: Report) -> None:
+    """The mark comes from the library, and reaches everything that is made of its figures."""
+    from piolet.score import compare, export
+    from piolet.score.report import figures, html, screen
+
+    for collector in (*COLLECTORS, "nvml"):
+        got = report("gpu\nload matmul 100\n", 10, 0.1, collector)
+        assert got.simulated == "scripted GPUs"
+    got = report("gpu\nload matmul 100\n", 10)
+    texts = [html.render(got), screen.render(got), export.to_json(got), export.to_openmetrics(got)]
+    texts += [compare.render(got, got, compare.compare(got, got))]
+    texts += [figures.svg(figure, name) for name, _, _, figure in figures.figures(got)]
+    assert all("simulated" in text.lower() for text in texts)
