@@ -157,7 +157,8 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
         sys.stderr.flush()
 
     site = gate.Site(settings.node.vet_program, settings.node.vet_socket)
-    own = args.stage == "allocated" and not _parent_was_in_a_job()
+    joined = any(word.startswith("--jobi") for word in args.words) or _parent_was_in_a_job()
+    own = args.stage == "allocated" and not joined
     order = gate.Order(args.stage, args.job, args.request, tuple(args.words), own)
     found = gate.answer(order, site, load, os.environ, say)
     if found.words:

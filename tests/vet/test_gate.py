@@ -1,0 +1,296 @@
+"""`piolet vet gate` as the plugin calls it, with commands in Slurm's place that print what was recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
+from piolet.vet import parts, records
+
+NODES = ["node1", "node2", "node3", "node4"]
+PROTOCOL = "name: p\nbudget: 1s\nevals:\n- type: limits\n"
+SRUN = """#!/bin/sh
+printf '%s\\n' "$*" >> "$LOG"
+printf '%s' "$SLURM_PIOLET_VET" > "$LOG.plan"
+env > "$LOG.env"
+cat "$RECORDED.err" >&2
+cat "$RECORDED"
+test -e "$RECORDED.hang" && exec sleep 600
+exit 0
+"""
+SCONTROL = '#!/bin/sh\necho "JobId=$4 ReqNodeList=(null) NodeList=node[1-4] BatchHost=node1"\n'
+SCANCEL = '#!/bin/sh\necho "scancel $*" >> "$LOG"\n'
+
+
+def verdict(node: str, outcome: str = PASS, reason: str = "", **details: Any) -> bytes:
+    value = records.record(node, "limits", "limits", Verdict(outcome, reason, details=details), 0.01)
+    return parts.split(records.encode("verdict", asdict(value)))
+
+
+def told(node: str, outcome: str = PASS, reason: str = "", **details: Any) -> bytes:
+    """Return what srun prints of a node that tells everything."""
+    hello = records.encode("hello", {"node": node, "where": "host", "evals": 1})
+    end = records.encode("end", {"node": node, "where": "host", "evals": 1})
+    return labelled(node, hello + verdict(node, outcome, reason, **details) + end)
+
+
+def labelled(node: str, text: bytes) -> bytes:
+    label = f"{NODES.index(node)}: ".encode()
+    return b"".join(label + line + b"\n" for line in text.splitlines())
+
+
+@dataclass
+class Slurm:
+    """A directory with the commands, and the files that steer them."""
+
+    directory: Path
+
+    def __post_init__(self) -> None:
+        for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("scancel", SCANCEL)):
+            (self.directory / name).write_text(text)
+            (self.directory / name).chmod(0o755)
+        (self.directory / "p.yaml").write_text(PROTOCOL)
+        (self.directory / "piolet.toml").write_text('[node]\nvet_program = "/x/vet-task"\nvet_socket = "/x/vet.sock"\n')
+        self.record(b"".join(map(told, NODES)))
+
+    def record(self, output: bytes, errors: str = "", hang: bool = False) -> None:
+        (self.directory / "recorded").write_bytes(output)
+        (self.directory / "recorded.err").write_text(errors)
+        (self.directory / "recorded.hang").unlink(missing_ok=True)
+        if hang:
+            (self.directory / "recorded.hang").touch()
+
+    @property
+    def calls(self) -> list[str]:
+        log = self.directory / "log"
+        return log.read_text().splitlines() if log.exists() else []
+
+    def gate(
+        self, words: str = "srun -N3 app", request: str = "p.yaml", stage: str = "step", **environ: str
+    ) -> tuple[int, list[str], str]:
+        """Return the exit status, the words that were handed back, and what was said."""
+        where = str(self.directory)
+        own = {"PATH": f"{where}:/usr/bin:/bin", "HOME": where, "LOG": f"{where}/log", "RECORDED": f"{where}/recorded"}
+        own["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        if stage == "step":
+            own |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-4]", "SLURM_NTASKS": "16"}
+        command = [sys.executable, "-m", "piolet.cli.main", "--config", "piolet.toml", "vet", "gate"]
+        command += ["--stage", stage, "--job", "7", "--result-fd", "3", "--request", request, "--", *words.split()]
+        # The plugin's srun is the gate's parent; here it is a shell that has, or has not, been started in a job.
+        script = 'exec 3>"$RESULT"; "$@"; exit $?'
+        own["RESULT"] = f"{where}/result"
+        done = subprocess.run(
+            ["/bin/sh", "-c", script, "sh", *command], env=own | environ, cwd=where, capture_output=True, timeout=60,
+            check=False, text=True,
+        )  # fmt: skip
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        return done.returncode, (self.directory / "result").read_text().split("\0")[:-1], done.stderr
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Slurm:
+    return Slurm(tmp_path)
+
+
+def test_submit_looks_at_the_protocol_only(slurm: Slurm) -> None:
+    assert slurm.gate("sbatch job.sh", stage="submit") == (0, [], "")
+    (slurm.directory / "p.yaml").write_text("evals:\n- type: gpux\n")
+    status, _, said = slurm.gate("sbatch job.sh", stage="submit")
+    assert status == 1 and "there is no eval 'gpux'" in said
+    status, _, said = slurm.gate("sbatch job.sh", "nothing.yaml", stage="submit")
+    assert status == 1 and "nothing.yaml" in said
+    assert slurm.calls == []
+
+
+def test_a_protocol_that_is_too_long_is_refused(slurm: Slurm) -> None:
+    evals = "".join(f"- {{type: limits, name: n{number}}}\n" for number in range(400))
+    (slurm.directory / "p.yaml").write_text("evals:\n" + evals)
+    status, _, said = slurm.gate("sbatch job.sh", stage="submit")
+    assert status == 1 and "more than 98304" in said
+
+
+def test_good_nodes(slurm: Slurm) -> None:
+    status, words, said = slurm.gate()
+    assert (status, words) == (0, []), said
+    assert "4 of 4 nodes good" in said
+    assert slurm.calls[0].startswith("--overlap --jobid=7 --nodes=4 --ntasks=4 --ntasks-per-node=1 --environment=none")
+    assert slurm.calls[0].endswith(" /x/vet-task /x/vet.sock")
+    assert json.loads((slurm.directory / "log.plan").read_text())["tasks"][0]["kind"] == "limits"
+    assert "SLURM_NTASKS=" not in (slurm.directory / "log.env").read_text()
+    result = json.loads((slurm.directory / "vet-7.json").read_text())
+    assert result["job"] == "7" and {one["state"] for one in result["nodes"].values()} == {"good"}
+
+
+def test_a_bad_node_is_left_out(slurm: Slurm) -> None:
+    slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "memlock is low") for node in NODES))
+    status, words, said = slurm.gate("srun -N3 --vet=p.yaml app -N 9")
+    assert status == 0
+    assert words == ["srun", "--exclude=node2", "-N3", "--vet=none", "app", "-N", "9"]
+    assert "left out: node2: limits: memlock is low" in said
+    assert "going on with 3 of 4 nodes, without node2" in said
+    result = json.loads((slurm.directory / "vet-7.json").read_text())
+    assert result["chosen"] == ["node1", "node3", "node4"]
+
+
+def test_too_few_good_nodes(slurm: Slurm) -> None:
+    slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "bad") for node in NODES))
+    status, words, said = slurm.gate("srun app")
+    assert (status, words) == (3, [])
+    assert "the application was not started: 4 good nodes are needed, and there are 3" in said
+    status, words, _ = slurm.gate("srun app", "p.yaml,min_nodes=3")
+    assert (status, words[:4]) == (0, ["srun", "--exclude=node2", "--nodes=3", "--ntasks=12"])
+
+
+def test_all_nodes_bad(slurm: Slurm) -> None:
+    slurm.record(b"".join(told(node, FAIL, "bad") for node in NODES))
+    status, words, said = slurm.gate("srun -N1 app")
+    assert (status, words) == (3, []) and "0 of 4 nodes good" in said
+
+
+def test_on_fail_abort(slurm: Slurm) -> None:
+    (slurm.directory / "p.yaml").write_text(PROTOCOL + "  on_fail: abort\n")
+    slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "bad") for node in NODES))
+    assert slurm.gate("srun -N1 app")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("printed", "errors", "reason"),
+    [
+        (b"", "", "its task ended without a word"),
+        (labelled("node2", b"not from us\n\xff\xfe\n{}\n[]\n"), "", "[]"),
+        (labelled("node2", verdict("node2")), "", ""),  # no end: what it told counts, and nothing was left open
+        (labelled("node2", b'{"error": "cannot vet on this node: no"}\n'), "", "cannot vet on this node: no"),
+        (b"", "1: piolet: error: cannot reach pioletd at /x\n1: hint: is it up?\n", "cannot reach pioletd at /x"),
+        (b"", "srun: error: node2: task 1: Killed\n", "its task ended: Killed"),
+        (b"", "srun: error: Unable to create step for job 7: no\n", "the vet step failed: Unable to create step"),
+        (labelled("node2", verdict("node1", FAIL, "a lie")), "", ""),  # a node speaks for itself only
+    ],
+)
+def test_a_node_that_tells_too_little(slurm: Slurm, printed: bytes, errors: str, reason: str) -> None:
+    slurm.record(b"".join(told(node) for node in NODES if node != "node2") + printed, errors)
+    status, words, said = slurm.gate()
+    assert status == 0, said
+    rows = json.loads((slurm.directory / "vet-7.json").read_text())["records"]
+    found = {row["node"]: row for row in rows}
+    assert {row["outcome"] for node, row in found.items() if node != "node2"} == {PASS}
+    if found["node2"]["outcome"] != PASS and reason:
+        assert words[1] == "--exclude=node2"
+        assert found["node2"]["outcome"] == INCONCLUSIVE
+        assert reason in found["node2"]["reason"]
+
+
+def test_a_node_that_hangs_ends_with_the_budget(slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    from piolet.vet import step, verdicts
+    from piolet.vet.catalogue import catalogue
+    from piolet.vet.protocol import load
+
+    slurm.record(b"".join(told(node) for node in NODES if node != "node3"), hang=True)
+    monkeypatch.setattr(step, "_START_S", 0.0)
+    monkeypatch.setattr(step, "_END_S", 0.3)
+    plan = load(str(slurm.directory / "p.yaml"), catalogue())
+    where = str(slurm.directory)
+    environ = {"PATH": "/usr/bin:/bin", "LOG": f"{where}/log", "RECORDED": f"{where}/recorded"}
+    started = time.monotonic()
+    found = step.run(plan, NODES, [f"{where}/srun"], environ)
+    assert time.monotonic() - started < 10
+    assert found.lost == {"node3": "it did not finish within the budget"}
+    assert verdicts.decide(plan, NODES, found.records, found.lost).bad == ["node3"]
+
+
+def test_long_details_come_whole(slurm: Slurm) -> None:
+    slurm.record(b"".join(told(node, x="y" * 9000) for node in NODES))
+    assert slurm.gate()[0] == 0
+    rows = json.loads((slurm.directory / "vet-7.json").read_text())["records"]
+    assert {row["details"]["x"] for row in rows} == {"y" * 9000}
+
+
+def test_a_job_is_vetted_once(slurm: Slurm) -> None:
+    slurm.record(b"".join(told(node, FAIL if node == "node4" else PASS, "bad") for node in NODES))
+    first = slurm.gate("srun -N2 app")[1]
+    slurm.record(b"")
+    status, words, said = slurm.gate("srun -N3 app")
+    assert first and (status, words[1]) == (0, "--exclude=node4")
+    assert " s ago" in said and "left out: node4" in said
+    assert len(slurm.calls) == 1
+    # Another protocol, or another job, is another vetting; nothing comes back, so nothing is good.
+    assert slurm.gate("srun -N3 app", "p.yaml,budget=2s")[0] == 3
+    (slurm.directory / "p.yaml").write_text(PROTOCOL + "  cache: 0.000001s\n")
+    slurm.record(b"".join(map(told, NODES)))
+    for _ in range(2):
+        assert "ago" not in slurm.gate()[2]
+
+
+def test_a_refusal_is_not_kept(slurm: Slurm) -> None:
+    slurm.record(b"")
+    assert slurm.gate()[0] == 3
+    slurm.record(b"".join(map(told, NODES)))
+    assert slurm.gate()[0] == 0
+
+
+def test_what_a_vet_step_cannot_do_is_said(slurm: Slurm) -> None:
+    (slurm.directory / "p.yaml").write_text(PROTOCOL + "- type: network_pair\n- {type: env, where: environment}\n")
+    status, _, said = slurm.gate()
+    assert status == 3 and "a vet step cannot judge of several nodes together yet" in said
+    assert slurm.gate("srun app", "p.yaml,on_inconclusive=warn")[0] == 0
+
+
+def test_a_report_of_ones_own(slurm: Slurm) -> None:
+    assert slurm.gate("srun app", "p.yaml,report=sub/r.json")[0] == 0
+    assert (slurm.directory / "sub" / "r.json").exists()
+    assert not (slurm.directory / "vet-7.json").exists()
+    (slurm.directory / "file").touch()
+    status, _, said = slurm.gate("srun app", "p.yaml,report=file/r.json,budget=2s")
+    assert status == 0 and "warning: cannot write file/r.json" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "request_text", "message"),
+    [
+        ("srun --relative=1 -N2 app", "p.yaml", "no node can be left out of an srun with --relative"),
+        ("srun -N2 app", "p.yaml,what=1", "--vet has no setting 'what'"),
+        ("srun --unknown app", "p.yaml", "'--unknown' is no option of srun that Piolet knows"),
+    ],
+)
+def test_refusals(slurm: Slurm, words: str, request_text: str, message: str) -> None:
+    slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "bad") for node in NODES))
+    status, found, said = slurm.gate(words, request_text)
+    assert (status, found) == (1, []) and message in said
+
+
+def test_an_allocation_with_good_nodes_is_used(slurm: Slurm) -> None:
+    assert slurm.gate("srun -N4 app", stage="allocated")[:2] == (0, [])
+    assert not any(call.startswith("scancel") for call in slurm.calls)
+
+
+def test_an_allocation_with_a_bad_node_is_given_back(slurm: Slurm) -> None:
+    slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "bad") for node in NODES))
+    status, words, said = slurm.gate("srun -N4 --vet=p.yaml app", stage="allocated")
+    assert (status, words) == (0, ["srun", "--exclude=node2", "-N4", "--vet=p.yaml,retries=0", "app"])
+    assert "asking for other nodes than node2" in said
+    assert slurm.calls[-1] == "scancel 7"
+    status, words, said = slurm.gate("srun -N4 app", "p.yaml,retries=0", stage="allocated")
+    assert (status, words) == (3, []) and "no further try is allowed" in said
+    assert slurm.calls[-1] == "scancel 7"
+
+
+def test_an_error_gives_the_allocation_back(slurm: Slurm) -> None:
+    (slurm.directory / "p.yaml").write_text("")
+    assert slurm.gate("srun -N4 app", stage="allocated")[0] == 1
+    assert slurm.calls == ["scancel 7"]
+
+
+def test_an_allocation_of_somebody_elses_is_never_given_back(slurm: Slurm) -> None:
+    slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "bad") for node in NODES))
+    for words, environ in (("srun --jobid=7 app", {}), ("srun app", {"SLURM_JOBID": "7"})):
+        status, found, said = slurm.gate(words, stage="allocated", **environ)
+        assert (status, found) == (3, []) and "did not make the allocation" in said
+    assert not any(call.startswith("scancel") for call in slurm.calls)
