@@ -10,6 +10,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import piolet
@@ -100,13 +101,15 @@ def main(words: list[str]) -> None:
     skip = [round(float(word) * 1e9) for word in words[4:6]]
     scripted = ScriptedClock()
     scripted.load(collector)
+    began = time.time_ns()
     collectors, why_not = choose(Target(period=period), collector)
     for each in collectors:
         if isinstance(each, host.Host):
             each.close()
     collectors = [each for each in collectors if not isinstance(each, host.Host)]
     if collector == "dcgm":
-        collectors[0]._offset_ns = (BASE - 1) * 10**9  # type: ignore[attr-defined]
+        # The library's stamps begin now; the scripted clock, at one second.
+        collectors[0]._offset_ns = began - 10**9  # type: ignore[attr-defined]
     sampler = Sampler(scripted.clock())
     sink = Sink(open_for_writing(str(directory / "node.journal")))
     session = sampler.add(Step("1", "0", "node", os.getuid()), collectors, period, sink, why_not)

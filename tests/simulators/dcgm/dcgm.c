@@ -49,6 +49,7 @@ struct field_group {
 
 static struct machine machine;
 static int initialised, connected;
+static int64_t began;
 static struct { int used, count; unsigned int ids[GPUS_MAX]; } groups[GROUPS_MAX];
 static struct field_group field_groups[GROUPS_MAX];
 
@@ -69,19 +70,19 @@ EXPORT int piolet_dcgm_left(void) {
 
 static int fault(const char *function) { return -script_fault(&machine.faults, function); }
 
-/* Microseconds since 1970 of a second of the script. */
-static int64_t stamp(double second) {
-    struct timespec real;
-    (void)clock_gettime(CLOCK_REALTIME, &real);
-    double now = piolet_simulation_clock >= 0 ? 1.7e9 + load_now() : (double)real.tv_sec + (double)real.tv_nsec * 1e-9;
-    return (int64_t)llround((now - load_now() + second) * 1e6);
-}
+/* Microseconds since 1970 of a second of the script: it began when the library was initialised. */
+static int64_t stamp(double second) { return began + (int64_t)llround(second * 1e6); }
 
 EXPORT int dcgmInit(void) {
     if (script_read(&machine) != 0) {
         return INIT_ERROR;
     }
     load_begin();
+    if (began == 0) {
+        struct timespec now;
+        (void)clock_gettime(CLOCK_REALTIME, &now);
+        began = (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+    }
     initialised = 1;
     return fault("dcgmInit");
 }

@@ -268,7 +268,7 @@ class Dcgm(Collector):
             numbers_of = ffi.new("unsigned short[]", [field_number for _, field_number, _ in table])
             code = lib.dcgmFieldGroupCreate(engine, len(table), numbers_of, name + suffix, fields)
             self._check(code, "dcgmFieldGroupCreate")
-            self._watches.append(_Watch(fields[0], int(time.time() * 1e6) if not self.simulated else 0))
+            self._watches.append(_Watch(fields[0], time.time_ns() // 1000))
             code = lib.dcgmWatchFields(engine, self._group, fields[0], every, 30.0, 0)
             self._check(code, "dcgmWatchFields")
         self._callback = ffi.callback("enumerate", self._take, error=-1)
