@@ -98,7 +98,7 @@ class _Gate:
 
     def answer(self) -> Answer:
         nodes = jobs.nodes_of(self._job, self._environ, _tool(self._order.words, "scontrol"))
-        file = jobs.path(self._job, self._environ)
+        file = jobs.path(self._job, self._plan, self._environ)
         kept = jobs.kept(file, self._plan, nodes, time.time())
         if kept is not None:
             decision = kept.decision

@@ -60,10 +60,10 @@ def _ask(job: int, scontrol: str) -> str:
     return found[1]
 
 
-def path(job: int, environ: Mapping[str, str]) -> str:
-    """Return the file in which a job's vetting is kept."""
+def path(job: int, plan: Plan, environ: Mapping[str, str]) -> str:
+    """Return the file in which a job's vetting by `plan` is kept."""
     cluster = re.sub(r"[^\w.-]", "_", environ.get("SLURM_CLUSTER_NAME", "")) or "cluster"
-    return os.path.join(store.cache_directory(dict(environ)), f"job-{cluster}-{job}.json")
+    return os.path.join(store.cache_directory(dict(environ)), f"job-{cluster}-{job}-{plan.digest()[-12:]}.json")
 
 
 def keep(file: str, plan: Plan, decision: Decision, now: float) -> None:

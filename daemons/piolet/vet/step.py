@@ -29,6 +29,8 @@ PLAN_VARIABLE = "SLURM_PIOLET_VET"
 PLAN_MAX = 98304
 """A word of the environment may be 128 KiB long."""
 _START_S = 15.0
+"""For srun to start its tasks; afterwards the nodes differ by less:"""
+_APART_S = 3.0
 _END_S = 2.0
 _LINE_MAX = 1 << 20
 _LABELLED = re.compile(rb" *(\d+): (.*)", re.DOTALL)
@@ -95,11 +97,11 @@ def run(plan: Plan, nodes: Sequence[str], command: Sequence[str], environ: Mappi
     except OSError as error:
         raise VetError(f"cannot start {command[0]}: {error.strerror}") from None
     leader = Coordinator(replace(plan, tasks=here), nodes, time.monotonic, _START_S)
-    reader = _Reader(leader, nodes)
+    reader = _Reader(leader, nodes, plan.budget_s)
     try:
         reader.read(process)
     finally:
-        _end(process)
+        _end(process, _END_S if leader.done and not leader.lost else 0.0)
     return Found([*leader.records, *others], leader.lost)
 
 
@@ -120,11 +122,13 @@ def _elsewhere(plan: Plan, node: str) -> list[Record]:
 
 
 class _Reader:
-    def __init__(self, leader: Coordinator, nodes: Sequence[str]) -> None:
+    def __init__(self, leader: Coordinator, nodes: Sequence[str], budget_s: float) -> None:
         self._leader = leader
         self._nodes = list(nodes)
         self._joiner = parts.Joiner()
+        self._budget_s = budget_s
         self._said: dict[str, str] = {}
+        self._end = math.inf
         self._last = ""
 
     def read(self, process: subprocess.Popen[bytes]) -> None:
@@ -135,7 +139,7 @@ class _Reader:
             for descriptor in rests:
                 selector.register(descriptor, selectors.EVENT_READ)
             while not self._leader.done and selector.get_map():
-                wait = max(0.0, self._leader.deadline - time.monotonic())
+                wait = max(0.0, min(self._leader.deadline, self._end) - time.monotonic())
                 for key, _ in selector.select(wait):
                     data = os.read(key.fd, 65536)
                     if not data:
@@ -145,11 +149,16 @@ class _Reader:
                     for line in lines:
                         self._take(line)
                 self._leader.advance()
-        if not self._leader.done:
-            for node in self._nodes:
-                if not self._leader.has_ended(node):
-                    self._leader.lose(node, self._said.get(node) or self._last or "its task ended without a word")
-            self._leader.advance()
+                if time.monotonic() >= self._end:
+                    self._lose("it did not finish within the budget")
+        self._lose(self._last or "its task ended without a word")
+
+    def _lose(self, reason: str) -> None:
+        """Give up those that have not told everything."""
+        for node in self._nodes:
+            if not self._leader.has_ended(node):
+                self._leader.lose(node, self._said.get(node) or reason)
+        self._leader.advance()
 
     def _take(self, line: bytes) -> None:
         match = _LABELLED.fullmatch(line)
@@ -166,6 +175,7 @@ class _Reader:
             return
         decoded = records.decode(whole)
         if decoded is not None:
+            self._end = min(self._end, time.monotonic() + self._budget_s + _APART_S)
             self._leader.feed(node, whole)
             return
         text = whole.decode("utf-8", "replace").strip()
@@ -186,13 +196,13 @@ class _Reader:
             self._last = f"the vet step failed: {text.partition('error:')[2].strip()}"[:300]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Wait a little for srun, then end it and its step."""
-    for number in (None, signal.SIGTERM, signal.SIGKILL):
+def _end(process: subprocess.Popen[bytes], patience_s: float) -> None:
+    """Wait `patience_s` for srun, then end it and its step."""
+    for number, bound in ((None, patience_s), (signal.SIGTERM, _END_S), (signal.SIGKILL, _END_S)):
         if number is not None:
             process.send_signal(number)
         try:
-            process.wait(_END_S)
+            process.wait(bound)
             break
         except subprocess.TimeoutExpired:
             continue
