@@ -35,7 +35,8 @@ static struct {
 	const char *command, *config;
 	char *request;
 	bool vetted;
-} state = { DEFAULT_COMMAND, NULL, NULL, false };
+	char **environment;	/* as srun was started: it adds its job's variables, which are not the next srun's */
+} state = { DEFAULT_COMMAND, NULL, NULL, false, NULL };
 
 static int option_given(int value, const char *argument, int remote)
 {
@@ -129,14 +130,32 @@ static void gate(const char *stage, uint32_t job)
 	free(mine);
 	if (!result)
 		return;
-	if (!split(result, length, words, WORDS_MAX)) {
+	if (!state.environment || !split(result, length, words, WORDS_MAX)) {
 		dprintf(STDERR_FILENO, "piolet: error: the vetting handed back a malformed command\n");
 		exit(EXIT_FAILURE);
 	}
-	setenv(VETTED, "1", 1);
-	execv("/proc/self/exe", words);
+	/* Other nodes are vetted again; the words say how many tries are left. */
+	execve("/proc/self/exe", words, state.environment + (strcmp(stage, "allocated") == 0));
 	dprintf(STDERR_FILENO, "piolet: error: cannot start srun again: %s\n", strerror(errno));
 	exit(EXIT_FAILURE);
+}
+
+/* Returns a copy of the environment with the mark that says "vetted"; NULL where memory is short. */
+static char **copy_environment(void)
+{
+	size_t count = 0, next = 1;
+	char **copy;
+
+	while (environ[count])
+		count++;
+	copy = calloc(count + 2, sizeof(*copy));
+	if (!copy)
+		return NULL;
+	copy[0] = VETTED "=1";
+	for (size_t i = 0; i < count; i++)
+		if (strncmp(environ[i], VETTED "=", sizeof(VETTED)) != 0 && !(copy[next++] = strdup(environ[i])))
+			return NULL;
+	return copy;
 }
 
 int slurm_spank_init(spank_t spank, int argc, char **argv)
@@ -145,6 +164,8 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 
 	if (context == S_CTX_SLURMD)
 		return 0;
+	if (context == S_CTX_LOCAL)
+		state.environment = copy_environment();
 	for (int i = 0; i < argc; i++) {
 		if (strncmp(argv[i], "command=", 8) == 0)
 			state.command = argv[i] + 8;

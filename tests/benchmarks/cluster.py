@@ -65,9 +65,9 @@ class Cluster:
         return (self.directory / "log" / f"pioletd-{node}.log").read_text("utf-8", "replace")
 
     @contextlib.contextmanager
-    def without_plugin(self) -> Iterator[tuple[Path, Path]]:
-        """Yield the plugin's line of plugstack.conf, and where to move it to take the plugin out."""
-        here = next((self.directory / "etc" / "plugstack.conf.d").glob("*.conf"))
+    def without_plugins(self) -> Iterator[tuple[Path, Path]]:
+        """Yield the directory with the plugins' lines of plugstack.conf, and where to move it to take them out."""
+        here = self.directory / "etc" / "plugstack.conf.d"
         aside = here.with_suffix(".aside")
         try:
             yield here, aside

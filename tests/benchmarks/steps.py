@@ -22,8 +22,8 @@ class Row:
 
 
 def plugin_without_option(cluster: Cluster, rounds: int) -> Row:
-    """A step without any option: plugin installed against taken out of plugstack.conf."""
-    with cluster.without_plugin() as (here, aside):
+    """A step without any option: plugins installed against taken out of plugstack.conf."""
+    with cluster.without_plugins() as (here, aside):
 
         def bare() -> None:
             if here.exists():
@@ -36,7 +36,7 @@ def plugin_without_option(cluster: Cluster, rounds: int) -> Row:
             cluster.run("srun", "-N1", "true")
 
         # The renames are some microseconds in both.
-        return Row("srun -N1 true: plugin installed / not installed", measure(bare, installed, rounds), "ratio <= 1.02")
+        return Row("srun -N1 true: plugins installed / not installed", measure(bare, installed, rounds), "ratio <= 1.02")
 
 
 def container(cluster: Cluster, rounds: int, *arguments: str, aim: str = "") -> Row:

@@ -34,6 +34,15 @@ def start(
     return bytes(ffi.buffer(message)) + struct.pack(f"={len(groups)}I", *groups) + definition
 
 
+def vet(plan: bytes) -> bytes:
+    """Return a VET message."""
+    message = ffi.new("struct piolet_vet *")
+    length = ffi.sizeof("struct piolet_vet") + len(plan)
+    message.header = (lib.PIOLET_MAGIC, lib.PIOLET_VERSION, lib.PIOLET_VET, length, 0)
+    message.plan = len(plan)
+    return bytes(ffi.buffer(message)) + plan
+
+
 def record(definition: bytes, dependencies: list[tuple[int, bytes, bytes]]) -> bytes:
     """Return a record; a dependency is kind, name and value, and FILE ones get the file's true status."""
     body = b""

@@ -16,7 +16,7 @@ from piolet.environment.definition import Definition
 from piolet.errors import PioletError, WireError
 
 from tests.wire.fuzz_shims import mutate
-from tests.wire.messages import start
+from tests.wire.messages import start, vet
 from tests.wire.node_server import RunningServer
 
 INPUTS = 100_000
@@ -56,6 +56,22 @@ def test_decoding_start_survives() -> None:
             continue
         accepted += 1
         assert len(decoded.groups) <= 1024 and len(decoded.definition) <= 98304
+    assert 0 < accepted < INPUTS
+
+
+def test_decoding_vet_survives() -> None:
+    """100,000 broken VET messages: each is a plan or a WireError."""
+    random_ = random.Random(SEED)
+    good = [vet(b"{}"), vet(b'{"a":1}' * 300)]
+    accepted = 0
+    for _ in range(INPUTS):
+        try:
+            plan = wire.decode_vet(mutate(random_, random_.choice(good)))
+        except WireError as error:
+            assert error.message and "\n" not in error.message
+            continue
+        accepted += 1
+        assert 0 < len(plan) <= 98304
     assert 0 < accepted < INPUTS
 
 

@@ -241,8 +241,8 @@ def write(s: Settings, own_name: str, own_hosts: str) -> None:
     directories = (layout.etc, layout.client_conf.parent, layout.bin, layout.edf, layout.etc / "plugstack.conf.d")
     for directory in directories:
         directory.mkdir(parents=True, exist_ok=True)
-    piolet_line = layout.etc / "plugstack.conf.d" / "piolet.conf"
-    for path in (layout.client_conf, layout.client_conf.with_name("cgroup.conf"), piolet_line):
+    piolet_line, vet_line = (layout.etc / "plugstack.conf.d" / name for name in ("piolet.conf", "vet.conf"))
+    for path in (layout.client_conf, layout.client_conf.with_name("cgroup.conf"), piolet_line, vet_line):
         path.unlink(missing_ok=True)
     write_atomically(layout.slurm_conf, slurm_conf(s))
     write_atomically(layout.etc / "cgroup.conf", cgroup_conf(s.slurm))
@@ -252,6 +252,7 @@ def write(s: Settings, own_name: str, own_hosts: str) -> None:
     write_atomically(layout.etc / "plugstack.conf", plugstack_conf(layout))
     if s.piolet:
         write_atomically(piolet_line, plugstack_piolet(layout))
+        write_atomically(vet_line, plugstack_vet(layout))
     write_atomically(layout.piolet_toml, piolet_toml(layout))
     write_atomically(layout.hosts, hosts(s, own_name, own_hosts))
     write_atomically(layout.etc / "registry.yml", registry_yml(s))

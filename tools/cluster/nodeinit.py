@@ -18,7 +18,7 @@ from typing import Any
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = 2, 4, 8, 4096, 16384, 1 << 18, 1 << 20
 MNT_DETACH = 2
 
 LIBC = "libc.so.6"
@@ -83,6 +83,8 @@ def make_machine(spec: dict[str, Any], kernel: Kernel) -> None:
     if not Path(CGROUPS, "cgroup.procs").exists():
         kernel.umount(CGROUPS)
         kernel.mount("cgroup2", CGROUPS, "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    # As an init system leaves it: what is mounted on the node later reaches those who have mounts of their own.
+    kernel.mount("none", "/", None, MS_REC | MS_SHARED)
 
 
 def _make_run(spec: dict[str, Any], kernel: Kernel) -> None:

@@ -1,0 +1,158 @@
+"""`--vet` on a real cluster: the right node is left out, with its reason, and the application runs on the others."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.faults import Faults
+from tests.cluster.support import Cluster
+
+PROTOCOL = """\
+name: nodes
+evals:
+- name: limits
+  type: limits
+- name: memory
+  type: memory_available
+- name: disk
+  type: scratch_io
+  path: {disk}
+  size: 8 MB
+"""
+
+
+@pytest.fixture(scope="module")
+def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
+    return Faults(cluster, tiny_edf)
+
+
+@pytest.fixture
+def room(cluster: Cluster) -> Path:
+    """A directory of alice with a protocol, and a directory `disk` that it writes to."""
+    path = cluster.room("alice")
+    (path / "disk").mkdir()
+    cluster.give("alice", path / "disk")
+    cluster.write("alice", path / "ml.yaml", PROTOCOL.format(disk=path / "disk"))
+    return path
+
+
+@pytest.fixture
+def sick(faults: Faults, room: Path) -> Iterator[Path]:
+    """The same, and on node2 the disk is full."""
+    disk = str(room / "disk")
+    subprocess.run(
+        faults.on_node("node2", "mount", "-t", "tmpfs", "-o", "size=1m,mode=1777", "tmpfs", disk), check=True
+    )
+    yield room
+    subprocess.run(faults.on_node("node2", "umount", "-l", disk), check=True)
+
+
+def test_a_sick_node_is_left_out_of_a_step(cluster: Cluster, sick: Path) -> None:
+    """Four nodes allocated, three wanted: the fourth is the sick one, and the report says why."""
+    script = "srun -N3 -n3 --vet=ml.yaml hostname\necho status $?\ncat vet-$SLURM_JOB_ID.json | tr -d ' \\n'\n"
+    out = cluster.sbatch("alice", script, "-N4", cwd=sick)
+    assert sorted(line for line in out.splitlines() if line.startswith("node")) == ["node1", "node3", "node4"]
+    assert "status 0" in out
+    assert "left out: node2: disk: " in out and "full" in out
+    assert "left out: node1" not in out and "left out: node3" not in out and "left out: node4" not in out
+    assert '"node":"node2"' in out and '"outcome":"fail"' in out
+
+
+def test_srun_by_itself_gives_a_sick_node_back(cluster: Cluster, sick: Path, tiny_edf: Path) -> None:
+    """It asks for other nodes, vets those too, and the application runs once, in its container."""
+    words = ["srun", "-N3", "--vet=ml.yaml", f"--environment={tiny_edf}", "sh", "-c", "cat /marker; hostname"]
+    done = cluster.run("alice", *words, cwd=sick)
+    assert done.status == 0, done
+    lines = done.out.splitlines()
+    assert sorted(lines) == ["in the image"] * 3 + ["node1", "node3", "node4"]
+    assert "asking for other nodes than node2" in done.err
+    assert not cluster.jobs()
+
+
+def test_too_few_good_nodes(cluster: Cluster, sick: Path) -> None:
+    """Status 3, a table, and the application is not started."""
+    out = cluster.sbatch("alice", "srun -N4 -n4 --vet=ml.yaml touch started\necho status $?\n", "-N4", cwd=sick)
+    assert "status 3" in out
+    assert "left out: node2: disk: " in out
+    assert "the application was not started" in out
+    assert not (sick / "started").exists()
+
+
+def test_good_nodes_go_on_as_they_are(cluster: Cluster, room: Path) -> None:
+    """The application's words and its exit status are untouched."""
+    words = ["srun", "-N2", "--vet=ml.yaml", "sh", "-c", 'echo "$@"; exit 7', "--", "--exclude=x", "-N9"]
+    done = cluster.run("alice", *words, cwd=room)
+    assert done.status == 7
+    assert done.out == "--exclude=x -N9\n" * 2
+    assert "2 of 2 nodes good" in done.err
+
+
+def test_a_job_is_vetted_once(cluster: Cluster, sick: Path) -> None:
+    """The second srun of a job with the same protocol leaves the same node out, without another vet step."""
+    step = "srun -N3 -n3 --vet=ml.yaml hostname\n"
+    out = cluster.sbatch("alice", f"{step}{step}squeue -h -s -j $SLURM_JOB_ID\nscontrol show step\n", "-N4", cwd=sick)
+    nodes = [line for line in out.splitlines() if line in {"node1", "node2", "node3", "node4"}]
+    assert sorted(nodes) == ["node1", "node1", "node3", "node3", "node4", "node4"]
+    assert out.count("scratch_io") + out.count("\ndisk ") == 1, out
+
+
+def test_the_protocol_of_sbatch_is_that_of_its_sruns(cluster: Cluster, sick: Path) -> None:
+    """An srun's own option wins; 'none' vets nothing."""
+    script = "srun -N3 -n3 hostname 2>&1 | sort\necho then\nsrun --vet=none -N4 -n4 hostname 2>&1 | sort\n"
+    out = cluster.sbatch("alice", script, "-N4", "--vet=ml.yaml", cwd=sick)
+    before, _, after = out.partition("then\n")
+    assert [line for line in before.splitlines() if line.startswith("node")] == ["node1", "node3", "node4"]
+    assert after.split() == ["node1", "node2", "node3", "node4"]
+
+
+@pytest.mark.parametrize("command", ["srun", "sbatch"])
+def test_a_mistake_in_the_protocol_queues_nothing(cluster: Cluster, room: Path, command: str) -> None:
+    """File, line, column, caret and hint, and nothing else."""
+    cluster.write("alice", room / "bad.yaml", "name: x\nevals:\n- name: a\n  type: limitz\n")
+    job = cluster.script("alice", "hostname")
+    before = cluster.run("alice", "scontrol", "show", "job").out
+    done = cluster.run("alice", command, "--vet=bad.yaml", str(job), cwd=room)
+    assert done.status == 1
+    assert "bad.yaml:4:9: " in done.err and "^" in done.err and "limits" in done.err
+    assert done.out == ""
+    if command == "sbatch":
+        assert cluster.run("alice", "scontrol", "show", "job").out == before
+
+
+def test_a_node_whose_daemon_is_down_is_named(cluster: Cluster, faults: Faults, room: Path) -> None:
+    """No verdict is not a pass: the node is left out, with the reason."""
+    faults.stop_pioletd("node3", kill=True)
+    try:
+        out = cluster.sbatch("alice", "srun -N3 -n3 --vet=ml.yaml hostname\necho status $?\n", "-N4", cwd=room)
+    finally:
+        faults.repair()
+    assert sorted(line for line in out.splitlines() if line.startswith("node")) == ["node1", "node2", "node4"]
+    assert "left out: node3: " in out
+    assert "status 0" in out
+
+
+def test_a_hung_file_system_is_named_in_time(cluster: Cluster, faults: Faults, room: Path) -> None:
+    """The eval that looks at it is given up; nobody else waits for it."""
+    place = room / "hung"
+    place.mkdir()
+    text = f"name: x\nevals:\n- name: mounts\n  type: mounts\n  paths: [{place}]\n  answer: 0.5\n"
+    cluster.write("alice", room / "mounts.yaml", text)
+    with faults.hung("node4", place):
+        began = time.monotonic()
+        out = cluster.sbatch("alice", "srun -N3 -n3 --vet=mounts.yaml hostname\necho status $?\n", "-N4", cwd=room)
+        assert time.monotonic() - began < 15
+    assert sorted(line for line in out.splitlines() if line.startswith("node")) == ["node1", "node2", "node3"]
+    assert "left out: node4: mounts: " in out
+
+
+def test_a_vet_step_leaves_nothing(cluster: Cluster, faults: Faults, room: Path) -> None:
+    """After a vetting there is no process, mount, descriptor or file that was not there before."""
+    cluster.run("alice", "srun", "-N4", "--vet=ml.yaml", "true", cwd=room).good()
+    with faults.nothing_left():
+        for _ in range(3):
+            cluster.run("alice", "srun", "-N4", "--vet=ml.yaml", "true", cwd=room).good()
