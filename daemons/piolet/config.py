@@ -81,12 +81,25 @@ class NodeConfig:
 
 
 @dataclass(frozen=True)
+class VetConfig:
+    """`[vet]`: how nodes are checked."""
+
+    evals: tuple[str, ...] = _setting(
+        ["/etc/piolet/evals"], "Directories with the site's own evals, one file with one class each."
+    )
+    requirements_timeout_s: int = _setting(
+        120, "An eval whose requirements are not installed after so long is inconclusive."
+    )
+
+
+@dataclass(frozen=True)
 class Config:
     """All of `piolet.toml`; every setting has a default, so that an empty file is a valid one."""
 
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
+    vet: VetConfig = field(default_factory=VetConfig)
 
 
 def load(path: Path | None = None) -> Config:

@@ -36,7 +36,8 @@ def plugin_without_option(cluster: Cluster, rounds: int) -> Row:
             cluster.run("srun", "-N1", "true")
 
         # The renames are some microseconds in both.
-        return Row("srun -N1 true: plugins installed / not installed", measure(bare, installed, rounds), "ratio <= 1.02")
+        pairs = measure(bare, installed, rounds)
+        return Row("srun -N1 true: plugins installed / not installed", pairs, "ratio <= 1.02")
 
 
 def container(cluster: Cluster, rounds: int, *arguments: str, aim: str = "") -> Row:

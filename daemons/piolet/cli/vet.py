@@ -15,7 +15,6 @@ import time
 from piolet import config
 from piolet.cli.main import printable
 from piolet.errors import UsageError
-from piolet.vet import settings as vet_settings
 from piolet.vet.failures import VetError
 
 STATUS_BAD = 3
@@ -76,7 +75,7 @@ def _check(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.vet import protocol
     from piolet.vet.catalogue import catalogue
 
-    plan = protocol.load(args.file, catalogue(vet_settings.of(settings).evals), search_path(os.environ))
+    plan = protocol.load(args.file, catalogue(settings.vet.evals), search_path(os.environ))
     own = [task.kind for task in plan.tasks if task.search]
     note = f", of them not known here: {', '.join(own)}" if own else ""
     count = len(plan.tasks)
@@ -88,7 +87,7 @@ def _list(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.vet import listing
     from piolet.vet.catalogue import catalogue
 
-    known = catalogue(vet_settings.of(settings).evals)
+    known = catalogue(settings.vet.evals)
     if args.eval is None:
         print("\n".join(listing.overview(known)))
         return 0
@@ -103,7 +102,7 @@ def _run(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.vet import foreground, protocol, results, screen
     from piolet.vet.catalogue import catalogue
 
-    own = vet_settings.of(settings)
+    own = settings.vet
     plan = protocol.load(args.file, catalogue(own.evals), search_path(os.environ))
     node = socket.gethostname().partition(".")[0]
     started, begun = time.time(), time.monotonic()
@@ -150,7 +149,7 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
         from piolet.vet import protocol
         from piolet.vet.catalogue import catalogue
 
-        return protocol.load(path, catalogue(vet_settings.of(settings).evals), search_path(os.environ))
+        return protocol.load(path, catalogue(settings.vet.evals), search_path(os.environ))
 
     def say(text: str) -> None:
         sys.stderr.write(printable(text))

@@ -116,7 +116,8 @@ class Zygote:
             linux.close_all_but({connection})
             task = look_up(pid, uid)
             plan = request["plan"].encode("utf-8")
-            facts = {"kernel_log": kernel_log()}
+            log = kernel_log()
+            facts: Facts = {} if log is None else {"kernel_log": log}
             adopt(task)
             linux.become(task.uid, task.gid, task.groups)
             linux.die_with_parent(signal.SIGKILL)
@@ -182,13 +183,16 @@ def look_up(pid: int, uid: int) -> Task:
     return Task(pid, uid, gids.pop(), list(map(int, status["Groups"].split())), cgroups, environment, directory)
 
 
-def kernel_log() -> list[str]:
-    """Return what drivers of accelerators, fabrics and memory have to say in the kernel's log; the latest lines."""
+def kernel_log() -> list[str] | None:
+    """Return what drivers of accelerators, fabrics and memory have to say in the kernel's log; the latest lines.
+
+    None: it cannot be read, which is not the same as clean.
+    """
     lines: list[str] = []
     try:
         log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return lines
+        return None
     try:
         while True:
             try:

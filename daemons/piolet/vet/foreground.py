@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 
 from piolet.api import Context
+from piolet.config import VetConfig
 from piolet.vet import cache, requirements, runner, store, verdicts
 from piolet.vet.plan import Plan, Task
-from piolet.vet.settings import VetConfig
 
 
 def vet(plan: Plan, node: str, settings: VetConfig, use_cache: bool = True) -> verdicts.Decision:
