@@ -23,13 +23,14 @@ from tools.cluster.errors import ClusterError, tail
 from tools.cluster.image import MARKER, MARKER_TEXT
 from tools.cluster.layout import REPOSITORY, Layout, layout_for, node_names
 from tools.cluster.report import Report
+from tools.cluster.state import load
 
 NODES = 4
 TASKS_PER_NODE = 2
 USER = "alice"
 EXAMPLE = REPOSITORY / "examples" / "demo"
 DIRECTORY = f"/scratch/{USER}/piolet-demo"
-OUTPUT = f"{DIRECTORY}/train.out"
+SICK = "node2"
 JOB_TIMEOUT_S = 180.0
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 
@@ -80,13 +81,13 @@ def as_user(layout: Layout, *argv: str, stdin: bytes = b"", check: bool = True) 
     return result.stdout.decode("utf-8", "replace")
 
 
-def follow(layout: Layout, job: str) -> tuple[str, str]:
-    """Show the job's output as it grows; return its last state and all of the output."""
+def follow(layout: Layout, job: str, path: str) -> tuple[str, str]:
+    """Show the job's output in `path` as it grows; return its last state and all of the output."""
     deadline = time.monotonic() + JOB_TIMEOUT_S
     shown = 0
     while True:
         state = as_user(layout, "squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T").strip()
-        output = as_user(layout, "cat", OUTPUT, check=False)
+        output = as_user(layout, "cat", path, check=False)
         # Whole lines only, so that no line is torn in two by the indent.
         whole = output if state in ENDED else output[: output.rfind("\n") + 1]
         for line in whole[shown:].splitlines():
@@ -101,26 +102,51 @@ def follow(layout: Layout, job: str) -> tuple[str, str]:
 
 
 def train(layout: Layout) -> None:
-    """Submit the example, follow it, and check what it said. Raises ClusterError."""
+    """Run the example on all nodes; then again where one node is sick, and nodes are vetted. Raises ClusterError."""
     if Path(MARKER).exists():
         raise ClusterError(f"{MARKER} exists on this machine, so it cannot tell an image from the host", f"rm {MARKER}")
     as_user(layout, "rm", "-rf", DIRECTORY)
     as_user(layout, "mkdir", DIRECTORY)
     as_user(layout, "tar", "--extract", "--directory", DIRECTORY, "--file", "-", stdin=packed(EXAMPLE))
-    print(f"As {USER}, in {DIRECTORY}: sbatch job.sh", flush=True)
+    as_user(layout, "mkdir", f"{DIRECTORY}/disk")
+    submit(layout, "job.sh", "train.out", node_names(NODES))
+    print(f"Now the disk of {SICK} is full, and the nodes are vetted first.")
+    fill_disk(layout)
+    good = [node for node in node_names(NODES) if node != SICK]
+    output = submit(layout, "vetted.sh", "vetted.out", good)
+    if f"left out: {SICK}: " not in output:
+        raise ClusterError(f"the vetting did not say why {SICK} was left out")
+
+
+def fill_disk(layout: Layout) -> None:
+    """Put a file system that is too small where the sick node has its scratch space; it goes with the cluster."""
+    state = load(layout.state_file)
+    slurmd = state.find(f"slurmd-{SICK}") if state else None
+    if slurmd is None:
+        raise ClusterError(f"{SICK} is not running")
+    small = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=1777", "tmpfs", f"{DIRECTORY}/disk"]
+    enter = ["nsenter", f"--target={slurmd.pid}", "--mount", "--"]
+    subprocess.run([*enter, *small], check=True, capture_output=True, timeout=30)
+
+
+def submit(layout: Layout, script: str, output_name: str, nodes: Sequence[str]) -> str:
+    """Submit a script of the example, follow it, check that it trained on `nodes`; return what it wrote."""
+    print(f"As {USER}, in {DIRECTORY}: sbatch {script}", flush=True)
     began = time.monotonic()
-    submit = as_user(layout, "sh", "-c", 'cd "$0" && exec sbatch --parsable job.sh', DIRECTORY)
-    job = submit.strip().split(";")[0]
-    state, output = follow(layout, job)
+    command = 'cd "$0" && exec sbatch --parsable "$1"'
+    job = as_user(layout, "sh", "-c", command, DIRECTORY, script).strip().split(";")[0]
+    state, output = follow(layout, job, f"{DIRECTORY}/{output_name}")
     seconds = time.monotonic() - began
     if state != "COMPLETED":
         for log in sorted(layout.log.glob("pioletd-*.log"))[:1]:
             print("\n".join([f"The last lines of {log}:", *(f"  | {line}" for line in tail(log))]))
         raise ClusterError(f"job {job} ended as {state} after {seconds:.1f} s")
-    wrong = problems(output, node_names(NODES), NODES * TASKS_PER_NODE)
+    wrong = problems(output, nodes, len(nodes) * TASKS_PER_NODE)
     if wrong:
         raise ClusterError(f"job {job} is not what it should be: {'; '.join(wrong)}")
-    print(f"{NODES * TASKS_PER_NODE} ranks on {NODES} nodes, all in the image, the loss went down: {seconds:.1f} s.")
+    ranks = len(nodes) * TASKS_PER_NODE
+    print(f"{ranks} ranks on {len(nodes)} nodes, all in the image, the loss went down: {seconds:.1f} s.")
+    return output
 
 
 def demo(layout: Layout, report: Report) -> None:

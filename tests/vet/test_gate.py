@@ -26,7 +26,9 @@ cat "$RECORDED"
 test -e "$RECORDED.hang" && exec sleep 600
 exit 0
 """
-SCONTROL = '#!/bin/sh\necho "JobId=$4 ReqNodeList=(null) NodeList=node[1-4] BatchHost=node1"\n'
+SCONTROL = (
+    '#!/bin/sh\necho "JobId=$4 StartTime=2026-01-01T10:00:00 ReqNodeList=(null) NodeList=node[1-4] BatchHost=node1"\n'
+)
 SCANCEL = '#!/bin/sh\necho "scancel $*" >> "$LOG"\n'
 
 
@@ -227,6 +229,17 @@ def test_a_job_is_vetted_once(slurm: Slurm) -> None:
     slurm.record(b"".join(map(told, NODES)))
     for _ in range(2):
         assert "ago" not in slurm.gate()[2]
+
+
+def test_another_job_with_the_number_of_an_earlier_one_is_vetted(slurm: Slurm) -> None:
+    """A job that began after the vetting is not the one that was vetted."""
+    slurm.gate("srun -N2 app")
+    later = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 5))
+    (slurm.directory / "scontrol").write_text(SCONTROL.replace("2026-01-01T10:00:00", later))
+    slurm.record(b"".join(told(node, FAIL if node == "node4" else PASS, "bad") for node in NODES))
+    status, words, said = slurm.gate("srun -N3 app")
+    assert (status, words[1]) == (0, "--exclude=node4")
+    assert "ago" not in said
 
 
 def test_a_refusal_is_not_kept(slurm: Slurm) -> None:

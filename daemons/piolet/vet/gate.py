@@ -97,9 +97,10 @@ class _Gate:
         self._job = int(attached) if attached is not None and attached.isdecimal() else order.job
 
     def answer(self) -> Answer:
-        nodes = jobs.nodes_of(self._job, self._environ, _tool(self._order.words, "scontrol"))
+        scontrol = _tool(self._order.words, "scontrol")
+        nodes = jobs.nodes_of(self._job, self._environ, scontrol)
         file = jobs.path(self._job, self._plan, self._environ)
-        kept = jobs.kept(file, self._plan, nodes, time.time())
+        kept = jobs.kept(file, self._plan, nodes, time.time(), lambda: jobs.started(self._job, scontrol))
         if kept is not None:
             decision = kept.decision
             self._say(screen.brief(self._plan, decision, kept.age_s))

@@ -13,7 +13,8 @@ import dataclasses
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from piolet.vet import hostlist, records, store
@@ -45,7 +46,16 @@ def nodes_of(job: int, environ: Mapping[str, str], scontrol: str = "scontrol") -
     return nodes
 
 
-def _ask(job: int, scontrol: str) -> str:
+def started(job: int, scontrol: str = "scontrol") -> float:
+    """Return when the job began, in seconds of the epoch, to the second. Raises VetError."""
+    text = _ask(job, scontrol, "StartTime")
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        raise VetError(f"{scontrol} tells no start of job {job}: {text[:40]}") from None
+
+
+def _ask(job: int, scontrol: str, field: str = "NodeList") -> str:
     command = [scontrol, "show", "job", "--oneliner", str(job)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL)
@@ -53,10 +63,10 @@ def _ask(job: int, scontrol: str) -> str:
         raise VetError(f"{scontrol} did not tell the nodes of job {job} within {_ASK_S:g} s") from None
     except OSError as error:
         raise VetError(f"cannot start {scontrol}: {error.strerror}") from None
-    found = re.search(r"(?<!\S)NodeList=(\S+)", done.stdout.decode("utf-8", "replace"))
+    found = re.search(rf"(?<!\S){field}=(\S+)", done.stdout.decode("utf-8", "replace"))
     if done.returncode or found is None:
         why = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it did not say why"]
-        raise VetError(f"{scontrol} cannot tell the nodes of job {job}: {why[0]}")
+        raise VetError(f"{scontrol} cannot tell the {field} of job {job}: {why[0]}")
     return found[1]
 
 
@@ -84,8 +94,12 @@ def keep(file: str, plan: Plan, decision: Decision, now: float) -> None:
                 os.unlink(entry.path)
 
 
-def kept(file: str, plan: Plan, nodes: Sequence[str], now: float) -> Kept | None:
-    """Return the vetting that is still good for `plan` and `nodes`, or None."""
+def kept(file: str, plan: Plan, nodes: Sequence[str], now: float, began: Callable[[], float]) -> Kept | None:
+    """Return the vetting that is still good for `plan` and `nodes`, or None.
+
+    `began` tells when the job began: one that was requeued, or that has the number of a job of long ago, is
+    another job. It is asked last, as that takes a call of Slurm. Raises VetError where it does.
+    """
     value = store.read(file)
     if value is None or value.get("digest") != plan.digest() or value.get("nodes") != list(nodes):
         return None
@@ -95,7 +109,7 @@ def kept(file: str, plan: Plan, nodes: Sequence[str], now: float) -> Kept | None
     if not isinstance(at, (int, float)) or not 0 <= now - at < fresh:
         return None
     decision = _decision(value, nodes)
-    return Kept(decision, now - at) if decision is not None else None
+    return Kept(decision, now - at) if decision is not None and began() <= at else None
 
 
 def _decision(value: Mapping[str, Any], nodes: Sequence[str]) -> Decision | None:
