@@ -89,11 +89,11 @@ def test_nodes_do_not_see_each_others_changes(cluster: Cluster, tiny_edf: Path) 
 
 def test_a_root_that_is_not_writable(node: Node, tiny: str) -> None:
     room = node.cluster.room("alice")
-    text = f'image = "{tiny}"\nwritable = false\nmounts = ["{room}:/data", "tmpfs:/work"]\n'
+    text = f'image = "{tiny}"\nwritable = false\nmounts = ["{room}:/data", "tmpfs:/fast"]\n'
     script = (
         "for place in / /etc /bin /run; do "
         "touch $place/x 2>/dev/null && echo could $place; done; rm /marker 2>/dev/null; "
-        "echo more > /data/file && echo more > /work/file && touch $HOME /tmp && whoami && cat /marker; "
+        "echo more > /data/file && echo more > /fast/file && touch $HOME /tmp && whoami && cat /marker; "
         "chmod 600 /marker"
     )
     done = node.sh(text, script)

@@ -13,13 +13,13 @@ from piolet.errors import EnvironmentFileError
 
 @pytest.fixture
 def places(tmp_path: Path) -> Path:
-    for name in ("work", "home/.edf", "site", "one", "two"):
+    for name in ("here", "home/.edf", "site", "one", "two"):
         (tmp_path / name).mkdir(parents=True)
     return tmp_path
 
 
 def host(places: Path, **variables: str) -> Host:
-    return Host({"HOME": f"{places}/home", **variables}, f"{places}/work")
+    return Host({"HOME": f"{places}/home", **variables}, f"{places}/here")
 
 
 def find(request: str, at: Host, places: Path) -> str:
@@ -32,13 +32,13 @@ def refusal(request: str, at: Host, places: Path) -> EnvironmentFileError:
     return caught.value
 
 
-@pytest.mark.parametrize("request_", ["x.toml", "./x.toml", "../work/x.toml", "sub/../x.toml", ".//x.toml"])
+@pytest.mark.parametrize("request_", ["x.toml", "./x.toml", "../here/x.toml", "sub/../x.toml", ".//x.toml"])
 def test_a_path_is_relative_to_the_working_directory(places: Path, request_: str) -> None:
-    (places / "work/x.toml").touch()
-    (places / "work/sub").mkdir()
+    (places / "here/x.toml").touch()
+    (places / "here/sub").mkdir()
     (places / "home/.edf/x.toml").touch()
     found = find(request_, host(places), places)
-    assert os.path.samefile(found, places / "work/x.toml")
+    assert os.path.samefile(found, places / "here/x.toml")
     assert found.startswith("/")
 
 
@@ -50,7 +50,7 @@ def test_an_absolute_path(places: Path) -> None:
 
 
 def test_a_bare_name_is_not_looked_for_in_the_working_directory(places: Path) -> None:
-    (places / "work/x.toml").touch()
+    (places / "here/x.toml").touch()
     error = refusal("x", host(places), places)
     assert error.message == f"there is no environment 'x' in {places}/home/.edf, {places}/site"
     assert error.hint == "a file in the working directory is named with a slash: ./x.toml"
@@ -95,15 +95,15 @@ def test_a_directory_is_not_an_environment(places: Path) -> None:
 def test_the_nearest_name_is_a_hint(places: Path) -> None:
     (places / "site/pytorch.toml").touch()
     assert refusal("pytroch", host(places), places).hint == "did you mean 'pytorch'?"
-    (places / "work/jax.toml").touch()
+    (places / "here/jax.toml").touch()
     assert refusal("jaxx.toml", host(places), places).hint == "did you mean 'jax.toml'?"
 
 
 def test_a_path_that_is_not_there(places: Path) -> None:
-    (places / "work/my.toml").touch()
+    (places / "here/my.toml").touch()
     error = refusal("./my", host(places), places)
-    assert error.message == f"the environment file {places}/work/my does not exist"
-    assert error.hint == f"did you mean {places}/work/my.toml?"
+    assert error.message == f"the environment file {places}/here/my does not exist"
+    assert error.hint == f"did you mean {places}/here/my.toml?"
     assert refusal("~/x.toml", host(places), places).hint == "the shell does not replace '~' there; write $HOME"
     assert refusal("./my.toml/x", host(places), places).message.endswith("my.toml/x does not exist")
 
@@ -119,7 +119,7 @@ def test_refusals(places: Path) -> None:
         assert "is not UTF-8 text without NUL bytes" in refusal(bad, host(places), places).message
     assert "holds the relative directory 'a'" in refusal("x", host(places, EDF_PATH="a"), places).message
     assert refusal("./" + "a" * 300, host(places), places).message.endswith("File name too long")
-    (places / "work/loop").symlink_to("loop")
+    (places / "here/loop").symlink_to("loop")
     assert "cannot look at" in refusal("./loop", host(places), places).message
 
 
