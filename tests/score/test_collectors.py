@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from piolet.api import HOST_QUANTITIES, Target, Unavailable
 from piolet.score import journal
 from piolet.score.choose import choose
 from piolet.score.collectors.host import Host
+from piolet.score.dataset import Dataset
 from piolet.score.failures import ScoreError
 
 from tests.score import simulation
@@ -82,6 +85,38 @@ def test_only_the_steps_gpus(libraries: Path, tmp_path: Path, collector: str) ->
     assert got.startswith("['host']") and "no GPU GPU-nowhere" in got, got
     got = run(libraries, tmp_path, TWO, CHOICE.format(gpus="()", wanted="auto"))
     assert got.startswith("['host']") and "the step has no GPU" in got
+
+
+MIG = "gpu\nload idle 100\ninstance\nload matmul 100\ninstance\nload copy 100\ngpu\nload spin 100\n"
+
+
+def test_mig_instances_are_read_each_by_itself(simulate: Callable[..., Dataset]) -> None:
+    """An instance has its own counters, not its GPU's, and none of what NVML tells of whole GPUs only."""
+    data = simulate(MIG, 10, 0.5)
+    devices = data.nodes[0].facts.devices
+    assert [(device["uuid"][:17], device["mig"]) for device in devices] == [
+        ("MIG-00000000-0001", True),
+        ("MIG-00000000-0002", True),
+        ("GPU-00000003-0000", False),
+    ]
+    tensor: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    power: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    for chunk in data.nodes[0].chunks(["tensor", "power"]):
+        for device, pipe, watts in zip(chunk["device"], chunk["tensor"], chunk["power"], strict=True):
+            tensor[int(device)].append(float(pipe))
+            power[int(device)].append(float(watts))
+    assert min(tensor[0]) > 0.5 and max(tensor[1]) == max(tensor[2]) == 0
+    assert all(map(math.isnan, power[0] + power[1])) and min(power[2]) > 0
+    assert data.nodes[0].facts.quality["blanks"]["power"]["not told per MIG instance"] >= 2 * 19
+
+
+def test_a_step_with_one_instance_sees_only_that_one(libraries: Path, tmp_path: Path) -> None:
+    """And DCGM, which would tell of the whole GPU, is not asked."""
+    one = "('MIG-00000000-0002-0000-0000-000000000000',)"
+    got = run(libraries, tmp_path, MIG, CHOICE.format(gpus=one, wanted="auto"))
+    assert got.startswith("['gpm', 'host'] ['MIG-00000000'] {'dcgm': 'MIG instances are read through GPM'"), got
+    got = run(libraries, tmp_path, MIG, CHOICE.format(gpus="None", wanted="auto"))
+    assert got.startswith("['gpm', 'host'] ['MIG-00000000', 'MIG-00000000', 'GPU-00000003']"), got
 
 
 def test_dcgm_leaves_nothing_behind(libraries: Path, tmp_path: Path) -> None:

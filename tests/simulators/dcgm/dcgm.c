@@ -142,9 +142,11 @@ EXPORT int dcgmGetAllDevices(handle engine, unsigned int ids[32], int *count) {
     if (!connected || engine == 0) {
         return CONNECTION_NOT_VALID;
     }
-    *count = machine.gpu_count;
+    *count = 0;
     for (int i = 0; i < machine.gpu_count; i++) {
-        ids[i] = (unsigned int)i;
+        if (machine.gpus[i].parent < 0) {
+            ids[(*count)++] = (unsigned int)i;
+        }
     }
     return fault("dcgmGetAllDevices");
 }
@@ -172,6 +174,7 @@ static int device_field(struct gpu *gpu, int index, unsigned short field, double
     case 50: set_text(value, type, gpu->name); break;
     case 51: set_number(value, type, index); break;
     case 54: set_text(value, type, gpu->uuid); break;
+    case 67: set_number(value, type, (int64_t)gpu->mig); break;
     case 100: set_number(value, type, (int64_t)gpu->clock_sm); break;
     case 101: set_number(value, type, (int64_t)gpu->clock_memory); break;
     case 112: set_number(value, type, (int64_t)gpu->throttle); break;

@@ -63,6 +63,13 @@ EXPORT int nvmlGpmSampleGet(struct gpu *gpu, struct sample *sample) {
     return code;
 }
 
+EXPORT int nvmlGpmMigSampleGet(struct gpu *gpu, unsigned int id, struct sample *sample) {
+    int code = nvml_enter(gpu, __func__);
+    sample->gpu = code == NVML_SUCCESS ? nvml_instance(gpu, id) : NULL;
+    sample->at = load_now();
+    return code == NVML_SUCCESS && sample->gpu == NULL ? NVML_ERROR_INVALID_ARGUMENT : code;
+}
+
 EXPORT int nvmlGpmMetricsGet(struct metrics_get *get) {
     if (get->version != 1) {
         return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;

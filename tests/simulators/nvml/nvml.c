@@ -120,19 +120,27 @@ EXPORT int nvmlSystemGetCudaDriverVersion_v2(int *version) { return nvmlSystemGe
 
 /* -- which devices */
 
+/* Return number `index` of the whole GPUs (parent -1) or of a GPU's instances, NULL where there is none. */
+static struct gpu *nth(int parent, unsigned int index) {
+    for (int i = 0; i < machine.gpu_count; i++) {
+        if (machine.gpus[i].parent == parent && index-- == 0) {
+            return &machine.gpus[i];
+        }
+    }
+    return NULL;
+}
+
 EXPORT int nvmlDeviceGetCount_v2(unsigned int *count) {
     ENTER(NULL);
-    *count = (unsigned int)machine.gpu_count;
+    for (*count = 0; nth(-1, *count) != NULL; ++*count) {
+    }
     return NVML_SUCCESS;
 }
 
 EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned int index, struct gpu **gpu) {
     ENTER(NULL);
-    if (index >= (unsigned int)machine.gpu_count) {
-        return NVML_ERROR_INVALID_ARGUMENT;
-    }
-    *gpu = &machine.gpus[index];
-    return fault_now(&(*gpu)->faults, __func__);
+    *gpu = nth(-1, index);
+    return *gpu == NULL ? NVML_ERROR_INVALID_ARGUMENT : fault_now(&(*gpu)->faults, __func__);
 }
 
 EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, struct gpu **gpu) {
@@ -177,6 +185,39 @@ EXPORT int nvmlDeviceGetMigMode(struct gpu *gpu, unsigned int *current, unsigned
     ENTER(gpu);
     *current = *pending = (unsigned int)gpu->mig;
     return NVML_SUCCESS;
+}
+
+/* -- MIG: an instance tells of itself by a handle of its own, and by its number to the GPU that it is a part of */
+
+GETTER(nvmlDeviceIsMigDeviceHandle, unsigned int, gpu->parent >= 0)
+GETTER(nvmlDeviceGetMaxMigDeviceCount, unsigned int, MIG_MAX)
+
+EXPORT int nvmlDeviceGetMigDeviceHandleByIndex(struct gpu *gpu, unsigned int index, struct gpu **instance) {
+    ENTER(gpu);
+    *instance = nth((int)(gpu - machine.gpus), index);
+    return *instance == NULL ? NVML_ERROR_NOT_FOUND : NVML_SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(struct gpu *gpu, struct gpu **whole) {
+    ENTER(gpu);
+    *whole = gpu->parent < 0 ? NULL : &machine.gpus[gpu->parent];
+    return *whole == NULL ? NVML_ERROR_INVALID_ARGUMENT : NVML_SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetGpuInstanceId(struct gpu *gpu, unsigned int *id) {
+    ENTER(gpu);
+    *id = (unsigned int)gpu->instance;
+    return gpu->parent < 0 ? NVML_ERROR_INVALID_ARGUMENT : NVML_SUCCESS;
+}
+
+struct gpu *nvml_instance(const struct gpu *gpu, unsigned int id) {
+    struct gpu *instance;
+    for (unsigned int i = 0; (instance = nth((int)(gpu - machine.gpus), i)) != NULL; i++) {
+        if (instance->instance == (int)id) {
+            return instance;
+        }
+    }
+    return NULL;
 }
 
 /* -- memory and its health */
@@ -283,6 +324,9 @@ EXPORT int nvmlDeviceGetTemperatureV(struct gpu *gpu, struct temperature_v1 *inf
 
 EXPORT int nvmlDeviceGetUtilizationRates(struct gpu *gpu, struct utilisation *info) {
     ENTER(gpu);
+    if (gpu->mig || gpu->parent >= 0) {
+        return NVML_ERROR_NOT_SUPPORTED;
+    }
     info->gpu = (unsigned int)gpu->utilisation;
     info->memory = (unsigned int)gpu->memory_utilisation;
     return NVML_SUCCESS;

@@ -66,6 +66,9 @@ struct field_value {
 /* Return what a function must return at once: an error of the script or of the caller, or NVML_SUCCESS. */
 int nvml_enter(const struct gpu *gpu, const char *function);
 
+/* Return the MIG instance of `gpu` with that id, NULL where there is none. */
+struct gpu *nvml_instance(const struct gpu *gpu, unsigned int id);
+
 /* Copy `text` to a caller's buffer of `size` bytes. */
 int nvml_text(char *target, unsigned int size, const char *text);
 

@@ -118,10 +118,27 @@ static struct gpu *add_gpu(struct machine *machine) {
     }
     struct gpu *gpu = &machine->gpus[index];
     *gpu = HEALTHY;
+    gpu->parent = -1;
     snprintf(gpu->uuid, sizeof gpu->uuid, "GPU-%08x-0000-0000-0000-000000000000", index);
     snprintf(gpu->serial, sizeof gpu->serial, "13236230%05d", index);
     gpu->bus = 0x10 + (number)index;
     machine->gpu_count++;
+    return gpu;
+}
+
+/* The last GPU becomes one in MIG mode, and gets one more part of a seventh of its memory. */
+static struct gpu *add_instance(struct machine *machine, struct gpu *before) {
+    int parent = before->parent >= 0 ? before->parent : (int)(before - machine->gpus);
+    struct gpu *gpu = add_gpu(machine), *whole = &machine->gpus[parent];
+    if (gpu == NULL) {
+        return NULL;
+    }
+    whole->mig = 1;
+    gpu->parent = parent;
+    gpu->instance = before->parent >= 0 ? before->instance + 1 : 1;
+    gpu->memory_total = whole->memory_total / MIG_MAX;
+    snprintf(gpu->uuid, sizeof gpu->uuid, "MIG-%08x-%04x-0000-0000-000000000000", parent, gpu->instance);
+    snprintf(gpu->name, sizeof gpu->name, "%s", whole->name);
     return gpu;
 }
 
@@ -182,6 +199,10 @@ static int line_read(struct machine *machine, struct gpu **gpu, int line, char *
     if (strcmp(name, "gpu") == 0) {
         *gpu = add_gpu(machine);
         return *gpu != NULL ? 0 : refuse(line, "too many GPUs", name);
+    }
+    if (strcmp(name, "instance") == 0) {
+        *gpu = *gpu == NULL ? NULL : add_instance(machine, *gpu);
+        return *gpu != NULL ? 0 : refuse(line, "too many, or no GPU before it", name);
     }
     if (*rest == '\0') {
         return refuse(line, "a key without a value", name);

@@ -13,6 +13,9 @@
  *     gpu
  *     fail nvmlDeviceGetTotalEccErrors 3
  *
+ * "instance" alone on a line begins a MIG instance of the GPU before it, which then is in MIG mode; it takes the
+ * keys and loads of a device. It has a UUID of its own ("MIG-...") and is no device that NVML counts.
+ *
  * "gpus N" makes N devices with defaults at once and stands alone. "fail FUNCTION CODE" makes a function of
  * NVML return CODE for this device, or on the whole machine when it stands before the first "gpu";
  * "hang FUNCTION" makes it never return. Lines of what the GPU computes over time are in load.h.
@@ -24,6 +27,7 @@
 
 #define GPUS_MAX 16
 #define LINKS_MAX 18
+#define MIG_MAX 7
 #define PROCESSES_MAX 16
 #define FAULTS_MAX 32
 #define HANG (-1)
@@ -68,6 +72,8 @@ struct gpu {
     number clock_graphics, clock_sm, clock_memory;             /* MHz */
     number clock_graphics_max, clock_sm_max, clock_memory_max; /* MHz */
     number mig;
+    int parent;   /* of a MIG instance: the index of its GPU in the machine's list; else -1 */
+    int instance; /* of a MIG instance: NVML's GPU instance id, from 1 on */
     int process_count;
     struct process processes[PROCESSES_MAX];
     struct faults faults;

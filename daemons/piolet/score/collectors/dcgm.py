@@ -54,7 +54,8 @@ SLOW: tuple[tuple[str, int, float], ...] = (
 _POLL_NS = 5 * 10**8
 _GPU = 1  # DCGM_FE_GPU
 _LIVE = 1  # DCGM_FV_FLAG_LIVE_DATA
-_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT = 50, 51, 54, 250, 164
+_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT, _MIG_MODE = 50, 51, 54, 250, 164, 67
+_NO_MIG = "MIG instances are read through GPM"
 _REASONS = ("blank", "not found", "not supported", "not permitted")
 _INT64_BLANK, _INT32_BLANK, _DOUBLE_BLANK = 0x7FFFFFFFFFFFFFF0, 0x7FFFFFF0, float(2**47)
 
@@ -143,7 +144,7 @@ class Dcgm(Collector):
     def open(self, target: Target) -> None:
         """Begin; see Collector."""
         if target.gpus is not None and any(name.startswith("MIG-") for name in target.gpus):
-            raise Unavailable("MIG instances are read through GPM")
+            raise Unavailable(_NO_MIG)
         self._load()
         try:
             self._check(self._lib.dcgmInit(), "dcgmInit")
@@ -214,10 +215,13 @@ class Dcgm(Collector):
         if missing:
             raise Unavailable(f"DCGM knows no GPU {missing[0]}")
         self.devices = tuple(known[name][1] for name in wanted)
+        if any(device.mig for device in self.devices):
+            # The counters of the whole GPU would be those of other jobs' instances too.
+            raise Unavailable(_NO_MIG)
         return [known[name][0] for name in wanted]
 
     def _describe(self, number: int) -> tuple[Device, str]:
-        ffi, wanted = self._ffi, (_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT)
+        ffi, wanted = self._ffi, (_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT, _MIG_MODE)
         values = ffi.new("value_v2[]", len(wanted))
         for value in values:
             value.version = ffi.sizeof("value_v2") | 2 << 24
@@ -232,6 +236,7 @@ class Dcgm(Collector):
             name=texts[0],
             memory=0 if math.isnan(memory) else int(memory * _MIB),
             power_limit=0.0 if math.isnan(limit) else limit,
+            mig=self._number(values[5])[0] == 1,
         )
         return device, str(values[1].value.i64)
 
