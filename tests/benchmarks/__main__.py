@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import images, steps
+from tests.benchmarks import images, scoring, steps
 from tests.benchmarks.cluster import ROOT, Cluster, started
 from tests.benchmarks.steps import Row
 
@@ -106,10 +106,22 @@ def large(cluster: Cluster, rounds: int) -> list[object]:
     return list(map(show, rows))
 
 
+def score(cluster: Cluster, rounds: int) -> list[object]:
+    """The sampler, and an application beside it."""
+    return [show(scoring.application(cluster, rounds)), *scoring.show_cost()]
+
+
+def report(_cluster: Cluster, _rounds: int) -> list[object]:
+    """A day of 1,024 GPUs."""
+    return scoring.show_report()
+
+
 GROUPS: dict[str, tuple[int, Callable[[Cluster, int], list[object]]]] = {
     "steps": (4, small),
     "runtimes": (4, runtimes),
     "pulls": (4, pulls),
+    "score": (4, score),
+    "report": (4, report),
     "large": (32, large),
 }
 
