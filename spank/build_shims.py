@@ -15,7 +15,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SHARED = ["message.c", "channel.c", "join.c", "command.c", "submit.c"]
-PLUGINS = {"piolet_environment": ["environment.c", *SHARED], "piolet_vet": ["vet.c", "message.c", "command.c"]}
+PLUGINS = {
+    "piolet_environment": ["environment.c", "plugin.c", *SHARED],
+    "piolet_vet": ["vet.c", "plugin.c", *SHARED],
+    "piolet_score": ["score.c", "plugin.c", *SHARED],
+}
 PROGRAMS = {"piolet-entry": ["entry.c"], "piolet-vet-task": ["vet_task.c", "message.c", "channel.c"]}
 WARNINGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wformat=2", "-Wstrict-prototypes"]
 HARDENED = ["-O2", "-g", "-fvisibility=hidden", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]
@@ -38,7 +42,7 @@ int channel_open(const char *, struct failure *);
 int channel_send(int, const char *, size_t, struct failure *);
 int channel_peek(int, int64_t, struct reply *, struct failure *);
 void reply_close(struct reply *);
-int submission_get(const char *, const char *, const char *, struct submission *, struct failure *);
+int submission_get(const char *, const char *, const char *, const char *, struct submission *, struct failure *);
 void submission_free(struct submission *);
 int decode(const char *, size_t, const int *, size_t, struct failure *);
 """

@@ -10,7 +10,7 @@
  * job_prolog and job_epilog are not defined at all: each would cost every job of the cluster 16 ms.
  */
 #define _GNU_SOURCE
-#include "shim.h"
+#include "plugin.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -20,50 +20,27 @@
 
 /* What Slurm looks up by name; all else is hidden. */
 #pragma GCC visibility push(default)
-#include <slurm/slurm.h>
-#include <slurm/spank.h>
 SPANK_PLUGIN(piolet_environment, 1)
 #pragma GCC visibility pop
 
-/* The definition, on its way from srun to slurmstepd, and from sbatch to the sruns of its script. Slurm
- * carries SLURM_* even with --export=NONE. */
-#define VARIABLE "SLURM_PIOLET_ENVIRONMENT"
-#define VARIABLE_REQUEST "SLURM_PIOLET_REQUEST"
-#define VARIABLE_INHERITED "SLURM_SPANK__SLURM_SPANK_OPTION_piolet_environment_environment"
+static const struct travel travel = {
+	.option = "environment",
+	.verb = "env",
+	.definition = "SLURM_PIOLET_ENVIRONMENT",
+	.request = "SLURM_PIOLET_REQUEST",
+	.inherited = "SLURM_SPANK__SLURM_SPANK_OPTION_piolet_environment_environment",
+};
+
 #define ARGUMENT_ZERO "PIOLET_ARGV0"
 /* Where the plugin is not loaded, this is in the way of the command: the step fails, and never runs bare. */
 #define ABSENT "/the/plugin/piolet_environment/is/missing/on/this/node/"
-#define HOST_REQUEST "none"
-#define DEFAULT_COMMAND "/usr/bin/piolet"
-#define DEFAULT_SOCKET "/run/piolet/node.sock"
-#define DEFAULT_TIMEOUT_S 30
-#define TIMEOUT_MAX_S 3600
 
-/* A plugin is called by name, with nothing of its own in hand: its state has to be static. */
 static struct {
-	const char *command, *config, *socket;
-	long timeout_s;
-	char *request;		/* the option's last value, or NULL */
-	unsigned given;		/* how often the option's callback fired */
 	char *part;		/* in srun: what an earlier part of a heterogeneous step asked for, or NULL */
 	int fd;			/* the connection to pioletd, or -1 */
 	int64_t deadline_ms;
 	struct failure failure;	/* of a hook that must not fail; task_init reports it */
-} state = { DEFAULT_COMMAND, NULL, DEFAULT_SOCKET, DEFAULT_TIMEOUT_S, NULL, 0, NULL, -1, 0, { false, "", "" } };
-
-static int option_given(int value, const char *argument, int remote)
-{
-	char *copy = strdup(argument ? argument : "");
-
-	(void)value;
-	(void)remote;
-	if (!copy)
-		return -1;
-	free(state.request);
-	state.request = copy;
-	state.given++;
-	return 0;
-}
+} state = { NULL, -1, 0, { false, "", "" } };
 
 static struct spank_option option = {
 	.name = "environment",
@@ -71,41 +48,8 @@ static struct spank_option option = {
 	.usage = "run the step's tasks in the container that FILE describes; 'none' runs them on the host",
 	.has_arg = 1,
 	.val = 0,
-	.cb = option_given,
+	.cb = plugin_option,
 };
-
-/* Ends srun, sbatch or salloc, which have asked for nothing yet. A return of -1 would do so, too, but Slurm would
- * add two lines about plugins, below which a user has to find ours. */
-__attribute__((noreturn)) static void report_and_exit(const struct failure *f)
-{
-	/* An empty message: the piolet command has told the user already. */
-	if (f->message[0])
-		dprintf(STDERR_FILENO, "piolet: error: %s%s%s\n", f->message, f->hint[0] ? "\nhint: " : "", f->hint);
-	exit(EXIT_FAILURE);
-}
-
-static void read_arguments(int argc, char **argv)
-{
-	for (int i = 0; i < argc; i++) {
-		if (strncmp(argv[i], "command=", 8) == 0)
-			state.command = argv[i] + 8;
-		else if (strncmp(argv[i], "config=", 7) == 0)
-			state.config = argv[i] + 7;
-		else if (strncmp(argv[i], "socket=", 7) == 0)
-			state.socket = argv[i] + 7;
-		else if (strncmp(argv[i], "timeout=", 8) == 0) {
-			char *end;
-			long seconds = strtol(argv[i] + 8, &end, 10);
-
-			if (*end || seconds < 1 || seconds > TIMEOUT_MAX_S)
-				slurm_error("piolet_environment: timeout=%s in plugstack.conf is not 1 to %d seconds",
-					    argv[i] + 8, TIMEOUT_MAX_S);
-			else
-				state.timeout_s = seconds;
-		} else
-			slurm_error("piolet_environment: unknown argument '%s' in plugstack.conf", argv[i]);
-	}
-}
 
 int slurm_spank_init(spank_t spank, int argc, char **argv)
 {
@@ -113,60 +57,25 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 
 	if (context == S_CTX_SLURMD)
 		return 0;
-	read_arguments(argc, argv);
+	plugin_arguments("piolet_environment", argc, argv);
 	return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
-}
-
-static bool wanted(void)
-{
-	return state.request && strcmp(state.request, HOST_REQUEST) != 0;
-}
-
-/* An srun in a batch script or an salloc: the definition was made at submit time and is still here.
- * An option of srun's own fires the callback once more. */
-static bool inherited(void)
-{
-	const char *request = getenv(VARIABLE_REQUEST);
-
-	return state.given == 1 && getenv(VARIABLE_INHERITED) && getenv(VARIABLE) && request &&
-	       strcmp(request, state.request) == 0;
 }
 
 /* Slurm calls once for each part of a heterogeneous step, but hands the nodes one value of the option, the last,
  * whatever each part said. Running a part in another's container would be worse than not at all. */
 static void compare_parts(void)
 {
-	const char *request = state.request ? state.request : HOST_REQUEST;
+	const char *request = plugin.request ? plugin.request : "none";
 	struct failure failure = { 0 };
 
 	if (state.part && strcmp(state.part, request) != 0) {
 		fail(&failure, "give all parts the same environment, or start them as steps of their own",
 		     "the parts of a heterogeneous step cannot have different environments ('%s' and '%s')",
 		     state.part, request);
-		report_and_exit(&failure);
+		plugin_refuse(&failure);
 	}
 	if (!state.part)
 		state.part = strdup(request);
-}
-
-static int local_post_opt(void)
-{
-	struct submission submission;
-	struct failure failure = { 0 };
-	char *value;
-
-	if (inherited())
-		return 0;
-	if (submission_get(state.command, state.config, state.request, &submission, &failure) < 0)
-		report_and_exit(&failure);
-	value = strndup(submission.definition, submission.definition_length);
-	submission_free(&submission);
-	if (!value || setenv(VARIABLE, value, 1) < 0 || setenv(VARIABLE_REQUEST, state.request, 1) < 0) {
-		fail(&failure, NULL, "out of memory");
-		report_and_exit(&failure);
-	}
-	free(value);
-	return 0;
 }
 
 /* srun has no way to ask; its own command line says it, abbreviated or not. Mistaken for it, an application's own
@@ -191,7 +100,7 @@ int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 	(void)argc;
 	(void)argv;
 	/* With --multi-prog the first word is a file that srun is still going to read. */
-	if (!wanted() || several_programs() || spank_get_item(spank, S_JOB_ARGV, &count, &command) || count < 1 || !command)
+	if (!plugin_wanted() || several_programs() || spank_get_item(spank, S_JOB_ARGV, &count, &command) || count < 1 || !command)
 		return 0;
 	if (asprintf(&guarded, ABSENT "%s", command[0]) < 0)
 		return -1;
@@ -211,75 +120,25 @@ static void clear_the_way(spank_t spank)
 		memmove(command[0], command[0] + strlen(ABSENT), strlen(command[0]) - strlen(ABSENT) + 1);
 }
 
-/* Batch scripts, extern and interactive steps run on the host: their ids are above every real step's. */
-static bool real_step(uint32_t step)
-{
-	return step < SLURM_INTERACTIVE_STEP;
-}
-
-static int send_start(spank_t spank)
-{
-	struct failure *f = &state.failure;
-	struct piolet_start start = { .plugin = PIOLET_PLUGIN_ENVIRONMENT };
-	gid_t *groups = NULL;
-	int count = 0;
-	char *definition = malloc(PIOLET_DEFINITION_MAX + 1), *message = malloc(PIOLET_START_MAX);
-	size_t length;
-	int rc = -1;
-
-	_Static_assert(sizeof(gid_t) == 4, "groups go over the wire as they are");
-	if (!definition || !message) {
-		fail(f, NULL, "out of memory");
-		goto out;
-	}
-	if (spank_get_item(spank, S_JOB_ID, &start.job) || spank_get_item(spank, S_JOB_STEPID, &start.step) ||
-	    spank_get_item(spank, S_JOB_UID, &start.uid) || spank_get_item(spank, S_JOB_GID, &start.gid)) {
-		fail(f, NULL, "Slurm does not say which step this is");
-		goto out;
-	}
-	if (spank_get_item(spank, S_JOB_SUPPLEMENTARY_GIDS, &groups, &count) || count < 0 || !groups)
-		count = 0;
-	if (spank_getenv(spank, VARIABLE, definition, PIOLET_DEFINITION_MAX + 1)) {
-		fail(f, "submit again on a node where the plugin piolet_environment is installed",
-		     "the definition of the environment did not come with the step");
-		goto out;
-	}
-	start.groups = (uint32_t)count;
-	start.definition = (uint32_t)strlen(definition);
-	start.timeout_ms = (uint32_t)state.timeout_s * 1000;
-	gethostname(start.node, sizeof(start.node) - 1);
-	length = start_encode(&start, groups, definition, message, PIOLET_START_MAX, f);
-	if (!length)
-		goto out;
-	state.fd = channel_open(state.socket, f);
-	if (state.fd < 0)
-		goto out;
-	state.deadline_ms = now_ms() + state.timeout_s * 1000;
-	rc = channel_send(state.fd, message, length, f);
-out:
-	free(definition);
-	free(message);
-	return rc;
-}
-
 int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 {
 	spank_context_t context = spank_context();
-	uint32_t step = 0;
 
 	(void)argc;
 	(void)argv;
 	if (context == S_CTX_LOCAL)
 		compare_parts();
-	if (!wanted())
+	if (!plugin_wanted())
 		return 0;
 	if (context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR)
-		return local_post_opt();
-	if (context != S_CTX_REMOTE || spank_get_item(spank, S_JOB_STEPID, &step) || !real_step(step))
+		plugin_submit(&travel);
+	if (context != S_CTX_REMOTE || !plugin_real_step(spank))
 		return 0;
 	clear_the_way(spank);
-	if (state.fd < 0 && !state.failure.set)
-		send_start(spank);
+	if (state.fd < 0 && !state.failure.set) {
+		state.deadline_ms = now_ms() + plugin.timeout_s * 1000;
+		state.fd = plugin_announce(spank, PIOLET_PLUGIN_ENVIRONMENT, &travel, &state.failure);
+	}
 	return 0;
 }
 
@@ -358,13 +217,12 @@ static int enter(spank_t spank, struct failure *f)
 int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 {
 	struct failure failure = state.failure;
-	uint32_t step = 0;
 	int task = 0, rc = -1;
 	char node[64] = "";
 
 	(void)argc;
 	(void)argv;
-	if (!wanted() || spank_get_item(spank, S_JOB_STEPID, &step) || !real_step(step))
+	if (!plugin_wanted() || !plugin_real_step(spank))
 		return 0;
 	if (!failure.set && state.fd >= 0)
 		rc = enter(spank, &failure);
@@ -373,8 +231,8 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 	if (state.fd >= 0)
 		close(state.fd);
 	state.fd = -1;
-	spank_unsetenv(spank, VARIABLE);
-	spank_unsetenv(spank, VARIABLE_REQUEST);
+	spank_unsetenv(spank, travel.definition);
+	spank_unsetenv(spank, travel.request);
 	if (rc == 0)
 		return 0;
 	/* All tasks of a node fail alike: one of them says so. */
@@ -394,8 +252,8 @@ int slurm_spank_exit(spank_t spank, int argc, char **argv)
 	if (state.fd >= 0)
 		close(state.fd);
 	state.fd = -1;
-	free(state.request);
+	free(plugin.request);
 	free(state.part);
-	state.request = state.part = NULL;
+	plugin.request = state.part = NULL;
 	return 0;
 }

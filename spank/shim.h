@@ -5,7 +5,8 @@
  *   join.c       a task enters the namespaces that it was handed
  *   submit.c     in srun, sbatch and salloc: the cached record, or the `piolet` command
  *   command.c    in srun, sbatch and salloc: run the `piolet` command
- *   environment.c  the hooks of --environment; the only part that knows SPANK
+ *   plugin.c     what the hooks of the plugins have in common
+ *   environment.c vet.c score.c   the hooks of each option; these and plugin.c know SPANK
  *
  * Nothing here parses TOML, JSON or YAML, and nothing forks in slurmstepd.
  */
@@ -23,6 +24,7 @@ _Static_assert(sizeof(struct piolet_header) == 16, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_start) == 112, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_ready) == 4376, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_error) == 2064, "the wire has no padding");
+_Static_assert(sizeof(struct piolet_gpus) == 1024, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_record) == 24, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_dependency) == 56, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_start) + 4 * PIOLET_GROUPS_MAX + PIOLET_DEFINITION_MAX <= PIOLET_START_MAX,
@@ -78,8 +80,8 @@ struct submission {
 	size_t definition_length;
 };
 
-int submission_get(const char *command, const char *config, const char *request, struct submission *s,
-		   struct failure *f);
+int submission_get(const char *verb, const char *command, const char *config, const char *request,
+		   struct submission *s, struct failure *f);
 void submission_free(struct submission *s);
 
 #endif

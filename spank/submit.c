@@ -22,7 +22,7 @@ void submission_free(struct submission *s)
 	*s = (struct submission){ 0 };
 }
 
-static int open_cached(const char *request, const char *directory, const char *config)
+static int open_cached(const char *verb, const char *request, const char *directory, const char *config)
 {
 	const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
 	const char *base = cache && cache[0] == '/' ? cache : home;
@@ -32,7 +32,7 @@ static int open_cached(const char *request, const char *directory, const char *c
 
 	if (!base || base[0] != '/')
 		return -1;
-	n = snprintf(path, sizeof(path), "%s%s/piolet/env/%016llx.rec", base, base == cache ? "" : "/.cache",
+	n = snprintf(path, sizeof(path), "%s%s/piolet/%s/%016llx.rec", base, base == cache ? "" : "/.cache", verb,
 		     (unsigned long long)record_key(request, directory, config, geteuid()));
 	if (n < 0 || (size_t)n >= sizeof(path))
 		return -1;
@@ -45,10 +45,10 @@ static int open_cached(const char *request, const char *directory, const char *c
 	return fd;
 }
 
-int submission_get(const char *command, const char *config, const char *request, struct submission *s,
-		   struct failure *f)
+int submission_get(const char *verb, const char *command, const char *config, const char *request,
+		   struct submission *s, struct failure *f)
 {
-	char *words[] = { (char *)command, "env", "submit", "--record-fd", "3", "--", (char *)request, NULL, NULL, NULL };
+	char *words[] = { (char *)command, (char *)verb, "submit", "--record-fd", "3", "--", (char *)request, NULL, NULL, NULL };
 	struct failure stale = { 0 };
 	char directory[PATH_MAX];
 	int fd;
@@ -56,7 +56,7 @@ int submission_get(const char *command, const char *config, const char *request,
 	*s = (struct submission){ 0 };
 	if (!getcwd(directory, sizeof(directory)))
 		return fail(f, NULL, "cannot tell the working directory: %s", strerror(errno));
-	fd = open_cached(request, directory, config);
+	fd = open_cached(verb, request, directory, config);
 	if (fd >= 0) {
 		s->record = slurp(fd, PIOLET_RECORD_MAX, &s->length);
 		close(fd);
@@ -79,7 +79,7 @@ int submission_get(const char *command, const char *config, const char *request,
 		return -1;
 	}
 	if (!s->record)
-		return fail(f, NULL, "there is no record of the environment");
+		return fail(f, NULL, "piolet %s submit made no record", verb);
 	if (record_check(s->record, s->length, request, directory, &s->definition, &s->definition_length, f) == 0)
 		return 0;
 	submission_free(s);

@@ -9,7 +9,7 @@
  * ours. On the nodes this plugin does nothing.
  */
 #define _GNU_SOURCE
-#include "shim.h"
+#include "plugin.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,37 +19,18 @@
 #include <unistd.h>
 
 #pragma GCC visibility push(default)
-#include <slurm/slurm.h>
-#include <slurm/spank.h>
 SPANK_PLUGIN(piolet_vet, 1)
 #pragma GCC visibility pop
 
-#define NO_REQUEST "none"
 /* Set for an srun that has become itself again after its vetting, and read by that one only. */
 #define VETTED "PIOLET_VETTED"
 #define WORDS_MAX 4096
 #define BYTES_MAX (1 << 20)
-#define DEFAULT_COMMAND "/usr/bin/piolet"
 
 static struct {
-	const char *command, *config;
-	char *request;
 	bool vetted;
 	char **environment;	/* as srun was started: it adds its job's variables, which are not the next srun's */
-} state = { DEFAULT_COMMAND, NULL, NULL, false, NULL };
-
-static int option_given(int value, const char *argument, int remote)
-{
-	char *copy = strdup(argument ? argument : "");
-
-	(void)value;
-	(void)remote;
-	if (!copy)
-		return -1;
-	free(state.request);
-	state.request = copy;
-	return 0;
-}
+} state = { false, NULL };
 
 static struct spank_option option = {
 	.name = "vet",
@@ -57,7 +38,7 @@ static struct spank_option option = {
 	.usage = "check the nodes against PROTOCOL first, and leave bad ones out; 'none' checks nothing",
 	.has_arg = 1,
 	.val = 0,
-	.cb = option_given,
+	.cb = plugin_option,
 };
 
 /* Splits NUL-terminated words; returns how many, or 0 where they are not well-formed. */
@@ -101,10 +82,10 @@ static void gate(const char *stage, uint32_t job)
 	int status;
 
 	snprintf(number, sizeof(number), "%u", job);
-	words[count++] = (char *)state.command;
-	if (state.config) {
+	words[count++] = (char *)plugin.command;
+	if (plugin.config) {
 		words[count++] = "--config";
-		words[count++] = (char *)state.config;
+		words[count++] = (char *)plugin.config;
 	}
 	words[count++] = "vet";
 	words[count++] = "gate";
@@ -115,7 +96,7 @@ static void gate(const char *stage, uint32_t job)
 	words[count++] = "--result-fd";
 	words[count++] = "3";
 	words[count++] = "--request";
-	words[count++] = state.request;
+	words[count++] = plugin.request;
 	words[count++] = "--";
 	own = mine ? split(mine, length, words + count, WORDS_MAX - count) : 0;
 	if (!own) {
@@ -166,20 +147,13 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 		return 0;
 	if (context == S_CTX_LOCAL)
 		state.environment = copy_environment();
-	for (int i = 0; i < argc; i++) {
-		if (strncmp(argv[i], "command=", 8) == 0)
-			state.command = argv[i] + 8;
-		else if (strncmp(argv[i], "config=", 7) == 0)
-			state.config = argv[i] + 7;
-		else
-			slurm_error("piolet_vet: unknown argument '%s' in plugstack.conf", argv[i]);
-	}
+	plugin_arguments("piolet_vet", argc, argv);
 	return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
 }
 
 static bool wanted(void)
 {
-	return state.request && strcmp(state.request, NO_REQUEST) != 0 && !state.vetted;
+	return plugin_wanted() && !state.vetted;
 }
 
 int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)

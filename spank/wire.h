@@ -34,11 +34,13 @@ enum piolet_kind {
 	PIOLET_START = 1,
 	PIOLET_READY = 2,
 	PIOLET_ERROR = 3,
-	PIOLET_VET = 4
+	PIOLET_VET = 4,
+	PIOLET_GPUS = 5
 };
 
 enum piolet_plugin {
-	PIOLET_PLUGIN_ENVIRONMENT = 1
+	PIOLET_PLUGIN_ENVIRONMENT = 1,
+	PIOLET_PLUGIN_SCORE = 2	/* on a socket of its own; see 3 */
 };
 
 struct piolet_header {
@@ -99,7 +101,20 @@ struct piolet_vet {
 	uint32_t reserved;	/* 0 */
 };
 
-/* 3. A submission: what `piolet env submit` hands to the shim in srun, sbatch or salloc
+/* 3. A scored step, on a socket of its own
+ *
+ *    slurmstepd (root)  --- START --->  the sampler     once
+ *    each task          --- GPUS  --->  the sampler     the first counts; there may be none
+ *
+ * Nothing is answered: a step does not wait for its sampler. The connection ends when slurmstepd ends, and the sampling
+ * with it.
+ */
+struct piolet_gpus {
+	struct piolet_header header;
+	char gpus[1008];	/* as in CUDA_VISIBLE_DEVICES, NUL-terminated; empty: the step has none */
+};
+
+/* 4. A submission: what `piolet env submit` and `piolet score submit` hand to the shim in srun, sbatch or salloc
  *
  * One record, in a memory file, and the same bytes in the user's cache, so that the next srun need
  * not start Python: header, then `dependencies` entries, then `definition` bytes of canonical JSON.

@@ -73,6 +73,7 @@ class NodeConfig:
     socket: str = _setting("/run/piolet/node.sock", "Where the plugins in slurmstepd find pioletd.")
     vet_socket: str = _setting("/run/piolet/vet.sock", "Where the tasks of vet steps find pioletd.")
     vet_program: str = _setting("/usr/libexec/piolet/piolet-vet-task", "What a vet step runs on every node.")
+    score_socket: str = _setting("/run/piolet/score.sock", "Where the plugins in slurmstepd find the sampler.")
     state: str = _setting("/run/piolet", "What is known of running steps, for a restarted daemon.")
     account: str = _setting("piolet", "The account of the unprivileged server.")
     build_timeout_s: int = _setting(20, "A container that is not built after this many seconds fails its step.")
@@ -93,6 +94,24 @@ class VetConfig:
 
 
 @dataclass(frozen=True)
+class ScoreConfig:
+    """`[score]`: counters and the score."""
+
+    interval: str = _setting("100ms", "Between two samples, where --score does not say: 100ms to 1h.")
+    collector: str = _setting("auto", "The source of GPU counters: auto, dcgm, gpm, nvml or host.")
+    out: str = _setting(
+        "piolet-score-%j.%s", "Where data sets go: %j is the job, %s the step; below the step's directory if relative."
+    )
+    calibration: str = _setting(
+        "", "Peaks of the site's GPUs, a file of `piolet score calibrate`; empty: the data sheets'."
+    )
+    end_wait_s: int = _setting(10, "The screen at a step's end waits so many seconds for the nodes' last samples.")
+    prometheus: str = _setting(
+        "", "Where pioletd serves the metrics of running steps, for example 127.0.0.1:9417; empty: nowhere."
+    )
+
+
+@dataclass(frozen=True)
 class Config:
     """All of `piolet.toml`; every setting has a default, so that an empty file is a valid one."""
 
@@ -100,6 +119,7 @@ class Config:
     images: ImagesConfig = field(default_factory=ImagesConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
     vet: VetConfig = field(default_factory=VetConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
 
 
 def load(path: Path | None = None) -> Config:

@@ -5,6 +5,7 @@ The structs and the numbers come from spank/wire.h through `piolet._wire`, which
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +17,18 @@ _lib: Any = _ffi.dlopen(None)
 
 START_MAX: int = _lib.PIOLET_START_MAX
 ENVIRONMENT_MAX: int = _lib.PIOLET_ENVIRONMENT_MAX
+PLUGIN_ENVIRONMENT: int = _lib.PIOLET_PLUGIN_ENVIRONMENT
+PLUGIN_SCORE: int = _lib.PIOLET_PLUGIN_SCORE
 _HEADER = _ffi.sizeof("struct piolet_header")
 _START = _ffi.sizeof("struct piolet_start")
 _VET = _ffi.sizeof("struct piolet_vet")
+_GPU = re.compile(r"[0-9]{1,3}|(?:GPU|MIG)-[0-9A-Za-z/-]{1,80}")
 VET_MAX: int = _VET + _lib.PIOLET_DEFINITION_MAX
 
 
 @dataclass(frozen=True)
 class Start:
-    """START: a step that wants an environment. Times in milliseconds."""
+    """START: a step that wants an environment, or is scored. Times in milliseconds."""
 
     plugin: int
     job: int
@@ -37,8 +41,8 @@ class Start:
     node: str
 
 
-def decode_start(data: bytes) -> Start:
-    """Return the START message in `data`, all of which it must be. Raises WireError."""
+def decode_start(data: bytes, plugin: int = PLUGIN_ENVIRONMENT) -> Start:
+    """Return the START message of that plugin in `data`, all of which it must be. Raises WireError."""
     if len(data) < _HEADER:
         raise WireError(f"a message of {len(data)} bytes is none")
     if len(data) > START_MAX:
@@ -60,7 +64,7 @@ def decode_start(data: bytes) -> Start:
         raise WireError("a START message has impossible lengths")
     if _START + 4 * start.groups + start.definition != len(data):
         raise WireError("the lengths in a START message do not add up")
-    if start.plugin != _lib.PIOLET_PLUGIN_ENVIRONMENT:
+    if start.plugin != plugin:
         raise WireError(f"a START message names the unknown plugin {start.plugin}")
     if not 0 < start.timeout_ms <= 3_600_000:
         raise WireError("a START message has an impossible timeout")
@@ -78,6 +82,25 @@ def decode_start(data: bytes) -> Start:
         start.timeout_ms,
         node.decode("ascii", "replace"),
     )
+
+
+def decode_gpus(data: bytes) -> tuple[str, ...]:
+    """Return the GPUs in a GPUS message: UUIDs or numbers, none where the step has none. Raises WireError."""
+    size = _ffi.sizeof("struct piolet_gpus")
+    if len(data) != size:
+        raise WireError(f"a GPUS message cannot have {len(data)} bytes")
+    message = _ffi.from_buffer("struct piolet_gpus *", data)
+    header = message.header
+    if (header.magic, header.version, header.kind, header.length, header.reserved) != (
+        _lib.PIOLET_MAGIC,
+        _lib.PIOLET_VERSION,
+        _lib.PIOLET_GPUS,
+        size,
+        0,
+    ):
+        raise WireError("this is not a GPUS message of Piolet")
+    text = _ffi.string(message.gpus, 1008).decode("ascii", "replace")
+    return tuple(name for name in (part.strip() for part in text.split(",")) if _GPU.fullmatch(name))
 
 
 def decode_vet(data: bytes) -> str:

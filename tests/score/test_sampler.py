@@ -284,7 +284,7 @@ def test_the_writer_is_the_user_and_finishes(simulate: Callable[..., Dataset], t
     source = data.nodes[0].path
     process = subprocess.Popen(["/bin/cat", str(source)], stdout=subprocess.PIPE)
     assert process.stdout is not None
-    path = write(process.stdout.fileno(), str(tmp_path / "out"), "node")
+    path = write(process.stdout.fileno(), str(tmp_path / "out"), "node", "1.0")
     process.stdout.close()
     process.wait()
     assert Path(path).name == "node.parquet"
@@ -292,7 +292,7 @@ def test_the_writer_is_the_user_and_finishes(simulate: Callable[..., Dataset], t
     assert other.score.value == pytest.approx(one.score.value)
     for name in ("../x", "", ".."):
         with pytest.raises(ScoreError, match="cannot be the name"):
-            write(0, str(tmp_path), name)
+            write(0, str(tmp_path), name, "1.0")
 
 
 def test_quality_frames_are_json(hands: Hands, path: Path) -> None:

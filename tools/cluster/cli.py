@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--dir", type=Path, default=REPOSITORY / "build" / "cluster", help="where it lives")
     up = commands.add_parser("up", parents=[where], help="start a cluster")
     up.add_argument("--nodes", type=int, default=4, help="how many nodes (default: 4)")
+    up.add_argument("--gpus", type=int, default=0, help="how many simulated GPUs each node has (default: 0)")
     up.add_argument("--without-piolet", action="store_true", help="plain Slurm, no plugin and no daemons of ours")
     commands.add_parser("down", parents=[where], help="end it; accounts, image and logs stay")
     commands.add_parser("status", parents=[where], help="what runs; exit status 1 if that is not all")
@@ -39,7 +40,8 @@ def run(arguments: argparse.Namespace, report: Report) -> int:
     layout = layout_for(arguments.dir)
     match arguments.command:
         case "up":
-            lifecycle.up(layout, lifecycle.Request(arguments.nodes, not arguments.without_piolet), report)
+            request = lifecycle.Request(arguments.nodes, not arguments.without_piolet, arguments.gpus)
+            lifecycle.up(layout, request, report)
         case "down":
             lifecycle.down(layout, report)
         case "status":

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.cluster import accounts
+from tools.cluster import accounts, gpus
 from tools.cluster.layout import Layout, node_names
 from tools.cluster.processes import FIXED_PATH
 from tools.cluster.state import write_atomically
@@ -37,6 +37,7 @@ class Settings:
     clients_stay: bool
     ports: Mapping[str, int]
     slurm: tuple[int, int]
+    gpus: int = 0
 
     @property
     def registry(self) -> str:
@@ -101,8 +102,11 @@ def slurm_conf(s: Settings, stay: bool = True) -> str:
     ]
     if s.piolet:
         lines.append(f"PlugStackConfig={layout.etc}/plugstack.conf")
+    if s.gpus:
+        lines.append("GresTypes=gpu")
+    gres = f" Gres=gpu:{s.gpus}" if s.gpus else ""
     lines += [
-        f"NodeName={name} NodeAddr={s.address} Port={s.ports[name]} CPUs={CPUS_PER_NODE} State=UNKNOWN"
+        f"NodeName={name} NodeAddr={s.address} Port={s.ports[name]} CPUs={CPUS_PER_NODE}{gres} State=UNKNOWN"
         for name in node_names(s.nodes)
     ]
     lines.append("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
@@ -132,6 +136,13 @@ def plugstack_piolet(layout: Layout) -> str:
 
 def plugstack_vet(layout: Layout) -> str:
     return f"required {layout.vet_plugin} command={layout.venv_bin}/piolet config={layout.piolet_toml}\n"
+
+
+def plugstack_score(layout: Layout) -> str:
+    return (
+        f"optional {layout.score_plugin} command={layout.venv_bin}/piolet "
+        f"config={layout.piolet_toml} socket=/run/piolet/score.sock\n"
+    )
 
 
 def piolet_toml(layout: Layout) -> str:
@@ -241,9 +252,14 @@ def write(s: Settings, own_name: str, own_hosts: str) -> None:
     directories = (layout.etc, layout.client_conf.parent, layout.bin, layout.edf, layout.etc / "plugstack.conf.d")
     for directory in directories:
         directory.mkdir(parents=True, exist_ok=True)
-    piolet_line, vet_line = (layout.etc / "plugstack.conf.d" / name for name in ("piolet.conf", "vet.conf"))
-    for path in (layout.client_conf, layout.client_conf.with_name("cgroup.conf"), piolet_line, vet_line):
+    names = ("piolet.conf", "vet.conf", "score.conf")
+    piolet_line, vet_line, score_line = (layout.etc / "plugstack.conf.d" / name for name in names)
+    gres = layout.etc / "gres.conf"
+    stale = (layout.client_conf, layout.client_conf.with_name("cgroup.conf"), piolet_line, vet_line, score_line, gres)
+    for path in stale:
         path.unlink(missing_ok=True)
+    if s.gpus:
+        write_atomically(gres, gpus.gres_conf(layout.gpus, s.gpus))
     write_atomically(layout.slurm_conf, slurm_conf(s))
     write_atomically(layout.etc / "cgroup.conf", cgroup_conf(s.slurm))
     if not s.clients_stay:
@@ -253,6 +269,7 @@ def write(s: Settings, own_name: str, own_hosts: str) -> None:
     if s.piolet:
         write_atomically(piolet_line, plugstack_piolet(layout))
         write_atomically(vet_line, plugstack_vet(layout))
+        write_atomically(score_line, plugstack_score(layout))
     write_atomically(layout.piolet_toml, piolet_toml(layout))
     write_atomically(layout.hosts, hosts(s, own_name, own_hosts))
     write_atomically(layout.etc / "registry.yml", registry_yml(s))

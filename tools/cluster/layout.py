@@ -128,6 +128,14 @@ class Layout:
         return self.build / "plugins" / "piolet-vet-task"
 
     @property
+    def score_plugin(self) -> Path:
+        return self.build / "plugins" / "piolet_score.so"
+
+    @property
+    def gpus(self) -> Path:
+        return self.root / "gpus"
+
+    @property
     def vet_plugin(self) -> Path:
         return self.build / "plugins" / "piolet_vet.so"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tools.cluster import accounts, cgroup, config, image, network, oci, packages, processes, registry, services
+from tools.cluster import accounts, cgroup, config, gpus, image, network, oci, packages, processes, registry, services
 from tools.cluster.errors import ClusterError
 from tools.cluster.layout import RUN, RUN_PREFIX, Layout, node_names
 from tools.cluster.report import Report
@@ -28,6 +28,7 @@ class Request:
 
     nodes: int
     piolet: bool
+    gpus: int = 0
 
 
 class Record:
@@ -102,6 +103,10 @@ def _start(layout: Layout, request: Request, report: Report, hints: bool) -> Non
     _make_run(layout)
     shutil.rmtree(layout.log, ignore_errors=True)  # what the logs say is of this run
     config.write(settings, socket.gethostname(), _read(Path("/etc/hosts")))
+    shutil.rmtree(layout.gpus, ignore_errors=True)
+    if request.gpus:
+        with report.step("gpus") as said:
+            said.append(gpus.provide(layout.gpus, node_names(request.nodes), request.gpus))
     with report.step("munge") as said:
         services.start_munged(layout, group, record.keep)
         said.append(str(layout.munge_socket))
@@ -144,6 +149,7 @@ def _settle(layout: Layout, request: Request) -> config.Settings:
         clients_stay=name_address is not None,
         ports=ports,
         slurm=packages.slurm_version(),
+        gpus=request.gpus,
     )
 
 

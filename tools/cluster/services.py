@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from tools.cluster import network, processes, registry
+from tools.cluster import gpus, network, processes, registry
 from tools.cluster.accounts import numbers
 from tools.cluster.config import CONTROLLER, Settings, daemon_path
 from tools.cluster.errors import ClusterError
@@ -172,7 +172,8 @@ def start_pioletd(layout: Layout, nodes: Sequence[tuple[str, Process]], group: P
         socket_in_node(slurmd).unlink(missing_ok=True)
         argv = [find("nsenter"), f"--target={slurmd.pid}", "--mount", "--uts", "--"]
         argv += [str(layout.venv_bin / "pioletd"), "--config", str(layout.piolet_toml)]
-        process = processes.spawn(pioletd_name(node), argv, log, group, {"PATH": daemon_path(layout)})
+        environment = {"PATH": daemon_path(layout)} | gpus.variables(layout.gpus, node)
+        process = processes.spawn(pioletd_name(node), argv, log, group, environment)
         keep(process)
         started.append((process, slurmd, log))
     for process, slurmd, log in started:

@@ -19,7 +19,7 @@ from piolet.config import Config
 from piolet.errors import UsageError
 
 PREFIX = "piolet-score-"
-_PERIOD_LEAST, _PERIOD_MOST = 0.01, 3600.0
+_PERIOD_LEAST = 0.01
 
 
 def add_parser(subparsers: Any) -> None:
@@ -49,6 +49,12 @@ def add_parser(subparsers: Any) -> None:
             one.add_argument("--png", action="store_true", help="a PNG of each figure beside it")
         if name == "watch":
             one.add_argument("--interval", type=_interval, default=2.0, metavar="TIME", help="between updates (2s)")
+    submit = actions.add_parser("submit", help="check what stands after --score=, for the plugin in srun")
+    submit.add_argument("--record-fd", metavar="N", type=int, required=True, help="the descriptor to write to")
+    submit.add_argument("request", metavar="REQUEST", help="what stands after --score=")
+    end = actions.add_parser("end", help="show the score of a step that has just ended, for the plugin in srun")
+    end.add_argument("--job", type=int, required=True)
+    end.add_argument("--step", type=int, required=True)
     two = actions.add_parser("compare", help="the difference of two steps, with its uncertainty")
     two.add_argument("a", metavar="A")
     two.add_argument("b", metavar="B")
@@ -69,6 +75,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace, config: Config) -> int:
     """Do what the parsed command line asks; returns the exit status, raises PioletError."""
+    if args.action in ("submit", "end"):
+        from piolet.cli import scored
+
+        if args.action == "submit":
+            return scored.submit(args.request, args.record_fd, args.config, config.score)
+        return scored.end(args.job, args.step, config.score, _screen)
     actions: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": _run,
         "show": _show,
@@ -100,33 +112,25 @@ def locate(name: str, where: Path | None = None) -> Path:
 
 
 def _interval(text: str) -> float:
-    for unit, factor in (("ms", 1e-3), ("min", 60.0), ("s", 1.0), ("", 1.0)):
-        if text.endswith(unit) and text.removesuffix(unit).strip().replace(".", "", 1).isdecimal():
-            value = float(text.removesuffix(unit)) * factor
-            if _PERIOD_LEAST <= value <= _PERIOD_MOST:
-                return value
-    raise argparse.ArgumentTypeError(f"'{text}' is no interval from 10ms to 1h, as 100ms or 1s")
+    from piolet.score.request import period_of
+
+    try:
+        return period_of(text, _PERIOD_LEAST)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no interval from 10ms to 1h, as 100ms or 1s") from None
 
 
 def _summary(name: str, calibration: Path | None) -> Any:
     from piolet.score.dataset import open_dataset
     from piolet.score.summary import summarise
 
-    peaks = _peaks(calibration)
-    return summarise(open_dataset(locate(name)), peaks)
+    return summarise(open_dataset(locate(name)), _peaks(calibration))
 
 
 def _peaks(path: Path | None) -> Any:
     from piolet.score import peaks
-    from piolet.score.failures import ScoreError
 
-    if path is None:
-        return None
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScoreError(f"cannot read the calibration file {path}: {error}") from None
-    return peaks.from_json(text, str(path))
+    return None if path is None else peaks.from_file(path)
 
 
 def _screen(summary: Any, stream: Any) -> str:

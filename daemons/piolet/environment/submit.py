@@ -85,8 +85,10 @@ def fnv1a(data: bytes) -> int:
     return value
 
 
-def cache_path(variables: Mapping[str, str], cwd: str, request: str, config: str, uid: int) -> str | None:
-    """Return where the record for `request` is kept, or None when the user has no place for a cache.
+def cache_path(
+    variables: Mapping[str, str], cwd: str, request: str, config: str, uid: int, verb: str = "env"
+) -> str | None:
+    """Return where the record of `piolet VERB submit` for `request` is kept, or None: there is no place for a cache.
 
     XDG_CACHE_HOME counts only if it is absolute, otherwise it is $HOME/.cache.
     """
@@ -97,7 +99,7 @@ def cache_path(variables: Mapping[str, str], cwd: str, request: str, config: str
             return None
         base = f"{home}/.cache"
     key = os.fsencode(cwd) + b"\0" + os.fsencode(request) + b"\0" + os.fsencode(config) + b"\0" + str(uid).encode()
-    return f"{base}/piolet/env/{fnv1a(key):016x}.rec"
+    return f"{base}/piolet/{verb}/{fnv1a(key):016x}.rec"
 
 
 def store(path: str, record: bytes) -> bool:

@@ -62,9 +62,11 @@ def _run(config: Config) -> int:
     state = Path(config.node.state)
     socket_path = Path(config.node.socket)
     vet_path = Path(config.node.vet_socket)
+    score_path = Path(config.node.score_socket)
     try:
-        base = _prepare_directories(state, socket_path, vet_path)
-        listener, vet_listener = _listen(socket_path), _listen(vet_path)
+        base = _prepare_directories(state, socket_path, vet_path, score_path)
+        listener, vet_listener, score_listener = _listen(socket_path), _listen(vet_path), _listen(score_path)
+        scored = _scored_directory(state, server_account)
     except OSError as error:
         raise PioletError(f"cannot prepare {error.filename or state}: {error.strerror}") from None
     # Every step takes a descriptor in each half, and the usual soft limit of 1024 is for select().
@@ -74,17 +76,21 @@ def _run(config: Config) -> int:
     desk, zygote = _pair()
     if os.fork() == 0:
         _warm(zygote)
+    alive, ends = _pair()
+    if os.fork() == 0:
+        _keep(score_listener, ends, server_account, scored, config)
     server = os.fork()
     if server == 0:
         ours.close()
         _serve(listener, theirs, (vet_listener, desk), server_account, config)
-    for end in (theirs, listener, vet_listener, desk, zygote):
+    for end in (theirs, listener, vet_listener, score_listener, desk, zygote, ends):
         end.close()
     try:
         return _monitor(ours, server, images_account, base, state, config)
     finally:
-        socket_path.unlink(missing_ok=True)
-        vet_path.unlink(missing_ok=True)
+        alive.close()
+        for path in (socket_path, vet_path, score_path):
+            path.unlink(missing_ok=True)
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:
@@ -160,6 +166,50 @@ def _warm(channel: socket.socket) -> None:
         logging.getLogger("pioletd").exception("the process for vetting failed")
     finally:
         os._exit(status)
+
+
+def _keep(
+    listener: socket.socket, stop: socket.socket, account: pwd.struct_passwd, files: Path, config: Config
+) -> None:
+    """The keeper's process: root's, for scoring. Never returns."""
+    status = 1
+    try:
+        linux.set_name("pioletd-keeper")
+        linux.close_all_but({listener.fileno(), stop.fileno()})
+        linux.die_with_parent(signal.SIGKILL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        from piolet.node.keeper import Keeper
+
+        Keeper(account, lambda keeper: _sample(listener, keeper, files, config), stop).run()
+        status = 0
+    except Exception:
+        logging.getLogger("pioletd").exception("the process for scoring failed")
+    finally:
+        os._exit(status)
+
+
+def _sample(listener: socket.socket, keeper: socket.socket, files: Path, config: Config) -> None:
+    """The sampler's process, as the account."""
+    from piolet.node.scoredesk import ScoreDesk
+    from piolet.score.sampler import Sampler
+
+    sampler = Sampler(totals=bool(config.score.prometheus))
+    if config.score.prometheus:
+        from piolet.score.metrics import serve
+
+        try:
+            serve(sampler, socket.gethostname().partition(".")[0], config.score.prometheus)
+        except PioletError as error:
+            logging.getLogger("pioletd").error("%s", error.message)
+    ScoreDesk(listener, keeper, files, sampler).run()
+
+
+def _scored_directory(state: Path, account: pwd.struct_passwd) -> Path:
+    """Return the sampler's own directory: what it knows of the steps that it samples."""
+    directory = state / "scored"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    os.chown(directory, account.pw_uid, account.pw_gid)
+    return directory
 
 
 def _prepare_vetting() -> Work:

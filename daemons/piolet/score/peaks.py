@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from piolet.score.failures import ScoreError
@@ -96,3 +97,12 @@ def _peaks(entry: Any, where: str) -> Peaks:
         if not right or (key.startswith("eta_") and not 0 < value <= 1):
             raise ScoreError(f"{where}: {key} cannot be {value!r}", "shares lie above 0 and at most at 1")
     return Peaks(**entry)
+
+
+def from_file(path: Path) -> dict[str, Peaks]:
+    """Return the peaks in a calibration file. Raises ScoreError: it cannot be read, or is none."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScoreError(f"cannot read the calibration file {path}: {error}") from None
+    return from_json(text, str(path))

@@ -10,16 +10,17 @@ from __future__ import annotations
 import os
 
 from piolet.score.failures import ScoreError
-from piolet.score.journal import SUFFIX, open_for_writing
+from piolet.score.journal import SUFFIX, open_for_writing, read
 
 _PIECE = 1 << 16
 
 
-def write(source: int, directory: str, node: str) -> str:
-    """Copy from the descriptor `source` until its end, and return the path of the finished file.
+def write(source: int, directory: str, node: str, step: str) -> str:
+    """Copy the samples of `step`, "JOB.STEP", from the descriptor `source` until its end; return the path of the file.
 
-    Raises ScoreError: the directory cannot be made, the journal cannot be written or finished. The journal then
-    holds all that was written, and every reader takes it as it is.
+    If the step has ended by then, that is a Parquet file; if only its sampler has, the journal, which the next sampler
+    goes on with. Raises ScoreError: the directory holds another step's samples, cannot be made, the journal cannot be
+    written or finished. The journal then holds all that was written, and every reader takes it as it is.
     """
     if "/" in node or node in ("", ".", ".."):
         raise ScoreError(f"'{node}' cannot be the name of a node")
@@ -28,6 +29,7 @@ def write(source: int, directory: str, node: str) -> str:
         os.makedirs(directory, 0o755, exist_ok=True)
     except OSError as error:
         raise ScoreError(f"cannot make the directory {directory}: {error.strerror}") from None
+    _refuse_another(directory, node, step)
     target = open_for_writing(path)
     try:
         os.set_blocking(target, True)
@@ -38,7 +40,21 @@ def write(source: int, directory: str, node: str) -> str:
         raise ScoreError(f"cannot write {path}: {error.strerror}") from None
     finally:
         os.close(target)
-    return finish(path)
+    return finish(path) if _ended(path) else path
+
+
+def _refuse_another(directory: str, node: str, step: str) -> None:
+    """Refuse a directory in which the samples of another step are: two in one data set would be neither's."""
+    if os.path.exists(os.path.join(directory, f"{node}.parquet")):
+        raise ScoreError(f"{directory} holds the data set of a step that has ended")
+    path = os.path.join(directory, node + SUFFIX)
+    head = next(read(path), None) if os.path.exists(path) else None
+    if head is not None and "{job}.{step}".format_map(head.json()) != step:
+        raise ScoreError(f"{directory} holds the data set of another step")
+
+
+def _ended(path: str) -> bool:
+    return any(each.kind == "E" and each.json()["event"] == "end" for each in read(path))
 
 
 def finish(path: str) -> str:

@@ -64,6 +64,11 @@ int nvml_text(char *target, unsigned int size, const char *text) {
 
 EXPORT int nvmlInitWithFlags(unsigned int flags) {
     (void)flags;
+    /* As with the real one, only the first of several users begins, and only the last one ends. */
+    if (initialised) {
+        initialised++;
+        return NVML_SUCCESS;
+    }
     if (script_read(&machine) != 0) {
         return NVML_ERROR_UNKNOWN;
     }
@@ -79,7 +84,7 @@ EXPORT int nvmlShutdown(void) {
     if (!initialised) {
         return NVML_ERROR_UNINITIALIZED;
     }
-    initialised = 0;
+    initialised--;
     return NVML_SUCCESS;
 }
 

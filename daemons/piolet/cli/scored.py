@@ -1,0 +1,133 @@
+"""The two ends of a scored step in srun: the request becomes a definition, and the data set becomes a screen.
+
+`end` runs after the step, on behalf of srun, whose exit status it does not touch: it says what it could not do, waits
+a bounded time for the nodes' last samples, and never raises.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from piolet.config import DEFAULT_PATH, ScoreConfig
+from piolet.errors import ConfigError, PioletError
+from piolet.score.failures import ScoreError
+from piolet.score.request import Wish, from_json, parse, period_of
+
+VARIABLE = "SLURM_PIOLET_SCORE"
+_POLL_S = 0.05
+_TAIL = 64 << 10
+_TRIES = 20
+
+
+def submit(request: str, descriptor: int, config: str | None, settings: ScoreConfig) -> int:
+    """Write the record of what the request means to the descriptor, and keep it for the next srun.
+
+    Raises ScoreError, ConfigError: the request or the site's defaults are wrong.
+    """
+    from piolet.environment import submit as records
+    from piolet.environment.dependencies import Host
+
+    host = Host(os.environ, os.getcwd())
+    host.watch(config or str(DEFAULT_PATH))
+    started = time.time_ns()
+    definition = parse(request, host.cwd, _default(settings)).to_json()
+    record = records.pack(definition, request, host.cwd, host.dependencies)
+    assert record is not None  # one file is never too many
+    records.write_record(descriptor, record)
+    path = records.cache_path(host.variables, host.cwd, request, config or "", os.getuid(), "score")
+    if path and records.is_settled(host.dependencies, started):
+        records.store(path, record)
+    return 0
+
+
+def _default(settings: ScoreConfig) -> Wish:
+    try:
+        period = period_of(settings.interval)
+    except ValueError:
+        raise ConfigError(f"[score] interval = '{settings.interval}' is no interval from 100ms to 1h") from None
+    return Wish(period=period, out=settings.out, collector=settings.collector)
+
+
+def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any], str]) -> int:
+    """Show the score of a step on stderr; return the exit status, which says whether there was one."""
+    try:
+        wish = from_json(os.environ.get(VARIABLE, "").encode())
+        directory = Path(wish.directory(job, step))
+        late = _wait(directory, settings.end_wait_s)
+        summary = _summarise(directory, settings.calibration)
+        print(screen(summary, sys.stderr), end="", file=sys.stderr)
+        if late:
+            print(f"piolet: warning: the last samples of {late} did not come in time", file=sys.stderr)
+        if wish.html:
+            print(f"piolet: the report: {_report(directory, summary)}", file=sys.stderr)
+        else:
+            print(f"piolet: the samples: {directory}; a report: piolet score report {directory}", file=sys.stderr)
+    except PioletError as error:
+        print(f"piolet: warning: no score: {error.message}", file=sys.stderr)
+        return 1
+    except Exception as error:  # noqa: BLE001 - whatever becomes of the scoring, the step has ended well
+        print(f"piolet: warning: no score: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _wait(directory: Path, seconds: float) -> str:
+    """Wait until every node's samples are complete; return which are not."""
+    from piolet.score.journal import SUFFIX
+
+    deadline = time.monotonic() + seconds
+    while True:
+        unfinished = list(directory.glob(f"*{SUFFIX}"))
+        journals = sorted(path.stem for path in unfinished if not _ended(path))
+        there = unfinished or any(directory.glob("*.parquet"))
+        if there and not journals:
+            return ""
+        if time.monotonic() > deadline:
+            if not there:
+                raise ScoreError(
+                    f"no node wrote samples to {directory}",
+                    "is it on a file system that the nodes share? The log of pioletd.service says more",
+                )
+            return ", ".join(journals)
+        time.sleep(_POLL_S)
+
+
+def _ended(journal: Path) -> bool:
+    """Return whether a journal has its end mark, in one of its last frames, or is a Parquet file by now."""
+    try:
+        with journal.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            return b'"event":"end"' in file.read()
+    except FileNotFoundError:
+        return True
+
+
+def _summarise(directory: Path, calibration: str) -> Any:
+    from piolet.score import peaks
+    from piolet.score.dataset import open_dataset
+    from piolet.score.summary import summarise
+
+    table = peaks.from_file(Path(calibration)) if calibration else None
+    for _ in range(_TRIES):
+        try:
+            return summarise(open_dataset(directory), table)
+        except ScoreError:
+            # A node made its Parquet file, and removed its journal, while we read it.
+            time.sleep(_POLL_S)
+    return summarise(open_dataset(directory), table)
+
+
+def _report(directory: Path, summary: Any) -> Path:
+    from piolet.score.report import html
+
+    path = directory / "report.html"
+    try:
+        path.write_text(html.render(summary), "utf-8")
+    except OSError as error:
+        raise ScoreError(f"cannot write {path}: {error.strerror}") from None
+    return path

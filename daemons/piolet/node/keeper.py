@@ -1,0 +1,155 @@
+"""Root's process for scoring: keeps the sampler running, and starts the writers that are the steps' users.
+
+The sampler has no privileges and never opens a path of a user; a writer is the user and does nothing but take the
+step's samples from a pipe (score/writer.py). This process only forks the two. If the sampler dies it is started again,
+and takes up the steps that run. Requests come from the sampler over a SOCK_SEQPACKET pair:
+
+    {"uid", "gid", "groups", "directory", "node", "step"}   begin a writer; the pipe's reading end is the descriptor
+
+A writer stays in pioletd's control group: the step's is emptied by Slurm when the step ends, which is when the last
+samples come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pwd
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from piolet.errors import WireError
+from piolet.node import linux
+
+_log = logging.getLogger("pioletd.keeper")
+
+MESSAGE_MAX = 64 * 1024
+WRITERS_MAX = 1024
+_POLL_S = 0.5
+_AGAIN_S = 1.0
+_NICE = 10
+
+
+class Keeper:
+    """The loop. `sample` is what the sampler does with its end of the pair, as the account; it does not return."""
+
+    def __init__(
+        self, account: pwd.struct_passwd, sample: Callable[[socket.socket], None], stop: socket.socket
+    ) -> None:
+        self._account = account
+        self._sample = sample
+        self._stop = stop
+        self._writers: set[int] = set()
+
+    def run(self) -> None:
+        """Serve until the other end of `stop` closes."""
+        while True:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            began = time.monotonic()
+            pid = self._fork_sampler(ours, theirs)
+            theirs.close()
+            ended = self._serve(ours)
+            ours.close()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL if not ended else signal.SIGTERM)
+            os.waitpid(pid, 0)
+            if ended:
+                return
+            _log.error("the sampler has ended; it is started again, and the steps that run have a gap")
+            time.sleep(max(0.0, began + _AGAIN_S - time.monotonic()))
+
+    def _fork_sampler(self, ours: socket.socket, theirs: socket.socket) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            ours.close()
+            self._stop.close()
+            linux.set_name("pioletd-sampler")
+            linux.die_with_parent(signal.SIGKILL)
+            linux.become(self._account.pw_uid, self._account.pw_gid, [self._account.pw_gid])
+            linux.die_with_parent(signal.SIGKILL)
+            linux.no_new_privileges()
+            self._sample(theirs)
+        except Exception:  # noqa: BLE001 - logged, and the keeper starts another
+            _log.exception("the sampler failed")
+        finally:
+            os._exit(1)
+
+    def _serve(self, channel: socket.socket) -> bool:
+        """Serve one sampler; return whether the daemon ends, else the sampler has ended."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(channel, selectors.EVENT_READ)
+            selector.register(self._stop, selectors.EVENT_READ)
+            while True:
+                ready = [key.fileobj for key, _ in selector.select(_POLL_S if self._writers else None)]
+                self._reap()
+                if self._stop in ready:
+                    return True
+                if channel in ready and not self._take(channel):
+                    return False
+
+    def _take(self, channel: socket.socket) -> bool:
+        data, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_MAX, 1)
+        try:
+            if not data:
+                return False
+            if len(descriptors) == 1 and len(self._writers) < WRITERS_MAX:
+                self._start(decode(data), descriptors[0])
+        except (WireError, OSError) as error:
+            _log.error("a step's samples are not written: %s", error)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _start(self, order: dict[str, Any], source: int) -> None:
+        pid = os.fork()
+        if pid:
+            self._writers.add(pid)
+            return
+        status = 1
+        try:
+            os.setsid()
+            linux.close_all_but({source, 2})
+            linux.set_name("pioletd-writer")
+            linux.become(order["uid"], order["gid"], order["groups"])
+            linux.no_new_privileges()
+            os.nice(_NICE)
+            os.umask(0o022)
+            os.environ.clear()
+            os.chdir("/")
+            from piolet.score.writer import write
+
+            write(source, order["directory"], order["node"], order["step"])
+            status = 0
+        except Exception as error:  # noqa: BLE001 - it is the last thing that this process does
+            _log.error("the samples for %s are not written: %s", order["directory"], error)
+        finally:
+            os._exit(status)
+
+    def _reap(self) -> None:
+        for pid in list(self._writers):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                self._writers.discard(pid)
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """Return a request, every field checked. Raises WireError."""
+    try:
+        value = json.loads(data)
+        numbers = [value["uid"], value["gid"], *value["groups"]]
+        texts = [value["directory"], value["node"], value["step"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise WireError(f"a request of the sampler is malformed: {error}") from None
+    if any(type(number) is not int or not 0 <= number < 1 << 32 for number in numbers):
+        raise WireError("a request of the sampler has an impossible number")
+    if any(not isinstance(text, str) or "\0" in text for text in texts) or not texts[0].startswith("/"):
+        raise WireError("a request of the sampler has an impossible path")
+    return {name: value[name] for name in ("uid", "gid", "groups", "directory", "node", "step")}

@@ -1,0 +1,268 @@
+"""The sampler's process: takes announcements of scored steps and samples them all in one loop, without privileges.
+
+A connection of slurmstepd is a step: START, then GPUS when its first task begins, then nothing until it ends. Sampling
+begins with GPUS, so that the time in which a container is made is not the application's. Nothing is ever answered.
+
+What is needed to go on after a restart stands in one small file a step; its slurmstepd, which the connection no longer
+tells of, is then watched by a pidfd. The gap is in the data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from piolet import wire
+from piolet.api import Target
+from piolet.errors import PioletError
+from piolet.node import leftovers
+from piolet.score import request
+from piolet.score.choose import choose
+from piolet.score.sampler import Sampler, Session, Sink, Step
+
+_log = logging.getLogger("pioletd.sampler")
+
+_STEPS_MAX = 512
+_DRAIN_S = 10.0
+_DRAIN_POLL_S = 0.05
+_PIPE_BYTES = 1 << 20
+_F_SETPIPE_SZ = 1031
+_CREDENTIALS = struct.Struct("=iII")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is kept of a step for a restart; `started` is when its slurmstepd, the process `peer`, was started."""
+
+    job: int
+    step: int
+    uid: int
+    gid: int
+    groups: list[int]
+    node: str
+    definition: str
+    peer: int
+    started: int | None
+    cgroup: str = ""
+    gpus: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """JOB.STEP."""
+        return f"{self.job}.{self.step}"
+
+
+@dataclass
+class _Scored:
+    """A step: what it is watched by, and its session once it is sampled."""
+
+    watch: socket.socket | int
+    peer: int
+    facts: Facts | None = None
+    session: Session | None = None
+
+
+class ScoreDesk:
+    """The loop. `keeper` is the pair's end; `files` a directory of the account's own."""
+
+    def __init__(self, listener: socket.socket, keeper: socket.socket, files: Path, sampler: Sampler) -> None:
+        self._listener = listener
+        self._keeper = keeper
+        self._files = files
+        self._sampler = sampler
+        self._steps: list[_Scored] = []
+        self._draining: list[tuple[Sink, float]] = []
+        self._stop = False
+        self._selector = selectors.DefaultSelector()
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ, self._on_connect)
+        self._selector.register(keeper, selectors.EVENT_READ, self._on_keeper)
+
+    def run(self) -> None:
+        """Serve until the keeper ends."""
+        self._recover()
+        while not self._stop:
+            for key, _ in self._selector.select(self._timeout()):
+                act: Callable[[], None] = key.data
+                act()
+            self._sampler.tick()
+            self._drain()
+
+    def _timeout(self) -> float | None:
+        due = self._sampler.next_due()
+        waits = [] if due is None else [(due - self._sampler.clock.monotonic_ns()) / 1e9]
+        if self._draining:
+            waits.append(_DRAIN_POLL_S)
+        return max(0.0, min(waits)) if waits else None
+
+    def _on_keeper(self) -> None:
+        self._stop = not self._keeper.recv(1)
+
+    # -- announcements
+
+    def _on_connect(self) -> None:
+        try:
+            channel, _ = self._listener.accept()
+        except OSError:
+            return
+        pid, uid, _ = _CREDENTIALS.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        if uid != 0 or len(self._steps) >= _STEPS_MAX:
+            _log.error(
+                "process %d of uid %d is refused: %s", pid, uid, "too many steps" if uid == 0 else "it is no Slurm"
+            )
+            channel.close()
+            return
+        channel.setblocking(False)
+        # A task's message then says which process the task is, and so in which control group the step runs.
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        scored = _Scored(channel, pid)
+        self._steps.append(scored)
+        self._selector.register(channel, selectors.EVENT_READ, lambda: self._on_plugin(scored, channel))
+
+    def _on_plugin(self, scored: _Scored, channel: socket.socket) -> None:
+        try:
+            data, extra, _, _ = channel.recvmsg(wire.START_MAX + 1, socket.CMSG_SPACE(_CREDENTIALS.size))
+        except BlockingIOError:
+            return
+        except OSError:
+            data, extra = b"", []
+        if not data:
+            self._end(scored)
+            return
+        try:
+            if scored.facts is None:
+                scored.facts = _facts(wire.decode_start(data, wire.PLUGIN_SCORE), scored.peer)
+            elif scored.session is None:
+                gpus = wire.decode_gpus(data)
+                pid = next((_CREDENTIALS.unpack(value)[0] for _, kind, value in extra if kind == 2), 0)
+                content = asdict(scored.facts) | {"gpus": list(gpus), "cgroup": step_cgroup(pid)}
+                scored.facts = Facts(**content)
+                self._begin(scored, scored.facts)
+        except PioletError as error:
+            _log.error("a step is not scored: %s", error.message)
+            self._end(scored)
+
+    # -- sampling
+
+    def _begin(self, scored: _Scored, facts: Facts) -> None:
+        wish = request.from_json(facts.definition.encode())
+        target = Target(gpus=tuple(facts.gpus), cgroup=facts.cgroup, period=wish.period)
+        collectors, why_not = choose(target, wish.collector)
+        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            order: dict[str, object] = {
+                "uid": facts.uid,
+                "gid": facts.gid,
+                "groups": facts.groups,
+                "node": facts.node,
+                "step": facts.name,
+            }
+            order["directory"] = wish.directory(facts.job, facts.step)
+            socket.send_fds(self._keeper, [json.dumps(order).encode()], [read])
+        except OSError as error:
+            os.close(write)
+            raise PioletError(f"its samples cannot be written: {error.strerror}") from None
+        finally:
+            os.close(read)
+        with contextlib.suppress(OSError):
+            # So much is taken at once while the writer waits for a disk.
+            import fcntl
+
+            fcntl.fcntl(write, _F_SETPIPE_SZ, _PIPE_BYTES)
+        step = Step(str(facts.job), str(facts.step), facts.node, facts.uid, wish.label)
+        scored.session = self._sampler.add(step, collectors, wish.period, Sink(write), why_not)
+        self._note(facts)
+        _log.debug("step %s is sampled: %s", facts.name, ", ".join(c.name for c in collectors))
+
+    def _end(self, scored: _Scored) -> None:
+        self._steps.remove(scored)
+        self._selector.unregister(scored.watch)
+        if isinstance(scored.watch, int):
+            os.close(scored.watch)
+        else:
+            scored.watch.close()
+        if scored.session is not None:
+            self._sampler.remove(scored.session)
+            self._draining.append((scored.session.sink, time.monotonic() + _DRAIN_S))
+            scored.session = None
+        if scored.facts is not None:
+            with contextlib.suppress(OSError):
+                (self._files / scored.facts.name).unlink()
+
+    def _drain(self) -> None:
+        """Give what is left to the writers whose steps have ended; a writer that takes nothing is left alone then."""
+        for sink, deadline in list(self._draining):
+            if sink.flush() or sink.broken or time.monotonic() > deadline:
+                os.close(sink.fd)
+                self._draining.remove((sink, deadline))
+
+    # -- restarts
+
+    def _note(self, facts: Facts) -> None:
+        path = self._files / facts.name
+        try:
+            path.with_suffix(f"{path.suffix}.new").write_text(json.dumps(asdict(facts)), "utf-8")
+            path.with_suffix(f"{path.suffix}.new").rename(path)
+        except OSError as error:
+            _log.warning("after a restart step %s would not be sampled any more: %s", facts.name, error.strerror)
+
+    def _recover(self) -> None:
+        """Go on with the steps of an earlier sampler; forget those that have ended."""
+        for path in list(self._files.iterdir()):
+            try:
+                facts = Facts(**json.loads(path.read_text("utf-8")))
+                pidfd = os.pidfd_open(facts.peer)
+            except (OSError, ValueError, TypeError):
+                path.unlink(missing_ok=True)
+                continue
+            # Its number may be another process's by now.
+            if leftovers.start_time(facts.peer) != facts.started:
+                os.close(pidfd)
+                path.unlink(missing_ok=True)
+                continue
+            scored = _Scored(pidfd, facts.peer, facts)
+            self._steps.append(scored)
+            self._selector.register(pidfd, selectors.EVENT_READ, lambda s=scored: self._end(s))
+            try:
+                self._begin(scored, facts)
+                _log.info("step %s is sampled again", facts.name)
+            except PioletError as error:
+                _log.error("step %s is not scored any more: %s", facts.name, error.message)
+                self._end(scored)
+
+
+def _facts(start: wire.Start, peer: int) -> Facts:
+    """Return what START says; a definition that is malformed is refused now. Raises PioletError."""
+    request.from_json(start.definition)
+    return Facts(
+        start.job,
+        start.step,
+        start.uid,
+        start.gid,
+        start.groups,
+        start.node.partition(".")[0],
+        start.definition.decode("utf-8"),
+        peer,
+        leftovers.start_time(peer),
+    )
+
+
+def step_cgroup(pid: int) -> str:
+    """Return the control group (version 2) of the step that a task belongs to, '' where Slurm makes none."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+            path = next((line[3:].strip() for line in file if line.startswith("0::")), "")
+    except OSError:
+        return ""
+    parts = path.split("/")
+    steps = [index for index, part in enumerate(parts) if part.startswith("step_")]
+    return "/".join(parts[: steps[0] + 1]) if steps else ""

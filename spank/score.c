@@ -1,0 +1,167 @@
+/* score.c - the hooks of --score. Whatever happens to scoring, the step does not notice: past srun's own check of the
+ * option, every hook returns 0 and none waits.
+ *
+ *   srun, sbatch, salloc   init_post_opt: the request is checked, before anything is queued
+ *   slurmstepd             init_post_opt: connect to pioletd's sampler and send START; no answer is awaited
+ *   each task              task_init: tell which GPUs the step has; Slurm knows it no earlier
+ *   slurmstepd             exit: close the connection, which ends the sampling
+ *   srun                   exit: `piolet score end` shows the score on stderr
+ */
+#define _GNU_SOURCE
+#include "plugin.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#pragma GCC visibility push(default)
+SPANK_PLUGIN(piolet_score, 1)
+#pragma GCC visibility pop
+
+#define DEFAULT_SCORE_SOCKET "/run/piolet/score.sock"
+
+static const struct travel travel = {
+	.option = "score",
+	.verb = "score",
+	.definition = "SLURM_PIOLET_SCORE",
+	.request = "SLURM_PIOLET_SCORE_REQUEST",
+	.inherited = "SLURM_SPANK__SLURM_SPANK_OPTION_piolet_score_score",
+};
+
+/* Where Slurm says which GPUs a step has: by their numbers on the node, or, for parts of a GPU, by UUID. */
+static const char *const GPU_VARIABLES[] = { "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS" };
+
+static struct {
+	int fd;			/* the connection to pioletd, or -1 */
+	uint32_t job, step;	/* in srun: of the step that was launched; job is 0 before */
+	struct failure failure;	/* why the step is not scored: a warning of its first task */
+} state = { -1, 0, 0, { false, "", "" } };
+
+static struct spank_option option = {
+	.name = "score",
+	.arginfo = "interval=100ms,out=DIR,html,collector=NAME,label=TEXT",
+	.usage = "collect GPU and host counters while the step runs, and show how saturated it was; 'none': do not",
+	.has_arg = 2,
+	.val = 0,
+	.cb = plugin_option,
+};
+
+int slurm_spank_init(spank_t spank, int argc, char **argv)
+{
+	if (spank_context() == S_CTX_SLURMD)
+		return 0;
+	plugin.socket = DEFAULT_SCORE_SOCKET;
+	plugin_arguments("piolet_score", argc, argv);
+	return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
+}
+
+int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
+{
+	spank_context_t context = spank_context();
+
+	(void)argc;
+	(void)argv;
+	if (!plugin_wanted())
+		return 0;
+	if (context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR)
+		plugin_submit(&travel);
+	else if (context == S_CTX_REMOTE && plugin_real_step(spank) && state.fd < 0 && !state.failure.set)
+		state.fd = plugin_announce(spank, PIOLET_PLUGIN_SCORE, &travel, &state.failure);
+	return 0;
+}
+
+/* In srun, when the step is about to be launched. */
+int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+	if (!plugin_wanted() || spank_get_item(spank, S_JOB_ID, &state.job) ||
+	    spank_get_item(spank, S_JOB_STEPID, &state.step))
+		state.job = 0;
+	return 0;
+}
+
+/* Sends the step's GPUs: the first task's message counts, and one that does not fit into the queue is not missed. */
+static void tell_gpus(spank_t spank)
+{
+	char gpus[sizeof(((struct piolet_gpus *)0)->gpus)] = "";
+	struct piolet_gpus message = {
+		.header = { PIOLET_MAGIC, PIOLET_VERSION, PIOLET_GPUS, sizeof(message), 0 },
+	};
+
+	for (size_t i = 0; i < sizeof(GPU_VARIABLES) / sizeof(*GPU_VARIABLES); i++)
+		if (spank_getenv(spank, GPU_VARIABLES[i], gpus, sizeof(gpus)) == ESPANK_SUCCESS && gpus[0])
+			break;
+	memcpy(message.gpus, gpus, sizeof(gpus));
+	message.gpus[sizeof(gpus) - 1] = '\0';
+	send(state.fd, &message, sizeof(message), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+int slurm_spank_task_init(spank_t spank, int argc, char **argv)
+{
+	char node[64] = "";
+	int task = 0;
+
+	(void)argc;
+	(void)argv;
+	if (!plugin_wanted() || !plugin_real_step(spank))
+		return 0;
+	if (state.fd >= 0)
+		tell_gpus(spank);
+	/* The first task of each node says why: nodes fail one by one. */
+	else if (spank_get_item(spank, S_TASK_ID, &task) == ESPANK_SUCCESS && task == 0) {
+		gethostname(node, sizeof(node) - 1);
+		dprintf(STDERR_FILENO, "piolet: warning: node %s: the step runs, but is not scored: %s\n", node,
+			state.failure.set ? state.failure.message : "it was not announced");
+	}
+	if (state.fd >= 0)
+		close(state.fd);
+	state.fd = -1;
+	spank_unsetenv(spank, travel.definition);
+	spank_unsetenv(spank, travel.request);
+	return 0;
+}
+
+/* In srun, when the step has ended. The command's wait is bounded, and its exit status is not srun's. */
+static void show(void)
+{
+	char *words[12], job[16], step[16], *result = NULL;
+	struct failure f = { 0 };
+	size_t length, count = 0;
+
+	snprintf(job, sizeof(job), "%u", state.job);
+	snprintf(step, sizeof(step), "%u", state.step);
+	words[count++] = (char *)plugin.command;
+	if (plugin.config) {
+		words[count++] = "--config";
+		words[count++] = (char *)plugin.config;
+	}
+	words[count++] = "score";
+	words[count++] = "end";
+	words[count++] = "--job";
+	words[count++] = job;
+	words[count++] = "--step";
+	words[count++] = step;
+	words[count] = NULL;
+	command_run(words, PIOLET_REPLY_MAX, &result, &length, &f);
+	free(result);
+}
+
+int slurm_spank_exit(spank_t spank, int argc, char **argv)
+{
+	(void)spank;
+	(void)argc;
+	(void)argv;
+	if (spank_context() == S_CTX_LOCAL && state.job) {
+		show();
+		state.job = 0;
+	}
+	if (state.fd >= 0)
+		close(state.fd);
+	state.fd = -1;
+	free(plugin.request);
+	plugin.request = NULL;
+	return 0;
+}
