@@ -17,7 +17,8 @@ struct plugin plugin = { DEFAULT_COMMAND, NULL, DEFAULT_SOCKET, DEFAULT_TIMEOUT_
 
 int plugin_option(int value, const char *argument, int remote)
 {
-	char *copy = strdup(argument ? argument : "");
+	/* From sbatch to its sruns, Slurm writes an argument that was not given as this word. */
+	char *copy = strdup(argument && strcmp(argument, "(null)") != 0 ? argument : "");
 
 	(void)value;
 	(void)remote;

@@ -17,7 +17,7 @@ import pytest
 from tests.cluster.support import BUSYBOX, ROOT, Cluster, busybox_layer, call_tool
 from tools.cluster.packages import missing
 
-NODES = 4
+NODES, GPUS = 4, 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,7 +41,7 @@ def cluster() -> Iterator[Cluster]:
     directory = Path(named) if named else ROOT / "build" / "test-cluster"
     if not named:
         call_tool("down", "--dir", str(directory))
-    call_tool("up", "--nodes", str(NODES), "--dir", str(directory))
+    call_tool("up", "--nodes", str(NODES), "--gpus", str(GPUS), "--dir", str(directory))
     try:
         made = Cluster(directory)
         yield made

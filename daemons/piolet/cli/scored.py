@@ -60,6 +60,8 @@ def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any],
         directory = Path(wish.directory(job, step))
         late = _wait(directory, settings.end_wait_s)
         summary = _summarise(directory, settings.calibration)
+        if (summary.job, summary.step) != (str(job), str(step)):
+            raise ScoreError(f"{directory} holds the data set of another step, {summary.job}.{summary.step}")
         print(screen(summary, sys.stderr), end="", file=sys.stderr)
         if late:
             print(f"piolet: warning: the last samples of {late} did not come in time", file=sys.stderr)

@@ -45,6 +45,7 @@ _NOT_FOR_US = (
     "SLURM_PTY_PORT", "SLURM_STDERRMODE", "SLURM_STDINMODE", "SLURM_STDOUTMODE", "SLURM_THREADS_PER_CORE",
     "SLURM_UNBUFFEREDIO", "SLURM_WAIT", "SRUN_CPUS_PER_TASK",
 )  # fmt: skip
+_SCORE = re.compile(r"_OPTION_piolet_score_|^SLURM_PIOLET_SCORE")
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,12 @@ def words(srun: str, job: int, count: int, plan: Plan, program: str, socket: str
 
 
 def environment(environ: Mapping[str, str], text: str) -> dict[str, str]:
-    """Return the environment of the vet step's srun."""
-    return {**{name: value for name, value in environ.items() if name not in _NOT_FOR_US}, PLAN_VARIABLE: text}
+    """Return the environment of the vet step's srun.
+
+    A vetting is not scored; there is no word for that, since a site need not have the plugin.
+    """
+    ours = {n: v for n, v in environ.items() if n not in _NOT_FOR_US and not _SCORE.search(n)}
+    return {**ours, PLAN_VARIABLE: text}
 
 
 def run(plan: Plan, nodes: Sequence[str], command: Sequence[str], environ: Mapping[str, str]) -> Found:
