@@ -1,6 +1,7 @@
 # `make` alone says what there is. Everything that is made lands in build/.
 
 NODES ?= 4
+GPUS ?= 2
 ROUNDS ?= 20
 # build/ may be a link out of a checkout that users cannot enter (tools/bootstrap.sh), and pip writes the
 # interpreter's path into the commands that it installs: so the real one, looked up after bootstrap.
@@ -19,7 +20,7 @@ help:
 	@echo 'make demo             train a small model in containers on a private cluster, and tidy up'
 	@echo 'make test             linters, types, and all tests'
 	@echo 'make bench            what a containerised step costs'
-	@echo 'make cluster          start a private Slurm cluster to play with (NODES=4)'
+	@echo 'make cluster          start a private Slurm cluster to play with (NODES=4 GPUS=2, simulated ones)'
 	@echo 'make status           what of it runs'
 	@echo 'make cluster-down     end it'
 	@echo 'make cluster-purge    end it, and remove its directory and the accounts that it made'
@@ -52,7 +53,7 @@ build/plugins/piolet_environment.so: $(PLUGIN_SOURCES) | bootstrap
 plugins: build/.installed build/plugins/piolet_environment.so
 
 cluster: plugins
-	@$(PYTHON) -m tools.cluster up --nodes $(NODES) --dir build/cluster
+	@$(PYTHON) -m tools.cluster up --nodes $(NODES) --gpus $(GPUS) --dir build/cluster
 
 status:
 	@$(TOOL) status --dir build/cluster

@@ -27,6 +27,7 @@ from tools.cluster.state import load
 
 NODES = 4
 TASKS_PER_NODE = 2
+GPUS_PER_NODE = 2
 USER = "alice"
 EXAMPLE = REPOSITORY / "examples" / "demo"
 DIRECTORY = f"/scratch/{USER}/piolet-demo"
@@ -35,6 +36,7 @@ JOB_TIMEOUT_S = 180.0
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 
 RANK_LINE = re.compile(r"^rank (\d+) of (\d+) on (\S+) in \[(.*)\]$", re.MULTILINE)
+REPORT_LINE = re.compile(r"^piolet: the report: (\S+)$", re.MULTILINE)
 LOSS_LINE = re.compile(r"^epoch +\d+ +loss ([0-9.]+)", re.MULTILINE)
 
 
@@ -102,7 +104,7 @@ def follow(layout: Layout, job: str, path: str) -> tuple[str, str]:
 
 
 def train(layout: Layout) -> None:
-    """Run the example on all nodes; then again where one node is sick, and nodes are vetted. Raises ClusterError."""
+    """Run the example on all nodes; then where one is sick, vetted and scored. Raises ClusterError."""
     if Path(MARKER).exists():
         raise ClusterError(f"{MARKER} exists on this machine, so it cannot tell an image from the host", f"rm {MARKER}")
     as_user(layout, "rm", "-rf", DIRECTORY)
@@ -110,12 +112,27 @@ def train(layout: Layout) -> None:
     as_user(layout, "tar", "--extract", "--directory", DIRECTORY, "--file", "-", stdin=packed(EXAMPLE))
     as_user(layout, "mkdir", f"{DIRECTORY}/disk")
     submit(layout, "job.sh", "train.out", node_names(NODES))
-    print(f"Now the disk of {SICK} is full, and the nodes are vetted first.")
+    print(f"Now the disk of {SICK} is full, the nodes are vetted first, and their GPUs, simulated ones, are scored.")
     fill_disk(layout)
     good = [node for node in node_names(NODES) if node != SICK]
     output = submit(layout, "vetted.sh", "vetted.out", good)
     if f"left out: {SICK}: " not in output:
         raise ClusterError(f"the vetting did not say why {SICK} was left out")
+    print(f"The report stays: {report(output, len(good))}")
+
+
+def report(output: str, nodes: int) -> str:
+    """Return the path of the step's report, which is there. Raises ClusterError: it was not scored as promised."""
+    found: list[str] = REPORT_LINE.findall(output)
+    size = f"{nodes * GPUS_PER_NODE} GPUs on {nodes} nodes"
+    if "GPU saturation" not in output or size not in output:
+        raise ClusterError(f"the scoring did not end with the score of {size}")
+    # Nobody may take figures of the simulator for a device's.
+    if "SIMULATED FIGURES" not in output:
+        raise ClusterError("the score does not say that its GPUs are simulated")
+    if len(found) != 1 or not Path(found[0]).is_file():
+        raise ClusterError(f"the scoring left no report: {found}")
+    return found[0]
 
 
 def fill_disk(layout: Layout) -> None:
@@ -152,7 +169,7 @@ def submit(layout: Layout, script: str, output_name: str, nodes: Sequence[str]) 
 def demo(layout: Layout, report: Report) -> None:
     lifecycle.down(layout, Report(io.StringIO()))
     try:
-        lifecycle.up(layout, lifecycle.Request(NODES, piolet=True), report, hints=False)
+        lifecycle.up(layout, lifecycle.Request(NODES, piolet=True, gpus=GPUS_PER_NODE), report, hints=False)
         train(layout)
     finally:
         # The tidying up is not to be interrupted: that is what it is for.

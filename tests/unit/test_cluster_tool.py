@@ -298,6 +298,32 @@ def test_each_promise_of_the_demo_is_checked(old: str, new: str, complaint: str)
     assert complaint in found[0]
 
 
+SCREEN = "SIMULATED FIGURES\nGPU saturation 82 %\nsize 6 GPUs on 3 nodes\npiolet: the report: {}/report.html\n"
+
+
+def test_the_demo_shows_where_its_report_is(tmp_path: Path) -> None:
+    (tmp_path / "report.html").touch()
+    assert demo.report(SCREEN.format(tmp_path), 3) == f"{tmp_path}/report.html"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("GPU saturation", "no score", "did not end with the score of 6 GPUs on 3 nodes"),
+        ("6 GPUs on 3 nodes", "4 GPUs on 2 nodes", "did not end with the score of 6 GPUs on 3 nodes"),
+        ("SIMULATED", "TRUE", "does not say that its GPUs are simulated"),
+        ("piolet: the report", "piolet: a report", "left no report"),
+        ("report.html", "other.html", "left no report"),
+    ],
+)
+def test_a_score_that_is_not_as_promised_fails_the_demo(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    (tmp_path / "report.html").touch()
+    text = SCREEN.format(tmp_path)
+    assert old in text
+    with pytest.raises(ClusterError, match=complaint):
+        demo.report(text.replace(old, new), 3)
+
+
 def test_the_example_is_packed_without_owners() -> None:
     with tarfile.open(fileobj=io.BytesIO(demo.packed(demo.EXAMPLE))) as archive:
         members = archive.getmembers()

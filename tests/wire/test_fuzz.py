@@ -16,7 +16,7 @@ from piolet.environment.definition import Definition
 from piolet.errors import PioletError, WireError
 
 from tests.wire.fuzz_shims import mutate
-from tests.wire.messages import start, vet
+from tests.wire.messages import gpus, start, vet
 from tests.wire.node_server import RunningServer
 
 INPUTS = 100_000
@@ -72,6 +72,22 @@ def test_decoding_vet_survives() -> None:
             continue
         accepted += 1
         assert 0 < len(plan) <= 98304
+    assert 0 < accepted < INPUTS
+
+
+def test_decoding_gpus_survives() -> None:
+    """100,000 broken GPUS messages: each is names of GPUs, no longer than a name can be, or a WireError."""
+    random_ = random.Random(SEED)
+    good = [gpus(b""), gpus(b"0,1,2,3"), gpus(b"GPU-00000000-0000-0000-0000-000000000000"), gpus(b"7" * 1008)]
+    accepted = 0
+    for _ in range(INPUTS):
+        try:
+            names = wire.decode_gpus(mutate(random_, random_.choice(good)))
+        except WireError as error:
+            assert error.message and "\n" not in error.message
+            continue
+        accepted += 1
+        assert all(0 < len(name) <= 84 and name.isascii() and name.isprintable() for name in names)
     assert 0 < accepted < INPUTS
 
 

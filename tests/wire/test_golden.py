@@ -11,6 +11,9 @@ from types import ModuleType
 
 import pytest
 from piolet import wire
+from piolet.errors import WireError
+
+from tests.wire import messages
 
 pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="the vectors are little-endian")
 
@@ -36,15 +39,61 @@ def test_start() -> None:
     assert (start.groups, start.definition, start.timeout_ms, start.node) == ([100, 2000], b"{}", 30000, "node1")
 
 
+def test_start_of_a_scored_step() -> None:
+    """The same message, of another plugin: each socket takes its own and refuses the other's."""
+    start = wire.decode_start(vector("start_score"), wire.PLUGIN_SCORE)
+    assert (start.plugin, start.job, start.step, start.groups, start.definition) == (2, 42, 3, [100, 2000], b"{}")
+    for name, plugin in (("start_score", wire.PLUGIN_ENVIRONMENT), ("start", wire.PLUGIN_SCORE)):
+        with pytest.raises(WireError, match="unknown plugin"):
+            wire.decode_start(vector(name), plugin)
+
+
+def test_gpus() -> None:
+    """Python takes the numbers out of GPUS; the test's own encoder, which has wire.h's layout, makes the same bytes."""
+    assert wire.decode_gpus(vector("gpus")) == ("0", "3")
+    assert messages.gpus(b"0,3") == vector("gpus")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b"", ()),
+        (b"GPU-8f1c7a52-0000-0000-0000-000000000000, 1", ("GPU-8f1c7a52-0000-0000-0000-000000000000", "1")),
+        (b"MIG-00000001-0002-0000-0000-000000000000", ("MIG-00000001-0002-0000-0000-000000000000",)),
+        (b"NoDevFiles", ()),
+        (b"-1,../../etc/passwd,0x3,\xff\xfe", ()),
+        (b"9" * 1008, ()),  # without a NUL: nothing behind the field is read
+    ],
+)
+def test_only_names_of_gpus_are_taken(text: bytes, found: tuple[str, ...]) -> None:
+    """The variable that it comes from is the user's to set."""
+    assert wire.decode_gpus(messages.gpus(text)) == found
+
+
+def test_a_gpus_message_of_another_shape_is_refused() -> None:
+    """Too short, too long, of another kind."""
+    good = messages.gpus(b"0")
+    for data, why in (
+        (b"", "cannot have 0 bytes"),
+        (good[:-1], "cannot have 1023 bytes"),
+        (good + b"\0", "cannot have 1025 bytes"),
+        (good[:6] + b"\4" + good[7:], "not a GPUS message"),
+        (good[:12] + b"\1" + good[13:], "not a GPUS message"),
+    ):
+        with pytest.raises(WireError, match=why):
+            wire.decode_gpus(data)
+
+
 def test_start_from_c(shims: ModuleType) -> None:
     """C encodes the bytes that the golden file has."""
     ffi, lib = shims.ffi, shims.lib
-    start = ffi.new("struct piolet_start *")
-    start.plugin, start.job, start.step, start.uid, start.gid = 1, 42, 3, 1000, 100
-    start.groups, start.definition, start.timeout_ms, start.node = 2, 2, 30000, b"node1"
-    out, failure = ffi.new("char[]", 4096), ffi.new("struct failure *")
-    length = lib.start_encode(start, ffi.new("uint32_t[]", [100, 2000]), b"{}", out, 4096, failure)
-    assert bytes(ffi.buffer(out, length)) == vector("start")
+    for plugin, name in ((1, "start"), (2, "start_score")):
+        start = ffi.new("struct piolet_start *")
+        start.plugin, start.job, start.step, start.uid, start.gid = plugin, 42, 3, 1000, 100
+        start.groups, start.definition, start.timeout_ms, start.node = 2, 2, 30000, b"node1"
+        out, failure = ffi.new("char[]", 4096), ffi.new("struct failure *")
+        length = lib.start_encode(start, ffi.new("uint32_t[]", [100, 2000]), b"{}", out, 4096, failure)
+        assert bytes(ffi.buffer(out, length)) == vector(name)
 
 
 def test_ready(shims: ModuleType) -> None:
