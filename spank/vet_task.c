@@ -1,7 +1,8 @@
 /* vet_task.c - the program that a vet step runs, one task on each node.
  *
  * It takes the plan from SLURM_PIOLET_VET, hands it to the node's pioletd, and prints what comes back, a line a
- * message, until the connection ends. It starts in a millisecond and needs no Python: that is all waiting there,
+ * message, until the connection ends. What comes on its standard input, which are the orders for meetings of several
+ * nodes, it hands on as it is. It starts in a millisecond and needs no Python: that is all waiting there,
  * warm. Its end, however it comes, ends the vetting on this node.
  *
  *     piolet-vet-task SOCKET
@@ -12,6 +13,7 @@
 #include "shim.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +22,7 @@
 
 #define PLAN_VARIABLE "SLURM_PIOLET_VET"
 #define LINE_MAX_BYTES 262144
+#define ORDERS_MAX_BYTES 32768
 
 static int say(const struct failure *f)
 {
@@ -40,6 +43,42 @@ static int print_all(const char *bytes, size_t length)
 		length -= (size_t)n;
 	}
 	return 0;
+}
+
+/* Hands on what came on standard input, in order: `rest` bytes of `orders` did not go yet. False: nothing more can. */
+static bool hand_on(int fd, char *orders, size_t *rest)
+{
+	ssize_t n;
+
+	if (!*rest) {
+		n = read(STDIN_FILENO, orders, ORDERS_MAX_BYTES);
+		if (n <= 0)
+			return n < 0 && errno == EINTR;
+		*rest = (size_t)n;
+	}
+	n = send(fd, orders, *rest, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (n == (ssize_t)*rest)
+		*rest = 0;
+	return n >= 0 || errno == EAGAIN || errno == EINTR;
+}
+
+/* Waits until there is something to receive, and hands on orders meanwhile. */
+static void wait_for_line(int fd)
+{
+	static char orders[ORDERS_MAX_BYTES];
+	static size_t rest;
+	static bool open_input = true;
+	struct pollfd both[2] = { { .fd = fd }, { .events = POLLIN } };
+
+	do {
+		both[0].events = (short)(POLLIN | (rest ? POLLOUT : 0));
+		both[1].fd = open_input && !rest ? STDIN_FILENO : -1;
+		both[1].revents = 0;
+		if (poll(both, 2, -1) < 0)
+			return;
+		if (both[1].revents || (rest && both[0].revents & POLLOUT))
+			open_input = hand_on(fd, orders, &rest);
+	} while (!(both[0].revents & (POLLIN | POLLHUP | POLLERR)));
 }
 
 int main(int argc, char **argv)
@@ -63,9 +102,11 @@ int main(int argc, char **argv)
 	if (fd < 0 || channel_send(fd, message, vet.header.length, &f) < 0)
 		return say(&f);
 	for (;;) {
-		ssize_t n = recv(fd, message, sizeof(message), 0);
+		ssize_t n;
 
-		if (n < 0 && errno == EINTR)
+		wait_for_line(fd);
+		n = recv(fd, message, sizeof(message), MSG_DONTWAIT);
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (n <= 0)
 			break;

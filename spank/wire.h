@@ -90,6 +90,7 @@ struct piolet_error {
  *
  *    task (the user) --- VET --->    pioletd      once
  *    task            <-- lines ---   pioletd      one message each, text; or one ERROR; then the end
+ *    task            --- orders ---> pioletd      as they came on the task's standard input, cut anywhere
  *
  * Followed by `plan` bytes of canonical JSON. Whoever sends it is vetted as whom the kernel says they are,
  * with the limits and in the cgroup of the process that sends. A message that begins with PIOLET_MAGIC is an

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -53,7 +54,7 @@ def take_part(plan: Plan, shared: str = "", scratch: str = "/tmp") -> Work:
     def work(name: str, in_fd: int, out_fd: int) -> None:
         context = Context(name, time.monotonic() + 60, uid=os.getuid(), environ=dict(os.environ), scratch=scratch)
         place = session.Place("127.0.0.1", TOKEN, shared)
-        session.serve(plan, HOST, context, place, in_fd, out_fd)
+        session.serve(plan, HOST, context, place, in_fd, functools.partial(runner.write_all, out_fd))
 
     return work
 

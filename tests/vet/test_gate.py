@@ -250,9 +250,9 @@ def test_a_refusal_is_not_kept(slurm: Slurm) -> None:
 
 
 def test_what_a_vet_step_cannot_do_is_said(slurm: Slurm) -> None:
-    (slurm.directory / "p.yaml").write_text(PROTOCOL + "- type: network_pair\n- {type: env, where: environment}\n")
+    (slurm.directory / "p.yaml").write_text(PROTOCOL + "- {type: env, where: environment}\n")
     status, _, said = slurm.gate()
-    assert status == 3 and "a vet step cannot judge of several nodes together yet" in said
+    assert status == 3 and "a vet step cannot judge inside the environment yet" in said
     assert slurm.gate("srun app", "p.yaml,on_inconclusive=warn")[0] == 0
 
 

@@ -180,6 +180,7 @@ def variables(s: Settings) -> dict[str, str]:
         "DEMO_IMAGE": s.demo_image,
         "CLUSTER_USERS": " ".join(accounts.USERS),
         "PIOLET_CLUSTER_DIR": str(s.layout.root),
+        **(gpus.script_variable(s.layout.gpus) if s.gpus else {}),
     }
 
 

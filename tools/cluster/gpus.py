@@ -42,7 +42,12 @@ def script(directory: Path, node: str) -> Path:
 def variables(directory: Path, node: str) -> dict[str, str]:
     """Return what a daemon on the node has in its environment: nothing where there are no GPUs."""
     path = script(directory, node)
-    return {"LD_LIBRARY_PATH": str(directory), "PIOLET_FAKE_NVML": str(path)} if path.exists() else {}
+    return {"LD_LIBRARY_PATH": str(directory), **script_variable(directory)} if path.exists() else {}
+
+
+def script_variable(directory: Path) -> dict[str, str]:
+    """Return what a process has in its environment to see the GPUs of the node that it runs on."""
+    return {"PIOLET_FAKE_NVML": str(directory / "%h.script")}
 
 
 def gres_conf(directory: Path, count: int) -> str:

@@ -1,7 +1,8 @@
 """The server's part in vetting: takes a vet step's tasks, and gives each to the zygote with its connection.
 
 A task is an ordinary user's process; who it is the kernel says. It sends one VET message and then reads lines until
-the connection ends. It may go at any time: its child is ended then.
+the connection ends. What it sends later is for its child, which reads the same connection: so the desk does not look
+there any more, and sees by a pidfd that the task is gone. Its child is ended then.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import selectors
 import socket
 import struct
@@ -26,13 +28,15 @@ _TASKS_PER_USER_MAX = 16
 
 @dataclass
 class VetTask:
-    """A connected task; `asked` once its plan is with the zygote."""
+    """A connected task; `asked` once its plan is with the zygote, and then watched by `pidfd`."""
 
     key: int
     channel: socket.socket
     uid: int
     pid: int
     asked: bool = False
+    pidfd: int = -1
+    ended: bool = False
 
 
 class VetDesk:
@@ -73,7 +77,7 @@ class VetDesk:
             return
         except OSError:
             data = b""
-        if not data or task.asked:
+        if not data:
             self._close(task)
             return
         try:
@@ -81,8 +85,11 @@ class VetDesk:
             request = json.dumps({"key": task.key, "uid": task.uid, "pid": task.pid, "plan": plan}).encode()
             if len(request) > MESSAGE_MAX:
                 raise PioletError("the protocol is too long")
+            task.pidfd = os.pidfd_open(task.pid)
             socket.send_fds(self._zygote, [request], [task.channel.fileno()])
             task.asked = True
+            self._selector.unregister(task.channel)
+            self._selector.register(task.pidfd, selectors.EVENT_READ, lambda: self._close(task))
         except (PioletError, OSError) as error:
             message = error.message if isinstance(error, PioletError) else f"vetting is not to be had: {error.strerror}"
             with contextlib.suppress(OSError):
@@ -92,9 +99,11 @@ class VetDesk:
     def _close(self, task: VetTask) -> None:
         if self._tasks.pop(task.key, None) is None:
             return
-        self._selector.unregister(task.channel)
+        self._selector.unregister(task.pidfd if task.asked else task.channel)
         task.channel.close()
-        if task.asked:
+        if task.pidfd >= 0:
+            os.close(task.pidfd)
+        if task.asked and not task.ended:
             with contextlib.suppress(OSError):
                 self._zygote.send(json.dumps({"end": task.key}).encode())
 
@@ -108,5 +117,5 @@ class VetDesk:
             return
         ended = self._tasks.get(json.loads(data)["key"])
         if ended is not None:
-            ended.asked = False
+            ended.ended = True
             self._close(ended)

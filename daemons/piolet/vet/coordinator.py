@@ -7,16 +7,17 @@ its own verdict and nobody else's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
 from piolet.vet import localise, records, verdicts
 from piolet.vet.localise import Meeting
+from piolet.vet.plan import MEETING_SLACK_S as _SLACK_S
 from piolet.vet.plan import Plan, Task
 from piolet.vet.records import Record
 
-_SLACK_S = 2.0
 _Wait = tuple[Callable[[], bool], float]
 
 
@@ -36,6 +37,7 @@ class Coordinator:
         self._round = 0
         self._orders: list[bytes] = []
         self._notes: list[str] = []
+        self._budget_end = math.inf
         self.done = False
         self._script = self._play()
         self._until: _Wait = next(self._script)
@@ -116,6 +118,8 @@ class Coordinator:
         for node in self._alive():
             if node not in self._ended:
                 self.lose(node, "it did not finish within the budget")
+        # The meetings have a budget of their own, so that one slow node does not cost the others theirs.
+        self._budget_end = self._clock() + self._plan.budget_s
         for task in self._plan.tasks:
             if task.scope == "pair":
                 yield from self._pairs(task, int(task.parameters.get("rounds", 0)))
@@ -128,7 +132,11 @@ class Coordinator:
         found: list[Meeting] = []
         nodes = [node for node in self._alive() if task.scope == "group" or node in self._where]
         schedule = localise.rounds(nodes)
-        for pairs in schedule[: most or None]:
+        for number, pairs in enumerate(schedule[: most or None]):
+            if self._clock() >= self._budget_end and found:
+                left = len(schedule[: most or None]) - number
+                self._notes.append(f"{task.name}: the budget was spent, {left} rounds were left out")
+                break
             yield from self._meet(task, [list(pair) for pair in pairs], found)
         suspected = localise.suspects(found, task.better, task.effect)
         # With most nodes suspected there are no good ones to compare with.

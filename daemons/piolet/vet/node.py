@@ -2,7 +2,8 @@
 
 The child is the user already, in the step's cgroup, with the environment of the vet step's task. It takes the plan,
 which is the user's word, judges what the plan has for each node by itself, and writes lines. It raises nothing:
-whatever goes wrong is a line with the reason. Meetings of several nodes and evals inside an image are not its work.
+whatever goes wrong is a line with the reason. Where nodes have to meet, the orders for that come over the connection
+that the lines go to. Evals inside an image are not its work.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from piolet.api import Context
 from piolet.errors import PioletError
-from piolet.vet import cache, foreground, hostlist, parts, plan, runner, store, verdicts
+from piolet.vet import cache, foreground, hostlist, parts, plan, runner, session, store, verdicts
 from piolet.vet.failures import VetError
+from piolet.vet.meeting import MEETING_VARIABLE, START_S
 from piolet.vet.plan import Plan
 from piolet.vet.records import Record
+
+_ASKED_MAX = 3
 
 Facts = dict[str, list[str]]
 Work = Callable[[bytes, int, Facts], None]
@@ -38,7 +43,7 @@ def work(data: bytes, descriptor: int, facts: Facts) -> None:
         runner.write_all(descriptor, parts.split(line))
 
     try:
-        _work(plan.from_json(data), facts, write)
+        _work(plan.from_json(data), facts, write, descriptor)
     except BrokenPipeError:
         return  # the task is gone, and with it everybody who wants to know
     except Exception as error:  # noqa: BLE001 - the parent's loop must not see a user's mistake
@@ -52,14 +57,16 @@ def node_name(environ: Mapping[str, str]) -> str:
     return environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
 
 
-def _work(what: Plan, facts: Facts, write: runner.Write) -> None:
+def _work(what: Plan, facts: Facts, write: runner.Write, orders: int) -> None:
     node = node_name(os.environ)
+    # No eval is to see the secret of the meetings.
+    secret, _, shared = os.environ.pop(MEETING_VARIABLE, "").partition(":")
     context = foreground.context_of(what, node, _nodes(os.environ), facts)
     base = store.cache_directory(os.environ)
     resolve = foreground.resolver(what, base, what.requirements_s)
     # Without need the user's home is not touched: it may be a file system that hangs.
     if not any(task.cache_s > 0 or task.baseline == "history" for task in what.tasks):
-        runner.run_plan(what, plan.HOST, context, write, resolve)
+        _judge(what, context, write, orders, session.Place("", secret.encode(), shared), resolve)
         return
     path = os.path.join(base, f"node-{node}.json")
     memory = cache.Cache(path, cache.stamp("", facts.get("kernel_log", ())), time.time)
@@ -70,8 +77,34 @@ def _work(what: Plan, facts: Facts, write: runner.Write) -> None:
         return verdicts.against_history(what, [record], past)[0]
 
     here = replace(what, tasks=tuple(task for task in what.tasks if task.scope == "node"))
-    runner.run_plan(what, plan.HOST, context, write, resolve, memory.fresh(here), kept.append, amend)
+    place = session.Place("", secret.encode(), shared)
+    _judge(what, context, write, orders, place, resolve, memory.fresh(here), kept.append, amend)
     memory.keep(what, kept)
+
+
+def _judge(
+    what: Plan, context: Context, write: runner.Write, orders: int, place: session.Place, resolve: runner.Resolve,
+    known: Mapping[str, Record] | None = None, keep: runner.Emit | None = None, amend: runner.Amend | None = None,
+) -> None:  # fmt: skip
+    if not place.token:
+        runner.run_plan(what, plan.HOST, context, write, resolve, known, keep, amend)
+        return
+    place = replace(place, address=_own_address(context.node, context.nodes))
+    until = time.monotonic() + START_S + what.budget_s + what.meetings_s
+    session.serve(what, plan.HOST, context, place, orders, write, resolve, known, keep, amend, until)
+
+
+def _own_address(node: str, nodes: Sequence[str]) -> str:
+    """Return the address by which other nodes reach this one, '' where it cannot be told.
+
+    It is the one from which this node would speak to another: its own name may stand for a loopback address in
+    /etc/hosts. No packet is sent.
+    """
+    for other in [one for one in nodes if one != node][:_ASKED_MAX]:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((other, 9))
+            return str(probe.getsockname()[0])
+    return ""
 
 
 def _nodes(environ: Mapping[str, str]) -> list[str]:

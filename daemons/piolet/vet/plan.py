@@ -17,6 +17,7 @@ from piolet.vet.failures import VetError
 VERSION = 1
 LIMIT_BYTES = 256 * 1024
 HOST, ENVIRONMENT = "host", "environment"
+MEETING_SLACK_S = 2.0
 EXCLUDE, ABORT, WARN = "exclude", "abort", "warn"
 
 
@@ -67,6 +68,12 @@ class Plan:
     spares: int = 0
     index_url: str = ""
     requirements_s: float = 120.0
+
+    @property
+    def meetings_s(self) -> float:
+        """How long meetings may take: a budget of their own, what has begun then, and suspects once more."""
+        bounds = [3 * (task.timeout_s + MEETING_SLACK_S) for task in self.tasks if task.scope != "node"]
+        return self.budget_s + sum(bounds) if bounds else 0.0
 
     def to_json(self) -> bytes:
         """Return the canonical form."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import select
 import signal
@@ -47,17 +46,19 @@ class Place:
 
 
 def serve(
-    plan: Plan, where: str, context: Context, place: Place, in_fd: int, out_fd: int,
+    plan: Plan, where: str, context: Context, place: Place, in_fd: int, write: runner.Write,
     resolve: runner.Resolve | None = None, known: Mapping[str, Record] | None = None, keep: runner.Emit | None = None,
+    amend: runner.Amend | None = None, until: float = 0.0,
 ) -> None:  # fmt: skip
-    """Take part in a vetting. `context.deadline` bounds all of it."""
-    server, port = _start_server(plan, place, (in_fd, out_fd))
+    """Take part in a vetting: its own evals end at `context.deadline`, the meetings at `until` (monotonic seconds)."""
+    server, port = _start_server(plan, place, in_fd)
     try:
         if port:
             hello = {"node": context.node, "host": place.address, "port": port}
-            runner.write_all(out_fd, records.encode("address", hello))
-        runner.run_plan(plan, where, context, functools.partial(runner.write_all, out_fd), resolve, known, keep)
-        _Meetings(plan, where, context, place, out_fd, resolve).obey(in_fd)
+            write(records.encode("address", hello))
+        runner.run_plan(plan, where, context, write, resolve, known, keep, amend)
+        later = dataclasses.replace(context, deadline=max(context.deadline, until))
+        _Meetings(plan, where, later, place, write, resolve).obey(in_fd)
     finally:
         if server:
             child.end(server)
@@ -65,7 +66,7 @@ def serve(
                 os.waitpid(server, 0)
 
 
-def _start_server(plan: Plan, place: Place, close: tuple[int, int]) -> tuple[int, int]:
+def _start_server(plan: Plan, place: Place, in_fd: int) -> tuple[int, int]:
     """Fork the pair server when the plan has pairs; return its pid and port, or zeros."""
     if not place.address or not any(task.scope == "pair" for task in plan.tasks):
         return 0, 0
@@ -76,9 +77,7 @@ def _start_server(plan: Plan, place: Place, close: tuple[int, int]) -> tuple[int
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             child.die_with(parent)
-            for descriptor in close:
-                if descriptor > 2:
-                    os.close(descriptor)
+            os.close(in_fd)
             server.serve()
         finally:
             os._exit(0)
@@ -89,12 +88,18 @@ def _start_server(plan: Plan, place: Place, close: tuple[int, int]) -> tuple[int
 
 class _Meetings:
     def __init__(
-        self, plan: Plan, where: str, context: Context, place: Place, out_fd: int, resolve: runner.Resolve | None
+        self,
+        plan: Plan,
+        where: str,
+        context: Context,
+        place: Place,
+        write: runner.Write,
+        resolve: runner.Resolve | None,
     ) -> None:
         self._tasks = {task.name: task for task in plan.tasks if task.where == where and task.scope != "node"}
         self._context = context
         self._place = place
-        self._out = out_fd
+        self._write = write
         self._resolve = resolve
 
     def obey(self, in_fd: int) -> None:
@@ -142,6 +147,6 @@ class _Meetings:
 
         def emit(record: Record) -> None:
             content = dataclasses.asdict(dataclasses.replace(record, peer=others[:1000]))
-            runner.write_all(self._out, records.encode("met", {"round": number, **content}))
+            self._write(records.encode("met", {"round": number, **content}))
 
         runner.run([task], dataclasses.replace(self._context, facts=facts), emit, self._resolve)

@@ -11,26 +11,29 @@ import json
 import math
 import os
 import re
+import secrets
 import selectors
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from piolet.api import INCONCLUSIVE, Verdict
 from piolet.vet import hostlist, parts, records
 from piolet.vet.coordinator import Coordinator
 from piolet.vet.failures import VetError
+from piolet.vet.meeting import MEETING_VARIABLE, START_S
 from piolet.vet.plan import HOST, Plan
 from piolet.vet.records import Record
 
 PLAN_VARIABLE = "SLURM_PIOLET_VET"
 PLAN_MAX = 98304
 """A word of the environment may be 128 KiB long."""
-_START_S = 15.0
-"""For srun to start its tasks; afterwards the nodes differ by less:"""
 _APART_S = 3.0
+"""srun may take longer to start its tasks; afterwards the nodes differ by less."""
 _END_S = 2.0
 _LINE_MAX = 1 << 20
 _LABELLED = re.compile(rb" *(\d+): (.*)", re.DOTALL)
@@ -68,13 +71,18 @@ def plan_text(plan: Plan) -> str:
 
 def words(srun: str, job: int, count: int, plan: Plan, program: str, socket: str) -> list[str]:
     """Return the command of the vet step."""
-    minutes = math.ceil((plan.budget_s + _START_S) / 60) + 1
+    stdin = "all" if _meets(plan) else "none"
+    minutes = math.ceil((plan.budget_s + START_S + plan.meetings_s) / 60) + 1
     return [
         srun, "--overlap", f"--jobid={job}", f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1",
-        "--environment=none", "--vet=none", "--export=ALL", "--input=none", "--output=all", "--error=all", "--label",
-        "--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--mpi=none", "--cpu-bind=none", "--mem=0",
+        "--environment=none", "--vet=none", "--export=ALL", f"--input={stdin}", "--output=all", "--error=all",
+        "--label", "--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--mpi=none", "--cpu-bind=none", "--mem=0",
         "--job-name=piolet-vet", f"--time={minutes}", program, socket,
     ]  # fmt: skip
+
+
+def _meets(plan: Plan) -> bool:
+    return any(task.scope != "node" and task.where == HOST for task in plan.tasks)
 
 
 def environment(environ: Mapping[str, str], text: str) -> dict[str, str]:
@@ -88,40 +96,57 @@ def environment(environ: Mapping[str, str], text: str) -> dict[str, str]:
 
 def run(plan: Plan, nodes: Sequence[str], command: Sequence[str], environ: Mapping[str, str]) -> Found:
     """Run the step, and return when every node has told everything, or the time is up. Raises VetError."""
-    here = tuple(task for task in plan.tasks if _is_here(task.scope, task.where))
-    text = plan_text(replace(plan, tasks=here))
+    here = tuple(task for task in plan.tasks if task.where == HOST)
+    own = replace(plan, tasks=here)
+    text = plan_text(own)
     others = [record for node in nodes for record in _elsewhere(plan, node)]
     if not here:
         return Found(others, {})
-    try:
-        process = subprocess.Popen(
-            list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=environment(environ, text),
-            start_new_session=True,  # the terminal's Ctrl-C is for us, and we end it
-        )  # fmt: skip
-    except OSError as error:
-        raise VetError(f"cannot start {command[0]}: {error.strerror}") from None
-    leader = Coordinator(replace(plan, tasks=here), nodes, time.monotonic, _START_S)
+    leader = Coordinator(own, nodes, time.monotonic, START_S)
     reader = _Reader(leader, nodes, plan.budget_s)
-    try:
-        reader.read(process)
-    finally:
-        _end(process, _END_S if leader.done and not leader.lost else 0.0)
+    with _meeting_place(own) as secret:
+        try:
+            process = subprocess.Popen(
+                list(command), stdin=subprocess.PIPE if secret else subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, env={**environment(environ, text), **secret},
+                start_new_session=True,  # the terminal's Ctrl-C is for us, and we end it
+            )  # fmt: skip
+        except OSError as error:
+            raise VetError(f"cannot start {command[0]}: {error.strerror}") from None
+        try:
+            reader.read(process)
+        finally:
+            _end(process, _END_S if leader.done and not leader.lost else 0.0)
     return Found([*leader.records, *others], leader.lost)
 
 
-def _is_here(scope: str, where: str) -> bool:
-    return scope == "node" and where == HOST
+@contextlib.contextmanager
+def _meeting_place(plan: Plan) -> Iterator[dict[str, str]]:
+    """Yield the variable with what nodes need to meet: a secret, and for process groups a directory; or nothing.
+
+    The directory is made here, where the job was started from: that is the one place that all nodes are likely to see.
+    """
+    if not _meets(plan):
+        yield {}
+        return
+    token, shared = secrets.token_hex(16), ""
+    if any(task.scope == "group" for task in plan.tasks):
+        with contextlib.suppress(OSError):
+            shared = tempfile.mkdtemp(prefix=".piolet-vet-", dir=os.getcwd())
+    try:
+        yield {MEETING_VARIABLE: f"{token}:{shared}"}
+    finally:
+        if shared:
+            shutil.rmtree(shared, ignore_errors=True)
 
 
 def _elsewhere(plan: Plan, node: str) -> list[Record]:
     """Return records of what a vet step cannot judge yet: it must be seen, and fail unless the protocol says not."""
     found = []
     for task in plan.tasks:
-        if _is_here(task.scope, task.where):
+        if task.where == HOST:
             continue
-        what = "of several nodes together" if task.scope != "node" else "inside the environment"
-        verdict = Verdict(INCONCLUSIVE, f"a vet step cannot judge {what} yet")
+        verdict = Verdict(INCONCLUSIVE, "a vet step cannot judge inside the environment yet")
         found.append(records.record(node, task.name, task.kind, verdict, 0.0))
     return found
 
@@ -154,9 +179,20 @@ class _Reader:
                     for line in lines:
                         self._take(line)
                 self._leader.advance()
+                self._order(process)
                 if time.monotonic() >= self._end:
+                    # Those that have told everything by themselves may still be meeting: the leader bounds that.
+                    self._end = math.inf
                     self._lose("it did not finish within the budget")
         self._lose(self._last or "its task ended without a word")
+
+    def _order(self, process: subprocess.Popen[bytes]) -> None:
+        """Send what the leader has for all nodes; srun copies its standard input to every task."""
+        data = b"".join(self._leader.orders())
+        if data and process.stdin is not None:
+            # Some kilobytes into a pipe of 64: it does not wait, unless srun is dead or stopped.
+            with contextlib.suppress(OSError):
+                os.write(process.stdin.fileno(), data)
 
     def _lose(self, reason: str) -> None:
         """Give up those that have not told everything."""
@@ -211,6 +247,6 @@ def _end(process: subprocess.Popen[bytes], patience_s: float) -> None:
             break
         except subprocess.TimeoutExpired:
             continue
-    for stream in (process.stdout, process.stderr):
+    for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
             stream.close()

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum kind { TEXT, NUMBER };
 
@@ -242,13 +243,26 @@ static int line_read(struct machine *machine, struct gpu **gpu, int line, char *
     return *gpu == NULL ? set(machine, MACHINE_KEYS, line, name, rest) : set(*gpu, GPU_KEYS, line, name, rest);
 }
 
+/* The script's path, with the host's name for the first "%h" in it. */
+static int script_path(char *path, size_t size) {
+    const char *given = getenv("PIOLET_FAKE_NVML");
+    const char *mark = given == NULL ? NULL : strstr(given, "%h");
+    char host[256] = "";
+    if (given == NULL || gethostname(host, sizeof host - 1) != 0) {
+        return -1;
+    }
+    int before = mark == NULL ? (int)strlen(given) : (int)(mark - given);
+    int length = snprintf(path, size, "%.*s%s%s", before, given, mark == NULL ? "" : host, mark == NULL ? "" : mark + 2);
+    return length < 0 || (size_t)length >= size ? -1 : 0;
+}
+
 int script_read(struct machine *machine) {
     memset(machine, 0, sizeof *machine);
     snprintf(machine->driver, sizeof machine->driver, "580.82.07");
     snprintf(machine->nvml, sizeof machine->nvml, "13.580.82.07");
     machine->cuda = 13000;
-    const char *path = getenv("PIOLET_FAKE_NVML");
-    FILE *file = path == NULL ? NULL : fopen(path, "re");
+    char path[4096];
+    FILE *file = script_path(path, sizeof path) == 0 ? fopen(path, "re") : NULL;
     if (file == NULL) {
         fprintf(stderr, "fake nvml: PIOLET_FAKE_NVML names no file that can be read\n");
         return -1;

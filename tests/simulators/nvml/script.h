@@ -1,6 +1,6 @@
 /* What a scripted machine looks like: the GPUs that the fake libnvidia-ml.so.1 tells of.
  *
- * The script is a text file, named by PIOLET_FAKE_NVML. One "key value" a line, '#' begins a comment.
+ * The script is a text file, named by PIOLET_FAKE_NVML, in which %h stands for the host. One "key value" a line, '#' begins a comment.
  * "gpu" alone on a line begins a device; what stands before the first "gpu" is of the machine. A device
  * that says nothing of a key has the default in script.c. Example:
  *

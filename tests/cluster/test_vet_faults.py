@@ -1,0 +1,238 @@
+"""Faults on nodes, one by one: the right node is named, no other is, and the application starts on the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.faults import Faults, kill
+from tests.cluster.support import Cluster, wait_until
+from tools.cluster import cgroup, gpus
+from tools.cluster.layout import node_names
+
+IDLE = "gpu\n" * 2
+GPUS = "name: gpus\nevals:\n- {type: gpu, count: 2}\n- {type: gpu_health}\n"
+SLEEPER = """\
+import os
+import time
+from dataclasses import dataclass
+
+from piolet.api import Context, Eval, Verdict, parameter
+
+
+@dataclass(frozen=True)
+class Sleeper(Eval):
+    name = "sleeper"
+    text = "waits for a file"
+    timeout_s = 30.0
+    path: str = parameter("", text="the file")
+
+    def check(self, context: Context) -> Verdict:
+        open(self.path + "." + context.node, "w").write(str(os.getpid()))
+        while not os.path.exists(self.path) and context.remaining() > 0.2:
+            time.sleep(0.02)
+        return Verdict("pass")
+"""
+
+
+@pytest.fixture(scope="module")
+def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
+    return Faults(cluster, tiny_edf)
+
+
+@pytest.fixture
+def room(cluster: Cluster) -> Path:
+    return cluster.room("alice")
+
+
+@pytest.fixture
+def healthy(cluster: Cluster) -> Iterator[None]:
+    """Every node has two GPUs that are idle and well; the test makes one sick."""
+    for node in node_names(4):
+        gpus.script(cluster.layout.gpus, node).write_text(IDLE, "ascii")
+    yield
+    for node in node_names(4):
+        gpus.script(cluster.layout.gpus, node).write_text(IDLE, "ascii")
+
+
+def vetted(cluster: Cluster, room: Path, protocol: str, count: int = 3, *more: str, option: str = "") -> str:
+    """Run three of four nodes' worth of `hostname` after a vetting in a job of four; return all that was printed."""
+    cluster.write("alice", room / "p.yaml", protocol)
+    tasks = "" if "--ntasks" in option else f"-n{count}"
+    script = f"srun -N{count} {tasks} --vet=p.yaml{option} hostname\necho status $?\n"
+    return cluster.sbatch("alice", script, "-N4", *more, cwd=room, timeout=120)
+
+
+def assert_left_out(out: str, node: str, text: str) -> None:
+    """Assert that this node was named, with that reason, no other was, and that the application ran on the others."""
+    lines = [line for line in out.splitlines() if line.startswith("left out: ")]
+    assert len(lines) == 1 and lines[0].startswith(f"left out: {node}: ") and text in lines[0], out
+    ran = sorted(line for line in out.splitlines() if line in node_names(4))
+    assert ran == [name for name in node_names(4) if name != node] and "status 0" in out, out
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("gpu\ngpu\necc_uncorrected_volatile 3\n", "uncorrected"),
+        ("gpu\nthrottle 0x40\ngpu\n", "slow"),
+        ("gpu\ngpu\nprocess 4242 1073741824\n", "process"),
+        ("gpu\n", "NVML shows 1 of them"),
+        ("gpu\npcie_width 8\ngpu\n", "PCIe"),
+        ("fail nvmlInitWithFlags 999\ngpu\ngpu\n", "gpu"),
+    ],
+    ids=["ecc", "throttling", "foreign-process", "lost", "pcie", "driver"],
+)
+def test_a_sick_gpu(cluster: Cluster, room: Path, healthy: None, fault: str, text: str) -> None:
+    """Simulated, through nvidia-ml-py's real calls."""
+    gpus.script(cluster.layout.gpus, "node2").write_text(fault, "ascii")
+    assert_left_out(vetted(cluster, room, GPUS, 3, "--gres=gpu:2"), "node2", text)
+
+
+def test_well_gpus_pass(cluster: Cluster, room: Path, healthy: None) -> None:
+    """All four, and the report has them."""
+    out = vetted(cluster, room, GPUS, 4, "--gres=gpu:2")
+    assert "4 of 4 nodes good" in out and "status 0" in out, out
+
+
+def cpu_group() -> Path | None:
+    """Return a new control group that can limit processors, of either version."""
+    for base in (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup/cpu,cpuacct"), Path("/sys/fs/cgroup")):
+        path = base / f"piolet-slow-{os.getpid()}"
+        try:
+            path.mkdir()
+        except OSError:
+            continue
+        if (path / "cpu.cfs_quota_us").exists() or (path / "cpu.max").exists():
+            return path
+        path.rmdir()
+    return None
+
+
+def everything_on(faults: Faults, node: str) -> list[int]:
+    """Return the processes of a node: it is a UTS namespace of its own."""
+    own = os.readlink(f"{faults.root(node).parent}/ns/uts")
+    found = []
+    for pid in cgroup.members(faults.group):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{pid}/ns/uts") == own:
+                found.append(pid)
+    return found
+
+
+def test_a_slow_node(cluster: Cluster, faults: Faults, room: Path) -> None:
+    """All that runs on it, the daemons too, has a twentieth of a processor."""
+    group = cpu_group()
+    if group is None:
+        pytest.skip("no control group of this machine limits processors")
+    try:
+        if (group / "cpu.max").exists():
+            (group / "cpu.max").write_text("5000 100000")
+        else:
+            (group / "cpu.cfs_period_us").write_text("100000")
+            (group / "cpu.cfs_quota_us").write_text("5000")
+        for pid in everything_on(faults, "node2"):
+            (group / "cgroup.procs").write_text(str(pid))
+        protocol = "name: cpu\nevals:\n- {type: cpu_gemm, size: 1024, baseline: peers, timeout: 30s, max_spread: 0}\n"
+        out = vetted(cluster, room, protocol)
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            (group.parent / "cgroup.procs").write_text(pid)
+        group.rmdir()
+    assert_left_out(out, "node2", "cpu_gemm")
+
+
+def eval_pids(room: Path) -> dict[str, int]:
+    """Return the processes of the sleeping eval, by node."""
+    found = {path.name.rpartition(".")[2]: path.read_text("ascii") for path in room.glob("go.node*")}
+    return {node: int(text) for node, text in found.items() if text}
+
+
+def sleeping(cluster: Cluster, room: Path) -> str:
+    """Write the eval that waits, and a protocol with it; return the protocol."""
+    cluster.write("alice", room / "sleeper.py", SLEEPER)
+    return f"name: wait\nbudget: 20s\nevals:\n- {{type: sleeper.Sleeper, path: {room}/go}}\n"
+
+
+def test_a_worker_is_killed(cluster: Cluster, room: Path) -> None:
+    """Its verdict is inconclusive, with the signal; the others wait for nothing."""
+    cluster.write("alice", room / "p.yaml", sleeping(cluster, room))
+    script = "srun -N3 -n3 --vet=p.yaml hostname\necho status $?\n"
+    path = cluster.script("alice", script)
+    job = cluster.run("alice", "sbatch", "--parsable", "-N4", "-o", "out", path, cwd=room).good().strip()
+    wait_until(lambda: len(eval_pids(room)) == 4, what="four evals")
+    kill(eval_pids(room)["node3"])
+    (room / "go").touch()
+    cluster.wait_end(job, 60)
+    assert_left_out((room / "out").read_text("utf-8"), "node3", "SIGKILL")
+
+
+def test_a_node_dies_during_its_vetting(cluster: Cluster, faults: Faults, room: Path) -> None:
+    """The whole node: slurmd, slurmstepd and pioletd."""
+    cluster.write("alice", room / "p.yaml", sleeping(cluster, room))
+    script = "srun -N3 -n3 --vet=p.yaml hostname\necho status $?\n"
+    path = cluster.script("alice", script)
+    # The batch script runs on the first node, which stays.
+    job = cluster.run("alice", "sbatch", "--parsable", "-N4", "-o", "out", "--no-kill", path, cwd=room).good().strip()
+    try:
+        wait_until(lambda: len(eval_pids(room)) == 4, what="four evals")
+        faults.stop_pioletd("node4", kill=True)
+        for pid in faults.stepds("node4"):
+            os.kill(pid, signal.SIGKILL)
+        (room / "go").touch()
+        cluster.wait_end(job, 90)
+    finally:
+        faults.repair()
+    assert_left_out((room / "out").read_text("utf-8"), "node4", "sleeper")
+
+
+def test_a_class_that_one_node_cannot_import(cluster: Cluster, faults: Faults, room: Path) -> None:
+    """The file is there, but not on node2."""
+    import subprocess
+
+    protocol = sleeping(cluster, room)
+    (room / "go").touch()
+    place = room / "sleeper.py"
+    cover = cluster.write("alice", room / "empty", "")
+    subprocess.run(faults.on_node("node2", "mount", "--bind", str(cover), str(place)), check=True)
+    try:
+        out = vetted(cluster, room, protocol)
+    finally:
+        subprocess.run(faults.on_node("node2", "umount", "-l", str(place)), check=True)
+    assert_left_out(out, "node2", "Sleeper")
+
+
+def test_all_nodes_are_bad(cluster: Cluster, room: Path) -> None:
+    """Status 3, and nothing is started."""
+    out = vetted(cluster, room, "name: n\nevals:\n- {type: memory_available, min_available: 900000}\n")
+    assert "0 of 4 nodes good" in out and "status 3" in out and "the application was not started" in out, out
+    assert not [line for line in out.splitlines() if line in node_names(4)]
+
+
+def test_exactly_as_many_as_there_must_be(cluster: Cluster, room: Path, healthy: None) -> None:
+    """Three of four are good: enough with min_nodes=3 where four were asked for, too few with min_nodes=4."""
+    gpus.script(cluster.layout.gpus, "node1").write_text("gpu\n", "ascii")
+    out = vetted(cluster, room, GPUS, 4, "--gres=gpu:2", option=",min_nodes=3 --ntasks-per-node=1")
+    assert_left_out(out, "node1", "NVML shows 1 of them")
+    out = vetted(cluster, room, GPUS, 4, "--gres=gpu:2", option=",min_nodes=4 --ntasks-per-node=1")
+    assert "status 3" in out and "the application was not started" in out, out
+
+
+def test_nodes_meet_in_a_vet_step(cluster: Cluster, room: Path) -> None:
+    """Pairs in rounds, over the vet step's own streams; and torch, which is not there, is no hang."""
+    out = vetted(cluster, room, "name: net\nevals:\n- {type: network_pair, size: 1 MB, pings: 5}\n", 4)
+    assert "4 of 4 nodes good" in out and "network_pair      4     0     0" in out, out
+    (report,) = room.glob("vet-*.json")
+    records = json.loads(report.read_text("utf-8"))
+    assert "GB/s" in json.dumps(records)
+    torch = "name: t\nevals:\n- {type: nccl_bandwidth, backend: gloo, ranks: 1, payload: 1 MB, on_inconclusive: warn}\n"
+    other = cluster.room("alice")
+    out = vetted(cluster, other, torch, 4)
+    assert "status 0" in out and "torch" in out, out
+    assert not list(other.glob(".piolet-vet-*"))
