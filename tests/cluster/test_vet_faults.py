@@ -142,8 +142,8 @@ def test_a_slow_node(cluster: Cluster, faults: Faults, room: Path) -> None:
         protocol = "name: cpu\nevals:\n- {type: cpu_gemm, size: 1024, baseline: peers, timeout: 30s, max_spread: 0}\n"
         out = vetted(cluster, room, protocol)
     finally:
-        for pid in (group / "cgroup.procs").read_text().split():
-            (group.parent / "cgroup.procs").write_text(pid)
+        for line in (group / "cgroup.procs").read_text().split():
+            (group.parent / "cgroup.procs").write_text(line)
         group.rmdir()
     assert_left_out(out, "node2", "cpu_gemm")
 

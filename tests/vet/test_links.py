@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 from piolet.api import Context
@@ -82,7 +82,7 @@ def member(one: Plan, number: int) -> Work:
     return work
 
 
-def named() -> tuple[list[str], dict[str, list[str]]]:
+def named() -> tuple[list[str], Mapping[str, Sequence[str]]]:
     """Vet, and return the bad nodes with all reasons."""
     one = plan()
     members = [nodes.start(f"n{number}", member(one, number)) for number in range(COUNT)]
