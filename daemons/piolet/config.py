@@ -88,6 +88,7 @@ class VetConfig:
     evals: tuple[str, ...] = _setting(
         ["/etc/piolet/evals"], "Directories with the site's own evals, one file with one class each."
     )
+    spool: str = _setting("/var/spool/piolet/vet", "Where pioletd keeps verdicts for a central service.")
     requirements_timeout_s: int = _setting(
         120, "An eval whose requirements are not installed after so long is inconclusive."
     )

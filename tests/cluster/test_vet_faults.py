@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.faults import Faults, kill
+from tests.cluster.leftovers import parent
 from tests.cluster.support import Cluster, wait_until
 from tools.cluster import cgroup, gpus
 from tools.cluster.layout import node_names
@@ -236,3 +237,53 @@ def test_nodes_meet_in_a_vet_step(cluster: Cluster, room: Path) -> None:
     out = vetted(cluster, other, torch, 4)
     assert "status 0" in out and "torch" in out, out
     assert not list(other.glob(".piolet-vet-*"))
+
+
+def zygotes(faults: Faults, node: str) -> list[int]:
+    """Return the process of a node from which vettings are forked; its children have its name."""
+    names = {pid: Path(f"/proc/{pid}/comm").read_text("ascii").strip() for pid in everything_on(faults, node)}
+    return [pid for pid, name in names.items() if name == "pioletd-warm" and names.get(parent(pid)) == "pioletd-vet"]
+
+
+def test_the_process_for_vetting_is_killed(cluster: Cluster, faults: Faults, room: Path) -> None:
+    """During a vetting: that node is inconclusive. The next vetting is by another one."""
+    cluster.write("alice", room / "p.yaml", sleeping(cluster, room))
+    path = cluster.script("alice", "srun -N3 -n3 --vet=p.yaml hostname\necho status $?\n")
+    job = cluster.run("alice", "sbatch", "--parsable", "-N4", "-o", "out", path, cwd=room).good().strip()
+    wait_until(lambda: len(eval_pids(room)) == 4, what="four evals")
+    (before,) = zygotes(faults, "node3")
+    kill(before)
+    (room / "go").touch()
+    cluster.wait_end(job, 60)
+    assert_left_out((room / "out").read_text("utf-8"), "node3", "sleeper")
+    wait_until(lambda: zygotes(faults, "node3") not in ([], [before]), what="another one")
+    out = vetted(cluster, cluster.room("alice"), "name: n\nevals:\n- type: limits\n", 4)
+    assert "4 of 4 nodes good" in out and "status 0" in out, out
+
+
+def test_verdicts_are_spooled_on_the_node(cluster: Cluster, faults: Faults, room: Path) -> None:
+    """Whose vetting it was says the kernel; a user may read nothing there."""
+    spool = faults.root("node2") / "run/piolet/spool"
+    assert "4 of 4" in vetted(cluster, room, "name: n\nevals:\n- {type: limits}\n", 4)
+    wait_until(lambda: (spool / "verdicts.jsonl").exists(), what="the spool")
+    last = json.loads((spool / "verdicts.jsonl").read_text("utf-8").splitlines()[-1])
+    assert last["uid"] == room.stat().st_uid and last["verdict"]["node"] == "node2"
+    assert last["verdict"]["kind"] == "limits" and last["verdict"]["outcome"] == "pass"
+    assert spool.stat().st_mode & 0o007 == 0 and spool.stat().st_uid != 0
+
+
+def test_a_full_spool_costs_no_vetting(cluster: Cluster, faults: Faults, room: Path) -> None:
+    """The verdict is lost, and the next line says that one was."""
+    import subprocess
+
+    place = "/run/piolet/spool"
+    subprocess.run(faults.on_node("node2", "mount", "-t", "tmpfs", "-o", "size=4k,mode=0777", "t", place), check=True)
+    try:
+        subprocess.run(
+            faults.on_node("node2", "sh", "-c", f"head -c 4096 /dev/zero >{place}/verdicts.jsonl; chmod 666 {place}/*"),
+            check=True,
+        )
+        out = vetted(cluster, room, "name: n\nevals:\n- type: limits\n", 4)
+    finally:
+        subprocess.run(faults.on_node("node2", "umount", "-l", place), check=True)
+    assert "4 of 4 nodes good" in out and "status 0" in out, out

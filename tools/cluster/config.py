@@ -157,7 +157,8 @@ def piolet_toml(layout: Layout) -> str:
         "[node]\n"
         'socket = "/run/piolet/node.sock"\n'
         'account = "piolet"\n'
-        f"vet_program = {_toml(layout.vet_program)}\n"
+        f"vet_program = {_toml(layout.vet_program)}\n\n"
+        '[vet]\nspool = "/run/piolet/spool"\n'
     )
 
 

@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _BACKLOG = 1024
 _SERVER_END_S = 2.0
+_AGAIN_S = 0.2
 _BUFFER = 4 << 20
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
@@ -66,7 +68,8 @@ def _run(config: Config) -> int:
     try:
         base = _prepare_directories(state, socket_path, vet_path, score_path)
         listener, vet_listener, score_listener = _listen(socket_path), _listen(vet_path), _listen(score_path)
-        scored = _scored_directory(state, server_account)
+        scored = _directory_of(server_account, state / "scored")
+        _directory_of(server_account, Path(config.vet.spool))
     except OSError as error:
         raise PioletError(f"cannot prepare {error.filename or state}: {error.strerror}") from None
     # Every step takes a descriptor in each half, and the usual soft limit of 1024 is for select().
@@ -151,13 +154,34 @@ def _listen(path: Path) -> socket.socket:
 
 
 def _warm(channel: socket.socket) -> None:
-    """The zygote's process: root's, for vetting. Never returns."""
+    """Root's process for vetting: it forks the zygote, and again when that has died. Never returns."""
     status = 1
     try:
-        linux.set_name("pioletd-warm")
+        linux.set_name("pioletd-vet")
         linux.close_all_but({channel.fileno()})
         linux.die_with_parent(signal.SIGKILL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        while True:
+            zygote = os.fork()
+            if zygote == 0:
+                _be_zygote(channel)
+            _, status = os.waitpid(zygote, 0)
+            if status == 0:
+                break
+            logging.getLogger("pioletd").error("the process for vetting has died; it is started again")
+            time.sleep(_AGAIN_S)
+    except Exception:
+        logging.getLogger("pioletd").exception("the process for vetting failed")
+    finally:
+        os._exit(1 if status else 0)
+
+
+def _be_zygote(channel: socket.socket) -> None:
+    """The zygote's process. Never returns."""
+    status = 1
+    try:
+        linux.set_name("pioletd-warm")
+        linux.die_with_parent(signal.SIGKILL)
         from piolet.node.zygote import Zygote
 
         Zygote(channel, _prepare_vetting).run()
@@ -204,10 +228,9 @@ def _sample(listener: socket.socket, keeper: socket.socket, files: Path, config:
     ScoreDesk(listener, keeper, files, sampler).run()
 
 
-def _scored_directory(state: Path, account: pwd.struct_passwd) -> Path:
-    """Return the sampler's own directory: what it knows of the steps that it samples."""
-    directory = state / "scored"
-    directory.mkdir(mode=0o700, exist_ok=True)
+def _directory_of(account: pwd.struct_passwd, directory: Path) -> Path:
+    """Return a directory that the account alone writes to: what is sampled, or the spool of verdicts."""
+    directory.mkdir(mode=0o750, parents=True, exist_ok=True)
     os.chown(directory, account.pw_uid, account.pw_gid)
     return directory
 
@@ -236,9 +259,11 @@ def _serve(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Imported as the account: whatever its modules do, they never do it as root.
         from piolet.node.server import Server
+        from piolet.node.spool import Spool
         from piolet.node.vetdesk import VetDesk
 
-        Server(listener, monitor, config, lambda selector: VetDesk(selector, *vetting)).run()
+        spool = Spool(config.vet.spool)
+        Server(listener, monitor, config, lambda selector: VetDesk(selector, *vetting, spool)).run()
         status = 0
     except Exception:
         logging.getLogger("pioletd").exception("the server failed")

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 
 from piolet import wire
 from piolet.errors import PioletError
+from piolet.node.spool import LINE_MAX, Spool
 from piolet.node.zygote import MESSAGE_MAX
 
 _log = logging.getLogger("pioletd")
 
 _TASKS_MAX = 256
 _TASKS_PER_USER_MAX = 16
+_SPOOLED_MAX = 1 << 20
 
 
 @dataclass
@@ -37,12 +39,18 @@ class VetTask:
     asked: bool = False
     pidfd: int = -1
     ended: bool = False
+    verdicts: int = -1
+    rest: bytes = b""
+    spooled: int = 0
 
 
 class VetDesk:
     """Serves `listener` in the server's loop; `zygote` is the pair's end."""
 
-    def __init__(self, selector: selectors.BaseSelector, listener: socket.socket, zygote: socket.socket) -> None:
+    def __init__(
+        self, selector: selectors.BaseSelector, listener: socket.socket, zygote: socket.socket, spool: Spool
+    ) -> None:
+        self._spool = spool
         self._selector = selector
         self._listener = listener
         self._zygote = zygote
@@ -86,8 +94,13 @@ class VetDesk:
             if len(request) > MESSAGE_MAX:
                 raise PioletError("the protocol is too long")
             task.pidfd = os.pidfd_open(task.pid)
-            socket.send_fds(self._zygote, [request], [task.channel.fileno()])
+            task.verdicts, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                socket.send_fds(self._zygote, [request], [task.channel.fileno(), write])
+            finally:
+                os.close(write)
             task.asked = True
+            self._selector.register(task.verdicts, selectors.EVENT_READ, lambda: self._on_verdicts(task))
             self._selector.unregister(task.channel)
             self._selector.register(task.pidfd, selectors.EVENT_READ, lambda: self._close(task))
         except (PioletError, OSError) as error:
@@ -96,11 +109,34 @@ class VetDesk:
                 task.channel.send(wire.encode_error(message, None))
             self._close(task)
 
+    def _on_verdicts(self, task: VetTask) -> None:
+        """Spool what the child says that it found, up to a bound: it is the user."""
+        try:
+            data = os.read(task.verdicts, 65536)
+        except OSError:
+            return
+        *lines, task.rest = (task.rest + data).split(b"\n")
+        task.spooled += len(data)
+        for line in lines:
+            self._spool.put(task.uid, line)
+        if not data or task.spooled > _SPOOLED_MAX or len(task.rest) > LINE_MAX:
+            self._end_verdicts(task)
+
+    def _end_verdicts(self, task: VetTask) -> None:
+        if task.verdicts >= 0:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(task.verdicts)
+            os.close(task.verdicts)
+            task.verdicts = -1
+
     def _close(self, task: VetTask) -> None:
         if self._tasks.pop(task.key, None) is None:
             return
         self._selector.unregister(task.pidfd if task.asked else task.channel)
         task.channel.close()
+        if task.verdicts >= 0:
+            self._on_verdicts(task)
+        self._end_verdicts(task)
         if task.pidfd >= 0:
             os.close(task.pidfd)
         if task.asked and not task.ended:
@@ -110,12 +146,19 @@ class VetDesk:
     def _on_zygote(self) -> None:
         data = self._zygote.recv(MESSAGE_MAX)
         if not data:
-            _log.error("the process for vetting has ended; vettings fail until pioletd is restarted")
+            _log.error("the processes for vetting have ended; vettings fail until pioletd is restarted")
             self._selector.unregister(self._zygote)
             for task in list(self._tasks.values()):
                 self._close(task)
             return
-        ended = self._tasks.get(json.loads(data)["key"])
+        answer = json.loads(data)
+        if "began" in answer:
+            # There was another one before if anything was asked of it, and its children ended with it.
+            for task in [task for task in self._tasks.values() if task.asked]:
+                task.ended = True
+                self._close(task)
+            return
+        ended = self._tasks.get(answer["key"])
         if ended is not None:
             ended.ended = True
             self._close(ended)

@@ -5,9 +5,10 @@ first vetting comes. Each vetting is a fork. The child enters the task's cgroup,
 environment and its directory, becomes its user for good, and only then looks at the plan, which is the user's word.
 
 Requests come from the unprivileged server over a SOCK_SEQPACKET pair: JSON, with the task's connection as descriptor.
-    {"key", "uid", "pid", "plan"}  vet for this process; the child writes its lines to the connection
+    {"key", "uid", "pid", "plan"}  vet for this process; the child writes its lines to the connection, and verdicts for
+                                   the spool to a second descriptor
     {"end": key}                   the task is gone: end the child and all that it started
-Answers: {"key", "status"} when a child has ended.
+Answers: {"began"} at its start, for it may be the second; {"key", "status"} when a child has ended.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ _LIMITS = [
 ]  # fmt: skip
 
 Facts = dict[str, list[str]]
-Work = Callable[[bytes, int, Facts], None]
-"""What a child does as the user: with the plan, the descriptor for its lines, and what only root could find out."""
+Work = Callable[[bytes, int, Facts, int], None]
+"""What a child does as the user: with the plan, the descriptors for its lines and for the spool, and root's facts."""
 
 # Drivers whose messages say that a device is at fault; the rest of the kernel's log is not the user's business.
 _DRIVERS = ("NVRM: Xid", "nvidia-nvswitch", "mlx5_core", "mlx4_core", "cxi_", "hfi1", "amdgpu", "EDAC", "AER:")
@@ -71,6 +72,7 @@ class Zygote:
 
     def run(self) -> None:
         """Serve until the server ends."""
+        self._channel.send(json.dumps({"began": True}).encode())
         while True:
             # Children are looked for at short intervals, only while there are any.
             if self._selector.select(_POLL_S if self._children else None) and not self._serve():
@@ -80,7 +82,7 @@ class Zygote:
             _end(pid)
 
     def _serve(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_MAX, 1)
+        data, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_MAX, 2)
         try:
             if not data:
                 return False
@@ -89,8 +91,8 @@ class Zygote:
                 pid = self._children.get(int(request["end"]))
                 if pid is not None:
                     _end(pid)
-            elif len(descriptors) == 1:
-                self._start(int(request["key"]), int(request["uid"]), int(request["pid"]), request, descriptors[0])
+            elif len(descriptors) == 2:
+                self._start(int(request["key"]), int(request["uid"]), int(request["pid"]), request, descriptors)
         except (ValueError, KeyError, TypeError) as error:
             _log.error("a request for vetting is malformed: %s", error)
         finally:
@@ -98,7 +100,8 @@ class Zygote:
                 os.close(descriptor)
         return True
 
-    def _start(self, key: int, uid: int, pid: int, request: dict[str, str], connection: int) -> None:
+    def _start(self, key: int, uid: int, pid: int, request: dict[str, str], given: list[int]) -> None:
+        connection, spool = given
         if self._work is None:
             self._work = self._prepare()
         try:
@@ -113,7 +116,7 @@ class Zygote:
         status = 1
         try:
             os.setsid()
-            linux.close_all_but({connection})
+            linux.close_all_but({connection, spool})
             task = look_up(pid, uid)
             plan = request["plan"].encode("utf-8")
             log = kernel_log()
@@ -126,7 +129,7 @@ class Zygote:
             os.environ.clear()
             os.environ.update(task.environment)
             os.set_blocking(connection, True)
-            self._work(plan, connection, facts)
+            self._work(plan, connection, facts, spool)
             status = 0
         except (OSError, PioletError) as error:
             with contextlib.suppress(OSError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from dataclasses import replace
 
 from piolet.api import Context
 from piolet.errors import PioletError
-from piolet.vet import cache, foreground, hostlist, parts, plan, runner, session, store, verdicts
+from piolet.vet import cache, foreground, hostlist, parts, plan, records, runner, session, store, verdicts
 from piolet.vet.failures import VetError
 from piolet.vet.meeting import MEETING_VARIABLE, START_S
 from piolet.vet.plan import Plan
@@ -27,7 +28,7 @@ from piolet.vet.records import Record
 _ASKED_MAX = 3
 
 Facts = dict[str, list[str]]
-Work = Callable[[bytes, int, Facts], None]
+Work = Callable[[bytes, int, Facts, int], None]
 
 
 def prepare() -> Work:
@@ -36,11 +37,22 @@ def prepare() -> Work:
     return work
 
 
-def work(data: bytes, descriptor: int, facts: Facts) -> None:
-    """Judge this node by the plan in `data` and write the lines to `descriptor`; every write is one message."""
+def work(data: bytes, descriptor: int, facts: Facts, spool: int = -1) -> None:
+    """Judge this node by the plan in `data` and write the lines to `descriptor`; every write is one message.
+
+    Verdicts go to the descriptor `spool`, too, as whole lines; one that it does not take at once is lost.
+    """
 
     def write(line: bytes) -> None:
         runner.write_all(descriptor, parts.split(line))
+        decoded = records.decode(line) if spool >= 0 else None
+        if decoded is not None and decoded[0] in ("verdict", "met"):
+            entry = {"job": os.environ.get("SLURM_JOB_ID", ""), "node": node_name(os.environ), **decoded[1]}
+            text = json.dumps(entry, separators=(",", ":")).encode("ascii") + b"\n"
+            # A pipe takes so much whole or not at all.
+            with contextlib.suppress(OSError):
+                if len(text) <= select.PIPE_BUF:
+                    os.write(spool, text)
 
     try:
         _work(plan.from_json(data), facts, write, descriptor)
