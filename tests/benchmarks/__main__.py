@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import images, scoring, steps
+from tests.benchmarks import images, scoring, steps, vetting
 from tests.benchmarks.cluster import ROOT, Cluster, started
 from tests.benchmarks.steps import Row
 
@@ -116,12 +116,19 @@ def report(_cluster: Cluster, _rounds: int) -> list[object]:
     return scoring.show_report()
 
 
+def vet(cluster: Cluster, rounds: int) -> list[object]:
+    """Vetting on 1, 4 and 32 of 32 nodes."""
+    aims = {1: "", 4: "added < 500 ms", 32: "added grows no more than the step"}
+    return [show(vetting.added(cluster, rounds, nodes, aim)) for nodes, aim in aims.items()]
+
+
 GROUPS: dict[str, tuple[int, Callable[[Cluster, int], list[object]]]] = {
     "steps": (4, small),
     "runtimes": (4, runtimes),
     "pulls": (4, pulls),
     "score": (4, score),
     "report": (4, report),
+    "vet": (32, vet),
     "large": (32, large),
 }
 

@@ -90,7 +90,7 @@ def started(nodes: int) -> Iterator[Cluster]:
     """Start a cluster of its own for the benchmarks, and end it afterwards."""
     directory = ROOT / "build" / "bench-cluster"
     call_tool("down", "--dir", str(directory))
-    call_tool("up", "--nodes", str(nodes), "--dir", str(directory))
+    call_tool("up", "--nodes", str(nodes), "--gpus", "2", "--dir", str(directory))
     try:
         yield Cluster(Path(os.path.realpath(directory)))
     finally:
