@@ -30,8 +30,9 @@ static const struct travel travel = {
 	.inherited = "SLURM_SPANK__SLURM_SPANK_OPTION_piolet_score_score",
 };
 
-/* Where Slurm says which GPUs a step has: by their numbers on the node, or, for parts of a GPU, by UUID. */
-static const char *const GPU_VARIABLES[] = { "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS" };
+/* Where Slurm says which GPUs a step has: by their numbers on the node, or, for parts of a GPU, by UUID. Where it manages
+ * GPUs it sets or clears both. Not SLURM_JOB_GPUS: that one comes from the user's environment, whatever the step has. */
+static const char *const GPU_VARIABLES[] = { "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES" };
 
 static struct {
 	int fd;			/* the connection to pioletd, or -1 */

@@ -91,6 +91,14 @@ def test_only_the_gpus_of_the_step(cluster: Cluster) -> None:
     assert done.status == 0 and "No GPUs: the host's figures only." in done.err and "%" in done.err
 
 
+@pytest.mark.parametrize("name", ["SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES"])
+def test_a_user_cannot_name_another_steps_gpu(cluster: Cluster, name: str) -> None:
+    """A step without GPUs has none, whatever its environment said."""
+    room = cluster.room("alice")
+    done = cluster.run("alice", "srun", "--score", "-w", "node1", "sleep", "1", cwd=room, env={name: "0"})
+    assert done.status == 0 and "No GPUs: the host's figures only." in done.err, done
+
+
 def test_the_application_cannot_tell(cluster: Cluster) -> None:
     """Standard input, output, exit status, signals and environment are as without; and a failed step stays failed."""
     probe = "cat; env | sort | grep -v -e SLURM_ -e SRUN_ ; ls -l /proc/self/fd | wc -l"
