@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -287,3 +290,36 @@ def test_many_scored_steps_leave_nothing(faults: Faults) -> None:
         scored(cluster, room, "-w", "node1", "--gres=gpu:2", "true").good()
     wait_until(lambda: len(os.listdir(f"/proc/{sampler}/fd")) <= before[1], what="closed descriptors")
     assert leftovers.resident_kib(sampler) < before[0] + 4096
+
+
+def test_pioletd_serves_metrics_where_the_site_says_so(cluster: Cluster, faults: Faults) -> None:
+    """While a step runs, with its labels; afterwards there is no step. By default nothing listens."""
+    config = cluster.layout.piolet_toml
+    before = config.read_text("utf-8")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{probe.getsockname()[1]}"
+    room = cluster.room("alice")
+    try:
+        config.write_text(f'{before}\n[score]\nprometheus = "{where}"\n', "utf-8")
+        faults.restart_pioletd("node1")
+        run = cluster.start("alice", "srun", "--score", "-w", "node1", "--gres=gpu:1", "sh", "-c", "read x", cwd=room)
+        labels = f'node="node1",simulated="scripted GPUs",step="0",uid="{room.stat().st_uid}"'
+        wait_until(
+            lambda: labels in metrics(where) and "piolet_gpu_tensor_seconds_total{" in metrics(where), what="them"
+        )
+        assert end(run, stdin="x\n").status == 0
+        wait_until(lambda: "piolet_score_steps 0.0" in metrics(where), what="the end of the step")
+    finally:
+        config.write_text(before, "utf-8")
+        faults.restart_pioletd("node1")
+    assert metrics(where) == ""
+
+
+def metrics(where: str) -> str:
+    """Return what a Prometheus would read, '' while nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://{where}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+    except urllib.error.URLError:
+        return ""
