@@ -323,3 +323,21 @@ def metrics(where: str) -> str:
             return str(answer.read().decode())
     except urllib.error.URLError:
         return ""
+
+
+def test_a_library_that_hangs_costs_one_step_its_counters(cluster: Cluster, faults: Faults) -> None:
+    """The sampler is started again, that step has its host's figures, and the next one all of them."""
+    room = cluster.room("alice")
+    script(cluster, "node1", "hang nvmlGpmMetricsGet\n" + MATMUL * 2)
+    (before,) = samplers(faults, "pioletd-sampler", "node1")
+    run = cluster.start(
+        "alice", "srun", "--score", "-w", "node1", "--gres=gpu:1", "sh", "-c", "read x; exit 4", cwd=room
+    )
+    wait_until(lambda: samplers(faults, "pioletd-sampler", "node1") not in ([], [before]), 30, "another sampler")
+    wait_until(lambda: (faults.root("node1") / "run/piolet/scored").exists(), what="its directory")
+    script(cluster, "node1", MATMUL * 2)
+    other = cluster.room("alice")
+    scored(cluster, other, "-w", "node1", "--gres=gpu:1", "sleep", "2").good()
+    assert summary(cluster, other)["score"]["value"] == pytest.approx(0.9, abs=0.1)
+    done = end(run, stdin="x\n")
+    assert done.status == 4 and "piolet score: step" in done.err, done

@@ -22,6 +22,7 @@ VARIABLE = "SLURM_PIOLET_SCORE"
 _POLL_S = 0.05
 _TAIL = 64 << 10
 _TRIES = 20
+_FIRST_S = 3.0  # a node that samples has begun its file when its first task began
 
 
 def submit(request: str, descriptor: int, config: str | None, settings: ScoreConfig) -> int:
@@ -83,13 +84,14 @@ def _wait(directory: Path, seconds: float) -> str:
     from piolet.score.journal import SUFFIX
 
     deadline = time.monotonic() + seconds
+    first = time.monotonic() + min(seconds, _FIRST_S)
     while True:
         unfinished = list(directory.glob(f"*{SUFFIX}"))
         journals = sorted(path.stem for path in unfinished if not _ended(path))
         there = unfinished or any(directory.glob("*.parquet"))
         if there and not journals:
             return ""
-        if time.monotonic() > deadline:
+        if time.monotonic() > (deadline if there else first):
             if not there:
                 raise ScoreError(
                     f"no node wrote samples to {directory}",

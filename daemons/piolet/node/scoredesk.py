@@ -16,9 +16,10 @@ import os
 import selectors
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from piolet import wire
@@ -34,6 +35,7 @@ _log = logging.getLogger("pioletd.sampler")
 _STEPS_MAX = 512
 _DRAIN_S = 10.0
 _DRAIN_POLL_S = 0.05
+_WATCH_S, _HUNG_S = 1.0, 5.0
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
 _CREDENTIALS = struct.Struct("=iII")
@@ -82,6 +84,8 @@ class ScoreDesk:
         self._steps: list[_Scored] = []
         self._draining: list[tuple[Sink, float]] = []
         self._stop = False
+        self._opening: Facts | None = None
+        self._beat = time.monotonic()
         self._selector = selectors.DefaultSelector()
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ, self._on_connect)
@@ -89,13 +93,32 @@ class ScoreDesk:
 
     def run(self) -> None:
         """Serve until the keeper ends."""
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         self._recover()
         while not self._stop:
+            self._beat = time.monotonic()
             for key, _ in self._selector.select(self._timeout()):
                 act: Callable[[], None] = key.data
                 act()
             self._sampler.tick()
             self._drain()
+
+    def _watch(self) -> None:
+        """End the sampler when a library does not return: the next one measures that step by its host's figures only.
+
+        While the loop waits for something to happen, nothing is being opened or read.
+        """
+        while True:
+            time.sleep(_WATCH_S)
+            session, opening = self._sampler.reading, self._opening
+            if time.monotonic() - self._beat < _HUNG_S or (session is None and opening is None):
+                continue
+            hung = [one.facts for one in self._steps if one.facts is not None and one.session is session is not None]
+            for facts in hung or ([opening] if opening is not None else []):
+                _log.error("step %s: its GPUs' library does not answer; it goes on without GPU counters", facts.name)
+                wish = replace(request.from_json(facts.definition.encode()), collector="host")
+                self._note(replace(facts, definition=wish.to_json().decode()))
+            os._exit(1)
 
     def _timeout(self) -> float | None:
         due = self._sampler.next_due()
@@ -154,6 +177,13 @@ class ScoreDesk:
     # -- sampling
 
     def _begin(self, scored: _Scored, facts: Facts) -> None:
+        self._opening = facts
+        try:
+            self._open(scored, facts)
+        finally:
+            self._opening = None
+
+    def _open(self, scored: _Scored, facts: Facts) -> None:
         wish = request.from_json(facts.definition.encode())
         target = Target(gpus=tuple(facts.gpus), cgroup=facts.cgroup, period=wish.period)
         collectors, why_not = choose(target, wish.collector)

@@ -146,6 +146,7 @@ class Sampler:
         """`totals`: sum up what devices tell, for those who ask while the step runs (metrics.py)."""
         self.clock = clock or Clock()
         self._totals = totals
+        self.reading: Session | None = None  # whose collector is being read: what a watchdog wants to know
         self.sessions: list[Session] = []
         self._order = itertools.count()
         self._queue: list[tuple[int, int, Session, _Source]] = []
@@ -236,6 +237,7 @@ class Sampler:
         if late > _LATE * source.period / 1e9:
             session.late_ticks += 1
             self._event(session, "late", {"source": source.collector.name, "seconds": round(late, 4)})
+        self.reading = session
         try:
             readings = source.collector.read(now)
         except Exception as error:  # noqa: BLE001 - a collector is a plug-in: its fault costs its own samples only
@@ -244,6 +246,8 @@ class Sampler:
                 self._event(session, "error", {"source": source.collector.name, "text": what[:500]})
             source.failed = True
             return
+        finally:
+            self.reading = None
         source.failed = False
         records = session.records.setdefault(id(source), [])
         records += [source.packer.pack(reading, source.places) for reading in readings]
