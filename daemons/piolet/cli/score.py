@@ -124,7 +124,8 @@ def _summary(name: str, calibration: Path | None) -> Any:
     from piolet.score.dataset import open_dataset
     from piolet.score.summary import summarise
 
-    return summarise(open_dataset(locate(name)), _peaks(calibration))
+    peaks = _peaks(calibration)
+    return summarise(open_dataset(locate(name)), peaks)
 
 
 def _peaks(path: Path | None) -> Any:
