@@ -106,8 +106,8 @@ def test_a_slow_link(fabric: None) -> None:
 
 
 def test_a_lossy_link(fabric: None) -> None:
-    """One packet of ten is lost on its way to the node."""
-    drop = ["-m", "statistic", "--mode", "random", "--probability", "0.1", "-j", "DROP"]
+    """Three packets of ten are lost on their way to the node: they are large, so there are not many."""
+    drop = ["-m", "statistic", "--mode", "random", "--probability", "0.3", "-j", "DROP"]
     inside(1, "iptables", "-A", "INPUT", "-i", "eth0", *drop)
     bad, reasons = named()
     assert bad == ["n1"], reasons
