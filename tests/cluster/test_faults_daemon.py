@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from piolet.node import leftovers as node_leftovers
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, assert_sentence, elapsed, end, error_lines, kill, python
@@ -90,14 +91,20 @@ def test_slurmstepd_is_killed_while_pioletd_is_down(faults: Faults) -> None:
         faults.cancel_all()
 
 
-def test_a_forged_label_harms_nobody_but_its_owner(faults: Faults) -> None:
-    """A user's own root mount that claims to be a container, with a name that leads out of the state directory."""
+@pytest.mark.parametrize(
+    "label",
+    ["{place}:../../victim", "node2.00000000:4711.0", "node2:4711.0"],
+    ids=["a path for a step", "of another cluster on this machine", "no place"],
+)
+def test_a_label_that_is_no_steps_of_this_node_ends_nothing(faults: Faults, label: str) -> None:
+    """A root mount that claims to be a container: a user's own, or that of a daemon of another cluster."""
+    label = f"piolet:{label.format(place=node_leftovers.place('node2', str(faults.root('node2') / 'run/piolet')))}"
     victim = faults.root("node2") / "run/victim"
     room = faults.cluster.room("alice")
     script = faults.cluster.script(
         "alice",
         "cd $1; mkdir -p u w r\n"
-        'mount -t overlay "piolet:node2:../../victim" -o lowerdir=/usr,upperdir=u,workdir=w,userxattr r || exit 3\n'
+        f'mount -t overlay "{label}" -o lowerdir=/usr,upperdir=u,workdir=w,userxattr r || exit 3\n'
         "exec chroot r /bin/sleep 7206\n",
     )
     with faults.nothing_left():
@@ -108,7 +115,7 @@ def test_a_forged_label_harms_nobody_but_its_owner(faults: Faults) -> None:
         )
         try:
             wait_until(lambda: "sleep 7206" in leftovers.command_of(forger.pid), what="the forged container")
-            assert "piolet:node2:../../victim" in Path(f"/proc/{forger.pid}/mountinfo").read_text()
+            assert label in Path(f"/proc/{forger.pid}/mountinfo").read_text()
             faults.restart_pioletd("node2")
             faults.srun("bob", "-w", "node2", "true").good()
             assert victim.read_text() == "precious"

@@ -38,7 +38,7 @@ class RunningServer:
         if self.pid == 0:
             try:
                 self._monitor.close()
-                Server(listener, theirs, Config()).run()
+                Server(listener, theirs, Config(), "node").run()
             finally:
                 os._exit(0)
         listener.close()

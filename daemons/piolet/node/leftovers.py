@@ -18,9 +18,18 @@ LABEL = "piolet:"
 _NOBODY_AT_ALL = 0x80000000
 
 
-def label(step: str, node: str) -> str:
-    """Return the name of a container's root mount: several nodes may share one kernel, as in a test cluster."""
-    return f"{LABEL}{node}:{step}"
+def place(node: str, state: str) -> str:
+    """Return what tells the containers of this daemon from those of others: its node, and where its state is.
+
+    Several nodes, even of one name, may share a kernel, as where two test clusters run on one machine; each
+    has a file system of its own for `state`, whose number stays until a reboot. Raises OSError.
+    """
+    return f"{node}.{os.stat(state).st_dev:x}"
+
+
+def label(step: str, place: str) -> str:
+    """Return the name of a container's root mount."""
+    return f"{LABEL}{place}:{step}"
 
 
 def processes() -> Iterator[int]:

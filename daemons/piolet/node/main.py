@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from piolet import __version__
 from piolet.config import Config, load
 from piolet.errors import ConfigError, PioletError
-from piolet.node import linux
+from piolet.node import leftovers, linux
 from piolet.node.monitor import Monitor
 from piolet.node.mounts import Images
 from piolet.node.state import StepFiles
@@ -82,14 +82,15 @@ def _run(config: Config) -> int:
     alive, ends = _pair()
     if os.fork() == 0:
         _keep(score_listener, ends, server_account, scored, config)
+    place = leftovers.place(socket.gethostname().partition(".")[0], str(state))
     server = os.fork()
     if server == 0:
         ours.close()
-        _serve(listener, theirs, (vet_listener, desk), server_account, config)
+        _serve(listener, theirs, (vet_listener, desk), server_account, config, place)
     for end in (theirs, listener, vet_listener, score_listener, desk, zygote, ends):
         end.close()
     try:
-        return _monitor(ours, server, images_account, base, state, config)
+        return _monitor(ours, server, images_account, (base, state), config, place)
     finally:
         alive.close()
         for path in (socket_path, vet_path, score_path):
@@ -247,6 +248,7 @@ def _serve(
     vetting: tuple[socket.socket, socket.socket],
     account: pwd.struct_passwd,
     config: Config,
+    place: str,
 ) -> None:
     """The server's process. Never returns."""
     status = 1
@@ -263,7 +265,7 @@ def _serve(
         from piolet.node.vetdesk import VetDesk
 
         spool = Spool(config.vet.spool)
-        Server(listener, monitor, config, lambda selector: VetDesk(selector, *vetting, spool)).run()
+        Server(listener, monitor, config, place, lambda selector: VetDesk(selector, *vetting, spool)).run()
         status = 0
     except Exception:
         logging.getLogger("pioletd").exception("the server failed")
@@ -272,8 +274,9 @@ def _serve(
 
 
 def _monitor(
-    channel: socket.socket, server: int, images: pwd.struct_passwd, base: Path, state: Path, config: Config
+    channel: socket.socket, server: int, images: pwd.struct_passwd, room: tuple[Path, Path], config: Config, place: str
 ) -> int:
+    base, state = room
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -286,7 +289,7 @@ def _monitor(
     gc.disable()
     logging.getLogger("pioletd").info("ready: %s", config.node.socket)
     try:
-        Monitor(channel, store, files, str(base / "build"), config.node.image_idle_s).run(wake_read)
+        Monitor(channel, store, files, str(base / "build"), config.node.image_idle_s, place).run(wake_read)
     finally:
         channel.close()
     return _wait_server(server)

@@ -63,7 +63,7 @@ class Mounting:
 
 
 class Monitor:
-    """The event loop. `channel` is the pair's end; `scratch` a directory that workers build in."""
+    """The event loop. `channel` is the pair's end; `scratch` where workers build; `place` as in leftovers."""
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Monitor:
         files: StepFiles,
         scratch: str,
         image_idle_s: float,
+        place: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._channel = channel
@@ -80,7 +81,7 @@ class Monitor:
         self._scratch = scratch
         self._image_idle_s = image_idle_s
         self._clock = clock
-        self._node = socket.gethostname().partition(".")[0]
+        self._place = place
         self._steps: dict[int, Step] = {}
         self._mounting: dict[str, Mounting] = {}
         self._endings = Endings(files)
@@ -325,7 +326,7 @@ class Monitor:
         """Take up the steps of an earlier daemon: their containers run on, and end with their slurmstepd."""
         running = leftovers.stepds()
         known = self._files.read()
-        prefix = leftovers.label("", self._node)
+        prefix = leftovers.label("", self._place)
         steps = {k.step: k for k in known}
         for label in leftovers.in_containers():
             step = label.removeprefix(prefix)
@@ -348,7 +349,7 @@ class Monitor:
         if pidfd >= 0:
             self._selector.unregister(pidfd)
             os.close(pidfd)
-        self._endings.empty_labelled(step, leftovers.label(step, self._node), self._clock())
+        self._endings.empty_labelled(step, leftovers.label(step, self._place), self._clock())
 
     # -- time
 

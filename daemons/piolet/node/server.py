@@ -69,12 +69,13 @@ class Server:
         listener: socket.socket,
         monitor: socket.socket,
         config: Config,
+        place: str,
         desk: Callable[[selectors.BaseSelector], object] | None = None,
     ) -> None:
         self._listener = listener
         self._monitor = monitor
         self._config = config
-        self._node = socket.gethostname().partition(".")[0]
+        self._place = place
         self._connections: dict[int, Connection] = {}
         self._refused: list[socket.socket] = []
         self._next_key = 1
@@ -209,7 +210,7 @@ class Server:
         start, definition = connection.start, connection.definition
         assert start is not None and definition is not None and definition.image is not None
         step = f"{start.job}.{start.step}"
-        plan = make_plan(definition, leftovers.label(step, self._node), prepared.home, self._config)
+        plan = make_plan(definition, leftovers.label(step, self._place), prepared.home, self._config)
         timeout = min(self._config.node.build_timeout_s, start.timeout_ms / 1000 - _TIMEOUT_MARGIN_S)
         connection.asked = True
         self._ask(
