@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -28,15 +29,15 @@ def pythons() -> list[str]:
 
 
 def run(python: str, where: Path, data: bytes) -> subprocess.CompletedProcess[bytes]:
-    (where / "runner.pyz").write_bytes(bundle.build())
     # -I: neither this checkout nor the user's packages can help it.
-    command = [python, "-I", str(where / "runner.pyz")]
-    return subprocess.run(command, input=data, capture_output=True, timeout=60, check=False, cwd=where)
+    command = [python, "-I", "-c", bundle.LOADER]
+    environ = {**os.environ, "SLURMD_NODENAME": "n7"}
+    return subprocess.run(command, input=data, capture_output=True, timeout=60, check=False, cwd=where, env=environ)
 
 
 def order() -> bytes:
     plan = protocol.build(yamltext.parse("p", PROTOCOL), catalogue())
-    return json.dumps({"plan": json.loads(plan.to_json()), "context": {"node": "n7"}}).encode()
+    return bundle.message(json.dumps({"plan": json.loads(plan.to_json()), "token": "", "shared": ""}).encode())
 
 
 @pytest.mark.parametrize("python", [sys.executable, *pythons()])
@@ -53,14 +54,22 @@ def test_it_runs_alone(python: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"[]", b'{"plan": {}, "context": {}}', b"x" * 3_000_000],
-    ids=["nothing", "half", "list", "empty", "long"],
+    [bundle.message(b"{"), bundle.message(b"[]"), bundle.message(b'{"plan": {}, "token": ""}'), b"9 9\nx"],
+    ids=["half", "list", "empty", "cut short"],
 )
 def test_a_malformed_order_is_refused(data: bytes, tmp_path: Path) -> None:
     result = run(sys.executable, tmp_path, data)
     assert result.returncode == 1
     assert result.stderr.startswith(b"piolet: error: ")
     assert b"Traceback" not in result.stderr
+
+
+def test_an_image_with_an_old_python_says_so() -> None:
+    """Whatever starts reads the first lines; a Python of today stands in for one that is too old."""
+    loader = bundle.LOADER.replace("(3, 8)", "(3, 99)")
+    assert loader != bundle.LOADER
+    done = subprocess.run([sys.executable, "-c", loader], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stderr) == (1, b"piolet: error: the Python of the image is older than 3.8\n")
 
 
 def test_everything_in_it_is_python_3_8() -> None:

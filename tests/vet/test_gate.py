@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
-from piolet.vet import parts, records
+from piolet.vet import parts, records, step
 
 NODES = ["node1", "node2", "node3", "node4"]
 PROTOCOL = "name: p\nbudget: 1s\nevals:\n- type: limits\n"
@@ -191,7 +191,7 @@ def test_a_node_that_tells_too_little(slurm: Slurm, printed: bytes, errors: str,
 
 
 def test_a_node_that_hangs_ends_with_the_budget(slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    from piolet.vet import step, verdicts
+    from piolet.vet import verdicts
     from piolet.vet.catalogue import catalogue
     from piolet.vet.protocol import load
 
@@ -202,7 +202,7 @@ def test_a_node_that_hangs_ends_with_the_budget(slurm: Slurm, monkeypatch: pytes
     where = str(slurm.directory)
     environ = {"PATH": "/usr/bin:/bin", "LOG": f"{where}/log", "RECORDED": f"{where}/recorded"}
     started = time.monotonic()
-    found = step.run(plan, NODES, [f"{where}/srun"], environ)
+    found = step.run(plan, NODES, step.Launch(f"{where}/srun", 7, "task", "socket"), environ)
     assert time.monotonic() - started < 10
     assert found.lost == {"node3": "it did not finish within the budget"}
     assert verdicts.decide(plan, NODES, found.records, found.lost).bad == ["node3"]
@@ -249,11 +249,28 @@ def test_a_refusal_is_not_kept(slurm: Slurm) -> None:
     assert slurm.gate()[0] == 0
 
 
-def test_what_a_vet_step_cannot_do_is_said(slurm: Slurm) -> None:
+def test_inside_an_environment_that_there_is_not(slurm: Slurm) -> None:
     (slurm.directory / "p.yaml").write_text(PROTOCOL + "- {type: env, where: environment}\n")
-    status, _, said = slurm.gate()
-    assert status == 3 and "a vet step cannot judge inside the environment yet" in said
+    for command in ("srun app", "srun --environment=none app"):
+        status, _, said = slurm.gate(command)
+        assert status == 3 and "the application has no environment (--environment)" in said
     assert slurm.gate("srun app", "p.yaml,on_inconclusive=warn")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "words"),
+    [
+        ("my", {}, ("--environment=my",)),
+        ("none", {"SLURM_SPANK__SLURM_SPANK_OPTION_piolet_environment_environment": "my"}, None),
+        (None, {"SLURM_SPANK__SLURM_SPANK_OPTION_piolet_environment_environment": "my"}, ()),
+        (None, {"_SLURM_SPANK_OPTION_piolet_environment_environment": "none"}, None),
+        (None, {}, None),
+    ],
+)
+def test_which_environment_the_second_step_asks_for(
+    given: str | None, environ: dict[str, str], words: tuple[str, ...] | None
+) -> None:
+    assert step.environment_words(given, environ) == words
 
 
 def test_a_report_of_ones_own(slurm: Slurm) -> None:

@@ -1,11 +1,13 @@
 """The runner as one file, for `where: environment`: it runs under the Python of an image, from 3.8 on.
 
 It holds the contract, the runner and the evals, and nothing that is not in the standard library. The same sources
-always give the same bytes. Inside, `python3 runner.pyz` reads one JSON object from its standard input,
+always give the same bytes. It travels on standard input, so that an image needs nothing but a Python, and nothing is
+bound into it: `python3 -c LOADER` reads a line with two lengths, the file, and one order,
 
-    {"plan": {…}, "context": {"node": …, "nodes": […], "uid": …, "gpus": […] or null, "facts": {…}}}
+    {"plan": {…}, "token": "…", "shared": "/dir/that/all/nodes/see"}
 
-judges the plan's evals with `where: environment`, and writes the lines of a node to its standard output.
+judges the plan's evals with `where: environment`, and writes the lines of a node to its standard output. What
+then comes on standard input are the orders for meetings, if there is a token.
 """
 
 from __future__ import annotations
@@ -17,11 +19,36 @@ import zipfile
 import piolet
 
 _MODULES = (
-    "__init__.py", "errors.py", "api.py", "vet/__init__.py", "vet/failures.py", "vet/plan.py", "vet/records.py",
-    "vet/loading.py", "vet/child.py", "vet/runner.py", "vet/inside.py",
+    "__init__.py", "errors.py", "api.py", "vet/__init__.py", "vet/child.py", "vet/failures.py", "vet/hostlist.py",
+    "vet/inside.py", "vet/loading.py", "vet/meeting.py", "vet/parts.py", "vet/plan.py", "vet/records.py",
+    "vet/runner.py", "vet/session.py", "vet/surroundings.py",
 )  # fmt: skip
-_START = b"#!/usr/bin/env python3\n"
-_MAIN = "import sys\n\nfrom piolet.vet.inside import main\n\nsys.exit(main())\n"
+# It is read by any Python that there is, so that one that is too old can say so.
+LOADER = """\
+import os, sys
+def take(n):
+    d = b""
+    while len(d) < n:
+        p = os.read(0, n - len(d))
+        if not p: sys.exit("piolet: error: the order was cut short")
+        d += p
+    return d
+if sys.version_info < (3, 8): sys.exit("piolet: error: the Python of the image is older than 3.8")
+n = b""
+while n[-1:] != b"\\n": n += take(1)
+a, b = map(int, n.split())
+import importlib.abc, importlib.util, io, zipfile
+z = zipfile.ZipFile(io.BytesIO(take(a)))
+m = {f[:-3].replace("/__init__", "").replace("/", "."): f for f in z.namelist()}
+class Bundled(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    def find_spec(self, name, path=None, target=None):
+        return importlib.util.spec_from_loader(name, self) if name in m else None
+    def is_package(self, name): return m[name].endswith("__init__.py")
+    def get_source(self, name): return z.read(m[name]).decode()
+sys.meta_path.insert(0, Bundled())
+from piolet.vet.inside import main
+sys.exit(main(take(b)))
+"""
 
 
 def build() -> bytes:
@@ -29,13 +56,17 @@ def build() -> bytes:
     base = os.path.dirname(os.path.abspath(piolet.__file__))
     evals = sorted(name for name in os.listdir(os.path.join(base, "vet/evals")) if name.endswith(".py"))
     content = io.BytesIO()
-    content.write(_START)
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in (*_MODULES, *(f"vet/evals/{one}" for one in evals)):
             with open(os.path.join(base, name), encoding="utf-8") as file:
                 _add(archive, f"piolet/{name}", file.read())
-        _add(archive, "__main__.py", _MAIN)
     return content.getvalue()
+
+
+def message(order: bytes) -> bytes:
+    """Return what LOADER reads for `order`, which is one JSON object."""
+    file = build()
+    return b"%d %d\n" % (len(file), len(order)) + file + order
 
 
 def _add(archive: zipfile.ZipFile, name: str, text: str) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
 
-from piolet.api import Context
 from piolet.config import VetConfig
-from piolet.vet import cache, requirements, runner, store, verdicts
+from piolet.vet import cache, requirements, runner, store, surroundings, verdicts
 from piolet.vet.plan import Plan, Task
 
 
@@ -21,30 +19,11 @@ def vet(plan: Plan, node: str, settings: VetConfig, use_cache: bool = True) -> v
     todo = [task for task in plan.tasks if task.digest() not in known]
     if todo:
         bound = settings.requirements_timeout_s
-        runner.run(todo, context_of(plan, node), found.append, resolver(plan, base, bound), bound)
+        runner.run(todo, surroundings.context_of(plan, node), found.append, resolver(plan, base, bound), bound)
     past = {(node, digest): values for digest, values in memory.past(plan).items()}
     decision = verdicts.decide(plan, [node], found, history=past)
     memory.keep(plan, decision.records)
     return decision
-
-
-def context_of(
-    plan: Plan, node: str, nodes: Sequence[str] = (), facts: Mapping[str, Sequence[str]] | None = None
-) -> Context:
-    """Return what evals may know here: the environment and the user are those of this process."""
-    gpus = os.environ.get("SLURM_STEP_GPUS") or os.environ.get("CUDA_VISIBLE_DEVICES")
-    scratch = os.environ.get("TMPDIR", "")
-    return Context(
-        node=node,
-        deadline=time.monotonic() + plan.budget_s,
-        nodes=tuple(nodes) or (node,),
-        uid=os.getuid(),
-        gpus=tuple(gpus.split(",")) if gpus else None,
-        environ=dict(os.environ),
-        # The login node's directory need not be here. The runner makes one of its own in it.
-        scratch=scratch if os.path.isdir(scratch) else "/tmp",  # noqa: S108
-        facts=dict(facts or {}),
-    )
 
 
 def resolver(plan: Plan, base: str, seconds: float) -> runner.Resolve:

@@ -126,10 +126,11 @@ class _Gate:
         return Answer(0, choice.words)
 
     def _vet(self, nodes: Sequence[str]) -> Decision:
-        command = step.words(
-            _tool(self._order.words, "srun"), self._job, len(nodes), self._plan, self._site.program, self._site.socket
-        )
-        found = step.run(self._plan, nodes, command, self._environ)
+        launch = step.Launch(
+            _tool(self._order.words, "srun"), self._job, self._site.program, self._site.socket,
+            step.environment_words(self._words.value("environment"), self._environ),
+        )  # fmt: skip
+        found = step.run(self._plan, nodes, launch, self._environ)
         return verdicts.decide(self._plan, nodes, found.records, found.lost)
 
     def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[Choice, VetError | None]:

@@ -1,51 +1,42 @@
-"""What the runner does inside an image: one order from standard input, lines to standard output. Python 3.8."""
+"""What the runner does inside an image: one order, then what the coordinator asks for, to the end. Python 3.8."""
 
 from __future__ import annotations
 
-import functools
 import json
 import os
-import sys
-import tempfile
 import time
 
-from piolet.api import Context
 from piolet.errors import PioletError
-from piolet.vet import plan, runner
+from piolet.vet import parts, plan, runner, session, surroundings
+from piolet.vet.meeting import START_S
 
-_ORDER_MAX = 2 * plan.LIMIT_BYTES
 
-
-def main() -> int:
-    """Carry out one order and return the exit status."""
-    if sys.version_info < (3, 8):  # noqa: UP036 - an image's Python may be of any age
-        return _fail("the image's Python is older than 3.8")
-    data = sys.stdin.buffer.read(_ORDER_MAX + 1)
+def main(data: bytes) -> int:
+    """Carry out the order in `data` and return the exit status; further orders come on standard input."""
     try:
-        if len(data) > _ORDER_MAX:
-            return _fail("the order is too long")
         order = json.loads(data.decode("utf-8"))
         what = plan.from_json(json.dumps(order["plan"]).encode())
-        given = order["context"]
-        gpus = given.get("gpus")
-        context = Context(
-            node=given["node"],
-            deadline=time.monotonic() + what.budget_s,
-            nodes=tuple(given.get("nodes", ())),
-            uid=os.getuid(),
-            gpus=None if gpus is None else tuple(gpus),
-            environ=dict(os.environ),
-            scratch=tempfile.gettempdir(),
-            facts=given.get("facts", {}),
-        )
+        token, shared = order["token"].encode("ascii"), str(order["shared"])
     except PioletError as error:
         return _fail(error.message)
     except (ValueError, KeyError, TypeError, AttributeError):
         return _fail("the order is malformed")
-    # Evals that print must not print between the lines.
-    lines = os.dup(1)
+    node = surroundings.node_name(os.environ)
+    context = surroundings.context_of(what, node, surroundings.nodes(os.environ))
+    # Evals that print must not print between the lines, nor read the orders.
+    lines, orders, nothing = os.dup(1), os.dup(0), os.open(os.devnull, os.O_RDONLY)
     os.dup2(2, 1)
-    runner.run_plan(what, plan.ENVIRONMENT, context, functools.partial(runner.write_all, lines))
+    os.dup2(nothing, 0)
+
+    def write(line: bytes) -> None:
+        runner.write_all(lines, parts.split(line))
+
+    if not token:
+        runner.run_plan(what, plan.ENVIRONMENT, context, write)
+        return 0
+    place = session.Place(surroundings.own_address(node, context.nodes), token, shared)
+    until = time.monotonic() + START_S + what.budget_s + what.meetings_s
+    session.serve(what, plan.ENVIRONMENT, context, place, orders, write, until=until)
     return 0
 
 

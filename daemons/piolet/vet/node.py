@@ -12,20 +12,16 @@ import contextlib
 import json
 import os
 import select
-import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from piolet.api import Context
 from piolet.errors import PioletError
-from piolet.vet import cache, foreground, hostlist, parts, plan, records, runner, session, store, verdicts
-from piolet.vet.failures import VetError
+from piolet.vet import cache, foreground, parts, plan, records, runner, session, store, surroundings, verdicts
 from piolet.vet.meeting import MEETING_VARIABLE, START_S
 from piolet.vet.plan import Plan
 from piolet.vet.records import Record
-
-_ASKED_MAX = 3
 
 Facts = dict[str, list[str]]
 Work = Callable[[bytes, int, Facts, int], None]
@@ -47,7 +43,11 @@ def work(data: bytes, descriptor: int, facts: Facts, spool: int = -1) -> None:
         runner.write_all(descriptor, parts.split(line))
         decoded = records.decode(line) if spool >= 0 else None
         if decoded is not None and decoded[0] in ("verdict", "met"):
-            entry = {"job": os.environ.get("SLURM_JOB_ID", ""), "node": node_name(os.environ), **decoded[1]}
+            entry = {
+                "job": os.environ.get("SLURM_JOB_ID", ""),
+                "node": surroundings.node_name(os.environ),
+                **decoded[1],
+            }
             text = json.dumps(entry, separators=(",", ":")).encode("ascii") + b"\n"
             # A pipe takes so much whole or not at all.
             with contextlib.suppress(OSError):
@@ -64,16 +64,11 @@ def work(data: bytes, descriptor: int, facts: Facts, spool: int = -1) -> None:
             write(json.dumps({"error": f"cannot vet on this node: {what[:500]}"}).encode("ascii") + b"\n")
 
 
-def node_name(environ: Mapping[str, str]) -> str:
-    """Return this node's name as Slurm has it."""
-    return environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
-
-
 def _work(what: Plan, facts: Facts, write: runner.Write, orders: int) -> None:
-    node = node_name(os.environ)
+    node = surroundings.node_name(os.environ)
     # No eval is to see the secret of the meetings.
     secret, _, shared = os.environ.pop(MEETING_VARIABLE, "").partition(":")
-    context = foreground.context_of(what, node, _nodes(os.environ), facts)
+    context = surroundings.context_of(what, node, surroundings.nodes(os.environ), facts)
     base = store.cache_directory(os.environ)
     resolve = foreground.resolver(what, base, what.requirements_s)
     # Without need the user's home is not touched: it may be a file system that hangs.
@@ -101,26 +96,6 @@ def _judge(
     if not place.token:
         runner.run_plan(what, plan.HOST, context, write, resolve, known, keep, amend)
         return
-    place = replace(place, address=_own_address(context.node, context.nodes))
+    place = replace(place, address=surroundings.own_address(context.node, context.nodes))
     until = time.monotonic() + START_S + what.budget_s + what.meetings_s
     session.serve(what, plan.HOST, context, place, orders, write, resolve, known, keep, amend, until)
-
-
-def _own_address(node: str, nodes: Sequence[str]) -> str:
-    """Return the address by which other nodes reach this one, '' where it cannot be told.
-
-    It is the one from which this node would speak to another: its own name may stand for a loopback address in
-    /etc/hosts. No packet is sent.
-    """
-    for other in [one for one in nodes if one != node][:_ASKED_MAX]:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((other, 9))
-            return str(probe.getsockname()[0])
-    return ""
-
-
-def _nodes(environ: Mapping[str, str]) -> list[str]:
-    try:
-        return hostlist.expand(environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or "")
-    except VetError:
-        return []

@@ -1,4 +1,4 @@
-"""The vet step: srun with a task on every node, and what comes back from it.
+"""The vet step: srun with a task on every node, and what comes back from it; one more inside the environment.
 
 The output is read with srun's labels, since they also tell whose an error is. Every wait is bounded: by the
 protocol's budget and a margin for srun's own start, and whatever then still runs is ended.
@@ -22,11 +22,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from piolet.api import INCONCLUSIVE, Verdict
-from piolet.vet import hostlist, parts, records
+from piolet.vet import bundle, hostlist, parts, records
 from piolet.vet.coordinator import Coordinator
 from piolet.vet.failures import VetError
 from piolet.vet.meeting import MEETING_VARIABLE, START_S
-from piolet.vet.plan import HOST, Plan
+from piolet.vet.plan import ENVIRONMENT, HOST, Plan
 from piolet.vet.records import Record
 
 PLAN_VARIABLE = "SLURM_PIOLET_VET"
@@ -48,6 +48,7 @@ _NOT_FOR_US = (
     "SLURM_PTY_PORT", "SLURM_STDERRMODE", "SLURM_STDINMODE", "SLURM_STDOUTMODE", "SLURM_THREADS_PER_CORE",
     "SLURM_UNBUFFEREDIO", "SLURM_WAIT", "SRUN_CPUS_PER_TASK",
 )  # fmt: skip
+_INHERITED = "_SLURM_SPANK_OPTION_piolet_environment_environment"
 _SCORE = re.compile(r"_OPTION_piolet_score_|^SLURM_PIOLET_SCORE")
 
 
@@ -69,20 +70,45 @@ def plan_text(plan: Plan) -> str:
     return data.decode("utf-8")
 
 
-def words(srun: str, job: int, count: int, plan: Plan, program: str, socket: str) -> list[str]:
-    """Return the command of the vet step."""
-    stdin = "all" if _meets(plan) else "none"
-    minutes = math.ceil((plan.budget_s + START_S + plan.meetings_s) / 60) + 1
-    return [
-        srun, "--overlap", f"--jobid={job}", f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1",
-        "--environment=none", "--vet=none", "--export=ALL", f"--input={stdin}", "--output=all", "--error=all",
-        "--label", "--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--mpi=none", "--cpu-bind=none", "--mem=0",
-        "--job-name=piolet-vet", f"--time={minutes}", program, socket,
-    ]  # fmt: skip
+@dataclass(frozen=True)
+class Launch:
+    """How the vet steps of a job are started.
+
+    program       what a task on the host runs; it finds pioletd at `socket`
+    environment   the words that ask for the application's environment, none where they are inherited; None: it has none
+    """
+
+    srun: str
+    job: int
+    program: str
+    socket: str
+    environment: tuple[str, ...] | None = None
+
+    def words(self, count: int, plan: Plan, where: str) -> list[str]:
+        """Return the command of a vet step on `count` nodes."""
+        inside = where == ENVIRONMENT
+        stdin = "all" if inside or _meets(plan) else "none"
+        minutes = math.ceil((plan.budget_s + START_S + plan.meetings_s) / 60) + 1
+        place = self.environment or () if inside else ("--environment=none",)
+        command = ("python3", "-c", bundle.LOADER) if inside else (self.program, self.socket)
+        return [
+            self.srun, "--overlap", f"--jobid={self.job}", f"--nodes={count}", f"--ntasks={count}",
+            "--ntasks-per-node=1", *place, "--vet=none", "--export=ALL", f"--input={stdin}", "--output=all",
+            "--error=all", "--label", "--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--mpi=none", "--cpu-bind=none",
+            "--mem=0", "--job-name=piolet-vet", f"--time={minutes}", *command,
+        ]  # fmt: skip
+
+
+def environment_words(given: str | None, environ: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return what asks for the environment of an srun with --environment=`given`, as in Launch."""
+    if given is not None:
+        return (f"--environment={given}",) if given not in ("", "none") else None
+    inherited = [value for name, value in environ.items() if name.endswith(_INHERITED)]
+    return () if any(value not in ("", "none") for value in inherited) else None
 
 
 def _meets(plan: Plan) -> bool:
-    return any(task.scope != "node" and task.where == HOST for task in plan.tasks)
+    return any(task.scope != "node" for task in plan.tasks)
 
 
 def environment(environ: Mapping[str, str], text: str) -> dict[str, str]:
@@ -91,33 +117,67 @@ def environment(environ: Mapping[str, str], text: str) -> dict[str, str]:
     A vetting is not scored; there is no word for that, since a site need not have the plugin.
     """
     ours = {n: v for n, v in environ.items() if n not in _NOT_FOR_US and not _SCORE.search(n)}
-    return {**ours, PLAN_VARIABLE: text}
+    return {**ours, PLAN_VARIABLE: text} if text else ours
 
 
-def run(plan: Plan, nodes: Sequence[str], command: Sequence[str], environ: Mapping[str, str]) -> Found:
-    """Run the step, and return when every node has told everything, or the time is up. Raises VetError."""
-    here = tuple(task for task in plan.tasks if task.where == HOST)
-    own = replace(plan, tasks=here)
-    text = plan_text(own)
-    others = [record for node in nodes for record in _elsewhere(plan, node)]
-    if not here:
-        return Found(others, {})
-    leader = Coordinator(own, nodes, time.monotonic, START_S)
+def run(plan: Plan, nodes: Sequence[str], launch: Launch, environ: Mapping[str, str]) -> Found:
+    """Run what the plan has for the host, then what it has for the environment. Raises VetError.
+
+    It returns when every node has told everything, or the time is up.
+    """
+    found: list[Record] = []
+    lost: Mapping[str, str] = {}
+    for where in (HOST, ENVIRONMENT):
+        own = replace(plan, tasks=tuple(task for task in plan.tasks if task.where == where))
+        if not own.tasks:
+            continue
+        if where == HOST:
+            leader = _run(own, where, nodes, launch, environ)
+            found, lost = leader.records, leader.lost
+        elif launch.environment is None:
+            found += _silent(own, dict.fromkeys(nodes, "the application has no environment (--environment)"))
+        else:
+            leader = _run(own, where, nodes, launch, environ)
+            found += [record for record in leader.records if record.node not in leader.lost]
+            found += _silent(own, leader.lost)
+    return Found(found, lost)
+
+
+def _run(plan: Plan, where: str, nodes: Sequence[str], launch: Launch, environ: Mapping[str, str]) -> Coordinator:
+    """Run one step, and return the leader with what became of it."""
+    leader = Coordinator(plan, nodes, time.monotonic, START_S)
     reader = _Reader(leader, nodes, plan.budget_s)
-    with _meeting_place(own) as secret:
+    text = plan_text(plan)
+    inside = where == ENVIRONMENT
+    with _meeting_place(plan) as secret:
+        first = b""
+        if inside:
+            token, _, shared = secret.get(MEETING_VARIABLE, "").partition(":")
+            first = bundle.message(json.dumps({"plan": json.loads(text), "token": token, "shared": shared}).encode())
+        variables = environment(environ, "") if inside else {**environment(environ, text), **secret}
         try:
             process = subprocess.Popen(
-                list(command), stdin=subprocess.PIPE if secret else subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, env={**environment(environ, text), **secret},
+                launch.words(len(nodes), plan, where),
+                stdin=subprocess.PIPE if inside or secret else subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, env=variables,
                 start_new_session=True,  # the terminal's Ctrl-C is for us, and we end it
             )  # fmt: skip
         except OSError as error:
-            raise VetError(f"cannot start {command[0]}: {error.strerror}") from None
+            raise VetError(f"cannot start {launch.srun}: {error.strerror}") from None
         try:
-            reader.read(process)
+            reader.read(process, first)
         finally:
             _end(process, _END_S if leader.done and not leader.lost else 0.0)
-    return Found([*leader.records, *others], leader.lost)
+    return leader
+
+
+def _silent(plan: Plan, why: Mapping[str, str]) -> list[Record]:
+    """Return records of what was not judged inside the environment: the node itself may be well."""
+    return [
+        records.record(node, task.name, task.kind, Verdict(INCONCLUSIVE, reason), 0.0)
+        for node, reason in why.items()
+        for task in plan.tasks
+    ]
 
 
 @contextlib.contextmanager
@@ -140,17 +200,6 @@ def _meeting_place(plan: Plan) -> Iterator[dict[str, str]]:
             shutil.rmtree(shared, ignore_errors=True)
 
 
-def _elsewhere(plan: Plan, node: str) -> list[Record]:
-    """Return records of what a vet step cannot judge yet: it must be seen, and fail unless the protocol says not."""
-    found = []
-    for task in plan.tasks:
-        if task.where == HOST:
-            continue
-        verdict = Verdict(INCONCLUSIVE, "a vet step cannot judge inside the environment yet")
-        found.append(records.record(node, task.name, task.kind, verdict, 0.0))
-    return found
-
-
 class _Reader:
     def __init__(self, leader: Coordinator, nodes: Sequence[str], budget_s: float) -> None:
         self._leader = leader
@@ -160,17 +209,24 @@ class _Reader:
         self._said: dict[str, str] = {}
         self._end = math.inf
         self._last = ""
+        self._orders = b""
 
-    def read(self, process: subprocess.Popen[bytes]) -> None:
-        """Feed the leader until it is done or srun has ended."""
+    def read(self, process: subprocess.Popen[bytes], first: bytes = b"") -> None:
+        """Feed the leader until it is done or srun has ended; `first` is what every task is sent."""
         assert process.stdout is not None and process.stderr is not None
         rests = {process.stdout.fileno(): b"", process.stderr.fileno(): b""}
+        self._orders = first
+        if process.stdin is not None:
+            os.set_blocking(process.stdin.fileno(), False)
         with selectors.DefaultSelector() as selector:
             for descriptor in rests:
                 selector.register(descriptor, selectors.EVENT_READ)
-            while not self._leader.done and selector.get_map():
+            self._order(process, selector)
+            while not self._leader.done and rests.keys() & selector.get_map().keys():
                 wait = max(0.0, min(self._leader.deadline, self._end) - time.monotonic())
                 for key, _ in selector.select(wait):
+                    if key.fd not in rests:
+                        continue
                     data = os.read(key.fd, 65536)
                     if not data:
                         selector.unregister(key.fd)
@@ -179,20 +235,29 @@ class _Reader:
                     for line in lines:
                         self._take(line)
                 self._leader.advance()
-                self._order(process)
+                self._order(process, selector)
                 if time.monotonic() >= self._end:
                     # Those that have told everything by themselves may still be meeting: the leader bounds that.
                     self._end = math.inf
                     self._lose("it did not finish within the budget")
         self._lose(self._last or "its task ended without a word")
 
-    def _order(self, process: subprocess.Popen[bytes]) -> None:
+    def _order(self, process: subprocess.Popen[bytes], selector: selectors.BaseSelector) -> None:
         """Send what the leader has for all nodes; srun copies its standard input to every task."""
-        data = b"".join(self._leader.orders())
-        if data and process.stdin is not None:
-            # Some kilobytes into a pipe of 64: it does not wait, unless srun is dead or stopped.
-            with contextlib.suppress(OSError):
-                os.write(process.stdin.fileno(), data)
+        self._orders += b"".join(self._leader.orders())
+        if process.stdin is None:
+            return
+        try:
+            self._orders = self._orders[os.write(process.stdin.fileno(), self._orders) :] if self._orders else b""
+        except BlockingIOError:
+            pass
+        except OSError:  # srun is dead, and its output tells
+            self._orders = b""
+        waiting = process.stdin.fileno() in selector.get_map()
+        if self._orders and not waiting:
+            selector.register(process.stdin, selectors.EVENT_WRITE)
+        elif waiting and not self._orders:
+            selector.unregister(process.stdin)
 
     def _lose(self, reason: str) -> None:
         """Give up those that have not told everything."""
