@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 int fail(struct failure *f, const char *hint, const char *format, ...)
 {
@@ -136,6 +137,7 @@ static bool holds(const struct piolet_dependency *d, const char *name, const cha
 		  const char *directory)
 {
 	const char *now;
+	struct timespec clock;
 	struct stat st;
 
 	switch (d->kind) {
@@ -156,6 +158,9 @@ static bool holds(const struct piolet_dependency *d, const char *name, const cha
 		return strcmp(name, request) == 0 && strcmp(value, directory) == 0;
 	case PIOLET_DEP_NOTE:
 		return true;
+	case PIOLET_DEP_UNTIL:
+		return clock_gettime(CLOCK_REALTIME, &clock) == 0 && nanoseconds(clock) >= d->mtime_ns &&
+		       nanoseconds(clock) < d->ctime_ns;
 	default:
 		return false;
 	}

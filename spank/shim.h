@@ -82,6 +82,7 @@ struct submission {
 
 int submission_get(const char *verb, const char *command, const char *config, const char *request,
 		   struct submission *s, struct failure *f);
+bool submission_cached(const char *verb, const char *config, const char *request, struct submission *s);
 void submission_free(struct submission *s);
 
 #endif

@@ -45,28 +45,39 @@ static int open_cached(const char *verb, const char *request, const char *direct
 	return fd;
 }
 
-int submission_get(const char *verb, const char *command, const char *config, const char *request,
-		   struct submission *s, struct failure *f)
+bool submission_cached(const char *verb, const char *config, const char *request, struct submission *s)
 {
-	char *words[] = { (char *)command, (char *)verb, "submit", "--record-fd", "3", "--", (char *)request, NULL, NULL, NULL };
 	struct failure stale = { 0 };
 	char directory[PATH_MAX];
 	int fd;
 
 	*s = (struct submission){ 0 };
 	if (!getcwd(directory, sizeof(directory)))
-		return fail(f, NULL, "cannot tell the working directory: %s", strerror(errno));
+		return false;
 	fd = open_cached(verb, request, directory, config);
-	if (fd >= 0) {
-		s->record = slurp(fd, PIOLET_RECORD_MAX, &s->length);
-		close(fd);
-		if (s->record && record_check(s->record, s->length, request, directory, &s->definition,
-					      &s->definition_length, &stale) == 0) {
-			record_notes(s->record, STDERR_FILENO);
-			return 0;
-		}
-		submission_free(s);
+	if (fd < 0)
+		return false;
+	s->record = slurp(fd, PIOLET_RECORD_MAX, &s->length);
+	close(fd);
+	if (s->record && record_check(s->record, s->length, request, directory, &s->definition,
+				      &s->definition_length, &stale) == 0) {
+		record_notes(s->record, STDERR_FILENO);
+		return true;
 	}
+	submission_free(s);
+	return false;
+}
+
+int submission_get(const char *verb, const char *command, const char *config, const char *request,
+		   struct submission *s, struct failure *f)
+{
+	char *words[] = { (char *)command, (char *)verb, "submit", "--record-fd", "3", "--", (char *)request, NULL, NULL, NULL };
+	char directory[PATH_MAX];
+
+	if (!getcwd(directory, sizeof(directory)))
+		return fail(f, NULL, "cannot tell the working directory: %s", strerror(errno));
+	if (submission_cached(verb, config, request, s))
+		return 0;
 	if (config) {
 		memmove(words + 3, words + 1, 6 * sizeof(*words));
 		words[1] = "--config";

@@ -6,7 +6,8 @@
  *
  * The `piolet` command does the vetting, by a step of its own, and decides. It hands back nothing (go on) or
  * the words of a command (become that: this srun again, without the bad nodes), or ends with a status that becomes
- * ours. On the nodes this plugin does nothing.
+ * ours. Where all nodes were good it leaves a record, which spares the later sruns of the job the command. On the
+ * nodes this plugin does nothing.
  */
 #define _GNU_SOURCE
 #include "plugin.h"
@@ -151,6 +152,22 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 	return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
 }
 
+/* Returns whether the nodes of this job were vetted a short while ago and are all good. */
+static bool vetted_before(void)
+{
+	struct submission record;
+	size_t length;
+	char *mine = own_words(&length);
+	/* An srun that joins another job; the application's own words are taken for that, too, which costs a moment. */
+	bool other = !mine || memmem(mine, length, "--jobi", 6), good;
+
+	free(mine);
+	good = !other && submission_cached("vet", plugin.config, plugin.request, &record);
+	if (good)
+		submission_free(&record);
+	return good;
+}
+
 static bool wanted(void)
 {
 	return plugin_wanted() && !state.vetted;
@@ -172,10 +189,10 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 		return 0;
 	if (context == S_CTX_ALLOCATOR)
 		gate("submit", 0);
-	else if (job)
-		gate("step", (uint32_t)strtoul(job, NULL, 10));
-	else
+	else if (!job)
 		return 0;
+	else if (!vetted_before())
+		gate("step", (uint32_t)strtoul(job, NULL, 10));
 	state.vetted = true;
 	return 0;
 }

@@ -115,7 +115,8 @@ struct piolet_gpus {
 	char gpus[1008];	/* as in CUDA_VISIBLE_DEVICES, NUL-terminated; empty: the step has none */
 };
 
-/* 4. A submission: what `piolet env submit` and `piolet score submit` hand to the shim in srun, sbatch or salloc
+/* 4. A submission: what `piolet env submit` and `piolet score submit` hand to the shim in srun, sbatch or salloc,
+ *    and what `piolet vet gate` leaves for the later sruns of a job whose nodes are all good
  *
  * One record, in a memory file, and the same bytes in the user's cache, so that the next srun need
  * not start Python: header, then `dependencies` entries, then `definition` bytes of canonical JSON.
@@ -141,7 +142,8 @@ enum piolet_dependency_kind {
 	PIOLET_DEP_VARIABLE = 4,	/* the environment variable `name` is set to `value` */
 	PIOLET_DEP_UNSET = 5,	/* the environment variable `name` is not set */
 	PIOLET_DEP_REQUEST = 6,	/* name is the request, value the working directory; always first */
-	PIOLET_DEP_NOTE = 7	/* always holds; name is a line that the user sees each time, such as a warning */
+	PIOLET_DEP_NOTE = 7,	/* always holds; name is a line that the user sees each time, such as a warning */
+	PIOLET_DEP_UNTIL = 8	/* the clock is from mtime_ns on and before ctime_ns; name says what is good so long */
 };
 
 /* Followed by the name and the value, each NUL-terminated (the NUL counts in its length), then by

@@ -101,6 +101,31 @@ def test_a_job_is_vetted_once(cluster: Cluster, sick: Path) -> None:
     assert out.count("scratch_io") + out.count("\ndisk ") == 1, out
 
 
+def test_a_job_whose_nodes_are_good_asks_nothing_again(cluster: Cluster, room: Path) -> None:
+    """The plugin takes the record: even without a `piolet` command. A changed protocol is another vetting."""
+    again = "srun -N4 --vet=ml.yaml hostname | sort\n"
+    script = f"{again}strace -f -o trace -e trace=execve,connect {again}"
+    script += f"cp ml.yaml other.yaml; sleep 0.1; sed -i s/nodes/more/ ml.yaml\n{again}srun -N4 --vet=other.yaml true\n"
+    out = cluster.sbatch("alice", script, "-N4", cwd=room)
+    assert out.count("node1\n") == 3, out
+    assert out.count("of 4 nodes good") == 3 and out.count("all 4 nodes good") == 1, out
+    trace = (room / "trace").read_text("utf-8", "replace")
+    assert "piolet" not in "".join(line for line in trace.splitlines() if "execve(" in line), trace
+
+
+def test_of_two_sruns_at_once_one_vets(cluster: Cluster, room: Path) -> None:
+    one = "srun --overlap -N4 --vet=ml.yaml true &\n"
+    out = cluster.sbatch("alice", f"{one}{one}wait\n", "-N4", cwd=room)
+    assert out.count("\ndisk ") == 1 and out.count(" s ago") == 1, out
+
+
+def test_no_other_nodes_than_bad_ones(cluster: Cluster, sick: Path) -> None:
+    """All four are asked for by an srun of its own: the status is 3, and not what srun makes of it."""
+    done = cluster.run("alice", "srun", "-N4", "--vet=ml.yaml", "touch", "started", cwd=sick)
+    assert done.status == 3 and "no other nodes than node2 can be had" in done.err, done
+    assert not (sick / "started").exists() and not cluster.jobs()
+
+
 def test_the_protocol_of_sbatch_is_that_of_its_sruns(cluster: Cluster, sick: Path) -> None:
     """An srun's own option wins; 'none' vets nothing."""
     script = "srun -N3 -n3 hostname 2>&1 | sort\necho then\nsrun --vet=none -N4 -n4 hostname 2>&1 | sort\n"

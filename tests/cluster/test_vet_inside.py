@@ -86,7 +86,7 @@ def test_the_environment_of_sbatch_is_that_of_the_vetting(cluster: Cluster, room
 
 def test_an_image_without_python(cluster: Cluster, room: Path, tiny_edf: Path) -> None:
     """It says so for every node, in bounded time, and starts nothing."""
-    words = ["srun", "-N2", f"--environment={tiny_edf}", "--vet=p.yaml,retries=0", "touch", room / "started"]
+    words = ["srun", "-N2", f"--environment={tiny_edf}", "--vet=p.yaml,retries=0", "touch", f"{room}/started"]
     done = cluster.run("alice", *words, cwd=room, timeout=60)
     assert done.status == 3 and "left out: node1: image: " in done.err and "python3" in done.err, done
     assert not (room / "started").exists() and not cluster.jobs()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,45 @@ def test_a_job_is_vetted_once(slurm: Slurm) -> None:
     slurm.record(b"".join(map(told, NODES)))
     for _ in range(2):
         assert "ago" not in slurm.gate()[2]
+
+
+def test_good_news_leave_a_record_for_the_plugin(slurm: Slurm) -> None:
+    """Only when all nodes are good, and only from a step of this very job."""
+    records = slurm.directory / ".cache/piolet/vet"
+    os.utime(slurm.directory / "p.yaml", (1, 1))
+    time.sleep(0.1)  # what was written a moment ago may be written again with the same time
+    slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "bad") for node in NODES))
+    assert slurm.gate("srun -N3 app")[0] == 0 and not list(records.glob("*.rec"))
+    slurm.record(b"".join(map(told, NODES)))
+    request = "p.yaml,budget=5s"
+    assert slurm.gate("srun app", request, SLURM_HET_SIZE="2")[0] == 0 and not list(records.glob("*.rec"))
+    assert slurm.gate("srun --jobid=8 app", request)[0] == 0 and not list(records.glob("*.rec"))
+    assert slurm.gate("srun app", request)[0] == 0
+    (record,) = records.glob("*.rec")
+    assert b"all 4 nodes good" in record.read_bytes()
+    record.unlink()
+    # A vetting that was kept does as well.
+    assert " s ago" in slurm.gate("srun app", request)[2] and record.exists()
+
+
+def test_of_sruns_that_start_at_once_one_vets(slurm: Slurm) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: slurm.gate("srun app"), range(4)))
+    assert [status for status, _, _ in found] == [0] * 4
+    assert len(slurm.calls) == 1
+    assert sum(" s ago" in said for _, _, said in found) == 3
+
+
+def test_no_other_nodes_can_be_had(slurm: Slurm) -> None:
+    """Slurm is asked before the allocation is given back: the status is 3, and not that of an srun that fails."""
+    slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "bad") for node in NODES))
+    srun = slurm.directory / "srun"
+    refusal = 'case "$*" in --test-only*) echo "allocation failure: not available" >&2; exit 1;; esac'
+    srun.write_text(SRUN.replace("#!/bin/sh\n", f"#!/bin/sh\n{refusal}\n"))
+    status, words, said = slurm.gate("srun -N4 app", stage="allocated")
+    assert (status, words) == (3, [])
+    assert "no other nodes than node2 can be had: not available" in said
+    assert slurm.calls[-1] == "scancel 7"
 
 
 def test_another_job_with_the_number_of_an_earlier_one_is_vetted(slurm: Slurm) -> None:

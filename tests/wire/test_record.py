@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from piolet.environment import submit
+from piolet.environment.dependencies import Dependency, Kind, Stamp
 
 from tests.wire.messages import lib as numbers
 from tests.wire.messages import record
@@ -175,3 +178,18 @@ def test_a_warning_is_said_each_time(shim: Shim, capfd: pytest.CaptureFixture[st
     shim.cache(data)
     assert shim.request()[0] == 0
     assert capfd.readouterr().err == "piolet: warning: no hook\n"
+
+
+@pytest.mark.parametrize(
+    ("since_s", "until_s", "runs"), [(-5, 60, 0), (-60, -5, 1), (5, 60, 1)], ids=["young", "old", "clock put back"]
+)
+def test_what_is_good_for_a_while_only(shim: Shim, since_s: float, until_s: float, runs: int) -> None:
+    """A record of a vetting: it ends, and a clock that was put back does not make it good for ever."""
+    now = time.time()
+    span = Stamp(0, 0, 0, int((now + since_s) * 1e9), int((now + until_s) * 1e9))
+    packed = submit.pack(DEFINITION, "x.toml", os.getcwd(), [Dependency(Kind.UNTIL, "the vetting", stamp=span)])
+    assert packed is not None
+    shim.cache(packed)
+    shim.fresh.write_bytes(of_request())
+    assert shim.request() == (0, "", DEFINITION)
+    assert shim.runs() == runs

@@ -142,7 +142,7 @@ def _why(args: argparse.Namespace) -> int:
 
 
 def _gate(args: argparse.Namespace, settings: config.Config) -> int:
-    from piolet.vet import gate
+    from piolet.vet import gate, request, shortcut
     from piolet.vet.plan import Plan
 
     def load(path: str) -> Plan:
@@ -156,20 +156,31 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
         sys.stderr.flush()
 
     site = gate.Site(settings.node.vet_program, settings.node.vet_socket)
-    joined = any(word.startswith("--jobi") for word in args.words) or _parent_was_in_a_job()
+    started = _parent_environment()
+    joined = any(word.startswith("--jobi") for word in args.words) or _in_a_job(started)
     own = args.stage == "allocated" and not joined
-    order = gate.Order(args.stage, args.job, args.request, tuple(args.words), own)
-    found = gate.answer(order, site, load, os.environ, say)
+    order = gate.Order(args.stage, args.job, args.request, tuple(args.words), own, started or {})
+    protocol_file = request.parse(args.request).path
+    watched = shortcut.watch(
+        os.environ, args.request, protocol_file, args.config or "", str(config.DEFAULT_PATH), settings.vet.evals
+    )
+    found = gate.answer(order, site, load, os.environ, say, watched if args.stage == "step" else None)
     if found.words:
         with open(args.result_fd, "wb", closefd=False) as file:
             file.write(b"".join(os.fsencode(word) + b"\0" for word in found.words))
     return found.status
 
 
-def _parent_was_in_a_job() -> bool:
-    """Return whether srun was started with a job: then it joined that one and made none. Unknown counts as yes."""
+def _in_a_job(environ: dict[str, str] | None) -> bool:
+    """Return whether srun was started in a job: then it joined that one and made none. Unknown counts as yes."""
+    return environ is None or "SLURM_JOB_ID" in environ or "SLURM_JOBID" in environ
+
+
+def _parent_environment() -> dict[str, str] | None:
+    """Return the environment that srun was started with, or None: it cannot be told."""
     try:
         with open(f"/proc/{os.getppid()}/environ", "rb") as file:
-            return any(word.startswith((b"SLURM_JOB_ID=", b"SLURM_JOBID=")) for word in file.read().split(b"\0"))
+            pairs = (os.fsdecode(word).partition("=") for word in file.read().split(b"\0") if word)
+            return {name: value for name, _, value in pairs}
     except OSError:
-        return True
+        return None

@@ -22,6 +22,7 @@ class Kind(IntEnum):
     UNSET = 5
     REQUEST = 6
     NOTE = 7
+    UNTIL = 8
 
 
 @dataclass(frozen=True)

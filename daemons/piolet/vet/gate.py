@@ -13,15 +13,17 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from piolet.vet import jobs, relaunch, request, results, screen, srunwords, step, verdicts
 from piolet.vet.failures import VetError
+from piolet.vet.meeting import START_S
 from piolet.vet.plan import Plan
 from piolet.vet.relaunch import Choice
 from piolet.vet.request import Request
+from piolet.vet.shortcut import Watched
 from piolet.vet.srunwords import Words
-from piolet.vet.verdicts import Decision
+from piolet.vet.verdicts import GOOD, Decision
 
 STATUS_BAD = 3
 STAGES = ("submit", "step", "allocated")
@@ -43,7 +45,8 @@ class Site:
 class Order:
     """What the plugin asks; `words` is how srun was called.
 
-    own   the allocation was made by this srun, so that it may give it back
+    own      the allocation was made by this srun, so that it may give it back
+    started  the environment that this srun was started with: it has added its job's variables since
     """
 
     stage: str
@@ -51,6 +54,7 @@ class Order:
     request: str
     words: tuple[str, ...]
     own: bool = False
+    started: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,16 @@ class Answer:
     words: tuple[str, ...] = ()
 
 
-def answer(order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say) -> Answer:
-    """Do what `order` asks. `say` is given text for people. Raises VetError."""
+def answer(
+    order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Watched | None = None
+) -> Answer:
+    """Do what `order` asks. `say` is given text for people; `watched` keeps good news. Raises VetError."""
     if order.stage == "submit":
         _plan(request.parse(order.request), load)
         return Answer(0)
     found = Answer(1)
     try:
-        found = _Gate(order, site, load, environ, say).answer()
+        found = _Gate(order, site, load, environ, say, watched).answer()
     finally:
         # srun ends, or begins anew, and nobody else knows of its allocation.
         if order.stage == "allocated" and order.own and (found.status or found.words):
@@ -85,7 +91,10 @@ def _plan(asked: Request, load: Load) -> Plan:
 class _Gate:
     """One srun's vetting."""
 
-    def __init__(self, order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say) -> None:
+    def __init__(
+        self, order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Watched | None
+    ) -> None:
+        self._watched = watched
         self._order = order
         self._site = site
         self._environ = environ
@@ -97,33 +106,51 @@ class _Gate:
         self._job = int(attached) if attached is not None and attached.isdecimal() else order.job
 
     def answer(self) -> Answer:
-        scontrol = _tool(self._order.words, "scontrol")
-        nodes = jobs.nodes_of(self._job, self._environ, scontrol)
-        file = jobs.path(self._job, self._plan, self._environ)
-        kept = jobs.kept(file, self._plan, nodes, time.time(), lambda: jobs.started(self._job, scontrol))
-        if kept is not None:
-            decision = kept.decision
-            self._say(screen.brief(self._plan, decision, kept.age_s))
-        else:
-            started, begun = time.time(), time.monotonic()
-            decision = self._vet(nodes)
-            seconds = time.monotonic() - begun
-            self._say(screen.render(self._plan, decision, seconds))
-        choice, error = self._choose(nodes, decision)
-        if kept is None:
-            self._report(decision, choice, started, seconds)
-            if choice.nodes:
-                jobs.keep(file, self._plan, decision, time.time())
-        if error is not None:
-            raise error
+        nodes = jobs.nodes_of(self._job, self._environ, _tool(self._order.words, "scontrol"))
         if self._order.stage == "allocated":
-            return self._allocated(nodes, decision, choice)
+            return self._allocated(nodes, *self._decide(nodes, None))
+        file = jobs.path(self._job, self._plan, self._environ)
+        # Of several sruns that a job starts at once, one vets.
+        with jobs.alone(file, self._plan.budget_s + self._plan.meetings_s + START_S):
+            _, choice = self._decide(nodes, file)
         if not choice.nodes:
             return self._refuse(choice.reason)
         if choice.words:
             unused = [node for node in nodes if node not in choice.nodes]
             self._say(f"going on with {len(choice.nodes)} of {len(nodes)} nodes, without {_some(unused)}\n")
         return Answer(0, choice.words)
+
+    def _decide(self, nodes: Sequence[str], file: str | None) -> tuple[Decision, Choice]:
+        """Return what is thought of the nodes, and which to use; `file` keeps it for the job. Raises VetError."""
+        scontrol = _tool(self._order.words, "scontrol")
+        kept = None
+        if file is not None:
+            kept = jobs.kept(file, self._plan, nodes, time.time(), lambda: jobs.started(self._job, scontrol))
+        if kept is not None:
+            decision, at = kept.decision, time.time() - kept.age_s
+            self._say(screen.brief(self._plan, decision, kept.age_s))
+        else:
+            at, begun = time.time(), time.monotonic()
+            decision = self._vet(nodes)
+            seconds = time.monotonic() - begun
+            self._say(screen.render(self._plan, decision, seconds))
+        choice, error = self._choose(nodes, decision)
+        if kept is None:
+            self._report(decision, choice, at, seconds)
+            if choice.nodes and file is not None:
+                jobs.keep(file, self._plan, decision, at)
+        if error is not None:
+            raise error
+        if choice.nodes and not choice.words and set(decision.state.values()) == {GOOD}:
+            self._remember(len(nodes), at)
+        return decision, choice
+
+    def _remember(self, count: int, at: float) -> None:
+        """Leave the record that spares this job's next srun the command, unless it was about another job."""
+        if self._watched is not None and self._environ.get("SLURM_JOB_ID") == str(self._job):
+            text = f"vetting '{self._plan.name}' of {time.strftime('%H:%M:%S', time.localtime(at))}"
+            note = f"{text}: all {count} nodes good"
+            self._watched.keep(text, note, at, at + jobs.good_for_s(self._plan))
 
     def _vet(self, nodes: Sequence[str]) -> Decision:
         launch = step.Launch(
@@ -161,6 +188,9 @@ class _Gate:
         if self._asked.retries < 1:
             return self._refuse("no further try is allowed (retries)")
         words = relaunch.again(self._words, bad, self._asked.with_retries(self._asked.retries - 1), self._environ)
+        why = jobs.impossible(words, self._order.started or self._environ)
+        if why:
+            return self._refuse(f"no other nodes than {_some(bad)} can be had: {why}")
         self._say(f"giving job {self._job} back and asking for other nodes than {_some(bad)}\n")
         return Answer(0, tuple(words))
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from piolet.vet import hostlist, records, store
@@ -25,6 +26,7 @@ from piolet.vet.verdicts import BAD, GOOD, WARNED, Decision
 FRESH_S = 600.0
 _KEPT_S = 7 * 86400.0
 _ASK_S = 30.0
+_LOOK_S = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,39 @@ def keep(file: str, plan: Plan, decision: Decision, now: float) -> None:
                 os.unlink(entry.path)
 
 
+def good_for_s(plan: Plan) -> float:
+    """Return how long a job's vetting by `plan` is good, in seconds."""
+    return min((task.cache_s or FRESH_S for task in plan.tasks), default=0.0)
+
+
+@contextlib.contextmanager
+def alone(file: str, seconds: float) -> Iterator[None]:
+    """Hold the job's vetting in `file` for this srun: another one waits for it, but no longer than `seconds`.
+
+    Where no lock can be had, several sruns that start at once each vet, which is slow and harms nobody.
+    """
+    descriptor = -1
+    with contextlib.suppress(OSError):
+        os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
+        descriptor = os.open(f"{file}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    end = time.monotonic() + seconds
+    try:
+        while descriptor >= 0:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    break
+                time.sleep(_LOOK_S)
+            except OSError:
+                break
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
 def kept(file: str, plan: Plan, nodes: Sequence[str], now: float, began: Callable[[], float]) -> Kept | None:
     """Return the vetting that is still good for `plan` and `nodes`, or None.
 
@@ -104,9 +139,8 @@ def kept(file: str, plan: Plan, nodes: Sequence[str], now: float, began: Callabl
     if value is None or value.get("digest") != plan.digest() or value.get("nodes") != list(nodes):
         return None
     at = value.get("at")
-    fresh = min((task.cache_s or FRESH_S for task in plan.tasks), default=0.0)
     # A clock that was put back must not make a vetting good for ever.
-    if not isinstance(at, (int, float)) or not 0 <= now - at < fresh:
+    if not isinstance(at, (int, float)) or not 0 <= now - at < good_for_s(plan):
         return None
     decision = _decision(value, nodes)
     return Kept(decision, now - at) if decision is not None and began() <= at else None
@@ -121,6 +155,19 @@ def _decision(value: Mapping[str, Any], nodes: Sequence[str]) -> Decision | None
     except (KeyError, TypeError):
         return None
     return Decision(state, reasons, found, "", notes) if set(state.values()) <= {GOOD, WARNED, BAD} else None
+
+
+def impossible(command: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Return why Slurm can never give the srun `command` its nodes, '' when it can, or does not say."""
+    try:
+        done = subprocess.run(
+            [command[0], "--test-only", *command[1:]], capture_output=True, timeout=_ASK_S, check=False,
+            stdin=subprocess.DEVNULL, env=dict(environ),
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return said[-1].rpartition(": ")[2][:300] if done.returncode and said else ""
 
 
 def cancel(job: int, scancel: str) -> None:

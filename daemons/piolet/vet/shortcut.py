@@ -1,0 +1,69 @@
+"""What lets the later sruns of a job go on without asking again, when all of its nodes were found good.
+
+It is a record like that of an environment (wire.h, 4): the plugin takes it, without starting Python, for the same
+request in the same directory, as long as the job, the protocol, the site's evals and the configuration are what they
+were, and the vetting is young enough.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from piolet.environment import submit
+from piolet.environment.dependencies import Dependency, Host, Kind, Stamp
+
+# Which job it is: a number comes again when a job is requeued, or when a cluster is set up anew.
+_VARIABLES = (
+    "SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_CLUSTER_NAME", "SLURM_RESTART_COUNT", "SLURM_HET_SIZE", "SLURM_CONF",
+    "PYTHONPATH",
+)  # fmt: skip
+_DEFINITION = b"{}"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a vetting rests on, as it was before the protocol was read."""
+
+    path: str
+    request: str
+    directory: str
+    dependencies: tuple[Dependency, ...]
+
+    def keep(self, what: str, note: str, at: float, until: float) -> None:
+        """Write the record; `note` is what later users see. Both times are seconds of the epoch. Raises nothing."""
+        span = Stamp(0, 0, 0, int(at * 1e9), int(until * 1e9))
+        more = [Dependency(Kind.UNTIL, what, stamp=span), Dependency(Kind.NOTE, note)]
+        record = submit.pack(_DEFINITION, self.request, self.directory, [*self.dependencies, *more])
+        if record is not None:
+            submit.store(self.path, record)
+
+
+def watch(
+    environ: Mapping[str, str], request: str, protocol: str, config: str, default: str, evals: Sequence[str]
+) -> Watched | None:
+    """Return what a vetting rests on, or None: it cannot be kept.
+
+    `config` is the configuration that was named, '' for the one at `default`; `evals` are the site's directories.
+    """
+    try:
+        host = Host(environ, os.getcwd())
+        path = submit.cache_path(environ, host.cwd, request, config, os.getuid(), "vet")
+    except OSError:
+        return None
+    for name in _VARIABLES:
+        host.variable(name)
+    files = [os.path.abspath(protocol), config or default, *evals]
+    for directory in evals:
+        files += sorted(glob.glob(os.path.join(glob.escape(directory), "*.py")))
+    if "SLURM_CONF" in environ:
+        files.append(environ["SLURM_CONF"])
+    for file in files:
+        host.watch(file)
+    het = "SLURM_HET_SIZE" in environ
+    if path is None or het or not submit.is_settled(host.dependencies, time.time_ns()):
+        return None
+    return Watched(path, request, host.cwd, host.dependencies)
