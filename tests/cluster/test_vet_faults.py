@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from tests.cluster.faults import Faults, kill
 from tests.cluster.leftovers import parent
 from tests.cluster.support import Cluster, wait_until
+from tests.simulators.timeserver import TimeServer
 from tools.cluster import cgroup, gpus
 from tools.cluster.layout import node_names
 
@@ -161,6 +163,27 @@ def sleeping(cluster: Cluster, room: Path) -> str:
     return f"name: wait\nbudget: 20s\nevals:\n- {{type: sleeper.Sleeper, path: {room}/go}}\n"
 
 
+def test_a_clock_that_is_off(cluster: Cluster, faults: Faults, room: Path) -> None:
+    """Nodes of one machine share its clock: node2 asks a time server that is three seconds ahead, simulated."""
+    right = TimeServer(0.0)
+    wrong = TimeServer(3.0, address="127.0.0.2", port=right.port)
+    right.start()
+    wrong.start()
+    names = Path("/etc/hosts").read_text("utf-8")
+    for node in node_names(4):
+        address = "127.0.0.2" if node == "node2" else "127.0.0.1"
+        own = faults.root(node).joinpath("etc/hosts").read_text("utf-8") or names
+        cover = cluster.write("alice", room / f"hosts.{node}", f"{own}\n{address} timeserver\n")
+        subprocess.run(faults.on_node(node, "mount", "--bind", str(cover), "/etc/hosts"), check=True)
+    try:
+        server = f"timeserver:{right.port}"
+        out = vetted(cluster, room, f"name: clock\nevals:\n- {{type: clock_skew, max_offset: 0.5, server: {server}}}\n")
+    finally:
+        for node in node_names(4):
+            subprocess.run(faults.on_node(node, "umount", "-l", "/etc/hosts"), check=True)
+    assert_left_out(out, "node2", "clock offset")
+
+
 def test_a_worker_is_killed(cluster: Cluster, room: Path) -> None:
     """Its verdict is inconclusive, with the signal; the others wait for nothing."""
     cluster.write("alice", room / "p.yaml", sleeping(cluster, room))
@@ -195,8 +218,6 @@ def test_a_node_dies_during_its_vetting(cluster: Cluster, faults: Faults, room: 
 
 def test_a_class_that_one_node_cannot_import(cluster: Cluster, faults: Faults, room: Path) -> None:
     """The file is there, but not on node2."""
-    import subprocess
-
     protocol = sleeping(cluster, room)
     (room / "go").touch()
     place = room / "sleeper.py"
@@ -274,8 +295,6 @@ def test_verdicts_are_spooled_on_the_node(cluster: Cluster, faults: Faults, room
 
 def test_a_full_spool_costs_no_vetting(cluster: Cluster, faults: Faults, room: Path) -> None:
     """The verdict is lost, and the next line says that one was."""
-    import subprocess
-
     place = "/run/piolet/spool"
     subprocess.run(faults.on_node("node2", "mount", "-t", "tmpfs", "-o", "size=4k,mode=0777", "t", place), check=True)
     try:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +28,11 @@ from piolet.vet.evals import (
     mounts,
     network_pair,
     scratch_io,
-)  # fmt: skip
+)
+
+from tests.simulators.timeserver import TimeServer
+
+# fmt: skip
 
 DATA = Path(__file__).parent.parent / "data" / "vet"
 
@@ -126,26 +128,6 @@ def test_a_hung_mount_is_named_and_hangs_nobody(tmp_path: Path, monkeypatch: pyt
     assert time.monotonic() - started < 3
     assert verdict.outcome == FAIL
     assert verdict.reason == f"{hung} did not answer within 0.3 s"
-
-
-class TimeServer(threading.Thread):
-    """Answers SNTP with a clock that is `ahead` seconds off."""
-
-    def __init__(self, ahead: float, silent: bool = False) -> None:
-        super().__init__(daemon=True)
-        self.ahead, self.silent = ahead, silent
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
-        self.name_of = f"127.0.0.1:{self.socket.getsockname()[1]}"
-
-    def run(self) -> None:
-        while True:
-            data, address = self.socket.recvfrom(100)
-            now = time.time() + self.ahead + 2208988800
-            stamp = struct.pack("!II", int(now), int(now % 1 * 2**32))
-            answer = b"\x24\x02" + bytes(22) + data[40:48] + stamp + stamp
-            if not self.silent:
-                self.socket.sendto(answer, address)
 
 
 @pytest.mark.parametrize(("ahead", "outcome"), [(0.0, PASS), (3.0, FAIL), (-3.0, FAIL)])
