@@ -31,7 +31,11 @@ class Process:
 
 @dataclass(frozen=True)
 class State:
-    """A cluster on record. `ready` says that `up` came to its end; `boot` is the boot that it belongs to."""
+    """A cluster on record.
+
+    `ready` says that `up` came to its end; `boot` is the boot that it belongs to; `installed` the root directory of the
+    RPMs that it runs, if any.
+    """
 
     boot: str
     nodes: int
@@ -40,6 +44,7 @@ class State:
     ports: dict[str, int]
     started_at: float
     ready: bool = False
+    installed: str | None = None
     processes: tuple[Process, ...] = field(default=())
 
     def with_process(self, process: Process) -> State:
