@@ -1,8 +1,8 @@
 """Builds Piolet's RPMs: python -m tools.rpm [--output DIR] [--release N] [--sources DIR].
 
-The wheels that the packages hold are fetched once into build/wheels, by packaging/rpm/wheels.lock; the build itself uses
-no network. The sources are the files of this checkout that git tracks or would track. Every time stamp is that of
-the last commit, or SOURCE_DATE_EPOCH, so that the same files give the same packages, byte for byte.
+The wheels that the packages hold are fetched once into build/wheels, by packaging/rpm/wheels.lock; the build itself
+uses no network. The sources are the files of this checkout that git tracks or would track. Every time stamp is that
+of the last commit, or SOURCE_DATE_EPOCH, so that the same files give the same packages, byte for byte.
 """
 
 from __future__ import annotations
@@ -89,28 +89,26 @@ def _tar(files: Iterable[tuple[Path, str]], when: int) -> bytes:
     return buffer.getvalue()
 
 
-def build(output: Path, work: Path, wheels: Path, release: str, defines: Sequence[str] = ()) -> list[Path]:
-    """Build the packages in `work`, which is made anew, and put them into `output`; return their paths."""
+def build(work: Path, wheels: Path, release: str, *options: str) -> list[Path]:
+    """Build the packages in the directory `work`, which is made anew; return their paths, which are in it."""
     if shutil.which("rpmbuild") is None:
         raise RpmError("the program rpmbuild is not installed", "run: tools/bootstrap.sh packages")
-    when = epoch()
     shutil.rmtree(work, ignore_errors=True)
-    sources(work / "SOURCES", wheels, when)
-    command = ["rpmbuild", "-bb", "--define", f"_topdir {work}", "--define", f"piolet_release {release}"]
+    sources(work / "SOURCES", wheels, epoch())
+    return rpmbuild(work, release, *options)
+
+
+def rpmbuild(work: Path, release: str, *options: str) -> list[Path]:
+    """Run rpmbuild where the sources are already; return the packages of this release."""
+    command = ["rpmbuild", "-bb", *options, "--define", f"_topdir {work}", "--define", f"piolet_release {release}"]
     command += ["--define", f"piolet_python {_interpreter()}"]
-    for define in defines:
-        command += ["--define", define]
     if shutil.which("dpkg") is not None:
         # What the spec needs is installed here by another package manager, so RPM does not know of it.
         command.append("--nodeps")
-    environment = os.environ | {"SOURCE_DATE_EPOCH": str(when), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
-    _run([*command, str(SPEC)], BUILD_S, "rpmbuild", f"all of it is in {work}/build.log", work / "build.log", environment)
-    output.mkdir(parents=True, exist_ok=True)
-    for old in output.glob("piolet-*.rpm"):
-        old.unlink()
-    made = [Path(shutil.move(path, output / path.name)) for path in sorted((work / "RPMS").rglob("*.rpm"))]
-    shutil.rmtree(work)
-    return made
+    environment = os.environ | {"SOURCE_DATE_EPOCH": str(epoch()), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+    log = work / "build.log"
+    _run([*command, str(SPEC)], BUILD_S, "rpmbuild", f"all of it is in {log}", log, environment)
+    return sorted((work / "RPMS").rglob(f"*-{release}.*.rpm"))
 
 
 def _interpreter() -> str:
@@ -154,8 +152,13 @@ def main(arguments: Sequence[str]) -> int:
             sources(chosen.sources, wheels, epoch())
             return 0
         work = (ROOT / "build" / "rpmbuild").resolve()
-        for path in build(chosen.output.resolve(), work, wheels, chosen.release):
-            print(path)
+        made = build(work, wheels, chosen.release)
+        chosen.output.mkdir(parents=True, exist_ok=True)
+        for old in chosen.output.glob("piolet-*.rpm"):
+            old.unlink()
+        for path in made:
+            print(shutil.move(path, chosen.output / path.name))
+        shutil.rmtree(work)
     except RpmError as error:
         print(f"{error}\nhint: {error.hint}", file=sys.stderr)
         return 1

@@ -1,7 +1,7 @@
 """The programs of an installation from RPMs that lies below another root directory than ours.
 
-Their first line names the environment's interpreter by the path that it has once installed. The cluster runs copies that
-differ from them in that line alone; the environment itself finds its parts from wherever it lies.
+Their first line names the environment's interpreter by the path that it has once installed. The cluster runs copies
+that differ from them in that line alone; the environment itself finds its parts from wherever it lies.
 """
 
 from __future__ import annotations

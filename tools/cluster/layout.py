@@ -1,4 +1,4 @@
-"""Where everything of one cluster lies. Computes paths; touches nothing but to resolve links, and to see what is on record."""
+"""Where everything of one cluster lies. Computes paths; reads nothing but links, and which installation it runs."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ class State:
     ports: dict[str, int]
     started_at: float
     ready: bool = False
-    installed: str | None = None
     processes: tuple[Process, ...] = field(default=())
+    installed: str | None = None
 
     def with_process(self, process: Process) -> State:
         others = tuple(p for p in self.processes if p.name != process.name)
