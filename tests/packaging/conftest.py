@@ -77,7 +77,7 @@ def slurm() -> Path:
 
 @pytest.fixture(scope="session")
 def installed(packages: Packages, system: Path, slurm: Path) -> Root:
-    """A root into which all packages were installed, every requirement satisfied; no systemd. Tests leave it as it is."""
+    """A root with all packages, every requirement satisfied, without systemd. Tests leave it as it is."""
     root = Root(HOME / "installed")
     root.rpm("-i", system, slurm, *packages.paths.values())
     return root

@@ -166,7 +166,7 @@ def test_scriptlets_call_systemd_and_nothing_else(packages: Packages) -> None:
 
 def test_the_plugins_are_those_of_make_plugins(builds, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """The same C with the same hardening, byte for byte; only what debuggers read was taken away."""
-    run(sys.executable, ROOT / "spank" / "build_shims.py", "--output", tmp_path)
+    run(sys.executable, ROOT / "spank" / "build_shims.py", "--output", tmp_path, cwd=ROOT)
     buildroot = next((builds.work / "BUILDROOT").iterdir())
     packaged = [*(buildroot / PLUGINS[1:]).iterdir(), *(buildroot / "usr/libexec/piolet").iterdir()]
     assert {path.name for path in packaged} == {path.name for path in tmp_path.iterdir()}

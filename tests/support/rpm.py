@@ -24,10 +24,10 @@ def missing() -> list[str]:
     return absent + ([] if BUSYBOX.exists() else ["busybox (busybox-static)"])
 
 
-def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, check: bool = True, cwd: str | Path = "/") -> subprocess.CompletedProcess[str]:
     """Run a command; return what it wrote. Fails the test with it when the command fails, unless told otherwise."""
     words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, cwd="/")
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, cwd=cwd)
     assert done.returncode == 0 or not check, f"{words} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     return done
 
@@ -93,8 +93,10 @@ class Root:
 
     def rpm(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run rpm on this root; a scriptlet that fails only makes a warning of rpm's, and fails the test too."""
-        # Debian's rpm warns of itself unless told that this is meant.
-        done = run("rpm", "--root", self.path, "--dbpath", "/var/lib/rpm", "--force-debian", *arguments, check=check)
+        words: list[str | Path] = ["rpm", "--root", self.path, "--dbpath", "/var/lib/rpm"]
+        if arguments[0] in ("-i", "-U", "-e") and Path("/etc/debian_version").exists():
+            words.append("--force-debian")  # its rpm warns of itself unless told that this is meant
+        done = run(*words, *arguments, check=check)
         assert not check or not done.stderr, done.stderr
         return done
 
