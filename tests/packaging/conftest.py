@@ -6,14 +6,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support import rpm as support
-from tests.support.rpm import Packages, Root
+from tests.support.rpm import Builds, Packages, Root
 from tools import rpm
+from tools.cluster.packages import slurm_version
 
 # Users of a cluster must reach it.
 HOME = (rpm.ROOT / "build").resolve() / "test-rpm"
@@ -28,15 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if why and Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.skip(reason=why))
-
-
-@dataclass(frozen=True)
-class Builds:
-    """Release 1, built in two places; `work` is where the first was made, and still has all of it."""
-
-    first: Packages
-    second: Packages
-    work: Path
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +63,8 @@ def system(packages: Packages) -> Path:
 @pytest.fixture(scope="session")
 def slurm() -> Path:
     """A package that stands for Slurm in the version of the headers here."""
-    return support.stand_in(HOME / "stand-ins", "this-slurm", ["slurm = 22.05.8"])
+    major, minor = slurm_version()
+    return support.stand_in(HOME / "stand-ins", "this-slurm", [f"slurm = {major}.{minor:02}.8"])
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import rpm as support
-from tests.support.rpm import Packages, Root, mode
+from tests.support.rpm import Builds, Packages, Root, mode
 from tools import rpm
+from tools.cluster.packages import slurm_version
 
 TOML = "/etc/piolet/piolet.toml"
 LINE = "/etc/slurm/plugstack.conf.d/piolet.conf"
@@ -60,7 +61,9 @@ def test_bytecode_is_there_and_never_looked_up_again(installed: Root) -> None:
 def test_another_slurm_is_refused(packages: Packages, system: Path, tmp_path: Path) -> None:
     """The plugins go with the Slurm that they were built for: not with the next one, not with the one before."""
     support.run("chmod", "755", tmp_path)
-    for number, good in (("22.05.11", True), ("23.02.1", False), ("21.08.8", False)):
+    major, minor = slurm_version()
+    numbers = {f"{major}.{minor:02}.11": True, f"{major + 1}.02.1": False, f"{major - 1}.08.8": False}
+    for number, good in numbers.items():
         root = Root(tmp_path / number)
         other = support.stand_in(tmp_path / "stand-ins", f"slurm-{number}", [f"slurm = {number}"])
         wanted = [packages[name] for name in ("common", "login", "plugins")]
@@ -70,7 +73,7 @@ def test_another_slurm_is_refused(packages: Packages, system: Path, tmp_path: Pa
 
 
 @pytest.fixture(scope="module")
-def next_release(builds) -> Packages:  # type: ignore[no-untyped-def]
+def next_release(builds: Builds) -> Packages:
     """Release 2: the same, but for a new line in two files of configuration."""
     old = next((builds.work / "BUILDROOT").glob("*-1.*"))
     new = old.with_name(old.name.replace("-1.", "-2."))

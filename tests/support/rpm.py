@@ -61,6 +61,15 @@ class Packages:
         return {line for line in wanted if not re.match(r"rpmlib\(|config\(|piolet-", line)}
 
 
+@dataclass(frozen=True)
+class Builds:
+    """Release 1, built in two places; `work` is where the first was made, and still has all of it."""
+
+    first: Packages
+    second: Packages
+    work: Path
+
+
 class Root:
     """A root directory with an RPM database, a shell, and nothing else; with `systemd`, programs that note calls."""
 
@@ -72,6 +81,8 @@ class Root:
             (path / name).symlink_to(f"usr/{name}")
         for folder, _, _ in os.walk(path):
             os.chmod(folder, 0o755)
+        (path / "tmp").mkdir()
+        (path / "tmp").chmod(0o1777)
         shutil.copy(BUSYBOX, path / "usr/bin/sh")
         if systemd:
             self.add_systemd()
