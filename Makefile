@@ -13,7 +13,7 @@ SOURCES := $(shell find daemons spank -name '*.py' -o -name 'wire.h' 2>/dev/null
 	setup.py pyproject.toml
 PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
 
-.PHONY: help demo test bench cluster cluster-down cluster-purge status plugins venv bootstrap clean
+.PHONY: help demo test bench cluster cluster-down cluster-purge status plugins rpm venv bootstrap clean
 .NOTPARALLEL:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo 'make cluster-down     end it'
 	@echo 'make cluster-purge    end it, and remove its directory and the accounts that it made'
 	@echo 'make plugins          build and install everything into build/'
+	@echo 'make rpm              build the RPMs into build/rpm'
 	@echo 'make venv             only the Python that it needs, in build/venv'
 	@echo 'make clean            end every cluster and remove build/'
 
@@ -51,6 +52,9 @@ build/plugins/piolet_environment.so: $(PLUGIN_SOURCES) | bootstrap
 	@touch $@
 
 plugins: build/.installed build/plugins/piolet_environment.so
+
+rpm: bootstrap
+	@$(PYTHON) -m tools.rpm
 
 cluster: plugins
 	@$(PYTHON) -m tools.cluster up --nodes $(NODES) --gpus $(GPUS) --dir build/cluster

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", parents=[where], help="start a cluster")
     up.add_argument("--nodes", type=int, default=4, help="how many nodes (default: 4)")
     up.add_argument("--gpus", type=int, default=0, help="how many simulated GPUs each node has (default: 0)")
+    up.add_argument("--from-rpm", type=Path, metavar="ROOT", help="run what RPMs installed below ROOT, not build/")
     up.add_argument("--without-piolet", action="store_true", help="plain Slurm, no plugin and no daemons of ours")
     commands.add_parser("down", parents=[where], help="end it; accounts, image and logs stay")
     commands.add_parser("status", parents=[where], help="what runs; exit status 1 if that is not all")
@@ -41,7 +43,8 @@ def run(arguments: argparse.Namespace, report: Report) -> int:
     match arguments.command:
         case "up":
             request = lifecycle.Request(arguments.nodes, not arguments.without_piolet, arguments.gpus)
-            lifecycle.up(layout, request, report)
+            root = arguments.from_rpm
+            lifecycle.up(replace(layout, installed=root.resolve() if root else None), request, report)
         case "down":
             lifecycle.down(layout, report)
         case "status":

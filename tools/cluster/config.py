@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.cluster import accounts, gpus
+from tools.cluster import accounts, gpus, installed
 from tools.cluster.layout import Layout, node_names
 from tools.cluster.processes import FIXED_PATH
 from tools.cluster.state import write_atomically
@@ -279,6 +279,8 @@ def write(s: Settings, own_name: str, own_hosts: str) -> None:
     write_atomically(layout.env_sh, env_sh(s))
     write_atomically(layout.as_script, as_script(s), 0o755)
     write_atomically(layout.bin / "piolet", piolet_wrapper(layout), 0o755)
+    if layout.installed and s.piolet:
+        installed.write_programs(layout.installed, layout.venv_bin)
 
 
 def daemon_path(layout: Layout) -> str:

@@ -1,9 +1,9 @@
-"""Where everything of one cluster lies. Computes paths; touches nothing but to resolve links."""
+"""Where everything of one cluster lies. Computes paths; reads nothing but links, and which installation it runs."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -18,10 +18,14 @@ class Layout:
 
     `run` is a short directory that only root may create, because the path of a socket ends at 108
     bytes and a checkout may lie deep; its name comes from `root`, so two clusters never share one.
+
+    `installed` is the root directory of an installation from RPMs whose plugins, programs and environment the
+    cluster runs, or None: those of build/.
     """
 
     root: Path
     build: Path
+    installed: Path | None = None
 
     @property
     def tag(self) -> str:
@@ -113,23 +117,36 @@ class Layout:
 
     @property
     def venv_bin(self) -> Path:
-        return self.build / "venv" / "bin"
+        return self.build / "venv" / "bin" if self.installed is None else self.root / "programs"
+
+    @property
+    def plugins(self) -> Path:
+        return self.build / "plugins" if self.installed is None else self.installed / "usr/lib64/slurm"
+
+    @property
+    def libexec(self) -> Path:
+        return self.build / "plugins" if self.installed is None else self.installed / "usr/libexec/piolet"
+
+    @property
+    def installed_file(self) -> Path:
+        """What says of a cluster that runs which installation it runs."""
+        return self.root / "installed"
 
     @property
     def plugin(self) -> Path:
-        return self.build / "plugins" / "piolet_environment.so"
+        return self.plugins / "piolet_environment.so"
 
     @property
     def entry_program(self) -> Path:
-        return self.build / "plugins" / "piolet-entry"
+        return self.libexec / "piolet-entry"
 
     @property
     def vet_program(self) -> Path:
-        return self.build / "plugins" / "piolet-vet-task"
+        return self.libexec / "piolet-vet-task"
 
     @property
     def score_plugin(self) -> Path:
-        return self.build / "plugins" / "piolet_score.so"
+        return self.plugins / "piolet_score.so"
 
     @property
     def gpus(self) -> Path:
@@ -137,7 +154,7 @@ class Layout:
 
     @property
     def vet_plugin(self) -> Path:
-        return self.build / "plugins" / "piolet_vet.so"
+        return self.plugins / "piolet_vet.so"
 
     @property
     def cache(self) -> Path:
@@ -147,7 +164,11 @@ class Layout:
 
 def layout_for(directory: Path) -> Layout:
     """Return the layout of the cluster in `directory`, which need not exist yet."""
-    return Layout(root=directory.resolve(), build=(REPOSITORY / "build").resolve())
+    layout = Layout(root=directory.resolve(), build=(REPOSITORY / "build").resolve())
+    try:
+        return replace(layout, installed=Path(layout.installed_file.read_text("utf-8").rstrip("\n")))
+    except OSError:
+        return layout
 
 
 def node_names(count: int) -> list[str]:

@@ -12,7 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tools.cluster import accounts, cgroup, config, gpus, image, network, oci, packages, processes, registry, services
+from tools.cluster import (
+    accounts,
+    cgroup,
+    config,
+    gpus,
+    image,
+    installed,
+    network,
+    oci,
+    packages,
+    processes,
+    registry,
+    services,
+)
 from tools.cluster.errors import ClusterError
 from tools.cluster.layout import RUN, RUN_PREFIX, Layout, node_names
 from tools.cluster.report import Report
@@ -63,12 +76,13 @@ def up(layout: Layout, request: Request, report: Report, hints: bool = True) -> 
     with locked(layout.lock, f"the cluster in {layout.root}"):
         state = running(layout)
         if state is not None:
-            if (state.nodes, state.piolet) == (request.nodes, request.piolet):
+            rpms = str(layout.installed) if layout.installed else None
+            if (state.nodes, state.piolet, state.installed) == (request.nodes, request.piolet, rpms):
                 report.line(f"The cluster in {layout.root} is running, with {_count(state.nodes)}.")
                 return
             raise ClusterError(
-                f"a cluster of {_count(state.nodes)} {'with' if state.piolet else 'without'} piolet "
-                f"is running in {layout.root}",
+                f"a cluster of {_count(state.nodes)} {'with' if state.piolet else 'without'} piolet"
+                f"{' from RPMs' if state.installed else ''} is running in {layout.root}",
                 "end it first: make cluster-down",
             )
         try:
@@ -98,6 +112,9 @@ def _start(layout: Layout, request: Request, report: Report, hints: bool) -> Non
     settings = _settle(layout, request)
     group = cgroup.create(layout.tag, layout.root / "cgroup")
     state = State(boot_id(), request.nodes, request.piolet, str(group), dict(settings.ports), time.time())
+    if layout.installed:
+        state = replace(state, installed=str(layout.installed))
+        write_atomically(layout.installed_file, f"{layout.installed}\n")
     record = Record(layout.state_file, state)
     record.update(state)
     _make_run(layout)
@@ -173,10 +190,18 @@ def _make_run(layout: Layout) -> None:
 
 
 def _require_piolet(layout: Layout) -> None:
-    wanted = [layout.plugin, *(layout.venv_bin / name for name in ("piolet", "pioletd", "piolet-imaged"))]
+    programs = layout.installed / "usr" / "bin" if layout.installed else layout.venv_bin
+    wanted = [layout.plugin, *(programs / name for name in installed.PROGRAMS)]
     absent = [str(path) for path in wanted if not path.exists()]
+    if absent and layout.installed:
+        raise ClusterError(
+            f"Piolet is not installed in {layout.installed}: {', '.join(absent)} is not there",
+            "install piolet-node and what it requires, see docs/packaging.md",
+        )
     if absent:
         raise ClusterError(f"Piolet is not built: {', '.join(absent)} is not there", "run: make plugins")
+    if layout.installed:
+        packages.require_reachable(layout.installed / "usr")
 
 
 def _provide_image(settings: config.Settings, note: Callable[[str], None]) -> str:
@@ -243,6 +268,7 @@ def _stop(layout: Layout, report: Report) -> None:
             processes.terminate(client, signal.SIGKILL)
         shutil.rmtree(layout.run, ignore_errors=True)
         layout.state_file.unlink(missing_ok=True)
+        layout.installed_file.unlink(missing_ok=True)
         said.append(f"{count} processes ended" if count else "nothing was running")
 
 

@@ -31,7 +31,11 @@ class Process:
 
 @dataclass(frozen=True)
 class State:
-    """A cluster on record. `ready` says that `up` came to its end; `boot` is the boot that it belongs to."""
+    """A cluster on record.
+
+    `ready` says that `up` came to its end; `boot` is the boot that it belongs to; `installed` the root directory of the
+    RPMs that it runs, if any.
+    """
 
     boot: str
     nodes: int
@@ -41,6 +45,7 @@ class State:
     started_at: float
     ready: bool = False
     processes: tuple[Process, ...] = field(default=())
+    installed: str | None = None
 
     def with_process(self, process: Process) -> State:
         others = tuple(p for p in self.processes if p.name != process.name)

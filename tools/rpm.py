@@ -1,0 +1,172 @@
+"""Builds Piolet's RPMs: python -m tools.rpm [--output DIR] [--release N] [--sources DIR].
+
+The wheels that the packages hold are fetched once into build/wheels, by packaging/rpm/wheels.lock; the build itself
+uses no network. The sources are the files of this checkout that git tracks or would track. Every time stamp is that
+of the last commit, or SOURCE_DATE_EPOCH, so that the same files give the same packages, byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SPEC = ROOT / "packaging" / "rpm" / "piolet.spec"
+LOCK = SPEC.with_name("wheels.lock")
+FETCH_S, BUILD_S = 900, 1800
+
+
+class RpmError(Exception):
+    """What failed and where, and what to do."""
+
+    def __init__(self, sentence: str, hint: str) -> None:
+        super().__init__(sentence)
+        self.hint = hint
+
+
+def version() -> str:
+    """Return the version that the spec says."""
+    found = re.search(r"^Version:\s*(\S+)", SPEC.read_text("utf-8"), re.MULTILINE)
+    if found is None:
+        raise RpmError(f"{SPEC} has no Version", "put it back")
+    return found[1]
+
+
+def epoch() -> int:
+    """Return the time of the packages, in seconds since 1970: SOURCE_DATE_EPOCH, or that of the last commit."""
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    return int(given) if given else int(_git("log", "-1", "--format=%ct"))
+
+
+def fetch(directory: Path) -> None:
+    """Make `directory` hold the wheels of the lock and nothing else; at once if it does."""
+    stamp = directory / ".lock"
+    wanted = sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()
+    if stamp.exists() and stamp.read_text("ascii") == wanted:
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(directory), "--requirement", str(LOCK)]
+    _run(command, FETCH_S, "fetching the wheels", "is a package index reachable? pip's own configuration names it")
+    stamp.write_text(wanted, "ascii")
+
+
+def sources(directory: Path, wheels: Path, when: int) -> None:
+    """Write what rpmbuild wants to find in SOURCES: the source, the wheels, and the lock."""
+    directory.mkdir(parents=True, exist_ok=True)
+    names = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    name = f"piolet-{version()}"
+    files = [(ROOT / path, f"{name}/{path}") for path in sorted(filter(None, names)) if (ROOT / path).is_file()]
+    # The middle of a gzip header would say when it was written.
+    archive = gzip.compress(_tar(files, when), 6, mtime=when)
+    (directory / f"{name}.tar.gz").write_bytes(archive)
+    held = [(path, f"wheels/{path.name}") for path in sorted(wheels.glob("*.whl"))]
+    (directory / "piolet-wheels.tar").write_bytes(_tar(held, when))
+    shutil.copyfile(LOCK, directory / LOCK.name)
+
+
+def _tar(files: Iterable[tuple[Path, str]], when: int) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path, name in files:
+            entry = tarfile.TarInfo(name)
+            entry.size = path.stat().st_size
+            entry.mode = 0o755 if os.access(path, os.X_OK) else 0o644
+            entry.mtime = when
+            with path.open("rb") as content:
+                archive.addfile(entry, content)
+    return buffer.getvalue()
+
+
+def build(work: Path, wheels: Path, release: str, *options: str) -> list[Path]:
+    """Build the packages in the directory `work`, which is made anew; return their paths, which are in it."""
+    if shutil.which("rpmbuild") is None:
+        raise RpmError("the program rpmbuild is not installed", "run: tools/bootstrap.sh packages")
+    shutil.rmtree(work, ignore_errors=True)
+    sources(work / "SOURCES", wheels, epoch())
+    return rpmbuild(work, release, *options)
+
+
+def rpmbuild(work: Path, release: str, *options: str) -> list[Path]:
+    """Run rpmbuild where the sources are already; return the packages of this release."""
+    command = ["rpmbuild", "-bb", *options, "--define", f"_topdir {work}", "--define", f"piolet_release {release}"]
+    command += ["--define", f"piolet_python {_interpreter()}"]
+    if shutil.which("dpkg") is not None:
+        # What the spec needs is installed here by another package manager, so RPM does not know of it.
+        command.append("--nodeps")
+    environment = os.environ | {"SOURCE_DATE_EPOCH": str(epoch()), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+    log = work / "build.log"
+    _run([*command, str(SPEC)], BUILD_S, "rpmbuild", f"all of it is in {log}", log, environment)
+    return sorted((work / "RPMS").rglob(f"*-{release}.*.rpm"))
+
+
+def _interpreter() -> str:
+    """Return the system's interpreter of this version, under the name that the packages will ask for."""
+    return f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode:
+        raise RpmError(f"git says of {ROOT}: {done.stderr.strip()}", "packages are built from a git checkout")
+    return done.stdout.strip()
+
+
+def _run(
+    command: list[str], limit_s: int, what: str, hint: str, log: Path | None = None, env: dict[str, str] | None = None
+) -> None:
+    """Run a command quietly; its last lines follow when it fails."""
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace", check=False, timeout=limit_s, env=env,
+    )  # fmt: skip
+    if log is not None:
+        log.write_text(done.stdout, "utf-8")
+    if done.returncode:
+        last = "".join(f"\n  | {line}" for line in done.stdout.splitlines()[-15:])
+        raise RpmError(f"{what} failed with status {done.returncode}; its last lines:{last}", hint)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Build what the command line asks for; the only place that prints."""
+    parser = argparse.ArgumentParser(prog="python -m tools.rpm", description="Build Piolet's RPMs.")
+    parser.add_argument("--output", type=Path, default=ROOT / "build" / "rpm", help="where the packages go")
+    parser.add_argument("--release", default="1", help="their release number (default: 1)")
+    parser.add_argument("--sources", type=Path, help="only write the sources, for an rpmbuild of your own")
+    chosen = parser.parse_args(arguments)
+    wheels = (ROOT / "build" / "wheels").resolve()
+    try:
+        fetch(wheels)
+        if chosen.sources:
+            sources(chosen.sources, wheels, epoch())
+            return 0
+        work = (ROOT / "build" / "rpmbuild").resolve()
+        made = build(work, wheels, chosen.release)
+        chosen.output.mkdir(parents=True, exist_ok=True)
+        for old in chosen.output.glob("piolet-*.rpm"):
+            old.unlink()
+        for path in made:
+            print(shutil.move(path, chosen.output / path.name))
+        shutil.rmtree(work)
+    except RpmError as error:
+        print(f"{error}\nhint: {error.hint}", file=sys.stderr)
+        return 1
+    except subprocess.TimeoutExpired as error:
+        print(f"{error.cmd[0]} had not ended after {error.timeout:.0f} s", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
