@@ -32,7 +32,6 @@ from piolet.vet.evals import (
 
 from tests.simulators.timeserver import TimeServer
 
-
 DATA = Path(__file__).parent.parent / "data" / "vet"
 
 
