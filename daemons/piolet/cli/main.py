@@ -24,6 +24,7 @@ COMMANDS = {
     "vet": ("piolet.cli.vet", "check nodes against a protocol"),
     "score": ("piolet.cli.score", "how much of the GPUs a step used: report, compare, export"),
     "config": ("piolet.cli.config", "check, show and explain the site's configuration"),
+    "doctor": ("piolet.cli.doctor", "look at the installation, and say how to mend it"),
 }
 
 

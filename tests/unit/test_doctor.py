@@ -1,0 +1,251 @@
+"""`piolet doctor`: each fault of an installation is found, and its hint says how to mend it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pwd
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from piolet import doctor
+from piolet._wire import ffi
+from piolet.config import Config
+from piolet.doctor import BAD, OK, SKIPPED, WARN, Finding, Machine
+
+HELP = "Options provided by plugins:\n  --environment=NAME\n  --score[=...]\n  --vet=PROTOCOL\n"
+ME = pwd.getpwuid(os.geteuid()).pw_name
+HEADER = struct.Struct("=IHHII")
+MAGIC, VERSION, ERROR = (ffi.integer_const(f"PIOLET_{name}") for name in ("MAGIC", "VERSION", "ERROR"))
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """A machine on which all is well, made of files and of a thread that answers as pioletd."""
+    base = Config()
+    bin_ = tmp_path / "bin"
+    for directory in ("bin", "store", "proc/sys/user", "proc/sys/kernel"):
+        (tmp_path / directory).mkdir(parents=True)
+    for name in ("crun", "entry", "task", "squashfuse", "skopeo", "mksquashfs"):
+        program(bin_ / name, "")
+    srun(tmp_path, HELP)
+    (tmp_path / "proc/filesystems").write_text("nodev\toverlay\n\tsquashfs\n")
+    (tmp_path / "proc/sys/user/max_user_namespaces").write_text("1000\n")
+    environment = dataclasses.replace(
+        base.environment, crun=f"{bin_}/crun", entry_program=f"{bin_}/entry", squashfuse=f"{bin_}/squashfuse"
+    )
+    images = dataclasses.replace(
+        base.images, store=str(tmp_path / "store"), socket=str(tmp_path / "images.sock"), account=ME,
+        skopeo=f"{bin_}/skopeo", mksquashfs=f"{bin_}/mksquashfs",
+    )  # fmt: skip
+    node = dataclasses.replace(
+        base.node, socket=str(tmp_path / "node.sock"), vet_socket=str(tmp_path / "vet.sock"),
+        score_socket=str(tmp_path / "score.sock"), vet_program=f"{bin_}/task", account=ME,
+    )  # fmt: skip
+    config = dataclasses.replace(base, environment=environment, images=images, node=node)
+    listeners = [listen(path) for path in (images.socket, node.vet_socket, node.score_socket)]
+    listeners.append(daemon(node.socket))
+    yield Machine(config, tmp_path / "proc", "6.18.0-test", str(bin_), {"PATH": "/usr/bin:/bin"}, lambda _: True)
+    for one in listeners:
+        one.close()
+
+
+def program(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def srun(tmp_path: Path, text: str, errors: str = "") -> None:
+    (tmp_path / "help").write_text(text)
+    (tmp_path / "errors").write_text(errors)
+    program(tmp_path / "bin/srun", f"cat {tmp_path}/help; cat {tmp_path}/errors >&2")
+
+
+def listen(path: str) -> socket.socket:
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    one.bind(path)
+    one.listen(8)
+    return one
+
+
+def daemon(path: str, version: int = VERSION, answer: bool = True) -> socket.socket:
+    """Answer as pioletd does to a message that it does not know."""
+    one = listen(path)
+
+    def serve() -> None:
+        while True:
+            try:
+                channel, _ = one.accept()
+            except OSError:
+                return
+            if answer and channel.recv(100):
+                channel.send(HEADER.pack(MAGIC, version, ERROR, 2064, 0) + bytes(2048))
+
+    threading.Thread(target=serve, daemon=True).start()
+    return one
+
+
+def bad(machine: Machine) -> list[Finding]:
+    found = [finding for finding in doctor.examine(machine) if finding.state in (BAD, WARN)]
+    assert all(finding.hint for finding in found), found
+    return found
+
+
+def only(machine: Machine, check: str, text: str, hint: str, state: str = BAD) -> None:
+    """Assert that this is found, and nothing else."""
+    found = bad(machine)
+    assert len(found) == 1, found
+    assert (found[0].check, found[0].state) == (check, state), found
+    assert text in found[0].text and hint in found[0].hint, found
+
+
+def test_all_is_well(machine: Machine) -> None:
+    found = list(doctor.examine(machine))
+    assert {finding.state for finding in found} == {OK}, found
+    assert {"plugins", "kernel", "user namespaces", "programs", "accounts", "daemons", "store"} == {
+        finding.check for finding in found
+    }
+
+
+def test_a_plugin_is_not_loaded(machine: Machine, tmp_path: Path) -> None:
+    srun(tmp_path, HELP.replace("  --vet=PROTOCOL\n", ""))
+    only(machine, "plugins", "no line of plugstack.conf loads piolet_vet.so", "include /etc/slurm/plugstack.conf.d")
+
+
+def test_a_plugin_of_another_slurm(machine: Machine, tmp_path: Path) -> None:
+    said = (
+        "srun: plugin_load_from_file: Incompatible Slurm plugin /x/piolet_vet.so version (23.02.1)\n"
+        "srun: error: spank: /x/piolet_vet.so: Incompatible plugin version\n"
+    )
+    srun(tmp_path, HELP.replace("  --vet=PROTOCOL\n", ""), said)
+    only(machine, "plugins", "which was built for Slurm 23.02.1", "piolet-plugins")
+
+
+def test_the_file_of_a_plugin_is_missing(machine: Machine, tmp_path: Path) -> None:
+    said = "srun: error: spank: piolet_score.so: Dlopen of plugin file failed\n"
+    srun(tmp_path, HELP.replace("  --score[=...]\n", ""), said)
+    only(machine, "plugins", "cannot load piolet_score.so: Dlopen of plugin file failed", "PluginDir")
+
+
+def test_srun_itself_does_not_start(machine: Machine, tmp_path: Path) -> None:
+    srun(tmp_path, "", "srun: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host\n")
+    assert {finding.check for finding in bad(machine)} == {"plugins"}
+    assert "srun does not start: resolve_ctls_from_dns_srv" in bad(machine)[0].text
+
+
+@pytest.mark.parametrize(
+    ("release", "text"), [("5.10.0-8-amd64", "5.12 is the oldest"), ("5.14.0-427.el9", "idmapped SquashFS")]
+)
+def test_a_kernel_that_is_too_old(machine: Machine, release: str, text: str) -> None:
+    only(dataclasses.replace(machine, release=release), "kernel", text, "boot")
+
+
+def test_a_file_system_that_the_kernel_does_not_know(machine: Machine) -> None:
+    (machine.proc / "filesystems").write_text("nodev\toverlay\n")
+    only(machine, "kernel", "squashfs", "modprobe squashfs", WARN)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "hint"),
+    [
+        ("user/max_user_namespaces", "0", "user.max_user_namespaces=15000"),
+        ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"),
+    ],
+)
+def test_user_namespaces_are_off(machine: Machine, setting: str, value: str, hint: str) -> None:
+    (machine.proc / "sys" / setting).write_text(f"{value}\n")
+    only(machine, "user namespaces", "users may not make them", hint)
+
+
+def test_user_namespaces_are_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_CLONE_NEWUSER", 1 << 62)  # a flag that no kernel takes
+    only(machine, "user namespaces", "unshare(2) is refused", "kernel's log")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "state"),
+    [
+        ("entry", "images whose entrypoint runs", BAD),
+        ("task", "vet steps run it", BAD),
+        ("skopeo", "no image can be pulled", BAD),
+        ("mksquashfs", "no image can be converted", BAD),
+        ("squashfuse", ".sqsh files", WARN),
+    ],
+)
+def test_a_program_is_missing(machine: Machine, tmp_path: Path, name: str, text: str, state: str) -> None:
+    (tmp_path / "bin" / name).unlink()
+    only(machine, "programs", text, "install", state)
+
+
+def test_crun_is_missing(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "bin/crun").unlink()
+    assert not bad(machine), "nobody needs it with the native builder"
+    environment = dataclasses.replace(machine.config.environment, runtime="crun")
+    config = dataclasses.replace(machine.config, environment=environment)
+    only(dataclasses.replace(machine, config=config), "programs", "runtime = 'crun' needs it", "install crun")
+
+
+def test_an_account_is_missing(machine: Machine) -> None:
+    config = dataclasses.replace(machine.config, node=dataclasses.replace(machine.config.node, account="nobody-here"))
+    only(dataclasses.replace(machine, config=config), "accounts", "nobody-here", "systemd-sysusers")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("node", "containers"), ("vet", "vetting"), ("score", "scoring"), ("images", "images")]
+)
+def test_a_daemon_is_down(machine: Machine, tmp_path: Path, name: str, what: str) -> None:
+    path = tmp_path / f"{name}.sock"
+    path.unlink()
+    only(machine, "daemons", f"{what}: the socket {path} is not there", "systemctl start piolet")
+    dead = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    dead.bind(str(path))
+    dead.close()
+    only(machine, "daemons", f"{what}: nobody listens on {path}", "systemctl start piolet")
+
+
+@pytest.mark.parametrize(
+    ("version", "answer", "text"),
+    [(VERSION + 1, True, "speaks version"), (VERSION, False, "does not answer within 0.2 s")],
+)
+def test_a_daemon_of_another_version_or_that_hangs(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, answer: bool, text: str
+) -> None:
+    monkeypatch.setattr(doctor, "_WAIT_S", 0.2)
+    (tmp_path / "node.sock").unlink()
+    with daemon(str(tmp_path / "node.sock"), version, answer):
+        only(machine, "daemons", text, "systemctl restart pioletd")
+
+
+def test_the_store(machine: Machine, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.chmod(0o777)
+    only(machine, "store", "may be written by others", "chmod 0711")
+    store.chmod(0o555)
+    only(machine, "store", "its owner may not write", "install -d")
+    images = dataclasses.replace(machine.config.images, account="nobody")
+    other = dataclasses.replace(machine, config=dataclasses.replace(machine.config, images=images))
+    store.chmod(0o711)
+    only(other, "store", f"as it belongs to {ME}", "install -d -o nobody")
+    store.rmdir()
+    only(machine, "store", "is not there", "install -d")
+    store.touch()
+    only(machine, "store", "is no directory", "move it away")
+
+
+def test_a_login_node_has_no_daemons(machine: Machine, tmp_path: Path) -> None:
+    for path in tmp_path.glob("*.sock"):
+        path.unlink()
+    login = dataclasses.replace(machine, here=lambda _: False)
+    assert not bad(login)
+    skipped = [finding for finding in doctor.examine(login) if finding.state == SKIPPED]
+    assert {finding.check for finding in skipped} == {"daemons", "store"}
+
+
+def test_what_cannot_be_looked_at_is_said(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "proc/filesystems").unlink()
+    only(machine, "kernel", "could not be looked at: No such file or directory", "root", WARN)
