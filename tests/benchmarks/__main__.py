@@ -117,9 +117,12 @@ def report(_cluster: Cluster, _rounds: int) -> list[object]:
 
 
 def vet(cluster: Cluster, rounds: int) -> list[object]:
-    """Vetting on 1, 4 and 32 of 32 nodes."""
+    """Vetting on 1, 4 and 32 of 32 nodes, a second time in a job, beside vetnode, and meetings of pairs."""
     aims = {1: "", 4: "added < 500 ms", 32: "added grows no more than the step"}
-    return [show(vetting.added(cluster, rounds, nodes, aim)) for nodes, aim in aims.items()]
+    rows = [vetting.added(cluster, rounds, nodes, aim) for nodes, aim in aims.items()]
+    few = max(3, rounds // 3)  # they take seconds each
+    rows += [vetting.cached(cluster, rounds), vetting.beside_vetnode(cluster, few), vetting.pair_rounds(cluster, few)]
+    return [show(row) for row in rows]
 
 
 GROUPS: dict[str, tuple[int, Callable[[Cluster, int], list[object]]]] = {

@@ -17,7 +17,7 @@ def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
 
 
 def doctor(cluster: Cluster, faults: Faults, user: str = "root") -> tuple[int, str]:
-    command = [cluster.layout.venv_bin / "piolet", "--config", cluster.layout.piolet_toml, "doctor"]
+    command = (cluster.layout.venv_bin / "piolet", "--config", cluster.layout.piolet_toml, "doctor")
     conf = f"SLURM_CONF={cluster.layout.etc / 'slurm.conf'}"
     done = subprocess.run(
         faults.on_node("node2", "env", conf, *command, user=user),
