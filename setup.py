@@ -1,4 +1,4 @@
-"""Builds the import package `piolet`, its wire module, and, with `plugins`, the SPANK plugins.
+"""Builds the import packages `piolet` and `pyslurm_ext`, and, with `plugins`, the SPANK plugins.
 
 pip install .                 the Python side
 python setup.py plugins       the plugins, against the installed Slurm, into build/plugins
@@ -11,6 +11,8 @@ from setuptools import Command, find_packages, setup
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "spank"))
+# The binding of libslurm is compiled where Slurm's headers are; without them the rest works.
+SLURM = Path("/usr/include/slurm/slurm.h").exists()
 
 
 class Plugins(Command):
@@ -40,10 +42,11 @@ setup(
     description="Containers, vetting and saturation scores for Slurm steps",
     license="Apache-2.0",
     python_requires=">=3.11",
-    package_dir={"": "daemons"},
-    packages=find_packages("daemons"),
+    package_dir={"": "daemons", "pyslurm_ext": "pyslurm_ext/pyslurm_ext"},
+    packages=[*find_packages("daemons"), "pyslurm_ext"],
+    package_data={"pyslurm_ext": ["_slurm.pyi", "py.typed"]},
     install_requires=["cffi>=1.17,<3"],
-    cffi_modules=["spank/build_wire.py:ffibuilder"],
+    cffi_modules=["spank/build_wire.py:ffibuilder", *["pyslurm_ext/build_slurm.py:ffibuilder"] * SLURM],
     cmdclass={"plugins": Plugins},
     entry_points={
         "console_scripts": [

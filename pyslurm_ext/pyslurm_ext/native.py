@@ -1,0 +1,267 @@
+"""Slurm through the libslurm that is installed, compiled against its headers (slurm_ext.c).
+
+Every function may be called from any thread; while Slurm answers, other threads run. Each takes as long as Slurm's
+MessageTimeout at most, some times over where a slurmctld does not answer. All raise SlurmError.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from pyslurm_ext.errors import SlurmError
+from pyslurm_ext.records import (
+    NODE_FLAGS,
+    NODE_STATES,
+    PARTITION_STATES,
+    STEP_NAMES,
+    TEXTS,
+    Job,
+    Node,
+    Partition,
+    Step,
+)  # fmt: skip
+
+# Slurm's own plugins, such as that for munge, take their symbols from its library.
+_flags = sys.getdlopenflags()
+sys.setdlopenflags(os.RTLD_GLOBAL | os.RTLD_NOW)
+try:
+    from pyslurm_ext._slurm import ffi, lib
+finally:
+    sys.setdlopenflags(_flags)
+
+_NOTHING = -(1 << 63)
+_CONFIGS = ("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/run/slurm/conf/slurm.conf")
+_Record = TypeVar("_Record", Job, Node, Step, Partition)
+_lock = threading.Lock()
+_ready: list[str] = []
+
+
+def version() -> tuple[int, int, int]:
+    """Return the version of Slurm that this was compiled against."""
+    number = lib.ext_version()
+    return number >> 16 & 0xFF, number >> 8 & 0xFF, number & 0xFF
+
+
+def jobs() -> list[Job]:
+    """Return every job that slurmctld knows, those that ended a short while ago included."""
+    return _load(Job, "list jobs", lambda table: lib.ext_jobs(table, 0))
+
+
+def job(number: int) -> Job:
+    """Return one job; of a job array the first record that slurmctld has."""
+    return _load(Job, f"show job {number}", lambda table: lib.ext_jobs(table, _number(number)))[0]
+
+
+def nodes() -> list[Node]:
+    """Return every node."""
+    return _load(Node, "list nodes", lambda table: lib.ext_nodes(table, ffi.NULL))
+
+
+def node(name: str) -> Node:
+    """Return one node."""
+    found = _load(Node, f"show node {name}", lambda table: lib.ext_nodes(table, _text(name)))
+    if not found:
+        raise SlurmError(f"cannot show node {name}: Slurm has no node of that name", lib.ESLURM_INVALID_NODE_NAME)
+    return found[0]
+
+
+def steps(job_id: int | None = None) -> list[Step]:
+    """Return the steps that run, of one job or of all."""
+    what = "list steps" if job_id is None else f"list steps of job {job_id}"
+    return _load(Step, what, lambda table: lib.ext_steps(table, 0 if job_id is None else _number(job_id)))
+
+
+def partitions() -> list[Partition]:
+    """Return every partition."""
+    return _load(Partition, "list partitions", lib.ext_partitions)
+
+
+def drain(names: Iterable[str] | str, reason: str) -> None:
+    """Let nodes, a list of hosts or their names, take no new job; `reason` must say why."""
+    if not reason.strip():
+        raise SlurmError("cannot drain without a reason", hint="say what is wrong with the node")
+    hosts = _hosts(names)
+    _call(f"drain {hosts}", lambda: lib.ext_update_nodes(_text(hosts), 1, _text(reason), os.getuid()))
+
+
+def resume(names: Iterable[str] | str) -> None:
+    """Let nodes that were drained or down take jobs again."""
+    hosts = _hosts(names)
+    _call(f"resume {hosts}", lambda: lib.ext_update_nodes(_text(hosts), 0, ffi.NULL, 0))
+
+
+def requeue(number: int, hold: bool = False) -> None:
+    """Put a batch job back into its queue, held where `hold` says so."""
+    _call(f"requeue job {number}", lambda: lib.ext_requeue(_number(number), hold))
+
+
+def set_comment(number: int, comment: str) -> None:
+    """Set a job's comment."""
+    _call(f"set the comment of job {number}", lambda: lib.ext_comment(_number(number), _text(comment)))
+
+
+def expand(hosts: str) -> list[str]:
+    """Return the hosts of a list such as 'node[1-3,7]', in its order."""
+    _begin()
+    # Slurm takes a bracket that does not match for a part of a name.
+    if not hosts.strip() or re.search(r"[][]", re.sub(r"\[[^][]*\]", "", hosts)):
+        raise SlurmError(f"'{hosts[:200]}' is no list of hosts", hint="write node[1-3,7] or node1,node2")
+    count = ffi.new("size_t *")
+    data = lib.ext_expand(_text(hosts), count)
+    if data == ffi.NULL:
+        raise SlurmError(f"'{hosts[:200]}' is no list of hosts", hint="write node[1-3,7] or node1,node2")
+    try:
+        found, at = [], 0
+        for _ in range(count[0]):
+            name = ffi.string(data + at)
+            found.append(name.decode("utf-8", "replace"))
+            at += len(name) + 1
+        return found
+    finally:
+        lib.free(data)
+
+
+def compress(hosts: Iterable[str]) -> str:
+    """Return the shortest list of these hosts, sorted, each once."""
+    _begin()
+    text = ",".join(hosts)
+    data = lib.ext_compress(_text(text))
+    if data == ffi.NULL:
+        raise SlurmError(f"'{text[:200]}' is no list of hosts")
+    try:
+        return str(ffi.string(data).decode("utf-8", "replace"))
+    finally:
+        lib.free(data)
+
+
+# -- how
+
+
+def _load(kind: type[_Record], what: str, fill: Callable[[Any], int]) -> list[_Record]:
+    _begin()
+    table = ffi.new("struct ext_table *")
+    _check(what, fill(table))
+    try:
+        rows = table.rows
+        strings = bytes(ffi.buffer(table.strings, table.length)).decode("utf-8", "replace").split("\0")
+        columns = [ffi.unpack(table.cells[at], rows) for at in range(table.columns)] if rows else []
+    finally:
+        lib.ext_free(table)
+    if not columns:
+        return []
+    texts = TEXTS[kind]
+    found: list[Sequence[Any]] = []
+    for name, column in zip(kind._fields, columns, strict=False):
+        if name in texts:
+            found.append([strings[at] if at >= 0 else None for at in column])
+        elif _NOTHING in column:
+            found.append([None if value == _NOTHING else value for value in column])
+        else:
+            found.append(column)
+    return list(map(kind._make, zip(*_named(kind, found), strict=True)))
+
+
+def _named(kind: type[Any], columns: list[Sequence[Any]]) -> list[Sequence[Any]]:
+    """Put names in place of Slurm's numbers."""
+    at = {name: number for number, name in enumerate(kind._fields)}
+    if kind is Node:
+        states = columns[at["state"]]
+        columns.append([_node_flags(value) for value in states])
+        columns[at["state"]] = [_node_state(value) for value in states]
+        return columns
+    name = _partition_state if kind is Partition else _job_state
+    columns[at["state"]] = [name(value) for value in columns[at["state"]]]
+    if kind is Job:
+        columns[at["reason"]] = [_job_reason(value) for value in columns[at["reason"]]]
+    if kind is Step:
+        columns[at["step_id"]] = [STEP_NAMES.get(value, value) for value in columns[at["step_id"]]]
+    if kind is Partition:
+        columns[at["default"]] = [bool(value) for value in columns[at["default"]]]
+    return columns
+
+
+@functools.cache
+def _job_state(value: int) -> str:
+    return str(ffi.string(lib.ext_job_state(value)).decode("ascii", "replace"))
+
+
+@functools.cache
+def _job_reason(value: int) -> str:
+    return str(ffi.string(lib.ext_job_reason(value)).decode("ascii", "replace"))
+
+
+@functools.cache
+def _node_state(value: int) -> str:
+    base = value & 0xF
+    return NODE_STATES[base] if base < len(NODE_STATES) else f"STATE_{base}"
+
+
+@functools.cache
+def _node_flags(value: int) -> frozenset[str]:
+    return frozenset(NODE_FLAGS.get(bit, f"FLAG_{bit}") for bit in range(4, 32) if value >> bit & 1)
+
+
+def _partition_state(value: int) -> str:
+    return PARTITION_STATES.get(value, f"STATE_{value}")
+
+
+def _hosts(names: Iterable[str] | str) -> str:
+    hosts = names if isinstance(names, str) else ",".join(names)
+    if not hosts.strip(", "):
+        raise SlurmError("no node is named")
+    return hosts
+
+
+def _number(value: int) -> int:
+    if not 0 < value < 0xFFFFFFFE:
+        raise SlurmError(f"{value} is no number of a job", lib.ESLURM_INVALID_JOB_ID)
+    return value
+
+
+def _text(value: str) -> bytes:
+    data = value.encode("utf-8", "surrogateescape")
+    if b"\0" in data:
+        raise SlurmError("a text for Slurm has a NUL in it")
+    return data
+
+
+def _call(what: str, act: Callable[[], int]) -> None:
+    _begin()
+    _check(what, act())
+
+
+def _check(what: str, result: int) -> None:
+    if result == 0:
+        return
+    code = ffi.errno
+    why = ffi.string(lib.slurm_strerror(code)).decode("utf-8", "replace")
+    hint = ""
+    if code in (lib.ESLURM_ACCESS_DENIED, lib.ESLURM_USER_ID_MISSING):
+        hint = "only Slurm's administrators and operators may, or for a job its owner"
+    elif "ontact" in why or "onnect" in why:
+        hint = "is slurmctld up? scontrol ping tells"
+    raise SlurmError(f"cannot {what}: {why}", code, hint)
+
+
+def _begin() -> None:
+    """Let libslurm read slurm.conf, once; it would end the process where there is none."""
+    if _ready:
+        return
+    with _lock:
+        if _ready:
+            return
+        named = os.environ.get("SLURM_CONF")
+        if not any(map(os.path.exists, [named] if named else _CONFIGS)):
+            where = named or " or ".join(_CONFIGS)
+            raise SlurmError(f"there is no slurm.conf: {where}", hint="set SLURM_CONF, or install Slurm's client")
+        said = ffi.new("char[]", 4096)
+        if lib.ext_init(said, 4096):
+            why = ffi.string(said).decode("utf-8", "replace").strip().splitlines()
+            raise SlurmError(f"Slurm's configuration cannot be read: {why[-1] if why else 'it does not say why'}")
+        _ready.append(named or "")
