@@ -13,7 +13,7 @@ SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name 'slurm_e
 	setup.py pyproject.toml
 PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
 
-.PHONY: help demo test bench cluster cluster-down cluster-purge status plugins rpm venv bootstrap clean
+.PHONY: help man demo test bench cluster cluster-down cluster-purge status plugins rpm venv bootstrap clean
 .NOTPARALLEL:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make cluster-purge    end it, and remove its directory and the accounts that it made'
 	@echo 'make plugins          build and install everything into build/'
 	@echo 'make rpm              build the RPMs into build/rpm'
+	@echo 'make man              write the manual pages and the shell completion anew'
 	@echo 'make venv             only the Python that it needs, in build/venv'
 	@echo 'make clean            end every cluster and remove build/'
 
@@ -67,6 +68,9 @@ cluster-down:
 
 cluster-purge:
 	@$(TOOL) purge --dir build/cluster
+
+man: plugins
+	@$(PYTHON) -m tools.manpages
 
 demo: plugins
 	@$(PYTHON) -m tools.demo

@@ -17,7 +17,7 @@ log=/dev/null
 packages="slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev munge
 	crun skopeo docker-registry squashfs-tools squashfuse fuse3 mmdebstrap ca-certificates
 	python3 python3-venv python3-dev gcc binutils libc6-dev make iproute2 util-linux bsdutils passwd procps iptables
-	busybox-static zstd chromium prometheus rpm rpmlint"
+	busybox-static zstd chromium prometheus rpm rpmlint lowdown groff-base"
 services="munge slurmctld slurmd docker-registry prometheus"
 
 fail() {

@@ -90,7 +90,12 @@ def test_the_files_of_each_package(packages: Packages) -> None:
     """Who has what; the environment's own files are too many to name."""
     licence = {f"/usr/share/licenses/piolet-{{}}-{version()}", f"/usr/share/licenses/piolet-{{}}-{version()}/LICENSE"}
     expected = {
-        "login": {"/usr/bin/piolet", "/etc/edf"},
+        "login": {
+            "/usr/bin/piolet",
+            "/etc/edf",
+            "/usr/share/bash-completion/completions/piolet",
+            "/usr/share/zsh/site-functions/_piolet",
+        },
         "plugins": {
             *(f"{PLUGINS}/piolet_{name}.so" for name in ("environment", "vet", "score")),
             *(f"{ENTRIES}/{name}.conf" for name in ("piolet", "vet", "score")),

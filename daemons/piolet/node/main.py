@@ -38,13 +38,18 @@ _BUFFER = 4 << 20
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the daemon; return its exit status."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of pioletd's command line."""
     parser = argparse.ArgumentParser(prog="pioletd", description="Piolet's daemon on a compute node.")
     parser.add_argument("--config", type=Path, help="configuration file (default: /etc/piolet/piolet.toml)")
     parser.add_argument("--version", action="version", version=f"pioletd {__version__}")
     parser.add_argument("--verbose", action="store_true", help="log every step, and where its start spent the time")
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the daemon; return its exit status."""
+    chosen = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         config = load(chosen.config)

@@ -296,11 +296,16 @@ async def run(config: configuration.Config) -> None:
                 os.unlink(config.images.socket)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the service; returns its exit status."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of piolet-imaged's command line."""
     parser = argparse.ArgumentParser(prog="piolet-imaged", description="The image service of Piolet.")
     parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration (default: piolet.toml's place)")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the service; returns its exit status."""
+    arguments = build_parser().parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
     os.umask(0o077)
     try:
