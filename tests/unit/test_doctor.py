@@ -51,6 +51,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     listeners.append(daemon(node.socket))
     yield Machine(config, tmp_path / "proc", "6.18.0-test", str(bin_), {"PATH": "/usr/bin:/bin"}, lambda _: True)
     for one in listeners:
+        one.shutdown(socket.SHUT_RDWR)  # a close alone does not wake the thread that waits in accept
         one.close()
 
 
@@ -82,8 +83,10 @@ def daemon(path: str, version: int = VERSION, answer: bool = True) -> socket.soc
                 channel, _ = one.accept()
             except OSError:
                 return
-            if answer and channel.recv(100):
-                channel.send(HEADER.pack(MAGIC, version, ERROR, 2064, 0) + bytes(2048))
+            with channel:
+                if channel.recv(100) and answer:
+                    channel.send(HEADER.pack(MAGIC, version, ERROR, 2064, 0) + bytes(2048))
+                    channel.recv(100)
 
     threading.Thread(target=serve, daemon=True).start()
     return one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import functools
 import os
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from piolet.api import INCONCLUSIVE, PASS, Context, Inconclusive
-from piolet.vet import records, runner
+from piolet.vet import records, runner, scratch
 from piolet.vet.plan import Plan, Task
 from piolet.vet.records import Record
 
@@ -182,3 +183,23 @@ def test_what_is_known_is_not_judged_again(tmp_path: Path) -> None:
     found = lines(Plan("p", (one,)), tmp_path, {one.digest(): known})
     verdict = found[1][1]
     assert (verdict["outcome"], verdict["cached"], verdict["node"], verdict["eval"]) == (PASS, True, "n1", "Raises")
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this user's own, and nothing that a run still holds or has made just now."""
+    held, left, shared = (tmp_path / f"piolet-vet-{name}" for name in ("held", "left", "shared"))
+    for path in (held, left):
+        path.mkdir(0o700)
+        (path / "data").write_text("x")
+    shared.mkdir(0o755)
+    monkeypatch.setattr(scratch, "_SETTLED_S", 3600.0)
+    with scratch.directory(str(tmp_path)):
+        assert left.is_dir()
+    monkeypatch.setattr(scratch, "_SETTLED_S", -1.0)
+    lock = os.open(held, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with scratch.directory(str(tmp_path)) as outer, scratch.directory(str(tmp_path)) as inner:
+        assert {path.name for path in tmp_path.iterdir()} == {
+            held.name, shared.name, Path(outer).name, Path(inner).name,
+        }  # fmt: skip
+    os.close(lock)

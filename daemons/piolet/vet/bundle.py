@@ -21,7 +21,7 @@ import piolet
 _MODULES = (
     "__init__.py", "errors.py", "api.py", "vet/__init__.py", "vet/child.py", "vet/failures.py", "vet/hostlist.py",
     "vet/inside.py", "vet/loading.py", "vet/meeting.py", "vet/parts.py", "vet/plan.py", "vet/records.py",
-    "vet/runner.py", "vet/session.py", "vet/surroundings.py",
+    "vet/runner.py", "vet/scratch.py", "vet/session.py", "vet/surroundings.py",
 )  # fmt: skip
 # It is read by any Python that there is, so that one that is too old can say so.
 LOADER = """\

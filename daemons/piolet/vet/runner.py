@@ -12,15 +12,13 @@ import dataclasses
 import json
 import os
 import selectors
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from piolet.api import INCONCLUSIVE, Context, Verdict
-from piolet.vet import child, records
+from piolet.vet import child, records, scratch
 from piolet.vet.child import Resolve as Resolve
 from piolet.vet.plan import Plan, Task
 from piolet.vet.records import Record
@@ -135,20 +133,19 @@ class _Runner:
         self._running: list[_Running] = []
 
     def run(self, tasks: Sequence[Task]) -> None:
-        scratch = tempfile.mkdtemp(prefix="piolet-vet-", dir=self._context.scratch)
         # Installing disturbs measurements, so it comes first.
         waiting = sorted(tasks, key=lambda task: not task.requirements)
-        try:
-            while waiting or self._running:
-                waiting = self._start(waiting, scratch)
-                self._wait()
-        finally:
-            for one in self._running:
-                child.end(one.pid)
-            self._selector.close()
-            shutil.rmtree(scratch, ignore_errors=True)
+        with scratch.directory(self._context.scratch) as path:
+            try:
+                while waiting or self._running:
+                    waiting = self._start(waiting, path)
+                    self._wait()
+            finally:
+                for one in self._running:
+                    child.end(one.pid)
+                self._selector.close()
 
-    def _start(self, waiting: list[Task], scratch: str) -> list[Task]:
+    def _start(self, waiting: list[Task], directory: str) -> list[Task]:
         """Start what may run now and return the rest, in order."""
         rest: list[Task] = []
         busy = {load for one in self._running for load in one.task.loads}
@@ -159,7 +156,7 @@ class _Runner:
             elif installing and task.loads and not task.requirements:
                 rest.append(task)
             elif len(self._running) < _SIDE_BY_SIDE_MAX and busy.isdisjoint(task.loads):
-                self._start_one(task, scratch)
+                self._start_one(task, directory)
                 installing = installing or (bool(task.requirements) and self._resolve is not None)
                 busy |= set(task.loads)
             else:
@@ -167,9 +164,9 @@ class _Runner:
                 busy |= set(task.loads)  # what comes later must not overtake for ever
         return rest
 
-    def _start_one(self, task: Task, scratch: str) -> None:
+    def _start_one(self, task: Task, directory: str) -> None:
         now = time.monotonic()
-        own = dataclasses.replace(self._context, scratch=scratch, deadline=self._context.deadline - _GRACE_S)
+        own = dataclasses.replace(self._context, scratch=directory, deadline=self._context.deadline - _GRACE_S)
         try:
             pid, answer_fd, tail_fd = child.start(task, own, self._resolve)
         except OSError as error:
