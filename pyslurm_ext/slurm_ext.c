@@ -28,17 +28,60 @@ char *slurm_job_state_reason_string(int reason);
 char *slurm_job_reason_string(int reason);
 #endif
 
-static int load_steps(uint32_t job, job_step_info_response_msg_t **out)
-{
+#if SLURM_VERSION_NUMBER >= SLURM_VERSION_NUM(23, 11, 0)
+typedef hostlist_t *hosts_t;
+#else
+typedef hostlist_t hosts_t;
+#endif
+
+/* 24.11 names a job by its number, 26.05 by a step id; those between were not tried. */
 #if SLURM_VERSION_NUMBER >= SLURM_VERSION_NUM(25, 11, 0)
+static slurm_step_id_t named(uint32_t job)
+{
 	slurm_step_id_t id = SLURM_STEP_ID_INITIALIZER;
 
 	id.job_id = job;
-	return slurm_get_job_steps(&id, out, SHOW_ALL);
-#else
-	return slurm_get_job_steps(0, job, NO_VAL, out, SHOW_ALL);
-#endif
+	return id;
 }
+
+static int load_steps(uint32_t job, job_step_info_response_msg_t **out)
+{
+	slurm_step_id_t id = named(job);
+
+	return slurm_get_job_steps(&id, out, SHOW_ALL);
+}
+
+static void name_job(job_desc_msg_t *update, uint32_t job)
+{
+	update->step_id.job_id = job;
+}
+
+/* slurmctld takes the user from the message's credential. */
+static void name_user(update_node_msg_t *update, uint32_t uid)
+{
+	(void)update, (void)uid;
+}
+#else
+static uint32_t named(uint32_t job)
+{
+	return job;
+}
+
+static int load_steps(uint32_t job, job_step_info_response_msg_t **out)
+{
+	return slurm_get_job_steps(0, job, NO_VAL, out, SHOW_ALL);
+}
+
+static void name_job(job_desc_msg_t *update, uint32_t job)
+{
+	update->job_id = job;
+}
+
+static void name_user(update_node_msg_t *update, uint32_t uid)
+{
+	update->reason_uid = uid;
+}
+#endif
 
 /* -- columns */
 
@@ -134,7 +177,7 @@ int ext_jobs(struct ext_table *t, uint32_t job)
 	job_info_msg_t *found = NULL;
 	uint16_t flags = SHOW_ALL | SHOW_DETAIL;
 
-	if (job ? slurm_load_job(&found, job, flags) : slurm_load_jobs(0, &found, SHOW_ALL))
+	if (job ? slurm_load_job(&found, named(job), flags) : slurm_load_jobs(0, &found, SHOW_ALL))
 		return -1;
 	if (start(t, found->record_count, 25) == 0)
 		for (size_t row = 0; row < t->rows; row++) {
@@ -265,14 +308,14 @@ int ext_update_nodes(const char *names, int drain, const char *reason, uint32_t 
 	update.node_state = drain ? NODE_STATE_DRAIN : NODE_RESUME;
 	if (drain) {
 		update.reason = (char *)reason;
-		update.reason_uid = uid;
+		name_user(&update, uid);
 	}
 	return slurm_update_node(&update) ? -1 : 0;
 }
 
 int ext_requeue(uint32_t job, int hold)
 {
-	return slurm_requeue(job, hold ? JOB_REQUEUE_HOLD : 0) ? -1 : 0;
+	return slurm_requeue(named(job), hold ? JOB_REQUEUE_HOLD : 0) ? -1 : 0;
 }
 
 int ext_comment(uint32_t job, const char *comment)
@@ -280,7 +323,7 @@ int ext_comment(uint32_t job, const char *comment)
 	job_desc_msg_t update;
 
 	slurm_init_job_desc_msg(&update);
-	update.job_id = job;
+	name_job(&update, job);
 	update.comment = (char *)comment;
 	return slurm_update_job(&update) ? -1 : 0;
 }
@@ -289,7 +332,7 @@ int ext_comment(uint32_t job, const char *comment)
 
 char *ext_expand(const char *list, size_t *count)
 {
-	hostlist_t hosts = slurm_hostlist_create(list);
+	hosts_t hosts = slurm_hostlist_create(list);
 	size_t room = 4096, length = 0;
 	char *out = malloc(room), *host;
 
@@ -324,13 +367,18 @@ char *ext_expand(const char *list, size_t *count)
 
 char *ext_compress(const char *list)
 {
-	hostlist_t hosts = slurm_hostlist_create(list);
-	char *out;
+	hosts_t hosts = slurm_hostlist_create(list);
+	size_t room = strlen(list) + 64;
+	char *out = NULL, *more;
 
 	if (!hosts)
 		return NULL;
 	slurm_hostlist_uniq(hosts);
-	out = slurm_hostlist_ranged_string_malloc(hosts);
+	do {
+		if (!(more = realloc(out, room *= 2)))
+			free(out);
+		out = more;
+	} while (out && slurm_hostlist_ranged_string(hosts, room, out) < 0);
 	slurm_hostlist_destroy(hosts);
 	return out;
 }
