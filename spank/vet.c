@@ -96,9 +96,8 @@ static void gate(const char *stage, uint32_t job)
 	words[count++] = number;
 	words[count++] = "--result-fd";
 	words[count++] = "3";
-	words[count++] = "--request";
-	words[count++] = plugin.request;
 	words[count++] = "--";
+	words[count++] = plugin.request;
 	own = mine ? split(mine, length, words + count, WORDS_MAX - count) : 0;
 	if (!own) {
 		dprintf(STDERR_FILENO, "piolet: error: the command line is too long to be vetted\n");

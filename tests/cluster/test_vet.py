@@ -92,6 +92,14 @@ def test_good_nodes_go_on_as_they_are(cluster: Cluster, room: Path) -> None:
     assert "2 of 2 nodes good" in done.err
 
 
+@pytest.mark.parametrize("name", ["--", "-x", "--request"])
+def test_a_name_that_looks_like_an_option(cluster: Cluster, room: Path, name: str) -> None:
+    """srun takes whatever comes after --vet as its value; it is the name of a file, and of one that is not there."""
+    done = cluster.run("alice", "srun", "-N1", "--vet", name, "true", cwd=room)
+    assert done.status == 1
+    assert f"piolet: error: cannot read the protocol {name}: No such file" in done.err
+
+
 def test_a_job_is_vetted_once(cluster: Cluster, sick: Path) -> None:
     """The second srun of a job with the same protocol leaves the same node out, without another vet step."""
     step = "srun -N3 -n3 --vet=ml.yaml hostname\n"

@@ -86,7 +86,7 @@ class Slurm:
         if stage == "step":
             own |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-4]", "SLURM_NTASKS": "16"}
         command = [sys.executable, "-m", "piolet.cli.main", "--config", "piolet.toml", "vet", "gate"]
-        command += ["--stage", stage, "--job", "7", "--result-fd", "3", "--request", request, "--", *words.split()]
+        command += ["--stage", stage, "--job", "7", "--result-fd", "3", "--", request, *words.split()]
         # The plugin's srun is the gate's parent; here it is a shell that has, or has not, been started in a job.
         script = 'exec 3>"$RESULT"; "$@"; exit $?'
         own["RESULT"] = f"{where}/result"

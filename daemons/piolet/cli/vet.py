@@ -48,8 +48,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     gate.add_argument("--stage", choices=("submit", "step", "allocated"), required=True, help="when srun asks")
     gate.add_argument("--job", metavar="N", type=int, required=True, help="the job, 0 before there is one")
     gate.add_argument("--result-fd", metavar="N", type=int, required=True, help="where the words of the command go")
-    gate.add_argument("--request", metavar="REQUEST", required=True, help="what stands after --vet=")
-    gate.add_argument("words", metavar="WORD", nargs="*", help="after '--': how srun was called")
+    # One list: what stands after --vet= may be any word, which argparse takes as it is only behind a '--'.
+    gate.add_argument(
+        "words", metavar="WORD", nargs="+", help="after '--': what stands after --vet=, the words of srun"
+    )
 
 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
@@ -157,12 +159,13 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
 
     site = gate.Site(settings.node.vet_program, settings.node.vet_socket)
     started = _parent_environment()
-    joined = any(word.startswith("--jobi") for word in args.words) or _in_a_job(started)
+    asked, *words = args.words
+    joined = any(word.startswith("--jobi") for word in words) or _in_a_job(started)
     own = args.stage == "allocated" and not joined
-    order = gate.Order(args.stage, args.job, args.request, tuple(args.words), own, started or {})
-    protocol_file = request.parse(args.request).path
+    order = gate.Order(args.stage, args.job, asked, tuple(words), own, started or {})
+    protocol_file = request.parse(asked).path
     watched = shortcut.watch(
-        os.environ, args.request, protocol_file, args.config or "", str(config.DEFAULT_PATH), settings.vet.evals
+        os.environ, asked, protocol_file, args.config or "", str(config.DEFAULT_PATH), settings.vet.evals
     )
     found = gate.answer(order, site, load, os.environ, say, watched if args.stage == "step" else None)
     if found.words:
