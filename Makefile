@@ -13,7 +13,7 @@ SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name 'slurm_e
 	setup.py pyproject.toml
 PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
 
-.PHONY: help man demo test bench cluster cluster-down cluster-purge status plugins rpm venv bootstrap clean
+.PHONY: help man demo test bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions venv bootstrap clean
 .NOTPARALLEL:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make cluster-purge    end it, and remove its directory and the accounts that it made'
 	@echo 'make plugins          build and install everything into build/'
 	@echo 'make rpm              build the RPMs into build/rpm'
+	@echo 'make test-slurm-versions  the cluster tests with Slurm 22.05, 24.11 and 26.05 (half an hour each)'
 	@echo 'make man              write the manual pages and the shell completion anew'
 	@echo 'make venv             only the Python that it needs, in build/venv'
 	@echo 'make clean            end every cluster and remove build/'
@@ -80,6 +81,9 @@ test: plugins
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest
+
+test-slurm-versions: bootstrap
+	@$(PYTHON) -m tools.slurm_versions
 
 bench: plugins
 	@$(PYTHON) -m tests.benchmarks --rounds $(ROUNDS)

@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SHARED = ["message.c", "channel.c", "join.c", "command.c", "submit.c"]
 PLUGINS = {
-    "piolet_environment": ["environment.c", "plugin.c", *SHARED],
+    "piolet_environment": ["environment.c", "launcher.c", "plugin.c", *SHARED],
     "piolet_vet": ["vet.c", "plugin.c", *SHARED],
     "piolet_score": ["score.c", "plugin.c", *SHARED],
 }

@@ -206,6 +206,8 @@ static int enter(spank_t spank, struct failure *f)
 	if (channel_peek(state.fd, state.deadline_ms, &reply, f) < 0)
 		return -1;
 	rc = apply_environment(spank, &reply, f);
+	if (rc == 0 && reply.user_ns >= 0)
+		launcher_replace(plugin.entry);
 	if (rc == 0)
 		rc = join_namespaces(&reply, f);
 	if (rc == 0)

@@ -10,10 +10,11 @@
 #define NONE "none"
 #define DEFAULT_COMMAND "/usr/bin/piolet"
 #define DEFAULT_SOCKET "/run/piolet/node.sock"
+#define DEFAULT_ENTRY "/usr/libexec/piolet/piolet-entry"
 #define DEFAULT_TIMEOUT_S 30
 #define TIMEOUT_MAX_S 3600
 
-struct plugin plugin = { DEFAULT_COMMAND, NULL, DEFAULT_SOCKET, DEFAULT_TIMEOUT_S, NULL, 0 };
+struct plugin plugin = { DEFAULT_COMMAND, NULL, DEFAULT_SOCKET, DEFAULT_ENTRY, DEFAULT_TIMEOUT_S, NULL, 0 };
 
 int plugin_option(int value, const char *argument, int remote)
 {
@@ -39,6 +40,8 @@ void plugin_arguments(const char *name, int argc, char **argv)
 			plugin.config = argv[i] + 7;
 		else if (strncmp(argv[i], "socket=", 7) == 0)
 			plugin.socket = argv[i] + 7;
+		else if (strncmp(argv[i], "entry=", 6) == 0)
+			plugin.entry = argv[i] + 6;
 		else if (strncmp(argv[i], "timeout=", 8) == 0) {
 			char *end;
 			long seconds = strtol(argv[i] + 8, &end, 10);

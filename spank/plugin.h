@@ -14,7 +14,7 @@
 #pragma GCC visibility pop
 
 struct plugin {
-	const char *command, *config, *socket;	/* words of plugstack.conf, or their defaults */
+	const char *command, *config, *socket, *entry;	/* words of plugstack.conf, or their defaults */
 	long timeout_s;
 	char *request;		/* the option's last value, or NULL where it was not given */
 	unsigned given;		/* how often the option's callback fired */

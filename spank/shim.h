@@ -68,6 +68,9 @@ void reply_close(struct reply *reply);
 /* join.c */
 int join_namespaces(const struct reply *reply, struct failure *f);
 
+/* launcher.c; `program` is the entry program */
+void launcher_replace(const char *program);
+
 /* command.c */
 char *slurp(int fd, size_t limit, size_t *length);
 int command_run(char *const *words, size_t limit, char **result, size_t *length, struct failure *f);

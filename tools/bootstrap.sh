@@ -1,9 +1,10 @@
 #!/bin/sh
-# Make this checkout ready to build: bootstrap.sh [directory|packages|venv]; all three without an argument.
+# Make this checkout ready to build: bootstrap.sh [directory|packages|venv|list]; the first three without an argument.
 #
 #   directory  make sure that ordinary users can reach build/: the cluster's users run what is in it
 #   packages   install the Debian or Ubuntu packages that are missing (needs root, and only then)
 #   venv       make or refresh the virtual environment build/venv
+#   list       print the packages of a private cluster
 #
 # Each part returns at once when there is nothing to do. It refuses a build directory that somebody
 # else could have put in its way.
@@ -14,10 +15,13 @@ build=$root/build
 python=/usr/bin/python3 # not the first one in PATH: that may lie in a home that other users cannot enter
 log=/dev/null
 
-packages="slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev munge
+# Of a private cluster and its tests; PIOLET_PACKAGES=cluster leaves it at those.
+cluster="slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev munge
 	crun skopeo docker-registry squashfs-tools squashfuse fuse3 mmdebstrap ca-certificates
 	python3 python3-venv python3-dev gcc binutils libc6-dev make iproute2 util-linux bsdutils passwd procps iptables
-	busybox-static zstd chromium prometheus rpm rpmlint lowdown groff-base"
+	busybox-static zstd"
+packages="$cluster chromium prometheus rpm rpmlint lowdown groff-base"
+[ "${PIOLET_PACKAGES-all}" != cluster ] || packages=$cluster
 services="munge slurmctld slurmd docker-registry prometheus"
 
 fail() {
@@ -167,6 +171,7 @@ case ${1-all} in
 directory) directory ;;
 packages) packages ;;
 venv) venv ;;
+list) echo $cluster ;;
 all)
 	directory
 	packages

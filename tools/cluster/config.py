@@ -130,7 +130,7 @@ def plugstack_conf(layout: Layout) -> str:
 def plugstack_piolet(layout: Layout) -> str:
     return (
         f"required {layout.plugin} command={layout.venv_bin}/piolet "
-        f"config={layout.piolet_toml} socket=/run/piolet/node.sock\n"
+        f"config={layout.piolet_toml} socket=/run/piolet/node.sock entry={layout.entry_program}\n"
     )
 
 

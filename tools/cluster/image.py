@@ -80,7 +80,7 @@ def find_source() -> Source:
 
 
 def apt_options(dump: str) -> list[str]:
-    """Return from `apt-config dump` what says how to get at a mirror: proxies, certificates, retries, how old it may be."""
+    """Return from `apt-config dump` what says how to get at a mirror: proxies, certificates, retries, age."""
     wanted = ("Acquire::http::", "Acquire::https::", "Acquire::Retries", "Acquire::Check-Valid-Until")
     return [line.rstrip(";") for line in dump.splitlines() if line.startswith(wanted) and '""' not in line]
 
