@@ -48,18 +48,36 @@ static pid_t start(char *const *words, int result)
 	_exit(127);
 }
 
+/* srun keeps these from ending it: Slurm 22.05 blocks them while its plugins work, 26.05 takes note of them for later. */
+static const int ends[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
+#define ENDS (sizeof(ends) / sizeof(ends[0]))
+static volatile sig_atomic_t noted;
+
+static void note(int number)
+{
+	noted = number;
+}
+
 static bool interrupted(void)
 {
 	sigset_t pending;
+	bool any = noted != 0;
 
-	return sigpending(&pending) == 0 && (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) ||
-					     sigismember(&pending, SIGHUP) || sigismember(&pending, SIGQUIT));
+	if (sigpending(&pending) == 0)
+		for (size_t i = 0; i < ENDS; i++)
+			any |= sigismember(&pending, ends[i]) == 1;
+	return any;
 }
 
 static int reap(pid_t pid)
 {
 	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), status = -1, kills = 0;
+	struct sigaction own = { .sa_handler = note }, before[ENDS];
 
+	noted = 0;
+	for (size_t i = 0; i < ENDS; i++)
+		if (sigaction(ends[i], NULL, &before[i]) == 0 && before[i].sa_handler != SIG_IGN)
+			sigaction(ends[i], &own, NULL);
 	for (;;) {
 		struct pollfd p = { .fd = pidfd, .events = POLLIN };
 		pid_t done = waitpid(pid, &status, WNOHANG);
@@ -72,6 +90,10 @@ static int reap(pid_t pid)
 	}
 	if (pidfd >= 0)
 		close(pidfd);
+	for (size_t i = 0; i < ENDS; i++)
+		sigaction(ends[i], &before[i], NULL);
+	if (noted)
+		raise(noted);
 	return status;
 }
 
