@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from piolet.errors import ConfigError
+from piolet.environment import mounts
+from piolet.errors import ConfigError, EnvironmentFileError
 
 DEFAULT_PATH = Path("/etc/piolet/piolet.toml")
 
@@ -37,6 +38,10 @@ class EnvironmentConfig:
         "error", "What an unknown key in a definition file is: 'error' or 'warn'."
     )
     mount_home: bool = _setting(True, "Mount the user's home directory into every container.")
+    mounts: tuple[str, ...] = _setting(
+        [],
+        "What every container has besides, where the node has it: PATH or SRC:DST[:FLAGS]; as TaskProlog's script.",
+    )
     runtime: Literal["native", "crun"] = _setting(
         "native", "What builds the container: 'native' (system calls of pioletd's own worker) or 'crun'."
     )
@@ -154,7 +159,15 @@ def from_dict(data: dict[str, Any], origin: str) -> Config:
         if not isinstance(table, dict):
             raise ConfigError(f"{origin}: [{name}] must be a table")
         sections[name] = _section(known[name].default_factory, table, f"{origin}: [{name}]")
-    return Config(**sections)
+    config = Config(**sections)
+    for text in config.environment.mounts:
+        try:
+            mount = mounts.parse(text)
+        except EnvironmentFileError as error:
+            raise ConfigError(f"{origin}: [environment] mounts: {error.message}", error.hint) from None
+        if mount.kind != "bind" or not mount.source.startswith("/"):
+            raise ConfigError(f"{origin}: [environment] mounts: '{text}' does not begin with an absolute path")
+    return config
 
 
 def _section(kind: Any, table: dict[str, Any], where: str) -> Any:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from piolet._wire import ffi
 from piolet.config import Config
+from piolet.environment import mounts
 
 OK, WARN, BAD, SKIPPED = "ok", "warning", "bad", "skipped"
 OPTIONS = {"environment": "piolet_environment.so", "vet": "piolet_vet.so", "score": "piolet_score.so"}
@@ -298,4 +299,38 @@ def _store(machine: Machine) -> Iterator[Finding]:
         yield Finding("store", OK, images.store)
 
 
-CHECKS: tuple[Check, ...] = (_plugins, _kernel, _user_namespaces, _programs, _accounts, _daemons, _store)
+def _task_prolog(machine: Machine) -> Iterator[Finding]:
+    """Whether the site's TaskProlog, which Slurm runs in the container, is there; and what else the site mounts."""
+    if not machine.here("pioletd"):
+        return
+    site = [mounts.parse(text) for text in machine.config.environment.mounts]
+    for mount in site:
+        if not os.path.exists(mount.source):
+            text = f"{mount.source} is not there: containers on this node go without it"
+            yield Finding("site mounts", WARN, text, "see mounts in [environment] of piolet.toml")
+    scontrol = shutil.which("scontrol", path=machine.path)
+    if scontrol is None:
+        yield Finding("task prolog", SKIPPED, "there is no scontrol on this machine")
+        return
+    try:
+        done = subprocess.run(
+            [scontrol, "show", "config"], capture_output=True, timeout=_SRUN_S, check=False, env=machine.environ,
+            stdin=subprocess.DEVNULL, text=True, errors="replace",
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        done = None
+    if done is None or done.returncode:
+        yield Finding("task prolog", WARN, "scontrol show config does not work", "see that slurmctld answers")
+        return
+    found = re.search(r"^TaskProlog\s*=\s*(/.*\S)", done.stdout, re.MULTILINE)
+    for path in found[1].split(",") if found else ():
+        if any(Path(path).is_relative_to(mount.destination or mount.source) for mount in site):
+            yield Finding("task prolog", OK, f"{path} is in every container")
+        else:
+            text = f"TaskProlog {path} is not in the containers, where Slurm runs it: steps with --environment fail"
+            yield Finding("task prolog", BAD, text, f'add "{path}" to mounts in [environment] of piolet.toml')
+
+
+CHECKS: tuple[Check, ...] = (
+    _plugins, _kernel, _user_namespaces, _programs, _accounts, _daemons, _store, _task_prolog,
+)  # fmt: skip

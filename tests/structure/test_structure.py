@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "daemons" / "piolet"
 PYTHON_LINES_MAX = 400
-C_LINES_MAX = 1200
+C_LINES_MAX = 1250
 
 
 def python_files() -> list[Path]:

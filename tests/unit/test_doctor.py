@@ -33,6 +33,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     for name in ("crun", "entry", "task", "squashfuse", "skopeo", "mksquashfs"):
         program(bin_ / name, "")
     srun(tmp_path, HELP)
+    program(tmp_path / "bin/scontrol", "echo 'TaskProlog              = (null)'")
     (tmp_path / "proc/filesystems").write_text("nodev\toverlay\n\tsquashfs\n")
     (tmp_path / "proc/sys/user/max_user_namespaces").write_text("1000\n")
     environment = dataclasses.replace(
@@ -252,3 +253,19 @@ def test_a_login_node_has_no_daemons(machine: Machine, tmp_path: Path) -> None:
 def test_what_cannot_be_looked_at_is_said(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "proc/filesystems").unlink()
     only(machine, "kernel", "could not be looked at: No such file or directory", "root", WARN)
+
+
+def test_a_task_prolog_that_containers_do_not_have(machine: Machine, tmp_path: Path) -> None:
+    program(
+        tmp_path / "bin/scontrol", f"echo 'TaskPlugin = x'; echo 'TaskProlog = {tmp_path}/prologs/one'"
+    )
+    only(machine, "task prolog", f"TaskProlog {tmp_path}/prologs/one is not in the containers", "to mounts in")
+    (tmp_path / "prologs").mkdir()
+    for mount in (f"{tmp_path}/prologs", f"{tmp_path}/prologs/one", f"/elsewhere:{tmp_path}/prologs:ro"):
+        environment = dataclasses.replace(machine.config.environment, mounts=(mount,))
+        own = dataclasses.replace(machine, config=dataclasses.replace(machine.config, environment=environment))
+        found = {finding.check: finding.state for finding in doctor.examine(own)}
+        assert found["task prolog"] == OK
+        assert ("site mounts" in found) == (mount != f"{tmp_path}/prologs")
+    program(tmp_path / "bin/scontrol", "exit 1")
+    only(machine, "task prolog", "scontrol show config does not work", "slurmctld", state=WARN)

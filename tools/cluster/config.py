@@ -150,6 +150,7 @@ def piolet_toml(layout: Layout) -> str:
         "# Written by tools/cluster; the next start writes it anew.\n"
         "[environment]\n"
         f"edf_path = [{_toml(layout.edf)}]\n"
+        f"mounts = [{_toml(layout.site)}]\n"
         f"entry_program = {_toml(layout.entry_program)}\n\n"
         "[images]\n"
         f"store = {_toml(layout.images)}\n"

@@ -56,6 +56,11 @@ class Layout:
         return self.etc / "hosts"
 
     @property
+    def site(self) -> Path:
+        """A directory that every container has, where it is there."""
+        return self.root / "site"
+
+    @property
     def edf(self) -> Path:
         return self.root / "edf"
 

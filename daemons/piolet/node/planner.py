@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from piolet.config import Config
 from piolet.environment.definition import Definition
+from piolet.environment.mounts import parse
 from piolet.node.container import ENTRY_PROGRAM
 from piolet.node.plan import Plan, PlannedMount
 
@@ -25,6 +26,8 @@ def make_plan(definition: Definition, label: str, home: str | None, config: Conf
     mounts += [PlannedMount(path, path, flags=("ro",), optional=True, file=True) for path in _HOST_FILES]
     if home is not None and home.startswith("/") and home != "/" and config.environment.mount_home:
         mounts.append(PlannedMount(home, home, optional=True))
+    for mount in map(parse, config.environment.mounts):
+        mounts.append(PlannedMount(mount.source, mount.destination or mount.source, flags=mount.flags, optional=True))
     taken = {mount.destination.rstrip("/") for mount in definition.mounts}
     mounts = [mount for mount in mounts if mount.destination not in taken]
     helper = config.environment.entry_program
