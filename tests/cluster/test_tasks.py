@@ -6,7 +6,6 @@ Where the claim is "as without", the same srun runs bare, and both are compared.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -258,16 +257,14 @@ def test_the_task_prolog_runs_in_the_container(cluster: Cluster, tiny: str) -> N
 
 def test_a_site_s_prolog_runs_in_the_container(cluster: Cluster, tiny_edf: Path) -> None:
     """It is there by the site's mounts, with nothing of it in the user's file."""
-    site = cluster.layout.site
-    site.mkdir()
+    prolog = cluster.layout.site / "prolog"
     try:
-        prolog = site / "prolog"
         prolog.write_text("#!/bin/sh\necho export SEEN=$(cat /marker)\necho print of the site\n")
         prolog.chmod(0o755)
         done = cluster.srun("alice", tiny_edf, f"--task-prolog={prolog}", "sh", "-c", "echo $SEEN")
         assert sorted(done.good().splitlines()) == ["in the image", "of the site"]
     finally:
-        shutil.rmtree(site)
+        prolog.unlink()
 
 
 def test_a_task_can_talk_to_its_pmi_server(cluster: Cluster, tiny_edf: Path) -> None:

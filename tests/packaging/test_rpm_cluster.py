@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.faults import Faults
 from tests.cluster.support import Cluster, busybox_layer, call_tool
 from tests.support.rpm import Root
 from tools import rpm
@@ -77,3 +79,16 @@ def test_both_kinds_of_cluster_are_told_apart(cluster: Cluster) -> None:
     """`up` does not take a cluster of the packages for one of build/."""
     with pytest.raises(AssertionError, match="from RPMs"):
         call_tool("up", "--nodes", "2", "--dir", str(cluster.directory))
+
+
+def test_the_doctor_finds_all_well(cluster: Cluster) -> None:
+    """On a node with everything, as root there, and on a login node as a user, with the packages' own command."""
+    command = [str(cluster.layout.venv_bin / "piolet"), "--config", str(cluster.layout.piolet_toml), "doctor"]
+    conf = f"SLURM_CONF={cluster.layout.etc / 'slurm.conf'}"
+    faults = Faults(cluster, cluster.edf("alice", 'image = "unused"\n'))
+    done = subprocess.run(
+        faults.on_node("node2", "env", conf, *command), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0 and " 0 warnings, 0 bad" in done.stdout, done.stdout + done.stderr
+    login = cluster.run("alice", "piolet", "doctor", "--role", "login")
+    assert login.status == 0 and " 0 bad" in login.out, login

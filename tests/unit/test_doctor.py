@@ -256,9 +256,7 @@ def test_what_cannot_be_looked_at_is_said(machine: Machine, tmp_path: Path) -> N
 
 
 def test_a_task_prolog_that_containers_do_not_have(machine: Machine, tmp_path: Path) -> None:
-    program(
-        tmp_path / "bin/scontrol", f"echo 'TaskPlugin = x'; echo 'TaskProlog = {tmp_path}/prologs/one'"
-    )
+    program(tmp_path / "bin/scontrol", f"echo 'TaskPlugin = x'; echo 'TaskProlog = {tmp_path}/prologs/one'")
     only(machine, "task prolog", f"TaskProlog {tmp_path}/prologs/one is not in the containers", "to mounts in")
     (tmp_path / "prologs").mkdir()
     for mount in (f"{tmp_path}/prologs", f"{tmp_path}/prologs/one", f"/elsewhere:{tmp_path}/prologs:ro"):

@@ -252,7 +252,14 @@ def registry_yml(s: Settings) -> str:
 def write(s: Settings, own_name: str, own_hosts: str) -> None:
     """Write every file; the directories exist."""
     layout = s.layout
-    directories = (layout.etc, layout.client_conf.parent, layout.bin, layout.edf, layout.etc / "plugstack.conf.d")
+    directories = (
+        layout.etc,
+        layout.client_conf.parent,
+        layout.bin,
+        layout.edf,
+        layout.site,
+        layout.etc / "plugstack.conf.d",
+    )
     for directory in directories:
         directory.mkdir(parents=True, exist_ok=True)
     names = ("piolet.conf", "vet.conf", "score.conf")

@@ -57,7 +57,7 @@ class Layout:
 
     @property
     def site(self) -> Path:
-        """A directory that every container has, where it is there."""
+        """A directory that every container has."""
         return self.root / "site"
 
     @property
