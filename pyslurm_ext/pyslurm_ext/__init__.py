@@ -5,8 +5,8 @@
     idle = [node.name for node in slurm.nodes() if node.state == "IDLE"]
     slurm.drain("node7", "ECC errors")
 
-`connect` returns the module `native`, which is compiled against the libslurm that is installed. Everything raises
-SlurmError.
+`connect` returns the module `native`, which is compiled against the libslurm that is installed; where there is none, and
+a pyslurm is installed that loads, `through_pyslurm`, which has the same functions. Everything raises SlurmError.
 """
 
 from __future__ import annotations
@@ -20,12 +20,19 @@ from pyslurm_ext.records import Job, Node, Partition, Step
 __all__ = ["Job", "Node", "Partition", "SlurmError", "Step", "connect"]
 
 
-def connect() -> ModuleType:
-    """Return the module with the functions. Raises SlurmError: this was installed without Slurm's headers."""
-    try:
-        return importlib.import_module("pyslurm_ext.native")
-    except ImportError as error:
-        raise SlurmError(
-            f"the binding of libslurm cannot be loaded: {error}",
-            hint="install libslurm and its headers, and then this package again",
-        ) from None
+def connect(by: str = "") -> ModuleType:
+    """Return the module with the functions: `by` 'native', 'pyslurm', or whichever there is, in this order.
+
+    Raises SlurmError: none of them can be loaded.
+    """
+    modules = {"native": "pyslurm_ext.native", "pyslurm": "pyslurm_ext.through_pyslurm"}
+    why = []
+    for name in [by] if by else modules:
+        try:
+            return importlib.import_module(modules[name])
+        except ImportError as error:
+            why.append(str(error))
+    raise SlurmError(
+        f"there is no way to Slurm from Python here: {'; '.join(why)}",
+        hint="install libslurm and its headers, and then this package again",
+    )
