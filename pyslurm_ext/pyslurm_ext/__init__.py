@@ -5,8 +5,8 @@
     idle = [node.name for node in slurm.nodes() if node.state == "IDLE"]
     slurm.drain("node7", "ECC errors")
 
-`connect` returns the module `native`, which is compiled against the libslurm that is installed; where there is none, and
-a pyslurm is installed that loads, `through_pyslurm`, which has the same functions. Everything raises SlurmError.
+`connect` returns the module `native`, which is compiled against the libslurm that is installed; where there is none,
+and a pyslurm is installed that loads, `through_pyslurm`, which has the same functions. Everything raises SlurmError.
 """
 
 from __future__ import annotations
