@@ -15,14 +15,13 @@ import logging
 import os
 import selectors
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from piolet import wire
+from piolet import peer, wire
 from piolet.api import Target
 from piolet.errors import PioletError
 from piolet.node import leftovers
@@ -38,7 +37,6 @@ _DRAIN_POLL_S = 0.05
 _WATCH_S, _HUNG_S = 1.0, 5.0
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
-_CREDENTIALS = struct.Struct("=iII")
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ class ScoreDesk:
             channel, _ = self._listener.accept()
         except OSError:
             return
-        pid, uid, _ = _CREDENTIALS.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        pid, uid, _ = peer.of(channel)
         if uid != 0 or len(self._steps) >= _STEPS_MAX:
             _log.error(
                 "process %d of uid %d is refused: %s", pid, uid, "too many steps" if uid == 0 else "it is no Slurm"
@@ -153,7 +151,7 @@ class ScoreDesk:
 
     def _on_plugin(self, scored: _Scored, channel: socket.socket) -> None:
         try:
-            data, extra, _, _ = channel.recvmsg(wire.START_MAX + 1, socket.CMSG_SPACE(_CREDENTIALS.size))
+            data, extra, _, _ = channel.recvmsg(wire.START_MAX + 1, socket.CMSG_SPACE(peer.UCRED.size))
         except BlockingIOError:
             return
         except OSError:
@@ -166,7 +164,7 @@ class ScoreDesk:
                 scored.facts = _facts(wire.decode_start(data, wire.PLUGIN_SCORE), scored.peer)
             elif scored.session is None:
                 gpus = wire.decode_gpus(data)
-                pid = next((_CREDENTIALS.unpack(value)[0] for _, kind, value in extra if kind == 2), 0)
+                pid = next((peer.UCRED.unpack(value)[0] for _, kind, value in extra if kind == 2), 0)
                 content = asdict(scored.facts) | {"gpus": list(gpus), "cgroup": step_cgroup(pid)}
                 scored.facts = Facts(**content)
                 self._begin(scored, scored.facts)

@@ -14,13 +14,12 @@ import os
 import pwd
 import selectors
 import socket
-import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from piolet import wire
+from piolet import peer, wire
 from piolet.config import Config
 from piolet.environment.definition import Definition, from_json
 from piolet.environment.images.store import locate
@@ -113,7 +112,7 @@ class Server:
             time.sleep(_PAUSE_S)
             return
         channel.setblocking(False)
-        pid, uid, _ = struct.unpack("=iII", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        pid, uid, _ = peer.of(channel)
         if uid != 0:
             self._refuse(channel, "only Slurm, as root, may announce a step to pioletd", "use srun --environment=FILE")
             return

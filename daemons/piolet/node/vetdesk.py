@@ -13,10 +13,9 @@ import logging
 import os
 import selectors
 import socket
-import struct
 from dataclasses import dataclass
 
-from piolet import wire
+from piolet import peer, wire
 from piolet.errors import PioletError
 from piolet.node.spool import LINE_MAX, Spool
 from piolet.node.zygote import MESSAGE_MAX
@@ -66,7 +65,7 @@ class VetDesk:
         except OSError:
             return
         channel.setblocking(False)
-        pid, uid, _ = struct.unpack("=iII", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        pid, uid, _ = peer.of(channel)
         mine = [task for task in self._tasks.values() if task.uid == uid]
         if len(mine) >= _TASKS_PER_USER_MAX or len(self._tasks) >= _TASKS_MAX:
             with contextlib.suppress(OSError):

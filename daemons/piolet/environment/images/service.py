@@ -15,7 +15,6 @@ import os
 import signal
 import socket
 import stat
-import struct
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from piolet import config as configuration
+from piolet import peer
 from piolet.environment.images import credentials, protocol
 from piolet.environment.images.admin import Admin
 from piolet.environment.images.failures import ServiceBusy, from_os, to_wire
@@ -71,8 +71,7 @@ class Service:
 
     async def _converse(self, connection: socket.socket) -> None:
         with connection:
-            pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            uid &= 0xFFFFFFFF
+            pid, uid, _ = peer.of(connection)
             self._of_user[uid] += 1
             try:
                 if len(self._tasks) > _CONNECTIONS or self._of_user[uid] > _PER_USER:

@@ -6,16 +6,26 @@ touch has to happen where the work is done.
 
 from __future__ import annotations
 
+import importlib
 import os
 import select
 import struct
 import time
 from collections.abc import Callable
+from typing import Any
 
 from piolet.api import Context, Inconclusive
 
 Round = Callable[[], None]
 Prepare = Callable[[int], Round]
+
+
+def numpy() -> Any:
+    """Return the module that members compute with. Raises Inconclusive without it."""
+    try:
+        return importlib.import_module("numpy")
+    except ImportError:
+        raise Inconclusive("numpy is not installed") from None
 
 
 def processors(most: int = 0) -> list[int]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass
-from typing import Any
 
-from piolet.api import FAIL, Context, Eval, Inconclusive, Verdict, at_least, parameter
+from piolet.api import FAIL, Context, Eval, Verdict, at_least, parameter
 from piolet.vet.evals import _team
 
 
@@ -35,7 +33,7 @@ class CpuGemm(Eval):
     def check(self, context: Context) -> Verdict:
         """Measure, and compare the cores with each other."""
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
-        numpy: Any = _numpy()
+        numpy = _team.numpy()
         where = _team.processors()
 
         def prepare(number: int) -> _team.Round:
@@ -68,10 +66,3 @@ class CpuGemm(Eval):
                 FAIL, reason, "slowest core", best[slowest], median * (1 - self.max_spread), "GFLOP/s", details
             )
         return at_least("matrix product", rate, self.min_rate or None, "GFLOP/s", **details)
-
-
-def _numpy() -> Any:
-    try:
-        return importlib.import_module("numpy")
-    except ImportError:
-        raise Inconclusive("numpy is not installed") from None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import glob
-import importlib
 from dataclasses import dataclass
-from typing import Any
 
 from piolet.api import Context, Eval, Inconclusive, Verdict, at_least, parameter
 from piolet.vet.evals import _files, _team
@@ -37,10 +35,7 @@ class MemoryBandwidth(Eval):
 
     def check(self, context: Context) -> Verdict:
         """Measure."""
-        try:
-            numpy: Any = importlib.import_module("numpy")
-        except ImportError:
-            raise Inconclusive("numpy is not installed") from None
+        numpy = _team.numpy()
         where = _team.processors(self.cores)
         wanted = self.size or 4.0 * (_last_level_cache(context) or 64 << 20)
         _check_room(context, wanted)
