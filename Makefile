@@ -17,19 +17,19 @@ PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /u
 .NOTPARALLEL:
 
 help:
-	@echo 'make demo             train a small model in containers on a private cluster, and tidy up'
-	@echo 'make test             linters, types, and all tests'
-	@echo 'make bench            what a containerised step costs'
-	@echo 'make cluster          start a private Slurm cluster to play with (NODES=4 GPUS=2, simulated ones)'
-	@echo 'make status           what of it runs'
-	@echo 'make cluster-down     end it'
-	@echo 'make cluster-purge    end it, and remove its directory and the accounts that it made'
-	@echo 'make plugins          build and install everything into build/'
-	@echo 'make rpm              build the RPMs into build/rpm'
-	@echo 'make test-slurm-versions  the cluster tests with Slurm 22.05, 24.11 and 26.05 (half an hour each)'
-	@echo 'make man              write the manual pages and the shell completion anew'
-	@echo 'make venv             only the Python that it needs, in build/venv'
-	@echo 'make clean            end every cluster and remove build/'
+	@echo 'make demo                 train a small model in containers on a private cluster, and tidy up'
+	@echo 'make test                 linters, types, and all tests'
+	@echo 'make bench                what a containerised step costs'
+	@echo 'make cluster              start a private Slurm cluster to play with (NODES=4 GPUS=2, simulated ones)'
+	@echo 'make status               what of it runs'
+	@echo 'make cluster-down         end it'
+	@echo 'make cluster-purge        end it, and remove its directory and the accounts that it made'
+	@echo 'make plugins              build and install everything into build/'
+	@echo 'make rpm                  build the RPMs into build/rpm'
+	@echo 'make test-slurm-versions  the cluster tests with Slurm 22.05, 24.11 and 26.05 (some twenty minutes)'
+	@echo 'make man                  write the manual pages and the shell completion anew'
+	@echo 'make venv                 only the Python that it needs, in build/venv'
+	@echo 'make clean                end every cluster and remove build/'
 
 bootstrap:
 	@tools/bootstrap.sh

@@ -81,22 +81,29 @@ def _plugins(machine: Machine) -> Iterator[Finding]:
     if srun is None:
         yield Finding("plugins", SKIPPED, "there is no srun on this machine")
         return
-    try:
-        done = subprocess.run(
-            [srun, "-vv", "--help"], capture_output=True, timeout=_SRUN_S, check=False, env=machine.environ,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
+    done = _ask(machine, srun, "-vv", "--help")
+    if done is None:
         yield Finding(
             "plugins", BAD, f"{srun} --help did not end within {_SRUN_S:g} s", "look at the network and at DNS"
         )
         return
-    text, said = done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+    text, said = done.stdout, done.stderr
     for option, plugin in OPTIONS.items():
         if re.search(rf"^\s*--{option}[=\[\s]", text, re.MULTILINE):
             yield Finding("plugins", OK, f"srun knows --{option}")
         else:
             yield _missing(option, plugin, said.splitlines())
+
+
+def _ask(machine: Machine, *command: str) -> subprocess.CompletedProcess[str] | None:
+    """Return what a command of Slurm's said, or None where it did not end in time."""
+    try:
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_SRUN_S,
+            check=False, env=machine.environ,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _missing(option: str, plugin: str, said: list[str]) -> Finding:
@@ -312,13 +319,7 @@ def _task_prolog(machine: Machine) -> Iterator[Finding]:
     if scontrol is None:
         yield Finding("task prolog", SKIPPED, "there is no scontrol on this machine")
         return
-    try:
-        done = subprocess.run(
-            [scontrol, "show", "config"], capture_output=True, timeout=_SRUN_S, check=False, env=machine.environ,
-            stdin=subprocess.DEVNULL, text=True, errors="replace",
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        done = None
+    done = _ask(machine, scontrol, "show", "config")
     if done is None or done.returncode:
         yield Finding("task prolog", WARN, "scontrol show config does not work", "see that slurmctld answers")
         return

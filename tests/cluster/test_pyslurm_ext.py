@@ -185,10 +185,3 @@ def test_ten_thousand_calls_take_no_memory(slurm: Slurm) -> None:
     assert done.returncode == 0, done.stderr
     # One leaked answer of four nodes is 2 kB a call: thousands of calls would be megabytes.
     assert int(done.stdout) < 512 * 1024
-
-
-def test_it_knows_nothing_of_piolet() -> None:
-    root = Path(__file__).resolve().parents[2] / "pyslurm_ext"
-    texts = {path.name: path.read_text("utf-8") for path in root.rglob("*.py")}
-    assert len(texts) >= 4
-    assert not [name for name, text in texts.items() if "import piolet" in text or "from piolet" in text]

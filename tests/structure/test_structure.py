@@ -166,6 +166,13 @@ def test_evals_collectors_and_hooks_know_the_contract_only() -> None:
             assert all(name in ("piolet", private) or name.startswith(allowed) for name in ours), (path, ours)
 
 
+def test_pyslurm_ext_knows_nothing_of_piolet() -> None:
+    """It is of use to others as it is."""
+    sources = list((ROOT / "pyslurm_ext").rglob("*.py"))
+    assert len(sources) >= 5
+    assert not [path for path in sources if any(name.partition(".")[0] == "piolet" for name in imports(path))]
+
+
 def test_nothing_names_this_machine() -> None:
     """No path of the place where it was written, in any tracked file."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
