@@ -97,7 +97,8 @@ class Cluster:
     ) -> subprocess.Popen[str]:
         """Start a command as a user; it has pipes unless `more` says otherwise."""
         settings = [f"{name}={value}" for name, value in (env or {}).items()]
-        words = [*(["env", *settings] if settings else []), *map(str, command)]
+        # A shell that started the tests in the background has them ignore SIGINT, and so would the command.
+        words = ["env", "--default-signal=INT,QUIT", *settings, *map(str, command)]
         streams: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         return subprocess.Popen(
             [str(self.layout.as_script), user, *words],
