@@ -45,6 +45,7 @@ int channel_peek(int, int64_t, struct reply *, struct failure *);
 void reply_close(struct reply *);
 int submission_get(const char *, const char *, const char *, const char *, struct submission *, struct failure *);
 void submission_free(struct submission *);
+void launcher_replace(const char *);
 int decode(const char *, size_t, const int *, size_t, struct failure *);
 """
 
@@ -96,7 +97,7 @@ def build_module(directory: Path, sanitize: bool = False) -> Path:
     ffi.set_source(
         "piolet_shims",
         TEST_SOURCE,
-        sources=[str(HERE / s) for s in SHARED],
+        sources=[str(HERE / s) for s in [*SHARED, "launcher.c"]],
         include_dirs=[str(HERE)],
         extra_compile_args=SANITIZED if sanitize else ["-O1", "-g"],
         extra_link_args=["-fsanitize=address,undefined"] if sanitize else [],

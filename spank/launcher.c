@@ -1,4 +1,4 @@
-/* launcher.c - task prologs in containers, from Slurm 23.11 on.
+/* launcher.c - task prologs in containers, under Slurm 24.11 and newer.
  *
  * Slurm starts a prolog by way of slurmstepd itself, which it executes again from a descriptor that it opened when
  * the step began. The task is in its container by then, without the libraries of the host, so that fails. In the task,

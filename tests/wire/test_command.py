@@ -1,0 +1,72 @@
+"""command_run: a signal that would end srun ends the command, however srun keeps it from itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# As srun: `blocked` as Slurm 22.05 does while its plugins work, `noted` as 26.05 does, `plain` as nobody does.
+PARENT = """
+import importlib.util, signal, sys
+spec = importlib.util.spec_from_file_location("piolet_shims", sys.argv[1])
+shims = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(shims)
+ffi, lib = shims.ffi, shims.lib
+if sys.argv[2] == "blocked":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+elif sys.argv[2] == "noted":
+    signal.signal(signal.SIGINT, lambda *_: print("srun was told", flush=True))
+    signal.signal(signal.SIGTERM, lambda *_: print("srun was told", flush=True))
+elif sys.argv[2] == "ignored":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+submission, failure = ffi.new("struct submission *"), ffi.new("struct failure *")
+result = lib.submission_get(b"env", sys.argv[3].encode(), ffi.NULL, b"x.toml", submission, failure)
+print("result", result, flush=True)
+"""
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    """A piolet that says that it runs, and takes its time."""
+    program = tmp_path / "piolet"
+    program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/ran\nexec sleep 3\n")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", ["blocked", "noted", "plain", "ignored"])
+def test_a_signal_ends_the_command(
+    shims: ModuleType, slow: Path, tmp_path: Path, how: str, number: signal.Signals
+) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    process = subprocess.Popen(
+        ["env", "--default-signal=INT,TERM", sys.executable, "-c", PARENT, str(shims.__file__), how, str(slow)],
+        stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    end = time.monotonic() + 10
+    while not (tmp_path / "ran").exists() or not (tmp_path / "ran").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    began = time.monotonic()
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=10)
+    took = time.monotonic() - began
+    command = int((tmp_path / "ran").read_text())
+    assert not Path(f"/proc/{command}").exists() or Path(f"/proc/{command}/stat").read_text().split()[2] == "Z"
+    if how == "ignored" and number is signal.SIGINT:
+        assert took > 1.0 and "result -1" in out  # as `srun &` in a script: the command was left alone
+        return
+    assert took < 2.5, took
+    if how == "noted":
+        assert out.splitlines() == ["srun was told", "result -1"]
+    elif how == "plain":
+        assert process.returncode in (-number, 1, 130) and "result 0" not in out
