@@ -11,10 +11,10 @@ ffibuilder.cdef(
     """
     struct ext_table { size_t rows, columns; int64_t *cells[32]; char *strings; size_t length; size_t count; ...; };
     void ext_free(struct ext_table *);
-    int ext_jobs(struct ext_table *, uint32_t);
-    int ext_nodes(struct ext_table *, const char *);
+    int ext_jobs(struct ext_table *, uint32_t, int64_t *);
+    int ext_nodes(struct ext_table *, const char *, int64_t *);
     int ext_steps(struct ext_table *, uint32_t);
-    int ext_partitions(struct ext_table *);
+    int ext_partitions(struct ext_table *, int64_t *);
     int ext_update_nodes(const char *, int, const char *, uint32_t);
     int ext_requeue(uint32_t, int);
     int ext_comment(uint32_t, const char *);
@@ -27,6 +27,7 @@ ffibuilder.cdef(
     const char *ext_job_reason(int);
     void free(void *);
     #define ESLURM_ACCESS_DENIED ...
+    #define SLURM_NO_CHANGE_IN_DATA ...
     #define ESLURM_USER_ID_MISSING ...
     #define ESLURM_INVALID_JOB_ID ...
     #define ESLURM_INVALID_NODE_NAME ...

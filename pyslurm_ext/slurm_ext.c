@@ -172,13 +172,16 @@ static int finish(struct ext_table *t)
 	return -1;
 }
 
-int ext_jobs(struct ext_table *t, uint32_t job)
+/* `since`: in, when the answer was given that the caller has, or 0; out, when this one was. If nothing has changed, slurmctld
+ * says just that: -1 and SLURM_NO_CHANGE_IN_DATA. It counts in seconds, and takes what changed in the same one for new. */
+int ext_jobs(struct ext_table *t, uint32_t job, int64_t *since)
 {
 	job_info_msg_t *found = NULL;
 	uint16_t flags = SHOW_ALL | SHOW_DETAIL;
 
-	if (job ? slurm_load_job(&found, named(job), flags) : slurm_load_jobs(0, &found, SHOW_ALL))
+	if (job ? slurm_load_job(&found, named(job), flags) : slurm_load_jobs((time_t)*since, &found, SHOW_ALL))
 		return -1;
+	*since = found->last_update;
 	if (start(t, found->record_count, 25) == 0)
 		for (size_t row = 0; row < t->rows; row++) {
 			slurm_job_info_t *j = &found->job_array[row];
@@ -214,13 +217,14 @@ int ext_jobs(struct ext_table *t, uint32_t job)
 	return finish(t);
 }
 
-int ext_nodes(struct ext_table *t, const char *name)
+int ext_nodes(struct ext_table *t, const char *name, int64_t *since)
 {
 	node_info_msg_t *found = NULL;
 	uint16_t flags = SHOW_ALL | SHOW_DETAIL;
 
-	if (name ? slurm_load_node_single(&found, (char *)name, flags) : slurm_load_node(0, &found, flags))
+	if (name ? slurm_load_node_single(&found, (char *)name, flags) : slurm_load_node((time_t)*since, &found, flags))
 		return -1;
+	*since = found->last_update;
 	if (start(t, found->record_count, 16) == 0)
 		for (size_t row = 0; row < t->rows; row++) {
 			node_info_t *n = &found->node_array[row];
@@ -273,12 +277,13 @@ int ext_steps(struct ext_table *t, uint32_t job)
 	return finish(t);
 }
 
-int ext_partitions(struct ext_table *t)
+int ext_partitions(struct ext_table *t, int64_t *since)
 {
 	partition_info_msg_t *found = NULL;
 
-	if (slurm_load_partitions(0, &found, SHOW_ALL))
+	if (slurm_load_partitions((time_t)*since, &found, SHOW_ALL))
 		return -1;
+	*since = found->last_update;
 	if (start(t, found->record_count, 8) == 0)
 		for (size_t row = 0; row < t->rows; row++) {
 			partition_info_t *p = &found->partition_array[row];

@@ -1,7 +1,8 @@
 """Slurm through the libslurm that is installed, compiled against its headers (slurm_ext.c).
 
 Every function may be called from any thread; while Slurm answers, other threads run. Each takes as long as Slurm's
-MessageTimeout at most, some times over where a slurmctld does not answer. All raise SlurmError.
+MessageTimeout at most, some times over where a slurmctld does not answer. The last list of each kind is kept: slurmctld
+is asked each time, and where it says that nothing has changed, that list is the answer. All raise SlurmError.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _CONFIGS = ("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/run/slurm/c
 _Record = TypeVar("_Record", Job, Node, Step, Partition)
 _lock = threading.Lock()
 _ready: list[str] = []
+_answers: dict[Any, tuple[int, list[Any]]] = {}
 
 
 def version() -> tuple[int, int, int]:
@@ -50,22 +52,22 @@ def version() -> tuple[int, int, int]:
 
 def jobs() -> list[Job]:
     """Return every job that slurmctld knows, those that ended a short while ago included."""
-    return _load(Job, "list jobs", lambda table: lib.ext_jobs(table, 0))
+    return _list(Job, "list jobs", lambda table, since: lib.ext_jobs(table, 0, since))
 
 
 def job(number: int) -> Job:
     """Return one job; of a job array the first record that slurmctld has."""
-    return _load(Job, f"show job {number}", lambda table: lib.ext_jobs(table, _number(number)))[0]
+    return _load(Job, f"show job {number}", lambda table: lib.ext_jobs(table, _number(number), ffi.new("int64_t *")))[0]
 
 
 def nodes() -> list[Node]:
     """Return every node."""
-    return _load(Node, "list nodes", lambda table: lib.ext_nodes(table, ffi.NULL))
+    return _list(Node, "list nodes", lambda table, since: lib.ext_nodes(table, ffi.NULL, since))
 
 
 def node(name: str) -> Node:
     """Return one node."""
-    found = _load(Node, f"show node {name}", lambda table: lib.ext_nodes(table, _text(name)))
+    found = _load(Node, f"show node {name}", lambda table: lib.ext_nodes(table, _text(name), ffi.new("int64_t *")))
     if not found:
         raise SlurmError(f"cannot show node {name}: Slurm has no node of that name", lib.ESLURM_INVALID_NODE_NAME)
     return found[0]
@@ -79,7 +81,7 @@ def steps(job_id: int | None = None) -> list[Step]:
 
 def partitions() -> list[Partition]:
     """Return every partition."""
-    return _load(Partition, "list partitions", lib.ext_partitions)
+    return _list(Partition, "list partitions", lib.ext_partitions)
 
 
 def drain(names: Iterable[str] | str, reason: str) -> None:
@@ -141,6 +143,20 @@ def compress(hosts: Iterable[str]) -> str:
 
 
 # -- how
+
+
+def _list(kind: type[_Record], what: str, fill: Callable[[Any, Any], int]) -> list[_Record]:
+    """Return all records of a kind: those that the last answer had, where slurmctld says that nothing has changed."""
+    before, records = _answers.get(kind, (0, []))
+    since = ffi.new("int64_t *", before)
+    try:
+        records = _load(kind, what, lambda table: fill(table, since))
+    except SlurmError as error:
+        if error.code != lib.SLURM_NO_CHANGE_IN_DATA:
+            raise
+    else:
+        _answers[kind] = (since[0], records)
+    return list(records)
 
 
 def _load(kind: type[_Record], what: str, fill: Callable[[Any], int]) -> list[_Record]:

@@ -109,6 +109,23 @@ def test_comment_and_requeue(slurm: Slurm, job: int) -> None:
     wait_until(lambda: slurm.ask(f"slurm.job({job})")["priority"] == 0, what="the hold")
 
 
+def test_a_list_is_never_an_old_one(slurm: Slurm, job: int) -> None:
+    """slurmctld counts in seconds: what changes right after a list is in the next one all the same."""
+    comment = f"[one.comment for one in slurm.jobs() if one.id == {job}]"
+    found = slurm.ask(f"[({comment}, slurm.set_comment({job}, f'c{{n}}'), {comment}) for n in range(100)]", timeout=60)
+    assert [after for _, _, after in found] == [[f"c{number}"] for number in range(100)]
+    assert [before for before, _, _ in found[1:]] == [[f"c{number}"] for number in range(99)]
+
+
+def test_what_has_not_changed_is_not_sent_again(slurm: Slurm) -> None:
+    """The answer is the same, and of the same moment; a caller may do with the list what it likes."""
+    wait = "__import__('time').sleep(1.1)"
+    moment = "slurm._answers[pyslurm_ext.Partition][0]"
+    calls = f"[{wait}, {wait}, slurm.partitions().clear(), {moment}, {wait}, slurm.partitions(), {moment}]"
+    *_, first, _, partitions, second = slurm.ask(calls)
+    assert first == second and [one["name"] for one in partitions] == ["main"]
+
+
 def test_drain_and_resume(slurm: Slurm) -> None:
     try:
         assert slurm.ask("slurm.drain(['node2', 'node3'], 'ECC errors')", user="root") is None
