@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.faults import Faults
-from tests.cluster.support import Cluster
+from tests.cluster.support import Cluster, wait_until
 
 PROTOCOL = """\
 name: nodes
@@ -71,7 +71,7 @@ def test_srun_by_itself_gives_a_sick_node_back(cluster: Cluster, sick: Path, tin
     lines = done.out.splitlines()
     assert sorted(lines) == ["in the image"] * 3 + ["node1", "node3", "node4"]
     assert "asking for other nodes than node2" in done.err
-    assert not cluster.jobs()
+    wait_until(lambda: not cluster.jobs(), what="the end of what it gave back")
 
 
 def test_too_few_good_nodes(cluster: Cluster, sick: Path) -> None:
