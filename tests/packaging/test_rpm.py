@@ -24,7 +24,7 @@ def test_two_builds_give_the_same_bytes(builds: Builds) -> None:
         {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in build.paths.items()}
         for build in (builds.first, builds.second)
     ]
-    assert set(sums[0]) == {"common", "login", "plugins", "node", "doc"}
+    assert set(sums[0]) == {"common", "login", "plugins", "node", "images", "doc"}
     assert sums[0] == sums[1]
 
 
@@ -45,13 +45,15 @@ def test_rpmlint_has_nothing_to_say(packages: Packages) -> None:
     """But what packaging/rpm/rpmlint.toml gives a reason for."""
     configuration = SPEC.with_name("rpmlint.toml")
     done = run("rpmlint", "-c", configuration, *packages.paths.values(), SPEC, check=False)
-    assert "5 packages and 1 specfiles checked; 0 errors, 0 warnings" in done.stdout, done.stdout
+    assert "6 packages and 1 specfiles checked; 0 errors, 0 warnings" in done.stdout, done.stdout
 
 
 def test_versions_agree(packages: Packages) -> None:
     """setup.py, the spec and what is installed say the same."""
     assert f'version="{version()}"' in (ROOT / "setup.py").read_text("utf-8")
-    assert all(query(path, "--qf", "%{VERSION}-%{RELEASE}") == [f"{version()}-1"] for path in packages.paths.values())
+    major, minor = slurm_version()
+    release = f"{version()}-1.slurm{major}.{minor:02}"
+    assert all(query(path, "--qf", "%{VERSION}-%{RELEASE}") == [release] for path in packages.paths.values())
 
 
 def test_the_lock_has_every_requirement(packages: Packages) -> None:
@@ -75,7 +77,7 @@ def test_what_is_required_of_the_system(packages: Packages) -> None:
     names = {line.split()[0] for line in packages.foreign()}
     libraries = {name for name in names if re.match(r"((lib[\w+]+|ld-linux[\w-]*)\.so\.\d|rtld\()", name)}
     python = f"/usr/bin/python3.{sys.version_info.minor}"
-    assert names - libraries == {python, "/bin/sh", "skopeo", "squashfs-tools", "squashfuse", "shadow-utils", "(slurm"}
+    assert names - libraries == {python, "/bin/sh", "skopeo", "squashfs-tools", "squashfuse", "zstd", "(slurm"}
     sonames = {name.split("(")[0] for name in libraries}
     known = "libc libm libdl libpthread librt libgcc_s libstdc++ libz ld-linux-x86-64 libslurm rtld"
     assert {name.split(".so")[0] for name in sonames} <= set(known.split())
@@ -103,20 +105,22 @@ def test_the_files_of_each_package(packages: Packages) -> None:
         },
         "node": {
             "/usr/bin/pioletd",
-            "/usr/bin/piolet-imaged",
             "/usr/libexec/piolet",
             "/usr/libexec/piolet/piolet-entry",
             "/usr/libexec/piolet/piolet-vet-task",
             "/usr/lib/systemd/system/pioletd.service",
+            "/usr/lib/tmpfiles.d/piolet-node.conf",
+        },
+        "images": {
+            "/usr/bin/piolet-imaged",
             "/usr/lib/systemd/system/piolet-imaged.service",
-            "/usr/lib/sysusers.d/piolet.conf",
-            "/usr/lib/tmpfiles.d/piolet.conf",
+            "/usr/lib/tmpfiles.d/piolet-images.conf",
         },
     }
     for name, wanted in expected.items():
         assert set(packages.files(name)) == wanted | {path.format(name) for path in licence}
     common = {path for path in packages.files("common") if not path.startswith((HOME, "/usr/share/licenses/"))}
-    assert common == {"/etc/piolet", "/etc/piolet/evals", "/etc/piolet/piolet.toml"}
+    assert common == {"/etc/piolet", "/etc/piolet/evals", "/etc/piolet/piolet.toml", "/usr/lib/sysusers.d/piolet.conf"}
     programs = {path.rpartition("/")[2] for path in packages.files("common") if path.startswith(f"{HOME}/bin/")}
     assert programs == {"python3", "piolet", "pioletd", "piolet-imaged"}
     assert all(
@@ -157,7 +161,7 @@ def test_scriptlets_call_systemd_and_nothing_else(packages: Packages) -> None:
     )
     for name, path in packages.paths.items():
         scripts = [text for text in query(path, "--scripts", "--triggers", "--filetriggers") if text]
-        assert bool(scripts) == (name == "node")
+        assert bool(scripts) == (name in ("common", "node", "images"))
         assert not [text for text in scripts if not line.fullmatch(text)]
 
 
@@ -197,6 +201,7 @@ def test_paths_agree_with_where_things_are(packages: Packages) -> None:
     assert set(defaults.vet.evals) | set(defaults.environment.edf_path) <= everything
     accounts = re.findall(r"^u (\S+)", (ROOT / "etc/sysusers.d/piolet.conf").read_text("utf-8"), re.MULTILINE)
     assert set(accounts) == {defaults.node.account, defaults.images.account}
-    made = re.findall(r"^d (\S+)", (ROOT / "etc/tmpfiles.d/piolet.conf").read_text("utf-8"), re.MULTILINE)
+    lines = "".join(path.read_text("utf-8") for path in (ROOT / "etc/tmpfiles.d").iterdir())
+    made = re.findall(r"^d (\S+)", lines, re.MULTILINE)
     assert {defaults.node.state, defaults.vet.spool, defaults.images.store} <= set(made)
     tomllib.loads((ROOT / "etc/piolet.toml").read_text("utf-8"))

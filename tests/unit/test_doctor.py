@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 from piolet import doctor
 from piolet._wire import ffi
+from piolet.cli import doctor as cli_doctor
 from piolet.config import Config
-from piolet.doctor import BAD, OK, SKIPPED, WARN, Finding, Machine
+from piolet.doctor import BAD, OK, SKIPPED, WARN, Finding, Machine, daemons, kernel
 
 HELP = "Options provided by plugins:\n  --environment=NAME\n  --score[=...]\n  --vet=PROTOCOL\n"
 ME = pwd.getpwuid(os.geteuid()).pw_name
 HEADER = struct.Struct("=IHHII")
+PONG = b'{"result":{"pong":true}}'
 MAGIC, VERSION, ERROR = (ffi.integer_const(f"PIOLET_{name}") for name in ("MAGIC", "VERSION", "ERROR"))
 
 
@@ -28,10 +30,16 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     """A machine on which all is well, made of files and of a thread that answers as pioletd."""
     base = Config()
     bin_ = tmp_path / "bin"
-    for directory in ("bin", "store", "proc/sys/user", "proc/sys/kernel"):
+    for directory in ("bin", "store", "proc/sys/user", "proc/sys/kernel", "dev"):
         (tmp_path / directory).mkdir(parents=True)
-    for name in ("crun", "entry", "task", "squashfuse", "skopeo", "mksquashfs"):
+    for name in ("crun", "entry", "task", "squashfuse", "zstd"):
         program(bin_ / name, "")
+    program(bin_ / "skopeo", "echo skopeo version 1.9.3")
+    program(bin_ / "mksquashfs", "echo 'mksquashfs version 4.5.1 (2022/03/17)'")
+    for name in ("loop-control", "fuse"):
+        (tmp_path / "dev" / name).touch()
+        (tmp_path / "dev" / name).chmod(0o666)
+    (tmp_path / "store").chmod(0o711)
     srun(tmp_path, HELP)
     program(tmp_path / "bin/scontrol", "echo 'TaskProlog              = (null)'")
     (tmp_path / "proc/filesystems").write_text("nodev\toverlay\n\tsquashfs\n")
@@ -48,9 +56,11 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         score_socket=str(tmp_path / "score.sock"), vet_program=f"{bin_}/task", account=ME,
     )  # fmt: skip
     config = dataclasses.replace(base, environment=environment, images=images, node=node)
-    listeners = [listen(path) for path in (images.socket, node.vet_socket, node.score_socket)]
-    listeners.append(daemon(node.socket))
-    yield Machine(config, tmp_path / "proc", "6.18.0-test", str(bin_), {"PATH": "/usr/bin:/bin"}, lambda _: True)
+    listeners = [listen(path) for path in (node.vet_socket, node.score_socket)]
+    listeners += [daemon(node.socket), daemon(images.socket, answer=PONG)]
+    yield Machine(
+        config, tmp_path / "proc", tmp_path / "dev", "6.18.0-test", str(bin_), {"PATH": "/usr/bin:/bin"}, lambda _: True
+    )
     for one in listeners:
         one.shutdown(socket.SHUT_RDWR)  # a close alone does not wake the thread that waits in accept
         one.close()
@@ -74,8 +84,13 @@ def listen(path: str) -> socket.socket:
     return one
 
 
-def daemon(path: str, version: int = VERSION, answer: bool = True) -> socket.socket:
-    """Answer as pioletd does to a message that it does not know."""
+def refusal(version: int) -> bytes:
+    """Return what pioletd of that version answers to a message that it does not know."""
+    return HEADER.pack(MAGIC, version, ERROR, 2064, 0) + bytes(2048)
+
+
+def daemon(path: str, answer: bytes = refusal(VERSION)) -> socket.socket:
+    """Answer whatever comes; nothing to an empty answer."""
     one = listen(path)
 
     def serve() -> None:
@@ -86,7 +101,7 @@ def daemon(path: str, version: int = VERSION, answer: bool = True) -> socket.soc
                 return
             with channel:
                 if channel.recv(100) and answer:
-                    channel.send(HEADER.pack(MAGIC, version, ERROR, 2064, 0) + bytes(2048))
+                    channel.send(answer)
                     channel.recv(100)
 
     threading.Thread(target=serve, daemon=True).start()
@@ -110,7 +125,7 @@ def only(machine: Machine, check: str, text: str, hint: str, state: str = BAD) -
 def test_all_is_well(machine: Machine) -> None:
     found = list(doctor.examine(machine))
     assert {finding.state for finding in found} == {OK}, found
-    assert {"plugins", "kernel", "user namespaces", "programs", "accounts", "daemons", "store"} == {
+    assert {"plugins", "kernel", "user namespaces", "programs", "accounts", "daemons", "store", "devices"} == {
         finding.check for finding in found
     }
 
@@ -167,7 +182,7 @@ def test_user_namespaces_are_off(machine: Machine, setting: str, value: str, hin
 
 
 def test_user_namespaces_are_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_CLONE_NEWUSER", 1 << 62)  # a flag that no kernel takes
+    monkeypatch.setattr(kernel, "_CLONE_NEWUSER", 1 << 62)  # a flag that no kernel takes
     only(machine, "user namespaces", "unshare(2) is refused", "kernel's log")
 
 
@@ -191,7 +206,7 @@ def test_crun_is_missing(machine: Machine, tmp_path: Path) -> None:
     assert not bad(machine), "nobody needs it with the native builder"
     environment = dataclasses.replace(machine.config.environment, runtime="crun")
     config = dataclasses.replace(machine.config, environment=environment)
-    only(dataclasses.replace(machine, config=config), "programs", "runtime = 'crun' needs it", "install crun")
+    only(dataclasses.replace(machine, config=config), "programs", "runtime = 'crun' needs it", "install it")
 
 
 def test_an_account_is_missing(machine: Machine) -> None:
@@ -213,16 +228,54 @@ def test_a_daemon_is_down(machine: Machine, tmp_path: Path, name: str, what: str
 
 
 @pytest.mark.parametrize(
-    ("version", "answer", "text"),
-    [(VERSION + 1, True, "speaks version"), (VERSION, False, "does not answer within 0.2 s")],
+    ("name", "answer", "text"),
+    [
+        ("node", refusal(VERSION + 1), f"speaks version {VERSION + 1} of the protocol, this command {VERSION}"),
+        ("node", bytes(16), "speaks version another"),
+        ("node", b"", "does not answer within 0.2 s"),
+        ("images", b"", "does not answer within 0.2 s"),
+        ("images", b'{"error":{}}', "piolet-imaged speaks version another"),
+        ("images", b"no message", "does not answer within 0.2 s"),
+    ],
 )
 def test_a_daemon_of_another_version_or_that_hangs(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, answer: bool, text: str
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, answer: bytes, text: str
 ) -> None:
-    monkeypatch.setattr(doctor, "_WAIT_S", 0.2)
-    (tmp_path / "node.sock").unlink()
-    with daemon(str(tmp_path / "node.sock"), version, answer):
-        only(machine, "daemons", text, "systemctl restart pioletd")
+    monkeypatch.setattr(daemons, "_WAIT_S", 0.2)
+    (tmp_path / f"{name}.sock").unlink()
+    with daemon(str(tmp_path / f"{name}.sock"), answer):
+        only(machine, "daemons", text, "systemctl restart piolet")
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "text", "hint", "state"),
+    [
+        ("mksquashfs", "mksquashfs version 4.4 (2019)", "4.5 is the oldest that works", "newer one", BAD),
+        ("skopeo", "skopeo version 1.4.1", "has the version 1.4; 1.9 is the oldest", "newer one", BAD),
+        ("skopeo", "hello", "does not say its version", "1.9 or newer", WARN),
+    ],
+)
+def test_a_program_is_too_old(
+    machine: Machine, tmp_path: Path, name: str, said: str, text: str, hint: str, state: str
+) -> None:
+    program(tmp_path / "bin" / name, f"echo '{said}'")
+    only(machine, "programs", text, hint, state)
+
+
+def test_zstd_is_missing(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "bin/zstd").unlink()
+    only(machine, "programs", "there is no zstd", "install zstd", WARN)
+
+
+@pytest.mark.parametrize(("name", "state"), [("loop-control", BAD), ("fuse", WARN)])
+def test_a_device_is_missing(machine: Machine, name: str, state: str) -> None:
+    (machine.dev / name).unlink()
+    only(machine, "devices", f"{name} is not there", "modprobe", state)
+
+
+def test_a_device_that_is_not_for_users(machine: Machine) -> None:
+    (machine.dev / "fuse").chmod(0o600)
+    only(machine, "devices", "fuse is not for users", "chmod 0666", WARN)
 
 
 def test_the_store(machine: Machine, tmp_path: Path) -> None:
@@ -230,11 +283,13 @@ def test_the_store(machine: Machine, tmp_path: Path) -> None:
     store.chmod(0o777)
     only(machine, "store", "may be written by others", "chmod 0711")
     store.chmod(0o555)
-    only(machine, "store", "its owner may not write", "install -d")
+    only(machine, "store", "cannot write there, though it is its owner", "chmod 0711")
+    store.chmod(0o710)
+    only(machine, "store", "may not be entered by users", "chmod 0711", WARN)
     images = dataclasses.replace(machine.config.images, account="nobody")
     other = dataclasses.replace(machine, config=dataclasses.replace(machine.config, images=images))
     store.chmod(0o711)
-    only(other, "store", f"as it belongs to {ME}", "install -d -o nobody")
+    only(other, "store", f"belongs to user {os.geteuid()}, and nobody is user 65534 here", "one number on all machines")
     store.rmdir()
     only(machine, "store", "is not there", "install -d")
     store.touch()
@@ -247,7 +302,28 @@ def test_a_login_node_has_no_daemons(machine: Machine, tmp_path: Path) -> None:
     login = dataclasses.replace(machine, here=lambda _: False)
     assert not bad(login)
     skipped = [finding for finding in doctor.examine(login) if finding.state == SKIPPED]
-    assert {finding.check for finding in skipped} == {"daemons", "store"}
+    assert {finding.check for finding in skipped} == {"kernel", "daemons", "store"}
+
+
+def test_a_login_node_makes_no_containers(machine: Machine) -> None:
+    """Its kernel and its devices are nobody's business; its image service is."""
+    (machine.dev / "loop-control").unlink()
+    (machine.proc / "sys/user/max_user_namespaces").write_text("0\n")
+    login = dataclasses.replace(machine, release="4.18.0", here=lambda name: name == "piolet-imaged")
+    assert not bad(login)
+    answered = [finding.text for finding in doctor.examine(login) if finding.check == "daemons" and finding.state == OK]
+    assert len(answered) == 1 and "piolet-imaged answers" in answered[0]
+
+
+def test_which_daemons_belong_on_a_machine(tmp_path: Path) -> None:
+    """Each where it is installed; `--role` says which must be."""
+    program(tmp_path / "piolet-imaged", "")
+    here = {
+        role: [name for name in ("pioletd", "piolet-imaged") if cli_doctor._is_here(role, str(tmp_path / name))]
+        for role in (None, "login", "node")
+    }
+    assert here == {None: ["piolet-imaged"], "login": ["piolet-imaged"], "node": ["pioletd", "piolet-imaged"]}
+    assert cli_doctor._is_here("login", str(tmp_path / "elsewhere/piolet-imaged"))
 
 
 def test_what_cannot_be_looked_at_is_said(machine: Machine, tmp_path: Path) -> None:
@@ -259,11 +335,13 @@ def test_a_task_prolog_that_containers_do_not_have(machine: Machine, tmp_path: P
     program(tmp_path / "bin/scontrol", f"echo 'TaskPlugin = x'; echo 'TaskProlog = {tmp_path}/prologs/one'")
     only(machine, "task prolog", f"TaskProlog {tmp_path}/prologs/one is not in the containers", "to mounts in")
     (tmp_path / "prologs").mkdir()
-    for mount in (f"{tmp_path}/prologs", f"{tmp_path}/prologs/one", f"/elsewhere:{tmp_path}/prologs:ro"):
+    (tmp_path / "prologs/one").touch()
+    for source, good in (("prologs", True), ("prologs/one", True), ("elsewhere", False)):
+        mount = f"{tmp_path}/{source}" if good else f"{tmp_path}/{source}:{tmp_path}/prologs:ro"
         environment = dataclasses.replace(machine.config.environment, mounts=(mount,))
         own = dataclasses.replace(machine, config=dataclasses.replace(machine.config, environment=environment))
         found = {finding.check: finding.state for finding in doctor.examine(own)}
-        assert found["task prolog"] == OK
-        assert ("site mounts" in found) == (mount != f"{tmp_path}/prologs")
+        # What is not on the node is in no container.
+        assert (found["task prolog"], found.get("site mounts")) == ((OK, None) if good else (BAD, WARN))
     program(tmp_path / "bin/scontrol", "exit 1")
     only(machine, "task prolog", "scontrol show config does not work", "slurmctld", state=WARN)

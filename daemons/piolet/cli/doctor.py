@@ -20,7 +20,9 @@ def add_parser(commands: Any) -> None:
         "doctor", help=text, description="Look at the installation on this machine, and say how to mend what is wrong."
     )
     parser.add_argument(
-        "--role", choices=("login", "node"), help="what this machine is; without it, what is installed here tells"
+        "--role",
+        choices=("login", "node"),
+        help="what must run here: piolet-imaged on a login node, pioletd on a node; else what is installed tells",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a finding, a line each")
 
@@ -45,8 +47,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
 
 
 def _is_here(role: str | None, program: str) -> bool:
-    """Return whether a daemon belongs on this machine; where images are pulled is the site's choice."""
-    if role == "login":
-        return False
+    """Return whether a daemon belongs on this machine: each has a package of its own, so where it is installed."""
     installed = os.access(program, os.X_OK)
-    return installed or (role == "node" and os.path.basename(program) == "pioletd")
+    if os.path.basename(program) == "pioletd":
+        return role == "node" or (installed and role != "login")
+    return role == "login" or installed

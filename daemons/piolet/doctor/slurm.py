@@ -1,0 +1,80 @@
+"""Slurm's side: whether it loads the plugins, and whether its task prolog is in the containers."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from piolet.doctor.findings import ASK_S, BAD, OK, SKIPPED, WARN, Finding, Machine, ask
+from piolet.environment import mounts
+
+OPTIONS = {"environment": "piolet_environment.so", "vet": "piolet_vet.so", "score": "piolet_score.so"}
+
+
+def plugins(machine: Machine) -> Iterator[Finding]:
+    """Whether srun has our options; when it has not, Slurm says why."""
+    srun = shutil.which("srun", path=machine.path)
+    if srun is None:
+        yield Finding("plugins", SKIPPED, "there is no srun on this machine")
+        return
+    done = ask(machine, srun, "-vv", "--help")
+    if done is None:
+        yield Finding("plugins", BAD, f"{srun} --help did not end within {ASK_S:g} s", "look at the network and at DNS")
+        return
+    text, said = done.stdout, done.stderr
+    for option, plugin in OPTIONS.items():
+        if re.search(rf"^\s*--{option}[=\[\s]", text, re.MULTILINE):
+            yield Finding("plugins", OK, f"srun knows --{option}")
+        else:
+            yield _missing(option, plugin, said.splitlines())
+
+
+def _missing(option: str, plugin: str, said: list[str]) -> Finding:
+    own = [line for line in said if plugin in line]
+    why = next((line for line in own if "ncompatible" in line), None)
+    if why is not None:
+        built = re.search(r"version \((\S+)\)", why)
+        of = f", which was built for Slurm {built[1]}" if built else ""
+        hint = "install the piolet-plugins that were built for the Slurm that runs here"
+        return Finding("plugins", BAD, f"Slurm refuses {plugin}{of}: --{option} is missing", hint)
+    if own:
+        hint = "see that the file is there, in Slurm's PluginDir unless plugstack.conf names its directory"
+        return Finding("plugins", BAD, f"Slurm cannot load {plugin}: {own[0].rpartition(': ')[2]}", hint)
+    errors = [line for line in said if "error:" in line]
+    if errors and "spank" not in "".join(errors):
+        reason = errors[-1].partition("error: ")[2]
+        return Finding("plugins", BAD, f"srun does not start: {reason}", "see slurm.conf, and `srun --version`")
+    hint = "plugstack.conf, beside slurm.conf, needs the line: include /etc/slurm/plugstack.conf.d/*.conf"
+    return Finding("plugins", BAD, f"no line of plugstack.conf loads {plugin}: --{option} is missing", hint)
+
+
+def task_prolog(machine: Machine) -> Iterator[Finding]:
+    """Whether the site's TaskProlog, which Slurm runs in the container, is there; and what else the site mounts."""
+    if not machine.here("pioletd"):
+        return
+    site = []
+    for text in machine.config.environment.mounts:
+        mount = mounts.parse(text)
+        if os.path.exists(mount.source):
+            site.append(mount)
+        else:
+            text = f"{mount.source} is not there: containers on this node go without it"
+            yield Finding("site mounts", WARN, text, "see mounts in [environment] of piolet.toml")
+    scontrol = shutil.which("scontrol", path=machine.path)
+    if scontrol is None:
+        yield Finding("task prolog", SKIPPED, "there is no scontrol on this machine")
+        return
+    done = ask(machine, scontrol, "show", "config")
+    if done is None or done.returncode:
+        yield Finding("task prolog", WARN, "scontrol show config does not work", "see that slurmctld answers")
+        return
+    found = re.search(r"^TaskProlog\s*=\s*(/.*\S)", done.stdout, re.MULTILINE)
+    for path in found[1].split(",") if found else ():
+        if any(Path(path).is_relative_to(mount.destination or mount.source) for mount in site):
+            yield Finding("task prolog", OK, f"{path} is in every container")
+        else:
+            text = f"TaskProlog {path} is not in the containers, where Slurm runs it: steps with --environment fail"
+            yield Finding("task prolog", BAD, text, f'add "{path}" to mounts in [environment] of piolet.toml')
