@@ -73,3 +73,15 @@ def installed(packages: Packages, system: Path, slurm: Path) -> Root:
     root = Root(HOME / "installed")
     root.rpm("-i", system, slurm, *packages.paths.values())
     return root
+
+
+@pytest.fixture(scope="session")
+def next_release(builds: Builds) -> Packages:
+    """Release 2: the same, but for a new line in two files of configuration."""
+    old = next((builds.work / "BUILDROOT").glob("*-1.*"))
+    new = old.with_name(old.name.replace("-1.", "-2."))
+    shutil.copytree(old, new, symlinks=True)
+    for path in ("/etc/piolet/piolet.toml", "/etc/slurm/plugstack.conf.d/piolet.conf"):
+        with (new / path[1:]).open("a") as file:
+            file.write("# new in release 2\n")
+    return Packages.of(rpm.rpmbuild(builds.work, "2", "--short-circuit", "--noclean"))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-import pytest
-
 from tests.support import rpm as support
-from tests.support.rpm import Builds, Packages, Root, mode
+from tests.support.rpm import Packages, Root, mode
 from tools import rpm
 from tools.cluster.packages import slurm_version
 
@@ -70,18 +67,6 @@ def test_another_slurm_is_refused(packages: Packages, system: Path, tmp_path: Pa
         done = root.rpm("-i", "--test", system, other, *wanted, check=False)
         assert (done.returncode == 0) == good, done.stderr
         assert good or "is needed by piolet-plugins" in done.stderr
-
-
-@pytest.fixture(scope="module")
-def next_release(builds: Builds) -> Packages:
-    """Release 2: the same, but for a new line in two files of configuration."""
-    old = next((builds.work / "BUILDROOT").glob("*-1.*"))
-    new = old.with_name(old.name.replace("-1.", "-2."))
-    shutil.copytree(old, new, symlinks=True)
-    for path in (TOML, LINE):
-        with (new / path[1:]).open("a") as file:
-            file.write("# new in release 2\n")
-    return Packages.of(rpm.rpmbuild(builds.work, "2", "--short-circuit", "--noclean"))
 
 
 def test_a_life(packages: Packages, next_release: Packages, tmp_path: Path) -> None:

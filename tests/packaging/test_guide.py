@@ -1,0 +1,143 @@
+"""docs/admin.md, followed to the letter on machines that systemd booted: installed, used, upgraded, removed.
+
+It is the one place where the daemons run as their units say, with those rights and no others.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.rpm import Packages
+from tests.support.site import USER, Block, Site, read_guide, site, tiny
+from tools.cluster.packages import missing
+from tools.machines import Machine
+from tools.rpm import ROOT
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(bool(missing()), reason=f"not installed: {', '.join(missing())}"),
+]
+GUIDE = read_guide(ROOT / "docs" / "admin.md")
+INSTALL = [block for block in GUIDE if block.where not in ("user", "upgrade", "remove")]
+
+
+def blocks(where: str) -> list[Block]:
+    return [block for block in GUIDE if block.where == where]
+
+
+@pytest.fixture(scope="module")
+def fresh(packages: Packages) -> Iterator[Site]:
+    """A login node and two compute nodes with Slurm, and the packages where the guide has them."""
+    build = (ROOT / "build").resolve()
+    with site(build / "cache", build / "test-site") as made:
+        (made.shared / "rpm").mkdir()
+        for path in packages.paths.values():
+            shutil.copy(path, made.shared / "rpm")
+        made.push("ours/tiny:1", [tiny()])
+        yield made
+
+
+@pytest.fixture(scope="module")
+def installed(fresh: Site) -> Site:
+    """The site, once the guide has been followed up to the doctor."""
+    for block in INSTALL:
+        places = {"every": fresh.machines, "once": (fresh.login,), "login": (fresh.login,), "node": fresh.nodes}
+        said = fresh.follow([block], *places[block.where])
+        if "doctor" in block.commands:
+            assert said.count(" 0 warnings, 0 bad") == len(fresh.machines), said
+    return fresh
+
+
+def complaints(machine: Machine) -> str:
+    """Return what the journal has of our daemons that nobody should find there."""
+    said = machine.good("journalctl", "-u", "pioletd", "-u", "piolet-imaged", "-o", "cat")
+    return "\n".join(line for line in said.splitlines() if "Traceback" in line or "rror" in line or "could not" in line)
+
+
+def test_the_guide_ends_with_a_vetted_step_in_containers(installed: Site) -> None:
+    said = installed.follow(blocks("user"), installed.login)
+    assert "2 of 2 nodes good" in said, said
+    assert {"node1", "node2"} <= set(said.splitlines()), said
+    assert not [complaint for machine in installed.machines if (complaint := complaints(machine))]
+
+
+def test_a_step_leaves_nothing(installed: Site) -> None:
+    """What a task sent into the background is ended with the container: pioletd has the rights that this takes."""
+    step = "setsid sleep 12345 >/dev/null 2>&1 </dev/null & echo started"
+    said = installed.login.good("srun", "-N2", "--environment=./my_environment.toml", "sh", "-c", step, user=USER)
+    assert said.split() == ["started", "started"]
+    for node in installed.nodes:
+        node.good("timeout", "10", "sh", "-c", "while pgrep -x sleep -a | grep -q 12345; do sleep 0.1; done")
+        assert not complaints(node)
+        assert "/run/piolet/mnt" not in node.good("cat", "/proc/mounts")
+
+
+def test_an_eval_has_the_limits_of_its_step(installed: Site) -> None:
+    """slurmd's unit says that memory may be locked without limit, and so what is vetted may."""
+    assert installed.login.good("srun", "-N1", "sh", "-c", "ulimit -l", user=USER).strip() == "unlimited"
+    text = "name: limits\nevals:\n- {type: limits, memlock_unlimited: true}\n"
+    (installed.shared / "limits.yaml").write_text(text)
+    said = installed.login.good("srun", "-N2", "--vet=/shared/limits.yaml", "true", user=USER)
+    assert "2 of 2 nodes good" in said, said
+
+
+def test_a_step_is_scored(installed: Site) -> None:
+    """There is no GPU here: the host's figures are taken all the same, and the screen says what is missing."""
+    said = installed.login.good("srun", "-N2", "--score=out=score", "sleep", "2", user=USER)
+    assert "piolet score: step" in said, said
+    assert not [complaint for machine in installed.machines if (complaint := complaints(machine))]
+
+
+def test_a_step_outlives_an_upgrade(installed: Site, next_release: Packages) -> None:
+    """Of an image that the user brought, which squashfuse serves: it goes on where pioletd is restarted."""
+    (installed.shared / "rpm-new").mkdir()
+    for path in next_release.paths.values():
+        shutil.copy(path, installed.shared / "rpm-new")
+    tree = installed.shared / "tree"
+    (tree / "bin").mkdir(parents=True)
+    for name in ("busybox", "sh", "cat", "sleep"):
+        shutil.copy("/bin/busybox", tree / "bin" / name)
+    (tree / "late").write_text("still there\n")
+    installed.login.good("mksquashfs", "/shared/tree", "/shared/own.sqsh", "-quiet", "-no-progress", "-all-root")
+    (installed.shared / "own.toml").write_text('image = "/shared/own.sqsh"\n[env]\nPATH = "/bin"\n')
+    go = installed.shared / "home" / USER / "go"
+    script = f"echo running >{go}.running; until [ -e {go} ]; do sleep 0.2; done; cat /late"
+    wrapped = "srun --environment=/shared/own.toml sh -c '" + script.replace(str(installed.shared), "/shared") + "'"
+    submit = ["sbatch", "--parsable", "-w", "node1", "--output=/shared/home/alice/out", f"--wrap={wrapped}"]
+    installed.login.good(*submit, user=USER)
+    running = installed.shared / "home" / USER / "go.running"
+    installed.login.good(
+        "timeout", "20", "sh", "-c", f"until [ -e /shared/home/{USER}/{running.name} ]; do sleep 0.1; done"
+    )
+    before = installed.nodes[0].good("systemctl", "show", "-p", "MainPID", "pioletd")
+
+    installed.follow(blocks("upgrade"), *installed.machines)
+
+    assert installed.nodes[0].good("systemctl", "show", "-p", "MainPID", "pioletd") != before
+    assert "piolet-node-0.1.0-2" in installed.nodes[0].good("rpm", "-qa", "piolet-node")
+    assert " 0 warnings, 0 bad" in installed.nodes[0].good("piolet", "doctor")
+    go.touch()
+    installed.login.good("timeout", "20", "sh", "-c", "while squeue -h | grep -q .; do sleep 0.1; done")
+    assert (installed.shared / "home" / USER / "out").read_text() == "still there\n"
+    installed.nodes[0].good("timeout", "10", "sh", "-c", "while pgrep -x squashfuse; do sleep 0.1; done")
+
+
+def test_removal_leaves_what_the_guide_names(installed: Site) -> None:
+    """Steps run as before, no daemon and no file of ours is there but configuration and state."""
+    installed.follow(blocks("remove"), *installed.machines)
+    assert set(installed.login.good("srun", "-N2", "hostname", user=USER).split()) == {"node1", "node2"}
+    for machine in installed.machines:
+        assert machine.run("pgrep", "-f", "piolet").status == 1
+        found = machine.good("find", "/etc", "/usr", "/var", "-name", "*piolet*", "-not", "-path", "/var/lib/rpm/*")
+        named = ("/etc/piolet", "/etc/piolet/piolet.toml.rpmsave", "/var/lib/piolet", "/var/spool/piolet")
+        assert {path for path in found.split() if not path.startswith("/etc/systemd/")} <= set(named), found
+
+
+def test_a_mistake_on_the_way_is_found(fresh: Site) -> None:
+    """The guide's blocks name machines that there are."""
+    assert {block.where for block in GUIDE} == {"every", "once", "login", "node", "user", "upgrade", "remove"}
+    assert subprocess.run(["pgrep", "-f", "/usr/bin/piolet"], check=False, capture_output=True).returncode == 1
