@@ -55,8 +55,9 @@ build/plugins/piolet_environment.so: $(PLUGIN_SOURCES) | bootstrap
 
 plugins: build/.installed build/plugins/piolet_environment.so
 
-rpm: bootstrap
-	@$(PYTHON) -m tools.rpm
+# Where apt is not the package manager, the spec names what it needs, and any Python 3.11 will do.
+rpm: $(if $(shell command -v dpkg-query),bootstrap)
+	@$(if $(shell command -v dpkg-query),$(PYTHON),python3.11) -m tools.rpm
 
 cluster: plugins
 	@$(PYTHON) -m tools.cluster up --nodes $(NODES) --gpus $(GPUS) --dir build/cluster

@@ -43,10 +43,12 @@ mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 mount -t tmpfs -o mode=755 dev "$root/dev"
-for device in null zero full random urandom tty fuse loop-control; do
+for device in null zero full random urandom tty; do
 	: >"$root/dev/$device"
 	mount --bind "/dev/$device" "$root/dev/$device"
 done
+mknod -m 666 "$root/dev/fuse" c 10 229
+mknod -m 660 "$root/dev/loop-control" c 10 237
 number=0
 while [ $number -lt $LOOPS ]; do
 	mknod -m 660 "$root/dev/loop$number" b 7 $number

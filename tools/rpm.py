@@ -1,4 +1,4 @@
-"""Builds Piolet's RPMs: python -m tools.rpm [--output DIR] [--release N] [--sources DIR].
+"""Builds Piolet's RPMs: python -m tools.rpm [--output DIR] [--release N] [--define 'NAME VALUE'] [--sources DIR].
 
 The wheels that the packages hold are fetched once into build/wheels, by packaging/rpm/wheels.lock; the build itself
 uses no network. The sources are the files of this checkout that git tracks or would track. Every time stamp is that
@@ -92,7 +92,7 @@ def _tar(files: Iterable[tuple[Path, str]], when: int) -> bytes:
 def build(work: Path, wheels: Path, release: str, *options: str) -> list[Path]:
     """Build the packages in the directory `work`, which is made anew; return their paths, which are in it."""
     if shutil.which("rpmbuild") is None:
-        raise RpmError("the program rpmbuild is not installed", "run: tools/bootstrap.sh packages")
+        raise RpmError("the program rpmbuild is not installed", "install the package that has it: rpm-build, or rpm on Debian")
     shutil.rmtree(work, ignore_errors=True)
     sources(work / "SOURCES", wheels, epoch())
     return rpmbuild(work, release, *options)
@@ -143,16 +143,21 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.rpm", description="Build Piolet's RPMs.")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "rpm", help="where the packages go")
     parser.add_argument("--release", default="1", help="their release number (default: 1)")
+    parser.add_argument("--define", action="append", default=[], metavar="'NAME VALUE'", help="what the spec can set")
     parser.add_argument("--sources", type=Path, help="only write the sources, for an rpmbuild of your own")
     chosen = parser.parse_args(arguments)
     wheels = (ROOT / "build" / "wheels").resolve()
     try:
+        changed = _git("status", "--porcelain")
+        if changed:
+            print(f"packed as they are, though not committed:\n{changed}", file=sys.stderr)
         fetch(wheels)
         if chosen.sources:
             sources(chosen.sources, wheels, epoch())
             return 0
         work = (ROOT / "build" / "rpmbuild").resolve()
-        made = build(work, wheels, chosen.release)
+        options = [word for one in chosen.define for word in ("--define", one)]
+        made = build(work, wheels, chosen.release, *options)
         chosen.output.mkdir(parents=True, exist_ok=True)
         for old in chosen.output.glob("piolet-*.rpm"):
             old.unlink()

@@ -173,6 +173,13 @@ def test_pyslurm_ext_knows_nothing_of_piolet() -> None:
     assert not [path for path in sources if any(name.partition(".")[0] == "piolet" for name in imports(path))]
 
 
+def test_no_document_has_a_gap() -> None:
+    """A word in capitals that stands alone on a line is a place where something was to be put."""
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert len(documents) > 10
+    assert not [(path.name, gap) for path in documents for gap in re.findall(r"(?m)^[A-Z]+$", path.read_text("utf-8"))]
+
+
 def test_nothing_names_this_machine() -> None:
     """No path of the place where it was written, in any tracked file."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()

@@ -135,6 +135,11 @@ def test_a_plugin_is_not_loaded(machine: Machine, tmp_path: Path) -> None:
     only(machine, "plugins", "no line of plugstack.conf loads piolet_vet.so", "include /etc/slurm/plugstack.conf.d")
 
 
+def test_a_plugin_is_loaded_twice(machine: Machine, tmp_path: Path) -> None:
+    srun(tmp_path, HELP, 'srun: spank: option "vet" provided by both piolet_vet.so and piolet_vet.so\n')
+    only(machine, "plugins", "Slurm loads piolet_vet.so twice", "remove one")
+
+
 def test_a_plugin_of_another_slurm(machine: Machine, tmp_path: Path) -> None:
     said = (
         "srun: plugin_load_from_file: Incompatible Slurm plugin /x/piolet_vet.so version (23.02.1)\n"

@@ -25,6 +25,10 @@ def plugins(machine: Machine) -> Iterator[Finding]:
         yield Finding("plugins", BAD, f"{srun} --help did not end within {ASK_S:g} s", "look at the network and at DNS")
         return
     text, said = done.stdout, done.stderr
+    twice = re.search(r'option "(\w+)" provided by both', said)
+    if twice is not None and twice[1] in OPTIONS:
+        text = f"Slurm loads {OPTIONS[twice[1]]} twice: steps that use it fail"
+        yield Finding("plugins", BAD, text, "two lines of plugstack.conf, or of what it includes, load it: remove one")
     for option, plugin in OPTIONS.items():
         if re.search(rf"^\s*--{option}[=\[\s]", text, re.MULTILINE):
             yield Finding("plugins", OK, f"srun knows --{option}")
