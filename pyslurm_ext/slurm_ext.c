@@ -7,6 +7,7 @@
  * What differs between versions of Slurm stands in the first section, and nowhere else.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -407,28 +408,42 @@ int ext_version(void)
 	return (int)SLURM_VERSION_NUMBER;
 }
 
-/* libslurm ends the process when it does not like slurm.conf. So a child tries first: returns -1 with what it
- * printed in `said` where that did not end well. */
+/* libslurm ends the process when it does not like slurm.conf. So a child tries first, and says so with a NUL when it
+ * lived; returns -1 with what libslurm printed in `said` where there was none. Whether the child can still be waited for
+ * is not asked: the program may have SIGCHLD ignored. */
 int ext_init(char *said, size_t size)
 {
-	int ends[2], status = 0;
+	int ends[2], lived = 0;
 	size_t length = 0;
 	ssize_t n;
 	pid_t child;
 
-	if (pipe(ends) < 0 || (child = fork()) < 0)
+	said[0] = '\0';
+	if (pipe2(ends, O_CLOEXEC) < 0)
 		return -1;
+	if ((child = fork()) < 0) {
+		close(ends[0]);
+		close(ends[1]);
+		return -1;
+	}
 	if (child == 0) {
 		dup2(ends[1], STDERR_FILENO);
 		slurm_init(NULL);
-		_exit(0);
+		_exit(write(ends[1], "", 1) == 1 ? 0 : 1);
 	}
 	close(ends[1]);
-	while (length + 1 < size && (n = read(ends[0], said + length, size - length - 1)) > 0)
-		length += (size_t)n;
+	while ((n = read(ends[0], said + length, size - length - 1)) > 0 || (n < 0 && errno == EINTR)) {
+		length += n > 0 ? (size_t)n : 0;
+		if (length + 1 == size)	/* what it said last is of interest */
+			length = 0;
+		else
+			lived = length && said[length - 1] == '\0';
+	}
 	said[length] = '\0';
 	close(ends[0]);
-	if (waitpid(child, &status, 0) < 0 || !WIFEXITED(status) || WEXITSTATUS(status))
+	while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+		;
+	if (!lived)
 		return -1;
 	slurm_init(NULL);
 	return 0;

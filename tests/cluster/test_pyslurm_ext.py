@@ -180,6 +180,12 @@ def test_without_slurm(slurm: Slurm, tmp_path: Path) -> None:
     assert "cannot list nodes: Unable to contact slurm controller" in found["error"] and "slurmctld" in found["hint"]
 
 
+def test_a_program_that_ignores_its_children(slurm: Slurm) -> None:
+    """A child tries slurm.conf first; the program that asks need not be able to wait for it."""
+    ignored = "__import__('signal').signal(__import__('signal').SIGCHLD, __import__('signal').SIG_IGN)"
+    assert len(slurm.ask(f"({ignored}, slurm.nodes())[1]")) == 4
+
+
 def test_ten_thousand_calls_take_no_memory(slurm: Slurm) -> None:
     """Of every kind, good and refused; the resident memory of the last half does not grow."""
     code = (
