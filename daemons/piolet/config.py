@@ -62,7 +62,9 @@ class ImagesConfig:
     skopeo: str = _setting("/usr/bin/skopeo", "Copies images out of registries.")
     mksquashfs: str = _setting("/usr/bin/mksquashfs", "Writes SquashFS files (4.5 or newer).")
     compression: str = _setting("zstd", "What mksquashfs compresses with: zstd, lz4, gzip, xz or lzo.")
-    pull_timeout_s: int = _setting(3600, "A pull that takes longer than this many seconds is given up.")
+    pull_timeout_s: int = _setting(
+        3600, "A pull that takes longer than this many seconds, waiting included, is given up."
+    )
     lease_stale_s: int = _setting(
         30, "An importer that has not renewed its lease for this many seconds is taken to be dead."
     )
