@@ -165,13 +165,14 @@ class Importer:
         self._allow(digest, who.uid, public=public, source=reference.name)
 
     def _allow(self, digest: str, uid: int, *, public: bool, source: str) -> None:
-        access = self.store.access(digest)
-        if access is None:
-            raise ImageError("the image was removed while it was imported", "import it again")
-        users = tuple(sorted({*access.users, uid}))
-        wanted = Access(access.public or public, users, access.first)
-        if wanted != access:
-            self.store.grant(digest, wanted)
+        with self.store.changing:
+            access = self.store.access(digest)
+            if access is None:
+                raise ImageError("the image was removed while it was imported", "import it again")
+            users = tuple(sorted({*access.users, uid}))
+            wanted = Access(access.public or public, users, access.first)
+            if wanted != access:
+                self.store.grant(digest, wanted)
         metadata = self.store.metadata(digest)
         sources = metadata.get("sources", [])
         if source not in sources:

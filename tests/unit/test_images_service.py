@@ -1,0 +1,122 @@
+"""The image service's conversations, over a pair of sockets, and what it does to a store meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from piolet.config import ImagesConfig
+from piolet.environment.images import protocol, service
+from piolet.environment.images.admin import Admin
+from piolet.environment.images.importer import Importer
+from piolet.environment.images.reference import parse
+from piolet.environment.images.store import Access, Store
+
+
+def digest(number: int) -> str:
+    return f"sha256:{number:064x}"
+
+
+def fill(store: Store, count: int, users: tuple[int, ...]) -> None:
+    """Put images into the store, two references each."""
+    for number in range(count):
+        sqsh = Path(store.root) / "tmp/new"
+        sqsh.write_bytes(b"hsqs")
+        store.publish(digest(number), str(sqsh), {"config": {}}, Access(False, users, users[0]))
+        for tag in ("a", "b"):
+            store.file_reference(parse(f"quay.io/app{number}:{tag}"), digest(number), users[0])
+
+
+@contextlib.asynccontextmanager
+async def serving(importer: Importer) -> AsyncIterator[Path]:
+    """Give the socket of a service that runs here."""
+    path = Path(importer.store.root).parent / "s.sock"
+    with service.listen(str(path)) as listening:
+        async with importer.open():
+            task = asyncio.create_task(service.Service(importer).serve(listening))
+            try:
+                yield path
+            finally:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+
+def converse(path: Path, request: dict[str, Any], heard: threading.Event | None = None) -> list[dict[str, Any]]:
+    """Send a request and return all that comes back; `heard` is set by the first message."""
+    messages = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.settimeout(20)
+        connection.connect(str(path))
+        protocol.send(connection, {"version": protocol.VERSION, **request})
+        while data := protocol.receive(connection)[0]:
+            messages.append(protocol.unpack(data))
+            if heard is not None:
+                heard.set()
+    return messages
+
+
+def test_a_long_listing_holds_up_nobody_and_is_not_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    importer = Importer(ImagesConfig(), str(tmp_path / "store"))
+    going_on, heard = threading.Event(), threading.Event()
+
+    def entries(_admin: Admin, _uid: int) -> list[dict[str, Any]]:
+        assert going_on.wait(20)
+        return []
+
+    monkeypatch.setattr(Admin, "entries", entries)
+    monkeypatch.setattr(service, "_TICK_S", 0.05)
+
+    async def main() -> None:
+        async with serving(importer) as path:
+            listing = asyncio.create_task(asyncio.to_thread(converse, path, {"op": "list"}, heard))
+            assert await asyncio.to_thread(heard.wait, 20), "who waits is told that the service lives"
+            pong = await asyncio.to_thread(converse, path, {"op": "ping"})
+            assert pong == [{"result": {"pong": True}}]
+            going_on.set()
+            assert (await listing)[-1] == {"result": {"count": 0}}
+
+    asyncio.run(main())
+
+
+def test_a_listing_of_any_length_arrives(tmp_path: Path) -> None:
+    importer = Importer(ImagesConfig(), str(tmp_path / "store"))
+
+    async def main() -> None:
+        async with serving(importer) as path:
+            fill(importer.store, 12, (os.geteuid(),))
+            for number in range(12 * 20):
+                long = parse(f"quay.io/{'x' * 200}/y{number}:{'t' * 100}")
+                importer.store.file_reference(long, digest(number % 12), os.geteuid())
+            *parts, last = await asyncio.to_thread(converse, path, {"op": "list"})
+            assert last == {"result": {"count": 12}}
+            assert sum(len(message["part"]) for message in parts) == 12
+
+    asyncio.run(main())
+
+
+def test_prune_reads_the_references_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Importer(ImagesConfig(), str(tmp_path / "store")).store
+    store.prepare()
+    fill(store, 5, (os.geteuid(), 4301))
+    admin = Importer(ImagesConfig(), store.root)
+    admin.presence.start()
+    read: list[int | None] = []
+    references = Store.references
+
+    def counted(keeper: Store, uid: int | None = None) -> Any:
+        read.append(uid)
+        return references(keeper, uid)
+
+    monkeypatch.setattr(Store, "references", counted)
+    gone = Admin(admin.store, admin.presence).prune(os.geteuid(), 0, dry_run=False)
+    assert len(gone) == 5 and all(len(entry["references"]) == 2 for entry in gone)
+    assert read == [None]
+    assert store.digests() == [] and list(references(store)) == []
