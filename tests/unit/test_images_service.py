@@ -15,7 +15,7 @@ import pytest
 from piolet.config import ImagesConfig
 from piolet.environment.images import protocol, service
 from piolet.environment.images.admin import Admin
-from piolet.environment.images.importer import Importer
+from piolet.environment.images.importer import Importer, Requester
 from piolet.environment.images.reference import parse
 from piolet.environment.images.store import Access, Store
 
@@ -100,6 +100,27 @@ def test_a_listing_of_any_length_arrives(tmp_path: Path) -> None:
             assert sum(len(message["part"]) for message in parts) == 12
 
     asyncio.run(main())
+
+
+def test_a_refresh_for_everybody_is_not_hidden_by_what_the_user_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was pulled with credentials; now the registry gives something else to everybody."""
+    importer = Importer(ImagesConfig(), str(tmp_path / "store"))
+    importer.store.prepare()
+    fill(importer.store, 2, (4301,))
+    importer.store.grant(digest(1), Access(True, (4302,), 4302))
+    reference, who = parse("quay.io/app0:a"), Requester(4301)
+
+    async def look(*_: Any, **__: Any) -> dict[str, Any]:
+        return {"digest": digest(1), "size": 1, "layers": 1, "config": None}
+
+    monkeypatch.setattr(importer, "_look", look)
+    known = importer.store.known(reference, who.uid)
+    assert known is not None and known["digest"] == digest(0)
+    asyncio.run(importer.resolve(who, str(reference), "refresh", print))
+    known = importer.store.known(reference, who.uid)
+    assert known is not None and known["digest"] == digest(1)
 
 
 def test_prune_reads_the_references_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,8 @@ class Importer:
         async with self._deadline(reference):
             await self._admit(who, reference, digest, found, tell)
         self.store.file_reference(reference, digest, owner)
+        if owner is None:
+            self.store.unfile(reference, who.uid)  # it is looked at first, and may mean another image
         return self.store.answer(reference, digest, self.store.index_path(reference, owner))
 
     async def bring(self, who: Requester, kind: str, fd: int, name: str, tell: Tell) -> dict[str, Any]:

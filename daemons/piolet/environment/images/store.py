@@ -155,6 +155,11 @@ class Store:
         if _load(path) != value:
             self._write(path, value, 0o600)
 
+    def unfile(self, reference: Reference, owner: int | None) -> None:
+        """Let `reference` mean nothing for `owner`, or in what is filed for everybody (writes)."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.index_path(reference, owner))
+
     def lookup(self, reference: Reference, uid: int) -> tuple[str, str] | None:
         """Return the digest that `reference` has for `uid` and the index file that says so, if uid may use it."""
         for owner in (uid, None):
