@@ -123,6 +123,27 @@ def test_a_refresh_for_everybody_is_not_hidden_by_what_the_user_had(
     assert known is not None and known["digest"] == digest(1)
 
 
+def test_an_image_that_is_published_while_a_service_starts_is_no_orphan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, importer = (Importer(ImagesConfig(), str(tmp_path / "store")) for _ in range(2))
+    other.store.prepare()
+    other.presence.start()
+    fill(other.store, 3, (4301,))
+    for number in (1, 2):
+        Path(other.store.image_path(digest(number))).unlink()
+    assert other.presence.take(digest(2))
+    monkeypatch.setattr(Store, "orphans", lambda _: [digest(0), digest(1), digest(2)])  # 0 was one a moment ago
+
+    async def main() -> None:
+        async with importer.open():
+            pass
+
+    asyncio.run(main())
+    assert other.store.digests() == [digest(0), digest(2)], "published, and in another's hands"
+    assert other.store.present(digest(0)) and other.presence.take(digest(1)), "and no lease is left"
+
+
 def test_prune_reads_the_references_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Importer(ImagesConfig(), str(tmp_path / "store")).store
     store.prepare()

@@ -75,8 +75,12 @@ class Importer:
         self.store.prepare()
         self.presence.start()
         for digest in self.store.orphans():
-            if not self.presence.is_held(digest):
-                self.store.remove(digest)
+            if self.presence.take(digest):
+                try:
+                    if not self.store.present(digest):  # else another machine has published it just now
+                        self.store.remove(digest)
+                finally:
+                    self.presence.release(digest)
         beating = asyncio.create_task(self._beat())
         try:
             yield

@@ -84,11 +84,6 @@ class Presence:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def is_held(self, name: str) -> bool:
-        """Return whether somebody alive, this process included, has the lease."""
-        holder = self._holder(self._lease(name))
-        return holder is not None and self.is_alive(holder)
-
     def is_alive(self, token: str) -> bool:
         """Return whether the process with this token is at work."""
         if token == self.token:
