@@ -56,7 +56,10 @@ class EnvironmentConfig:
 class ImagesConfig:
     """`[images]`: the site's image store and the service that writes it."""
 
-    store: str = _setting("/var/lib/piolet/images", "The site's store; on a shared file system, or one per node.")
+    store: str = _setting(
+        "/var/lib/piolet/images",
+        "The site's store, on a file system that all nodes share: a node whose store lacks an image fails the step.",
+    )
     socket: str = _setting("/run/piolet-images/images.sock", "Where the image service listens.")
     account: str = _setting("piolet-images", "The account that the image service runs as and that owns the store.")
     skopeo: str = _setting("/usr/bin/skopeo", "Copies images out of registries.")

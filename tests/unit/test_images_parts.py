@@ -68,6 +68,15 @@ def test_files_without_credentials(tmp_path: Path, text: str) -> None:
         credentials.find(parse("quay.io/a"), {"REGISTRY_AUTH_FILE": str(tmp_path / "a.json")})
 
 
+@pytest.mark.parametrize("text", ["", "{", '{"auths": {"quay.io"', "[" * 100_000], ids=["empty", "1", "torn", "deep"])
+def test_a_torn_file_that_nobody_named_has_no_credentials(tmp_path: Path, text: str) -> None:
+    auth(tmp_path / ".config/containers/auth.json", other_io=word("x"))
+    (tmp_path / ".docker").mkdir()
+    (tmp_path / ".docker/config.json").write_text(text)
+    assert credentials.find(parse("quay.io/a"), {"HOME": str(tmp_path)}) is None
+    assert credentials.find(parse("other.io/a"), {"HOME": str(tmp_path)}) == word("x")
+
+
 def test_only_one_entry_is_handed_over() -> None:
     fd = credentials.in_memory(credentials.document("quay.io", word("me")))
     assert credentials.read(fd, "quay.io") == word("me")

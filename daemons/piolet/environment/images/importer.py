@@ -96,14 +96,15 @@ class Importer:
     async def resolve(self, who: Requester, text: str, mode: str, tell: Tell) -> dict[str, Any]:
         """Return what `Store.answer` returns for the reference `text`.
 
-        mode 'pull': from the store if it is there, else pulled; 'refresh': the registry is asked
-        again; 'look': nothing is written, and the answer may be about an image that is not there.
+        mode 'known': what the store has for the requester, or nothing; 'pull': from the store if it is
+        there, else pulled; 'refresh': the registry is asked again; 'look': nothing is written, and the
+        answer may be about an image that is not there.
         """
         reference = parse(text)
         if mode != "refresh":
             known = self.store.known(reference, who.uid)
-            if known is not None:
-                return known
+            if known is not None or mode == "known":
+                return known or {}
         if reference.is_local:
             raise ImageError(
                 f"there is no image {reference} in the store", "import it: piolet image import FILE --name NAME:TAG"

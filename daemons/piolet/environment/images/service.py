@@ -121,7 +121,7 @@ class Service:
             return {"pong": True}
         if op == "resolve":
             text, mode = _text(request, "reference"), _text(request, "mode")
-            if mode not in ("pull", "look", "refresh"):
+            if mode not in ("known", "pull", "look", "refresh"):
                 raise ImageError(f"the request has the unknown mode '{mode[:20]}'")
             entry = credentials.read(descriptors[0], parse(text).registry) if descriptors else None
             told = _Teller(connection)
