@@ -13,6 +13,7 @@ import time
 from piolet import __file__ as package_file
 from piolet import config
 from piolet.cli.main import printable
+from piolet.cli.progress import progress
 from piolet.environment.definition import from_json
 from piolet.environment.dependencies import Host
 from piolet.environment.images.info import ImageInfo
@@ -90,10 +91,6 @@ def _warning(text: str) -> str:
     return f"piolet: warning: {printable(text)}"
 
 
-def _progress(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)
-
-
 def _asking(settings: config.Config, *, offline: bool) -> Resolver:
     """Return a resolver that pulls nothing and makes do without a registry."""
 
@@ -104,7 +101,8 @@ def _asking(settings: config.Config, *, offline: bool) -> Resolver:
         from piolet.environment.images import client, failures
 
         try:
-            return client.resolve(reference, settings, pull=False, progress=_progress)
+            with progress() as show:
+                return client.resolve(reference, settings, pull=False, progress=show)
         except failures.RegistryUnreachable as error:
             _warn(f"{error.message}; the digest and variables of the image are not known")
             return unresolved(reference)
@@ -132,7 +130,8 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
 
         for name in _CLIENT_VARIABLES:
             host.variable(name)
-        info = client.resolve(reference, settings, pull=True, progress=_progress)
+        with progress() as show:
+            info = client.resolve(reference, settings, pull=True, progress=show)
         if info.image.digest is None and info.image.path is None:
             raise ImageError(f"the image {reference} was pulled, but is in no store")
         return info
