@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -142,6 +143,45 @@ def test_an_image_that_is_published_while_a_service_starts_is_no_orphan(
     asyncio.run(main())
     assert other.store.digests() == [digest(0), digest(2)], "published, and in another's hands"
     assert other.store.present(digest(0)) and other.presence.take(digest(1)), "and no lease is left"
+
+
+def test_what_fails_is_not_always_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    importer = Importer(ImagesConfig(), str(tmp_path / "store"))
+    failures: list[OSError] = [OSError(errno.EAGAIN, "Try again"), ConnectionResetError("the client has gone")]
+
+    async def fail(*_: Any) -> dict[str, Any]:
+        raise failures.pop(0)
+
+    monkeypatch.setattr(importer, "resolve", fail)
+
+    async def main() -> list[list[dict[str, Any]]]:
+        async with serving(importer) as path:
+            request = {"op": "resolve", "reference": "app", "mode": "pull"}
+            return [await asyncio.to_thread(converse, path, request) for _ in range(2)]
+
+    with caplog.at_level("INFO"):
+        (refused,), gone = asyncio.run(main())
+    assert "no work can be started" in refused["error"]["message"] and "limit" in refused["error"]["hint"]
+    assert gone == [] and "went away" in caplog.text
+
+
+def test_a_store_that_systemd_keeps_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Store) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Store, "prepare", fail)
+    (tmp_path / "p.toml").write_text(f'[images]\nstore = "{tmp_path}/store"\nsocket = "{tmp_path}/s.sock"\n')
+    mask = os.umask(0o077)  # as the service sets it, for good
+    try:
+        assert service.main(["--config", str(tmp_path / "p.toml")]) == 1
+    finally:
+        os.umask(mask)
+    assert f"image store {tmp_path}/store cannot be used: Read-only file system" in caplog.text
+    assert f"systemctl edit piolet-imaged, [Service] ReadWritePaths={tmp_path}/store" in caplog.text
 
 
 def test_prune_reads_the_references_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -100,6 +101,8 @@ class Service:
         except PioletError as error:
             _LOG.info("uid %d: refused or failed: %s", uid, error.message)
             return _refusal(error)
+        except ConnectionError:
+            raise  # the client has gone
         except OSError as error:
             _LOG.warning("uid %d: %s", uid, error)
             return _refusal(from_os(error, self._importer.store.root))
@@ -311,6 +314,14 @@ async def run(config: configuration.Config) -> None:
                 _LOG.info("listening at %s, store %s", config.images.socket, config.images.store)
                 with contextlib.suppress(asyncio.CancelledError):
                     await serving
+        except OSError as error:
+            failure = from_os(error, config.images.store)
+            if error.errno == errno.EROFS:
+                failure.hint = (
+                    "systemd lets it write nowhere else unless told: "
+                    f"systemctl edit piolet-imaged, [Service] ReadWritePaths={config.images.store}"
+                )
+            raise failure from None
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(config.images.socket)

@@ -78,13 +78,10 @@ class Store:
 
     def prepare(self) -> None:
         """Make what is missing; raises ImageError when the store is not ours, or others can write to it."""
-        try:
-            for name in ("", "refs", f"refs/{_PUBLIC}"):
-                self._folder(os.path.join(self.root, name), 0o711)
-            for name in ("leases", "tmp"):
-                self._folder(os.path.join(self.root, name), 0o700)
-        except OSError as error:
-            raise ImageError(f"the image store {self.root} cannot be used: {error.strerror}") from None
+        for name in ("", "refs", f"refs/{_PUBLIC}"):
+            self._folder(os.path.join(self.root, name), 0o711)
+        for name in ("leases", "tmp"):
+            self._folder(os.path.join(self.root, name), 0o700)
         found = os.stat(self.root)
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
             raise ImageError(
