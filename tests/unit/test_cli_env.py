@@ -166,7 +166,7 @@ def test_submit(work: Path, client: Client, capsys: Captured) -> None:
     assert [str(path) for path in cached] == [expected]
     assert cached[0].read_bytes() == record
     assert b"./x.toml\0" + str(work).encode() + b"\0" in record
-    for name in (b"HOME\0", b"EDF_IMAGESTORE\0", b"XDG_CACHE_HOME\0", str(config.DEFAULT_PATH).encode() + b"\0"):
+    for name in (b"HOME\0", b"EDF_IMAGESTORE\0", str(config.DEFAULT_PATH).encode() + b"\0"):
         assert name in record
     start = record.index(b'{"annotations"')
     assert from_json(record[start:]).mounts[0].source == "/tmp"

@@ -17,11 +17,12 @@ from piolet.cli.progress import progress
 from piolet.environment.definition import from_json
 from piolet.environment.dependencies import Host
 from piolet.environment.images.info import ImageInfo
-from piolet.environment.render import Rendered, Resolver, is_file_reference, render, unresolved
+from piolet.environment.images.reference import is_path
+from piolet.environment.render import Rendered, Resolver, render, unresolved
 from piolet.errors import ImageError, PioletError
 
 # What the image client looks at besides the variables that the definition names.
-_CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE", "XDG_CACHE_HOME")
+_CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -95,7 +96,7 @@ def _asking(settings: config.Config, *, offline: bool) -> Resolver:
     """Return a resolver that pulls nothing and makes do without a registry."""
 
     def resolve(reference: str) -> ImageInfo:
-        if offline and not is_file_reference(reference):
+        if offline and not is_path(reference):
             _warn(f"the image {reference} was not looked at (--offline), so its digest and variables are not known")
             return unresolved(reference)
         from piolet.environment.images import client, failures
