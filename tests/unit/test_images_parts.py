@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -16,6 +17,7 @@ from piolet.environment.images import manifest as documents
 from piolet.environment.images.failures import RegistryUnreachable, from_wire, to_wire
 from piolet.environment.images.lease import Presence
 from piolet.environment.images.reference import parse
+from piolet.environment.images.slots import Slots
 from piolet.environment.images.store import Access, Store
 from piolet.errors import ImageError
 
@@ -240,3 +242,23 @@ def test_skopeos_last_words(log: str, kind: type[ImageError], said: str, hint: s
     error = registry.explain(log, "app:1")
     assert type(error) is kind and said in error.message and len(error.message) < 800 and "\x1b" not in error.message
     assert (hint is None) == (error.hint is None) and (hint or "") in (error.hint or "")
+
+
+def test_nobody_takes_every_place() -> None:
+    async def main() -> None:
+        places = Slots(3, 2, "fetched")
+        told: list[str] = []
+        held = [places.place(1, told.append) for _ in range(2)]
+        for place in held:
+            await place.__aenter__()
+        third = asyncio.create_task(places.place(1, told.append).__aenter__())
+        await asyncio.sleep(0)
+        assert not third.done() and told == ["waiting in line: 3 images are fetched at once, 2 of one user"]
+        async with asyncio.timeout(5), places.place(2, told.append):
+            pass
+        await held[0].__aexit__(None, None, None)
+        async with asyncio.timeout(5):
+            await third
+        assert len(told) == 1
+
+    asyncio.run(main())
