@@ -97,7 +97,9 @@ static int reap(pid_t pid)
 	return status;
 }
 
-/* Reads all of an open regular file of 1 to `limit` bytes; NULL where it is not one. The caller frees. */
+/* Reads all of an open regular file of 1 to `limit` bytes; NULL where it is not one. The caller frees.
+ *
+ * By pread: the tasks of a step have one description of a memory file, with one offset, open. */
 char *slurp(int fd, size_t limit, size_t *length)
 {
 	struct stat st;

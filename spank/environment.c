@@ -151,19 +151,11 @@ static int apply_environment(spank_t spank, const struct reply *reply, struct fa
 
 	if (reply->environment < 0 || size == 0)
 		return 0;
-	entries = malloc(size);
-	if (!entries)
-		return fail(f, NULL, "out of memory");
-	while (got < size) {
-		/* pread: every task's descriptor shares one file offset. */
-		ssize_t n = pread(reply->environment, entries + got, size - got, (off_t)got);
-
-		if (n <= 0)
-			break;
-		got += (size_t)n;
-	}
-	rc = got == size ? environment_check(entries, size, f) :
-			   fail(f, NULL, "the environment that pioletd handed over is cut short");
+	entries = slurp(reply->environment, size, &got);
+	if (!entries || got != size)
+		rc = fail(f, NULL, "the environment that pioletd handed over cannot be read");
+	else
+		rc = environment_check(entries, size, f);
 	for (size_t at = 0; rc == 0 && at < size; at += strlen(entries + at) + 1) {
 		char *name = entries + at + 1, *equals = strchr(name, '=');
 

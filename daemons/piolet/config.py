@@ -1,30 +1,71 @@
 """The site's configuration, `piolet.toml`.
 
 The frozen dataclasses below are the only definition: the loader, the commented sample
-(`piolet config sample`) and the documentation derive from them. An unknown key or a value of the
-wrong type is an error with the file and the nearest known name.
+(`piolet config sample`) and the documentation derive from them. An unknown key, a value of the wrong
+type and one that cannot be meant are errors with file, line and the nearest known name.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import tomllib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from piolet.environment import mounts
+from piolet.environment.nearest import nearest
 from piolet.errors import ConfigError, EnvironmentFileError
 
 DEFAULT_PATH = Path("/etc/piolet/piolet.toml")
 
 
-def _setting(default: Any, text: str) -> Any:
-    if isinstance(default, list):
-        values = tuple(default)
-        return field(default=values, metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+Check = Callable[[str], None]
+
+
+def _setting(default: Any, text: str, check: Check | None = None, *, least: int = 0) -> Any:
+    """Define a setting. `check` raises ConfigError for a string, each one of an array; `least` is for numbers."""
+    values = tuple(default) if isinstance(default, list) else default
+    return field(default=values, metadata={"help": text, "check": check, "least": least})
+
+
+def _absolute(text: str) -> None:
+    if not text.startswith("/") or "\0" in text:
+        raise ConfigError(f"'{text}' is not an absolute path")
+
+
+def _absolute_or_empty(text: str) -> None:
+    if text:
+        _absolute(text)
+
+
+def _mount(text: str) -> None:
+    try:
+        mount = mounts.parse(text)
+    except EnvironmentFileError as error:
+        raise ConfigError(error.message, error.hint) from None
+    if mount.kind != "bind" or not mount.source.startswith("/"):
+        raise ConfigError(f"'{text}' does not begin with an absolute path")
+
+
+def _interval(text: str) -> None:
+    from piolet.score.request import period_of  # who sets nothing loads nothing
+
+    try:
+        period_of(text)
+    except ValueError:
+        raise ConfigError(f"'{text}' is no interval from 100ms to 1h", "write for example: 100ms, 1s, 5min") from None
+
+
+def _registry(text: str) -> None:
+    if not text or "/" in text or any(c.isspace() for c in text):
+        raise ConfigError(f"'{text}' is not a registry", "write host or host:port, as registry.example:5000")
+
+
+def _not_empty(text: str) -> None:
+    if not text:
+        raise ConfigError("it is empty")
 
 
 @dataclass(frozen=True)
@@ -32,7 +73,7 @@ class EnvironmentConfig:
     """`[environment]`: how definition files are read and what a container gets."""
 
     edf_path: tuple[str, ...] = _setting(
-        ["/etc/edf"], "Directories in which a bare name is looked up, after the user's own EDF_PATH."
+        ["/etc/edf"], "Directories in which a bare name is looked up, after the user's own EDF_PATH.", _absolute
     )
     unknown_keys: Literal["error", "warn"] = _setting(
         "error", "What an unknown key in a definition file is: 'error' or 'warn'."
@@ -41,33 +82,46 @@ class EnvironmentConfig:
     mounts: tuple[str, ...] = _setting(
         [],
         "What every container has besides, where the node has it: PATH or SRC:DST[:FLAGS]; as TaskProlog's script.",
+        _mount,
     )
     runtime: Literal["native", "crun"] = _setting(
         "native", "What builds the container: 'native' (system calls of pioletd's own worker) or 'crun'."
     )
-    crun: str = _setting("/usr/bin/crun", "The OCI runtime that runtime = 'crun' calls.")
+    crun: str = _setting("/usr/bin/crun", "The OCI runtime that runtime = 'crun' calls.", _absolute)
     entry_program: str = _setting(
-        "/usr/libexec/piolet/piolet-entry", "Stands in front of a user's command when an image's entrypoint is to run."
+        "/usr/libexec/piolet/piolet-entry",
+        "Stands in front of a user's command when an image's entrypoint is to run.",
+        _absolute,
     )
-    squashfuse: str = _setting("/usr/bin/squashfuse", "Mounts the .sqsh files that users bring, as the user.")
+    squashfuse: str = _setting(
+        "/usr/bin/squashfuse", "Mounts the .sqsh files that users bring, as the user.", _absolute
+    )
 
 
 @dataclass(frozen=True)
 class ImagesConfig:
     """`[images]`: the site's image store and the service that writes it."""
 
-    store: str = _setting("/var/lib/piolet/images", "The site's store; on a shared file system, or one per node.")
-    socket: str = _setting("/run/piolet-images/images.sock", "Where the image service listens.")
+    store: str = _setting(
+        "/var/lib/piolet/images",
+        "The site's store, on a file system that all nodes share: a node whose store lacks an image fails the step.",
+        _absolute,
+    )
+    socket: str = _setting("/run/piolet-images/images.sock", "Where the image service listens.", _absolute)
     account: str = _setting("piolet-images", "The account that the image service runs as and that owns the store.")
-    skopeo: str = _setting("/usr/bin/skopeo", "Copies images out of registries.")
-    mksquashfs: str = _setting("/usr/bin/mksquashfs", "Writes SquashFS files (4.5 or newer).")
-    compression: str = _setting("zstd", "What mksquashfs compresses with: zstd, lz4, gzip, xz or lzo.")
-    pull_timeout_s: int = _setting(3600, "A pull that takes longer than this many seconds is given up.")
+    skopeo: str = _setting("/usr/bin/skopeo", "Copies images out of registries.", _absolute)
+    mksquashfs: str = _setting("/usr/bin/mksquashfs", "Writes SquashFS files (4.5 or newer).", _absolute)
+    compression: Literal["zstd", "lz4", "gzip", "xz", "lzo"] = _setting(
+        "zstd", "What mksquashfs compresses with: zstd, lz4, gzip, xz or lzo."
+    )
+    pull_timeout_s: int = _setting(
+        3600, "A pull that takes longer than this many seconds, waiting included, is given up.", least=1
+    )
     lease_stale_s: int = _setting(
-        30, "An importer that has not renewed its lease for this many seconds is taken to be dead."
+        30, "An importer that has not renewed its lease for this many seconds is taken to be dead.", least=1
     )
     insecure_registries: tuple[str, ...] = _setting(
-        [], "Registries (host:port) that are spoken to without TLS; loopback ones always may be."
+        [], "Registries (host:port) that are spoken to without TLS; loopback ones always may be.", _registry
     )
 
 
@@ -75,13 +129,17 @@ class ImagesConfig:
 class NodeConfig:
     """`[node]`: pioletd on a compute node."""
 
-    socket: str = _setting("/run/piolet/node.sock", "Where the plugins in slurmstepd find pioletd.")
-    vet_socket: str = _setting("/run/piolet/vet.sock", "Where the tasks of vet steps find pioletd.")
-    vet_program: str = _setting("/usr/libexec/piolet/piolet-vet-task", "What a vet step runs on every node.")
-    score_socket: str = _setting("/run/piolet/score.sock", "Where the plugins in slurmstepd find the sampler.")
-    state: str = _setting("/run/piolet", "What is known of running steps, for a restarted daemon.")
+    socket: str = _setting("/run/piolet/node.sock", "Where the plugins in slurmstepd find pioletd.", _absolute)
+    vet_socket: str = _setting("/run/piolet/vet.sock", "Where the tasks of vet steps find pioletd.", _absolute)
+    vet_program: str = _setting("/usr/libexec/piolet/piolet-vet-task", "What a vet step runs on every node.", _absolute)
+    score_socket: str = _setting(
+        "/run/piolet/score.sock", "Where the plugins in slurmstepd find the sampler.", _absolute
+    )
+    state: str = _setting("/run/piolet", "What is known of running steps, for a restarted daemon.", _absolute)
     account: str = _setting("piolet", "The account of the unprivileged server.")
-    build_timeout_s: int = _setting(20, "A container that is not built after this many seconds fails its step.")
+    build_timeout_s: int = _setting(
+        20, "A container that is not built after this many seconds fails its step.", least=1
+    )
     verbose: bool = _setting(False, "Log every step, and where its start spent the time (as pioletd --verbose).")
     image_idle_s: int = _setting(600, "An image that no step has used for this many seconds is unmounted.")
 
@@ -91,11 +149,11 @@ class VetConfig:
     """`[vet]`: how nodes are checked."""
 
     evals: tuple[str, ...] = _setting(
-        ["/etc/piolet/evals"], "Directories with the site's own evals, one file with one class each."
+        ["/etc/piolet/evals"], "Directories with the site's own evals, one file with one class each.", _absolute
     )
-    spool: str = _setting("/var/spool/piolet/vet", "Where pioletd keeps verdicts for a central service.")
+    spool: str = _setting("/var/spool/piolet/vet", "Where pioletd keeps verdicts for a central service.", _absolute)
     requirements_timeout_s: int = _setting(
-        120, "An eval whose requirements are not installed after so long is inconclusive."
+        120, "An eval whose requirements are not installed after so long is inconclusive.", least=1
     )
 
 
@@ -103,13 +161,17 @@ class VetConfig:
 class ScoreConfig:
     """`[score]`: counters and the score."""
 
-    interval: str = _setting("100ms", "Between two samples, where --score does not say: 100ms to 1h.")
-    collector: str = _setting("auto", "The source of GPU counters: auto, dcgm, gpm, nvml or host.")
+    interval: str = _setting("100ms", "Between two samples, where --score does not say: 100ms to 1h.", _interval)
+    collector: Literal["auto", "dcgm", "gpm", "nvml", "host"] = _setting(
+        "auto", "The source of GPU counters: auto, dcgm, gpm, nvml or host."
+    )
     out: str = _setting(
-        "piolet-score-%j.%s", "Where data sets go: %j is the job, %s the step; below the step's directory if relative."
+        "piolet-score-%j.%s",
+        "Where data sets go: %j is the job, %s the step; below the step's directory if relative.",
+        _not_empty,
     )
     calibration: str = _setting(
-        "", "Peaks of the site's GPUs, a file of `piolet score calibrate`; empty: the data sheets'."
+        "", "Peaks of the site's GPUs, a file of `piolet score calibrate`; empty: the data sheets'.", _absolute_or_empty
     )
     end_wait_s: int = _setting(10, "The screen at a step's end waits so many seconds for the nodes' last samples.")
     prometheus: str = _setting(
@@ -132,12 +194,13 @@ def load(path: Path | None = None) -> Config:
     """Return the configuration in `path`, or the defaults when the default file is absent.
 
     Raises ConfigError: the file cannot be read (if it was named), is not TOML, or holds an unknown
-    key or a value of the wrong type.
+    key or a value that is none for its key.
     """
     named = path is not None
     path = path or DEFAULT_PATH
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        data = tomllib.loads(text)
     except FileNotFoundError:
         if not named:
             return Config()
@@ -146,57 +209,80 @@ def load(path: Path | None = None) -> Config:
         raise ConfigError(f"cannot read the configuration file {path}: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    return from_dict(data, str(path))
+    return from_dict(data, str(path), text)
 
 
-def from_dict(data: dict[str, Any], origin: str) -> Config:
-    """Return the configuration in `data`, a parsed TOML document; `origin` is named in errors."""
+def from_dict(data: dict[str, Any], origin: str, text: str = "") -> Config:
+    """Return the configuration in `data`, which was parsed from `text`; `origin` is named in errors."""
     sections: dict[str, Any] = {}
     known = {f.name: f for f in dataclasses.fields(Config)}
     for name, table in data.items():
+        place = _Place(origin, text, name)
         if name not in known:
-            raise ConfigError(f"{origin}: unknown section [{name}]", _nearest(name, known))
+            raise ConfigError(f"{place}: unknown section [{name}]", _known(name, known))
         if not isinstance(table, dict):
-            raise ConfigError(f"{origin}: [{name}] must be a table")
-        sections[name] = _section(known[name].default_factory, table, f"{origin}: [{name}]")
-    config = Config(**sections)
-    for text in config.environment.mounts:
-        try:
-            mount = mounts.parse(text)
-        except EnvironmentFileError as error:
-            raise ConfigError(f"{origin}: [environment] mounts: {error.message}", error.hint) from None
-        if mount.kind != "bind" or not mount.source.startswith("/"):
-            raise ConfigError(f"{origin}: [environment] mounts: '{text}' does not begin with an absolute path")
-    return config
+            raise ConfigError(f"{place}: [{name}] must be a table")
+        sections[name] = _section(known[name].default_factory, table, place)
+    return Config(**sections)
 
 
-def _section(kind: Any, table: dict[str, Any], where: str) -> Any:
+@dataclass(frozen=True)
+class _Place:
+    """Where a section or one of its settings stands, as errors name it."""
+
+    origin: str
+    text: str
+    section: str
+    key: str | None = None
+
+    def __str__(self) -> str:
+        from piolet.environment.positions import scan  # only errors need it
+
+        text = self.text.replace("\r\n", "\n")
+        keys = scan(text).keys
+        span = keys.get((self.section, self.key or "")) or keys.get((self.section,))
+        return self.origin if span is None else f"{self.origin}:{text.count(chr(10), 0, span[0]) + 1}"
+
+
+def _section(kind: Any, table: dict[str, Any], place: _Place) -> Any:
     types = get_type_hints(kind)
+    settings = {setting.name: setting.metadata for setting in dataclasses.fields(kind)}
     values: dict[str, Any] = {}
     for key, value in table.items():
+        here = dataclasses.replace(place, key=key)
         if key not in types:
-            raise ConfigError(f"{where}: unknown key '{key}'", _nearest(key, types))
-        values[key] = _typed(value, types[key], f"{where} {key}")
+            raise ConfigError(f"{here}: [{place.section}]: unknown key '{key}'", _known(key, types))
+        try:
+            values[key] = _typed(value, types[key], settings[key]["least"])
+        except ConfigError as error:
+            raise ConfigError(f"{here}: [{place.section}] {key} {error.message}") from None
+        check: Check | None = settings[key]["check"]
+        try:
+            for text in value if isinstance(value, list) else [value]:
+                if check is not None:
+                    check(text)
+        except ConfigError as error:
+            raise ConfigError(f"{here}: [{place.section}] {key}: {error.message}", error.hint) from None
     return kind(**values)
 
 
-def _typed(value: Any, wanted: Any, where: str) -> Any:
+def _typed(value: Any, wanted: Any, least: int) -> Any:
     if get_origin(wanted) is Literal:
         if value not in get_args(wanted):
-            raise ConfigError(f"{where} must be one of {', '.join(map(repr, get_args(wanted)))}, not {value!r}")
+            raise ConfigError(f"must be one of {', '.join(map(repr, get_args(wanted)))}, not {value!r}")
         return value
     if get_origin(wanted) is tuple:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ConfigError(f"{where} must be an array of strings")
+            raise ConfigError("must be an array of strings")
         return tuple(value)
     if type(value) is not wanted:
         names = {bool: "true or false", int: "a whole number", str: "a string"}
-        raise ConfigError(f"{where} must be {names[wanted]}, not {value!r}")
-    if wanted is int and value < 0:
-        raise ConfigError(f"{where} must not be negative")
+        raise ConfigError(f"must be {names[wanted]}, not {value!r}")
+    if wanted is int and value < least:
+        raise ConfigError(f"must be at least {least}, not {value}")
     return value
 
 
-def _nearest(name: str, known: Any) -> str | None:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
+def _known(name: str, known: Iterable[str]) -> str:
+    near = nearest(name, known)
+    return f"did you mean '{near}'?" if near else f"known here: {', '.join(sorted(known))}"

@@ -104,6 +104,46 @@ def test_a_registry_that_hangs(site: Site) -> None:
     assert site.leftovers() == []
 
 
+@needs_root()
+def test_a_user_whose_registry_trickles_holds_up_nobody(site: Site, registry: Registry, image: Path) -> None:
+    """Neither by taking every place, nor by having another's image in hand under a name of their own."""
+    reference = registry.push(image, "app:1")
+    manifest = json.loads((image / "manifest.json").read_bytes())
+    trickling, done = threading.Semaphore(0), threading.Event()
+
+    def trickle(handler: Handler) -> None:
+        if "/blobs/" not in handler.path:
+            # Each repository shows another image, the first one the very image that the other user wants.
+            number = handler.path.split("/")[2]
+            extra = {} if number == "0" else {"annotations": {"number": number}}
+            body = (image / "manifest.json").read_bytes() if not extra else json.dumps(manifest | extra).encode()
+            reply(handler, 200, body, f"{oci.OCI}.manifest.v1+json")
+            return
+        handler.send_response_only(200)
+        handler.send_header("Content-Length", "100000000")
+        handler.end_headers()
+        trickling.release()
+        while not done.wait(0.1):
+            handler.wfile.write(b"x")
+
+    with sham(trickle) as address:
+        slow = [site.begin(ALICE, f"{address}/{number}:1") for number in range(4)]
+        try:
+            assert trickling.acquire(timeout=20)
+            # Each asks for what is known first, and then for the pull.
+            wait_until(lambda: site.log.count("uid 4301") >= 8, what="the last of the slow pulls")
+            assert "error" not in site.ask(BOB, reference)
+            oci.archive(image, site.room / "a.tar")
+            made = site.piolet(BOB, "image", "import", str(site.room / "a.tar"))
+            assert made.returncode == 0, made.stderr
+        finally:
+            done.set()
+            for client in slow:
+                client.kill()
+                client.communicate()
+    wait_until(lambda: site.leftovers() == [], what="the end of the slow pulls")
+
+
 def test_truncated_blobs(site: Site, registry: Registry, image: Path) -> None:
     reference = registry.push(image, "app:1")
     for blob in (site.room / "registry/data").rglob("blobs/sha256/*/*/data"):

@@ -161,9 +161,10 @@ def test_progress_on_a_terminal(site: Site, registry: Registry, image: Path) -> 
     reference = registry.push(image, "app:1")
     controller, terminal = pty.openpty()
     code = (
-        "import sys; from piolet import config; from pathlib import Path; from piolet.cli import image\n"
+        "from piolet import config; from pathlib import Path; from piolet.cli.progress import progress\n"
+        "from piolet.environment.images import client\n"
         f"settings = config.load(Path({str(site.config)!r}))\n"
-        f"with image._progress() as show: image.client.find({reference!r}, settings, 'pull', show)"
+        f"with progress() as show: client.find({reference!r}, settings, 'pull', show)"
     )
     subprocess.run([PYTHON, "-c", code], env=environment(), stderr=terminal, check=True, cwd="/")
     os.close(terminal)

@@ -55,6 +55,21 @@ def test_a_private_image_is_its_users_own(site: Site, guarded: Registry, image: 
         locate(str(site.store), pulled["digest"], 4999)
 
 
+def test_what_is_there_needs_no_credentials(site: Site, guarded: Registry, image: Path) -> None:
+    """Pulled on a login node; the job's node has none of the files that podman login wrote there."""
+    reference = guarded.push(image, "secret/app:1", "alice")
+    named = f"alice@{guarded.address}#secret/app:1"
+    pulled = site.ask(ALICE, named, **credentials(site, guarded, "alice", "secret-a", ALICE))
+    assert "error" not in pulled
+    guarded.requests.clear()
+    for name in (named, reference):
+        for mode in ("pull", "look"):
+            assert site.ask(ALICE, name, mode)["digest"] == pulled["digest"]
+    assert guarded.requests == []
+    assert "no credentials of 'alice'" in site.ask(BOB, named)["error"], "what is Alice's is not there for Bob"
+    assert "no credentials of 'alice'" in site.ask(ALICE, named, "refresh")["error"]
+
+
 def test_wrong_password(site: Site, guarded: Registry, image: Path) -> None:
     reference = guarded.push(image, "app:1", "alice")
     refused = site.ask(ALICE, reference, **credentials(site, guarded, "alice", "wrong", ALICE))

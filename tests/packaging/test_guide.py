@@ -64,6 +64,14 @@ def test_the_guide_ends_with_a_vetted_step_in_containers(installed: Site) -> Non
     assert not [complaint for machine in installed.machines if (complaint := complaints(machine))]
 
 
+def test_a_batch_script_takes_an_environment_of_its_own(installed: Site) -> None:
+    """srun renders it on the compute node, where the image service says what the image is."""
+    script = "srun --environment=./my_environment.toml sh -c 'echo in $(ls /)'"
+    installed.login.good("sbatch", "--wait", "-N2", "--output=batch", f"--wrap={script}", user=USER)
+    said = (installed.shared / "home" / USER / "batch").read_text()
+    assert said.count("in bin") == 2 and "usr" not in said, said
+
+
 def test_the_line_twice_is_found(installed: Site) -> None:
     node = installed.nodes[0]
     node.good("sh", "-c", "cp /etc/slurm/plugstack.conf /tmp; cat /tmp/plugstack.conf >>/etc/slurm/plugstack.conf")

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from piolet import config
+from piolet.cli import config as cli
 from piolet.cli.config import sample, show
 from piolet.cli.main import main
 
+Captured = pytest.CaptureFixture[str]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -41,3 +43,17 @@ def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path.write_text("[node]\nverbos = true\n")
     assert main(["--config", str(path), "config", "check"]) == 1
     assert "did you mean 'verbose'?" in capsys.readouterr().err
+
+
+def test_check_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    """A machine without the file has the defaults, and nobody is to think that there is one."""
+    for module in (config, cli):
+        monkeypatch.setattr(module, "DEFAULT_PATH", tmp_path / "none.toml")
+    assert main(["config", "check"]) == 0
+    assert capsys.readouterr().out == f"there is no {tmp_path}/none.toml; the defaults hold\n"
+
+
+def test_the_sample_needs_no_right_file(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "piolet.toml").write_text("[node\n")
+    assert main(["--config", str(tmp_path / "piolet.toml"), "config", "sample"]) == 0
+    assert capsys.readouterr().out == sample()

@@ -29,6 +29,7 @@ class Client(types.ModuleType):
         super().__init__("piolet.environment.images.client")
         self.failure: Exception | None = None
         self.asked: list[tuple[str, bool]] = []
+        self.said = ["pulling: 1 of 1 layers"]
 
     def resolve(
         self, reference: str, settings: config.Config, *, pull: bool, progress: Callable[[str], None]
@@ -37,8 +38,8 @@ class Client(types.ModuleType):
         self.asked.append((reference, pull))
         if self.failure is not None:
             raise self.failure
-        if pull:
-            progress("pulling: 1 of 1 layers")
+        for text in self.said if pull else ():
+            progress(text)
         return ImageInfo(Image(reference, "site", DIGEST), env={"PATH": "/image/bin"})
 
 
@@ -165,7 +166,7 @@ def test_submit(work: Path, client: Client, capsys: Captured) -> None:
     assert [str(path) for path in cached] == [expected]
     assert cached[0].read_bytes() == record
     assert b"./x.toml\0" + str(work).encode() + b"\0" in record
-    for name in (b"HOME\0", b"EDF_IMAGESTORE\0", b"XDG_CACHE_HOME\0", str(config.DEFAULT_PATH).encode() + b"\0"):
+    for name in (b"HOME\0", b"EDF_IMAGESTORE\0", str(config.DEFAULT_PATH).encode() + b"\0"):
         assert name in record
     start = record.index(b'{"annotations"')
     assert from_json(record[start:]).mounts[0].source == "/tmp"
@@ -201,6 +202,13 @@ def test_a_cached_record_repeats_the_warning(work: Path) -> None:
     status, record, cached = submitted(work)
     assert (status, len(cached)) == (0, 1)
     assert b"piolet: warning: the hook com.hooks.ssh is not installed here; ignored\0" in record
+
+
+def test_submit_shows_a_long_pull_in_few_lines(work: Path, client: Client, capsys: Captured) -> None:
+    client.said = [f"pulling: \x1b[2J{number} of 1000 MiB" for number in range(1001)]
+    assert submitted(work)[0] == 0
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) < 10 and shown[-1] == "pulling: ?[2J1000 of 1000 MiB"
 
 
 def test_submit_does_not_cache_a_file_that_changed_just_now(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from piolet import config
 from piolet.errors import ConfigError
+from piolet.score.choose import NAMES
 
 
 def refusal(path: Path) -> ConfigError:
@@ -60,16 +62,41 @@ def test_settings_of_every_type(file: Path) -> None:
         ('[environment]\nunknown_keys = "maybe"\n', "unknown_keys must be one of 'error', 'warn', not 'maybe'", None),
         ("[images]\nstore = 1\n", "store must be a string, not 1", None),
         ("[images]\npull_timeout_s = true\n", "pull_timeout_s must be a whole number, not True", None),
-        ("[images]\npull_timeout_s = -1\n", "pull_timeout_s must not be negative", None),
+        ("[images]\npull_timeout_s = -1\n", "pull_timeout_s must be at least 1, not -1", None),
+        ("[node]\nimage_idle_s = -1\n", "image_idle_s must be at least 0, not -1", None),
+        ('[images]\nstore = "images"\n', "[images] store: 'images' is not an absolute path", None),
+        ('[vet]\nevals = ["/a", "b"]\n', "[vet] evals: 'b' is not an absolute path", None),
+        ('[score]\ncalibration = "b"\n', "[score] calibration: 'b' is not an absolute path", None),
+        ('[images]\ncompression = "zst"\n', "compression must be one of 'zstd', 'lz4', ", None),
+        ('[images]\ninsecure_registries = ["http://a:5000"]\n', "'http://a:5000' is not a registry", "host:port"),
+        ('[score]\ninterval = "x"\n', "[score] interval: 'x' is no interval from 100ms to 1h", "write for example"),
+        ('[score]\ncollector = "gpu"\n', "collector must be one of 'auto', ", None),
+        ('[score]\nout = ""\n', "[score] out: it is empty", None),
+        ("[node]\nbuild_timeout_s = 0\n", "[node] build_timeout_s must be at least 1, not 0", None),
         ("[images\n", "is not valid TOML", None),
     ],
 )
 def test_refusals(file: Path, text: str, message: str, hint: str | None) -> None:
-    file.write_text(text)
+    file.write_text("\n# A comment.\r\n" + text)
     error = refusal(file)
     assert message in error.message
-    assert str(file) in error.message
+    line = 3 if text.startswith(("[zzz]", "[enviroment]", "environment", "[images\n")) else 4
+    place = f"{file} is not" if "valid TOML" in message else f"{file}:{line}: "
+    assert error.message.startswith(place)
     assert hint is None or hint in (error.hint or "")
+
+
+def test_the_values_of_others_are_theirs() -> None:
+    """What a setting may be is what its reader knows."""
+    kinds = get_type_hints(config.ScoreConfig)
+    assert get_args(kinds["collector"]) == tuple(NAMES)
+
+
+def test_every_default_is_a_value_that_may_be_set(file: Path) -> None:
+    from piolet.cli.config import show
+
+    file.write_text(show(config.Config()))
+    assert config.load(file) == config.Config()
 
 
 def test_files_that_cannot_be_read(file: Path) -> None:

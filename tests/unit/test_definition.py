@@ -60,14 +60,12 @@ def test_round_trip(definition: Definition) -> None:
     data = definition.to_json()
     assert from_json(data) == definition
     assert from_json(data).to_json() == data
-    assert from_json(data).digest() == definition.digest()
 
 
 def test_the_same_definition_has_the_same_bytes_and_another_has_not() -> None:
     again = Definition(**{**vars(FULL), "set_env": {"A": "1", "B": "é"}})
     assert again.to_json() == FULL.to_json()
-    assert again.digest().startswith("sha256:")
-    assert Definition(**{**vars(FULL), "workdir": "/v"}).digest() != FULL.digest()
+    assert Definition(**{**vars(FULL), "workdir": "/v"}).to_json() != FULL.to_json()
 
 
 Change = Callable[[dict[str, Any]], object]

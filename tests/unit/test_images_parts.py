@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -16,6 +17,7 @@ from piolet.environment.images import manifest as documents
 from piolet.environment.images.failures import RegistryUnreachable, from_wire, to_wire
 from piolet.environment.images.lease import Presence
 from piolet.environment.images.reference import parse
+from piolet.environment.images.slots import Slots
 from piolet.environment.images.store import Access, Store
 from piolet.errors import ImageError
 
@@ -68,6 +70,15 @@ def test_files_without_credentials(tmp_path: Path, text: str) -> None:
         credentials.find(parse("quay.io/a"), {"REGISTRY_AUTH_FILE": str(tmp_path / "a.json")})
 
 
+@pytest.mark.parametrize("text", ["", "{", '{"auths": {"quay.io"', "[" * 100_000], ids=["empty", "1", "torn", "deep"])
+def test_a_torn_file_that_nobody_named_has_no_credentials(tmp_path: Path, text: str) -> None:
+    auth(tmp_path / ".config/containers/auth.json", other_io=word("x"))
+    (tmp_path / ".docker").mkdir()
+    (tmp_path / ".docker/config.json").write_text(text)
+    assert credentials.find(parse("quay.io/a"), {"HOME": str(tmp_path)}) is None
+    assert credentials.find(parse("other.io/a"), {"HOME": str(tmp_path)}) == word("x")
+
+
 def test_only_one_entry_is_handed_over() -> None:
     fd = credentials.in_memory(credentials.document("quay.io", word("me")))
     assert credentials.read(fd, "quay.io") == word("me")
@@ -93,9 +104,9 @@ def test_a_lease_is_one_process_own(tmp_path: Path) -> None:
     two.release("x")
     assert not two.take("x")
     one.release("x")
-    assert two.take("x") and two.is_held("x") and one.is_held("x")
+    assert two.take("x") and not two.take("x") and not one.take("x")
     two.stop()
-    assert not one.is_held("x") and one.take("x")
+    assert one.take("x")
     one.stop()
     assert list((tmp_path / "leases").iterdir()) == []
 
@@ -120,6 +131,7 @@ def dead(tmp_path: Path) -> str:
 def test_what_a_dead_process_of_this_machine_had_is_taken_at_once(tmp_path: Path) -> None:
     one = presence(tmp_path)
     token = dead(tmp_path)
+    (tmp_path / f"tmp/{token}-1").touch()  # it died while it wrote an index, which is a file and no folder
     assert (tmp_path / "leases/x.lease").read_text() == token
     assert not one.is_alive(token) and one.take("x")
     one.sweep()
@@ -230,3 +242,23 @@ def test_skopeos_last_words(log: str, kind: type[ImageError], said: str, hint: s
     error = registry.explain(log, "app:1")
     assert type(error) is kind and said in error.message and len(error.message) < 800 and "\x1b" not in error.message
     assert (hint is None) == (error.hint is None) and (hint or "") in (error.hint or "")
+
+
+def test_nobody_takes_every_place() -> None:
+    async def main() -> None:
+        places = Slots(3, 2, "fetched")
+        told: list[str] = []
+        held = [places.place(1, told.append) for _ in range(2)]
+        for place in held:
+            await place.__aenter__()
+        third = asyncio.create_task(places.place(1, told.append).__aenter__())
+        await asyncio.sleep(0)
+        assert not third.done() and told == ["waiting in line: 3 images are fetched at once, 2 of one user"]
+        async with asyncio.timeout(5), places.place(2, told.append):
+            pass
+        await held[0].__aexit__(None, None, None)
+        async with asyncio.timeout(5):
+            await third
+        assert len(told) == 1
+
+    asyncio.run(main())

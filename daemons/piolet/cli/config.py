@@ -19,12 +19,17 @@ def add_parser(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("check", help="say whether the configuration is right; exit status 0 or 1")
     actions.add_parser("show", help="print every setting with its value")
-    actions.add_parser("sample", help="print a configuration with every setting, its default and what it means")
+    sample = actions.add_parser(
+        "sample", help="print a configuration with every setting, its default and what it means"
+    )
+    sample.set_defaults(reads_config=False)  # the site's may be what is to be mended
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
     """Carry out the command; `config` has been read, so it is right."""
-    if args.action == "check":
+    if args.action == "check" and args.config is None and not DEFAULT_PATH.exists():
+        print(f"there is no {DEFAULT_PATH}; the defaults hold")
+    elif args.action == "check":
         print(f"{args.config or DEFAULT_PATH} is valid")
     elif args.action == "show":
         print(show(config), end="")

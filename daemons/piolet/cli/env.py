@@ -13,14 +13,16 @@ import time
 from piolet import __file__ as package_file
 from piolet import config
 from piolet.cli.main import printable
+from piolet.cli.progress import progress
 from piolet.environment.definition import from_json
 from piolet.environment.dependencies import Host
 from piolet.environment.images.info import ImageInfo
-from piolet.environment.render import Rendered, Resolver, is_file_reference, render, unresolved
+from piolet.environment.images.reference import is_path
+from piolet.environment.render import Rendered, Resolver, render, unresolved
 from piolet.errors import ImageError, PioletError
 
 # What the image client looks at besides the variables that the definition names.
-_CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE", "XDG_CACHE_HOME")
+_CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -90,21 +92,18 @@ def _warning(text: str) -> str:
     return f"piolet: warning: {printable(text)}"
 
 
-def _progress(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)
-
-
 def _asking(settings: config.Config, *, offline: bool) -> Resolver:
     """Return a resolver that pulls nothing and makes do without a registry."""
 
     def resolve(reference: str) -> ImageInfo:
-        if offline and not is_file_reference(reference):
+        if offline and not is_path(reference):
             _warn(f"the image {reference} was not looked at (--offline), so its digest and variables are not known")
             return unresolved(reference)
         from piolet.environment.images import client, failures
 
         try:
-            return client.resolve(reference, settings, pull=False, progress=_progress)
+            with progress() as show:
+                return client.resolve(reference, settings, pull=False, progress=show)
         except failures.RegistryUnreachable as error:
             _warn(f"{error.message}; the digest and variables of the image are not known")
             return unresolved(reference)
@@ -132,7 +131,8 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
 
         for name in _CLIENT_VARIABLES:
             host.variable(name)
-        info = client.resolve(reference, settings, pull=True, progress=_progress)
+        with progress() as show:
+            info = client.resolve(reference, settings, pull=True, progress=show)
         if info.image.digest is None and info.image.path is None:
             raise ImageError(f"the image {reference} was pulled, but is in no store")
         return info

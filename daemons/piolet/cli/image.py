@@ -1,7 +1,7 @@
 """`piolet image`: pull, list, rm, import, prune.
 
 A thin layer: what is asked goes to the image service, or to the user's own store where EDF_IMAGESTORE
-is set. Progress is one line on standard error, rewritten on a terminal.
+is set.
 """
 
 from __future__ import annotations
@@ -10,20 +10,18 @@ import argparse
 import contextlib
 import os
 import re
-import sys
 import tarfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from piolet.cli.progress import progress
 from piolet.config import Config
 from piolet.environment.images import client
 from piolet.environment.images.reference import is_path
 from piolet.errors import ImageError, UsageError
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_PLAIN_INTERVAL_S = 5.0
 
 
 def add_parser(subparsers: Any) -> None:
@@ -56,55 +54,10 @@ def run(args: argparse.Namespace, config: Config) -> int:
     return actions[args.action](args, config)
 
 
-class Progress:
-    """Shows the latest text: one line that is rewritten on a terminal, else a line every few seconds."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._next = 0.0
-        self._last = ""
-        self._held = ""
-
-    def show(self, text: str) -> None:
-        """Show `text`, unless it is too soon or the same as before."""
-        if self._terminal:
-            width = _columns()
-            print(f"\r\x1b[K{text[: width - 1]}", end="", file=sys.stderr, flush=True)
-            self._last = text
-        elif text != self._last and time.monotonic() >= self._next:
-            self._last, self._held, self._next = text, "", time.monotonic() + _PLAIN_INTERVAL_S
-            print(text, file=sys.stderr, flush=True)
-        elif text != self._last:
-            self._held = text
-
-    def end(self) -> None:
-        """Leave an empty line on a terminal; elsewhere show the last text, if it came too soon to be shown."""
-        if self._terminal and self._last:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        elif self._held:
-            print(self._held, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    progress = Progress()
-    try:
-        yield progress.show
-    finally:
-        progress.end()
-
-
-def _columns() -> int:
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    except OSError:
-        return 80
-
-
 def _pull(args: argparse.Namespace, config: Config) -> int:
     if is_path(args.reference):
         raise UsageError(f"{args.reference} is a file, and needs no pull", "name it in the definition as it is")
-    with _progress() as show:
+    with progress() as show:
         info = client.find(args.reference, config, "refresh" if args.refresh else "pull", show)
     print(f"{info.image.reference} {info.image.digest}")
     return 0
@@ -156,7 +109,7 @@ def _prune(args: argparse.Namespace, config: Config) -> int:
 def _import(args: argparse.Namespace, config: Config) -> int:
     kind, path = _source(args.source)
     name = args.name or _name_of(path)
-    with _progress() as show, _archive(kind, path) as fd:
+    with progress() as show, _archive(kind, path) as fd:
         kind = "oci-archive" if kind == "oci" else kind
         own = client.own_store()
         if own is None:

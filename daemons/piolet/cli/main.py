@@ -68,7 +68,8 @@ def _run(words: list[str]) -> int:
         args = build_parser(words).parse_args(words)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
-    settings = config.load(Path(args.config) if args.config else None)
+    reads = getattr(args, "reads_config", True)
+    settings = config.load(Path(args.config) if args.config else None) if reads else config.Config()
     return _command(args.command).run(args, settings)
 
 

@@ -1,7 +1,7 @@
 """The rendered definition: what an EDF means, once and for all, decided at submit time.
 
 Canonical JSON travels with the launch to every node. Nodes never read TOML, never expand again and
-never look at the user's file. The same definition always has the same bytes, so it has a digest.
+never look at the user's file. The same definition always has the same bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from piolet.environment.images.reference import is_digest
 from piolet.errors import PioletError
 
 VERSION = 1
@@ -68,12 +69,6 @@ class Definition:
     def to_json(self) -> bytes:
         """Return the canonical form: UTF-8 JSON, sorted keys, no white space, `version` included."""
         return canonical_json({"version": VERSION, **asdict(self)})
-
-    def digest(self) -> str:
-        """Return `sha256:` and the hexadecimal digest of the canonical form."""
-        import hashlib  # 2.5 ms, which srun need not wait for
-
-        return "sha256:" + hashlib.sha256(self.to_json()).hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:
@@ -177,16 +172,12 @@ def _image(value: Any) -> Image | None:
     if store not in ("site", "user"):
         raise PioletError("the definition names a store that does not exist")
     digest = table["digest"]
-    if digest is not None and not _is_digest(_string(digest)):
+    if digest is not None and not is_digest(_string(digest)):
         raise PioletError("the definition has a malformed image digest")
     image = Image(_string(table["reference"]), store, digest, _optional_path(table["path"]))
     if (store == "site" and image.digest is None) or (store == "user" and image.path is None):
         raise PioletError("the definition has an image without a place")
     return image
-
-
-def _is_digest(text: str) -> bool:
-    return text.startswith("sha256:") and len(text) == 71 and all(c in "0123456789abcdef" for c in text[7:])
 
 
 def _mount(value: Any) -> Mount:

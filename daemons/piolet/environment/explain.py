@@ -11,8 +11,9 @@ import re
 
 from piolet.environment import mounts
 from piolet.environment.expand import escape
+from piolet.environment.images.reference import is_path
 from piolet.environment.layer import Entry
-from piolet.environment.render import Rendered, image_environment, is_file_reference
+from piolet.environment.render import Rendered, image_environment
 
 _CONTROLS = dict.fromkeys((*range(32), 127), "?")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -27,7 +28,7 @@ def explain(rendered: Rendered) -> str:
     else:
         image = definition.image
         entry = layer.scalars["image"]
-        reference = image.path if is_file_reference(entry.text) and image.path else image.reference
+        reference = image.path if is_path(entry.text) and image.path else image.reference
         lines.append(_line(f"image = {_string(reference)}", _origin(entry, reference)))
         lines.append(f"# digest {image.digest or 'not known'}")
         workdir = layer.scalars.get("workdir")

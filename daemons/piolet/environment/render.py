@@ -19,6 +19,7 @@ from piolet.environment import edf, mounts
 from piolet.environment.definition import LIMIT_BYTES, Definition, Image, Mount
 from piolet.environment.dependencies import Host, squeeze
 from piolet.environment.images.info import ImageInfo
+from piolet.environment.images.reference import is_path
 from piolet.environment.layer import Entry, Layer
 from piolet.environment.lookup import nearest_path
 from piolet.errors import EnvironmentFileError, ImageError
@@ -108,18 +109,13 @@ def _text(layer: Layer, key: str, host: Host) -> tuple[str, Entry] | None:
     return (text, entry) if text else None
 
 
-def is_file_reference(reference: str) -> bool:
-    """Return whether an image is a SquashFS file rather than something in a registry."""
-    return reference.startswith(("/", "./", "../")) or reference.endswith((".sqsh", ".squashfs"))
-
-
 def _image(layer: Layer, host: Host, resolve: Resolver) -> ImageInfo | None:
     image = _text(layer, "image", host)
     if image is None:
         return None
     reference, entry = image
     with _placed(entry):
-        if is_file_reference(reference):
+        if is_path(reference):
             reference = host.absolute(reference)
             _check_readable(reference, host, "image", regular=True)
         info = resolve(reference)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from piolet.environment.images.lease import Presence
 from piolet.environment.images.reference import is_digest, parse
-from piolet.environment.images.store import Access, Store
+from piolet.environment.images.store import Access, Filed, Store
 from piolet.errors import ImageError
 
 _SHORTEST = 8
@@ -28,10 +29,12 @@ class Admin:
 
     def entries(self, uid: int) -> list[dict[str, Any]]:
         """Return one object an image that `uid` may see: digest, references, size, used, access."""
-        names: dict[str, list[str]] = {}
-        for _, reference, digest, _ in self._store.references(None if self._rules(uid) else uid):
-            if reference not in names.setdefault(digest, []):
-                names[digest].append(reference)
+        return self._entries(uid, self._store.references(None if self._rules(uid) else uid))
+
+    def _entries(self, uid: int, filed: Iterable[Filed]) -> list[dict[str, Any]]:
+        names: dict[str, set[str]] = {}
+        for _, reference, digest, _ in filed:
+            names.setdefault(digest, set()).add(reference)
         found = []
         for digest in self._store.digests():
             access = self._store.access(digest)
@@ -47,7 +50,7 @@ class Admin:
         """
         if target.startswith("sha256:"):
             digest = self._by_digest(uid, target)
-            return {"removed": f"{digest} {self._give_up(uid, digest)}"}
+            return {"removed": f"{digest} {self._give_up(uid, digest, self._filed(digest))}"}
         reference = parse(target)
         hit = self._store.lookup(reference, uid)
         if hit is None:
@@ -58,24 +61,31 @@ class Admin:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         access = self._store.access(digest)
-        mine = any(found == digest for _, _, found, _ in self._store.references(uid))
-        anyones = any(found == digest for _, _, found, _ in self._store.references())
-        if access is None or mine or (access.public and anyones):
+        filed = self._filed(digest)
+        mine = any(owner in (None, uid) for owner, _, _, _ in filed)
+        if access is None or mine or (access.public and filed):
             return {"removed": f"{reference}; other references keep the image"}
         if not self._may_remove(uid, access):
             return {"removed": f"{reference}; the image is public and stays"}
-        return {"removed": f"{reference} {self._give_up(uid, digest)}"}
+        return {"removed": f"{reference} {self._give_up(uid, digest, filed)}"}
 
     def prune(self, uid: int, older_than_s: float, dry_run: bool) -> list[dict[str, Any]]:
         """Remove what nobody asked for since `older_than_s` seconds; return the entries that were, or would be."""
         gone = []
-        for entry in self.entries(uid):
+        filed = list(self._store.references())  # once for all images: there may be thousands of each
+        of_image: dict[str, list[Filed]] = {}
+        for reference in filed:
+            of_image.setdefault(reference[2], []).append(reference)
+        seen = filed if self._rules(uid) else [reference for reference in filed if reference[0] in (None, uid)]
+        for entry in self._entries(uid, seen):
             access = self._store.access(entry["digest"])
-            if access is None or not self._may_remove(uid, access) or entry["unused_s"] < older_than_s:
+            # It may have been used since the listing began.
+            unused = self._unused_s(entry["digest"])
+            if access is None or not self._may_remove(uid, access) or unused < older_than_s:
                 continue
             gone.append(entry)
             if not dry_run:
-                self._give_up(uid, entry["digest"])
+                self._give_up(uid, entry["digest"], of_image.get(entry["digest"], []))
         if not dry_run:
             self._presence.sweep()
         return gone
@@ -84,9 +94,12 @@ class Admin:
         size = 0
         with contextlib.suppress(OSError):
             size = os.stat(self._store.image_path(digest)).st_size
-        unused = max(0.0, time.time() - self._store.last_used(digest))
+        unused = self._unused_s(digest)
         who = "public" if access.public else f"{len(access.users)} user{'s' * (len(access.users) != 1)}"
         return {"digest": digest, "references": references[:20], "size": size, "unused_s": unused, "access": who}
+
+    def _unused_s(self, digest: str) -> float:
+        return max(0.0, time.time() - self._store.last_used(digest))
 
     def _rules(self, uid: int) -> bool:
         return uid in (0, os.geteuid())
@@ -99,16 +112,20 @@ class Admin:
         if access is not None and not self._may_remove(uid, access):
             raise ImageError(f"{what} is public, and only root or uid {access.first}, who pulled it, may remove it")
 
-    def _give_up(self, uid: int, digest: str) -> str:
-        """Take the image away from `uid`, from the disk if nobody else has it; return what was done."""
-        access = self._store.access(digest)
-        self._check(uid, digest, digest[:19])
-        others = tuple(user for user in access.users if user != uid) if access is not None else ()
-        if access is None or access.public or self._rules(uid) or not others:
-            self._store.remove(digest)
-            return "and its image"
-        self._store.forget(digest, uid)
-        self._store.grant(digest, Access(False, others, access.first))
+    def _filed(self, digest: str) -> list[Filed]:
+        return [reference for reference in self._store.references() if reference[2] == digest]
+
+    def _give_up(self, uid: int, digest: str, filed: Sequence[Filed]) -> str:
+        """Take the image, to which `filed` refer, away from `uid`, from the disk if nobody else has it; say so."""
+        with self._store.changing:
+            access = self._store.access(digest)
+            self._check(uid, digest, digest[:19])
+            others = tuple(user for user in access.users if user != uid) if access is not None else ()
+            if access is None or access.public or self._rules(uid) or not others:
+                self._store.remove(digest, filed)
+                return "and its image"
+            self._store.forget(digest, uid, filed)
+            self._store.grant(digest, Access(False, others, access.first))
         return "from your images; other users keep it"
 
     def _by_digest(self, uid: int, target: str) -> str:

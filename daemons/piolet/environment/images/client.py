@@ -53,8 +53,14 @@ def find(reference: str, config: Config, mode: str, progress: Callable[[str], No
 
         answer = personal.resolve(config, own, reference, mode, progress)
         return _info(answer, "user")
+    request = {"op": "resolve", "reference": reference}
+    if mode != "refresh":
+        # What is there needs no credentials, which a batch script's node may not have.
+        answer = ask(config, request | {"mode": "known"}, progress)
+        if answer:
+            return _info(answer, "site")
     entry = None if wanted.is_local else credentials.find(wanted, os.environ)
-    request = {"op": "resolve", "reference": reference, "mode": mode}
+    request["mode"] = mode
     if entry is None:
         return _info(ask(config, request, progress), "site")
     fd = credentials.in_memory(credentials.document(wanted.registry, entry))

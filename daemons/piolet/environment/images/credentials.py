@@ -27,7 +27,7 @@ def find(reference: Reference, variables: Mapping[str, str]) -> dict[str, str] |
     """Return the entry for the reference's registry, {'auth': …}, or None.
 
     Raises ImageError: the reference names a user and there are no credentials of that user; the file
-    that REGISTRY_AUTH_FILE names cannot be read.
+    that REGISTRY_AUTH_FILE names cannot be read, or is not JSON.
     """
     for path, required in _files(variables):
         entries = _entries(path, required)
@@ -94,7 +94,7 @@ def _files(variables: Mapping[str, str]) -> list[tuple[str, bool]]:
 
 
 def _entries(path: str, required: bool) -> dict[str, dict[str, str]]:
-    """Return the usable entries of a file by registry; a file that is not there, or is no auth.json, has none."""
+    """Return the usable entries of a file by registry; one that is not there or torn has none, unless `required`."""
     try:
         with open(path, "rb") as file:
             table = json.loads(file.read(_FILE_LIMIT))
@@ -103,7 +103,9 @@ def _entries(path: str, required: bool) -> dict[str, dict[str, str]]:
             raise ImageError(f"cannot read REGISTRY_AUTH_FILE {path}: {error.strerror}") from None
         return {}
     except (ValueError, RecursionError):
-        raise ImageError(f"the credentials file {path} is not JSON") from None
+        if required:
+            raise ImageError(f"REGISTRY_AUTH_FILE {path} is not JSON") from None
+        return {}
     auths: Any = table.get("auths") if isinstance(table, dict) else None
     entries: dict[str, dict[str, str]] = {}
     for key, value in auths.items() if isinstance(auths, dict) else ():

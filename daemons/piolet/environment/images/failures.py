@@ -32,9 +32,14 @@ def disk_full() -> ImageError:
 
 
 def from_os(error: OSError, store: str) -> ImageError:
-    """Return the error for a store that cannot be read or written."""
+    """Return the error for a store that cannot be read or written, or for work that could not be started."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_full()
+    if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+        return ImageError(
+            f"no work can be started on an image: {error.strerror or error}",
+            "a limit on processes, memory or open files has been reached; try again",
+        )
     return ImageError(f"the image store {store} cannot be used: {error.strerror or error}")
 
 

@@ -1,5 +1,7 @@
 """Bring images into a store: one conversion per digest at a time, everybody else waits for it.
 
+Registries and archives are other people's, and may be slow on purpose: what waits for them has places
+apart from conversions, one user has only some of the places, and every request has a deadline.
 The same code runs in the image service, for the site's store, and in a user's own process, for
 EDF_IMAGESTORE. Who may use an image is decided here, and only by what the registry granted to that
 very request: a manifest counts as a grant where the image was pulled from the same repository;
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import time
@@ -21,6 +24,7 @@ from piolet.config import ImagesConfig
 from piolet.environment.images import credentials, jobs
 from piolet.environment.images.lease import Presence, remove_tree
 from piolet.environment.images.reference import Reference, parse
+from piolet.environment.images.slots import Slots
 from piolet.environment.images.store import Access, Store
 from piolet.errors import ImageError
 
@@ -28,9 +32,8 @@ _LOG = logging.getLogger("piolet-imaged")
 
 Tell = Callable[[str], None]
 _LOOK_TIMEOUT_S = 60
-_CONVERSIONS = 2
-_LOOKS = 16
-_IMPORTS = 4
+_SLOW = "try again: the registry is slow, or many ask at once"
+_LONG = "try again; the site can raise pull_timeout_s in [images]"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Requester:
 
 @dataclass
 class _Conversion:
+    uid: int
+    begun: bool = False
     listeners: list[Tell] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
 
@@ -59,10 +64,10 @@ class Importer:
         self._home = home
         self.presence = Presence(root, config.lease_stale_s)
         self.store = Store(root, self.presence.token)
-        self._running: dict[str, _Conversion] = {}
-        self._conversions = asyncio.Semaphore(_CONVERSIONS)
-        self._looks = asyncio.Semaphore(_LOOKS)
-        self._imports = asyncio.Semaphore(_IMPORTS)
+        self._running: dict[tuple[str, str], _Conversion] = {}
+        self._looks = Slots(16, 4, "looked up")
+        self._copies = Slots(8, 2, "fetched")
+        self._conversions = Slots(2, 1, "converted")
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -70,8 +75,12 @@ class Importer:
         self.store.prepare()
         self.presence.start()
         for digest in self.store.orphans():
-            if not self.presence.is_held(digest):
-                self.store.remove(digest)
+            if self.presence.take(digest):
+                try:
+                    if not self.store.present(digest):  # else another machine has published it just now
+                        self.store.remove(digest)
+                finally:
+                    self.presence.release(digest)
         beating = asyncio.create_task(self._beat())
         try:
             yield
@@ -87,27 +96,31 @@ class Importer:
     async def resolve(self, who: Requester, text: str, mode: str, tell: Tell) -> dict[str, Any]:
         """Return what `Store.answer` returns for the reference `text`.
 
-        mode 'pull': from the store if it is there, else pulled; 'refresh': the registry is asked
-        again; 'look': nothing is written, and the answer may be about an image that is not there.
+        mode 'known': what the store has for the requester, or nothing; 'pull': from the store if it is
+        there, else pulled; 'refresh': the registry is asked again; 'look': nothing is written, and the
+        answer may be about an image that is not there.
         """
         reference = parse(text)
         if mode != "refresh":
             known = self.store.known(reference, who.uid)
-            if known is not None:
-                return known
+            if known is not None or mode == "known":
+                return known or {}
         if reference.is_local:
             raise ImageError(
                 f"there is no image {reference} in the store", "import it: piolet image import FILE --name NAME:TAG"
             )
         tell(f"asking {reference.registry} for {reference.repository}")
-        found = await self._look(who, reference, want_config=mode == "look")
+        found = await self._look(who, reference, tell, want_config=mode == "look")
         digest: str = found["digest"]
         if mode == "look":
             path = self.store.image_path(digest)
             return {"reference": str(reference), "digest": digest, "path": path, "watch": [], **found["config"]}
         owner = who.uid if who.entry is not None or reference.is_loopback or self._home else None
-        await self._admit(who, reference, digest, found, tell)
+        async with self._deadline(reference):
+            await self._admit(who, reference, digest, found, tell)
         self.store.file_reference(reference, digest, owner)
+        if owner is None:
+            self.store.unfile(reference, who.uid)  # it is looked at first, and may mean another image
         return self.store.answer(reference, digest, self.store.index_path(reference, owner))
 
     async def bring(self, who: Requester, kind: str, fd: int, name: str, tell: Tell) -> dict[str, Any]:
@@ -118,27 +131,23 @@ class Importer:
         if kind not in ("oci-archive", "docker-archive"):
             raise ImageError(f"archives of the kind '{kind[:40]}' are unknown")
         tell(f"reading {reference}")
-        async with self._imports:
+        async with self._deadline(reference), self._copies.place(who.uid, tell):
             with self._scratch() as scratch:
                 job = self._job("copy", str(reference), scratch, None)
                 job |= {"source": kind, "archive_fd": fd, "digest": None, "size": None, "layers": 0}
-                copied = await jobs.run(job, [fd], self._config.pull_timeout_s, tell)
+                copied = await jobs.run(job, [fd], tell)
                 digest: str = copied["digest"]
-                async with self._lease(digest, tell), self._conversions:
-                    if not self.store.present(digest):
-                        await self._squash(reference, digest, copied["config"], scratch, who, tell)
-        # Every blob was in the archive, so it is no secret to this user.
-        self._allow(digest, who.uid, public=False, source=reference.name)
+                await self._squash(reference, digest, copied["config"], scratch, who, tell)
         self.store.file_reference(reference, digest, who.uid)
         return self.store.answer(reference, digest, self.store.index_path(reference, who.uid))
 
-    async def _look(self, who: Requester, reference: Reference, *, want_config: bool) -> dict[str, Any]:
-        async with self._looks:
+    async def _look(self, who: Requester, reference: Reference, tell: Tell, *, want_config: bool) -> dict[str, Any]:
+        limit = min(_LOOK_TIMEOUT_S, self._config.pull_timeout_s)
+        async with _within(3 * limit + 30, reference, _SLOW), self._looks.place(who.uid, tell):
             with self._scratch() as scratch, self._auth(reference, who) as auth_fd:
                 job = self._job("look", str(reference), scratch, auth_fd, reference)
                 job |= {"name": str(reference), "repository": reference.name, "want_config": want_config}
-                job["timeout_s"] = limit = min(_LOOK_TIMEOUT_S, self._config.pull_timeout_s)
-                return await jobs.run(job, [auth_fd], 3 * limit + 30, lambda _: None)
+                return await jobs.run(job | {"timeout_s": limit}, [auth_fd], lambda _: None)
 
     async def _admit(
         self, who: Requester, reference: Reference, digest: str, found: dict[str, Any], tell: Tell
@@ -157,29 +166,36 @@ class Importer:
             # Anybody can run a registry that shows the manifest of somebody's private image; only one
             # that has the image can show its blobs. On loopback anybody may listen, so there a name proves nothing.
             tell(f"checking that {reference} may be used")
-            with self._scratch() as scratch:
-                await self._copy(who, reference, digest, found, scratch, tell)
+            async with self._copies.place(who.uid, tell):
+                with self._scratch() as scratch:
+                    await self._copy(who, reference, digest, found, scratch, tell)
         self._allow(digest, who.uid, public=public, source=reference.name)
 
     def _allow(self, digest: str, uid: int, *, public: bool, source: str) -> None:
-        access = self.store.access(digest)
-        if access is None:
-            raise ImageError("the image was removed while it was imported", "import it again")
-        users = tuple(sorted({*access.users, uid}))
-        wanted = Access(access.public or public, users, access.first)
-        if wanted != access:
-            self.store.grant(digest, wanted)
+        with self.store.changing:
+            access = self.store.access(digest)
+            if access is None:
+                raise ImageError("the image was removed while it was imported", "import it again")
+            users = tuple(sorted({*access.users, uid}))
+            wanted = Access(access.public or public, users, access.first)
+            if wanted != access:
+                self.store.grant(digest, wanted)
         metadata = self.store.metadata(digest)
         sources = metadata.get("sources", [])
         if source not in sources:
             self.store.describe(digest, {**metadata, "sources": [*sources, source]})
 
     async def _join(self, digest: str, who: Requester, reference: Reference, found: dict[str, Any], tell: Tell) -> None:
-        """Wait for the conversion of `digest`, starting it if nobody has; the last to leave ends it."""
-        conversion = self._running.get(digest)
-        if conversion is None:
-            conversion = self._running[digest] = _Conversion()
-            conversion.task = asyncio.create_task(self._convert(digest, who, reference, found, conversion.tell))
+        """Wait for the conversion of `digest`, starting it if nobody has; the last to leave ends it.
+
+        Nobody joins what comes from another repository, nor what still stands in another user's line:
+        that user could have seen to it that it goes on for ever.
+        """
+        key = (digest, reference.name)
+        conversion = self._running.get(key)
+        if conversion is None or not (conversion.begun or conversion.uid == who.uid):
+            conversion = self._running[key] = _Conversion(who.uid)
+            conversion.task = asyncio.create_task(self._convert(digest, who, reference, found, conversion))
         task = conversion.task
         assert task is not None
         conversion.listeners.append(tell)
@@ -187,27 +203,32 @@ class Importer:
             await asyncio.shield(task)
         finally:
             conversion.listeners.remove(tell)
-            if (task.done() or not conversion.listeners) and self._running.get(digest) is conversion:
-                del self._running[digest]
+            if (task.done() or not conversion.listeners) and self._running.get(key) is conversion:
+                del self._running[key]
             if not conversion.listeners and not task.done():
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, ImageError):
                     await task
 
     async def _convert(
-        self, digest: str, who: Requester, reference: Reference, found: dict[str, Any], tell: Tell
+        self, digest: str, who: Requester, reference: Reference, found: dict[str, Any], conversion: _Conversion
     ) -> None:
-        async with self._lease(digest, tell):
+        # Fetched once from each repository, on whatever machine; converted once.
+        fetching = f"{digest}-{hashlib.sha256(reference.name.encode()).hexdigest()[:16]}"
+        tell = conversion.tell
+        async with (
+            self._deadline(reference),
+            self._copies.place(who.uid, tell),
+            self._lease(fetching, tell),
+        ):
+            conversion.begun = True
             if self.store.present(digest):
                 return  # another machine's service was first
-            if self._conversions.locked():
-                tell(f"waiting: {_CONVERSIONS} other images are being converted")
-            async with self._conversions:
-                began = time.monotonic()
-                with self._scratch() as scratch:
-                    copied = await self._copy(who, reference, digest, found, scratch, tell)
-                    await self._squash(reference, digest, copied["config"], scratch, who, tell)
-                _LOG.info("converted %s (%s) in %.1f s", reference, digest[:19], time.monotonic() - began)
+            began = time.monotonic()
+            with self._scratch() as scratch:
+                copied = await self._copy(who, reference, digest, found, scratch, tell)
+                await self._squash(reference, digest, copied["config"], scratch, who, tell)
+            _LOG.info("converted %s (%s) in %.1f s", reference, digest[:19], time.monotonic() - began)
 
     async def _copy(
         self, who: Requester, reference: Reference, digest: str, found: dict[str, Any], scratch: str, tell: Tell
@@ -216,19 +237,25 @@ class Importer:
             job = self._job("copy", str(reference), scratch, auth_fd, reference)
             job |= {"source": f"docker://{reference.name}@{digest}", "archive_fd": None, "digest": digest}
             job |= {"size": found["size"], "layers": found["layers"]}
-            return await jobs.run(job, [auth_fd], self._config.pull_timeout_s, tell)
+            return await jobs.run(job, [auth_fd], tell)
 
     async def _squash(
         self, reference: Reference, digest: str, config: dict[str, Any], scratch: str, who: Requester, tell: Tell
     ) -> None:
-        job = self._job("squash", str(reference), scratch, None)
-        done = await jobs.run(job, [], self._config.pull_timeout_s, tell)
-        if done["left_out"]:
-            tell(f"{reference}: left out {done['left_out']} device nodes, FIFOs and sockets")
-        public = who.entry is None and not self._home and not reference.is_local
-        metadata = {"version": 1, "digest": digest, "size": done["size"], "config": config, "sources": [reference.name]}
-        access = Access(public, (who.uid,), who.uid)
-        self.store.publish(digest, os.path.join(scratch, "image.sqsh"), metadata, access)
+        """Publish the image whose blobs lie in `scratch`, or allow it to `who` if it is there meanwhile."""
+        async with self._conversions.place(who.uid, tell), self._lease(digest, tell):
+            public = who.entry is None and not self._home and not reference.is_local
+            if self.store.present(digest):
+                # This user had every blob of it, so it is no secret to them.
+                self._allow(digest, who.uid, public=public, source=reference.name)
+                return
+            done = await jobs.run(self._job("squash", str(reference), scratch, None), [], tell)
+            if done["left_out"]:
+                tell(f"{reference}: left out {done['left_out']} device nodes, FIFOs and sockets")
+            sources = [reference.name]
+            metadata = {"version": 1, "digest": digest, "size": done["size"], "config": config, "sources": sources}
+            access = Access(public, (who.uid,), who.uid)
+            self.store.publish(digest, os.path.join(scratch, "image.sqsh"), metadata, access)
 
     def _job(
         self, kind: str, what: str, scratch: str, auth_fd: int | None, reference: Reference | None = None
@@ -271,22 +298,34 @@ class Importer:
             remove_tree(path)
 
     @contextlib.asynccontextmanager
-    async def _lease(self, digest: str, tell: Tell) -> AsyncIterator[None]:
-        """Hold the lease on `digest`; raises ImageError when another importer keeps it for too long."""
-        clock = asyncio.get_running_loop()
-        deadline = clock.time() + self._config.pull_timeout_s
-        while not self.presence.take(digest):
+    async def _lease(self, name: str, tell: Tell) -> AsyncIterator[None]:
+        """Hold the lease `name`; whoever else has it is waited for."""
+        while not self.presence.take(name):
             tell("waiting for another importer that has this image in hand")
-            if clock.time() > deadline:
-                raise ImageError(f"another importer has had the image {digest[:19]} in hand for too long", "try again")
             await asyncio.sleep(min(1.0, self.presence.beat_s))
         try:
             yield
         finally:
-            self.presence.release(digest)
+            self.presence.release(name)
+
+    def _deadline(self, reference: Reference) -> contextlib.AbstractAsyncContextManager[None]:
+        """Bound a whole pull or import, all its waiting included."""
+        return _within(self._config.pull_timeout_s, reference, _LONG)
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self.presence.beat_s)
             with contextlib.suppress(OSError):
                 self.presence.beat()
+
+
+@contextlib.asynccontextmanager
+async def _within(limit_s: float, what: Reference, hint: str) -> AsyncIterator[None]:
+    """Give the block up after `limit_s` seconds; raises ImageError then."""
+    try:
+        async with asyncio.timeout(limit_s) as limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise  # a system call's own
+        raise ImageError(f"{what} was not ready after {limit_s:.0f} s and was given up", hint) from None

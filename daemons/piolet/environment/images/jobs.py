@@ -1,4 +1,4 @@
-"""Run one job in a child process of its own, from asyncio: bounded, watched, killed as a whole.
+"""Run one job in a child process of its own, from asyncio: watched, and killed as a whole.
 
 The child gets a session of its own, so that it and the programs it starts are one group; whatever
 happens here, the group is dead when `run` returns.
@@ -23,12 +23,10 @@ from piolet.errors import ImageError
 _LINE_LIMIT = 8 * 1024 * 1024
 
 
-async def run(
-    job: dict[str, Any], descriptors: Sequence[int], timeout_s: float, tell: Callable[[str], None]
-) -> dict[str, Any]:
+async def run(job: dict[str, Any], descriptors: Sequence[int], tell: Callable[[str], None]) -> dict[str, Any]:
     """Return the result of `job` (see worker.py), handing each progress text to `tell`.
 
-    Raises ImageError: the job's own, or that it took more than `timeout_s` seconds, or was killed.
+    The caller bounds the time, by cancelling. Raises ImageError: the job's own, or that it was killed.
     """
     root = str(Path(piolet.__path__[0]).resolve().parent)
     start = (
@@ -46,13 +44,7 @@ async def run(
         limit=_LINE_LIMIT,
     )
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _talk(child, {**job, "parent": os.getpid()}, tell)
-    except TimeoutError:
-        raise ImageError(
-            f"{job['what']} was not ready after {timeout_s:.0f} s and was given up",
-            "try again; the site can raise pull_timeout_s in [images]",
-        ) from None
+        return await _talk(child, {**job, "parent": os.getpid()}, tell)
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):

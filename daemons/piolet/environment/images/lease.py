@@ -84,11 +84,6 @@ class Presence:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def is_held(self, name: str) -> bool:
-        """Return whether somebody alive, this process included, has the lease."""
-        holder = self._holder(self._lease(name))
-        return holder is not None and self.is_alive(holder)
-
     def is_alive(self, token: str) -> bool:
         """Return whether the process with this token is at work."""
         if token == self.token:
@@ -170,12 +165,17 @@ class Presence:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a folder of ours; what a dying child still writes into it is removed as well."""
+    """Remove a folder or file of ours; what a dying child still writes into a folder is removed as well."""
     for _ in range(5):
-        shutil.rmtree(path, ignore_errors=True)
-        if not os.path.lexists(path):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
             return
-    raise ImageError(f"cannot remove the temporary folder {path}")
+        except OSError:  # a folder: which errno says so depends on the file system
+            shutil.rmtree(path, ignore_errors=True)
+            if not os.path.lexists(path):
+                return
+    raise ImageError(f"cannot remove {path}, which is left of unfinished work", "see who owns it, and remove it")
 
 
 def _names(folder: str) -> Iterator[str]:

@@ -5,7 +5,7 @@ A SOCK_SEQPACKET Unix socket; every message is a JSON object of at most 64 KiB. 
 any number of {"progress": text} and {"part": […]}, then one {"result": …} or {"error": …}.
 
   ping
-  resolve  reference, mode ('pull', 'look', 'refresh'); descriptor: an auth.json, if there are credentials
+  resolve  reference, mode ('known', 'pull', 'look', 'refresh'); descriptor: an auth.json, if there are credentials
   import   kind ('oci-archive', 'docker-archive'), name; descriptor: the archive, or a pipe
   list     parts: entries
   rm       target

@@ -79,7 +79,7 @@ def parse(text: str) -> Reference:
     if any(c.isspace() or not c.isprintable() for c in text):
         raise ImageError(f"the image reference {shown!r} contains white space or control characters")
     rest = text.removeprefix("docker://")
-    if rest is text or rest == text:
+    if rest == text:
         if text.startswith(_TRANSPORTS):
             raise ImageError(
                 f"the image reference '{shown}' is not a registry's", f"bring it in first: piolet image import {shown}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -17,9 +18,10 @@ import socket
 import stat
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from piolet import config as configuration
 from piolet import peer
@@ -36,8 +38,8 @@ _REQUEST_TIMEOUT_S = 10.0
 _REPLY_TIMEOUT_S = 10.0
 _TICK_S = 0.5
 _KEEPALIVE_TICKS = 10
-_PART = 40
 _LOG = logging.getLogger("piolet-imaged")
+_T = TypeVar("_T")
 
 
 class Service:
@@ -46,6 +48,8 @@ class Service:
     def __init__(self, importer: Importer) -> None:
         self._importer = importer
         self._admin = Admin(importer.store, importer.presence)
+        # One listing or removal at a time: each may read the whole store, which takes its time.
+        self._managing = ThreadPoolExecutor(1, "piolet-images")
         self._tasks: set[asyncio.Task[None]] = set()
         self._of_user: Counter[int] = Counter()
 
@@ -68,6 +72,7 @@ class Service:
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._managing.shutdown(cancel_futures=True)
 
     async def _converse(self, connection: socket.socket) -> None:
         with connection:
@@ -96,6 +101,8 @@ class Service:
         except PioletError as error:
             _LOG.info("uid %d: refused or failed: %s", uid, error.message)
             return _refusal(error)
+        except ConnectionError:
+            raise  # the client has gone
         except OSError as error:
             _LOG.warning("uid %d: %s", uid, error)
             return _refusal(from_os(error, self._importer.store.root))
@@ -117,7 +124,7 @@ class Service:
             return {"pong": True}
         if op == "resolve":
             text, mode = _text(request, "reference"), _text(request, "mode")
-            if mode not in ("pull", "look", "refresh"):
+            if mode not in ("known", "pull", "look", "refresh"):
                 raise ImageError(f"the request has the unknown mode '{mode[:20]}'")
             entry = credentials.read(descriptors[0], parse(text).registry) if descriptors else None
             told = _Teller(connection)
@@ -129,15 +136,23 @@ class Service:
             kind, name = _text(request, "kind"), _text(request, "name")
             return await told.during(self._importer.bring(Requester(uid), kind, descriptors[0], name, told.tell))
         if op == "list":
-            return await _parts(connection, self._admin.entries(uid))
+            return await _parts(connection, await self._manage(connection, self._admin.entries, uid))
         if op == "rm":
-            return self._admin.remove(uid, _text(request, "target"))
+            return await self._manage(connection, self._admin.remove, uid, _text(request, "target"))
         if op == "prune":
             older, dry_run = request.get("older_than_s"), request.get("dry_run")
             if not isinstance(older, int | float) or isinstance(older, bool) or not isinstance(dry_run, bool):
                 raise ImageError("the request to prune is malformed")
-            return await _parts(connection, self._admin.prune(uid, older, dry_run))
+            return await _parts(connection, await self._manage(connection, self._admin.prune, uid, older, dry_run))
         raise ImageError(f"the request asks for the unknown operation {str(op)[:40]!r}")
+
+    async def _manage(self, connection: socket.socket, act: Callable[..., _T], *arguments: Any) -> _T:
+        """Return what `act` returns, a method of Admin; nobody else is held up by it."""
+
+        async def work() -> _T:
+            return await asyncio.get_running_loop().run_in_executor(self._managing, act, *arguments)
+
+        return await _Teller(connection).during(work())
 
 
 class _Teller:
@@ -152,9 +167,9 @@ class _Teller:
         """Remember `text`; the latest one is sent soon."""
         self._text, self._news = text[:500], True
 
-    async def during(self, work: Any) -> dict[str, Any]:
+    async def during(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Return what the coroutine `work` returns; it is cancelled when the client goes away."""
-        task: asyncio.Task[dict[str, Any]] = asyncio.ensure_future(work)
+        task = asyncio.create_task(work)
         quiet = 0
         try:
             while True:
@@ -232,8 +247,17 @@ async def _send(connection: socket.socket, message: dict[str, Any]) -> None:
 
 
 async def _parts(connection: socket.socket, entries: list[dict[str, Any]]) -> dict[str, Any]:
-    for start in range(0, len(entries), _PART):
-        await _send(connection, {"part": entries[start : start + _PART]})
+    part: list[dict[str, Any]] = []
+    size = 0
+    for entry in entries:
+        length = len(protocol.pack(entry))
+        if part and size + length > protocol.LIMIT_BYTES // 2:
+            await _send(connection, {"part": part})
+            part, size = [], 0
+        part.append(entry)
+        size += length
+    if part:
+        await _send(connection, {"part": part})
     return {"count": len(entries)}
 
 
@@ -290,6 +314,11 @@ async def run(config: configuration.Config) -> None:
                 _LOG.info("listening at %s, store %s", config.images.socket, config.images.store)
                 with contextlib.suppress(asyncio.CancelledError):
                     await serving
+        except OSError as error:
+            failure = from_os(error, config.images.store)
+            if error.errno == errno.EROFS:
+                failure.hint = "mount it with rw; systemd's unit shows the service /usr, /boot and /etc read-only, too"
+            raise failure from None
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(config.images.socket)

@@ -18,12 +18,16 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from piolet.environment.images.reference import Reference, is_digest
 from piolet.errors import ImageError
+
+Filed = tuple[int | None, str, str, str]
+"""An index file: owner (None: everybody), reference, digest, path."""
 
 _LIMIT = 8 * 1024 * 1024
 _PUBLIC = "public"
@@ -68,17 +72,16 @@ class Store:
     def __init__(self, root: str, writer: str = "none") -> None:
         """`writer` is this process's token in lease.py, by which what it leaves behind when it dies is known."""
         self.root = root
+        self.changing = threading.Lock()
+        """Held by who reads who may use an image and then writes it: this process has two threads that do."""
         self._writer = writer
 
     def prepare(self) -> None:
         """Make what is missing; raises ImageError when the store is not ours, or others can write to it."""
-        try:
-            for name in ("", "refs", f"refs/{_PUBLIC}"):
-                self._folder(os.path.join(self.root, name), 0o711)
-            for name in ("leases", "tmp"):
-                self._folder(os.path.join(self.root, name), 0o700)
-        except OSError as error:
-            raise ImageError(f"the image store {self.root} cannot be used: {error.strerror}") from None
+        for name in ("", "refs", f"refs/{_PUBLIC}"):
+            self._folder(os.path.join(self.root, name), 0o711)
+        for name in ("leases", "tmp"):
+            self._folder(os.path.join(self.root, name), 0o700)
         found = os.stat(self.root)
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
             raise ImageError(
@@ -132,12 +135,12 @@ class Store:
         except OSError:
             return 0.0
 
-    def remove(self, digest: str) -> None:
-        """Remove the image and every reference to it (writes)."""
+    def remove(self, digest: str, filed: Iterable[Filed] | None = None) -> None:
+        """Remove the image and every reference to it, which `filed` are if they have been read (writes)."""
         for suffix in ("access", "json", "sqsh"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path(digest, suffix))
-        self.forget(digest)
+        self.forget(digest, filed=filed)
         self._sync()
 
     def file_reference(self, reference: Reference, digest: str, owner: int | None) -> None:
@@ -148,6 +151,11 @@ class Store:
         value = {"version": 1, "reference": str(reference), "digest": digest}
         if _load(path) != value:
             self._write(path, value, 0o600)
+
+    def unfile(self, reference: Reference, owner: int | None) -> None:
+        """Let `reference` mean nothing for `owner`, or in what is filed for everybody (writes)."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.index_path(reference, owner))
 
     def lookup(self, reference: Reference, uid: int) -> tuple[str, str] | None:
         """Return the digest that `reference` has for `uid` and the index file that says so, if uid may use it."""
@@ -183,8 +191,8 @@ class Store:
         name = hashlib.sha256(str(reference).encode()).hexdigest()
         return os.path.join(self.root, "refs", _PUBLIC if owner is None else str(owner), name + ".json")
 
-    def references(self, uid: int | None = None) -> Iterator[tuple[int | None, str, str, str]]:
-        """Yield (owner, reference, digest, path) of what is filed for everybody and for `uid`, or for all users."""
+    def references(self, uid: int | None = None) -> Iterator[Filed]:
+        """Yield what is filed for everybody and for `uid`, or for all users."""
         folder = os.path.join(self.root, "refs")
         wanted = _names(folder) if uid is None else [_PUBLIC, str(uid)]
         for owner in wanted:
@@ -194,10 +202,10 @@ class Store:
                 if isinstance(value.get("digest"), str) and isinstance(value.get("reference"), str):
                     yield None if owner == _PUBLIC else int(owner), value["reference"], value["digest"], path
 
-    def forget(self, digest: str, owner: int | None = None) -> None:
+    def forget(self, digest: str, owner: int | None = None, filed: Iterable[Filed] | None = None) -> None:
         """Remove the references to `digest`: all of them, or those of one owner (writes)."""
-        for whose, _, found, path in list(self.references()):
-            if found == digest and owner in (None, whose):
+        for whose, _, _, path in list(self.references()) if filed is None else filed:
+            if owner in (None, whose) and _load(path).get("digest") == digest:  # it may mean another one by now
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
 

@@ -67,7 +67,6 @@ class Tree:
 
     def __init__(self, node_limit: int = NODE_LIMIT) -> None:
         self.root = Directory(0)
-        self.dropped = 0
         self._layer = 0
         self._limit = node_limit
         self._nodes = 0
@@ -89,8 +88,7 @@ class Tree:
             return
         parents, base = parts[:-1], parts[-1]
         if any(part.startswith(_PREFIX) for part in parents):
-            self.dropped += 1  # bookkeeping of aufs, which old images carry
-            return
+            return  # bookkeeping of aufs, which old images carry
         if base.startswith(_PREFIX):
             self._whiteout(parents, base)
             return
@@ -196,7 +194,6 @@ class Tree:
     def _whiteout(self, parents: list[bytes], base: bytes) -> None:
         name = base.removeprefix(_PREFIX)
         if base != _OPAQUE and name.startswith(_PREFIX):
-            self.dropped += 1
             return
         if name in (b"", b".", b".."):
             raise ImageError(f"its whiteout {shown(base)} hides nothing that can have a name")
