@@ -22,6 +22,7 @@ from piolet.score.failures import ScoreError
 PERIOD_LEAST, PERIOD_MOST = 0.1, 3600.0
 OUT_MAX, LABEL_MAX = 3500, 200
 DEFAULT_OUT = "piolet-score-%j.%s"
+_KINDS = {"period": (int, float), "out": (str,), "collector": (str,), "label": (str,), "html": (bool,)}
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,13 @@ def parse(text: str, cwd: str, default: Wish) -> Wish:
 def from_json(data: bytes) -> Wish:
     """Return the wish in a definition. Raises ScoreError: it is malformed."""
     try:
-        value = json.loads(data)
-        wish = Wish(**value)
-        for name, kind in (("out", str), ("collector", str), ("label", str), ("html", bool)):
-            if type(getattr(wish, name)) is not kind:
-                raise TypeError(name)
+        # Strictly: json.loads takes bytes that are no UTF-8 by half.
+        wish = Wish(**json.loads(data.decode("utf-8")))
+        for name, kinds in _KINDS.items():
+            if type(getattr(wish, name)) not in kinds:
+                raise TypeError(f"{name} is of another kind")
         sound = (
-            PERIOD_LEAST <= float(wish.period) <= PERIOD_MOST
+            PERIOD_LEAST <= wish.period <= PERIOD_MOST
             and wish.out.startswith("/")
             and len(os.fsencode(wish.out)) <= OUT_MAX
             and "\0" not in wish.out

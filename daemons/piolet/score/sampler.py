@@ -15,7 +15,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,11 @@ class Step:
     uid: int = -1
     label: str = ""
     command: str = ""
+
+    @property
+    def name(self) -> str:
+        """JOB.STEP."""
+        return f"{self.job}.{self.step}"
 
 
 @dataclass(frozen=True)
@@ -146,12 +151,22 @@ class Sampler:
         """`totals`: sum up what devices tell, for those who ask while the step runs (metrics.py)."""
         self.clock = clock or Clock()
         self._totals = totals
-        self.reading: Session | None = None  # whose collector is being read: what a watchdog wants to know
+        # The step for which a library is at work, and since when: what a watchdog wants to know.
+        self.busy: tuple[str, int] | None = None
         self.sessions: list[Session] = []
         self._order = itertools.count()
         self._queue: list[tuple[int, int, Session, _Source]] = []
         self._cpu_start = time.process_time()
         self._start = self.clock.monotonic_ns()
+
+    @contextlib.contextmanager
+    def working(self, step: str) -> Iterator[None]:
+        """Note meanwhile that a library is at work for the step named JOB.STEP: one opening, reading or closing."""
+        self.busy = step, self.clock.monotonic_ns()
+        try:
+            yield
+        finally:
+            self.busy = None
 
     def add(
         self, step: Step, collectors: Sequence[Collector], period: float, sink: Sink, why_not: dict[str, str]
@@ -169,10 +184,11 @@ class Sampler:
             session.sources.append(source)
             heapq.heappush(self._queue, (source.due, next(self._order), session, source))
             devices = collector.devices or devices
-            with contextlib.suppress(Exception):  # a collector that fails is told of at its first tick
+            # A collector that fails is told of at its first tick.
+            with contextlib.suppress(Exception), self.working(step.name):
                 collector.read(now)  # counters need a first look, so that the first tick has a span
-        self.sessions.append(session)
         sink.put(json_frame("H", self._header(session, collectors, devices, why_not, now)))
+        self.sessions.append(session)
         sink.flush()
         return session
 
@@ -237,17 +253,15 @@ class Sampler:
         if late > _LATE * source.period / 1e9:
             session.late_ticks += 1
             self._event(session, "late", {"source": source.collector.name, "seconds": round(late, 4)})
-        self.reading = session
         try:
-            readings = source.collector.read(now)
+            with self.working(session.step.name):
+                readings = source.collector.read(now)
         except Exception as error:  # noqa: BLE001 - a collector is a plug-in: its fault costs its own samples only
             if not source.failed:
                 what = f"{type(error).__name__}: {error}"
                 self._event(session, "error", {"source": source.collector.name, "text": what[:500]})
             source.failed = True
             return
-        finally:
-            self.reading = None
         source.failed = False
         records = session.records.setdefault(id(source), [])
         records += [source.packer.pack(reading, source.places) for reading in readings]
@@ -307,7 +321,7 @@ class Sampler:
                 if now - (source.due - source.period) > source.period // 2:
                     self._read(session, source, source.due)
         for source in session.sources:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), self.working(session.step.name):
                 source.collector.close()
         session.sink.put(json_frame("E", {"event": "end", "at": now}))
         self._flush(session, now)
