@@ -119,21 +119,29 @@ def test_a_step_with_one_instance_sees_only_that_one(libraries: Path, tmp_path: 
     assert got.startswith("['gpm', 'host'] ['MIG-00000000', 'MIG-00000000', 'GPU-00000003']"), got
 
 
-def test_dcgm_leaves_nothing_behind(libraries: Path, tmp_path: Path) -> None:
-    """Groups, field groups and watches: two steps, then none."""
+@pytest.mark.parametrize("engine", ["", "fail engine 21\n"])
+def test_two_steps_share_dcgm_and_leave_nothing_behind(libraries: Path, tmp_path: Path, engine: str) -> None:
+    """Neither the end of one step nor a third that cannot be opened ends the other's counters; then nothing is left."""
     code = """
 import ctypes, time
-left = ctypes.CDLL("libdcgm.so.4").piolet_dcgm_left
-sets = [choose(Target(None), "dcgm")[0] for _ in range(1)]
-print(left())
-for collectors in sets:
-    for each in collectors:
-        each.read(time.monotonic_ns())
-        each.close()
-print(left())
+lib = ctypes.CDLL("libdcgm.so.4")
+one, two = (choose(Target(None), "dcgm")[0][0] for _ in range(2))
+both = lib.piolet_dcgm_left()
+print(one.name, two.name, choose(Target(("GPU-nowhere",)), "dcgm")[1]["dcgm"])
+one.close()
+print(both == 2 * lib.piolet_dcgm_left() > 0)
+end = time.monotonic() + 5
+while not (got := two.read(time.monotonic_ns())) and time.monotonic() < end:
+    time.sleep(0.1)
+print(len({reading.device for reading in got}))
+two.close()
+print(lib.piolet_dcgm_left())
+again = choose(Target(None), "dcgm")[0][0]
+print(again.name, again.source == two.source)
+again.close()
 """
-    before, after = run(libraries, tmp_path, TWO, code).split()
-    assert int(before) > 0 and int(after) == 0
+    got = run(libraries, tmp_path, engine + TWO, code).splitlines()
+    assert got == ["dcgm dcgm DCGM knows no GPU GPU-nowhere", "True", "2", "0", "dcgm True"]
 
 
 def test_an_unknown_collector_is_refused() -> None:
