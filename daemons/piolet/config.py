@@ -106,7 +106,8 @@ class ScoreConfig:
     interval: str = _setting("100ms", "Between two samples, where --score does not say: 100ms to 1h.")
     collector: str = _setting("auto", "The source of GPU counters: auto, dcgm, gpm, nvml or host.")
     out: str = _setting(
-        "piolet-score-%j.%s", "Where data sets go: %j is the job, %s the step; below the step's directory if relative."
+        "piolet-score-%j.%s%r",
+        "Where data sets go: %j is the job, %s the step, %r -r1 after a requeue; relative to the step's directory.",
     )
     calibration: str = _setting(
         "", "Peaks of the site's GPUs, a file of `piolet score calibrate`; empty: the data sheets'."

@@ -111,10 +111,17 @@ def test_mig_instances_are_read_each_by_itself(simulate: Callable[..., Dataset])
 
 
 def test_a_step_with_one_instance_sees_only_that_one(libraries: Path, tmp_path: Path) -> None:
-    """And DCGM, which would tell of the whole GPU, is not asked."""
+    """And DCGM, which would tell of the whole GPU, is not asked. A number names none: it is not NVML's."""
     one = "('MIG-00000000-0002-0000-0000-000000000000',)"
     got = run(libraries, tmp_path, MIG, CHOICE.format(gpus=one, wanted="auto"))
     assert got.startswith("['gpm', 'host'] ['MIG-00000000'] {'dcgm': 'MIG instances are read through GPM'"), got
+    for collector, reason in (
+        ("dcgm", "MIG instances are read through GPM"),
+        ("gpm", "their numbers do not say which"),
+    ):
+        for number in "0", "1":
+            got = run(libraries, tmp_path, MIG, CHOICE.format(gpus=f"('{number}',)", wanted=collector))
+            assert got.startswith("['host'] []") and reason in got, got
     got = run(libraries, tmp_path, MIG, CHOICE.format(gpus="None", wanted="auto"))
     assert got.startswith("['gpm', 'host'] ['MIG-00000000', 'MIG-00000000', 'GPU-00000003']"), got
 

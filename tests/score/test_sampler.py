@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -290,6 +291,10 @@ def test_the_writer_is_the_user_and_finishes(simulate: Callable[..., Dataset], t
     assert Path(path).name == "node.parquet"
     one, other = summarise(data), summarise(open_dataset(tmp_path / "out"))
     assert other.score.value == pytest.approx(one.score.value)
+    shutil.copy(source, tmp_path / "node.journal")
+    for run in "1.1", "1.0-r1":
+        with pytest.raises(ScoreError, match="holds the data set of another step"):
+            write(0, str(tmp_path), "node", run)
     for name in ("../x", "", ".."):
         with pytest.raises(ScoreError, match="cannot be the name"):
             write(0, str(tmp_path), name, "1.0")

@@ -71,7 +71,7 @@ def desk(tmp_path: Path, hands: Hands, keeper: tuple[socket.socket, socket.socke
     listener.close()
 
 
-def announce(desk: ScoreDesk, definition: bytes, job: int = 7) -> socket.socket:
+def announce(desk: ScoreDesk, definition: bytes, job: int = 7, restarts: int = 0) -> socket.socket:
     """Announce a step as the plugin does, its first task included; return the plugin's end."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -80,7 +80,7 @@ def announce(desk: ScoreDesk, definition: bytes, job: int = 7) -> socket.socket:
     desk._selector.register(theirs, 1)
     start = bytearray(messages.start(definition, job=job))
     messages.ffi.from_buffer("struct piolet_start *", start).plugin = messages.lib.PIOLET_PLUGIN_SCORE
-    for message in (bytes(start), messages.gpus(b"")):
+    for message in (bytes(start), messages.gpus(b"", restarts=restarts)):
         if scored in desk._steps:
             ours.send(message)
             desk._on_plugin(scored, theirs)
@@ -111,6 +111,20 @@ def test_what_a_user_writes_ends_that_step_only(desk: ScoreDesk, definition: byt
         request.from_json(definition)
     with announce(desk, SOUND.to_json(), 1), announce(desk, definition, 2):
         assert names(desk) == ["1.0"] and len(desk._steps) == 1
+
+
+def test_a_requeued_job_has_a_data_set_of_its_own(
+    desk: ScoreDesk, keeper: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    """Its steps' numbers begin anew; the run is told apart wherever the step's name stands."""
+    wish = Wish(out="/tmp/piolet-score-%j.%s%r", collector="host")
+    with announce(desk, wish.to_json(), restarts=0), announce(desk, wish.to_json(), restarts=2):
+        orders = [json.loads(keeper[1].recv(1 << 16)) for _ in range(2)]
+        assert [(order["step"], order["directory"]) for order in orders] == [
+            ("7.0", "/tmp/piolet-score-7.0"),
+            ("7.0-r2", "/tmp/piolet-score-7.0-r2"),
+        ]
+        assert names(desk) == ["7.0", "7.0-r2"] and sorted(path.name for path in tmp_path.iterdir()) == names(desk)
 
 
 def test_a_path_that_is_no_utf8_is_one(desk: ScoreDesk) -> None:

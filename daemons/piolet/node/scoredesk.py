@@ -42,7 +42,11 @@ _F_SETPIPE_SZ = 1031
 
 @dataclass(frozen=True)
 class Facts:
-    """What is kept of a step for a restart; `started` is when its slurmstepd, the process `peer`, was started."""
+    """What is kept of a step for a restart; `started` is when its slurmstepd, the process `peer`, was started.
+
+    nodes      how many the step has, 0: not known
+    restarts   how often the job was requeued
+    """
 
     job: int
     step: int
@@ -55,11 +59,13 @@ class Facts:
     started: int | None
     cgroup: str = ""
     gpus: list[str] = field(default_factory=list)
+    nodes: int = 0
+    restarts: int = 0
 
     @property
     def name(self) -> str:
-        """JOB.STEP."""
-        return f"{self.job}.{self.step}"
+        """The name of this run of the step."""
+        return request.run_name(self.job, self.step, self.restarts)
 
 
 @dataclass
@@ -167,8 +173,13 @@ class ScoreDesk:
             elif scored.session is None:
                 gpus = wire.decode_gpus(data)
                 pid = next((peer.UCRED.unpack(value)[0] for _, kind, value in extra if kind == 2), 0)
-                content = asdict(scored.facts) | {"gpus": list(gpus), "cgroup": step_cgroup(pid)}
-                scored.facts = Facts(**content)
+                scored.facts = replace(
+                    scored.facts,
+                    cgroup=step_cgroup(pid),
+                    gpus=list(gpus.names),
+                    nodes=gpus.nodes,
+                    restarts=gpus.restarts,
+                )
                 self._begin(scored, scored.facts)
         except Exception as error:  # noqa: BLE001 - what comes is a user's word, and this process is everybody's
             _log.error("a step is not scored: %s: %s", type(error).__name__, error)
@@ -180,7 +191,15 @@ class ScoreDesk:
         wish = request.from_json(facts.definition.encode())
         target = Target(gpus=tuple(facts.gpus), cgroup=facts.cgroup, period=wish.period)
         collectors, why_not = choose(target, wish.collector, lambda: self._sampler.working(facts.name))
-        step = Step(str(facts.job), str(facts.step), facts.node, facts.uid, wish.label)
+        step = Step(
+            str(facts.job),
+            str(facts.step),
+            facts.node,
+            facts.uid,
+            wish.label,
+            nodes=facts.nodes,
+            restarts=facts.restarts,
+        )
         write = -1
         try:
             write = self._order_writer(facts, wish)
@@ -201,7 +220,7 @@ class ScoreDesk:
             "uid": facts.uid,
             "gid": facts.gid,
             "groups": facts.groups,
-            "directory": wish.directory(facts.job, facts.step),
+            "directory": wish.directory(facts.job, facts.step, facts.restarts),
             "node": facts.node,
             "step": facts.name,
         }

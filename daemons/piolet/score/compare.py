@@ -48,7 +48,7 @@ def _series(summary: Summary) -> Any:
     lines = summary.view.lines["s"]
     known = lines[:, ~np.isnan(lines).all(axis=0)] if lines.size else lines
     if summary.score.value is None or known.shape[1] < _BINS_LEAST:
-        raise ScoreError(f"step {summary.job}.{summary.step} has too few samples with a score to compare")
+        raise ScoreError(f"step {summary.name} has too few samples with a score to compare")
     return np.nanmean(known, axis=0)
 
 
@@ -66,7 +66,7 @@ def render(a: Summary, b: Summary, found: Comparison) -> str:
     """Return the comparison as text."""
     rows = [
         ("", "A", "B"),
-        ("step", f"{a.job}.{a.step}", f"{b.job}.{b.step}"),
+        ("step", a.name, b.name),
         ("saturation", percent(a.score.value), percent(b.score.value)),
         ("compute", percent(a.score.compute), percent(b.score.compute)),
         ("memory", percent(a.score.memory), percent(b.score.memory)),

@@ -21,6 +21,7 @@ from typing import Any
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Collector, Device
 from piolet.score.journal import VERSION, Packer, json_frame
+from piolet.score.request import run_name
 
 KEEP = 4 << 20
 HOST_PERIOD = 1.0
@@ -34,7 +35,7 @@ HOST_COLUMNS = tuple(quantity.name for quantity in HOST_QUANTITIES)
 
 @dataclass(frozen=True)
 class Step:
-    """What a data set says of its origin."""
+    """What a data set says of its origin; `nodes` is 0 where it is not known."""
 
     job: str
     step: str
@@ -42,11 +43,13 @@ class Step:
     uid: int = -1
     label: str = ""
     command: str = ""
+    nodes: int = 0
+    restarts: int = 0
 
     @property
     def name(self) -> str:
-        """JOB.STEP."""
-        return f"{self.job}.{self.step}"
+        """The name of this run of the step."""
+        return run_name(self.job, self.step, self.restarts)
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class Sampler:
 
     @contextlib.contextmanager
     def working(self, step: str) -> Iterator[None]:
-        """Note meanwhile that a library is at work for the step named JOB.STEP: one opening, reading or closing."""
+        """Note meanwhile that a library is at work for the step of that name: one opening, reading or closing."""
         self.busy = step, self.clock.monotonic_ns()
         try:
             yield
@@ -209,6 +212,8 @@ class Sampler:
             "uid": step.uid,
             "label": step.label,
             "command": step.command,
+            "nodes": step.nodes,
+            "restarts": step.restarts,
             "period": session.period,
             "start": now,
             "origin": self.clock.realtime_ns() - now,

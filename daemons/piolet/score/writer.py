@@ -8,15 +8,17 @@ score and nothing else: the sampler never waits for the pipe. Until the end it i
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from piolet.score.failures import ScoreError
 from piolet.score.journal import SUFFIX, open_for_writing, read
+from piolet.score.request import run_name
 
 _PIECE = 1 << 16
 
 
 def write(source: int, directory: str, node: str, step: str) -> str:
-    """Copy the samples of `step`, "JOB.STEP", from the descriptor `source` until its end; return the path of the file.
+    """Copy the samples of a run of a step from the descriptor `source` until its end; return the path of the file.
 
     If the step has ended by then, that is a Parquet file; if only its sampler has, the journal, which the next sampler
     goes on with. Raises ScoreError: the directory holds another step's samples, cannot be made, the journal cannot be
@@ -49,8 +51,12 @@ def _refuse_another(directory: str, node: str, step: str) -> None:
         raise ScoreError(f"{directory} holds the data set of a step that has ended")
     path = os.path.join(directory, node + SUFFIX)
     head = next(read(path), None) if os.path.exists(path) else None
-    if head is not None and "{job}.{step}".format_map(head.json()) != step:
+    if head is not None and _run(head.json()) != step:
         raise ScoreError(f"{directory} holds the data set of another step")
+
+
+def _run(header: dict[str, Any]) -> str:
+    return run_name(header["job"], header["step"], header.get("restarts", 0))
 
 
 def _ended(path: str) -> bool:

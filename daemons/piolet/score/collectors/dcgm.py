@@ -123,6 +123,8 @@ class Dcgm(Collector):
         for number in ids[0 : count[0]]:
             device, index = self._describe(number)
             known[device.uuid] = known[index] = (number, device)
+        if wanted is not None and any(map(str.isdecimal, wanted)) and any(device.mig for _, device in known.values()):
+            raise Unavailable(_NO_MIG)  # the numbers count instances, too: see nvml.py
         if wanted is None:
             wanted = tuple(uuid for uuid in known if uuid.startswith("GPU-"))
         missing = [name for name in wanted if name not in known]

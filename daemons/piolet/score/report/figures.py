@@ -113,7 +113,7 @@ def png(figure: Figure) -> bytes:
 def pdf(summary: Summary, text: str) -> bytes:
     """Return all figures as one PDF, the summary's text on the first page."""
     out = io.BytesIO()
-    about = {"CreationDate": None, "Title": f"Piolet score {summary.job}.{summary.step}"}
+    about = {"CreationDate": None, "Title": f"Piolet score {summary.name}"}
     with matplotlib.rc_context(_STYLE), PdfPages(out, metadata=about) as pages:
         first = Figure(figsize=(9, 11))
         first.text(0.05, 0.97, text, family="monospace", size=7.2, va="top", parse_math=False)

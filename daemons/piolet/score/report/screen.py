@@ -42,6 +42,12 @@ def count(many: int, what: str) -> str:
     return f"{many} {what}" + ("" if many == 1 else "s")
 
 
+def nodes(summary: Summary) -> str:
+    """Return how many nodes there are samples of, and how many there should be."""
+    known = len(summary.nodes)
+    return f"{known} of {summary.wanted} nodes" if summary.wanted > known else count(known, "node")
+
+
 def duration(seconds: float) -> str:
     """Return seconds as people say them."""
     if seconds < 120:
@@ -69,7 +75,7 @@ def _page(summary: Summary) -> RenderableType:
         parts.append(_limits(score))
         parts.append(_waterfall(summary))
     parts += [_facts(summary), *_lists(summary)]
-    title = f"step {summary.job}.{summary.step}" if summary.job != "local" else "local command"
+    title = f"step {summary.name}" if summary.job != "local" else "local command"
     return Panel(Group(*parts), title=f"piolet score: {title}", title_align="left")
 
 
@@ -105,7 +111,7 @@ def _facts(summary: Summary) -> Table:
     table.add_column()
     known = [node.s for node in summary.nodes if node.s is not None]
     gpus = f"{count(summary.score.gpus, 'GPU')} on " if summary.score.gpus else ""
-    table.add_row("size", f"{gpus}{count(len(summary.nodes), 'node')}, {duration(summary.seconds)}")
+    table.add_row("size", f"{gpus}{nodes(summary)}, {duration(summary.seconds)}")
     if len(known) > 1:
         table.add_row("nodes", f"{percent(min(known))} to {percent(max(known))}, balance {percent(summary.balance)}")
     if summary.slowest:
