@@ -151,6 +151,13 @@ again.close()
     assert got == ["dcgm dcgm DCGM knows no GPU GPU-nowhere", "True", "2", "0", "dcgm True"]
 
 
+def test_dcgm_gives_its_last_rows(simulate: Callable[..., Dataset]) -> None:
+    """All that its engine has seen until the end: it is asked twice a second, and samples ten times."""
+    (chunk,) = simulate("gpu\nload matmul 100\n", 3.4, 0.1, "dcgm").nodes[0].chunks(["tensor"])
+    assert chunk["end"].max() - chunk["end"].min() >= 3.2e9
+    assert simulation.BASE * 10**9 + 3.4e9 - chunk["end"].max() < 0.15e9
+
+
 def test_an_unknown_collector_is_refused() -> None:
     """With the names that there are."""
     with pytest.raises(ScoreError, match="there is no collector 'magic'"):

@@ -18,7 +18,7 @@ from piolet.api import Collector, Device, Reading, Target
 from piolet.score import journal
 from piolet.score.dataset import Dataset, finish, open_dataset
 from piolet.score.failures import ScoreError
-from piolet.score.sampler import KEEP, Clock, Sampler, Session, Sink, Step
+from piolet.score.sampler import GPU_COLUMNS, KEEP, Clock, Sampler, Session, Sink, Step
 from piolet.score.summary import summarise
 
 from tests.score import simulation
@@ -128,6 +128,32 @@ def test_several_steps_at_once_with_periods_of_their_own(hands: Hands, tmp_path:
     assert (len(slow.reads), len(fast.reads)) == (11, 101) and slow.closed and not fast.closed
     sampler.run_until(lambda: hands.now >= start + 11 * 10**9)
     assert len(slow.reads) == 11 and len(fast.reads) == 111
+
+
+def test_the_end_mark_is_behind_the_last_samples(hands: Hands, path: Path) -> None:
+    """Whoever sees it has all; a collector is closed when everything is said, for that may hang."""
+    collector = Counting()
+    sampler, session = begin(hands, path, collector)
+    sampler.run_until(lambda: hands.now >= 3 * 10**9)
+    hands.pass_(70_000_000)
+    collector.close = lambda: kinds.extend(frame.kind for frame in journal.read(str(path)))  # type: ignore[method-assign]
+    kinds: list[str] = []
+    end = hands.now
+    sampler.remove(session)
+    assert kinds[-3:] == ["G", "Q", "E"]
+    last, _, mark = list(journal.read(str(path)))[-3:]
+    assert mark.json()["event"] == "end" and collector.reads[-1] == end
+    assert int.from_bytes(last.body[-len(GPU_COLUMNS) * 8 - 8 : -len(GPU_COLUMNS) * 8], "little") == end
+
+
+def test_the_cost_is_that_of_the_step(hands: Hands, path: Path) -> None:
+    """Not what the process has used in all its time."""
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+    sampler, session = begin(hands, path, Counting())
+    hands.pass_(10**9)
+    assert sampler.quality(session, hands.now)["process_cores"] < 0.1
 
 
 def test_a_failing_collector_costs_only_its_own_samples(hands: Hands, path: Path) -> None:

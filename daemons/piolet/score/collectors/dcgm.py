@@ -216,10 +216,18 @@ class Dcgm(Collector):
         return 0
 
     def read(self, now: int) -> list[Reading]:
-        """Return the complete rows; the engine is asked once a second, since it keeps the times itself."""
+        """Return the complete rows; the engine is asked twice a second only, since it keeps the times itself."""
         if now < self._due:
             return []
         self._due = now + _POLL_NS - 10**6
+        return self._poll(1)
+
+    def rest(self, now: int) -> list[Reading]:
+        """Return all rows that there are by now; see Collector."""
+        return self._poll(0)
+
+    def _poll(self, kept: int) -> list[Reading]:
+        """Ask the engine, and take out all rows but the `kept` newest of each device, which may not be complete yet."""
         for watch in self._watches:
             following = self._ffi.new("long long *")
             code = self._lib.dcgmGetValuesSince_v2(
@@ -229,13 +237,12 @@ class Dcgm(Collector):
             watch.since = following[0]
         readings: list[Reading] = []
         for index, rows in self._rows.items():
-            readings += self._complete(index, rows)
+            readings += self._complete(index, rows, kept)
         return readings
 
-    def _complete(self, index: int, rows: _Rows) -> list[Reading]:
-        """Take out all rows but the newest, which may lack what has not come yet."""
+    def _complete(self, index: int, rows: _Rows, kept: int) -> list[Reading]:
         readings = []
-        for tick in sorted(rows.open)[:-1]:
+        for tick in sorted(rows.open)[: len(rows.open) - kept]:
             stamp, found = rows.open.pop(tick)
             passed = stamp - rows.last if rows.last else self._period_us
             # After a hole a value still is the mean of one period: what was between is not known.
