@@ -229,6 +229,41 @@ def test_what_is_no_journal_is_refused(path: Path) -> None:
         journal.open_for_writing(str(path))
 
 
+def test_a_pipe_in_a_journals_place_is_not_waited_for(path: Path) -> None:
+    """Whoever reads or writes it would wait for ever."""
+    os.mkfifo(path)
+    for act in (lambda: journal.open_for_writing(str(path)), lambda: list(journal.read(str(path)))):
+        with pytest.raises(ScoreError, match=r"node\.journal is no file"):
+            act()
+
+
+def test_a_journal_is_measured_when_nobody_writes_to_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier writer may be in the middle of a frame; and may have finished the data set when it lets go."""
+    frame = journal.json_frame("H", {"job": "1", "step": "0"})
+    earlier = journal.open_for_writing(str(path))
+    os.write(earlier, frame[:20])
+    monkeypatch.setattr(journal, "_LOCK_S", 0.1)
+    with pytest.raises(ScoreError, match="is being written by another process"):
+        journal.open_for_writing(str(path))
+    assert path.read_bytes() == frame[:20]
+
+    def go_on(_: float) -> None:
+        os.write(earlier, frame[20:])
+        os.close(earlier)
+
+    monkeypatch.setattr(time, "sleep", go_on)
+    later = journal.open_for_writing(str(path))
+    assert path.read_bytes() == frame
+
+    def finish_it(_: float) -> None:
+        path.unlink()
+        os.close(later)
+
+    monkeypatch.setattr(time, "sleep", finish_it)
+    with pytest.raises(ScoreError, match="was finished meanwhile"):
+        journal.open_for_writing(str(path))
+
+
 @pytest.fixture
 def running(libraries: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A real sampler beside a real command."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from piolet.api import Collector, Target
 from piolet.node import scoredesk
+from piolet.node.keeper import USERS_WRITERS_MAX, Keeper
 from piolet.node.scoredesk import ScoreDesk, _Scored
 from piolet.score import request
 from piolet.score.choose import choose
@@ -201,6 +203,26 @@ def test_a_library_that_hangs_is_not_asked_again(desk: ScoreDesk, hands: Hands, 
     (scored,) = desk._steps
     desk._end(scored)
     assert collector.gave_up and not list(tmp_path.iterdir())
+
+
+def test_a_users_writers_that_hang_are_that_users_trouble(
+    keeper: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There are so many of a user's and no more, what is refused is logged, and others have theirs."""
+    begun: list[int] = []
+
+    def start(self: Keeper, order: dict[str, Any], source: int) -> None:
+        self._writers[len(begun)] = order["uid"]
+        begun.append(order["uid"])
+
+    monkeypatch.setattr(Keeper, "_start", start)
+    taker = Keeper(pwd.getpwuid(0), lambda _: None, keeper[1])
+    for uid in [1000] * (USERS_WRITERS_MAX + 1) + [1001]:
+        order = {"uid": uid, "gid": 1, "groups": [], "directory": "/d", "node": "n", "step": "1.0"}
+        socket.send_fds(keeper[0], [json.dumps(order).encode()], [0])
+        assert taker._take(keeper[1])
+    assert begun == [1000] * USERS_WRITERS_MAX + [1001]
+    assert f"{USERS_WRITERS_MAX} writers of uid 1000 are at work" in caplog.text
 
 
 def test_each_opening_counts_for_itself(hands: Hands) -> None:
