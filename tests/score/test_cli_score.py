@@ -15,10 +15,14 @@ from tests.score import simulation
 
 def piolet(libraries: Path, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Call it where scripted GPUs are."""
-    script = tmp_path / "script"
-    script.write_text("gpu\nload matmul 2\nload idle 1\n")
-    command = [sys.executable, "-m", "piolet.cli.main", "score", *words]
-    environment = simulation.environment(libraries, script)
+    (tmp_path / "script").write_text("gpu\nload matmul 2\nload idle 1\n")
+    return python(libraries, tmp_path, "-m", "piolet.cli.main", "score", *words)
+
+
+def python(libraries: Path, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run Python there."""
+    environment = simulation.environment(libraries, tmp_path / "script")
+    command = [sys.executable, *words]
     return subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
@@ -65,6 +69,35 @@ def test_an_unknown_collector_does_not_stop_the_command(libraries: Path, tmp_pat
     """It is refused before the command starts, which is the only time at which it can be."""
     done = piolet(libraries, tmp_path, "run", "--collector", "magic", "--out", "x", "--", "echo", "ran")
     assert done.returncode == 2 and "there is no collector 'magic'" in done.stderr and "ran" not in done.stdout
+
+
+def test_a_label_may_begin_with_a_dash(libraries: Path, tmp_path: Path) -> None:
+    """And so may what the command is given."""
+    done = piolet(libraries, tmp_path, "run", "--label=-x", "--out=data", "--", "echo", "-n", "ran")
+    assert (done.returncode, done.stdout) == (0, "ran") and "usage:" not in done.stderr, done.stderr
+    shown = piolet(libraries, tmp_path, "export", "data")
+    assert '"label": "-x"' in shown.stdout and '"command": "echo -n ran"' in shown.stdout
+
+
+def test_a_library_that_hangs_does_not_hold_the_command(libraries: Path, tmp_path: Path) -> None:
+    """It is waited for a while, then the command runs without."""
+    code = (
+        "import sys; from pathlib import Path; from piolet.score import local\n"
+        "local._START_TIMEOUT_S, local._STOP_TIMEOUT_S = 0.5, 0.5\n"
+        "sys.exit(local.run(['echo', 'ran'], Path('hung'), 0.1, 'gpm', None, ''))"
+    )
+    script = tmp_path / "script"
+    script.write_text("hang nvmlInitWithFlags\ngpu\n")
+    done = python(libraries, tmp_path, "-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+
+
+def test_a_sampler_that_cannot_write_says_so(libraries: Path, tmp_path: Path) -> None:
+    """In a line, without a traceback."""
+    words = [f"--directory={tmp_path}/none", "--node=n", "--period=1", "--collector=host", "--gpus="]
+    done = python(libraries, tmp_path, "-m", "piolet.score.local", *words)
+    assert done.returncode == 1
+    assert done.stderr.startswith("piolet: warning: nothing is sampled: cannot write ") and done.stderr.count("\n") == 1
 
 
 def test_steps_are_found_by_their_numbers(tmp_path: Path) -> None:
