@@ -151,6 +151,26 @@ again.close()
     assert got == ["dcgm dcgm DCGM knows no GPU GPU-nowhere", "True", "2", "0", "dcgm True"]
 
 
+def test_counters_that_fail_for_a_while_do_not_stretch_the_rest(libraries: Path, tmp_path: Path) -> None:
+    """Afterwards they tell of all the time since; what else there is was told second by second."""
+    code = """
+(gpm,) = [each for each in choose(Target(("0",)), "gpm")[0] if each.name == "gpm"]
+real, spans = gpm.nvml.nvmlGpmSampleGet, []
+power, sm = gpm.quantities.index("power"), gpm.quantities.index("sm")
+
+def fail(*_):
+    raise gpm.nvml.NVMLError(999)
+
+for second in range(1, 6):
+    gpm.nvml.nvmlGpmSampleGet = fail if second in (3, 4) else real
+    for reading in gpm.read(second * 10**9):
+        known = [reading.values[place] == reading.values[place] for place in (power, sm)]
+        print(second, round(reading.span), *(["power"] * known[0] + ["sm"] * known[1]))
+"""
+    got = run(libraries, tmp_path, TWO, code).splitlines()
+    assert got == ["2 1 power sm", "3 1 power", "4 1 power", "5 3 sm", "5 1 power"]
+
+
 def test_dcgm_gives_its_last_rows(simulate: Callable[..., Dataset]) -> None:
     """All that its engine has seen until the end: it is asked twice a second, and samples ten times."""
     (chunk,) = simulate("gpu\nload matmul 100\n", 3.4, 0.1, "dcgm").nodes[0].chunks(["tensor"])
@@ -169,6 +189,8 @@ def group(root: Path, second: int) -> None:
     directory = root / "sys/fs/cgroup/job_1/step_0"
     directory.mkdir(parents=True, exist_ok=True)
     (root / "proc/net").mkdir(parents=True, exist_ok=True)
+    (root / "sys/class/net/eth0/device").mkdir(parents=True, exist_ok=True)
+    (root / "sys/class/net/bond0").mkdir(parents=True, exist_ok=True)
     (root / "proc/stat").write_text("cpu  1 2 3 4 5 6 7 8\n")
     (directory / "cpu.stat").write_text(f"usage_usec {second * 2_500_000}\nthrottled_usec {second * 100_000}\n")
     (directory / "memory.current").write_text("3000000000\n")
@@ -180,13 +202,12 @@ def group(root: Path, second: int) -> None:
         (directory / f"{name}.pressure").write_text(f"some avg10=0.00 total={second * 200_000}\nfull avg10=0 total=0\n")
     head = "Inter-|   Receive\n face |bytes\n"
     zeros = " 0" * 6
-    (root / "proc/net/dev").write_text(
-        f"{head}    lo: 999 0{zeros} 999\n  eth0: {second * 700} 0{zeros} {second * 300} 0{zeros}\n"
-    )
+    counts = f"{second * 700} 0{zeros} {second * 300} 0{zeros}"
+    (root / "proc/net/dev").write_text(f"{head}    lo: 999 0{zeros} 999\n  eth0: {counts}\n bond0: {counts}\n")
 
 
 def test_the_host_is_measured_by_its_cgroup(tmp_path: Path) -> None:
-    """Counters become rates over the span."""
+    """Counters become rates over the span; what went through a bond went through its devices."""
     group(tmp_path, 10)
     host = Host()
     host.open(Target(cgroup="/job_1/step_0", root=str(tmp_path)))
