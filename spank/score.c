@@ -1,5 +1,5 @@
 /* score.c - the hooks of --score. Whatever happens to scoring, the step does not notice: past srun's own check of the
- * option, every hook returns 0 and none waits.
+ * option, every hook returns 0, and none waits but for a full queue of pioletd's: see channel.c.
  *
  *   srun, sbatch, salloc   init_post_opt: the request is checked, before anything is queued
  *   slurmstepd             init_post_opt: connect to pioletd's sampler and send START; no answer is awaited
@@ -126,8 +126,9 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 	/* The first task of each node says why: nodes fail one by one. */
 	else if (spank_get_item(spank, S_TASK_ID, &task) == ESPANK_SUCCESS && task == 0) {
 		gethostname(node, sizeof(node) - 1);
-		dprintf(STDERR_FILENO, "piolet: warning: node %s: the step runs, but is not scored: %s\n", node,
-			state.failure.set ? state.failure.message : "it was not announced");
+		dprintf(STDERR_FILENO, "piolet: warning: node %s: the step runs, but is not scored: %s%s%s\n", node,
+			state.failure.set ? state.failure.message : "it was not announced",
+			state.failure.hint[0] ? "\nhint: " : "", state.failure.hint);
 	}
 	if (state.fd >= 0)
 		close(state.fd);

@@ -36,6 +36,7 @@ _STEPS_MAX = 512
 _DRAIN_S = 10.0
 _DRAIN_POLL_S = 0.05
 _WATCH_S, _HUNG_S = 1.0, 5.0
+_PAUSE_S = 0.05
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
 
@@ -141,7 +142,12 @@ class ScoreDesk:
     def _on_connect(self) -> None:
         try:
             channel, _ = self._listener.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # Out of descriptors: the connection stays in the queue, and a loop without a pause would spin.
+            _log.error("cannot take a connection: %s", error.strerror)
+            time.sleep(_PAUSE_S)
             return
         pid, uid, _ = peer.of(channel)
         if uid != 0 or len(self._steps) >= _STEPS_MAX:
