@@ -183,6 +183,16 @@ def test_png_and_pdf(simulate: Simulate) -> None:
     assert figures.pdf(got, screen.render(got)).startswith(b"%PDF")
 
 
+def test_a_comparison_gives_ranges_where_too_little_is_known(simulate: Simulate) -> None:
+    """As every other place does."""
+    data = simulate(SCRIPT, 20)
+    data.nodes[0].facts.end += 10 * 10**9
+    got = summarise(data)
+    assert got.score.is_range
+    (line,) = re.findall("^saturation.*", compare.render(got, got, compare.compare(got, got)), re.MULTILINE)
+    assert line.count(" to ") == 2 and line.count(f"{100 * got.score.low:.0f} %") == 2
+
+
 def test_a_comparison_tells_a_difference_from_noise(libraries: Path, tmp_path: Path) -> None:
     """Two runs of the same load, and one of another."""
     from tests.score.simulation import simulate

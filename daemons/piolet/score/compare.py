@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from piolet.score.advice import percent
 from piolet.score.failures import ScoreError
-from piolet.score.report.screen import duration, energy, percent
+from piolet.score.report.screen import duration, energy, number
 from piolet.score.summary import Summary
 
 _RESAMPLES = 2000
@@ -67,7 +68,7 @@ def render(a: Summary, b: Summary, found: Comparison) -> str:
     rows = [
         ("", "A", "B"),
         ("step", a.name, b.name),
-        ("saturation", percent(a.score.value), percent(b.score.value)),
+        ("saturation", number(a.score), number(b.score)),
         ("compute", percent(a.score.compute), percent(b.score.compute)),
         ("memory", percent(a.score.memory), percent(b.score.memory)),
         ("communication", percent(a.score.network), percent(b.score.network)),

@@ -233,7 +233,9 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
         lines.append(f"{late} of {ticks} samples were late by more than half a period, at worst by {worst:.3f} s")
     dropped = sum(node.facts.quality.get("dropped_frames", 0) for node in data.nodes)
     if dropped:
-        lines.append(f"{dropped} seconds of samples were dropped: the file system did not keep up")
+        lines.append(
+            f"{dropped} frames, each of up to a second of samples, were dropped: the file system did not keep up"
+        )
     failed = [event["text"] for node in data.nodes for event in node.facts.events if event["event"] == "error"]
     if failed:
         lines.append(f"a collector failed {len(failed)} times: {failed[0]}")

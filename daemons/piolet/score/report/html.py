@@ -9,8 +9,9 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from piolet.score.report.figures import PARTS, figures, svg
-from piolet.score.report.screen import count, duration, energy, nodes, number, percent
+from piolet.score.advice import percent
+from piolet.score.report.figures import figures, svg
+from piolet.score.report.screen import PARTS, count, duration, energy, nodes, number
 from piolet.score.summary import Summary
 
 _ROWS_MAX = 2048
@@ -140,7 +141,7 @@ def _legend() -> str:
     }
     spans = (
         f'<span><i class=swatch style="background:{colour}"></i>{name}: {meaning[name]}</span> &nbsp; '
-        for name, _, colour in PARTS
+        for name, _, colour, _ in PARTS
     )
     return f"<p class=soft>{''.join(spans)}</p>"
 
