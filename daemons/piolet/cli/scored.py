@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from piolet import __file__ as package_file
+from piolet.cli.main import printable
 from piolet.config import DEFAULT_PATH, ScoreConfig
 from piolet.errors import ConfigError, PioletError
 from piolet.score.failures import ScoreError
@@ -29,15 +31,16 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
 
     Raises ScoreError, ConfigError: the request or the site's defaults are wrong.
     """
+    from piolet.cli.env import this_host
     from piolet.environment import submit as records
-    from piolet.environment.dependencies import Host
 
-    host = Host(os.environ, os.getcwd())
+    host = this_host()
     host.watch(config or str(DEFAULT_PATH))
+    host.watch(package_file)
     started = time.time_ns()
     definition = parse(request, host.cwd, _default(settings)).to_json()
     record = records.pack(definition, request, host.cwd, host.dependencies)
-    assert record is not None  # one file is never too many
+    assert record is not None  # two files are never too many
     records.write_record(descriptor, record)
     path = records.cache_path(host.variables, host.cwd, request, config or "", os.getuid(), "score")
     if path and records.is_settled(host.dependencies, started):
@@ -73,11 +76,15 @@ def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any],
         if late:
             print(f"piolet: warning: the last samples of {late} did not come in time", file=sys.stderr)
         if wish.html:
-            print(f"piolet: the report: {_report(directory, summary)}", file=sys.stderr)
+            from piolet.cli.score import write
+            from piolet.score.report import html
+
+            write(directory / "report.html", html.render(summary).encode())
+            print(f"piolet: the report: {directory / 'report.html'}", file=sys.stderr)
         else:
             print(f"piolet: the samples: {directory}; a report: piolet score report {directory}", file=sys.stderr)
     except PioletError as error:
-        print(f"piolet: warning: no score: {error.message}", file=sys.stderr)
+        print(f"piolet: warning: no score: {printable(error.message)}", file=sys.stderr)
         return 1
     except Exception as error:  # noqa: BLE001 - whatever becomes of the scoring, the step has ended well
         print(f"piolet: warning: no score: {type(error).__name__}: {error}", file=sys.stderr)
@@ -120,14 +127,3 @@ def _ended(journal: Path) -> bool:
             return b'"event":"end"' in file.read()
     except FileNotFoundError:
         return True
-
-
-def _report(directory: Path, summary: Any) -> Path:
-    from piolet.score.report import html
-
-    path = directory / "report.html"
-    try:
-        path.write_text(html.render(summary), "utf-8")
-    except OSError as error:
-        raise ScoreError(f"cannot write {path}: {error.strerror}") from None
-    return path
