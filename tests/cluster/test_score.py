@@ -215,6 +215,7 @@ def test_without_a_sampler_the_step_runs(cluster: Cluster, faults: Faults) -> No
     done = scored(cluster, room, "-w", "node1,node2", "--gres=gpu:2", "sh", "-c", "hostname; sleep 2")
     assert done.status == 0 and sorted(done.out.split()) == ["node1", "node2"]
     assert done.err.count("warning: node node2: the step runs, but is not scored: pioletd.service does not run") == 1
+    assert "\nhint: an administrator starts it with: systemctl start pioletd.service\n" in done.err
     assert "2 GPUs on 1 of 2 nodes" in done.err and "1 of 2 nodes have no samples" in done.err
 
 

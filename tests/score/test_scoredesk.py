@@ -162,6 +162,24 @@ def test_what_fails_when_a_step_begins_ends_that_step_only(
         assert names(desk) == ["2.0"]
 
 
+def test_a_next_sampler_goes_on_with_what_runs(
+    desk: ScoreDesk, keeper: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    """One step once, though there is half of a note, and rubbish; what has ended is forgotten."""
+    announce(desk, SOUND.to_json())
+    note = (tmp_path / "7.0").read_text()
+    (tmp_path / "7.0.new").write_text(note)
+    (tmp_path / "8.0").write_text(note.replace('"job": 7', '"job": 8').replace('"started": ', '"started": 1'))
+    (tmp_path / "9.0").write_bytes(b"\xff")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    other = ScoreDesk(listener, keeper[0], tmp_path, Sampler())
+    other._recover()
+    assert names(other) == ["7.0"] and [path.name for path in tmp_path.iterdir()] == ["7.0"]
+    (scored,) = other._steps
+    other._end(scored)
+    listener.close()
+
+
 def test_only_a_library_that_is_at_work_can_hang(desk: ScoreDesk, hands: Hands, tmp_path: Path) -> None:
     """A minute without a reading is none, nor is one quick reading after the other."""
     with announce(desk, SOUND.to_json()):

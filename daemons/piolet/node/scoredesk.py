@@ -284,6 +284,8 @@ class ScoreDesk:
         for path in list(self._files.iterdir()):
             try:
                 facts = Facts(**json.loads(path.read_text("utf-8")))
+                if path.name != facts.name:
+                    raise ValueError(path.name)  # half of a note: the step has another
                 pidfd = os.pidfd_open(facts.peer)
             except (OSError, ValueError, TypeError):
                 path.unlink(missing_ok=True)
