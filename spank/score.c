@@ -1,9 +1,10 @@
 /* score.c - the hooks of --score. Whatever happens to scoring, the step does not notice: past srun's own check of the
- * option, every hook returns 0 and none waits.
+ * option, every hook returns 0, and none waits but for a full queue of pioletd's: see channel.c.
  *
  *   srun, sbatch, salloc   init_post_opt: the request is checked, before anything is queued
  *   slurmstepd             init_post_opt: connect to pioletd's sampler and send START; no answer is awaited
- *   each task              task_init: tell which GPUs the step has; Slurm knows it no earlier
+ *   each task              task_init_privileged: look which GPUs the step has; later Slurm leaves a task its own only
+ *                          task_init: tell them, which begins the sampling; a container is made by then
  *   slurmstepd             exit: close the connection, which ends the sampling
  *   srun                   exit: `piolet score end` shows the score on stderr
  */
@@ -30,15 +31,15 @@ static const struct travel travel = {
 	.inherited = "SLURM_SPANK__SLURM_SPANK_OPTION_piolet_score_score",
 };
 
-/* Where Slurm says which GPUs a step has: by their numbers on the node, or, for parts of a GPU, by UUID. Where it manages
- * GPUs it sets or clears both. Not SLURM_JOB_GPUS: that one comes from the user's environment, whatever the step has. */
-static const char *const GPU_VARIABLES[] = { "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES" };
-
 static struct {
 	int fd;			/* the connection to pioletd, or -1 */
 	uint32_t job, step;	/* in srun: of the step that was launched; job is 0 before */
 	struct failure failure;	/* why the step is not scored: a warning of its first task */
 } state = { -1, 0, 0, { false, "", "" } };
+
+static struct piolet_gpus gpus = {
+	.header = { PIOLET_MAGIC, PIOLET_VERSION, PIOLET_GPUS, sizeof(gpus), 0 },
+};
 
 static struct spank_option option = {
 	.name = "score",
@@ -84,20 +85,30 @@ int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 	return 0;
 }
 
-/* Sends the step's GPUs: the first task's message counts, and one that does not fit into the queue is not missed. */
-static void tell_gpus(spank_t spank)
+/* Slurm says which GPUs a step has by their numbers on the node, and by UUID where they are parts of GPUs, which have no
+ * numbers of their own. Where it manages GPUs it sets or clears both. Not SLURM_JOB_GPUS: that one comes from the user's
+ * environment, whatever the step has. */
+int slurm_spank_task_init_privileged(spank_t spank, int argc, char **argv)
 {
-	char gpus[sizeof(((struct piolet_gpus *)0)->gpus)] = "";
-	struct piolet_gpus message = {
-		.header = { PIOLET_MAGIC, PIOLET_VERSION, PIOLET_GPUS, sizeof(message), 0 },
-	};
+	char numbers[sizeof(gpus.gpus)] = "";
+	spank_err_t parts, wholes;
 
-	for (size_t i = 0; i < sizeof(GPU_VARIABLES) / sizeof(*GPU_VARIABLES); i++)
-		if (spank_getenv(spank, GPU_VARIABLES[i], gpus, sizeof(gpus)) == ESPANK_SUCCESS && gpus[0])
-			break;
-	memcpy(message.gpus, gpus, sizeof(gpus));
-	message.gpus[sizeof(gpus) - 1] = '\0';
-	send(state.fd, &message, sizeof(message), MSG_NOSIGNAL | MSG_DONTWAIT);
+	(void)argc;
+	(void)argv;
+	if (state.fd < 0)
+		return 0;
+	spank_get_item(spank, S_JOB_NNODES, &gpus.nodes);
+	if (spank_getenv(spank, "SLURM_RESTART_COUNT", numbers, sizeof(numbers)) == ESPANK_SUCCESS)
+		gpus.restarts = (uint32_t)strtoul(numbers, NULL, 10);
+	wholes = spank_getenv(spank, "SLURM_STEP_GPUS", numbers, sizeof(numbers));
+	parts = spank_getenv(spank, "CUDA_VISIBLE_DEVICES", gpus.gpus, sizeof(gpus.gpus));
+	if (wholes == ESPANK_NOSPACE || parts == ESPANK_NOSPACE) {
+		fail(&state.failure, NULL, "the list of its GPUs is too long");
+		close(state.fd);
+		state.fd = -1;
+	} else if (wholes == ESPANK_SUCCESS && !strstr(gpus.gpus, "MIG-"))
+		memcpy(gpus.gpus, numbers, sizeof(numbers));
+	return 0;
 }
 
 int slurm_spank_task_init(spank_t spank, int argc, char **argv)
@@ -109,13 +120,15 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 	(void)argv;
 	if (!plugin_wanted() || !plugin_real_step(spank))
 		return 0;
+	/* The first task's message counts, and one that does not fit into the queue is not missed. */
 	if (state.fd >= 0)
-		tell_gpus(spank);
+		send(state.fd, &gpus, sizeof(gpus), MSG_NOSIGNAL | MSG_DONTWAIT);
 	/* The first task of each node says why: nodes fail one by one. */
 	else if (spank_get_item(spank, S_TASK_ID, &task) == ESPANK_SUCCESS && task == 0) {
 		gethostname(node, sizeof(node) - 1);
-		dprintf(STDERR_FILENO, "piolet: warning: node %s: the step runs, but is not scored: %s\n", node,
-			state.failure.set ? state.failure.message : "it was not announced");
+		dprintf(STDERR_FILENO, "piolet: warning: node %s: the step runs, but is not scored: %s%s%s\n", node,
+			state.failure.set ? state.failure.message : "it was not announced",
+			state.failure.hint[0] ? "\nhint: " : "", state.failure.hint);
 	}
 	if (state.fd >= 0)
 		close(state.fd);

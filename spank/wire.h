@@ -21,7 +21,7 @@
  */
 
 #define PIOLET_MAGIC 0x544C4950
-#define PIOLET_VERSION 1
+#define PIOLET_VERSION 2
 
 /* Limits. A definition travels in one environment variable (Linux: 128 KiB) and in one message. */
 #define PIOLET_DEFINITION_MAX 98304
@@ -105,14 +105,16 @@ struct piolet_vet {
 /* 3. A scored step, on a socket of its own
  *
  *    slurmstepd (root)  --- START --->  the sampler     once
- *    each task          --- GPUS  --->  the sampler     the first counts; there may be none
+ *    each task          --- GPUS  --->  the sampler     all say the same; the first counts
  *
  * Nothing is answered: a step does not wait for its sampler. The connection ends when slurmstepd ends, and the sampling
  * with it.
  */
 struct piolet_gpus {
 	struct piolet_header header;
-	char gpus[1008];	/* as in CUDA_VISIBLE_DEVICES, NUL-terminated; empty: the step has none */
+	uint32_t nodes;		/* of the step; 0: not known */
+	uint32_t restarts;	/* how often the job was requeued: its steps' numbers begin anew each time */
+	char gpus[4072];	/* as in CUDA_VISIBLE_DEVICES, NUL-terminated; empty: the step has none */
 };
 
 /* 4. A submission: what `piolet env submit` and `piolet score submit` hand to the shim in srun, sbatch or salloc,

@@ -92,7 +92,7 @@ def _tar(files: Iterable[tuple[Path, str]], when: int) -> bytes:
 def build(work: Path, wheels: Path, release: str, *options: str) -> list[Path]:
     """Build the packages in the directory `work`, which is made anew; return their paths, which are in it."""
     if shutil.which("rpmbuild") is None:
-        raise RpmError("the program rpmbuild is not installed", "install the package that has it: rpm-build, or rpm on Debian")
+        raise RpmError("the program rpmbuild is not installed", "it is in the package rpm-build, or rpm on Debian")
     shutil.rmtree(work, ignore_errors=True)
     sources(work / "SOURCES", wheels, epoch())
     return rpmbuild(work, release, *options)

@@ -302,5 +302,9 @@ class Collector:
         """Return what has come since the last call; `now` is time.monotonic_ns(). Must not block for long."""
         raise NotImplementedError
 
+    def rest(self, now: int) -> list[Reading]:
+        """Return at the step's end what `read` has not given out yet; most keep nothing back."""
+        return []
+
     def close(self) -> None:
         """End, and leave nothing behind in the source; called once, also after a failed `open`."""

@@ -166,8 +166,8 @@ class ScoreConfig:
         "auto", "The source of GPU counters: auto, dcgm, gpm, nvml or host."
     )
     out: str = _setting(
-        "piolet-score-%j.%s",
-        "Where data sets go: %j is the job, %s the step; below the step's directory if relative.",
+        "piolet-score-%j.%s%r",
+        "Where data sets go: %j is the job, %s the step, %r -r1 after a requeue; relative to the step's directory.",
         _not_empty,
     )
     calibration: str = _setting(

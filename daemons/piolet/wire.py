@@ -84,8 +84,18 @@ def decode_start(data: bytes, plugin: int = PLUGIN_ENVIRONMENT) -> Start:
     )
 
 
-def decode_gpus(data: bytes) -> tuple[str, ...]:
-    """Return the GPUs in a GPUS message: UUIDs or numbers, none where the step has none. Raises WireError."""
+@dataclass(frozen=True)
+class Gpus:
+    """GPUS: what a scored step's tasks tell. `names` are UUIDs or numbers, none where the step has none; `nodes` is the
+    step's number of them, 0 where it is not known; `restarts` how often the job was requeued."""
+
+    names: tuple[str, ...]
+    nodes: int
+    restarts: int
+
+
+def decode_gpus(data: bytes) -> Gpus:
+    """Return a GPUS message. Raises WireError."""
     size = _ffi.sizeof("struct piolet_gpus")
     if len(data) != size:
         raise WireError(f"a GPUS message cannot have {len(data)} bytes")
@@ -99,8 +109,9 @@ def decode_gpus(data: bytes) -> tuple[str, ...]:
         0,
     ):
         raise WireError("this is not a GPUS message of Piolet")
-    text = _ffi.string(message.gpus, 1008).decode("ascii", "replace")
-    return tuple(name for name in (part.strip() for part in text.split(",")) if _GPU.fullmatch(name))
+    text = _ffi.string(message.gpus, _ffi.sizeof(message.gpus)).decode("ascii", "replace")
+    names = tuple(name for name in (part.strip() for part in text.split(",")) if _GPU.fullmatch(name))
+    return Gpus(names, message.nodes, message.restarts)
 
 
 def decode_vet(data: bytes) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -94,6 +95,24 @@ def test_only_the_gpus_of_the_step(cluster: Cluster) -> None:
     assert done.status == 0 and "No GPUs: the host's figures only." in done.err and "%" in done.err
 
 
+@pytest.mark.parametrize("option", [("--gpus-per-task=1",), ("--gpus=2", "--gpu-bind=single:1")])
+def test_the_gpus_of_all_tasks(cluster: Cluster, option: tuple[str, ...]) -> None:
+    """Each task sees its own GPU only; the step has both."""
+    room = cluster.room("alice")
+    done = scored(cluster, room, "-w", "node1", "-n2", *option, "sh", "-c", "sleep 2; echo $CUDA_VISIBLE_DEVICES")
+    assert sorted(done.out.split()) == ["0", "1"] and "2 GPUs on 1 node" in done.err, done
+    assert summary(cluster, room)["score"]["value"] == pytest.approx(0.45, abs=0.05)
+
+
+def test_parts_of_gpus_are_named_by_uuid_only(cluster: Cluster, faults: Faults) -> None:
+    """Slurm's number 1 would be NVML's GPU 1, which is somebody else's whole."""
+    script(cluster, "node1", MATMUL + "instance\nload matmul 600\n" + SPIN)
+    room = cluster.room("alice")
+    done = scored(cluster, room, "-w", "node1", "--gres=gpu:2", "sleep", "1")
+    assert done.status == 0 and "No GPUs: the host's figures only." in done.err, done
+    assert "their numbers do not say which are meant" in " ".join(done.err.split()), done.err
+
+
 @pytest.mark.parametrize("name", ["SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES"])
 def test_a_user_cannot_name_another_steps_gpu(cluster: Cluster, name: str) -> None:
     """A step without GPUs has none, whatever its environment said."""
@@ -151,6 +170,26 @@ def test_a_batch_script_and_an_exception(cluster: Cluster) -> None:
     assert len(list(room.glob("piolet-score-*/report.html"))) == 1
 
 
+def test_a_requeued_job_has_two_data_sets(cluster: Cluster) -> None:
+    """The same numbers of job and step, and neither the files nor the screen are those of the earlier run."""
+    room = cluster.room("alice")
+    text = "srun --score --gres=gpu:1 sleep 1\ntouch ran\n[ $SLURM_RESTART_COUNT ] || sleep 60\n"
+    path = cluster.script("alice", text)
+    words = ["--parsable", "--requeue", "--open-mode=append", "--output=job.out", "-N1", "--gres=gpu:1", str(path)]
+    job = cluster.run("alice", "sbatch", *words, cwd=room).good().strip()
+    wait_until((room / "ran").exists, what="the first run")
+    root = {"SLURM_CONF": str(cluster.layout.slurm_conf), "PATH": "/usr/bin:/bin"}
+    subprocess.run(["scontrol", "requeue", job], env=root, check=True)
+    wait_until(lambda: f"{job} PD" in cluster.jobs(), what="the requeue")
+    # Slurm would wait two minutes; credentials of the second that the first run ended in are refused, though.
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+2"], env=root, check=True)
+    cluster.wait_end(job)
+    names = sorted(path.name for path in room.glob("piolet-score-*"))
+    assert names == [f"piolet-score-{job}.0", f"piolet-score-{job}.0-r1"]
+    out = (room / "job.out").read_text()
+    assert out.count(f"step {job}.0 ") == out.count(f"step {job}.0-r1 ") == 1 and "no score" not in out, out
+
+
 def test_the_option_does_nothing_where_it_is_not_given(cluster: Cluster) -> None:
     """No file, no line."""
     room = cluster.room("alice")
@@ -176,7 +215,8 @@ def test_without_a_sampler_the_step_runs(cluster: Cluster, faults: Faults) -> No
     done = scored(cluster, room, "-w", "node1,node2", "--gres=gpu:2", "sh", "-c", "hostname; sleep 2")
     assert done.status == 0 and sorted(done.out.split()) == ["node1", "node2"]
     assert done.err.count("warning: node node2: the step runs, but is not scored: pioletd.service does not run") == 1
-    assert "2 GPUs on 1 node" in done.err
+    assert "\nhint: an administrator starts it with: systemctl start pioletd.service\n" in done.err
+    assert "2 GPUs on 1 of 2 nodes" in done.err and "1 of 2 nodes have no samples" in done.err
 
 
 def test_a_directory_that_cannot_be_written_costs_the_score_only(cluster: Cluster) -> None:
@@ -272,8 +312,6 @@ def test_nobody_but_slurm_announces_a_step(cluster: Cluster, faults: Faults) -> 
         "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
         "s.settimeout(5); s.connect('/run/piolet/score.sock'); print(s.recv(10))"
     )
-    import subprocess
-
     argv = faults.on_node("node1", "/usr/bin/python3", "-I", "-c", code, user="alice")
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
     assert done.stdout == "b''\n", done

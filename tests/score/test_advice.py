@@ -43,6 +43,13 @@ def test_a_rule_speaks_when_it_should(report: Report, script: str, rule: str) ->
     assert any(c.isdigit() for c in found.seen) and found.do and 0 < found.weight <= 1
 
 
+@pytest.mark.parametrize(("seconds", "collector"), [(3, "gpm"), (20, "nvml")])
+def test_what_has_happened_is_told_however_little_is_known(report: Report, seconds: int, collector: str) -> None:
+    """A job that dies at once, and a node without profiling counters."""
+    script = "gpu\nload hot 100\nxid 48 1\n"
+    assert rules(report(script, seconds, 0.1, collector)) == ["errors", "heat"]
+
+
 @pytest.mark.parametrize(
     "script",
     [

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
-from piolet.cli import score
-from piolet.errors import UsageError
+from piolet import __file__ as package_file
+from piolet.cli import score, scored
+from piolet.config import ScoreConfig
+from piolet.errors import PioletError, UsageError
+from piolet.score.dataset import open_dataset
+from piolet.score.summary import summarise
 
 from tests.score import simulation
 
 
 def piolet(libraries: Path, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Call it where scripted GPUs are."""
-    script = tmp_path / "script"
-    script.write_text("gpu\nload matmul 2\nload idle 1\n")
-    command = [sys.executable, "-m", "piolet.cli.main", "score", *words]
-    environment = simulation.environment(libraries, script)
+    (tmp_path / "script").write_text("gpu\nload matmul 2\nload idle 1\n")
+    return python(libraries, tmp_path, "-m", "piolet.cli.main", "score", *words)
+
+
+def python(libraries: Path, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run Python there."""
+    environment = simulation.environment(libraries, tmp_path / "script")
+    command = [sys.executable, *words]
     return subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
@@ -65,6 +76,74 @@ def test_an_unknown_collector_does_not_stop_the_command(libraries: Path, tmp_pat
     """It is refused before the command starts, which is the only time at which it can be."""
     done = piolet(libraries, tmp_path, "run", "--collector", "magic", "--out", "x", "--", "echo", "ran")
     assert done.returncode == 2 and "there is no collector 'magic'" in done.stderr and "ran" not in done.stdout
+
+
+def test_a_label_may_begin_with_a_dash(libraries: Path, tmp_path: Path) -> None:
+    """And so may what the command is given."""
+    done = piolet(libraries, tmp_path, "run", "--label=-x", "--out=data", "--", "echo", "-n", "ran")
+    assert (done.returncode, done.stdout) == (0, "ran") and "usage:" not in done.stderr, done.stderr
+    shown = piolet(libraries, tmp_path, "export", "data")
+    assert '"label": "-x"' in shown.stdout and '"command": "echo -n ran"' in shown.stdout
+
+
+def test_a_library_that_hangs_does_not_hold_the_command(libraries: Path, tmp_path: Path) -> None:
+    """It is waited for a while, then the command runs without."""
+    code = (
+        "import sys; from pathlib import Path; from piolet.score import local\n"
+        "local._START_TIMEOUT_S, local._STOP_TIMEOUT_S = 0.5, 0.5\n"
+        "sys.exit(local.run(['echo', 'ran'], Path('hung'), 0.1, 'gpm', None, ''))"
+    )
+    script = tmp_path / "script"
+    script.write_text("hang nvmlInitWithFlags\ngpu\n")
+    done = python(libraries, tmp_path, "-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+
+
+def test_a_sampler_that_cannot_write_says_so(libraries: Path, tmp_path: Path) -> None:
+    """In a line, without a traceback."""
+    words = [f"--directory={tmp_path}/none", "--node=n", "--period=1", "--collector=host", "--gpus="]
+    done = python(libraries, tmp_path, "-m", "piolet.score.local", *words)
+    assert done.returncode == 1
+    assert done.stderr.startswith("piolet: warning: nothing is sampled: cannot write ") and done.stderr.count("\n") == 1
+
+
+def test_a_kept_request_does_not_outlive_an_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version may make another definition of it. Where the directory is gone, a sentence says so."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    with (tmp_path / "record").open("wb") as file:
+        assert scored.submit("label=x", file.fileno(), None, ScoreConfig()) == 0
+    assert package_file.encode() in (tmp_path / "record").read_bytes()
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(PioletError, match="cannot tell the working directory"):
+        scored.submit("label=x", 1, None, ScoreConfig())
+
+
+def test_a_data_set_cannot_steer_the_terminal(libraries: Path, tmp_path: Path) -> None:
+    """Nor is what stands in it markup, where a terminal is and where none is."""
+    assert piolet(libraries, tmp_path, "run", "--out=data", "--collector=host", "--", "sleep", "1").returncode == 0
+    (path,) = (tmp_path / "data").glob("*[!t].parquet")
+    table = pq.read_table(path)
+    facts = json.loads(table.schema.metadata[b"piolet"])
+    evil = "\x1b]0;owned\x07[/red][bold]:smile:"
+    facts["header"] |= {"step": evil, "not_used": {"dcgm": evil}}
+    facts["header"]["collectors"][0]["source"] = evil
+    facts["events"].append({"event": "error", "at": 0, "text": evil})
+    pq.write_table(table.replace_schema_metadata({b"piolet": json.dumps(facts).encode()}), path)
+    summary = summarise(open_dataset(tmp_path / "data"))
+    for stream in io.StringIO(), Terminal():
+        text = score._screen(summary, stream)
+        assert ("\x1b[" in text) == stream.isatty() and "\x1b]" not in text and "\x07" not in text
+        assert text.count("?]0;owned?[/red][bold]:smile:") >= 3
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        """Return that it is."""
+        return True
 
 
 def test_steps_are_found_by_their_numbers(tmp_path: Path) -> None:

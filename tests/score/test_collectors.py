@@ -111,29 +111,71 @@ def test_mig_instances_are_read_each_by_itself(simulate: Callable[..., Dataset])
 
 
 def test_a_step_with_one_instance_sees_only_that_one(libraries: Path, tmp_path: Path) -> None:
-    """And DCGM, which would tell of the whole GPU, is not asked."""
+    """And DCGM, which would tell of the whole GPU, is not asked. A number names none: it is not NVML's."""
     one = "('MIG-00000000-0002-0000-0000-000000000000',)"
     got = run(libraries, tmp_path, MIG, CHOICE.format(gpus=one, wanted="auto"))
     assert got.startswith("['gpm', 'host'] ['MIG-00000000'] {'dcgm': 'MIG instances are read through GPM'"), got
+    for collector, reason in (
+        ("dcgm", "MIG instances are read through GPM"),
+        ("gpm", "their numbers do not say which"),
+    ):
+        for number in "0", "1":
+            got = run(libraries, tmp_path, MIG, CHOICE.format(gpus=f"('{number}',)", wanted=collector))
+            assert got.startswith("['host'] []") and reason in got, got
     got = run(libraries, tmp_path, MIG, CHOICE.format(gpus="None", wanted="auto"))
     assert got.startswith("['gpm', 'host'] ['MIG-00000000', 'MIG-00000000', 'GPU-00000003']"), got
 
 
-def test_dcgm_leaves_nothing_behind(libraries: Path, tmp_path: Path) -> None:
-    """Groups, field groups and watches: two steps, then none."""
+@pytest.mark.parametrize("engine", ["", "fail engine 21\n"])
+def test_two_steps_share_dcgm_and_leave_nothing_behind(libraries: Path, tmp_path: Path, engine: str) -> None:
+    """Neither the end of one step nor a third that cannot be opened ends the other's counters; then nothing is left."""
     code = """
 import ctypes, time
-left = ctypes.CDLL("libdcgm.so.4").piolet_dcgm_left
-sets = [choose(Target(None), "dcgm")[0] for _ in range(1)]
-print(left())
-for collectors in sets:
-    for each in collectors:
-        each.read(time.monotonic_ns())
-        each.close()
-print(left())
+lib = ctypes.CDLL("libdcgm.so.4")
+one, two = (choose(Target(None), "dcgm")[0][0] for _ in range(2))
+both = lib.piolet_dcgm_left()
+print(one.name, two.name, choose(Target(("GPU-nowhere",)), "dcgm")[1]["dcgm"])
+one.close()
+print(both == 2 * lib.piolet_dcgm_left() > 0)
+end = time.monotonic() + 5
+while not (got := two.read(time.monotonic_ns())) and time.monotonic() < end:
+    time.sleep(0.1)
+print(len({reading.device for reading in got}))
+two.close()
+print(lib.piolet_dcgm_left())
+again = choose(Target(None), "dcgm")[0][0]
+print(again.name, again.source == two.source)
+again.close()
 """
-    before, after = run(libraries, tmp_path, TWO, code).split()
-    assert int(before) > 0 and int(after) == 0
+    got = run(libraries, tmp_path, engine + TWO, code).splitlines()
+    assert got == ["dcgm dcgm DCGM knows no GPU GPU-nowhere", "True", "2", "0", "dcgm True"]
+
+
+def test_counters_that_fail_for_a_while_do_not_stretch_the_rest(libraries: Path, tmp_path: Path) -> None:
+    """Afterwards they tell of all the time since; what else there is was told second by second."""
+    code = """
+(gpm,) = [each for each in choose(Target(("0",)), "gpm")[0] if each.name == "gpm"]
+real, spans = gpm.nvml.nvmlGpmSampleGet, []
+power, sm = gpm.quantities.index("power"), gpm.quantities.index("sm")
+
+def fail(*_):
+    raise gpm.nvml.NVMLError(999)
+
+for second in range(1, 6):
+    gpm.nvml.nvmlGpmSampleGet = fail if second in (3, 4) else real
+    for reading in gpm.read(second * 10**9):
+        known = [reading.values[place] == reading.values[place] for place in (power, sm)]
+        print(second, round(reading.span), *(["power"] * known[0] + ["sm"] * known[1]))
+"""
+    got = run(libraries, tmp_path, TWO, code).splitlines()
+    assert got == ["2 1 power sm", "3 1 power", "4 1 power", "5 3 sm", "5 1 power"]
+
+
+def test_dcgm_gives_its_last_rows(simulate: Callable[..., Dataset]) -> None:
+    """All that its engine has seen until the end: it is asked twice a second, and samples ten times."""
+    (chunk,) = simulate("gpu\nload matmul 100\n", 3.4, 0.1, "dcgm").nodes[0].chunks(["tensor"])
+    assert chunk["end"].max() - chunk["end"].min() >= 3.2e9
+    assert simulation.BASE * 10**9 + 3.4e9 - chunk["end"].max() < 0.15e9
 
 
 def test_an_unknown_collector_is_refused() -> None:
@@ -147,6 +189,8 @@ def group(root: Path, second: int) -> None:
     directory = root / "sys/fs/cgroup/job_1/step_0"
     directory.mkdir(parents=True, exist_ok=True)
     (root / "proc/net").mkdir(parents=True, exist_ok=True)
+    (root / "sys/class/net/eth0/device").mkdir(parents=True, exist_ok=True)
+    (root / "sys/class/net/bond0").mkdir(parents=True, exist_ok=True)
     (root / "proc/stat").write_text("cpu  1 2 3 4 5 6 7 8\n")
     (directory / "cpu.stat").write_text(f"usage_usec {second * 2_500_000}\nthrottled_usec {second * 100_000}\n")
     (directory / "memory.current").write_text("3000000000\n")
@@ -158,13 +202,12 @@ def group(root: Path, second: int) -> None:
         (directory / f"{name}.pressure").write_text(f"some avg10=0.00 total={second * 200_000}\nfull avg10=0 total=0\n")
     head = "Inter-|   Receive\n face |bytes\n"
     zeros = " 0" * 6
-    (root / "proc/net/dev").write_text(
-        f"{head}    lo: 999 0{zeros} 999\n  eth0: {second * 700} 0{zeros} {second * 300} 0{zeros}\n"
-    )
+    counts = f"{second * 700} 0{zeros} {second * 300} 0{zeros}"
+    (root / "proc/net/dev").write_text(f"{head}    lo: 999 0{zeros} 999\n  eth0: {counts}\n bond0: {counts}\n")
 
 
 def test_the_host_is_measured_by_its_cgroup(tmp_path: Path) -> None:
-    """Counters become rates over the span."""
+    """Counters become rates over the span; what went through a bond went through its devices."""
     group(tmp_path, 10)
     host = Host()
     host.open(Target(cgroup="/job_1/step_0", root=str(tmp_path)))

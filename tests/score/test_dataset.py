@@ -24,6 +24,7 @@ from piolet.score.report import figures, html, screen
 from piolet.score.summary import summarise
 
 from tests.score.generate import generate
+from tests.score.generate import one as generate_one
 
 Simulate = Callable[..., Dataset]
 SCRIPT = "gpu\nload matmul 3\nload copy 2\ngpu\nload small 100\n"
@@ -101,6 +102,42 @@ def test_many_nodes_are_one_step(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("place", [(Path, "glob"), (dataset, "journal_facts")])
+def test_a_node_that_finishes_while_it_is_read_is_not_lost(
+    simulate: Simulate, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str]
+) -> None:
+    """Whether its journal goes after the directory was listed, when its facts are read, or later."""
+    data = simulate(SCRIPT, 10)
+    before = getattr(*place)
+
+    def finish_meanwhile(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        found = list(before(*arguments)) if place[0] is Path else None
+        finish(data.nodes[0].path)
+        return before(*arguments) if found is None else found
+
+    monkeypatch.setattr(*place, finish_meanwhile)
+    assert [node.path.name for node in open_dataset(data.directory).nodes] == ["node.parquet"]
+    assert data.is_stale and summarise(data).score.coverage > 0.9
+
+
+def test_nodes_without_samples_are_counted(simulate: Simulate) -> None:
+    """The step's number of nodes is in every node's header."""
+    data = simulate(SCRIPT, 10)
+    data.nodes[0].facts.header["nodes"] = 3
+    got = summarise(data)
+    assert got.wanted == 3 and any("2 of 3 nodes have no samples" in line for line in got.quality)
+    assert "on 1 of 3 nodes" in screen.render(got) and "1 of 3 nodes" in html.render(got)
+
+
+def test_a_node_that_ended_early_counts_until_the_end(tmp_path: Path) -> None:
+    """Of its second half nothing is known."""
+    generate_one((tmp_path, 0, 4, 600, 10))
+    generate_one((tmp_path, 1, 4, 300, 10))
+    score = summarise(open_dataset(tmp_path)).score
+    assert score.coverage == pytest.approx(0.75) and score.is_range
+
+
 def test_a_page_works_offline_and_escapes(simulate: Simulate) -> None:
     """Nothing is loaded, and what a user wrote is text."""
     data = simulate(SCRIPT, 10)
@@ -144,6 +181,16 @@ def test_png_and_pdf(simulate: Simulate) -> None:
     for _, _, _, figure in figures.figures(got):
         assert figures.png(figure).startswith(b"\x89PNG")
     assert figures.pdf(got, screen.render(got)).startswith(b"%PDF")
+
+
+def test_a_comparison_gives_ranges_where_too_little_is_known(simulate: Simulate) -> None:
+    """As every other place does."""
+    data = simulate(SCRIPT, 20)
+    data.nodes[0].facts.end += 10 * 10**9
+    got = summarise(data)
+    assert got.score.is_range
+    (line,) = re.findall("^saturation.*", compare.render(got, got, compare.compare(got, got)), re.MULTILINE)
+    assert line.count(" to ") == 2 and line.count(f"{100 * got.score.low:.0f} %") == 2
 
 
 def test_a_comparison_tells_a_difference_from_noise(libraries: Path, tmp_path: Path) -> None:

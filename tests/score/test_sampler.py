@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from piolet.api import Collector, Device, Reading, Target
 from piolet.score import journal
 from piolet.score.dataset import Dataset, finish, open_dataset
 from piolet.score.failures import ScoreError
-from piolet.score.sampler import KEEP, Clock, Sampler, Session, Sink, Step
+from piolet.score.sampler import GPU_COLUMNS, KEEP, Clock, Sampler, Session, Sink, Step
 from piolet.score.summary import summarise
 
 from tests.score import simulation
@@ -129,6 +130,32 @@ def test_several_steps_at_once_with_periods_of_their_own(hands: Hands, tmp_path:
     assert len(slow.reads) == 11 and len(fast.reads) == 111
 
 
+def test_the_end_mark_is_behind_the_last_samples(hands: Hands, path: Path) -> None:
+    """Whoever sees it has all; a collector is closed when everything is said, for that may hang."""
+    collector = Counting()
+    sampler, session = begin(hands, path, collector)
+    sampler.run_until(lambda: hands.now >= 3 * 10**9)
+    hands.pass_(70_000_000)
+    collector.close = lambda: kinds.extend(frame.kind for frame in journal.read(str(path)))  # type: ignore[method-assign]
+    kinds: list[str] = []
+    end = hands.now
+    sampler.remove(session)
+    assert kinds[-3:] == ["G", "Q", "E"]
+    last, _, mark = list(journal.read(str(path)))[-3:]
+    assert mark.json()["event"] == "end" and collector.reads[-1] == end
+    assert int.from_bytes(last.body[-len(GPU_COLUMNS) * 8 - 8 : -len(GPU_COLUMNS) * 8], "little") == end
+
+
+def test_the_cost_is_that_of_the_step(hands: Hands, path: Path) -> None:
+    """Not what the process has used in all its time."""
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+    sampler, session = begin(hands, path, Counting())
+    hands.pass_(10**9)
+    assert sampler.quality(session, hands.now)["process_cores"] < 0.1
+
+
 def test_a_failing_collector_costs_only_its_own_samples(hands: Hands, path: Path) -> None:
     """It is said once, not ten times a second."""
     sampler, session = begin(hands, path, Counting(fail=True), Counting())
@@ -199,6 +226,41 @@ def test_what_is_no_journal_is_refused(path: Path) -> None:
     path.unlink()
     path.symlink_to("/etc/passwd")
     with pytest.raises(ScoreError, match="cannot write"):
+        journal.open_for_writing(str(path))
+
+
+def test_a_pipe_in_a_journals_place_is_not_waited_for(path: Path) -> None:
+    """Whoever reads or writes it would wait for ever."""
+    os.mkfifo(path)
+    for act in (lambda: journal.open_for_writing(str(path)), lambda: list(journal.read(str(path)))):
+        with pytest.raises(ScoreError, match=r"node\.journal is no file"):
+            act()
+
+
+def test_a_journal_is_measured_when_nobody_writes_to_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier writer may be in the middle of a frame; and may have finished the data set when it lets go."""
+    frame = journal.json_frame("H", {"job": "1", "step": "0"})
+    earlier = journal.open_for_writing(str(path))
+    os.write(earlier, frame[:20])
+    monkeypatch.setattr(journal, "_LOCK_S", 0.1)
+    with pytest.raises(ScoreError, match="is being written by another process"):
+        journal.open_for_writing(str(path))
+    assert path.read_bytes() == frame[:20]
+
+    def go_on(_: float) -> None:
+        os.write(earlier, frame[20:])
+        os.close(earlier)
+
+    monkeypatch.setattr(time, "sleep", go_on)
+    later = journal.open_for_writing(str(path))
+    assert path.read_bytes() == frame
+
+    def finish_it(_: float) -> None:
+        path.unlink()
+        os.close(later)
+
+    monkeypatch.setattr(time, "sleep", finish_it)
+    with pytest.raises(ScoreError, match="was finished meanwhile"):
         journal.open_for_writing(str(path))
 
 
@@ -290,6 +352,10 @@ def test_the_writer_is_the_user_and_finishes(simulate: Callable[..., Dataset], t
     assert Path(path).name == "node.parquet"
     one, other = summarise(data), summarise(open_dataset(tmp_path / "out"))
     assert other.score.value == pytest.approx(one.score.value)
+    shutil.copy(source, tmp_path / "node.journal")
+    for run in "1.1", "1.0-r1":
+        with pytest.raises(ScoreError, match="holds the data set of another step"):
+            write(0, str(tmp_path), "node", run)
     for name in ("../x", "", ".."):
         with pytest.raises(ScoreError, match="cannot be the name"):
             write(0, str(tmp_path), name, "1.0")

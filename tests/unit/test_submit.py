@@ -22,7 +22,7 @@ ENTRY = struct.Struct("=4I5Q")
 def unpack(record: bytes) -> tuple[list[Dependency], bytes]:
     """Read a record as wire.h describes it, with a layout of the test's own."""
     magic, version, length, count, definition, reserved = HEAD.unpack_from(record)
-    assert (magic, version, length, reserved) == (0x524C4950, 1, len(record), 0)
+    assert (magic, version, length, reserved) == (0x524C4950, 2, len(record), 0)
     pos, found = HEAD.size, []
     for _ in range(count):
         kind, size, name, value, *stamp = ENTRY.unpack_from(record, pos)
@@ -68,7 +68,7 @@ def test_a_record_begins_with_its_request() -> None:
 
 def test_the_bytes_of_a_record() -> None:
     assert packed(definition=b"{}") == (
-        HEAD.pack(0x524C4950, 1, 24 + 56 + 16 + 2, 1, 2, 0)
+        HEAD.pack(0x524C4950, 2, 24 + 56 + 16 + 2, 1, 2, 0)
         + ENTRY.pack(6, 56 + 16, 9, 6, 0, 0, 0, 0, 0)
         + b"./x.toml\0/work\0\0{}"
     )

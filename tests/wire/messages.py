@@ -34,10 +34,14 @@ def start(
     return bytes(ffi.buffer(message)) + struct.pack(f"={len(groups)}I", *groups) + definition
 
 
-def gpus(text: bytes) -> bytes:
-    """Return a GPUS message; `text` of 1008 bytes has no NUL behind it."""
+GPUS_MAX = 4072
+
+
+def gpus(text: bytes, nodes: int = 4, restarts: int = 1) -> bytes:
+    """Return a GPUS message; `text` of GPUS_MAX bytes has no NUL behind it."""
     message = ffi.new("struct piolet_gpus *")
     message.header = (lib.PIOLET_MAGIC, lib.PIOLET_VERSION, lib.PIOLET_GPUS, ffi.sizeof("struct piolet_gpus"), 0)
+    message.nodes, message.restarts = nodes, restarts
     ffi.memmove(message.gpus, text, len(text))
     return bytes(ffi.buffer(message))
 

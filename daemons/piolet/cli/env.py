@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Do what `args` say and return the exit status."""
     if args.action == "submit":
         return _submit(args, settings)
-    rendered = _render(args.file, _host(), settings, _asking(settings, offline=args.offline))
+    rendered = _render(args.file, this_host(), settings, _asking(settings, offline=args.offline))
     if args.action == "check":
         print(_verdict(args.file, rendered))
     elif args.action == "render":
@@ -70,7 +70,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     return 0
 
 
-def _host() -> Host:
+def this_host() -> Host:
+    """Return what the caller's environment and directory say. Raises PioletError: the directory is gone."""
     try:
         return Host(os.environ, os.getcwd())
     except OSError as error:
@@ -122,7 +123,7 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.environment import submit
     from piolet.environment.dependencies import Dependency, Kind
 
-    host = _host()
+    host = this_host()
     host.watch(args.config or str(config.DEFAULT_PATH))
     host.watch(package_file)
 

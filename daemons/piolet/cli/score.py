@@ -7,6 +7,7 @@ current directory. Standard output has the result only.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import time
@@ -141,8 +142,24 @@ def _screen(summary: Any, stream: Any) -> str:
         width = min(120, os.get_terminal_size(stream.fileno()).columns)
     except (OSError, ValueError):
         width = 100
-    text = render(summary, max(60, width), color=stream.isatty() and "NO_COLOR" not in os.environ)
-    return text if stream.isatty() else printable(text)
+    color = stream.isatty() and "NO_COLOR" not in os.environ
+    texts = {f.name: _cleaned(getattr(summary, f.name)) for f in dataclasses.fields(summary) if f.name != "view"}
+    return str(render(dataclasses.replace(summary, **texts), max(60, width), color=color))
+
+
+def _cleaned(value: Any) -> Any:
+    """Return what a data set says with all its texts printable: it may be somebody else's."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, tuple):
+        return tuple(map(_cleaned, value))
+    if isinstance(value, dict):
+        return {_cleaned(key): _cleaned(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(
+            value, **{f.name: _cleaned(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        )
+    return value
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -180,20 +197,21 @@ def _report(args: argparse.Namespace) -> int:
 
     summary = _summary(args.data, args.calibration)
     target = args.out or locate(args.data) / "report.html"
-    _write(target, html.render(summary).encode())
+    write(target, html.render(summary).encode())
     print(target)
     if args.pdf:
-        _write(target.with_suffix(".pdf"), figures.pdf(summary, screen.render(summary)))
+        write(target.with_suffix(".pdf"), figures.pdf(summary, screen.render(summary)))
         print(target.with_suffix(".pdf"))
     if args.png:
         for name, _, _, figure in figures.figures(summary):
             path = target.with_name(f"{target.stem}-{name}.png")
-            _write(path, figures.png(figure))
+            write(path, figures.png(figure))
             print(path)
     return 0
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Write a file, which appears whole or not at all. Raises ScoreError."""
     from piolet.score.failures import ScoreError
 
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -256,7 +274,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     from piolet.score.peaks import to_json
 
     found = calibrate([open_dataset(locate(name)) for name in args.data], args.simulated)
-    _write(args.out, to_json(found).encode())
+    write(args.out, to_json(found).encode())
     for model, peaks in found.items():
         print(f"{model}: {peaks.source}")
     return 0

@@ -13,15 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from piolet import __file__ as package_file
+from piolet.cli.main import printable
 from piolet.config import DEFAULT_PATH, ScoreConfig
 from piolet.errors import ConfigError, PioletError
 from piolet.score.failures import ScoreError
-from piolet.score.request import Wish, from_json, parse, period_of
+from piolet.score.request import Wish, from_json, parse, period_of, run_name
 
 VARIABLE = "SLURM_PIOLET_SCORE"
 _POLL_S = 0.05
 _TAIL = 64 << 10
-_TRIES = 20
 _FIRST_S = 3.0  # a node that samples has begun its file when its first task began
 
 
@@ -30,15 +31,16 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
 
     Raises ScoreError, ConfigError: the request or the site's defaults are wrong.
     """
+    from piolet.cli.env import this_host
     from piolet.environment import submit as records
-    from piolet.environment.dependencies import Host
 
-    host = Host(os.environ, os.getcwd())
+    host = this_host()
     host.watch(config or str(DEFAULT_PATH))
+    host.watch(package_file)
     started = time.time_ns()
     definition = parse(request, host.cwd, _default(settings)).to_json()
     record = records.pack(definition, request, host.cwd, host.dependencies)
-    assert record is not None  # one file is never too many
+    assert record is not None  # two files are never too many
     records.write_record(descriptor, record)
     path = records.cache_path(host.variables, host.cwd, request, config or "", os.getuid(), "score")
     if path and records.is_settled(host.dependencies, started):
@@ -57,21 +59,32 @@ def _default(settings: ScoreConfig) -> Wish:
 def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any], str]) -> int:
     """Show the score of a step on stderr; return the exit status, which says whether there was one."""
     try:
-        wish = from_json(os.environ.get(VARIABLE, "").encode())
-        directory = Path(wish.directory(job, step))
+        from piolet.score import peaks
+        from piolet.score.dataset import open_dataset
+        from piolet.score.summary import summarise
+
+        wish = from_json(os.fsencode(os.environ.get(VARIABLE, "")))
+        restarts = os.environ.get("SLURM_RESTART_COUNT", "")
+        again = int(restarts) if restarts.isdecimal() else 0
+        directory = Path(wish.directory(job, step, again))
         late = _wait(directory, settings.end_wait_s)
-        summary = _summarise(directory, settings.calibration)
-        if (summary.job, summary.step) != (str(job), str(step)):
-            raise ScoreError(f"{directory} holds the data set of another step, {summary.job}.{summary.step}")
+        table = peaks.from_file(Path(settings.calibration)) if settings.calibration else None
+        summary = summarise(open_dataset(directory), table)
+        if summary.name != run_name(job, step, again):
+            raise ScoreError(f"{directory} holds the data set of another step, {summary.name}")
         print(screen(summary, sys.stderr), end="", file=sys.stderr)
         if late:
             print(f"piolet: warning: the last samples of {late} did not come in time", file=sys.stderr)
         if wish.html:
-            print(f"piolet: the report: {_report(directory, summary)}", file=sys.stderr)
+            from piolet.cli.score import write
+            from piolet.score.report import html
+
+            write(directory / "report.html", html.render(summary).encode())
+            print(f"piolet: the report: {directory / 'report.html'}", file=sys.stderr)
         else:
             print(f"piolet: the samples: {directory}; a report: piolet score report {directory}", file=sys.stderr)
     except PioletError as error:
-        print(f"piolet: warning: no score: {error.message}", file=sys.stderr)
+        print(f"piolet: warning: no score: {printable(error.message)}", file=sys.stderr)
         return 1
     except Exception as error:  # noqa: BLE001 - whatever becomes of the scoring, the step has ended well
         print(f"piolet: warning: no score: {type(error).__name__}: {error}", file=sys.stderr)
@@ -80,18 +93,23 @@ def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any],
 
 
 def _wait(directory: Path, seconds: float) -> str:
-    """Wait until every node's samples are complete; return which are not."""
+    """Wait until every node's samples are complete; return which are not. A node without any is not waited for long."""
+    from piolet.score.dataset import HOST_PARQUET, PARQUET, open_dataset
     from piolet.score.journal import SUFFIX
 
+    wanted = 0
     deadline = time.monotonic() + seconds
     first = time.monotonic() + min(seconds, _FIRST_S)
     while True:
-        unfinished = list(directory.glob(f"*{SUFFIX}"))
-        journals = sorted(path.stem for path in unfinished if not _ended(path))
-        there = unfinished or any(directory.glob("*.parquet"))
+        begun = list(directory.glob(f"*{SUFFIX}"))
+        journals = sorted(path.stem for path in begun if not _ended(path))
+        finished = [path for path in directory.glob(f"*{PARQUET}") if not path.name.endswith(HOST_PARQUET)]
+        there = begun or finished
         if there and not journals:
-            return ""
-        if time.monotonic() > (deadline if there else first):
+            wanted = wanted or open_dataset(directory).wanted
+            if len({path.stem for path in (*begun, *finished)}) >= wanted or time.monotonic() > first:
+                return ""
+        elif time.monotonic() > (deadline if there else first):
             if not there:
                 raise ScoreError(
                     f"no node wrote samples to {directory}",
@@ -109,29 +127,3 @@ def _ended(journal: Path) -> bool:
             return b'"event":"end"' in file.read()
     except FileNotFoundError:
         return True
-
-
-def _summarise(directory: Path, calibration: str) -> Any:
-    from piolet.score import peaks
-    from piolet.score.dataset import open_dataset
-    from piolet.score.summary import summarise
-
-    table = peaks.from_file(Path(calibration)) if calibration else None
-    for _ in range(_TRIES):
-        try:
-            return summarise(open_dataset(directory), table)
-        except ScoreError:
-            # A node made its Parquet file, and removed its journal, while we read it.
-            time.sleep(_POLL_S)
-    return summarise(open_dataset(directory), table)
-
-
-def _report(directory: Path, summary: Any) -> Path:
-    from piolet.score.report import html
-
-    path = directory / "report.html"
-    try:
-        path.write_text(html.render(summary), "utf-8")
-    except OSError as error:
-        raise ScoreError(f"cannot write {path}: {error.strerror}") from None
-    return path

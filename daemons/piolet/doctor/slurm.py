@@ -27,8 +27,8 @@ def plugins(machine: Machine) -> Iterator[Finding]:
     text, said = done.stdout, done.stderr
     twice = re.search(r'option "(\w+)" provided by both', said)
     if twice is not None and twice[1] in OPTIONS:
-        text = f"Slurm loads {OPTIONS[twice[1]]} twice: steps that use it fail"
-        yield Finding("plugins", BAD, text, "two lines of plugstack.conf, or of what it includes, load it: remove one")
+        hint = "two lines of plugstack.conf, or of what it includes, load it: remove one"
+        yield Finding("plugins", BAD, f"Slurm loads {OPTIONS[twice[1]]} twice: steps that use it fail", hint)
     for option, plugin in OPTIONS.items():
         if re.search(rf"^\s*--{option}[=\[\s]", text, re.MULTILINE):
             yield Finding("plugins", OK, f"srun knows --{option}")

@@ -31,6 +31,7 @@ _log = logging.getLogger("pioletd.keeper")
 
 MESSAGE_MAX = 64 * 1024
 WRITERS_MAX = 1024
+USERS_WRITERS_MAX = 256  # a file system that hangs is the trouble of those who use it
 _POLL_S = 0.5
 _AGAIN_S = 1.0
 _NICE = 10
@@ -45,7 +46,7 @@ class Keeper:
         self._account = account
         self._sample = sample
         self._stop = stop
-        self._writers: set[int] = set()
+        self._writers: dict[int, int] = {}  # the users, by process
 
     def run(self) -> None:
         """Serve until the other end of `stop` closes."""
@@ -100,8 +101,13 @@ class Keeper:
         try:
             if not data:
                 return False
-            if len(descriptors) == 1 and len(self._writers) < WRITERS_MAX:
-                self._start(decode(data), descriptors[0])
+            order = decode(data)
+            if len(descriptors) != 1:
+                raise WireError("a request of the sampler has no pipe")
+            mine = sum(uid == order["uid"] for uid in self._writers.values())
+            if len(self._writers) >= WRITERS_MAX or mine >= USERS_WRITERS_MAX:
+                raise WireError(f"{mine} writers of uid {order['uid']} are at work, of {len(self._writers)} in all")
+            self._start(order, descriptors[0])
         except (WireError, OSError) as error:
             _log.error("a step's samples are not written: %s", error)
         finally:
@@ -112,7 +118,7 @@ class Keeper:
     def _start(self, order: dict[str, Any], source: int) -> None:
         pid = os.fork()
         if pid:
-            self._writers.add(pid)
+            self._writers[pid] = order["uid"]
             return
         status = 1
         try:
@@ -137,7 +143,7 @@ class Keeper:
     def _reap(self) -> None:
         for pid in list(self._writers):
             if os.waitpid(pid, os.WNOHANG)[0]:
-                self._writers.discard(pid)
+                del self._writers[pid]
 
 
 def decode(data: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ tells of, is then watched by a pidfd. The gap is in the data.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -35,13 +36,18 @@ _STEPS_MAX = 512
 _DRAIN_S = 10.0
 _DRAIN_POLL_S = 0.05
 _WATCH_S, _HUNG_S = 1.0, 5.0
+_PAUSE_S = 0.05
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is kept of a step for a restart; `started` is when its slurmstepd, the process `peer`, was started."""
+    """What is kept of a step for a restart; `started` is when its slurmstepd, the process `peer`, was started.
+
+    nodes      how many the step has, 0: not known
+    restarts   how often the job was requeued
+    """
 
     job: int
     step: int
@@ -54,11 +60,13 @@ class Facts:
     started: int | None
     cgroup: str = ""
     gpus: list[str] = field(default_factory=list)
+    nodes: int = 0
+    restarts: int = 0
 
     @property
     def name(self) -> str:
-        """JOB.STEP."""
-        return f"{self.job}.{self.step}"
+        """The name of this run of the step."""
+        return request.run_name(self.job, self.step, self.restarts)
 
 
 @dataclass
@@ -82,8 +90,6 @@ class ScoreDesk:
         self._steps: list[_Scored] = []
         self._draining: list[tuple[Sink, float]] = []
         self._stop = False
-        self._opening: Facts | None = None
-        self._beat = time.monotonic()
         self._selector = selectors.DefaultSelector()
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ, self._on_connect)
@@ -94,7 +100,6 @@ class ScoreDesk:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         self._recover()
         while not self._stop:
-            self._beat = time.monotonic()
             for key, _ in self._selector.select(self._timeout()):
                 act: Callable[[], None] = key.data
                 act()
@@ -102,21 +107,25 @@ class ScoreDesk:
             self._drain()
 
     def _watch(self) -> None:
-        """End the sampler when a library does not return: the next one measures that step by its host's figures only.
-
-        While the loop waits for something to happen, nothing is being opened or read.
-        """
+        """End the sampler when a library does not return."""
         while True:
             time.sleep(_WATCH_S)
-            session, opening = self._sampler.reading, self._opening
-            if time.monotonic() - self._beat < _HUNG_S or (session is None and opening is None):
-                continue
-            hung = [one.facts for one in self._steps if one.facts is not None and one.session is session is not None]
-            for facts in hung or ([opening] if opening is not None else []):
-                _log.error("step %s: its GPUs' library does not answer; it goes on without GPU counters", facts.name)
-                wish = replace(request.from_json(facts.definition.encode()), collector="host")
-                self._note(replace(facts, definition=wish.to_json().decode()))
-            os._exit(1)
+            if self.give_up():
+                os._exit(1)
+
+    def give_up(self) -> bool:
+        """Return whether one opening, reading or closing takes too long.
+
+        The next sampler then measures that step by its host's figures only.
+        """
+        busy = self._sampler.busy
+        if busy is None or self._sampler.clock.monotonic_ns() - busy[1] < _HUNG_S * 1e9:
+            return False
+        _log.error("step %s: its GPUs' library does not answer; it goes on without GPU counters", busy[0])
+        for facts in [one.facts for one in self._steps if one.facts is not None and one.facts.name == busy[0]]:
+            wish = replace(request.from_json(facts.definition.encode()), collector="host")
+            self._note(replace(facts, definition=wish.to_json().decode()))
+        return True
 
     def _timeout(self) -> float | None:
         due = self._sampler.next_due()
@@ -133,7 +142,12 @@ class ScoreDesk:
     def _on_connect(self) -> None:
         try:
             channel, _ = self._listener.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # Out of descriptors: the connection stays in the queue, and a loop without a pause would spin.
+            _log.error("cannot take a connection: %s", error.strerror)
+            time.sleep(_PAUSE_S)
             return
         pid, uid, _ = peer.of(channel)
         if uid != 0 or len(self._steps) >= _STEPS_MAX:
@@ -165,51 +179,72 @@ class ScoreDesk:
             elif scored.session is None:
                 gpus = wire.decode_gpus(data)
                 pid = next((peer.UCRED.unpack(value)[0] for _, kind, value in extra if kind == 2), 0)
-                content = asdict(scored.facts) | {"gpus": list(gpus), "cgroup": step_cgroup(pid)}
-                scored.facts = Facts(**content)
+                scored.facts = replace(
+                    scored.facts,
+                    cgroup=step_cgroup(pid),
+                    gpus=list(gpus.names),
+                    nodes=gpus.nodes,
+                    restarts=gpus.restarts,
+                )
                 self._begin(scored, scored.facts)
-        except PioletError as error:
-            _log.error("a step is not scored: %s", error.message)
+        except Exception as error:  # noqa: BLE001 - what comes is a user's word, and this process is everybody's
+            _log.error("a step is not scored: %s: %s", type(error).__name__, error)
             self._end(scored)
 
     # -- sampling
 
     def _begin(self, scored: _Scored, facts: Facts) -> None:
-        self._opening = facts
-        try:
-            self._open(scored, facts)
-        finally:
-            self._opening = None
-
-    def _open(self, scored: _Scored, facts: Facts) -> None:
         wish = request.from_json(facts.definition.encode())
         target = Target(gpus=tuple(facts.gpus), cgroup=facts.cgroup, period=wish.period)
-        collectors, why_not = choose(target, wish.collector)
-        read, write = os.pipe2(os.O_CLOEXEC)
+        collectors, why_not = choose(target, wish.collector, lambda: self._sampler.working(facts.name))
+        step = Step(
+            str(facts.job),
+            str(facts.step),
+            facts.node,
+            facts.uid,
+            wish.label,
+            nodes=facts.nodes,
+            restarts=facts.restarts,
+        )
+        write = -1
         try:
-            order: dict[str, object] = {
-                "uid": facts.uid,
-                "gid": facts.gid,
-                "groups": facts.groups,
-                "node": facts.node,
-                "step": facts.name,
-            }
-            order["directory"] = wish.directory(facts.job, facts.step)
-            socket.send_fds(self._keeper, [json.dumps(order).encode()], [read])
-        except OSError as error:
-            os.close(write)
-            raise PioletError(f"its samples cannot be written: {error.strerror}") from None
-        finally:
-            os.close(read)
-        with contextlib.suppress(OSError):
-            # So much is taken at once while the writer waits for a disk.
-            import fcntl
-
-            fcntl.fcntl(write, _F_SETPIPE_SZ, _PIPE_BYTES)
-        step = Step(str(facts.job), str(facts.step), facts.node, facts.uid, wish.label)
-        scored.session = self._sampler.add(step, collectors, wish.period, Sink(write), why_not)
+            write = self._order_writer(facts, wish)
+            scored.session = self._sampler.add(step, collectors, wish.period, Sink(write), why_not)
+        except Exception:
+            for collector in collectors:
+                with contextlib.suppress(Exception), self._sampler.working(facts.name):
+                    collector.close()
+            if write >= 0:
+                os.close(write)
+            raise
         self._note(facts)
         _log.debug("step %s is sampled: %s", facts.name, ", ".join(c.name for c in collectors))
+
+    def _order_writer(self, facts: Facts, wish: request.Wish) -> int:
+        """Return the end of a pipe that a writer, which is the step's user, takes samples from. Raises PioletError."""
+        order = {
+            "uid": facts.uid,
+            "gid": facts.gid,
+            "groups": facts.groups,
+            "directory": wish.directory(facts.job, facts.step, facts.restarts),
+            "node": facts.node,
+            "step": facts.name,
+        }
+        try:
+            read, write = os.pipe2(os.O_CLOEXEC)
+            try:
+                socket.send_fds(self._keeper, [json.dumps(order).encode()], [read])
+            except OSError:
+                os.close(write)
+                raise
+            finally:
+                os.close(read)
+        except OSError as error:
+            raise PioletError(f"its samples cannot be written: {error.strerror}") from None
+        with contextlib.suppress(OSError):
+            # So much is taken at once while the writer waits for a disk.
+            fcntl.fcntl(write, _F_SETPIPE_SZ, _PIPE_BYTES)
+        return write
 
     def _end(self, scored: _Scored) -> None:
         self._steps.remove(scored)
@@ -218,13 +253,14 @@ class ScoreDesk:
             os.close(scored.watch)
         else:
             scored.watch.close()
+        if scored.facts is not None:
+            # First: if the last reading hangs, there is no step that a next sampler should go on with.
+            with contextlib.suppress(OSError):
+                (self._files / scored.facts.name).unlink()
         if scored.session is not None:
             self._sampler.remove(scored.session)
             self._draining.append((scored.session.sink, time.monotonic() + _DRAIN_S))
             scored.session = None
-        if scored.facts is not None:
-            with contextlib.suppress(OSError):
-                (self._files / scored.facts.name).unlink()
 
     def _drain(self) -> None:
         """Give what is left to the writers whose steps have ended; a writer that takes nothing is left alone then."""
@@ -248,6 +284,8 @@ class ScoreDesk:
         for path in list(self._files.iterdir()):
             try:
                 facts = Facts(**json.loads(path.read_text("utf-8")))
+                if path.name != facts.name:
+                    raise ValueError(path.name)  # half of a note: the step has another
                 pidfd = os.pidfd_open(facts.peer)
             except (OSError, ValueError, TypeError):
                 path.unlink(missing_ok=True)
@@ -263,8 +301,8 @@ class ScoreDesk:
             try:
                 self._begin(scored, facts)
                 _log.info("step %s is sampled again", facts.name)
-            except PioletError as error:
-                _log.error("step %s is not scored any more: %s", facts.name, error.message)
+            except Exception as error:  # noqa: BLE001 - one step's fault must not end the sampling of all
+                _log.error("step %s is not scored any more: %s: %s", facts.name, type(error).__name__, error)
                 self._end(scored)
 
 

@@ -1,7 +1,8 @@
 """What a user may do about a step, each with its evidence: one small function a rule.
 
 Wrong advice is worse than none. So a rule says what was seen and what usually causes it; it stays silent where the
-counters that it needs are missing, and all of them do where too little of the step is covered (see `advise`).
+counters that it needs are missing, and where too little of the step is covered those that judge all of it do (see
+`advise`).
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ Rule = Callable[[Overview], Advice | None]
 
 def advise(view: Overview, most: int = 3) -> list[Advice]:
     """Return the weightiest pieces of advice."""
-    if len(view.gpus) == 0 or view.seconds < _SECONDS_LEAST or view.score().coverage < _COVERAGE_LEAST:
+    if len(view.gpus) == 0:
         return []
+    enough = view.seconds >= _SECONDS_LEAST and view.score().coverage >= _COVERAGE_LEAST
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing are NaN, and compare false
-        found = [advice for rule in RULES if (advice := rule(view)) is not None]
+        found = [advice for rule in (RULES if enough else EVENTS) if (advice := rule(view)) is not None]
     return sorted(found, key=lambda advice: -advice.weight)[:most]
 
 
@@ -51,9 +53,9 @@ def used(view: Overview) -> Array:
     return np.asarray(~(busy < UNUSED))
 
 
-def percent(share: float) -> str:
+def percent(share: float | None) -> str:
     """Return a share as text."""
-    return f"{100 * share:.0f} %"
+    return "-" if share is None else f"{100 * share:.0f} %"
 
 
 def errors(view: Overview) -> Advice | None:
@@ -256,6 +258,8 @@ def _host(view: Overview, name: str) -> float:
     return float(np.nanmean(values)) if values is not None and not np.isnan(values).all() else 0.0
 
 
+# What has happened has happened, however little else is known: without profiling counters, or in a second.
+EVENTS: tuple[Rule, ...] = (errors, heat)
 RULES: tuple[Rule, ...] = (
     errors,
     unused,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from collections.abc import Callable
 
 from piolet.api import Collector, Target, Unavailable
 from piolet.score.failures import ScoreError
@@ -23,9 +24,14 @@ _HOST = "piolet.score.collectors.host:Host"
 NAMES = ("auto", *GPU_COLLECTORS, HOST)
 
 
-def choose(target: Target, wanted: str = "auto") -> tuple[list[Collector], dict[str, str]]:
+def choose(
+    target: Target,
+    wanted: str = "auto",
+    around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> tuple[list[Collector], dict[str, str]]:
     """Return the open collectors, GPUs first, and why each of the others was not taken.
 
+    Each is opened within an `around()` of its own: a library may not return.
     Raises ScoreError: `wanted` is no collector. That it cannot collect is no error: the reason is in the result.
     """
     if wanted not in NAMES:
@@ -40,11 +46,13 @@ def choose(target: Target, wanted: str = "auto") -> tuple[list[Collector], dict[
         elif target.gpus == ():
             why_not[name] = "the step has no GPU"
         else:
-            collector, reason = _opened(place, target)
+            with around():
+                collector, reason = _opened(place, target)
             chosen += [collector] if collector else []
             if reason:
                 why_not[name] = reason
-    host, reason = _opened(_HOST, target)
+    with around():
+        host, reason = _opened(_HOST, target)
     if host is None:
         why_not[HOST] = reason
     else:

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from piolet.score.advice import percent
 from piolet.score.failures import ScoreError
-from piolet.score.report.screen import duration, energy, percent
+from piolet.score.report.screen import duration, energy, number
 from piolet.score.summary import Summary
 
 _RESAMPLES = 2000
@@ -48,7 +49,7 @@ def _series(summary: Summary) -> Any:
     lines = summary.view.lines["s"]
     known = lines[:, ~np.isnan(lines).all(axis=0)] if lines.size else lines
     if summary.score.value is None or known.shape[1] < _BINS_LEAST:
-        raise ScoreError(f"step {summary.job}.{summary.step} has too few samples with a score to compare")
+        raise ScoreError(f"step {summary.name} has too few samples with a score to compare")
     return np.nanmean(known, axis=0)
 
 
@@ -66,8 +67,8 @@ def render(a: Summary, b: Summary, found: Comparison) -> str:
     """Return the comparison as text."""
     rows = [
         ("", "A", "B"),
-        ("step", f"{a.job}.{a.step}", f"{b.job}.{b.step}"),
-        ("saturation", percent(a.score.value), percent(b.score.value)),
+        ("step", a.name, b.name),
+        ("saturation", number(a.score), number(b.score)),
         ("compute", percent(a.score.compute), percent(b.score.compute)),
         ("memory", percent(a.score.memory), percent(b.score.memory)),
         ("communication", percent(a.score.network), percent(b.score.network)),

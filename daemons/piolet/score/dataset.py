@@ -91,6 +91,16 @@ class Dataset:
         return next((text for node in self.nodes if (text := node.facts.header.get("simulated"))), "")
 
     @property
+    def wanted(self) -> int:
+        """How many nodes the step had; those that have no samples at all included."""
+        return max(len(self.nodes), *(int(node.facts.header.get("nodes", 0)) for node in self.nodes))
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a node has made its Parquet file, and removed its journal, since this was opened."""
+        return not all(os.path.lexists(node.path) for node in self.nodes)
+
+    @property
     def start(self) -> int:
         """When the first node began."""
         return min(node.facts.start for node in self.nodes)
@@ -105,11 +115,20 @@ def open_dataset(directory: Path) -> Dataset:
     """Return the data set in `directory`. Raises ScoreError: there is none, or a file is not what it should be."""
     if not directory.is_dir():
         raise ScoreError(f"there is no directory {directory}")
-    finished = sorted(p for p in directory.glob("*" + PARQUET) if not p.name.endswith(HOST_PARQUET))
-    names = {path.stem for path in finished}
-    journals = sorted(p for p in directory.glob("*" + journal.SUFFIX) if p.stem not in names)
-    nodes = [Node(path, _parquet_facts(path)) for path in finished]
-    nodes += [Node(path, facts) for path in journals if (facts := journal_facts(path)) is not None]
+    nodes: list[Node] | None = None
+    while nodes is None:
+        # Journals first: of a node that finishes meanwhile the Parquet file is found.
+        journals = sorted(directory.glob("*" + journal.SUFFIX))
+        finished = sorted(p for p in directory.glob("*" + PARQUET) if not p.name.endswith(HOST_PARQUET))
+        names = {path.stem for path in finished}
+        journals = [path for path in journals if path.stem not in names]
+        try:
+            nodes = [Node(path, _parquet_facts(path)) for path in finished]
+            nodes += [Node(path, facts) for path in journals if (facts := journal_facts(path)) is not None]
+        except ScoreError:
+            nodes = None
+            if all(map(os.path.lexists, journals)):
+                raise
     if not nodes:
         raise ScoreError(f"{directory} holds no samples", "a data set is a directory of *.parquet or *.journal files")
     return Dataset(directory, tuple(nodes))

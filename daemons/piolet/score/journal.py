@@ -15,13 +15,16 @@ It refuses nothing while writing, and never raises a struct.error: values are fl
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import stat
 import struct
+import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from piolet.api import Reading
 from piolet.score.failures import ScoreError
@@ -32,6 +35,7 @@ _HEAD = struct.Struct("<4s1sxxxII")
 _MAGIC = b"PSJ1"
 _RECORD = "<Hfq"
 _BODY_MAX = 16 << 20
+_LOCK_S, _POLL_S = 30.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -88,49 +92,83 @@ def record_type(columns: Sequence[str]) -> list[tuple[str, str]]:
     return [("device", "<u2"), ("span", "<f4"), ("end", "<i8"), *((name, "<f8") for name in columns)]
 
 
-def read(path: str, start: int = 0) -> Iterator[Frame]:
-    """Yield the frames from byte `start` on, up to the first that is not whole. Raises ScoreError: not a journal."""
+def read(path: str) -> Iterator[Frame]:
+    """Yield the frames up to the first that is not whole. Raises ScoreError: not a journal."""
     try:
-        with open(path, "rb") as file:
-            file.seek(start)
-            at = start
-            while True:
-                head = file.read(_HEAD.size)
-                if len(head) < _HEAD.size:
-                    if at == 0 and head and not _MAGIC.startswith(head[:4]):
-                        raise ScoreError(f"{path} is not a journal of Piolet's sampler")
-                    return
-                magic, kind, length, crc = _HEAD.unpack(head)
-                if magic != _MAGIC and at == 0:
-                    raise ScoreError(f"{path} is not a journal of Piolet's sampler")
-                if magic != _MAGIC or length > _BODY_MAX:
-                    return
-                body = file.read(length)
-                if len(body) < length or zlib.crc32(body) != crc:
-                    return
-                at += _HEAD.size + length
-                yield Frame(kind.decode("ascii", "replace"), body, at)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as file:
+            _require_file(fd, path)
+            yield from _frames(file, path)
     except OSError as error:
         raise ScoreError(f"cannot read {path}: {error.strerror}") from None
 
 
-def sound_length(path: str) -> int:
-    """Return the length of the part of a journal that is whole: where a restarted writer goes on."""
-    end = 0
-    for each in read(path):
-        end = each.end
-    return end
+def _require_file(fd: int, path: str) -> None:
+    """Refuse what is no plain file: a pipe would be waited for, maybe for ever."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise ScoreError(f"{path} is no file")
 
 
-def open_for_writing(path: str) -> int:
+def _frames(file: BinaryIO, path: str) -> Iterator[Frame]:
+    at = 0
+    while True:
+        head = file.read(_HEAD.size)
+        if len(head) < _HEAD.size:
+            if at == 0 and head and not _MAGIC.startswith(head[:4]):
+                raise ScoreError(f"{path} is not a journal of Piolet's sampler")
+            return
+        magic, kind, length, crc = _HEAD.unpack(head)
+        if magic != _MAGIC and at == 0:
+            raise ScoreError(f"{path} is not a journal of Piolet's sampler")
+        if magic != _MAGIC or length > _BODY_MAX:
+            return
+        body = file.read(length)
+        if len(body) < length or zlib.crc32(body) != crc:
+            return
+        at += _HEAD.size + length
+        yield Frame(kind.decode("ascii", "replace"), body, at)
+
+
+def open_for_writing(path: str, may: Callable[[Any], None] = lambda _: None) -> int:
     """Return a descriptor that appends, after cutting off a torn end. The file is made if it is not there.
+
+    `may` is given the header, if there is one, and raises ScoreError if the journal is another's. The file is opened
+    once, and locked: whoever writes to it still is waited for a while, since a frame of theirs may be half written.
 
     Called by a process that is the user; never follows a link, since the directory is the user's.
     """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = os.open(path, flags, 0o644)
-        os.ftruncate(fd, sound_length(path))
+        try:
+            _require_file(fd, path)
+            _lock(fd, path)
+            end = 0
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                for each in _frames(file, path):
+                    if end == 0 and each.kind == "H":
+                        may(each.json())
+                    end = each.end
+            os.ftruncate(fd, end)
+        except Exception:
+            os.close(fd)
+            raise
     except OSError as error:
         raise ScoreError(f"cannot write {path}: {error.strerror}") from None
     return fd
+
+
+def _lock(fd: int, path: str) -> None:
+    deadline = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise ScoreError(f"{path} is being written by another process") from None
+            time.sleep(_POLL_S)
+        except OSError:
+            break  # not every network file system has locks
+    if os.fstat(fd).st_nlink == 0:
+        raise ScoreError(f"{path} was finished meanwhile")

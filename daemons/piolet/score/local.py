@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from piolet.api import Target
+from piolet.errors import PioletError
 from piolet.score.choose import choose
 from piolet.score.failures import ScoreError
 from piolet.score.journal import SUFFIX, open_for_writing
 from piolet.score.sampler import Sampler, Sink, Step
 
-_STOP_TIMEOUT_S = 10.0
+_START_TIMEOUT_S, _STOP_TIMEOUT_S = 5.0, 10.0
 
 
 def run(
@@ -39,19 +41,22 @@ def run(
     node = os.uname().nodename
     ready, told = os.pipe()
     arguments = [
-        *("--directory", str(directory), "--node", node, "--period", str(period), "--collector", collector),
-        *("--label", label, "--command", " ".join(command)[:4096], "--ready", str(told), "--parent", str(os.getpid())),
-        *(["--gpus", ",".join(gpus)] if gpus is not None else []),
+        *(f"--directory={directory}", "--node", node, "--period", str(period), "--collector", collector),
+        # What a user wrote may begin with a dash.
+        *(f"--label={label}", f"--command={' '.join(command)[:4096]}"),
+        *("--ready", str(told), "--parent", str(os.getpid())),
+        *([f"--gpus={','.join(gpus)}"] if gpus is not None else []),
     ]
     sampler = subprocess.Popen(
         [sys.executable, "-m", __name__, *arguments], pass_fds=[told], stdin=subprocess.DEVNULL, start_new_session=True
     )
     os.close(told)
     try:
-        with os.fdopen(ready) as stream:
-            stream.read()  # ends when the sampler has begun, or has ended
+        # It can be read when the sampler has begun, or has ended; a GPU library that hangs is not waited for.
+        select.select([ready], [], [], _START_TIMEOUT_S)
         status = _child(command)
     finally:
+        os.close(ready)
         sampler.terminate()
         try:
             sampler.wait(_STOP_TIMEOUT_S)
@@ -103,5 +108,16 @@ def sample(argv: Sequence[str]) -> int:
     return 0
 
 
+def main(argv: Sequence[str]) -> int:
+    """Be the sampler; what it cannot do is said in a line, and the command goes on without."""
+    try:
+        return sample(argv)
+    except PioletError as error:
+        sys.stderr.write(f"piolet: warning: nothing is sampled: {error.message}\n")
+    except Exception as error:  # noqa: BLE001 - the command beside it is the user's, and no place for a traceback
+        sys.stderr.write(f"piolet: warning: nothing is sampled any more: {type(error).__name__}: {error}\n")
+    return 1
+
+
 if __name__ == "__main__":
-    sys.exit(sample(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

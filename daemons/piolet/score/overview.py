@@ -120,7 +120,8 @@ def _node(item: tuple[Node, int, int, int, dict[str, Peaks]]) -> Overview:
     for chunk in node.chunks((*_COLUMNS, *_SPARSE)):
         sums.add(chunk, gpus, start, span)
     part = sums.result(gpus, start, start + span)
-    part.expected = np.full(len(gpus), (facts.end - facts.start) / 1e9)
+    # Until the step's end: a GPU of a node that ended earlier stood idle, and of one that was lost nothing is known.
+    part.expected = np.full(len(gpus), (start + span - facts.start) / 1e9)
     part.host = _host(node, start, span, bins)
     part.nodes = [node.name]
     return part

@@ -1,7 +1,7 @@
 """What stands after `--score=`, and the definition that travels with the step: checked where the user types it.
 
     interval=100ms   between two samples            collector=NAME   auto, dcgm, gpm, nvml or host
-    out=DIR          where the data set goes; %j and %s become the numbers of job and step
+    out=DIR          where the data set goes; %j and %s become the numbers of job and step, %r "-r1" after a requeue
     html             make the HTML report, too      label=TEXT       a name for the report
 
 A definition is canonical JSON. The sampler reads it as the word of a user: every field is checked again.
@@ -21,7 +21,8 @@ from piolet.score.failures import ScoreError
 
 PERIOD_LEAST, PERIOD_MOST = 0.1, 3600.0
 OUT_MAX, LABEL_MAX = 3500, 200
-DEFAULT_OUT = "piolet-score-%j.%s"
+DEFAULT_OUT = "piolet-score-%j.%s%r"
+_KINDS = {"period": (int, float), "out": (str,), "collector": (str,), "label": (str,), "html": (bool,)}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Wish:
     """A step's scoring.
 
     period   seconds between samples
-    out      absolute path of the directory, in which %j and %s stand for job and step
+    out      absolute path of the directory, in which %j and %s stand for job and step, %r for "-rN" after N requeues
     """
 
     period: float = 0.1
@@ -42,9 +43,18 @@ class Wish:
         """Return the definition."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
 
-    def directory(self, job: int, step: int) -> str:
+    def directory(self, job: int, step: int, restarts: int) -> str:
         """Return where the data set of a step is."""
-        return self.out.replace("%j", str(job)).replace("%s", str(step))
+        return self.out.replace("%j", str(job)).replace("%s", str(step)).replace("%r", _again(restarts))
+
+
+def run_name(job: int | str, step: int | str, restarts: int) -> str:
+    """Return JOB.STEP, and behind it what tells the runs of a job that was requeued apart."""
+    return f"{job}.{step}{_again(restarts)}"
+
+
+def _again(restarts: int) -> str:
+    return f"-r{restarts}" if restarts else ""
 
 
 def period_of(text: str, least: float = PERIOD_LEAST) -> float:
@@ -88,13 +98,13 @@ def parse(text: str, cwd: str, default: Wish) -> Wish:
 def from_json(data: bytes) -> Wish:
     """Return the wish in a definition. Raises ScoreError: it is malformed."""
     try:
-        value = json.loads(data)
-        wish = Wish(**value)
-        for name, kind in (("out", str), ("collector", str), ("label", str), ("html", bool)):
-            if type(getattr(wish, name)) is not kind:
-                raise TypeError(name)
+        # Strictly: json.loads takes bytes that are no UTF-8 by half.
+        wish = Wish(**json.loads(data.decode("utf-8")))
+        for name, kinds in _KINDS.items():
+            if type(getattr(wish, name)) not in kinds:
+                raise TypeError(f"{name} is of another kind")
         sound = (
-            PERIOD_LEAST <= float(wish.period) <= PERIOD_MOST
+            PERIOD_LEAST <= wish.period <= PERIOD_MOST
             and wish.out.startswith("/")
             and len(os.fsencode(wish.out)) <= OUT_MAX
             and "\0" not in wish.out

@@ -15,12 +15,13 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Collector, Device
+from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Collector, Device, Reading
 from piolet.score.journal import VERSION, Packer, json_frame
+from piolet.score.request import run_name
 
 KEEP = 4 << 20
 HOST_PERIOD = 1.0
@@ -34,7 +35,7 @@ HOST_COLUMNS = tuple(quantity.name for quantity in HOST_QUANTITIES)
 
 @dataclass(frozen=True)
 class Step:
-    """What a data set says of its origin."""
+    """What a data set says of its origin; `nodes` is 0 where it is not known."""
 
     job: str
     step: str
@@ -42,6 +43,13 @@ class Step:
     uid: int = -1
     label: str = ""
     command: str = ""
+    nodes: int = 0
+    restarts: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of this run of the step."""
+        return run_name(self.job, self.step, self.restarts)
 
 
 @dataclass(frozen=True)
@@ -135,8 +143,8 @@ class Session:
     next_quality: int = 0
     next_flush: int = 0
     records: dict[int, list[bytes]] = field(default_factory=dict)
-    cost_s: float = 0.0
     started: int = 0
+    cpu_before: float = 0.0  # what the process had used when the step began
 
 
 class Sampler:
@@ -146,19 +154,28 @@ class Sampler:
         """`totals`: sum up what devices tell, for those who ask while the step runs (metrics.py)."""
         self.clock = clock or Clock()
         self._totals = totals
-        self.reading: Session | None = None  # whose collector is being read: what a watchdog wants to know
+        # The step for which a library is at work, and since when: what a watchdog wants to know.
+        self.busy: tuple[str, int] | None = None
         self.sessions: list[Session] = []
         self._order = itertools.count()
         self._queue: list[tuple[int, int, Session, _Source]] = []
-        self._cpu_start = time.process_time()
-        self._start = self.clock.monotonic_ns()
+
+    @contextlib.contextmanager
+    def working(self, step: str) -> Iterator[None]:
+        """Note meanwhile that a library is at work for the step of that name: one opening, reading or closing."""
+        self.busy = step, self.clock.monotonic_ns()
+        try:
+            yield
+        finally:
+            self.busy = None
 
     def add(
         self, step: Step, collectors: Sequence[Collector], period: float, sink: Sink, why_not: dict[str, str]
     ) -> Session:
         """Begin to sample a step with collectors that are open. `why_not`: the collectors that cannot, and why."""
         now = self.clock.monotonic_ns()
-        session = Session(step, period, sink, started=now, next_quality=now, next_flush=now + 10**9)
+        session = Session(step, period, sink, next_quality=now, next_flush=now + 10**9, started=now)
+        session.cpu_before = time.process_time()
         devices: tuple[Device, ...] = ()
         for collector in collectors:
             host = collector.quantities[0] in HOST_COLUMNS
@@ -169,10 +186,11 @@ class Sampler:
             session.sources.append(source)
             heapq.heappush(self._queue, (source.due, next(self._order), session, source))
             devices = collector.devices or devices
-            with contextlib.suppress(Exception):  # a collector that fails is told of at its first tick
+            # A collector that fails is told of at its first tick.
+            with contextlib.suppress(Exception), self.working(step.name):
                 collector.read(now)  # counters need a first look, so that the first tick has a span
-        self.sessions.append(session)
         sink.put(json_frame("H", self._header(session, collectors, devices, why_not, now)))
+        self.sessions.append(session)
         sink.flush()
         return session
 
@@ -193,6 +211,8 @@ class Sampler:
             "uid": step.uid,
             "label": step.label,
             "command": step.command,
+            "nodes": step.nodes,
+            "restarts": step.restarts,
             "period": session.period,
             "start": now,
             "origin": self.clock.realtime_ns() - now,
@@ -221,9 +241,7 @@ class Sampler:
             due, _, session, source = heapq.heappop(self._queue)
             if session not in self.sessions:
                 continue
-            before = time.thread_time()
             self._read(session, source, due)
-            session.cost_s += time.thread_time() - before
             now = self.clock.monotonic_ns()
             # The next tick of the grid that is not past: lateness does not move the grid.
             source.due = due + source.period * (1 + max(0, (now - due) // source.period))
@@ -237,17 +255,20 @@ class Sampler:
         if late > _LATE * source.period / 1e9:
             session.late_ticks += 1
             self._event(session, "late", {"source": source.collector.name, "seconds": round(late, 4)})
-        self.reading = session
+        self._take(session, source, source.collector.read, now)
+        if now >= session.next_flush:
+            self._flush(session, now)
+
+    def _take(self, session: Session, source: _Source, read: Callable[[int], list[Reading]], now: int) -> None:
         try:
-            readings = source.collector.read(now)
+            with self.working(session.step.name):
+                readings = read(now)
         except Exception as error:  # noqa: BLE001 - a collector is a plug-in: its fault costs its own samples only
             if not source.failed:
                 what = f"{type(error).__name__}: {error}"
                 self._event(session, "error", {"source": source.collector.name, "text": what[:500]})
             source.failed = True
             return
-        finally:
-            self.reading = None
         source.failed = False
         records = session.records.setdefault(id(source), [])
         records += [source.packer.pack(reading, source.places) for reading in readings]
@@ -256,8 +277,6 @@ class Sampler:
                 if (totals := source.totals.get(reading.device)) is None:
                     totals = source.totals[reading.device] = Totals(len(source.collector.quantities))
                 totals.add(reading.span, reading.values)
-        if now >= session.next_flush:
-            self._flush(session, now)
 
     def _flush(self, session: Session, now: int) -> None:
         """Once a second: what is on the disk is at most a second old."""
@@ -291,26 +310,27 @@ class Sampler:
             "dropped_frames": session.sink.dropped,
             "events": session.events,
             "blanks": blanks,
-            "cost_cores": session.cost_s / wall,
-            "process_cores": (time.process_time() - self._cpu_start) / max(1e-9, (now - self._start) / 1e9),
+            "process_cores": (time.process_time() - session.cpu_before) / wall,
             "rss_max_bytes": _rss_max(),
         }
 
     def remove(self, session: Session) -> None:
-        """End a step: its last samples, the totals, an end mark; its collectors are closed."""
+        """End a step: its last samples, the totals, and behind all of it an end mark; its collectors are closed."""
         self.sessions.remove(session)
         now = self.clock.monotonic_ns()
-        session.next_quality = now
-        with contextlib.suppress(Exception):
-            for source in session.sources:
+        for source in session.sources:
+            with contextlib.suppress(Exception):
                 # A last, shorter sample, unless it would be too short to mean anything.
                 if now - (source.due - source.period) > source.period // 2:
                     self._read(session, source, source.due)
-        for source in session.sources:
-            with contextlib.suppress(Exception):
-                source.collector.close()
-        session.sink.put(json_frame("E", {"event": "end", "at": now}))
+                self._take(session, source, source.collector.rest, now)
+        session.next_quality = now
         self._flush(session, now)
+        session.sink.put(json_frame("E", {"event": "end", "at": now}))
+        session.sink.flush()
+        for source in session.sources:
+            with contextlib.suppress(Exception), self.working(session.step.name):
+                source.collector.close()
 
     def run_until(self, stop: Callable[[], bool]) -> None:
         """Sample until `stop` says so; it is asked at least every 0.2 seconds."""

@@ -13,10 +13,12 @@ import numpy as np
 
 from piolet.score import saturation
 from piolet.score.advice import Advice, advise, used
-from piolet.score.dataset import Dataset
+from piolet.score.dataset import Dataset, open_dataset
+from piolet.score.failures import ScoreError
 from piolet.score.overview import Overview, overview
 from piolet.score.peaks import Peaks
 from piolet.score.phases import phases
+from piolet.score.request import run_name
 from piolet.score.saturation import Score
 
 MIXED = 0.1
@@ -51,10 +53,15 @@ class NodeLine:
 
 @dataclass(frozen=True)
 class Summary:
-    """The report's content. Energy in J, shares 0..1, `balance` is mean / max of the GPUs' saturation."""
+    """The report's content. Energy in J, shares 0..1, `balance` is mean / max of the GPUs' saturation.
+
+    restarts   how often the job had been requeued
+    wanted     how many nodes the step had, those without samples included
+    """
 
     job: str
     step: str
+    restarts: int
     label: str
     command: str
     simulated: str
@@ -66,6 +73,7 @@ class Summary:
     sm: float | None
     phases: tuple[Phase, ...]
     nodes: tuple[NodeLine, ...]
+    wanted: int
     slowest: str
     balance: float
     energy: float | None
@@ -74,6 +82,11 @@ class Summary:
     quality: tuple[str, ...]
     cost: tuple[float, float] | None
     view: Overview
+
+    @property
+    def name(self) -> str:
+        """The name of this run of the step."""
+        return run_name(self.job, self.step, self.restarts)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain values for JSON, without the timelines."""
@@ -98,7 +111,14 @@ def _plain(value: Any) -> Any:
 
 def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None) -> Summary:
     """Read a data set and return what there is to say."""
-    view = overview(data, calibrations)
+    while True:
+        try:
+            view = overview(data, calibrations)
+            break
+        except ScoreError:
+            if not data.is_stale:
+                raise
+            data = open_dataset(data.directory)
     headers = [node.facts.header for node in data.nodes]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN, and becomes None
@@ -107,6 +127,7 @@ def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None) ->
         return Summary(
             job=str(headers[0]["job"]),
             step=str(headers[0]["step"]),
+            restarts=headers[0].get("restarts", 0),
             label=str(headers[0]["label"]),
             command=str(headers[0]["command"]),
             simulated=data.simulated,
@@ -118,6 +139,7 @@ def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None) ->
             sm=_mean(view.means["sm"]),
             phases=tuple(_phases(view)),
             nodes=tuple(_nodes(view, per_gpu)),
+            wanted=data.wanted,
             slowest=_slowest(view, per_gpu),
             balance=saturation.balance(per_gpu),
             energy=energy,
@@ -195,6 +217,9 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
         lines.append(f"{100 * score.coverage:.1f} % of the GPUs' time is covered by samples with a score")
     if score.is_range and len(view.gpus):
         lines.append("less than 95 %: the saturation is given as a range, whatever the missing time was")
+    if data.wanted > len(data.nodes):
+        missing = data.wanted - len(data.nodes)
+        lines.append(f"{missing} of {data.wanted} nodes have no samples: what is said here is of the others")
     open_ends = [node.name for node in data.nodes if not node.facts.complete]
     if open_ends:
         lines.append(f"{len(open_ends)} nodes have no end: the step runs still, or was killed ({open_ends[0]})")
@@ -208,7 +233,9 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
         lines.append(f"{late} of {ticks} samples were late by more than half a period, at worst by {worst:.3f} s")
     dropped = sum(node.facts.quality.get("dropped_frames", 0) for node in data.nodes)
     if dropped:
-        lines.append(f"{dropped} seconds of samples were dropped: the file system did not keep up")
+        lines.append(
+            f"{dropped} frames, each of up to a second of samples, were dropped: the file system did not keep up"
+        )
     failed = [event["text"] for node in data.nodes for event in node.facts.events if event["event"] == "error"]
     if failed:
         lines.append(f"a collector failed {len(failed)} times: {failed[0]}")

@@ -8,15 +8,17 @@ score and nothing else: the sampler never waits for the pipe. Until the end it i
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from piolet.score.failures import ScoreError
 from piolet.score.journal import SUFFIX, open_for_writing, read
+from piolet.score.request import run_name
 
 _PIECE = 1 << 16
 
 
 def write(source: int, directory: str, node: str, step: str) -> str:
-    """Copy the samples of `step`, "JOB.STEP", from the descriptor `source` until its end; return the path of the file.
+    """Copy the samples of a run of a step from the descriptor `source` until its end; return the path of the file.
 
     If the step has ended by then, that is a Parquet file; if only its sampler has, the journal, which the next sampler
     goes on with. Raises ScoreError: the directory holds another step's samples, cannot be made, the journal cannot be
@@ -29,28 +31,26 @@ def write(source: int, directory: str, node: str, step: str) -> str:
         os.makedirs(directory, 0o755, exist_ok=True)
     except OSError as error:
         raise ScoreError(f"cannot make the directory {directory}: {error.strerror}") from None
-    _refuse_another(directory, node, step)
-    target = open_for_writing(path)
+    if os.path.exists(os.path.join(directory, f"{node}.parquet")):
+        raise ScoreError(f"{directory} holds the data set of a step that has ended")
+
+    def refuse_another(header: dict[str, Any]) -> None:
+        # Two steps in one data set would be neither's.
+        if run_name(header["job"], header["step"], header.get("restarts", 0)) != step:
+            raise ScoreError(f"{directory} holds the data set of another step")
+
+    target = open_for_writing(path, refuse_another)
     try:
         os.set_blocking(target, True)
         while piece := os.read(source, _PIECE):
             while piece:
                 piece = piece[os.write(target, piece) :]
+        # Until it is finished it stays locked.
+        return finish(path) if _ended(path) else path
     except OSError as error:
         raise ScoreError(f"cannot write {path}: {error.strerror}") from None
     finally:
         os.close(target)
-    return finish(path) if _ended(path) else path
-
-
-def _refuse_another(directory: str, node: str, step: str) -> None:
-    """Refuse a directory in which the samples of another step are: two in one data set would be neither's."""
-    if os.path.exists(os.path.join(directory, f"{node}.parquet")):
-        raise ScoreError(f"{directory} holds the data set of a step that has ended")
-    path = os.path.join(directory, node + SUFFIX)
-    head = next(read(path), None) if os.path.exists(path) else None
-    if head is not None and "{job}.{step}".format_map(head.json()) != step:
-        raise ScoreError(f"{directory} holds the data set of another step")
 
 
 def _ended(path: str) -> bool:

@@ -3,7 +3,8 @@
  * Signatures, structures, versions (size | number << 24), field numbers, return codes and blank values are those of
  * DCGM's public headers. As with the real one, values have timestamps on the grid of the watch, the first two
  * intervals of profiling fields are blank, only watched fields have values, and a version that it does not know is
- * refused. "fail FUNCTION CODE" in the script makes a call return -CODE; "fail engine 21" means that no host engine
+ * refused. As there, nobody counts users: dcgmShutdown ends the connection and the embedded engine whoever uses them
+ * still, and a second dcgmStartEmbedded succeeds with handle 0. "fail FUNCTION CODE" in the script makes a call return -CODE; "fail engine 21" means that no host engine
  * runs. piolet_dcgm_left tells tests how many groups, field groups and watches are left.
  */
 #include "load.h"
@@ -48,7 +49,7 @@ struct field_group {
 };
 
 static struct machine machine;
-static int initialised, connected;
+static int initialised, connected, embedded;
 static int64_t began;
 static struct { int used, count; unsigned int ids[GPUS_MAX]; } groups[GROUPS_MAX];
 static struct field_group field_groups[GROUPS_MAX];
@@ -74,6 +75,9 @@ static int fault(const char *function) { return -script_fault(&machine.faults, f
 static int64_t stamp(double second) { return began + (int64_t)llround(second * 1e6); }
 
 EXPORT int dcgmInit(void) {
+    if (initialised) {
+        return OK;
+    }
     if (script_read(&machine) != 0) {
         return INIT_ERROR;
     }
@@ -83,12 +87,13 @@ EXPORT int dcgmInit(void) {
         (void)clock_gettime(CLOCK_REALTIME, &now);
         began = (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
     }
-    initialised = 1;
-    return fault("dcgmInit");
+    int code = fault("dcgmInit");
+    initialised = code == OK;
+    return code;
 }
 
 EXPORT int dcgmShutdown(void) {
-    initialised = connected = 0;
+    initialised = connected = embedded = 0;
     return OK;
 }
 
@@ -122,9 +127,10 @@ EXPORT int dcgmConnect_v2(const char *address, connect_params *params, handle *e
 }
 
 EXPORT int dcgmStartEmbedded(int mode, handle *engine) {
-    int code = fault("dcgmStartEmbedded");
-    connected = code == OK;
-    *engine = 0x7fffffff;
+    int code = initialised ? fault("dcgmStartEmbedded") : UNINITIALIZED;
+    *engine = code == OK && !embedded ? 0x7fffffff : 0;
+    embedded |= code == OK;
+    connected |= embedded;
     return mode == 1 || mode == 2 ? code : BADPARAM;
 }
 
@@ -134,7 +140,7 @@ EXPORT int dcgmDisconnect(handle engine) {
 }
 
 EXPORT int dcgmStopEmbedded(handle engine) {
-    connected = 0;
+    connected = embedded = 0;
     return engine == 0x7fffffff ? OK : BADPARAM;
 }
 
@@ -172,7 +178,8 @@ static int device_field(struct gpu *gpu, int index, unsigned short field, double
     load_apply(gpu);
     switch (field) {
     case 50: set_text(value, type, gpu->name); break;
-    case 51: set_number(value, type, index); break;
+    case 51: set_text(value, type, "Tesla"); break;
+    case 52: set_number(value, type, index); break;
     case 54: set_text(value, type, gpu->uuid); break;
     case 67: set_number(value, type, (int64_t)gpu->mig); break;
     case 100: set_number(value, type, (int64_t)gpu->clock_sm); break;

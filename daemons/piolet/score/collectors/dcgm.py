@@ -1,13 +1,11 @@
 """DCGM: the profiling counters with the timestamps of the engine that read them; works before Hopper, too.
 
-libdcgm is loaded with cffi in ABI mode: NVIDIA's own Python files are not packaged, differ with every release, and
-build a Python object for each value. It goes to a host engine that runs (TCP 5555, or root's socket), else it starts
-an embedded one. Its own group, field groups and watches are removed at the end. Blank values are missing data.
+All steps share the engine (engine.py). A step's own group, field groups and watches are removed at its end. Blank
+values are missing data.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import time
@@ -16,8 +14,8 @@ from typing import Any
 
 from piolet.api import Collector, Device, Reading, Target, Unavailable
 
-LIBRARIES = ("libdcgm.so.4", "libdcgm.so.3")
-SOCKET = "/tmp/nv-hostengine"  # noqa: S108 - where nv-hostengine puts it; used only if it is root's
+from .engine import Engine, EngineError
+
 _MIB = 1048576.0
 PROFILING: tuple[tuple[str, int, float], ...] = (
     ("engine", 1001, 1),
@@ -54,48 +52,10 @@ SLOW: tuple[tuple[str, int, float], ...] = (
 _POLL_NS = 5 * 10**8
 _GPU = 1  # DCGM_FE_GPU
 _LIVE = 1  # DCGM_FV_FLAG_LIVE_DATA
-_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT, _MIG_MODE = 50, 51, 54, 250, 164, 67
+_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT, _MIG_MODE = 50, 52, 54, 250, 164, 67
 _NO_MIG = "MIG instances are read through GPM"
 _REASONS = ("blank", "not found", "not supported", "not permitted")
 _INT64_BLANK, _INT32_BLANK, _DOUBLE_BLANK = 0x7FFFFFFFFFFFFFF0, 0x7FFFFFF0, float(2**47)
-
-DECLARATIONS = """
-typedef uintptr_t handle;
-typedef struct { unsigned int version, persist, timeout_ms, is_unix; } connect_params;
-typedef struct { unsigned int group, id; } entity;
-typedef union { int64_t i64; double dbl; char str[256]; char blob[4096]; } value_of;
-typedef struct {
-    unsigned int version; unsigned short field, type; int status; int64_t ts; value_of value;
-} value_v1;
-typedef struct {
-    unsigned int version, group, id; unsigned short field, type; int status; unsigned int unused; int64_t ts;
-    value_of value;
-} value_v2;
-typedef int (*enumerate)(unsigned int group, unsigned int id, value_v1 *values, int count, void *data);
-int dcgmInit(void);
-int dcgmShutdown(void);
-const char *errorString(int code);
-int dcgmConnect_v2(const char *address, connect_params *params, handle *engine);
-int dcgmDisconnect(handle engine);
-int dcgmStartEmbedded(int mode, handle *engine);
-int dcgmStopEmbedded(handle engine);
-int dcgmGetAllDevices(handle engine, unsigned int ids[32], int *count);
-int dcgmEntitiesGetLatestValues(handle engine, entity entities[], unsigned int entity_count, unsigned short fields[],
-    unsigned int field_count, unsigned int flags, value_v2 values[]);
-int dcgmGroupCreate(handle engine, int type, const char *name, handle *group);
-int dcgmGroupAddEntity(handle engine, handle group, unsigned int entity_group, unsigned int id);
-int dcgmGroupDestroy(handle engine, handle group);
-int dcgmFieldGroupCreate(handle engine, int count, unsigned short *fields, const char *name, handle *group);
-int dcgmFieldGroupDestroy(handle engine, handle group);
-int dcgmWatchFields(handle engine, handle group, handle fields, long long us, double age_s, int samples);
-int dcgmUnwatchFields(handle engine, handle group, handle fields);
-int dcgmGetValuesSince_v2(handle engine, handle group, handle fields, long long since, long long *next,
-    enumerate callback, void *data);
-"""
-
-
-class _Error(Exception):
-    """A call of DCGM failed."""
 
 
 @dataclass
@@ -126,10 +86,10 @@ class Dcgm(Collector):
 
     def __init__(self) -> None:
         super().__init__()
+        self._engine: Engine | None = None
         self._ffi: Any = None
         self._lib: Any = None
-        self._engine: Any = None
-        self._embedded = False
+        self._handle: Any = None
         self._group: Any = None
         self._watches: list[_Watch] = []
         self._places = {number: place for place, (_, number, _) in enumerate((*PROFILING, *SLOW))}
@@ -145,70 +105,26 @@ class Dcgm(Collector):
         """Begin; see Collector."""
         if target.gpus is not None and any(name.startswith("MIG-") for name in target.gpus):
             raise Unavailable(_NO_MIG)
-        self._load()
         try:
-            self._check(self._lib.dcgmInit(), "dcgmInit")
-            self._connect()
+            self._engine = engine = Engine.join()
+            self._ffi, self._lib, self._handle, self._check = engine.ffi, engine.lib, engine.handle, engine.check
+            self.source, self.simulated = engine.source, engine.simulated
             chosen = self._find(target.gpus)
             if not chosen:
                 raise Unavailable("the step has no GPU")
             self._watch(chosen, target.period)
-        except _Error as error:
+        except EngineError as error:
             raise Unavailable(str(error)) from None
-
-    def _load(self) -> None:
-        try:
-            self._ffi = importlib.import_module("cffi").FFI()
-        except ImportError:
-            raise Unavailable("the Python module cffi is not installed") from None
-        self._ffi.cdef(DECLARATIONS)
-        for name in LIBRARIES:
-            try:
-                self._lib = self._ffi.dlopen(name)
-            except OSError:
-                continue
-            self.source = name
-            self.simulated = self._mark(name)
-            return
-        raise Unavailable(f"neither {' nor '.join(LIBRARIES)} is there")
-
-    def _mark(self, name: str) -> str:
-        """Return the name of a simulator, which exports it for this purpose."""
-        ffi = importlib.import_module("cffi").FFI()
-        ffi.cdef("extern const char piolet_simulation[64];")
-        try:
-            return str(ffi.string(ffi.dlopen(name).piolet_simulation).decode())
-        except AttributeError:
-            return ""
-
-    def _check(self, code: int, what: str) -> None:
-        if code != 0:
-            text = self._lib.errorString(code)
-            raise _Error(f"{what}: {self._ffi.string(text).decode() if text else code}")
-
-    def _connect(self) -> None:
-        engine = self._ffi.new("handle *")
-        addresses = [("127.0.0.1:5555", 0)]
-        if os.path.exists(SOCKET) and os.lstat(SOCKET).st_uid == 0:
-            addresses.insert(0, (SOCKET, 1))
-        for address, is_unix in addresses:
-            size = self._ffi.sizeof("connect_params")
-            params = self._ffi.new("connect_params *", [size | 2 << 24, 0, 1000, is_unix])
-            if self._lib.dcgmConnect_v2(address.encode(), params, engine) == 0:
-                self._engine = engine[0]
-                self.source += f", host engine at {address}"
-                return
-        self._check(self._lib.dcgmStartEmbedded(1, engine), "no host engine answers, and dcgmStartEmbedded")
-        self._engine, self._embedded = engine[0], True
-        self.source += ", embedded engine"
 
     def _find(self, wanted: tuple[str, ...] | None) -> list[int]:
         ids, count = self._ffi.new("unsigned int[32]"), self._ffi.new("int *")
-        self._check(self._lib.dcgmGetAllDevices(self._engine, ids, count), "dcgmGetAllDevices")
+        self._check(self._lib.dcgmGetAllDevices(self._handle, ids, count), "dcgmGetAllDevices")
         known: dict[str, tuple[int, Device]] = {}
         for number in ids[0 : count[0]]:
             device, index = self._describe(number)
             known[device.uuid] = known[index] = (number, device)
+        if wanted is not None and any(map(str.isdecimal, wanted)) and any(device.mig for _, device in known.values()):
+            raise Unavailable(_NO_MIG)  # the numbers count instances, too: see nvml.py
         if wanted is None:
             wanted = tuple(uuid for uuid in known if uuid.startswith("GPU-"))
         missing = [name for name in wanted if name not in known]
@@ -226,7 +142,7 @@ class Dcgm(Collector):
         for value in values:
             value.version = ffi.sizeof("value_v2") | 2 << 24
         code = self._lib.dcgmEntitiesGetLatestValues(
-            self._engine, ffi.new("entity[]", [[_GPU, number]]), 1, list(wanted), len(wanted), _LIVE, values
+            self._handle, ffi.new("entity[]", [[_GPU, number]]), 1, list(wanted), len(wanted), _LIVE, values
         )
         self._check(code, "dcgmEntitiesGetLatestValues")
         texts = [ffi.string(v.value.str).decode("utf-8", "replace") if v.type == ord("s") else "" for v in values]
@@ -238,7 +154,8 @@ class Dcgm(Collector):
             power_limit=0.0 if math.isnan(limit) else limit,
             mig=self._number(values[5])[0] == 1,
         )
-        return device, str(values[1].value.i64)
+        index = str(values[1].value.i64) if values[1].type == ord("i") else ""
+        return device, index
 
     def _number(self, value: Any) -> tuple[float, str]:
         """Return the number in a value, or NaN and why there is none."""
@@ -257,7 +174,7 @@ class Dcgm(Collector):
         return math.nan, _REASONS[reason] if reason < len(_REASONS) else "blank"
 
     def _watch(self, numbers: list[int], period: float) -> None:
-        ffi, lib, engine = self._ffi, self._lib, self._engine
+        ffi, lib, engine = self._ffi, self._lib, self._handle
         self._period_us = round(max(period, self.least) * 1e6)
         self._offset_ns = time.time_ns() - time.monotonic_ns()
         name = f"piolet-{os.getpid()}-{id(self):x}".encode()
@@ -299,26 +216,33 @@ class Dcgm(Collector):
         return 0
 
     def read(self, now: int) -> list[Reading]:
-        """Return the complete rows; the engine is asked once a second, since it keeps the times itself."""
+        """Return the complete rows; the engine is asked twice a second only, since it keeps the times itself."""
         if now < self._due:
             return []
         self._due = now + _POLL_NS - 10**6
+        return self._poll(1)
+
+    def rest(self, now: int) -> list[Reading]:
+        """Return all rows that there are by now; see Collector."""
+        return self._poll(0)
+
+    def _poll(self, kept: int) -> list[Reading]:
+        """Ask the engine, and take out all rows but the `kept` newest of each device, which may not be complete yet."""
         for watch in self._watches:
             following = self._ffi.new("long long *")
             code = self._lib.dcgmGetValuesSince_v2(
-                self._engine, self._group, watch.fields, watch.since, following, self._callback, self._ffi.NULL
+                self._handle, self._group, watch.fields, watch.since, following, self._callback, self._ffi.NULL
             )
             self._check(code, "dcgmGetValuesSince_v2")
             watch.since = following[0]
         readings: list[Reading] = []
         for index, rows in self._rows.items():
-            readings += self._complete(index, rows)
+            readings += self._complete(index, rows, kept)
         return readings
 
-    def _complete(self, index: int, rows: _Rows) -> list[Reading]:
-        """Take out all rows but the newest, which may lack what has not come yet."""
+    def _complete(self, index: int, rows: _Rows, kept: int) -> list[Reading]:
         readings = []
-        for tick in sorted(rows.open)[:-1]:
+        for tick in sorted(rows.open)[: len(rows.open) - kept]:
             stamp, found = rows.open.pop(tick)
             passed = stamp - rows.last if rows.last else self._period_us
             # After a hole a value still is the mean of one period: what was between is not known.
@@ -332,15 +256,12 @@ class Dcgm(Collector):
 
     def close(self) -> None:
         """End; see Collector."""
-        lib, engine = self._lib, self._engine
-        if lib is None:
+        if self._engine is None:
             return
-        if engine is not None:
-            for watch in self._watches:
-                lib.dcgmUnwatchFields(engine, self._group, watch.fields)
-                lib.dcgmFieldGroupDestroy(engine, watch.fields)
-            if self._group is not None:
-                lib.dcgmGroupDestroy(engine, self._group)
-            (lib.dcgmStopEmbedded if self._embedded else lib.dcgmDisconnect)(engine)
-        lib.dcgmShutdown()
+        for watch in self._watches:
+            self._lib.dcgmUnwatchFields(self._handle, self._group, watch.fields)
+            self._lib.dcgmFieldGroupDestroy(self._handle, watch.fields)
+        if self._group is not None:
+            self._lib.dcgmGroupDestroy(self._handle, self._group)
+        self._engine.leave()
         self._engine, self._group, self._watches = None, None, []

@@ -37,6 +37,7 @@ METRICS: tuple[tuple[str, int, float], ...] = (
     ("c2c_tx", 100, _RATE),
     ("c2c_rx", 101, _RATE),
 )
+_NO_METRICS, _NO_BASICS = (math.nan,) * len(METRICS), (math.nan,) * len(Nvml.quantities)
 _ONE = "Iid24x"  # id, return code, value, three pointers to texts
 
 
@@ -95,11 +96,18 @@ class Gpm(Nvml):
         readings = []
         for index, (watched, pair) in enumerate(zip(self.watched, self._pairs, strict=True)):
             values, span = self._counters(watched, pair, now)
-            if span > 0:
-                readings.append(Reading(index, now, span, (*values, *self.basic(watched, now))))
+            passed = (now - watched.last) / 1e9 if watched.last else 0.0
+            watched.last = now
+            if 0 < span != passed:
+                # After a failure the counters' mean is of all the time since; what else there is was told meanwhile.
+                readings.append(Reading(index, now, span, (*values, *_NO_BASICS)))
+                values = _NO_METRICS
+            if passed > 0:
+                readings.append(Reading(index, now, passed, (*values, *self.basic(watched, now))))
         return readings
 
     def _counters(self, watched: Watched, pair: _Pair, now: int) -> tuple[tuple[float, ...], float]:
+        """Return the counters and the span that they cover, 0 without any."""
         nvml = self.nvml
         span = (now - pair.taken) / 1e9 if pair.taken else 0.0
         try:
@@ -107,11 +115,11 @@ class Gpm(Nvml):
                 nvml.nvmlGpmSampleGet(watched.parent, pair.newer)
             else:
                 nvml.nvmlGpmMigSampleGet(watched.parent, watched.instance, pair.newer)
-            values = self._between(pair) if span > 0 else ()
+            values = self._between(pair) if span > 0 else _NO_METRICS
         except nvml.NVMLError as error:
             # The older sample stays: the next span simply is longer, if the device answers again.
             reason = str(error)
-            return tuple(self.blank(name, reason) for name, _, _ in METRICS), span
+            return tuple(self.blank(name, reason) for name, _, _ in METRICS), 0.0
         pair.older, pair.newer, pair.taken = pair.newer, pair.older, now
         return values, span
 

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from piolet.api import HOST_QUANTITIES, Collector, Reading, Target, Unavailable
 
-_VIRTUAL = ("lo", "veth", "docker", "br-", "virbr", "cni", "flannel", "tun", "tap")
-
 
 class Host(Collector):
     """The collector."""
@@ -27,6 +25,7 @@ class Host(Collector):
     def __init__(self) -> None:
         super().__init__()
         self._proc = Path("/proc")
+        self._interfaces = Path("/sys/class/net")
         self._group: Path | None = None
         self._last: dict[str, float] = {}
         self._taken = 0
@@ -35,6 +34,7 @@ class Host(Collector):
     def open(self, target: Target) -> None:
         """Begin; see Collector."""
         self._proc = Path(target.root + "/proc")
+        self._interfaces = Path(target.root + "/sys/class/net")
         if not (self._proc / "stat").exists():
             raise Unavailable("/proc is not there")
         if target.cgroup:
@@ -110,7 +110,8 @@ class Host(Collector):
         received = sent = 0.0
         for line in self._lines("net/dev")[2:]:
             name, _, rest = line.partition(":")
-            if not name.strip().startswith(_VIRTUAL):
+            # Only devices: what goes through a bond, a VLAN or a bridge goes through one of them as well.
+            if (self._interfaces / name.strip() / "device").exists():
                 fields = rest.split()
                 received, sent = received + float(fields[0]), sent + float(fields[8])
         counters["net_rx"], counters["net_tx"] = received, sent

@@ -89,15 +89,24 @@ class Nvml(Collector):
 
     def _find(self, wanted: tuple[str, ...] | None) -> list[Watched]:
         if wanted is None:
-            count = self.nvml.nvmlDeviceGetCount()
-            wanted = tuple(str(index) for index in range(count))
-        found: list[Watched] = []
-        for name in wanted:
-            if name.isdecimal():
-                found += self._parts(self.nvml.nvmlDeviceGetHandleByIndex(int(name)))
-            else:
-                found.append(self._by_uuid(name))
-        return found
+            return [part for handle in self._wholes() for part in self._parts(handle)]
+        # A number then counts what Slurm was told of, which nobody else knows: it would be another job's instance.
+        if any(map(str.isdecimal, wanted)) and any(map(self._is_divided, self._wholes())):
+            raise Unavailable("where GPUs are divided (MIG), their numbers do not say which are meant; UUIDs would")
+        return [self._by_index(int(name)) if name.isdecimal() else self._by_uuid(name) for name in wanted]
+
+    def _by_index(self, index: int) -> Watched:
+        handle = self.nvml.nvmlDeviceGetHandleByIndex(index)
+        return Watched(handle, handle)
+
+    def _wholes(self) -> list[Any]:
+        return [self.nvml.nvmlDeviceGetHandleByIndex(index) for index in range(self.nvml.nvmlDeviceGetCount())]
+
+    def _is_divided(self, handle: Any) -> bool:
+        try:
+            return bool(self.nvml.nvmlDeviceGetMigMode(handle)[0])
+        except self.nvml.NVMLError:
+            return False
 
     def _by_uuid(self, uuid: str) -> Watched:
         try:
@@ -112,9 +121,9 @@ class Nvml(Collector):
 
     def _parts(self, handle: Any) -> list[Watched]:
         """Return the MIG instances of a GPU, or the GPU itself where MIG is off."""
+        if not self._is_divided(handle):
+            return [Watched(handle, handle)]
         try:
-            if not self.nvml.nvmlDeviceGetMigMode(handle)[0]:
-                return [Watched(handle, handle)]
             count = self.nvml.nvmlDeviceGetMaxMigDeviceCount(handle)
         except self.nvml.NVMLError:
             return [Watched(handle, handle)]

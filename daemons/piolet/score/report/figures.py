@@ -22,12 +22,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from piolet.score.overview import Overview
-from piolet.score.report.screen import number
+from piolet.score.report.screen import PARTS, number
 from piolet.score.summary import Summary
 
 BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
 PINK, RED, GREY = "#CC79A7", "#D55E00", "#888888"
-PARTS = (("useful", "score", GREEN), ("stalled", "stalled", ORANGE), ("narrow", "narrow", SKY), ("idle", "idle", GREY))
 PHASE_COLOURS = {"compute": BLUE, "memory": ORANGE, "communication": PINK, "idle": GREY, "few SMs": SKY, "stalled": RED}
 _LINES_MAX = 16
 _ROWS_MAX = 256
@@ -113,7 +112,7 @@ def png(figure: Figure) -> bytes:
 def pdf(summary: Summary, text: str) -> bytes:
     """Return all figures as one PDF, the summary's text on the first page."""
     out = io.BytesIO()
-    about = {"CreationDate": None, "Title": f"Piolet score {summary.job}.{summary.step}"}
+    about = {"CreationDate": None, "Title": f"Piolet score {summary.name}"}
     with matplotlib.rc_context(_STYLE), PdfPages(out, metadata=about) as pages:
         first = Figure(figsize=(9, 11))
         first.text(0.05, 0.97, text, family="monospace", size=7.2, va="top", parse_math=False)
@@ -234,8 +233,8 @@ def _waterfall(summary: Summary) -> Figure:
     score = summary.score
     figure, axes = _figure(1.9)
     done = 0.0
-    for name, attribute, colour in PARTS:
-        share = 100 * (score.value or 0.0 if attribute == "score" else getattr(score, attribute))
+    for name, attribute, colour, _ in PARTS:
+        share = 100 * (getattr(score, attribute) or 0.0)
         axes.barh(0, share, left=done, color=colour, height=0.6, label=f"{name} {share:.0f} %")
         if share > 7:
             axes.text(done + share / 2, 0, f"{name}\n{share:.0f} %", ha="center", va="center", size=8, color="black")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from piolet.score.report.figures import PARTS, figures, svg
-from piolet.score.report.screen import count, duration, energy, number, percent
+from piolet.score.advice import percent
+from piolet.score.report.figures import figures, svg
+from piolet.score.report.screen import PARTS, count, duration, energy, nodes, number
 from piolet.score.summary import Summary
 
 _ROWS_MAX = 2048
@@ -70,7 +71,7 @@ for (const table of document.querySelectorAll('.sort'))
 
 def render(summary: Summary) -> str:
     """Return the page."""
-    title = "local command" if summary.job == "local" else f"step {summary.job}.{summary.step}"
+    title = "local command" if summary.job == "local" else f"step {summary.name}"
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
@@ -101,7 +102,7 @@ def _e(text: object) -> str:
 def _subtitle(summary: Summary) -> str:
     gpus = f"{count(summary.score.gpus, 'GPU')}, " if summary.score.gpus else ""
     label = f"{summary.label}, " if summary.label else ""
-    return f"{label}{gpus}{count(len(summary.nodes), 'node')}, {duration(summary.seconds)}"
+    return f"{label}{gpus}{nodes(summary)}, {duration(summary.seconds)}"
 
 
 def _top(summary: Summary) -> str:
@@ -140,7 +141,7 @@ def _legend() -> str:
     }
     spans = (
         f'<span><i class=swatch style="background:{colour}"></i>{name}: {meaning[name]}</span> &nbsp; '
-        for name, _, colour in PARTS
+        for name, _, colour, _ in PARTS
     )
     return f"<p class=soft>{''.join(spans)}</p>"
 

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from piolet.score.advice import percent
 from piolet.score.saturation import Score
 from piolet.score.summary import Summary
 
 _WIDTH = 60
-# Okabe and Ito's colours, which people of all kinds of colour vision tell apart; letters say it without colour.
-_PARTS = (("useful", "#009E73", "█"), ("stalled", "#E69F00", "▓"), ("narrow", "#56B4E9", "▒"), ("idle", "#999999", "░"))
+# What the time went into: the name, the field of a Score, and how it is drawn. The colours are Okabe and Ito's, which
+# people of all kinds of colour vision tell apart; letters say it without colour.
+PARTS = (
+    ("useful", "value", "#009E73", "█"),
+    ("stalled", "stalled", "#E69F00", "▓"),
+    ("narrow", "narrow", "#56B4E9", "▒"),
+    ("idle", "idle", "#888888", "░"),
+)
 
 
 def render(summary: Summary, width: int = 100, color: bool = False) -> str:
     """Return the page, with escape sequences only if `color`."""
     file = io.StringIO()
-    console = Console(file=file, width=width, force_terminal=color, color_system="truecolor" if color else None)
+    system: Literal["truecolor"] | None = "truecolor" if color else None
+    # No markup: what stands in a data set is text.
+    console = Console(file=file, width=width, force_terminal=color, color_system=system, markup=False, emoji=False)
     console.print(_page(summary))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
-
-
-def percent(value: float | None) -> str:
-    """Return a share as text."""
-    return "-" if value is None else f"{100 * value:.0f} %"
 
 
 def number(score: Score) -> str:
@@ -40,6 +45,12 @@ def number(score: Score) -> str:
 def count(many: int, what: str) -> str:
     """Return a number with its noun."""
     return f"{many} {what}" + ("" if many == 1 else "s")
+
+
+def nodes(summary: Summary) -> str:
+    """Return how many nodes there are samples of, and how many there should be."""
+    known = len(summary.nodes)
+    return f"{known} of {summary.wanted} nodes" if summary.wanted > known else count(known, "node")
 
 
 def duration(seconds: float) -> str:
@@ -69,8 +80,8 @@ def _page(summary: Summary) -> RenderableType:
         parts.append(_limits(score))
         parts.append(_waterfall(summary))
     parts += [_facts(summary), *_lists(summary)]
-    title = f"step {summary.job}.{summary.step}" if summary.job != "local" else "local command"
-    return Panel(Group(*parts), title=f"piolet score: {title}", title_align="left")
+    title = f"step {summary.name}" if summary.job != "local" else "local command"
+    return Panel(Group(*parts), title=Text(f"piolet score: {title}"), title_align="left")
 
 
 def _limits(score: Score) -> Text:
@@ -84,15 +95,14 @@ def _waterfall(summary: Summary) -> RenderableType:
     score = summary.score
     if score.value is None:
         return Text(f"utilisation {percent(summary.utilisation)}; it does not tell how much of a GPU was used")
-    shares = (score.value, score.stalled, score.narrow, score.idle)
     bar = Text()
+    legend = Text()
     done = 0.0
-    for (_, colour, block), share in zip(_PARTS, shares, strict=True):
+    for name, attribute, colour, block in PARTS:
+        share = getattr(score, attribute)
         cells = round((done + share) * _WIDTH) - round(done * _WIDTH)
         bar.append(block * cells, colour)
         done += share
-    legend = Text()
-    for (name, colour, block), share in zip(_PARTS, shares, strict=True):
         legend.append(f"{block} ", colour)
         legend.append(f"{name} {percent(share)}   ")
     head = Text(f"\nof the time  (utilisation, as nvidia-smi shows it: {percent(summary.utilisation)})")
@@ -105,7 +115,7 @@ def _facts(summary: Summary) -> Table:
     table.add_column()
     known = [node.s for node in summary.nodes if node.s is not None]
     gpus = f"{count(summary.score.gpus, 'GPU')} on " if summary.score.gpus else ""
-    table.add_row("size", f"{gpus}{count(len(summary.nodes), 'node')}, {duration(summary.seconds)}")
+    table.add_row("size", f"{gpus}{nodes(summary)}, {duration(summary.seconds)}")
     if len(known) > 1:
         table.add_row("nodes", f"{percent(min(known))} to {percent(max(known))}, balance {percent(summary.balance)}")
     if summary.slowest:

@@ -1,0 +1,256 @@
+"""The sampler's process: what a user writes, and a library that fails or hangs, costs that user's step only."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from piolet.api import Collector, Target
+from piolet.node import scoredesk
+from piolet.node.keeper import USERS_WRITERS_MAX, Keeper
+from piolet.node.scoredesk import ScoreDesk, _Scored
+from piolet.score import request
+from piolet.score.choose import choose
+from piolet.score.failures import ScoreError
+from piolet.score.request import Wish
+from piolet.score.sampler import Clock, Sampler
+
+from tests.wire import messages
+
+SOUND = Wish(out="/tmp/piolet-score-%j.%s", collector="host")
+
+
+class Hands:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 10**9
+
+
+class Noted(Collector):
+    """A collector that notes its end."""
+
+    name = "noted"
+    quantities = ("engine",)
+    closed = False
+
+    def read(self, now: int) -> list[Any]:
+        """Return nothing."""
+        return []
+
+    def close(self) -> None:
+        """Note it."""
+        self.closed = True
+
+
+@pytest.fixture
+def hands() -> Hands:
+    """A clock."""
+    return Hands()
+
+
+@pytest.fixture
+def keeper() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The pair between sampler and keeper: first the sampler's end."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    yield ends
+    for end in ends:
+        end.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, hands: Hands, keeper: tuple[socket.socket, socket.socket]) -> Iterator[ScoreDesk]:
+    """A sampler's process without the process; nobody writes what it samples."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    clock = Clock(lambda: hands.now, lambda: hands.now, lambda _: None)
+    yield ScoreDesk(listener, keeper[0], tmp_path, Sampler(clock))
+    listener.close()
+
+
+def announce(desk: ScoreDesk, definition: bytes, job: int = 7, restarts: int = 0) -> socket.socket:
+    """Announce a step as the plugin does, its first task included; return the plugin's end."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    scored = _Scored(theirs, os.getpid())
+    desk._steps.append(scored)
+    desk._selector.register(theirs, 1)
+    start = bytearray(messages.start(definition, job=job))
+    messages.ffi.from_buffer("struct piolet_start *", start).plugin = messages.lib.PIOLET_PLUGIN_SCORE
+    for message in (bytes(start), messages.gpus(b"", restarts=restarts)):
+        if scored in desk._steps:
+            ours.send(message)
+            desk._on_plugin(scored, theirs)
+    return ours
+
+
+def names(desk: ScoreDesk) -> list[str]:
+    """Return the steps that are sampled."""
+    return [session.step.name for session in desk._sampler.sessions]
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        SOUND.to_json().replace(b'"period":0.1', b'"period":"1"'),
+        SOUND.to_json().replace(b'"period":0.1', b'"period":true'),
+        SOUND.to_json().replace(b'"period":0.1', b'"period":' + b"9" * 400),
+        SOUND.to_json().replace(b'"label":""', b'"label":"\xed\xa0\x80"'),
+        SOUND.to_json().replace(b'"label":""', b'"label":[]'),
+        b"[" * 60_000,
+        b"[]",
+        b"\xff",
+    ],
+)
+def test_what_a_user_writes_ends_that_step_only(desk: ScoreDesk, definition: bytes) -> None:
+    """A definition that is none is refused; the step beside it is sampled."""
+    with pytest.raises(ScoreError, match="malformed"):
+        request.from_json(definition)
+    with announce(desk, SOUND.to_json(), 1), announce(desk, definition, 2):
+        assert names(desk) == ["1.0"] and len(desk._steps) == 1
+
+
+def test_a_requeued_job_has_a_data_set_of_its_own(
+    desk: ScoreDesk, keeper: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    """Its steps' numbers begin anew; the run is told apart wherever the step's name stands."""
+    wish = Wish(out="/tmp/piolet-score-%j.%s%r", collector="host")
+    with announce(desk, wish.to_json(), restarts=0), announce(desk, wish.to_json(), restarts=2):
+        orders = [json.loads(keeper[1].recv(1 << 16)) for _ in range(2)]
+        assert [(order["step"], order["directory"]) for order in orders] == [
+            ("7.0", "/tmp/piolet-score-7.0"),
+            ("7.0-r2", "/tmp/piolet-score-7.0-r2"),
+        ]
+        assert names(desk) == ["7.0", "7.0-r2"] and sorted(path.name for path in tmp_path.iterdir()) == names(desk)
+
+
+def test_a_path_that_is_no_utf8_is_one(desk: ScoreDesk) -> None:
+    """Its bytes travel as JSON's escapes."""
+    wish = Wish(out=os.fsdecode(b"/tmp/\xff-%j"))
+    assert request.from_json(wish.to_json()) == wish
+    with announce(desk, wish.to_json()):
+        assert names(desk) == ["7.0"]
+
+
+@pytest.mark.parametrize("fault", ["descriptors", "keeper", "sampler"])
+def test_what_fails_when_a_step_begins_ends_that_step_only(
+    desk: ScoreDesk, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """And what was open then is closed."""
+    noted = Noted()
+
+    def fail(*_: Any) -> Any:
+        raise OSError(24, "Too many open files") if fault != "sampler" else ValueError("NaN is not JSON")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(scoredesk, "choose", lambda *_: ([noted], {}))
+        place: tuple[Any, str] = {
+            "descriptors": (os, "pipe2"),
+            "keeper": (socket, "send_fds"),
+            "sampler": (Sampler, "_header"),
+        }[fault]
+        broken.setattr(*place, fail)
+        before = len(os.listdir("/proc/self/fd"))
+        announce(desk, SOUND.to_json(), 1).close()
+        assert noted.closed and names(desk) == [] and len(os.listdir("/proc/self/fd")) == before
+    with announce(desk, SOUND.to_json(), 2):
+        assert names(desk) == ["2.0"]
+
+
+def test_a_next_sampler_goes_on_with_what_runs(
+    desk: ScoreDesk, keeper: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    """One step once, though there is half of a note, and rubbish; what has ended is forgotten."""
+    announce(desk, SOUND.to_json())
+    note = (tmp_path / "7.0").read_text()
+    (tmp_path / "7.0.new").write_text(note)
+    (tmp_path / "8.0").write_text(note.replace('"job": 7', '"job": 8').replace('"started": ', '"started": 1'))
+    (tmp_path / "9.0").write_bytes(b"\xff")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    other = ScoreDesk(listener, keeper[0], tmp_path, Sampler())
+    other._recover()
+    assert names(other) == ["7.0"] and [path.name for path in tmp_path.iterdir()] == ["7.0"]
+    (scored,) = other._steps
+    other._end(scored)
+    listener.close()
+
+
+def test_only_a_library_that_is_at_work_can_hang(desk: ScoreDesk, hands: Hands, tmp_path: Path) -> None:
+    """A minute without a reading is none, nor is one quick reading after the other."""
+    with announce(desk, SOUND.to_json()):
+        hands.now += 60 * 10**9
+        assert not desk.give_up()
+        for _ in range(3):
+            with desk._sampler.working("7.0"):
+                hands.now += 3 * 10**9
+                assert not desk.give_up()
+        assert json.loads(json.loads((tmp_path / "7.0").read_text())["definition"])["collector"] == "host"
+
+
+def test_a_library_that_hangs_is_not_asked_again(desk: ScoreDesk, hands: Hands, tmp_path: Path) -> None:
+    """Whether it hangs when it is opened, read or closed."""
+
+    class Hanging(Noted):
+        gave_up = False
+
+        def read(self, now: int) -> list[Any]:
+            hands.now += 6 * 10**9
+            self.gave_up = desk.give_up()
+            return []
+
+        def close(self) -> None:
+            self.read(0)
+
+    wish = Wish(out=SOUND.out, collector="gpm")
+    with announce(desk, wish.to_json()):
+        collector = Hanging()
+        with desk._sampler.working("7.0"):
+            collector.read(0)
+        assert collector.gave_up
+        assert json.loads(json.loads((tmp_path / "7.0").read_text())["definition"])["collector"] == "host"
+        source = desk._sampler.sessions[0].sources[0]
+        source.collector, source.due, collector.gave_up = collector, hands.now, False
+        desk._sampler.tick()
+        assert collector.gave_up
+        collector.gave_up, source.due = False, hands.now + 10**12
+    (scored,) = desk._steps
+    desk._end(scored)
+    assert collector.gave_up and not list(tmp_path.iterdir())
+
+
+def test_a_users_writers_that_hang_are_that_users_trouble(
+    keeper: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There are so many of a user's and no more, what is refused is logged, and others have theirs."""
+    begun: list[int] = []
+
+    def start(self: Keeper, order: dict[str, Any], source: int) -> None:
+        self._writers[len(begun)] = order["uid"]
+        begun.append(order["uid"])
+
+    monkeypatch.setattr(Keeper, "_start", start)
+    taker = Keeper(pwd.getpwuid(0), lambda _: None, keeper[1])
+    for uid in [1000] * (USERS_WRITERS_MAX + 1) + [1001]:
+        order = {"uid": uid, "gid": 1, "groups": [], "directory": "/d", "node": "n", "step": "1.0"}
+        socket.send_fds(keeper[0], [json.dumps(order).encode()], [0])
+        assert taker._take(keeper[1])
+    assert begun == [1000] * USERS_WRITERS_MAX + [1001]
+    assert f"{USERS_WRITERS_MAX} writers of uid 1000 are at work" in caplog.text
+
+
+def test_each_opening_counts_for_itself(hands: Hands) -> None:
+    """Three slow libraries are not one that hangs."""
+    sampler = Sampler(Clock(lambda: hands.now, lambda: hands.now, lambda _: None))
+    begun = []
+
+    def around() -> Any:
+        begun.append(sampler.busy)
+        return sampler.working("1.0")
+
+    choose(Target(gpus=("0",), root="/nowhere"), "auto", around)
+    assert len(begun) == 4 and begun == [None] * 4 and sampler.busy is None
