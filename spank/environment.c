@@ -123,6 +123,7 @@ static void clear_the_way(spank_t spank)
 int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 {
 	spank_context_t context = spank_context();
+	uid_t uid = 0;
 
 	(void)argc;
 	(void)argv;
@@ -135,6 +136,9 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 	if (context != S_CTX_REMOTE || !plugin_real_step(spank))
 		return 0;
 	clear_the_way(spank);
+	/* What the daemon without privileges answers would be done as root. */
+	if (spank_get_item(spank, S_JOB_UID, &uid) || uid == 0)
+		fail(&state.failure, "start it as another user", "a step of root has no environment");
 	if (state.fd < 0 && !state.failure.set) {
 		state.deadline_ms = now_ms() + plugin.timeout_s * 1000;
 		state.fd = plugin_announce(spank, PIOLET_PLUGIN_ENVIRONMENT, &travel, &state.failure);

@@ -40,8 +40,6 @@ class Plan:
     runtime: str = "native"
     mounts: tuple[PlannedMount, ...] = ()
     entrypoint: tuple[str, ...] = ()
-    crun: str = ""
-    squashfuse: str = ""
 
     def to_json(self) -> str:
         """Return the plan as JSON."""

@@ -44,6 +44,4 @@ def make_plan(definition: Definition, label: str, home: str | None, config: Conf
         runtime=config.environment.runtime,
         mounts=tuple(mounts),
         entrypoint=definition.entrypoint,
-        crun=config.environment.crun,
-        squashfuse=config.environment.squashfuse,
     )

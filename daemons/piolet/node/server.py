@@ -40,11 +40,12 @@ _TIMEOUT_MARGIN_S = 1.0
 
 @dataclass
 class Connection:
-    """A connection of a slurmstepd."""
+    """A connection of a slurmstepd; while START is left in it for the monitor, `pidfd` says that the step has ended."""
 
     key: int
     channel: socket.socket
     pid: int
+    pidfd: int = -1
     start: wire.Start | None = None
     definition: Definition | None = None
     began: float = 0.0
@@ -147,7 +148,8 @@ class Server:
 
     def _on_plugin(self, connection: Connection) -> None:
         try:
-            data = connection.channel.recv(wire.START_MAX + 1)
+            # It stays there: of a step with a container, the monitor reads for itself whose it is.
+            data = connection.channel.recv(wire.START_MAX + 1, socket.MSG_PEEK)
         except BlockingIOError:
             return
         except OSError:
@@ -165,22 +167,32 @@ class Server:
             start = wire.decode_start(data)
             connection.start = start
             connection.definition = from_json(start.definition)
+            _log.debug("step %d.%d of uid %d: start", start.job, start.step, start.uid)
+            if connection.definition.image is None:
+                self._ready(connection, [])
+                return
+            connection.pidfd = os.pidfd_open(connection.pid)
         except PioletError as error:
             self._fail(connection, error)
             return
-        _log.debug("step %d.%d of uid %d: start", start.job, start.step, start.uid)
-        if connection.definition.image is None:
-            self._ready(connection, [])
+        except OSError as error:
+            self._fail(connection, PioletError(f"cannot watch the step's slurmstepd: {error.strerror}"))
             return
+        self._selector.unregister(connection.channel)
+        self._watch(connection.pidfd, lambda: self._close(connection))
         future = self._threads.submit(_prepare, self._config, connection.definition, start.uid)
         future.add_done_callback(lambda f: self._note_prepared(connection.key, f))
 
     def _close(self, connection: Connection) -> None:
-        self._selector.unregister(connection.channel)
+        if connection.pidfd >= 0:
+            self._selector.unregister(connection.pidfd)
+            os.close(connection.pidfd)
+        else:
+            self._selector.unregister(connection.channel)
         connection.channel.close()
         self._connections.pop(connection.key, None)
         if connection.asked:
-            self._ask(End(connection.key))
+            self._monitor.send(encode(End(connection.key)))
         if connection.start is not None:
             _log.debug("step %d.%d: end", connection.start.job, connection.start.step)
 
@@ -208,29 +220,20 @@ class Server:
     def _build(self, connection: Connection, prepared: Prepared) -> None:
         start, definition = connection.start, connection.definition
         assert start is not None and definition is not None and definition.image is not None
-        step = f"{start.job}.{start.step}"
-        plan = make_plan(definition, leftovers.label(step, self._place), prepared.home, self._config)
+        label = leftovers.label(f"{start.job}.{start.step}", self._place)
+        plan = make_plan(definition, label, prepared.home, self._config)
         timeout = min(self._config.node.build_timeout_s, start.timeout_ms / 1000 - _TIMEOUT_MARGIN_S)
-        connection.asked = True
-        self._ask(
-            Build(
-                key=connection.key,
-                step=step,
-                peer=connection.pid,
-                uid=start.uid,
-                gid=start.gid,
-                groups=start.groups,
-                digest=definition.image.digest if definition.image.store == "site" else None,
-                identity=prepared.identity,
-                timeout_s=max(0.1, timeout),
-                plan=plan.to_json(),
-            )
+        request = Build(
+            key=connection.key,
+            digest=definition.image.digest if definition.image.store == "site" else None,
+            identity=prepared.identity,
+            timeout_s=max(0.1, timeout),
+            plan=plan.to_json(),
         )
+        connection.asked = True
+        socket.send_fds(self._monitor, [encode(request)], [connection.channel.fileno()])
 
     # -- monitor
-
-    def _ask(self, request: Build | End) -> None:
-        self._monitor.send(encode(request))
 
     def _on_monitor(self) -> None:
         data, descriptors, _, _ = socket.recv_fds(self._monitor, MESSAGE_MAX, 4)
@@ -289,6 +292,13 @@ class Server:
         if connection.answered:
             return
         connection.answered = True
+        if connection.pidfd >= 0:
+            self._selector.unregister(connection.pidfd)
+            os.close(connection.pidfd)
+            connection.pidfd = -1
+            self._watch(connection.channel, lambda: self._on_plugin(connection))
+        with contextlib.suppress(OSError):
+            connection.channel.recv(1)  # START, unless the monitor has taken it
         try:
             socket.send_fds(connection.channel, [message], descriptors)
         except OSError as error:

@@ -2,12 +2,12 @@
 
 The libraries that evals need take longer to import than most evals take to run, so they are imported once, when the
 first vetting comes. Each vetting is a fork. The child enters the task's cgroup, takes over its limits, its CPUs, its
-environment and its directory, becomes its user for good, and only then looks at the plan, which is the user's word.
+environment and its directory, becomes its user for good, and only then reads the plan, which is the user's word.
 
 Requests come from the unprivileged server over a SOCK_SEQPACKET pair: JSON, with the task's connection as descriptor.
-    {"key", "uid", "pid", "plan"}  vet for this process; the child writes its lines to the connection, and verdicts for
-                                   the spool to a second descriptor
-    {"end": key}                   the task is gone: end the child and all that it started
+    {"key"}       vet for the process that made the connection: who that is the kernel says, and what it wants is still
+                  in the connection; the child writes its lines there, and verdicts for the spool to a second descriptor
+    {"end": key}  the task is gone: end the child and all that it started
 Answers: {"began"} at its start, for it may be the second; {"key", "status"} when a child has ended.
 """
 
@@ -24,12 +24,13 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from piolet import peer, wire
 from piolet.errors import PioletError
 from piolet.node import linux
 
 _log = logging.getLogger("pioletd.zygote")
 
-MESSAGE_MAX = 256 * 1024
+MESSAGE_MAX = 256
 _CGROUPS = "/sys/fs/cgroup"
 _POLL_S = 0.05
 _LIMITS = [
@@ -60,10 +61,11 @@ class Task:
 
 
 class Zygote:
-    """The loop. `prepare` imports what the children need and returns what they do."""
+    """The loop. `prepare` imports what the children need and returns what they do; `listener` is the vet socket."""
 
-    def __init__(self, channel: socket.socket, prepare: Callable[[], Work]) -> None:
+    def __init__(self, channel: socket.socket, prepare: Callable[[], Work], listener: peer.File) -> None:
         self._channel = channel
+        self._listener = listener
         self._prepare = prepare
         self._work: Work | None = None
         self._children: dict[int, int] = {}
@@ -92,7 +94,7 @@ class Zygote:
                 if pid is not None:
                     _end(pid)
             elif len(descriptors) == 2:
-                self._start(int(request["key"]), int(request["uid"]), int(request["pid"]), request, descriptors)
+                self._start(int(request["key"]), *descriptors)
         except (ValueError, KeyError, TypeError) as error:
             _log.error("a request for vetting is malformed: %s", error)
         finally:
@@ -100,8 +102,7 @@ class Zygote:
                 os.close(descriptor)
         return True
 
-    def _start(self, key: int, uid: int, pid: int, request: dict[str, str], given: list[int]) -> None:
-        connection, spool = given
+    def _start(self, key: int, connection: int, spool: int) -> None:
         if self._work is None:
             self._work = self._prepare()
         try:
@@ -117,8 +118,9 @@ class Zygote:
         try:
             os.setsid()
             linux.close_all_but({connection, spool})
+            with socket.socket(fileno=os.dup(connection)) as channel:
+                pid, uid, _ = peer.of_accepted(channel, self._listener)
             task = look_up(pid, uid)
-            plan = request["plan"].encode("utf-8")
             log = kernel_log()
             facts: Facts = {} if log is None else {"kernel_log": log}
             adopt(task)
@@ -128,8 +130,9 @@ class Zygote:
             os.fchdir(task.directory)
             os.environ.clear()
             os.environ.update(task.environment)
+            plan = wire.decode_vet(os.read(connection, wire.VET_MAX + 1))
             os.set_blocking(connection, True)
-            self._work(plan, connection, facts, spool)
+            self._work(plan.encode(), connection, facts, spool)
             status = 0
         except (OSError, PioletError) as error:
             with contextlib.suppress(OSError):
