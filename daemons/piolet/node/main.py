@@ -1,7 +1,7 @@
 """`pioletd`: starts the monitor (root) and the server (an account without privileges) and joins them.
 
-Runs in the foreground, logs to stderr, ends with SIGTERM; a service manager does the rest. When either half ends,
-the other ends too. Containers of running steps outlive it: their tasks hold the namespaces.
+Runs in the foreground, logs to stderr, ends with SIGTERM; a service manager does the rest. When one of its processes
+ends, all do. Containers of running steps outlive it: their tasks hold the namespaces.
 """
 
 from __future__ import annotations
@@ -82,20 +82,22 @@ def _run(config: Config) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     ours, theirs = linux.message_pair(_BUFFER)
     desk, zygote = linux.message_pair(_BUFFER)
-    if os.fork() == 0:
+    vetting = os.fork()
+    if vetting == 0:
         _warm(zygote, peer.file_of(vet_path))
     alive, ends = linux.message_pair(_BUFFER)
-    if os.fork() == 0:
+    scoring = os.fork()
+    if scoring == 0:
         _keep(score_listener, ends, server_account, scored, config)
     place = leftovers.place(socket.gethostname().partition(".")[0], str(state))
     server = os.fork()
     if server == 0:
-        ours.close()
         _serve(listener, theirs, (vet_listener, desk), server_account, config, place)
     for end in (theirs, listener, vet_listener, score_listener, desk, zygote, ends):
         end.close()
     try:
-        return _monitor(ours, server, images_account, (base, state), config, place)
+        siblings = {os.pidfd_open(vetting): "the vetting process", os.pidfd_open(scoring): "the scoring process"}
+        return _monitor(ours, server, siblings, images_account, (base, state), config, place)
     finally:
         alive.close()
         for path in (socket_path, vet_path, score_path):
@@ -251,6 +253,7 @@ def _serve(
     status = 1
     try:
         linux.set_name("pioletd-server")
+        linux.close_all_but({listener.fileno(), monitor.fileno(), *(end.fileno() for end in vetting)})
         linux.become(account.pw_uid, account.pw_gid, [account.pw_gid])
         linux.die_with_parent(signal.SIGKILL)
         linux.no_new_privileges()
@@ -271,7 +274,13 @@ def _serve(
 
 
 def _monitor(
-    channel: socket.socket, server: int, images: pwd.struct_passwd, room: tuple[Path, Path], config: Config, place: str
+    channel: socket.socket,
+    server: int,
+    siblings: dict[int, str],
+    images: pwd.struct_passwd,
+    room: tuple[Path, Path],
+    config: Config,
+    place: str,
 ) -> int:
     base, state = room
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -288,10 +297,11 @@ def _monitor(
     try:
         means = Means(str(base / "build"), config.environment.crun, config.environment.squashfuse)
         listener = peer.file_of(config.node.socket)
-        Monitor(channel, store, files, means, listener, config.node.image_idle_s, place).run(wake_read)
+        monitor = Monitor(channel, store, files, means, listener, config.node.image_idle_s, place)
+        well = monitor.run(wake_read, siblings)
     finally:
         channel.close()
-    return _wait_server(server)
+    return _wait_server(server) if well else 1
 
 
 def _wait_server(server: int) -> int:

@@ -94,10 +94,16 @@ class Monitor:
         self._next_expiry = 0.0
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ, self._on_server)
-        self._stop = False
+        self._stop, self._well = False, True
 
-    def run(self, wakeup: int) -> None:
-        """Serve until the server ends or a byte comes from the descriptor `wakeup` (a signal)."""
+    def run(self, wakeup: int, siblings: dict[int, str]) -> bool:
+        """Serve until the server ends or a byte comes from the descriptor `wakeup` (a signal).
+
+        `siblings` are the pidfds of other processes of pioletd, with their names. Returns False when one of them has
+        ended: then pioletd is to be started again.
+        """
+        for pidfd, name in siblings.items():
+            self._selector.register(pidfd, selectors.EVENT_READ, lambda n=name: self._on_sibling(n))
         self._selector.register(wakeup, selectors.EVENT_READ, self._on_signal)
         self._recover()
         self._workers.keep_spare()
@@ -105,8 +111,13 @@ class Monitor:
             for key, _ in self._selector.select(self._timeout()):
                 key.data()
             self._tick()
+        return self._well
 
     # -- requests
+
+    def _on_sibling(self, name: str) -> None:
+        _log.error("%s has ended; so does the monitor", name)
+        self._stop, self._well = True, False
 
     def _on_signal(self) -> None:
         self._stop = True

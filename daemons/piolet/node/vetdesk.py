@@ -57,6 +57,8 @@ class VetDesk:
         self._tasks: dict[int, VetTask] = {}
         self._next_key = 1
         listener.setblocking(False)
+        # If root's process for vetting hangs, vettings fail: the server has steps with containers to serve, too.
+        zygote.setblocking(False)
         selector.register(listener, selectors.EVENT_READ, self._on_connect)
         selector.register(zygote, selectors.EVENT_READ, self._on_zygote)
 
@@ -143,9 +145,14 @@ class VetDesk:
                 self._zygote.send(json.dumps({"end": task.key}).encode())
 
     def _on_zygote(self) -> None:
-        data = self._zygote.recv(MESSAGE_MAX)
+        try:
+            data = self._zygote.recv(MESSAGE_MAX)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
         if not data:
-            _log.error("the processes for vetting have ended; vettings fail until pioletd is restarted")
+            _log.error("the processes for vetting have ended, and pioletd ends with them")
             self._selector.unregister(self._zygote)
             for task in list(self._tasks.values()):
                 self._close(task)
