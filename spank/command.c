@@ -25,6 +25,7 @@
 static pid_t start(char *const *words, int result)
 {
 	pid_t parent = getpid(), pid = fork();
+	struct sigaction now;
 	sigset_t none;
 
 	if (pid != 0)
@@ -32,8 +33,10 @@ static pid_t start(char *const *words, int result)
 	/* srun blocks ten signals here; a command that inherited that could not be interrupted. */
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+	/* What srun itself was started to ignore, by nohup or a script's &, the command ignores; with SIGCHLD it could not work. */
 	for (int number = 1; number < NSIG; number++)
-		signal(number, SIG_DFL);
+		if (number == SIGCHLD || (sigaction(number, NULL, &now) == 0 && now.sa_handler != SIG_IGN))
+			signal(number, SIG_DFL);
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	if (getppid() != parent)
 		_exit(127);
