@@ -127,7 +127,7 @@ char *slurp(int fd, size_t limit, size_t *length)
 
 /* Runs the command and returns its exit status, with what it wrote to descriptor 3 (NULL: nothing).
  *
- * -1: it could not be run, or a signal ended it. It has said why on stderr, unless `f` is set. */
+ * -1: it could not be run, or a signal ended it. It has said why on stderr, unless `f` is set or the user knows. */
 int command_run(char *const *words, size_t limit, char **result, size_t *length, struct failure *f)
 {
 	int fd = memfd_create("piolet-result", MFD_CLOEXEC), status;
@@ -145,5 +145,8 @@ int command_run(char *const *words, size_t limit, char **result, size_t *length,
 	status = reap(pid);
 	*result = slurp(fd, limit, length);
 	close(fd);
+	/* The user's own signal needs no comment. */
+	if (WIFSIGNALED(status) && !interrupted())
+		return fail(f, "the machine may be short of memory", "%s was ended by signal %d", words[0], WTERMSIG(status));
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
