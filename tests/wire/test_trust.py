@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
+import select
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,8 +47,10 @@ class Listener:
         near.settimeout(20)
         return near, self._socket.accept()[0]
 
-    def connect_as(self, uid: int, message: bytes) -> tuple[socket.socket, socket.socket]:
-        """Have a process of that user connect, send and stay.
+    def connect_as(
+        self, uid: int, message: bytes, limits: dict[int, tuple[int, int]] | None = None
+    ) -> tuple[socket.socket, socket.socket]:
+        """Have a process of that user, with those resource limits, connect, send and stay.
 
         Returns the accepted end, and one from which comes what the process was sent.
         """
@@ -53,6 +59,8 @@ class Listener:
         pid = os.fork()
         if pid == 0:
             try:
+                for limit, pair in (limits or {}).items():
+                    resource.setrlimit(limit, pair)
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)
                 os.setresuid(uid, uid, uid)
@@ -65,7 +73,9 @@ class Listener:
                 os._exit(0)
         self._children.append(pid)
         far.close()
-        return self._socket.accept()[0], near
+        accepted = self._socket.accept()[0]
+        assert select.select([accepted], [], [], 20)[0]
+        return accepted, near
 
     def close(self) -> None:
         self._socket.close()
@@ -192,3 +202,20 @@ def test_a_vetting_for_a_connection_of_the_servers_own_is_none(listener: Listene
     with zygote(listener) as channel:
         vet(channel, own_end)
     assert "not one that was made to pioletd" in accepted.recv(65536).decode()
+
+
+def test_a_vetting_has_the_limits_of_its_step(listener: Listener) -> None:
+    """Without CAP_SYS_RESOURCE, which a unit may take away, those that may be set; the others are said."""
+    code = (
+        "import resource, sys; from piolet.node.zygote import adopt, look_up\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (7, 7)); adopt(look_up(int(sys.argv[1]), int(sys.argv[2])))\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CPU))\n"
+    )
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    limits = {resource.RLIMIT_NOFILE: (123, hard), resource.RLIMIT_CPU: (4000, 5000), resource.RLIMIT_CORE: (8, 8)}
+    accepted, _ = listener.connect_as(NOBODY, b"x", limits)
+    pid = peer.of(accepted).pid
+    command = ["setpriv", "--bounding-set=-sys_resource", sys.executable, "-c", code, str(pid), str(NOBODY)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == f"(123, {hard}) (4000, 5000)\n"
+    assert done.stderr == "a vetting has not the step's limit 'max core file size': pioletd lacks CAP_SYS_RESOURCE\n"

@@ -33,10 +33,17 @@ _log = logging.getLogger("pioletd.zygote")
 MESSAGE_MAX = 256
 _CGROUPS = "/sys/fs/cgroup"
 _POLL_S = 0.05
-_LIMITS = [
-    resource.RLIMIT_AS, resource.RLIMIT_CORE, resource.RLIMIT_CPU, resource.RLIMIT_DATA, resource.RLIMIT_FSIZE,
-    resource.RLIMIT_MEMLOCK, resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_STACK,
-]  # fmt: skip
+_LIMITS = {
+    "Max address space": resource.RLIMIT_AS,
+    "Max core file size": resource.RLIMIT_CORE,
+    "Max cpu time": resource.RLIMIT_CPU,
+    "Max data size": resource.RLIMIT_DATA,
+    "Max file size": resource.RLIMIT_FSIZE,
+    "Max locked memory": resource.RLIMIT_MEMLOCK,
+    "Max open files": resource.RLIMIT_NOFILE,
+    "Max processes": resource.RLIMIT_NPROC,
+    "Max stack size": resource.RLIMIT_STACK,
+}
 
 Facts = dict[str, list[str]]
 Work = Callable[[bytes, int, Facts, int], None]
@@ -57,6 +64,7 @@ class Task:
     groups: list[int]
     cgroups: list[tuple[str, str]]
     environment: dict[str, str]
+    limits: dict[str, tuple[int, int]]
     directory: int
 
 
@@ -172,6 +180,9 @@ def look_up(pid: int, uid: int) -> Task:
             status = dict(line.split(":", 1) for line in file if ":" in line)
         with open(f"{base}/cgroup", encoding="utf-8") as file:
             cgroups = [(line.split(":", 2)[1], line.rstrip("\n").split(":", 2)[2]) for line in file]
+        # Anybody may read this; prlimit(2) of another user's process needs CAP_SYS_RESOURCE.
+        with open(f"{base}/limits", encoding="ascii") as file:
+            limits = {line[:25].rstrip(): _limit(line[25:].split()) for line in file if line[:25].rstrip() in _LIMITS}
         with open(f"{base}/environ", "rb") as raw:
             entries = [entry.partition(b"=") for entry in raw.read(4 << 20).split(b"\0") if b"=" in entry]
         directory = os.open(f"{base}/cwd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -186,7 +197,8 @@ def look_up(pid: int, uid: int) -> Task:
     if len(gids) != 1:
         raise PioletError("the task that asked has more than one primary group")
     environment = {os.fsdecode(name): os.fsdecode(value) for name, _, value in entries}
-    return Task(pid, uid, gids.pop(), list(map(int, status["Groups"].split())), cgroups, environment, directory)
+    groups = list(map(int, status["Groups"].split()))
+    return Task(pid, uid, gids.pop(), groups, cgroups, environment, limits, directory)
 
 
 def kernel_log() -> list[str] | None:
@@ -223,10 +235,16 @@ def adopt(task: Task) -> None:
         os.sched_setaffinity(0, os.sched_getaffinity(task.pid))
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, task.pid))
-    for limit in _LIMITS:
-        # Root may lack the capability to raise one; ours are then what the step could not have had either.
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(limit, resource.prlimit(task.pid, limit))
+    for name, pair in task.limits.items():
+        try:
+            resource.setrlimit(_LIMITS[name], pair)
+        except (OSError, ValueError):
+            _log.warning("a vetting has not the step's limit '%s': pioletd lacks CAP_SYS_RESOURCE", name.lower())
+
+
+def _limit(words: list[str]) -> tuple[int, int]:
+    soft, hard = (resource.RLIM_INFINITY if word == "unlimited" else int(word) for word in words[:2])
+    return soft, hard
 
 
 def _enter(controllers: str, path: str) -> None:
