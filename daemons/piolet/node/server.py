@@ -230,8 +230,11 @@ class Server:
             timeout_s=max(0.1, timeout),
             plan=plan.to_json(),
         )
+        message = encode(request)
+        if len(message) > MESSAGE_MAX:
+            raise PioletError("the environment has too much in it to be built", "shorten its mounts, or the entrypoint")
         connection.asked = True
-        socket.send_fds(self._monitor, [encode(request)], [connection.channel.fileno()])
+        socket.send_fds(self._monitor, [message], [connection.channel.fileno()])
 
     # -- monitor
 
