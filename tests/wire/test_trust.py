@@ -12,15 +12,19 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from piolet import peer
 from piolet.errors import WireError
 from piolet.node import requests
-from piolet.node.requests import Announced, take_start
-from piolet.node.zygote import Zygote
+from piolet.node.monitor import Monitor
+from piolet.node.mounts import Images
+from piolet.node.requests import Announced, Build, encode, take_start
+from piolet.node.state import StepFiles
+from piolet.node.worker import Means
+from piolet.node.zygote import Work, Zygote
 
 from tests.wire import messages
 
@@ -155,26 +159,35 @@ def test_only_the_end_that_was_accepted_says_who_is_there(listener: Listener, tm
 
 
 @contextlib.contextmanager
+def running(run: Callable[[socket.socket], object]) -> Iterator[socket.socket]:
+    """One of root's processes, with the server's end of its pair; at the end the server ends, and the process must."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(20)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            ours.close()
+            run(theirs)
+            status = 0
+        finally:
+            os._exit(status)
+    theirs.close()
+    yield ours
+    ours.close()
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+@contextlib.contextmanager
 def zygote(listener: Listener) -> Iterator[socket.socket]:
     """A zygote whose vetting is to say who it is, and what the plan was."""
 
     def work(plan: bytes, connection: int, _facts: dict[str, list[str]], _spool: int) -> None:
         os.write(connection, f"{os.getresuid()} {os.getgroups()} {plan.decode()}".encode())
 
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.settimeout(20)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            ours.close()
-            Zygote(theirs, lambda: work, listener.file).run()
-        finally:
-            os._exit(0)
-    theirs.close()
-    assert json.loads(ours.recv(256)) == {"began": True}
-    yield ours
-    ours.close()
-    os.waitpid(pid, 0)
+    with running(lambda channel: Zygote(channel, lambda: work, listener.file).run()) as channel:
+        assert json.loads(channel.recv(256)) == {"began": True}
+        yield channel
 
 
 def vet(channel: socket.socket, connection: socket.socket, **more: object) -> None:
@@ -219,3 +232,29 @@ def test_a_vetting_has_the_limits_of_its_step(listener: Listener) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == f"(123, {hard}) (4000, 5000)\n"
     assert done.stderr == "a vetting has not the step's limit 'max core file size': pioletd lacks CAP_SYS_RESOURCE\n"
+
+
+def test_a_zygote_ends_quietly_when_its_server_does(listener: Listener) -> None:
+    """With an answer unread, which the kernel calls a reset."""
+    with running(lambda channel: Zygote(channel, _no_work, listener.file).run()) as channel:
+        assert select.select([channel], [], [], 20)[0]
+
+
+def _no_work() -> Work:
+    raise AssertionError("nobody has asked")
+
+
+def test_a_monitor_ends_quietly_when_its_server_does(listener: Listener, tmp_path: Path) -> None:
+    def run(channel: socket.socket) -> None:
+        images = Images(str(tmp_path), NOBODY, str(tmp_path))
+        means = Means(str(tmp_path), "/no/crun", "/no/squashfuse")
+        monitor = Monitor(channel, images, StepFiles(str(tmp_path / "steps")), means, listener.file, 600.0, "nowhere.0")
+        assert monitor.run(os.pipe()[0], {})
+
+    own_end, accepted = listener.connect()
+    accepted.send(messages.start(b"{}"))
+    with running(run) as channel:
+        build = encode(Build(key=1, digest=None, identity=[], timeout_s=5.0, plan="{}"))
+        socket.send_fds(channel, [build], [own_end.fileno()])
+        assert select.select([channel], [], [], 20)[0]
+        assert b"pioletd cannot tell whose step this is" in channel.recv(65536, socket.MSG_PEEK)

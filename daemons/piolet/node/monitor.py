@@ -1,7 +1,8 @@
 """pioletd's root half: a closed table of operations (requests.py) for the unprivileged server, and nothing else.
 
 It never parses what a user wrote, never opens a path that a user named, and never waits for a process that a user
-could stop: every wait is an event with a deadline. It imports the standard library and piolet.node only.
+could stop: every wait is an event with a deadline, or (in mounts.py) a few seconds at most for a child that is root. It
+imports the standard library, piolet.node, piolet.peer and piolet.errors only.
 
 An image is mounted by a child of root, a container is built by a child that has become the job's user; the monitor
 writes that child's id maps and opens its namespaces. When the step ends, what still runs in the container is ended.
@@ -93,6 +94,7 @@ class Monitor:
         self._workers = Workers()
         self._next_expiry = 0.0
         self._selector = selectors.DefaultSelector()
+        channel.setblocking(False)
         self._selector.register(channel, selectors.EVENT_READ, self._on_server)
         self._stop, self._well = False, True
 
@@ -123,7 +125,12 @@ class Monitor:
         self._stop = True
 
     def _on_server(self) -> None:
-        data, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_MAX, 1)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_MAX, 1)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            data, descriptors = b"", []  # it has ended with answers unread
         try:
             if not data:
                 _log.info("the server has ended; so does the monitor")
@@ -304,6 +311,9 @@ class Monitor:
             socket.send_fds(self._channel, [json.dumps(value).encode()], descriptors)
         except (BrokenPipeError, ConnectionResetError):
             self._stop = True  # the server has ended; so do we
+        except BlockingIOError:
+            _log.error("the server takes no answers; so the monitor ends")
+            self._stop, self._well = True, False
 
     # -- ends
 

@@ -190,7 +190,7 @@ class Server:
         self._connections.pop(connection.key, None)
         self._forget(connection)
         if connection.asked:
-            self._monitor.send(encode(End(connection.key)))
+            self._ask(encode(End(connection.key)), [])
         if connection.start is not None:
             _log.debug("step %d.%d: end", connection.start.job, connection.start.step)
 
@@ -266,12 +266,21 @@ class Server:
         if len(message) > MESSAGE_MAX:
             raise PioletError("the environment has too much in it to be built", "shorten its mounts, or the entrypoint")
         connection.asked = True
-        socket.send_fds(self._monitor, [message], [connection.channel.fileno()])
+        self._ask(message, [connection.channel.fileno()])
 
     # -- monitor
 
+    def _ask(self, request: bytes, descriptors: list[int]) -> None:
+        try:
+            socket.send_fds(self._monitor, [request], descriptors)
+        except (BrokenPipeError, ConnectionResetError):
+            self._stop = True  # the monitor has ended; so do we
+
     def _on_monitor(self) -> None:
-        data, descriptors, _, _ = socket.recv_fds(self._monitor, MESSAGE_MAX, 4)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._monitor, MESSAGE_MAX, 4)
+        except ConnectionResetError:
+            data, descriptors = b"", []
         try:
             if not data:
                 _log.error("the monitor has ended; so does the server")

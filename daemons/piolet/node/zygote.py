@@ -92,7 +92,10 @@ class Zygote:
             _end(pid)
 
     def _serve(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_MAX, 2)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_MAX, 2)
+        except ConnectionResetError:
+            return False  # the server has ended with answers unread
         try:
             if not data:
                 return False
