@@ -1,6 +1,6 @@
 /* shim.h - what the parts of a plugin share.
  *
- *   message.c    messages and records as bytes: pure functions, no I/O but stat; what the fuzzers drive
+ *   message.c    messages and records as bytes: pure functions but for stat(2) and record_notes; what the fuzzers drive
  *   channel.c    the connection to pioletd: connect, send, and read the shared answer under a deadline
  *   join.c       a task enters the namespaces that it was handed
  *   submit.c     in srun, sbatch and salloc: the cached record, or the `piolet` command

@@ -37,7 +37,7 @@ _PROPAGATION = {
     "shared": linux.MS_SHARED,
     "rshared": linux.MS_SHARED,
 }
-ENTRY_PROGRAM, ENTRY_WORDS = "/run/piolet/entry", "/run/piolet/entrypoint"
+ENTRY_WORDS = "/run/piolet/entrypoint"
 _SUPER_FLAGS = linux.MS_NOSUID | linux.MS_NODEV
 
 

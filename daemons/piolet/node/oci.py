@@ -15,9 +15,8 @@ from typing import Any
 
 from piolet.errors import ContainerError
 from piolet.node import linux
-from piolet.node.plan import Plan
+from piolet.node.plan import ENTRY_PROGRAM, Plan
 
-ENTRY_PROGRAM = "/run/piolet/entry"
 _CREATE_S = 15
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+ENTRY_PROGRAM = "/run/piolet/entry"
+"""Where the entry program is in a container."""
+
 
 @dataclass(frozen=True)
 class PlannedMount:

@@ -26,7 +26,7 @@ from piolet.environment.definition import Definition, from_json
 from piolet.environment.images.store import locate
 from piolet.errors import PioletError
 from piolet.node import leftovers
-from piolet.node.container import ENTRY_PROGRAM
+from piolet.node.plan import ENTRY_PROGRAM
 from piolet.node.planner import make_plan
 from piolet.node.requests import MESSAGE_MAX, Build, End, encode
 

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 
 from piolet.errors import PioletError
 from piolet.node import container, fuse, linux, plan
+from piolet.node.requests import MESSAGE_MAX
 
-_ORDER_MAX = 256 * 1024
 NO_NAMESPACE_HINT = "user namespaces may be switched off, or used up: sysctl user.max_user_namespaces"
 UNSHARED, MAPPED = b"unshared", b"mapped"
 
@@ -69,7 +69,7 @@ def run(monitor: socket.socket) -> None:
         linux.set_name("pioletd-worker")
         linux.die_with_parent(signal.SIGKILL)
         linux.close_all_but({monitor.fileno()})
-        data, descriptors, _, _ = socket.recv_fds(monitor, _ORDER_MAX, 1)
+        data, descriptors, _, _ = socket.recv_fds(monitor, 2 * MESSAGE_MAX, 1)
         if not data:
             os._exit(0)
         said = json.loads(data)
