@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #define RESULT_FD 3
+#define LINE_MAX_BYTES (1 << 20)
 
 static pid_t start(char *const *words, int result)
 {
@@ -100,7 +101,8 @@ static int reap(pid_t pid)
 	return status;
 }
 
-/* Reads all of an open regular file of 1 to `limit` bytes; NULL where it is not one. The caller frees. */
+/* Reads all of an open regular file of 1 to `limit` bytes; NULL where it is not one. The caller frees. The file's offset,
+ * which tasks share, is neither used nor moved. */
 char *slurp(int fd, size_t limit, size_t *length)
 {
 	struct stat st;
@@ -122,6 +124,27 @@ char *slurp(int fd, size_t limit, size_t *length)
 		got += (size_t)n;
 	}
 	*length = got;
+	return bytes;
+}
+
+/* Returns how this process was called, NUL-terminated words, of which those beyond LINE_MAX_BYTES are missing; NULL where
+ * that cannot be read. The caller frees. */
+char *command_line(size_t *length)
+{
+	char *bytes = malloc(LINE_MAX_BYTES);
+	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : 0;
+
+	*length = 0;
+	while (bytes && fd >= 0 &&
+	       ((n = read(fd, bytes + *length, LINE_MAX_BYTES - *length)) > 0 || (n < 0 && errno == EINTR)))
+		*length += n > 0 ? (size_t)n : 0;
+	if (fd >= 0)
+		close(fd);
+	if (n < 0) {
+		free(bytes);
+		return NULL;
+	}
 	return bytes;
 }
 

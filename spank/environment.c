@@ -12,7 +12,6 @@
 #define _GNU_SOURCE
 #include "plugin.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,13 +81,12 @@ static void compare_parts(void)
  * --mu... costs nothing but the protection. */
 static bool several_programs(void)
 {
-	static char line[65536];
-	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
-	ssize_t length = fd < 0 ? 0 : read(fd, line, sizeof(line));
+	size_t length;
+	char *line = command_line(&length);
+	bool found = line && memmem(line, length, "\0--mu", 5);
 
-	if (fd >= 0)
-		close(fd);
-	return length > 0 && memmem(line, (size_t)length, "\0--mu", 5);
+	free(line);
+	return found;
 }
 
 /* In srun, when the step is about to be launched. */
@@ -155,18 +153,8 @@ static int apply_environment(spank_t spank, const struct reply *reply, struct fa
 
 	if (reply->environment < 0 || size == 0)
 		return 0;
-	entries = malloc(size);
-	if (!entries)
-		return fail(f, NULL, "out of memory");
-	while (got < size) {
-		/* pread: every task's descriptor shares one file offset. */
-		ssize_t n = pread(reply->environment, entries + got, size - got, (off_t)got);
-
-		if (n <= 0)
-			break;
-		got += (size_t)n;
-	}
-	rc = got == size ? environment_check(entries, size, f) :
+	entries = slurp(reply->environment, PIOLET_ENVIRONMENT_MAX, &got);
+	rc = entries && got == size ? environment_check(entries, size, f) :
 			   fail(f, NULL, "the environment that pioletd handed over is cut short");
 	for (size_t at = 0; rc == 0 && at < size; at += strlen(entries + at) + 1) {
 		char *name = entries + at + 1, *equals = strchr(name, '=');

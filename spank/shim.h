@@ -73,6 +73,7 @@ void launcher_replace(const char *program);
 
 /* command.c */
 char *slurp(int fd, size_t limit, size_t *length);
+char *command_line(size_t *length);
 int command_run(char *const *words, size_t limit, char **result, size_t *length, struct failure *f);
 
 /* submit.c */
