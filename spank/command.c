@@ -21,10 +21,12 @@
 #include <unistd.h>
 
 #define RESULT_FD 3
+#define LINE_MAX_BYTES (1 << 20)
 
 static pid_t start(char *const *words, int result)
 {
 	pid_t parent = getpid(), pid = fork();
+	struct sigaction now;
 	sigset_t none;
 
 	if (pid != 0)
@@ -32,8 +34,10 @@ static pid_t start(char *const *words, int result)
 	/* srun blocks ten signals here; a command that inherited that could not be interrupted. */
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+	/* What srun itself was started to ignore, by nohup or a script's &, the command ignores; with SIGCHLD it could not work. */
 	for (int number = 1; number < NSIG; number++)
-		signal(number, SIG_DFL);
+		if (number == SIGCHLD || (sigaction(number, NULL, &now) == 0 && now.sa_handler != SIG_IGN))
+			signal(number, SIG_DFL);
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	if (getppid() != parent)
 		_exit(127);
@@ -97,9 +101,8 @@ static int reap(pid_t pid)
 	return status;
 }
 
-/* Reads all of an open regular file of 1 to `limit` bytes; NULL where it is not one. The caller frees.
- *
- * By pread: the tasks of a step have one description of a memory file, with one offset, open. */
+/* Reads all of an open regular file of 1 to `limit` bytes; NULL where it is not one. The caller frees. The file's offset,
+ * which tasks share, is neither used nor moved. */
 char *slurp(int fd, size_t limit, size_t *length)
 {
 	struct stat st;
@@ -124,9 +127,30 @@ char *slurp(int fd, size_t limit, size_t *length)
 	return bytes;
 }
 
+/* Returns how this process was called, NUL-terminated words, of which those beyond LINE_MAX_BYTES are missing; NULL where
+ * that cannot be read. The caller frees. */
+char *command_line(size_t *length)
+{
+	char *bytes = malloc(LINE_MAX_BYTES);
+	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : 0;
+
+	*length = 0;
+	while (bytes && fd >= 0 &&
+	       ((n = read(fd, bytes + *length, LINE_MAX_BYTES - *length)) > 0 || (n < 0 && errno == EINTR)))
+		*length += n > 0 ? (size_t)n : 0;
+	if (fd >= 0)
+		close(fd);
+	if (n < 0) {
+		free(bytes);
+		return NULL;
+	}
+	return bytes;
+}
+
 /* Runs the command and returns its exit status, with what it wrote to descriptor 3 (NULL: nothing).
  *
- * -1: it could not be run, or a signal ended it. It has said why on stderr, unless `f` is set. */
+ * -1: it could not be run, or a signal ended it. It has said why on stderr, unless `f` is set or the user knows. */
 int command_run(char *const *words, size_t limit, char **result, size_t *length, struct failure *f)
 {
 	int fd = memfd_create("piolet-result", MFD_CLOEXEC), status;
@@ -144,5 +168,8 @@ int command_run(char *const *words, size_t limit, char **result, size_t *length,
 	status = reap(pid);
 	*result = slurp(fd, limit, length);
 	close(fd);
+	/* The user's own signal needs no comment. */
+	if (WIFSIGNALED(status) && !interrupted())
+		return fail(f, "the machine may be short of memory", "%s was ended by signal %d", words[0], WTERMSIG(status));
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }

@@ -12,7 +12,6 @@
 #define _GNU_SOURCE
 #include "plugin.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,13 +81,12 @@ static void compare_parts(void)
  * --mu... costs nothing but the protection. */
 static bool several_programs(void)
 {
-	static char line[65536];
-	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
-	ssize_t length = fd < 0 ? 0 : read(fd, line, sizeof(line));
+	size_t length;
+	char *line = command_line(&length);
+	bool found = line && memmem(line, length, "\0--mu", 5);
 
-	if (fd >= 0)
-		close(fd);
-	return length > 0 && memmem(line, (size_t)length, "\0--mu", 5);
+	free(line);
+	return found;
 }
 
 /* In srun, when the step is about to be launched. */
@@ -123,6 +121,7 @@ static void clear_the_way(spank_t spank)
 int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 {
 	spank_context_t context = spank_context();
+	uid_t uid = 0;
 
 	(void)argc;
 	(void)argv;
@@ -135,6 +134,9 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 	if (context != S_CTX_REMOTE || !plugin_real_step(spank))
 		return 0;
 	clear_the_way(spank);
+	/* What the daemon without privileges answers would be done as root. */
+	if (spank_get_item(spank, S_JOB_UID, &uid) || uid == 0)
+		fail(&state.failure, "start it as another user", "a step of root has no environment");
 	if (state.fd < 0 && !state.failure.set) {
 		state.deadline_ms = now_ms() + plugin.timeout_s * 1000;
 		state.fd = plugin_announce(spank, PIOLET_PLUGIN_ENVIRONMENT, &travel, &state.failure);
@@ -151,11 +153,9 @@ static int apply_environment(spank_t spank, const struct reply *reply, struct fa
 
 	if (reply->environment < 0 || size == 0)
 		return 0;
-	entries = slurp(reply->environment, size, &got);
-	if (!entries || got != size)
-		rc = fail(f, NULL, "the environment that pioletd handed over cannot be read");
-	else
-		rc = environment_check(entries, size, f);
+	entries = slurp(reply->environment, PIOLET_ENVIRONMENT_MAX, &got);
+	rc = entries && got == size ? environment_check(entries, size, f) :
+			   fail(f, NULL, "the environment that pioletd handed over is cut short");
 	for (size_t at = 0; rc == 0 && at < size; at += strlen(entries + at) + 1) {
 		char *name = entries + at + 1, *equals = strchr(name, '=');
 

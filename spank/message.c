@@ -1,7 +1,8 @@
 /* message.c - messages and records as bytes.
  *
  * Every function takes a buffer and its length, believes nothing in it, and either accepts all of it
- * or fails with one sentence. No allocation, no I/O except the stat(2) of a record's dependencies.
+ * or fails with one sentence. No allocation; no I/O except the stat(2) of a record's dependencies, and what record_notes
+ * writes for the user.
  */
 #include "shim.h"
 

@@ -111,6 +111,7 @@ int plugin_announce(spank_t spank, uint32_t number, const struct travel *travel,
 	gid_t *groups = NULL;
 	int count = 0, fd = -1;
 	char *definition = malloc(PIOLET_DEFINITION_MAX + 1), *message = malloc(PIOLET_START_MAX);
+	const char *node = getenv("SLURMD_NODENAME");
 	size_t length;
 
 	_Static_assert(sizeof(gid_t) == 4, "groups go over the wire as they are");
@@ -133,7 +134,11 @@ int plugin_announce(spank_t spank, uint32_t number, const struct travel *travel,
 	start.groups = (uint32_t)count;
 	start.definition = (uint32_t)strlen(definition);
 	start.timeout_ms = (uint32_t)plugin.timeout_s * 1000;
-	gethostname(start.node, sizeof(start.node) - 1);
+	/* slurmd leaves it to slurmstepd; a host may have another name than its node. */
+	if (node)
+		snprintf(start.node, sizeof(start.node), "%s", node);
+	else
+		gethostname(start.node, sizeof(start.node) - 1);
 	length = start_encode(&start, groups, definition, message, PIOLET_START_MAX, f);
 	if (!length)
 		goto out;

@@ -1,6 +1,6 @@
 /* shim.h - what the parts of a plugin share.
  *
- *   message.c    messages and records as bytes: pure functions, no I/O but stat; what the fuzzers drive
+ *   message.c    messages and records as bytes: pure functions but for stat(2) and record_notes; what the fuzzers drive
  *   channel.c    the connection to pioletd: connect, send, and read the shared answer under a deadline
  *   join.c       a task enters the namespaces that it was handed
  *   submit.c     in srun, sbatch and salloc: the cached record, or the `piolet` command
@@ -73,6 +73,7 @@ void launcher_replace(const char *program);
 
 /* command.c */
 char *slurp(int fd, size_t limit, size_t *length);
+char *command_line(size_t *length);
 int command_run(char *const *words, size_t limit, char **result, size_t *length, struct failure *f);
 
 /* submit.c */

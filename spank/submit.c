@@ -85,7 +85,7 @@ int submission_get(const char *verb, const char *command, const char *config, co
 	}
 	if (command_run(words, PIOLET_RECORD_MAX, &s->record, &s->length, f) != 0) {
 		submission_free(s);
-		/* The command has said why, unless a signal ended it: then there is nothing to add. */
+		/* Where `f` does not say why, the command has, or the user ended it. */
 		f->set = true;
 		return -1;
 	}

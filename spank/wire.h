@@ -63,7 +63,7 @@ struct piolet_start {
 	uint32_t groups;	/* at most PIOLET_GROUPS_MAX */
 	uint32_t definition;	/* at most PIOLET_DEFINITION_MAX */
 	uint32_t timeout_ms;	/* the tasks give up this long after the message was sent */
-	char node[64];		/* the node's name in Slurm, NUL-terminated */
+	char node[64];		/* the node's name in Slurm (its host's, where Slurm does not say), NUL-terminated */
 };
 
 /* Which descriptors ride along (SCM_RIGHTS), in this order. */

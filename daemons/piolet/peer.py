@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
 import struct
 from typing import NamedTuple
 
 UCRED = struct.Struct("=iII")
+_SIOCUNIXFILE = 0x89E0
+
+File = tuple[int, int]
+"""The file of a listening socket: its device and inode."""
 
 
 class Peer(NamedTuple):
@@ -20,3 +26,29 @@ class Peer(NamedTuple):
 def of(channel: socket.socket) -> Peer:
     """Return who connected `channel`. Raises OSError."""
     return Peer(*UCRED.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)))
+
+
+def file_of(path: str | os.PathLike[str]) -> File:
+    """Return the file of the socket that listens at `path`. Raises OSError."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def of_accepted(channel: socket.socket, listener: File) -> Peer:
+    """Return who connected to that listener, where `channel` came from a process that is not to be believed.
+
+    That process could connect to the listener itself, and hand over its own end: the kernel says of that one that
+    the peer is whoever made the listener, which is root. Only an accepted end has the listener's file, which the
+    kernel opens for CAP_NET_ADMIN. Raises OSError.
+    """
+    try:
+        file = fcntl.ioctl(channel, _SIOCUNIXFILE)
+    except FileNotFoundError:
+        raise PermissionError("the connection is not one that was made to pioletd") from None
+    try:
+        status = os.fstat(file)
+    finally:
+        os.close(file)
+    if (status.st_dev, status.st_ino) != listener:
+        raise PermissionError("the connection is not one that was made to pioletd")
+    return of(channel)

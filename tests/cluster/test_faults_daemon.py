@@ -32,12 +32,14 @@ def kill_pioletd(faults: Faults, node: str, which: str) -> None:
     if which == "group":
         os.killpg(monitor, signal.SIGKILL)
     else:
-        victims = {"monitor": [monitor], "server": [faults.server(node)]}
+        names = {"vetting": "pioletd-vet", "scoring": "pioletd-keeper"}
+        alike = [pid for pid in faults.children(monitor) if leftovers.status(pid, "Name") == names.get(which)]
+        victims = {"monitor": [monitor], "server": [faults.server(node)], "vetting": alike, "scoring": alike}
         for pid in victims.get(which, faults.workers(node)):
             kill(pid)
 
 
-@pytest.mark.parametrize("which", ["group", "monitor", "server"])
+@pytest.mark.parametrize("which", ["group", "monitor", "server", "vetting", "scoring"])
 def test_pioletd_is_killed_while_steps_run(faults: Faults, which: str) -> None:
     """The steps go on, pioletd ends as a whole, and the next one takes the steps over."""
     with faults.nothing_left():

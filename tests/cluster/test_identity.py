@@ -122,6 +122,15 @@ def test_no_capability_is_left(cluster: Cluster, tiny_edf: Path) -> None:
     assert set(fields.values()) == {"0" * 16}
 
 
+def test_root_s_steps_have_no_environment(cluster: Cluster, tiny_edf: Path) -> None:
+    """The server, which has no privileges, decides what is done in one: that must never be done as root."""
+    env = {"PATH": "/usr/bin:/bin", "SLURM_CONF": str(cluster.layout.slurm_conf)}
+    command = ["srun", f"--environment={tiny_edf}", "id"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
+    assert done.returncode != 0 and done.stdout == ""
+    assert "a step of root has no environment\nhint: start it as another user" in done.stderr, done.stderr
+
+
 FORBIDDEN = """
 mount -t tmpfs none /mnt; umount /tmp; chroot / true; hostname other; mknod /x c 1 3; chown 0 /marker
 su -c id; ln -s /proc/1/root /r && ls /r; kill -0 1; nsenter -t 1 -m true; unshare -m true

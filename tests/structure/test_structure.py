@@ -46,7 +46,7 @@ def test_the_monitor_stays_small() -> None:
     ours = {name for name in modules if name.partition(".")[0] == "piolet"}
     foreign = {name for name in modules - ours if name.partition(".")[0] not in sys.stdlib_module_names}
     assert not foreign
-    assert {name for name in ours if not name.startswith("piolet.node")} <= {"piolet", "piolet.errors"}
+    assert {name for name in ours if not name.startswith("piolet.node")} <= {"piolet", "piolet.errors", "piolet.peer"}
     assert not modules & {"tomllib", "yaml", "xml", "sqlite3", "ssl", "http", "asyncio", "piolet.node.server"}
 
 

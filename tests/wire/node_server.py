@@ -52,8 +52,10 @@ class RunningServer:
         self._thread.start()
 
     def _refuse_builds(self) -> None:
-        while data := self._monitor.recv(1 << 18):
-            value = json.loads(data)
+        while (message := socket.recv_fds(self._monitor, 1 << 18, 1))[0]:
+            value = json.loads(message[0])
+            for connection in message[1]:
+                os.close(connection)
             if value["op"] == "build":
                 self._monitor.send(json.dumps({"key": value["key"], "error": "not in this test", "hint": ""}).encode())
 

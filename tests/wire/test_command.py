@@ -27,9 +27,12 @@ elif sys.argv[2] == "noted":
     signal.signal(signal.SIGTERM, lambda *_: print("srun was told", flush=True))
 elif sys.argv[2] == "ignored":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+elif sys.argv[2] == "nohup":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 submission, failure = ffi.new("struct submission *"), ffi.new("struct failure *")
 result = lib.submission_get(b"env", sys.argv[3].encode(), ffi.NULL, b"x.toml", submission, failure)
-print("result", result, flush=True)
+print("result", result, ffi.string(failure.message).decode(), flush=True)
 """
 
 
@@ -67,6 +70,33 @@ def test_a_signal_ends_the_command(
         return
     assert took < 2.5, took
     if how == "noted":
-        assert out.splitlines() == ["srun was told", "result -1"]
+        assert out.splitlines() == ["srun was told", "result -1 "]
     elif how == "plain":
         assert process.returncode in (-number, 1, 130) and "result 0" not in out
+
+
+def test_the_command_ignores_what_srun_was_started_to_ignore(shims: ModuleType, tmp_path: Path) -> None:
+    """`nohup srun ... &` goes on when the terminal closes, the pull of its image included."""
+    program = tmp_path / "piolet"
+    program.write_text(f"#!/bin/sh\ngrep SigIgn /proc/$$/status > {tmp_path}/ran\n")
+    program.chmod(0o755)
+    command = ["env", "--default-signal", sys.executable, "-c", PARENT, str(shims.__file__), "nohup", str(program)]
+    subprocess.run(
+        command, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}, cwd=tmp_path, check=True, timeout=20
+    )
+    ignored = int((tmp_path / "ran").read_text().split()[1], 16)
+    assert ignored & 1 << signal.SIGHUP - 1
+    assert not ignored & 1 << signal.SIGCHLD - 1
+
+
+def test_a_command_that_a_signal_ended_is_said(shims: ModuleType, tmp_path: Path) -> None:
+    """Not by the user: by a lack of memory, or a fault."""
+    program = tmp_path / "piolet"
+    program.write_text("#!/bin/sh\nkill -KILL $$\n")
+    program.chmod(0o755)
+    command = [sys.executable, "-c", PARENT, str(shims.__file__), "plain", str(program)]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, check=True, timeout=20, stdout=subprocess.PIPE, text=True
+    )
+    assert done.stdout == f"result -1 {program} was ended by signal 9\n"

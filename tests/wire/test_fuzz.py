@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from piolet import wire
-from piolet.environment.definition import Definition
+from piolet.environment.definition import Definition, Image
 from piolet.errors import PioletError, WireError
 
 from tests.wire.fuzz_shims import mutate
@@ -129,6 +129,17 @@ def test_the_server_survives(server: RunningServer) -> None:
     for connection in silent:
         connection.close()
     server.wait_for_descriptors(at_most=40)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may send START: run the tests as root")
+def test_a_plan_that_does_not_fit_is_refused(server: RunningServer) -> None:
+    """The definition fits into its message; in the request to the monitor its text is escaped twice."""
+    image = Image("x.sqsh", "user", path="/x.sqsh")
+    definition = Definition("x.toml", image=image, entrypoint=("\u00e9" * 45_000,))
+    answer, _ = server.ask(start(definition.to_json()))
+    assert answer.message == "the environment has too much in it to be built"
+    small = Definition("x.toml", image=image)
+    assert server.ask(start(small.to_json()))[0].message == "not in this test"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may send START: run the tests as root")

@@ -37,7 +37,7 @@ _PROPAGATION = {
     "shared": linux.MS_SHARED,
     "rshared": linux.MS_SHARED,
 }
-ENTRY_PROGRAM, ENTRY_WORDS = "/run/piolet/entry", "/run/piolet/entrypoint"
+ENTRY_WORDS = "/run/piolet/entrypoint"
 _SUPER_FLAGS = linux.MS_NOSUID | linux.MS_NODEV
 
 
@@ -51,13 +51,19 @@ class Source:
 
 
 def build(
-    plan: Plan, image: int | None, scratch: str, mounter: fuse.Mounter | None, mark: Callable[[str], None]
+    plan: Plan,
+    image: int | None,
+    scratch: str,
+    crun: str,
+    mounter: fuse.Mounter | None,
+    mark: Callable[[str], None],
 ) -> None:
     """Build the container and make it this process's root.
 
     plan     what to build
     image    the image's detached mount, or None when plan.sqsh names a file
     scratch  an existing directory to build in
+    crun     the OCI runtime, for a plan that wants it
     mounter  mounts the user's SquashFS files; None when there are none
     mark     is told when a phase is over
 
@@ -70,7 +76,7 @@ def build(
     accounts = _accounts()
     mark("user database")
     if plan.runtime == "crun":
-        _enter_crun(plan, sources, scratch, accounts)
+        _enter_crun(plan, crun, sources, scratch, accounts)
         if plan.entrypoint:
             _put_entrypoint(plan)
         mark("crun")
@@ -163,7 +169,7 @@ def _set_flags(tree: int, flags: tuple[str, ...]) -> None:
         linux.set_mount_attributes(tree, attributes, propagation=propagation)
 
 
-def _enter_crun(plan: Plan, sources: list[Source], scratch: str, accounts: tuple[str, list[str]]) -> None:
+def _enter_crun(plan: Plan, crun: str, sources: list[Source], scratch: str, accounts: tuple[str, list[str]]) -> None:
     """Have crun build the container from the same sources, and join it."""
     mounts = []
     with _inside(f"{scratch}/root"):
@@ -184,7 +190,7 @@ def _enter_crun(plan: Plan, sources: list[Source], scratch: str, accounts: tuple
         with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
         mounts.append((path, destination))
-    oci.enter(plan, scratch, mounts)
+    oci.enter(plan, crun, scratch, mounts)
 
 
 @contextlib.contextmanager

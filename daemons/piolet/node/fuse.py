@@ -41,8 +41,13 @@ class Mounter:
     def mount(self, path: str, target: str) -> None:
         """Mount the SquashFS file `path` (opened as this user) at the directory `target`.
 
-        Raises ContainerError: not readable, not SquashFS, or squashfuse does not serve it.
+        Raises ContainerError: not readable, not SquashFS, or squashfuse does not serve it, or is not there.
         """
+        if not os.access(self._squashfuse, os.X_OK):
+            raise ContainerError(
+                f"cannot mount {path}: {self._squashfuse} is not there, or cannot be run",
+                "an administrator installs squashfuse on the node",
+            )
         try:
             # Non-blocking, so that a FIFO cannot hold the worker.
             image = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import socket
 import struct
 from collections.abc import Callable
 
@@ -30,6 +31,8 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_SECUREBITS, _PR_SET_N
 _SECBIT_NO_SETUID_FIXUP = 4
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = 428, 429, 436, 442
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203}
+
+_BUFFERS = ((32, socket.SO_SNDBUF), (33, socket.SO_RCVBUF))  # SO_SNDBUFFORCE and SO_RCVBUFFORCE, and the ordinary ones
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -107,6 +110,18 @@ def close_all_but(keep: set[int]) -> None:
         if descriptor > first:
             _check(_libc.syscall(_SYS_CLOSE_RANGE, first, descriptor - 1, 0), "close_range")
         first = max(first, descriptor + 1)
+
+
+def message_pair(size: int) -> tuple[socket.socket, socket.socket]:
+    """Return a SOCK_SEQPACKET pair with room for messages of `size` bytes; less room without CAP_NET_ADMIN."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        for force, ordinary in _BUFFERS:
+            try:
+                end.setsockopt(socket.SOL_SOCKET, force, size)
+            except PermissionError:
+                end.setsockopt(socket.SOL_SOCKET, ordinary, size)
+    return ends
 
 
 def _prctl(option: int, value: int, what: str) -> None:

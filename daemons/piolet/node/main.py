@@ -1,7 +1,7 @@
 """`pioletd`: starts the monitor (root) and the server (an account without privileges) and joins them.
 
-Runs in the foreground, logs to stderr, ends with SIGTERM; a service manager does the rest. When either half ends,
-the other ends too. Containers of running steps outlive it: their tasks hold the namespaces.
+Runs in the foreground, logs to stderr, ends with SIGTERM; a service manager does the rest. When one of its processes
+ends, all do. Containers of running steps outlive it: their tasks hold the namespaces.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piolet import __version__
+from piolet import __version__, peer
 from piolet.config import Config, load
 from piolet.errors import ConfigError, PioletError
 from piolet.node import leftovers, linux
 from piolet.node.monitor import Monitor
 from piolet.node.mounts import Images
 from piolet.node.state import StepFiles
+from piolet.node.worker import Means
 
 if TYPE_CHECKING:
     from piolet.node.zygote import Work
@@ -35,7 +36,6 @@ _BACKLOG = 1024
 _SERVER_END_S = 2.0
 _AGAIN_S = 0.2
 _BUFFER = 4 << 20
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,34 +80,28 @@ def _run(config: Config) -> int:
     # Every step takes a descriptor in each half, and the usual soft limit of 1024 is for select().
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    ours, theirs = _pair()
-    desk, zygote = _pair()
-    if os.fork() == 0:
-        _warm(zygote)
-    alive, ends = _pair()
-    if os.fork() == 0:
+    ours, theirs = linux.message_pair(_BUFFER)
+    desk, zygote = linux.message_pair(_BUFFER)
+    vetting = os.fork()
+    if vetting == 0:
+        _warm(zygote, peer.file_of(vet_path))
+    alive, ends = linux.message_pair(_BUFFER)
+    scoring = os.fork()
+    if scoring == 0:
         _keep(score_listener, ends, server_account, scored, config)
     place = leftovers.place(socket.gethostname().partition(".")[0], str(state))
     server = os.fork()
     if server == 0:
-        ours.close()
         _serve(listener, theirs, (vet_listener, desk), server_account, config, place)
     for end in (theirs, listener, vet_listener, score_listener, desk, zygote, ends):
         end.close()
     try:
-        return _monitor(ours, server, images_account, (base, state), config, place)
+        siblings = {os.pidfd_open(vetting): "the vetting process", os.pidfd_open(scoring): "the scoring process"}
+        return _monitor(ours, server, siblings, images_account, (base, state), config, place)
     finally:
         alive.close()
         for path in (socket_path, vet_path, score_path):
             path.unlink(missing_ok=True)
-
-
-def _pair() -> tuple[socket.socket, socket.socket]:
-    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in ends:
-        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
-        end.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-    return ends
 
 
 def _account(name: str) -> pwd.struct_passwd:
@@ -159,7 +153,7 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _warm(channel: socket.socket) -> None:
+def _warm(channel: socket.socket, listener: peer.File) -> None:
     """Root's process for vetting: it forks the zygote, and again when that has died. Never returns."""
     status = 1
     try:
@@ -170,7 +164,7 @@ def _warm(channel: socket.socket) -> None:
         while True:
             zygote = os.fork()
             if zygote == 0:
-                _be_zygote(channel)
+                _be_zygote(channel, listener)
             _, status = os.waitpid(zygote, 0)
             if status == 0:
                 break
@@ -182,7 +176,7 @@ def _warm(channel: socket.socket) -> None:
         os._exit(1 if status else 0)
 
 
-def _be_zygote(channel: socket.socket) -> None:
+def _be_zygote(channel: socket.socket, listener: peer.File) -> None:
     """The zygote's process. Never returns."""
     status = 1
     try:
@@ -190,7 +184,7 @@ def _be_zygote(channel: socket.socket) -> None:
         linux.die_with_parent(signal.SIGKILL)
         from piolet.node.zygote import Zygote
 
-        Zygote(channel, _prepare_vetting).run()
+        Zygote(channel, _prepare_vetting, listener).run()
         status = 0
     except Exception:
         logging.getLogger("pioletd").exception("the process for vetting failed")
@@ -259,6 +253,7 @@ def _serve(
     status = 1
     try:
         linux.set_name("pioletd-server")
+        linux.close_all_but({listener.fileno(), monitor.fileno(), *(end.fileno() for end in vetting)})
         linux.become(account.pw_uid, account.pw_gid, [account.pw_gid])
         linux.die_with_parent(signal.SIGKILL)
         linux.no_new_privileges()
@@ -279,7 +274,13 @@ def _serve(
 
 
 def _monitor(
-    channel: socket.socket, server: int, images: pwd.struct_passwd, room: tuple[Path, Path], config: Config, place: str
+    channel: socket.socket,
+    server: int,
+    siblings: dict[int, str],
+    images: pwd.struct_passwd,
+    room: tuple[Path, Path],
+    config: Config,
+    place: str,
 ) -> int:
     base, state = room
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -294,10 +295,13 @@ def _monitor(
     gc.disable()
     logging.getLogger("pioletd").info("ready: %s", config.node.socket)
     try:
-        Monitor(channel, store, files, str(base / "build"), config.node.image_idle_s, place).run(wake_read)
+        means = Means(str(base / "build"), config.environment.crun, config.environment.squashfuse)
+        listener = peer.file_of(config.node.socket)
+        monitor = Monitor(channel, store, files, means, listener, config.node.image_idle_s, place)
+        well = monitor.run(wake_read, siblings)
     finally:
         channel.close()
-    return _wait_server(server)
+    return _wait_server(server) if well else 1
 
 
 def _wait_server(server: int) -> int:

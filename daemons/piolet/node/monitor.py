@@ -1,7 +1,8 @@
 """pioletd's root half: a closed table of operations (requests.py) for the unprivileged server, and nothing else.
 
 It never parses what a user wrote, never opens a path that a user named, and never waits for a process that a user
-could stop: every wait is an event with a deadline. It imports the standard library and piolet.node only.
+could stop: every wait is an event with a deadline, or (in mounts.py) a few seconds at most for a child that is root. It
+imports the standard library, piolet.node, piolet.peer and piolet.errors only.
 
 An image is mounted by a child of root, a container is built by a child that has become the job's user; the monitor
 writes that child's id maps and opens its namespaces. When the step ends, what still runs in the container is ended.
@@ -22,19 +23,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from piolet import peer
 from piolet.errors import WireError
 from piolet.node import leftovers, worker
 from piolet.node.endings import Endings
 from piolet.node.mounts import Images, explain, write_map
-from piolet.node.requests import MESSAGE_MAX, Build, End, decode, is_step
+from piolet.node.requests import MESSAGE_MAX, Announced, Build, End, decode, is_step, take_start
 from piolet.node.state import Known, StepFiles
+from piolet.node.workers import Workers
 
 _log = logging.getLogger("pioletd.monitor")
 
 _MAP_BYTES_MAX = 4000  # the kernel takes less than a page
 _WORKERS_MAX = 64
 _POLL_S, _POLL_SOON_S = 1.0, 0.05
-_SO_SNDBUFFORCE = 32
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Step:
     """A step with a container, being built or running."""
 
     order: Build
+    who: Announced
     deadline: float
     pid: int = 0
     channel: socket.socket | None = None
@@ -63,14 +66,15 @@ class Mounting:
 
 
 class Monitor:
-    """The event loop. `channel` is the pair's end; `scratch` where workers build; `place` as in leftovers."""
+    """The event loop. `channel` is the pair's end, `listener` the node's socket's file, `place` as in leftovers."""
 
     def __init__(
         self,
         channel: socket.socket,
         images: Images,
         files: StepFiles,
-        scratch: str,
+        means: worker.Means,
+        listener: peer.File,
         image_idle_s: float,
         place: str,
         clock: Callable[[], float] = time.monotonic,
@@ -78,7 +82,8 @@ class Monitor:
         self._channel = channel
         self._images = images
         self._files = files
-        self._scratch = scratch
+        self._means = means
+        self._listener = listener
         self._image_idle_s = image_idle_s
         self._clock = clock
         self._place = place
@@ -86,52 +91,82 @@ class Monitor:
         self._mounting: dict[str, Mounting] = {}
         self._endings = Endings(files)
         self._queue: list[int] = []
-        self._children: set[int] = set()
+        self._workers = Workers()
         self._next_expiry = 0.0
         self._selector = selectors.DefaultSelector()
+        channel.setblocking(False)
         self._selector.register(channel, selectors.EVENT_READ, self._on_server)
-        self._spare: tuple[int, socket.socket] | None = None
-        self._stop = False
+        self._stop, self._well = False, True
 
-    def run(self, wakeup: int) -> None:
-        """Serve until the server ends or a byte comes from the descriptor `wakeup` (a signal)."""
+    def run(self, wakeup: int, siblings: dict[int, str]) -> bool:
+        """Serve until the server ends or a byte comes from the descriptor `wakeup` (a signal).
+
+        `siblings` are the pidfds of other processes of pioletd, with their names. Returns False when one of them has
+        ended: then pioletd is to be started again.
+        """
+        for pidfd, name in siblings.items():
+            self._selector.register(pidfd, selectors.EVENT_READ, lambda n=name: self._on_sibling(n))
         self._selector.register(wakeup, selectors.EVENT_READ, self._on_signal)
         self._recover()
-        self._keep_spare()
+        self._workers.keep_spare()
         while not self._stop:
             for key, _ in self._selector.select(self._timeout()):
                 key.data()
             self._tick()
+        return self._well
 
     # -- requests
+
+    def _on_sibling(self, name: str) -> None:
+        _log.error("%s has ended; so does the monitor", name)
+        self._stop, self._well = True, False
 
     def _on_signal(self) -> None:
         self._stop = True
 
     def _on_server(self) -> None:
-        data = self._channel.recv(MESSAGE_MAX)
-        if not data:
-            _log.info("the server has ended; so does the monitor")
-            self._stop = True
-            return
         try:
+            data, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_MAX, 1)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            data, descriptors = b"", []  # it has ended with answers unread
+        try:
+            if not data:
+                _log.info("the server has ended; so does the monitor")
+                self._stop = True
+                return
             request = decode(data)
+            if isinstance(request, End):
+                self._end(request.key)
+            elif request.key in self._steps:
+                _log.error("the server used the number %d twice", request.key)
+            else:
+                self._take(request, descriptors)
         except WireError as error:
             _log.error("%s", error)
-            return
-        if isinstance(request, End):
-            self._end(request.key)
-        elif request.key in self._steps:
-            _log.error("the server used the number %d twice", request.key)
-        else:
-            try:
-                self._build(request)
-            except OSError as error:
-                self._fail(request.key, f"cannot start building the container: {error.strerror}", None)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
-    def _build(self, order: Build) -> None:
+    def _take(self, order: Build, descriptors: list[int]) -> None:
+        if len(descriptors) != 1:
+            raise WireError("a request to build came without the step's connection")
         now = self._clock()
-        self._steps[order.key] = Step(order, now + order.timeout_s, marks=[["monitor", now]])
+        try:
+            connection = socket.socket(fileno=descriptors[0])
+            # Closed before anything is forked: slurmstepd's tasks are to see when pioletd ends.
+            descriptors.clear()
+            with connection:
+                who = take_start(connection, self._listener)
+            self._steps[order.key] = Step(order, who, now + order.timeout_s, marks=[["monitor", now]])
+            self._build(order, now)
+        except WireError as error:
+            self._answer({"key": order.key, "error": error.message, "hint": error.hint or ""}, [])
+        except OSError as error:
+            self._fail(order.key, f"cannot start building the container: {error.strerror}", None)
+
+    def _build(self, order: Build, now: float) -> None:
         if order.digest is None or self._images.lookup(order.digest, order.identity, now) is not None:
             self._enqueue(order.key)
             return
@@ -175,17 +210,17 @@ class Monitor:
                 self._start_worker(step)
 
     def _start_worker(self, step: Step) -> None:
-        order, image = step.order, None
+        order, who, image = step.order, step.who, None
         try:
             if order.digest is not None:
                 mounted = self._images.lookup(order.digest, order.identity, self._clock())
                 if mounted is None:
                     self._fail(order.key, f"the image {order.digest[:19]} was replaced just now", "start it again")
                     return
-                image = self._images.view(mounted, order.uid, order.gid)
+                image = self._images.view(mounted, who.uid, who.gid)
             step.marks.append(["mount the image", self._clock()])
-            todo = worker.Order(order.uid, order.gid, order.groups, order.plan, self._scratch)
-            step.pid, step.channel = self._give(todo, image)
+            todo = worker.Order(who.uid, who.gid, who.groups, order.plan, self._means)
+            step.pid, step.channel = self._workers.give(todo, image)
         except OSError as error:
             hint = "idmapped SquashFS mounts need Linux 6.2 or newer" if error.errno == errno.EINVAL else None
             if error.filename == "unshare":
@@ -196,40 +231,6 @@ class Monitor:
             if image is not None:
                 os.close(image)
         self._selector.register(step.channel, selectors.EVENT_READ, lambda: self._on_worker(step))
-
-    def _give(self, todo: worker.Order, image: int | None) -> tuple[int, socket.socket]:
-        """Give an order to the waiting worker, or to a new one: there may be none, or it was killed meanwhile."""
-        if self._spare is not None:
-            pid, channel = self._spare
-            self._spare = None
-            try:
-                worker.send_order(channel, todo, image)
-                return pid, channel
-            except ConnectionError:
-                channel.close()
-        pid, channel = self._fork_worker()
-        worker.send_order(channel, todo, image)
-        return pid, channel
-
-    def _fork_worker(self) -> tuple[int, socket.socket]:
-        """Fork a worker that waits for its order."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * MESSAGE_MAX)
-        pid = os.fork()
-        if pid == 0:
-            worker.run(theirs)
-        theirs.close()
-        ours.setblocking(False)
-        self._children.add(pid)
-        return pid, ours
-
-    def _keep_spare(self) -> None:
-        """Have a worker ready for the next step: its fork is not on that step's way then."""
-        building = any(step.channel for step in self._steps.values())
-        if self._spare is None and not building and not self._stop:
-            with contextlib.suppress(OSError):
-                self._spare = self._fork_worker()
 
     def _on_worker(self, step: Step) -> None:
         assert step.channel is not None
@@ -251,17 +252,17 @@ class Monitor:
             self._fail(step.order.key, f"cannot take over the container: {error}", None)
 
     def _write_maps(self, step: Step) -> None:
-        order = step.order
+        who = step.who
         # From here on, whatever comes to be in the container can be ended with it.
         step.user_ns = os.open(f"/proc/{step.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        write_map(step.pid, "uid_map", [(order.uid, order.uid)])
+        write_map(step.pid, "uid_map", [(who.uid, who.uid)])
         # With the supplementary groups mapped, the user sees them by name; setgroups stays denied, so
         # that a group that takes access away cannot be dropped.
         with open(f"/proc/{step.pid}/setgroups", "w", encoding="ascii") as file:
             file.write("deny")
         pairs: list[tuple[int, int]] = []
         size = 0
-        for group in dict.fromkeys([order.gid, *order.groups]):
+        for group in dict.fromkeys([who.gid, *who.groups]):
             size += len(f"{group} {group} 1\n")
             if size < _MAP_BYTES_MAX and len(pairs) < 340:
                 pairs.append((group, group))
@@ -278,7 +279,7 @@ class Monitor:
             for descriptor in namespaces:
                 os.close(descriptor)
         self._let_go(step)
-        self._files.write(step.order.step, step.order.peer)
+        self._files.write(step.who.step, step.who.peer)
 
     def _let_go(self, step: Step) -> None:
         """Close the worker's channel, at which it ends."""
@@ -298,12 +299,11 @@ class Monitor:
 
     def _clear(self, step: Step) -> None:
         """End the step's worker, and whatever is in its container."""
-        if step.channel is not None and step.pid in self._children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(step.pid, signal.SIGKILL)
+        if step.channel is not None:
+            self._workers.kill(step.pid)
         self._let_go(step)
         if step.user_ns >= 0:
-            self._endings.empty(step.order.step, step.user_ns)
+            self._endings.empty(step.who.step, step.user_ns)
             step.user_ns = -1
 
     def _answer(self, value: dict[str, object], descriptors: list[int]) -> None:
@@ -311,6 +311,9 @@ class Monitor:
             socket.send_fds(self._channel, [json.dumps(value).encode()], descriptors)
         except (BrokenPipeError, ConnectionResetError):
             self._stop = True  # the server has ended; so do we
+        except BlockingIOError:
+            _log.error("the server takes no answers; so the monitor ends")
+            self._stop, self._well = True, False
 
     # -- ends
 
@@ -358,20 +361,16 @@ class Monitor:
         look = self._endings.next_look()
         times = [] if look is None else [look]
         times += [step.deadline for step in self._steps.values() if not step.ready]
-        ending = len(self._children) > (self._spare is not None)
         if self._endings.busy():
             times.append(now + _POLL_SOON_S)
-        times.append(now + _POLL_S if ending or self._mounting else self._next_expiry)
+        times.append(now + _POLL_S if self._workers.ending() or self._mounting else self._next_expiry)
         return max(0.0, min(times) - now)
 
     def _tick(self) -> None:
-        self._keep_spare()
+        if not self._stop and not any(step.channel for step in self._steps.values()):
+            self._workers.keep_spare()
+        self._workers.collect()
         now = self._clock()
-        for child in list(self._children):
-            with contextlib.suppress(ChildProcessError):
-                if os.waitpid(child, os.WNOHANG)[0] == 0:
-                    continue
-            self._children.discard(child)
         for key, step in list(self._steps.items()):
             if not step.ready and now >= step.deadline:
                 seconds = step.order.timeout_s

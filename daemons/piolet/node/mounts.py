@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import signal
 from dataclasses import dataclass
 
 from piolet.node import linux, loop
 
 _USER_NS_MAX = 256
-
+_USER_NS_S = 5.0
 
 _DAMAGED = "its file in the store may be damaged; remove it and start again: piolet image rm REFERENCE"
 _NOT_THE_STORES = "the files of the store must belong to the account of the image service, and only it may write them"
@@ -150,7 +151,7 @@ class Images:
 
 
 def _make_user_namespace(uid: int, gid: int) -> int:
-    """Make a user namespace by a child that is root, so that no user can hold it up; the wait is short."""
+    """Make a user namespace by a child that is root, so that no user can hold it up; the wait is short, and bounded."""
     ready_read, ready_write = os.pipe()
     hold_read, hold_write = os.pipe()
     pid = os.fork()
@@ -165,7 +166,7 @@ def _make_user_namespace(uid: int, gid: int) -> int:
     os.close(ready_write)
     os.close(hold_read)
     try:
-        if os.read(ready_read, 1) != b"1":
+        if not select.select([ready_read], [], [], _USER_NS_S)[0] or os.read(ready_read, 1) != b"1":
             raise OSError(errno.EPERM, "no user namespace to be had", "unshare")
         write_map(pid, "uid_map", [(0, uid)])
         write_map(pid, "gid_map", [(0, gid)])
@@ -173,6 +174,7 @@ def _make_user_namespace(uid: int, gid: int) -> int:
     finally:
         os.close(hold_write)
         os.close(ready_read)
+        os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
 

@@ -15,9 +15,8 @@ from typing import Any
 
 from piolet.errors import ContainerError
 from piolet.node import linux
-from piolet.node.plan import Plan
+from piolet.node.plan import ENTRY_PROGRAM, Plan
 
-ENTRY_PROGRAM = "/run/piolet/entry"
 _CREATE_S = 15
 
 
@@ -49,7 +48,7 @@ def config(plan: Plan, mounts: list[tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-def enter(plan: Plan, bundle: str, mounts: list[tuple[str, str]]) -> None:
+def enter(plan: Plan, crun: str, bundle: str, mounts: list[tuple[str, str]]) -> None:
     """Create the container of the bundle in the directory `bundle` (its root is `root`) and join it.
 
     Raises ContainerError with the runtime's own last lines.
@@ -57,7 +56,7 @@ def enter(plan: Plan, bundle: str, mounts: list[tuple[str, str]]) -> None:
     with open(f"{bundle}/config.json", "w", encoding="utf-8") as file:
         json.dump(config(plan, mounts), file)
     pid_file = f"{bundle}/pid"
-    command = [plan.crun, "--root", f"{bundle}/crun", "--cgroup-manager=disabled", "create"]
+    command = [crun, "--root", f"{bundle}/crun", "--cgroup-manager=disabled", "create"]
     command += ["--bundle", bundle, "--pid-file", pid_file, "piolet"]
     try:
         # Into a file: the container's first process keeps a pipe open, and we would wait for its end.
@@ -68,12 +67,12 @@ def enter(plan: Plan, bundle: str, mounts: list[tuple[str, str]]) -> None:
             output.seek(0)
             said = output.read(65536).decode("utf-8", "replace")
     except OSError as error:
-        raise ContainerError(f"cannot run {plan.crun}: {error.strerror}", "install crun on the node") from None
+        raise ContainerError(f"cannot run {crun}: {error.strerror}", "install crun on the node") from None
     except subprocess.TimeoutExpired:
-        raise ContainerError(f"{plan.crun} did not create the container within {_CREATE_S} s") from None
+        raise ContainerError(f"{crun} did not create the container within {_CREATE_S} s") from None
     if done.returncode:
         last = " / ".join(said.strip().splitlines()[-3:])
-        raise ContainerError(f"{plan.crun} could not create the container: {last}")
+        raise ContainerError(f"{crun} could not create the container: {last}")
     with open(pid_file, encoding="ascii") as file:
         pid = int(file.read())
     try:

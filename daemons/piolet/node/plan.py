@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+ENTRY_PROGRAM = "/run/piolet/entry"
+"""Where the entry program is in a container."""
+
 
 @dataclass(frozen=True)
 class PlannedMount:
@@ -40,8 +43,6 @@ class Plan:
     runtime: str = "native"
     mounts: tuple[PlannedMount, ...] = ()
     entrypoint: tuple[str, ...] = ()
-    crun: str = ""
-    squashfuse: str = ""
 
     def to_json(self) -> str:
         """Return the plan as JSON."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 from piolet.config import Config
 from piolet.environment.definition import Definition
 from piolet.environment.mounts import parse
-from piolet.node.container import ENTRY_PROGRAM
-from piolet.node.plan import Plan, PlannedMount
+from piolet.node.plan import ENTRY_PROGRAM, Plan, PlannedMount
 
 # The host's device files, with /dev/shm and the terminals: a step's devices are what its cgroup allows, inside as
 # outside. The host's /proc, since there is no pid namespace: slurmstepd signals and accounts tasks by their pids.
@@ -44,6 +43,4 @@ def make_plan(definition: Definition, label: str, home: str | None, config: Conf
         runtime=config.environment.runtime,
         mounts=tuple(mounts),
         entrypoint=definition.entrypoint,
-        crun=config.environment.crun,
-        squashfuse=config.environment.squashfuse,
     )

@@ -3,21 +3,31 @@
     build  make a container for a step, as its user; the answer carries its two namespaces
     end    the step is over: end what still runs in its container, and forget it
 
-One JSON object per message on a SOCK_SEQPACKET pair; the monitor checks every field before it acts.
+One JSON object per message on a SOCK_SEQPACKET pair; the monitor checks every field before it acts. With a build comes
+the step's connection, and START is still in it: whose step it is, the monitor has from root's slurmstepd.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import socket
+import struct
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from piolet import peer
 from piolet.errors import WireError
 
 MESSAGE_MAX = 256 * 1024
-_LABEL = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
+_STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+# struct piolet_start of wire.h, whose cffi module is too much for the monitor; tests/wire holds them together.
+START = struct.Struct("=IHHII8I64x")
+START_IS = (0x544C4950, 1, 1)
+GROUPS_MAX = 1024
+_ENVIRONMENT = 1
 
 
 @dataclass(frozen=True)
@@ -25,19 +35,12 @@ class Build:
     """Build a container.
 
     key       the server's number for this step, which `end` and the answer carry
-    step      "JOB.STEP"
-    peer      pid of the step's slurmstepd
     digest    image of the site's store, or None: the plan names the user's own file
     identity  device, inode and size of the image file, so that a replaced file is mounted afresh
     plan      for the worker; the monitor does not look inside
     """
 
     key: int
-    step: str
-    peer: int
-    uid: int
-    gid: int
-    groups: list[int]
     digest: str | None
     identity: list[int]
     timeout_s: float
@@ -49,6 +52,17 @@ class End:
     """The step with this key is over."""
 
     key: int
+
+
+@dataclass(frozen=True)
+class Announced:
+    """Whose step it is: `step` is "JOB.STEP", `peer` the pid of its slurmstepd."""
+
+    step: str
+    peer: int
+    uid: int
+    gid: int
+    groups: list[int]
 
 
 def encode(request: Build | End) -> bytes:
@@ -65,18 +79,11 @@ def decode(data: bytes) -> Build | End:
             return End(key=_number(value["key"]))
         if operation != "build":
             raise WireError("the server asked for an operation that is not in the table")
-        step, digest = value["step"], value["digest"]
-        if not isinstance(step, str) or not is_step(step):
-            raise WireError("a step's label is malformed")
+        digest = value["digest"]
         if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
             raise WireError("an image digest is malformed")
         return Build(
             key=_number(value["key"]),
-            step=step,
-            peer=_number(value["peer"]),
-            uid=_number(value["uid"]),
-            gid=_number(value["gid"]),
-            groups=[_number(group) for group in value["groups"]],
             digest=digest,
             identity=[_number(number, 1 << 64) for number in value["identity"]],
             timeout_s=float(value["timeout_s"]),
@@ -86,9 +93,31 @@ def decode(data: bytes) -> Build | End:
         raise WireError(f"a request to the monitor is malformed: {error}") from None
 
 
+def take_start(connection: socket.socket, listener: peer.File) -> Announced:
+    """Take START from a step's connection, as far as the groups: the definition is not the monitor's business.
+
+    Raises WireError: it did not come from root by way of the node's socket, it is none, or the step is root's.
+    """
+    try:
+        pid, uid, _ = peer.of_accepted(connection, listener)
+        data = connection.recv(START.size + 4 * GROUPS_MAX, socket.MSG_DONTWAIT)
+    except OSError as error:
+        hint = "its unit must leave it CAP_NET_ADMIN" if error.errno == errno.EPERM else None
+        raise WireError(f"pioletd cannot tell whose step this is: {error.strerror or error}", hint) from None
+    if uid != 0 or len(data) < START.size:
+        raise WireError("the step was not announced by Slurm")
+    magic, version, kind, _, _, plugin, job, step, uid, gid, count, _, _ = START.unpack_from(data)
+    if (magic, version, kind) != START_IS or plugin != _ENVIRONMENT or count > (len(data) - START.size) // 4:
+        raise WireError("the step was not announced by Slurm")
+    if uid == 0:
+        # The plan is the server's word, and would be carried out as root.
+        raise WireError("a step of root has no environment", "start it as another user")
+    return Announced(f"{job}.{step}", pid, uid, gid, list(struct.unpack_from(f"={count}I", data, START.size)))
+
+
 def is_step(text: str) -> bool:
     """Return whether `text` is "JOB.STEP". Whatever comes from outside is asked this before it names a file."""
-    return _LABEL.fullmatch(text) is not None
+    return _STEP.fullmatch(text) is not None
 
 
 def _number(value: Any, limit: int = 1 << 32) -> int:

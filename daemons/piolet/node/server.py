@@ -1,8 +1,8 @@
 """pioletd's unprivileged half: listens to the plugins, decides, and asks the monitor for what needs root.
 
 One connection is one step's life: START, then READY or ERROR, then silence until slurmstepd ends and the connection
-with it. Whoever is not root is refused. Looks into the store and the user database happen in threads, so that a
-hung file system delays the step that needs it and no other.
+with it. Whoever is not root is refused. Looks into the store and the user database happen in threads, of which each
+has its own, so that a hung one fails the steps that need it, in time, and no other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from piolet import peer, wire
 from piolet.config import Config
@@ -25,7 +26,7 @@ from piolet.environment.definition import Definition, from_json
 from piolet.environment.images.store import locate
 from piolet.errors import PioletError
 from piolet.node import leftovers
-from piolet.node.container import ENTRY_PROGRAM
+from piolet.node.plan import ENTRY_PROGRAM
 from piolet.node.planner import make_plan
 from piolet.node.requests import MESSAGE_MAX, Build, End, encode
 
@@ -34,30 +35,26 @@ _log = logging.getLogger("pioletd")
 _CONNECTIONS_MAX = 4096
 _REFUSED_MAX = 128
 _THREADS = 8
+_STORE, _USERS = "image store", "user database"
 _PAUSE_S = 0.05
 _TIMEOUT_MARGIN_S = 1.0
 
 
 @dataclass
 class Connection:
-    """A connection of a slurmstepd."""
+    """A connection of a slurmstepd; while START is left in it for the monitor, `pidfd` says that the step has ended."""
 
     key: int
     channel: socket.socket
     pid: int
+    pidfd: int = -1
     start: wire.Start | None = None
     definition: Definition | None = None
     began: float = 0.0
+    deadline: float = 0.0
+    look_ups: dict[str, Future[Any]] = field(default_factory=dict)
     asked: bool = False
     answered: bool = False
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a thread found out for a step: the image file's identity, the user's home."""
-
-    identity: list[int]
-    home: str | None
 
 
 class Server:
@@ -78,8 +75,9 @@ class Server:
         self._connections: dict[int, Connection] = {}
         self._refused: list[socket.socket] = []
         self._next_key = 1
-        self._threads = ThreadPoolExecutor(_THREADS, "store")
-        self._done: list[tuple[int, Future[Prepared]]] = []
+        self._threads = {name: ThreadPoolExecutor(_THREADS, name) for name in (_STORE, _USERS)}
+        self._waiting: dict[int, Connection] = {}
+        self._done: list[int] = []
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector = selectors.DefaultSelector()
         self._stop = False
@@ -88,13 +86,14 @@ class Server:
         listener.setblocking(False)
         self._watch(listener, self._on_connect)
         self._watch(monitor, self._on_monitor)
-        self._watch(self._wake_read, self._on_prepared)
+        self._watch(self._wake_read, self._on_done)
 
     def run(self) -> None:
         """Serve until the monitor ends."""
         while not self._stop:
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(self._timeout()):
                 key.data()
+            self._give_up()
 
     def _watch(self, what: socket.socket | int, act: Callable[[], None]) -> None:
         self._selector.register(what, selectors.EVENT_READ, act)
@@ -147,7 +146,8 @@ class Server:
 
     def _on_plugin(self, connection: Connection) -> None:
         try:
-            data = connection.channel.recv(wire.START_MAX + 1)
+            # It stays there: of a step with a container, the monitor reads for itself whose it is.
+            data = connection.channel.recv(wire.START_MAX + 1, socket.MSG_PEEK)
         except BlockingIOError:
             return
         except OSError:
@@ -165,75 +165,122 @@ class Server:
             start = wire.decode_start(data)
             connection.start = start
             connection.definition = from_json(start.definition)
+            _log.debug("step %d.%d of uid %d: start", start.job, start.step, start.uid)
+            if connection.definition.image is None:
+                self._ready(connection, [])
+                return
+            connection.pidfd = os.pidfd_open(connection.pid)
         except PioletError as error:
             self._fail(connection, error)
             return
-        _log.debug("step %d.%d of uid %d: start", start.job, start.step, start.uid)
-        if connection.definition.image is None:
-            self._ready(connection, [])
+        except OSError as error:
+            self._fail(connection, PioletError(f"cannot watch the step's slurmstepd: {error.strerror}"))
             return
-        future = self._threads.submit(_prepare, self._config, connection.definition, start.uid)
-        future.add_done_callback(lambda f: self._note_prepared(connection.key, f))
+        self._selector.unregister(connection.channel)
+        self._watch(connection.pidfd, lambda: self._close(connection))
+        self._look_up(connection, start)
 
     def _close(self, connection: Connection) -> None:
-        self._selector.unregister(connection.channel)
+        if connection.pidfd >= 0:
+            self._selector.unregister(connection.pidfd)
+            os.close(connection.pidfd)
+        else:
+            self._selector.unregister(connection.channel)
         connection.channel.close()
         self._connections.pop(connection.key, None)
+        self._forget(connection)
         if connection.asked:
-            self._ask(End(connection.key))
+            self._ask(encode(End(connection.key)), [])
         if connection.start is not None:
             _log.debug("step %d.%d: end", connection.start.job, connection.start.step)
 
     # -- threads
 
-    def _note_prepared(self, key: int, future: Future[Prepared]) -> None:
-        self._done.append((key, future))
+    def _forget(self, connection: Connection) -> None:
+        """Wait for no look-up any longer; one that has not begun does not."""
+        self._waiting.pop(connection.key, None)
+        for future in connection.look_ups.values():
+            future.cancel()
+
+    def _look_up(self, connection: Connection, start: wire.Start) -> None:
+        assert connection.definition is not None
+        image = connection.definition.image
+        allowed = min(self._config.node.build_timeout_s, start.timeout_ms / 1000 - _TIMEOUT_MARGIN_S)
+        connection.deadline = connection.began + max(0.1, allowed)
+        self._waiting[connection.key] = connection
+        connection.look_ups[_USERS] = self._threads[_USERS].submit(_home, start.uid)
+        if image is not None and image.store == "site":
+            store = self._config.images.store
+            connection.look_ups[_STORE] = self._threads[_STORE].submit(_identity, store, image.digest or "", start.uid)
+        for future in connection.look_ups.values():
+            future.add_done_callback(lambda _: self._note_done(connection.key))
+
+    def _note_done(self, key: int) -> None:
+        self._done.append(key)
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b"1")
 
-    def _on_prepared(self) -> None:
+    def _on_done(self) -> None:
         os.read(self._wake_read, 4096)
         done, self._done = self._done, []
-        for key, future in done:
-            connection = self._connections.get(key)
+        for key in done:
+            connection = self._waiting.get(key)
             if connection is None:
                 continue
             try:
-                self._build(connection, future.result())
+                found = {name: future.result() for name, future in connection.look_ups.items() if future.done()}
+                if len(found) == len(connection.look_ups):
+                    del self._waiting[key]
+                    self._build(connection, found.get(_STORE, []), found[_USERS])
             except PioletError as error:
                 self._fail(connection, error)
             except OSError as error:
                 self._fail(connection, PioletError(f"cannot prepare the container: {error}"))
 
-    def _build(self, connection: Connection, prepared: Prepared) -> None:
+    def _timeout(self) -> float | None:
+        if not self._waiting:
+            return None
+        return max(0.0, min(one.deadline for one in self._waiting.values()) - time.monotonic())
+
+    def _give_up(self) -> None:
+        """Fail the steps that a store or a user database has kept waiting for too long."""
+        now = time.monotonic() if self._waiting else 0.0
+        for connection in [one for one in self._waiting.values() if now >= one.deadline]:
+            (late, *_) = [name for name, future in connection.look_ups.items() if not future.done()] or [_STORE]
+            error = PioletError(f"the {late} does not answer on this node", "is its file system or its service hung?")
+            self._fail(connection, error)
+
+    def _build(self, connection: Connection, identity: list[int], home: str | None) -> None:
         start, definition = connection.start, connection.definition
         assert start is not None and definition is not None and definition.image is not None
-        step = f"{start.job}.{start.step}"
-        plan = make_plan(definition, leftovers.label(step, self._place), prepared.home, self._config)
-        timeout = min(self._config.node.build_timeout_s, start.timeout_ms / 1000 - _TIMEOUT_MARGIN_S)
-        connection.asked = True
-        self._ask(
-            Build(
-                key=connection.key,
-                step=step,
-                peer=connection.pid,
-                uid=start.uid,
-                gid=start.gid,
-                groups=start.groups,
-                digest=definition.image.digest if definition.image.store == "site" else None,
-                identity=prepared.identity,
-                timeout_s=max(0.1, timeout),
-                plan=plan.to_json(),
-            )
+        label = leftovers.label(f"{start.job}.{start.step}", self._place)
+        plan = make_plan(definition, label, home, self._config)
+        request = Build(
+            key=connection.key,
+            digest=definition.image.digest if definition.image.store == "site" else None,
+            identity=identity,
+            timeout_s=max(0.1, connection.deadline - time.monotonic()),
+            plan=plan.to_json(),
         )
+        message = encode(request)
+        if len(message) > MESSAGE_MAX:
+            raise PioletError("the environment has too much in it to be built", "shorten its mounts, or the entrypoint")
+        connection.asked = True
+        self._ask(message, [connection.channel.fileno()])
 
     # -- monitor
 
-    def _ask(self, request: Build | End) -> None:
-        self._monitor.send(encode(request))
+    def _ask(self, request: bytes, descriptors: list[int]) -> None:
+        try:
+            socket.send_fds(self._monitor, [request], descriptors)
+        except (BrokenPipeError, ConnectionResetError):
+            self._stop = True  # the monitor has ended; so do we
 
     def _on_monitor(self) -> None:
-        data, descriptors, _, _ = socket.recv_fds(self._monitor, MESSAGE_MAX, 4)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._monitor, MESSAGE_MAX, 4)
+        except ConnectionResetError:
+            data, descriptors = b"", []
         try:
             if not data:
                 _log.error("the monitor has ended; so does the server")
@@ -289,6 +336,14 @@ class Server:
         if connection.answered:
             return
         connection.answered = True
+        self._forget(connection)
+        if connection.pidfd >= 0:
+            self._selector.unregister(connection.pidfd)
+            os.close(connection.pidfd)
+            connection.pidfd = -1
+            self._watch(connection.channel, lambda: self._on_plugin(connection))
+        with contextlib.suppress(OSError):
+            connection.channel.recv(1)  # START, unless the monitor has taken it
         try:
             socket.send_fds(connection.channel, [message], descriptors)
         except OSError as error:
@@ -307,17 +362,15 @@ def _trace(connection: Connection, marks: list[tuple[str, float]]) -> None:
     _log.debug("step %s: ready in %.2f ms: %s", step, (before - connection.began) * 1e3, ", ".join(phases))
 
 
-def _prepare(config: Config, definition: Definition, uid: int) -> Prepared:
-    """Look up what is slow to look up: runs in a thread."""
-    image = definition.image
-    assert image is not None
-    identity: list[int] = []
-    if image.store == "site":
-        assert image.digest is not None
-        status = os.stat(locate(config.images.store, image.digest, uid))
-        identity = [status.st_dev, status.st_ino, status.st_size]
+def _identity(store: str, digest: str, uid: int) -> list[int]:
+    """Return device, inode and size of the image's file, which the user may use: runs in a thread."""
+    status = os.stat(locate(store, digest, uid))
+    return [status.st_dev, status.st_ino, status.st_size]
+
+
+def _home(uid: int) -> str | None:
+    """Return the user's home directory: runs in a thread."""
     try:
-        home: str | None = pwd.getpwuid(uid).pw_dir
+        return pwd.getpwuid(uid).pw_dir
     except KeyError:
-        home = None
-    return Prepared(identity, home)
+        return None

@@ -1,8 +1,9 @@
 """The server's part in vetting: takes a vet step's tasks, and gives each to the zygote with its connection.
 
 A task is an ordinary user's process; who it is the kernel says. It sends one VET message and then reads lines until
-the connection ends. What it sends later is for its child, which reads the same connection: so the desk does not look
-there any more, and sees by a pidfd that the task is gone. Its child is ended then.
+the connection ends. The desk looks at the message and leaves it there: its child reads it again, and who the task is
+it asks the kernel, since root's processes do not believe this one. What the task sends later is for its child, too: so
+the desk does not look there any more, and sees by a pidfd that the task is gone. Its child is ended then.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class VetDesk:
         self._tasks: dict[int, VetTask] = {}
         self._next_key = 1
         listener.setblocking(False)
+        # If root's process for vetting hangs, vettings fail: the server has steps with containers to serve, too.
+        zygote.setblocking(False)
         selector.register(listener, selectors.EVENT_READ, self._on_connect)
         selector.register(zygote, selectors.EVENT_READ, self._on_zygote)
 
@@ -79,7 +82,7 @@ class VetDesk:
 
     def _on_task(self, task: VetTask) -> None:
         try:
-            data = task.channel.recv(wire.VET_MAX + 1)
+            data = task.channel.recv(wire.VET_MAX + 1, socket.MSG_PEEK)
         except BlockingIOError:
             return
         except OSError:
@@ -88,10 +91,8 @@ class VetDesk:
             self._close(task)
             return
         try:
-            plan = wire.decode_vet(data)
-            request = json.dumps({"key": task.key, "uid": task.uid, "pid": task.pid, "plan": plan}).encode()
-            if len(request) > MESSAGE_MAX:
-                raise PioletError("the protocol is too long")
+            wire.decode_vet(data)
+            request = json.dumps({"key": task.key}).encode()
             task.pidfd = os.pidfd_open(task.pid)
             task.verdicts, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             try:
@@ -105,6 +106,7 @@ class VetDesk:
         except (PioletError, OSError) as error:
             message = error.message if isinstance(error, PioletError) else f"vetting is not to be had: {error.strerror}"
             with contextlib.suppress(OSError):
+                task.channel.recv(1)  # a close with the task's message unread would lose the sentence
                 task.channel.send(wire.encode_error(message, None))
             self._close(task)
 
@@ -143,9 +145,14 @@ class VetDesk:
                 self._zygote.send(json.dumps({"end": task.key}).encode())
 
     def _on_zygote(self) -> None:
-        data = self._zygote.recv(MESSAGE_MAX)
+        try:
+            data = self._zygote.recv(MESSAGE_MAX)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
         if not data:
-            _log.error("the processes for vetting have ended; vettings fail until pioletd is restarted")
+            _log.error("the processes for vetting have ended, and pioletd ends with them")
             self._selector.unregister(self._zygote)
             for task in list(self._tasks.values()):
                 self._close(task)

@@ -18,10 +18,19 @@ from dataclasses import asdict, dataclass
 
 from piolet.errors import PioletError
 from piolet.node import container, fuse, linux, plan
+from piolet.node.requests import MESSAGE_MAX
 
-_ORDER_MAX = 256 * 1024
 NO_NAMESPACE_HINT = "user namespaces may be switched off, or used up: sysctl user.max_user_namespaces"
 UNSHARED, MAPPED = b"unshared", b"mapped"
+
+
+@dataclass(frozen=True)
+class Means:
+    """What every worker builds with, from the monitor's own configuration: a directory, and two programs."""
+
+    scratch: str
+    crun: str
+    squashfuse: str
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Order:
     gid: int
     groups: list[int]
     plan: str
-    scratch: str
+    means: Means
 
 
 class Marks:
@@ -60,10 +69,11 @@ def run(monitor: socket.socket) -> None:
         linux.set_name("pioletd-worker")
         linux.die_with_parent(signal.SIGKILL)
         linux.close_all_but({monitor.fileno()})
-        data, descriptors, _, _ = socket.recv_fds(monitor, _ORDER_MAX, 1)
+        data, descriptors, _, _ = socket.recv_fds(monitor, 2 * MESSAGE_MAX, 1)
         if not data:
             os._exit(0)
-        order = Order(**json.loads(data))
+        said = json.loads(data)
+        order = Order(**{**said, "means": Means(**said["means"])})
         linux.become(order.uid, order.gid, order.groups)
         # The change of user has cleared it.
         linux.die_with_parent(signal.SIGKILL)
@@ -93,9 +103,9 @@ def _build(order: Order, image: int | None, monitor: socket.socket, marks: Marks
             sys.exit(1)
         marks.add("map ids")
         if todo.sqsh is not None or any(mount.kind == "sqsh" for mount in todo.mounts):
-            mounter = fuse.Mounter(todo.squashfuse)
+            mounter = fuse.Mounter(order.means.squashfuse)
         linux.unshare(linux.CLONE_NEWNS)
-        container.build(todo, image, order.scratch, mounter, marks.add)
+        container.build(todo, image, order.means.scratch, order.means.crun, mounter, marks.add)
     except PioletError as error:
         return {"error": error.message, "hint": error.hint or ""}
     except OSError as error:

@@ -2,12 +2,12 @@
 
 The libraries that evals need take longer to import than most evals take to run, so they are imported once, when the
 first vetting comes. Each vetting is a fork. The child enters the task's cgroup, takes over its limits, its CPUs, its
-environment and its directory, becomes its user for good, and only then looks at the plan, which is the user's word.
+environment and its directory, becomes its user for good, and only then reads the plan, which is the user's word.
 
 Requests come from the unprivileged server over a SOCK_SEQPACKET pair: JSON, with the task's connection as descriptor.
-    {"key", "uid", "pid", "plan"}  vet for this process; the child writes its lines to the connection, and verdicts for
-                                   the spool to a second descriptor
-    {"end": key}                   the task is gone: end the child and all that it started
+    {"key"}       vet for the process that made the connection: who that is the kernel says, and what it wants is still
+                  in the connection; the child writes its lines there, and verdicts for the spool to a second descriptor
+    {"end": key}  the task is gone: end the child and all that it started
 Answers: {"began"} at its start, for it may be the second; {"key", "status"} when a child has ended.
 """
 
@@ -24,18 +24,26 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from piolet import peer, wire
 from piolet.errors import PioletError
 from piolet.node import linux
 
 _log = logging.getLogger("pioletd.zygote")
 
-MESSAGE_MAX = 256 * 1024
+MESSAGE_MAX = 256
 _CGROUPS = "/sys/fs/cgroup"
 _POLL_S = 0.05
-_LIMITS = [
-    resource.RLIMIT_AS, resource.RLIMIT_CORE, resource.RLIMIT_CPU, resource.RLIMIT_DATA, resource.RLIMIT_FSIZE,
-    resource.RLIMIT_MEMLOCK, resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_STACK,
-]  # fmt: skip
+_LIMITS = {
+    "Max address space": resource.RLIMIT_AS,
+    "Max core file size": resource.RLIMIT_CORE,
+    "Max cpu time": resource.RLIMIT_CPU,
+    "Max data size": resource.RLIMIT_DATA,
+    "Max file size": resource.RLIMIT_FSIZE,
+    "Max locked memory": resource.RLIMIT_MEMLOCK,
+    "Max open files": resource.RLIMIT_NOFILE,
+    "Max processes": resource.RLIMIT_NPROC,
+    "Max stack size": resource.RLIMIT_STACK,
+}
 
 Facts = dict[str, list[str]]
 Work = Callable[[bytes, int, Facts, int], None]
@@ -56,14 +64,16 @@ class Task:
     groups: list[int]
     cgroups: list[tuple[str, str]]
     environment: dict[str, str]
+    limits: dict[str, tuple[int, int]]
     directory: int
 
 
 class Zygote:
-    """The loop. `prepare` imports what the children need and returns what they do."""
+    """The loop. `prepare` imports what the children need and returns what they do; `listener` is the vet socket."""
 
-    def __init__(self, channel: socket.socket, prepare: Callable[[], Work]) -> None:
+    def __init__(self, channel: socket.socket, prepare: Callable[[], Work], listener: peer.File) -> None:
         self._channel = channel
+        self._listener = listener
         self._prepare = prepare
         self._work: Work | None = None
         self._children: dict[int, int] = {}
@@ -82,7 +92,10 @@ class Zygote:
             _end(pid)
 
     def _serve(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_MAX, 2)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_MAX, 2)
+        except ConnectionResetError:
+            return False  # the server has ended with answers unread
         try:
             if not data:
                 return False
@@ -92,7 +105,7 @@ class Zygote:
                 if pid is not None:
                     _end(pid)
             elif len(descriptors) == 2:
-                self._start(int(request["key"]), int(request["uid"]), int(request["pid"]), request, descriptors)
+                self._start(int(request["key"]), *descriptors)
         except (ValueError, KeyError, TypeError) as error:
             _log.error("a request for vetting is malformed: %s", error)
         finally:
@@ -100,8 +113,7 @@ class Zygote:
                 os.close(descriptor)
         return True
 
-    def _start(self, key: int, uid: int, pid: int, request: dict[str, str], given: list[int]) -> None:
-        connection, spool = given
+    def _start(self, key: int, connection: int, spool: int) -> None:
         if self._work is None:
             self._work = self._prepare()
         try:
@@ -117,8 +129,9 @@ class Zygote:
         try:
             os.setsid()
             linux.close_all_but({connection, spool})
+            with socket.socket(fileno=os.dup(connection)) as channel:
+                pid, uid, _ = peer.of_accepted(channel, self._listener)
             task = look_up(pid, uid)
-            plan = request["plan"].encode("utf-8")
             log = kernel_log()
             facts: Facts = {} if log is None else {"kernel_log": log}
             adopt(task)
@@ -128,8 +141,9 @@ class Zygote:
             os.fchdir(task.directory)
             os.environ.clear()
             os.environ.update(task.environment)
+            plan = wire.decode_vet(os.read(connection, wire.VET_MAX + 1))
             os.set_blocking(connection, True)
-            self._work(plan, connection, facts, spool)
+            self._work(plan.encode(), connection, facts, spool)
             status = 0
         except (OSError, PioletError) as error:
             with contextlib.suppress(OSError):
@@ -169,6 +183,9 @@ def look_up(pid: int, uid: int) -> Task:
             status = dict(line.split(":", 1) for line in file if ":" in line)
         with open(f"{base}/cgroup", encoding="utf-8") as file:
             cgroups = [(line.split(":", 2)[1], line.rstrip("\n").split(":", 2)[2]) for line in file]
+        # Anybody may read this; prlimit(2) of another user's process needs CAP_SYS_RESOURCE.
+        with open(f"{base}/limits", encoding="ascii") as file:
+            limits = {line[:25].rstrip(): _limit(line[25:].split()) for line in file if line[:25].rstrip() in _LIMITS}
         with open(f"{base}/environ", "rb") as raw:
             entries = [entry.partition(b"=") for entry in raw.read(4 << 20).split(b"\0") if b"=" in entry]
         directory = os.open(f"{base}/cwd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -183,7 +200,8 @@ def look_up(pid: int, uid: int) -> Task:
     if len(gids) != 1:
         raise PioletError("the task that asked has more than one primary group")
     environment = {os.fsdecode(name): os.fsdecode(value) for name, _, value in entries}
-    return Task(pid, uid, gids.pop(), list(map(int, status["Groups"].split())), cgroups, environment, directory)
+    groups = list(map(int, status["Groups"].split()))
+    return Task(pid, uid, gids.pop(), groups, cgroups, environment, limits, directory)
 
 
 def kernel_log() -> list[str] | None:
@@ -220,10 +238,16 @@ def adopt(task: Task) -> None:
         os.sched_setaffinity(0, os.sched_getaffinity(task.pid))
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, task.pid))
-    for limit in _LIMITS:
-        # Root may lack the capability to raise one; ours are then what the step could not have had either.
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(limit, resource.prlimit(task.pid, limit))
+    for name, pair in task.limits.items():
+        try:
+            resource.setrlimit(_LIMITS[name], pair)
+        except (OSError, ValueError):
+            _log.warning("a vetting has not the step's limit '%s': pioletd lacks CAP_SYS_RESOURCE", name.lower())
+
+
+def _limit(words: list[str]) -> tuple[int, int]:
+    soft, hard = (resource.RLIM_INFINITY if word == "unlimited" else int(word) for word in words[:2])
+    return soft, hard
 
 
 def _enter(controllers: str, path: str) -> None:
