@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +17,8 @@ from typing import Any
 import pytest
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
 from piolet.vet import parts, records, step
+
+from tests.support.registry import wait_until
 
 NODES = ["node1", "node2", "node3", "node4"]
 PROTOCOL = "name: p\nbudget: 1s\nevals:\n- type: limits\n"
@@ -80,6 +84,14 @@ class Slurm:
         self, words: str = "srun -N3 app", request: str = "p.yaml", stage: str = "step", **environ: str
     ) -> tuple[int, list[str], str]:
         """Return the exit status, the words that were handed back, and what was said."""
+        process = self.start(words, request, stage, **environ)
+        out, err = process.communicate(timeout=60)
+        assert out == ""
+        assert "Traceback" not in err
+        return process.returncode, (self.directory / "result").read_text().split("\0")[:-1], err
+
+    def start(self, words: str, request: str, stage: str, **environ: str) -> subprocess.Popen[str]:
+        """Start the command; its own process is in the file `result.pid`."""
         where = str(self.directory)
         own = {"PATH": f"{where}:/usr/bin:/bin", "HOME": where, "LOG": f"{where}/log", "RECORDED": f"{where}/recorded"}
         own["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
@@ -88,15 +100,12 @@ class Slurm:
         command = [sys.executable, "-m", "piolet.cli.main", "--config", "piolet.toml", "vet", "gate"]
         command += ["--stage", stage, "--job", "7", "--result-fd", "3", "--", request, *words.split()]
         # The plugin's srun is the gate's parent; here it is a shell that has, or has not, been started in a job.
-        script = 'exec 3>"$RESULT"; "$@"; exit $?'
+        script = 'exec 3>"$RESULT"; "$@" & echo $! >"$RESULT.pid"; wait $!'
         own["RESULT"] = f"{where}/result"
-        done = subprocess.run(
-            ["/bin/sh", "-c", script, "sh", *command], env=own | environ, cwd=where, capture_output=True, timeout=60,
-            check=False, text=True,
+        return subprocess.Popen(
+            ["/bin/sh", "-c", script, "sh", *command], env=own | environ, cwd=where, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert done.stdout == ""
-        assert "Traceback" not in done.stderr
-        return done.returncode, (self.directory / "result").read_text().split("\0")[:-1], done.stderr
 
 
 @pytest.fixture
@@ -356,6 +365,33 @@ def test_an_error_gives_the_allocation_back(slurm: Slurm) -> None:
     (slurm.directory / "p.yaml").write_text("")
     assert slurm.gate("srun -N4 app", stage="allocated")[0] == 1
     assert slurm.calls == ["scancel 7"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_an_interrupted_vetting_leaves_nothing(slurm: Slurm, number: signal.Signals, stubborn: bool) -> None:
+    """The plugin sends its signal every 100 ms, and kills the command after 2 s."""
+    text = PROTOCOL + "- {type: nccl_bandwidth, backend: gloo, ranks: 1}\n"
+    (slurm.directory / "p.yaml").write_text(text)
+    slurm.record(b"")
+    trap = "trap '' TERM; while :; do sleep 0.1; done" if stubborn else "exec sleep 600"
+    mine = f'#!/bin/sh\necho "$$" > "$LOG.srun"\n{trap}\n'
+    (slurm.directory / "srun").write_text(mine)
+    process = slurm.start("srun -N4 app", "p.yaml", "allocated")
+    pid = slurm.directory / "log.srun"
+    wait_until(lambda: pid.exists() and bool(pid.read_text().strip()))
+    assert list(slurm.directory.glob(".piolet-vet-*"))
+    gate, step_pid = int((slurm.directory / "result.pid").read_text()), int(pid.read_text())
+    began = time.monotonic()
+    while process.poll() is None and time.monotonic() < began + 5:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(gate, number)
+        time.sleep(0.1)
+    assert time.monotonic() - began < 2.0
+    assert process.returncode == 130 and "interrupted" in process.communicate()[1]
+    assert slurm.calls == ["scancel 7"]
+    assert not list(slurm.directory.glob(".piolet-vet-*"))
+    assert not Path(f"/proc/{step_pid}").exists()
 
 
 def test_an_allocation_of_somebody_elses_is_never_given_back(slurm: Slurm) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import glob
 import os
+import signal
 import socket
 import sys
 import time
@@ -18,6 +19,7 @@ from piolet.errors import UsageError
 from piolet.vet.failures import VetError
 
 STATUS_BAD = 3
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -144,6 +146,8 @@ def _why(args: argparse.Namespace) -> int:
 
 
 def _gate(args: argparse.Namespace, settings: config.Config) -> int:
+    for number in _ENDS:
+        signal.signal(number, _interrupt)
     from piolet.vet import gate, request, shortcut
     from piolet.vet.plan import Plan
 
@@ -172,6 +176,13 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
         with open(args.result_fd, "wb", closefd=False) as file:
             file.write(b"".join(os.fsencode(word) + b"\0" for word in found.words))
     return found.status
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Have what was begun ended; the plugin repeats its signal, which must not end that."""
+    for other in _ENDS:
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _in_a_job(environ: dict[str, str] | None) -> bool:

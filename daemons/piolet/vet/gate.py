@@ -9,6 +9,7 @@ It never starts an application on a node that is not good: what cannot be judged
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import time
@@ -73,12 +74,14 @@ def answer(
         _plan(request.parse(order.request), load)
         return Answer(0)
     found = Answer(1)
+    cancel = functools.cache(lambda: jobs.cancel(order.job, _tool(order.words, "scancel")))
+    own = order.stage == "allocated" and order.own
     try:
-        found = _Gate(order, site, load, environ, say, watched).answer()
+        found = _Gate(order, site, load, environ, say, watched, cancel if own else lambda: None).answer()
     finally:
         # srun ends, or begins anew, and nobody else knows of its allocation.
-        if order.stage == "allocated" and order.own and (found.status or found.words):
-            jobs.cancel(order.job, _tool(order.words, "scancel"))
+        if own and (found.status or found.words):
+            cancel()()
     return found
 
 
@@ -92,9 +95,11 @@ class _Gate:
     """One srun's vetting."""
 
     def __init__(
-        self, order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Watched | None
-    ) -> None:
+        self, order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Watched | None,
+        interrupted: Callable[[], object],
+    ) -> None:  # fmt: skip
         self._watched = watched
+        self._interrupted = interrupted
         self._order = order
         self._site = site
         self._environ = environ
@@ -157,7 +162,7 @@ class _Gate:
             _tool(self._order.words, "srun"), self._job, self._site.program, self._site.socket,
             step.environment_words(self._words.value("environment"), self._environ),
         )  # fmt: skip
-        found = step.run(self._plan, nodes, launch, self._environ)
+        found = step.run(self._plan, nodes, launch, self._environ, self._interrupted)
         return verdicts.decide(self._plan, nodes, found.records, found.lost)
 
     def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[Choice, VetError | None]:

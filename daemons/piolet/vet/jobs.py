@@ -170,18 +170,26 @@ def impossible(command: Sequence[str], environ: Mapping[str, str]) -> str:
     return said[-1].rpartition(": ")[2][:300] if done.returncode and said else ""
 
 
-def cancel(job: int, scancel: str) -> None:
-    """Give an allocation back. Raises VetError."""
+def cancel(job: int, scancel: str) -> Callable[[], None]:
+    """Begin to give an allocation back, and return what waits for its end. Both raise VetError.
+
+    It goes on when this process is killed, and the terminal's Ctrl-C does not reach it.
+    """
+    lives = f"the allocation may live on: scancel {job}"
     try:
-        done = subprocess.run(
-            [scancel, str(job)], capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired:
-        raise VetError(
-            f"{scancel} {job} did not end within {_ASK_S:g} s", f"the allocation may live on: scancel {job}"
-        ) from None
+        process = subprocess.Popen(
+            [scancel, str(job)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            start_new_session=True,
+        )  # fmt: skip
     except OSError as error:
         raise VetError(f"cannot start {scancel}: {error.strerror}", f"the allocation lives on: scancel {job}") from None
-    if done.returncode:
-        why = done.stderr.decode("utf-8", "replace").strip()[:300]
-        raise VetError(f"{scancel} {job} failed: {why}", f"the allocation may live on: scancel {job}")
+
+    def wait() -> None:
+        try:
+            _, said = process.communicate(timeout=_ASK_S)
+        except subprocess.TimeoutExpired:
+            raise VetError(f"{scancel} {job} did not end within {_ASK_S:g} s", lives) from None
+        if process.returncode:
+            raise VetError(f"{scancel} {job} failed: {said.decode('utf-8', 'replace').strip()[:300]}", lives)
+
+    return wait

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from piolet.api import INCONCLUSIVE, Verdict
@@ -35,6 +35,8 @@ PLAN_MAX = 98304
 _APART_S = 3.0
 """srun may take longer to start its tasks; afterwards the nodes differ by less."""
 _END_S = 2.0
+_HURRY_S = 0.6
+"""The same after an interrupt: the plugin kills the command 2 s after the first signal."""
 _LINE_MAX = 1 << 20
 _LABELLED = re.compile(rb" *(\d+): (.*)", re.DOTALL)
 _TASK_FAILED = re.compile(r"srun: error: (\S+): tasks? [^:]*: (.+)")
@@ -120,10 +122,14 @@ def environment(environ: Mapping[str, str], text: str) -> dict[str, str]:
     return {**ours, PLAN_VARIABLE: text} if text else ours
 
 
-def run(plan: Plan, nodes: Sequence[str], launch: Launch, environ: Mapping[str, str]) -> Found:
+def run(
+    plan: Plan, nodes: Sequence[str], launch: Launch, environ: Mapping[str, str],
+    interrupted: Callable[[], object] = lambda: None,
+) -> Found:  # fmt: skip
     """Run what the plan has for the host, then what it has for the environment. Raises VetError.
 
-    It returns when every node has told everything, or the time is up.
+    It returns when every node has told everything, or the time is up. After a KeyboardInterrupt `interrupted` is called
+    before the step is waited for, and the exception goes on.
     """
     found: list[Record] = []
     lost: Mapping[str, str] = {}
@@ -132,18 +138,21 @@ def run(plan: Plan, nodes: Sequence[str], launch: Launch, environ: Mapping[str, 
         if not own.tasks:
             continue
         if where == HOST:
-            leader = _run(own, where, nodes, launch, environ)
+            leader = _run(own, where, nodes, launch, environ, interrupted)
             found, lost = leader.records, leader.lost
         elif launch.environment is None:
             found += _silent(own, dict.fromkeys(nodes, "the application has no environment (--environment)"))
         else:
-            leader = _run(own, where, nodes, launch, environ)
+            leader = _run(own, where, nodes, launch, environ, interrupted)
             found += [record for record in leader.records if record.node not in leader.lost]
             found += _silent(own, leader.lost)
     return Found(found, lost)
 
 
-def _run(plan: Plan, where: str, nodes: Sequence[str], launch: Launch, environ: Mapping[str, str]) -> Coordinator:
+def _run(
+    plan: Plan, where: str, nodes: Sequence[str], launch: Launch, environ: Mapping[str, str],
+    interrupted: Callable[[], object],
+) -> Coordinator:  # fmt: skip
     """Run one step, and return the leader with what became of it."""
     leader = Coordinator(plan, nodes, time.monotonic, START_S)
     reader = _Reader(leader, nodes, plan.budget_s)
@@ -164,10 +173,18 @@ def _run(plan: Plan, where: str, nodes: Sequence[str], launch: Launch, environ: 
             )  # fmt: skip
         except OSError as error:
             raise VetError(f"cannot start {launch.srun}: {error.strerror}") from None
+        bound = _END_S
         try:
             reader.read(process, first)
+            if leader.done and not leader.lost:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_END_S)
+        except KeyboardInterrupt:
+            bound = _HURRY_S
+            interrupted()
+            raise
         finally:
-            _end(process, _END_S if leader.done and not leader.lost else 0.0)
+            _end(process, bound)
     return leader
 
 
@@ -302,16 +319,14 @@ class _Reader:
             self._last = f"the vet step failed: {text.partition('error:')[2].strip()}"[:300]
 
 
-def _end(process: subprocess.Popen[bytes], patience_s: float) -> None:
-    """Wait `patience_s` for srun, then end it and its step."""
-    for number, bound in ((None, patience_s), (signal.SIGTERM, _END_S), (signal.SIGKILL, _END_S)):
-        if number is not None:
-            process.send_signal(number)
-        try:
-            process.wait(bound)
+def _end(process: subprocess.Popen[bytes], bound_s: float) -> None:
+    """End srun and its step, unless they have ended; each of two signals has `bound_s` to do it."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
             break
-        except subprocess.TimeoutExpired:
-            continue
+        process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(bound_s)
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
             stream.close()
