@@ -201,7 +201,6 @@ def test_a_node_that_tells_too_little(slurm: Slurm, printed: bytes, errors: str,
 
 
 def test_a_node_that_hangs_ends_with_the_budget(slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    from piolet.vet import verdicts
     from piolet.vet.catalogue import catalogue
     from piolet.vet.protocol import load
 
@@ -215,7 +214,7 @@ def test_a_node_that_hangs_ends_with_the_budget(slurm: Slurm, monkeypatch: pytes
     found = step.run(plan, NODES, step.Launch(f"{where}/srun", 7, "task", "socket"), environ)
     assert time.monotonic() - started < 10
     assert found.lost == {"node3": "it did not finish within the budget"}
-    assert verdicts.decide(plan, NODES, found.records, found.lost).bad == ["node3"]
+    assert found.decision(plan, NODES).bad == ["node3"]
 
 
 def test_long_details_come_whole(slurm: Slurm) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from piolet.vet import jobs, relaunch, request, results, screen, srunwords, step, verdicts
+from piolet.vet import jobs, relaunch, request, results, screen, srunwords, step
 from piolet.vet.failures import VetError
 from piolet.vet.meeting import START_S
 from piolet.vet.plan import Plan
@@ -163,7 +163,7 @@ class _Gate:
             step.environment_words(self._words.value("environment"), self._environ),
         )  # fmt: skip
         found = step.run(self._plan, nodes, launch, self._environ, self._interrupted)
-        return verdicts.decide(self._plan, nodes, found.records, found.lost)
+        return found.decision(self._plan, nodes)
 
     def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[Choice, VetError | None]:
         if decision.abort:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 from piolet.api import INCONCLUSIVE, Verdict
 from piolet.vet import bundle, hostlist, parts, records
-from piolet.vet.coordinator import Coordinator
+from piolet.vet.coordinator import Coordinator, Found
 from piolet.vet.failures import VetError
 from piolet.vet.meeting import MEETING_VARIABLE, START_S
 from piolet.vet.plan import ENVIRONMENT, HOST, Plan
@@ -52,14 +52,6 @@ _NOT_FOR_US = (
 )  # fmt: skip
 _INHERITED = "_SLURM_SPANK_OPTION_piolet_environment_environment"
 _SCORE = re.compile(r"_OPTION_piolet_score_|^SLURM_PIOLET_SCORE")
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a vet step came to: records, and the nodes that did not tell everything, with the reason."""
-
-    records: Sequence[Record]
-    lost: Mapping[str, str]
 
 
 def plan_text(plan: Plan) -> str:
@@ -133,27 +125,30 @@ def run(
     """
     found: list[Record] = []
     lost: Mapping[str, str] = {}
+    notes: list[str] = []
     for where in (HOST, ENVIRONMENT):
         own = replace(plan, tasks=tuple(task for task in plan.tasks if task.where == where))
         if not own.tasks:
             continue
-        if where == HOST:
-            leader = _run(own, where, nodes, launch, environ, interrupted)
-            found, lost = leader.records, leader.lost
-        elif launch.environment is None:
+        if where == ENVIRONMENT and launch.environment is None:
             found += _silent(own, dict.fromkeys(nodes, "the application has no environment (--environment)"))
+            continue
+        one = _run(own, where, nodes, launch, environ, interrupted)
+        notes += one.notes
+        if where == HOST:
+            found += one.records
+            lost = one.lost
         else:
-            leader = _run(own, where, nodes, launch, environ, interrupted)
-            found += [record for record in leader.records if record.node not in leader.lost]
-            found += _silent(own, leader.lost)
-    return Found(found, lost)
+            found += [record for record in one.records if record.node not in one.lost]
+            found += _silent(own, one.lost)
+    return Found(found, lost, notes)
 
 
 def _run(
     plan: Plan, where: str, nodes: Sequence[str], launch: Launch, environ: Mapping[str, str],
     interrupted: Callable[[], object],
-) -> Coordinator:  # fmt: skip
-    """Run one step, and return the leader with what became of it."""
+) -> Found:  # fmt: skip
+    """Run one step, and return what came of it."""
     leader = Coordinator(plan, nodes, time.monotonic, START_S)
     reader = _Reader(leader, nodes, plan.budget_s)
     text = plan_text(plan)
@@ -176,7 +171,7 @@ def _run(
         bound = _END_S
         try:
             reader.read(process, first)
-            if leader.done and not leader.lost:
+            if leader.done and not leader.found.lost:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_END_S)
         except KeyboardInterrupt:
@@ -185,7 +180,7 @@ def _run(
             raise
         finally:
             _end(process, bound)
-    return leader
+    return leader.found
 
 
 def _silent(plan: Plan, why: Mapping[str, str]) -> list[Record]:
