@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
-from piolet.vet import parts, records, step
+from piolet.vet import jobs, parts, records, step
+from piolet.vet.plan import Plan, Task
 
 from tests.support.registry import wait_until
 
@@ -240,6 +241,13 @@ def test_a_job_is_vetted_once(slurm: Slurm) -> None:
         assert "ago" not in slurm.gate()[2]
 
 
+def test_a_jobs_vetting_is_good_for_ten_minutes_at_most() -> None:
+    """A longer `cache:` is the node's, which sees a reboot or a link that went down."""
+    tasks = [Task(name, name, "m:a", cache_s=seconds) for name, seconds in (("a", 3600.0), ("b", 0.0), ("c", 7.0))]
+    for tasks_of, seconds in (((0,), 600.0), ((0, 1), 600.0), ((0, 2), 7.0)):
+        assert jobs.good_for_s(Plan("p", tuple(tasks[number] for number in tasks_of))) == seconds
+
+
 def test_good_news_leave_a_record_for_the_plugin(slurm: Slurm) -> None:
     """Only when all nodes are good, and only from a step of this very job."""
     records = slurm.directory / ".cache/piolet/vet"
@@ -303,6 +311,36 @@ def test_inside_an_environment_that_there_is_not(slurm: Slurm) -> None:
         status, _, said = slurm.gate(command)
         assert status == 3 and "the application has no environment (--environment)" in said
     assert slurm.gate("srun app", "p.yaml,on_inconclusive=warn")[0] == 0
+
+
+def test_a_vetting_of_another_environment_is_another_one(slurm: Slurm) -> None:
+    """What the plugin of --environment made of the request says which it is."""
+    os.utime(slurm.directory / "p.yaml", (1, 1))
+    (slurm.directory / "p.yaml").write_text(PROTOCOL + "- {type: env, where: environment, on_inconclusive: pass}\n")
+    edf = slurm.directory / "e.toml"
+    edf.write_text("")
+
+    def made(request: str, **more: object) -> str:
+        image = {"reference": "a", "store": "site", "digest": "sha256:1", "path": None}
+        return json.dumps({"request": request, "files": [str(edf)], "image": image, **more})
+
+    def vetted(words: str, definition: str | None) -> bool:
+        before = len(slurm.calls)
+        environ = {} if definition is None else {"SLURM_PIOLET_ENVIRONMENT": definition}
+        assert slurm.gate(words, **environ)[0] == 0
+        return len(slurm.calls) > before
+
+    one, other = "srun --environment=./e.toml app", "srun --environment=other app"
+    assert vetted(one, made("./e.toml"))
+    assert not vetted(one, made("./e.toml"))
+    assert vetted("srun app", None) and not vetted("srun app", None)  # without one that is inconclusive
+    assert vetted(other, made("other")) and not vetted(other, made("other"))
+    assert vetted(one, made("./e.toml", image={"reference": "a", "store": "site", "digest": "sha256:2"}))
+    edf.write_text("# changed")
+    assert vetted(one, made("./e.toml"))
+    # A definition of something else, or none, says nothing.
+    assert all(vetted(one, text) for text in (made("other"), made("other"), None, None, "{", "[]"))
+    assert not list((slurm.directory / ".cache/piolet/vet").glob("*.rec"))
 
 
 @pytest.mark.parametrize(

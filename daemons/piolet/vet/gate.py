@@ -9,6 +9,7 @@ It never starts an application on a node that is not good: what cannot be judged
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from piolet.vet import jobs, relaunch, request, results, screen, srunwords, step
 from piolet.vet.failures import VetError
 from piolet.vet.meeting import START_S
-from piolet.vet.plan import Plan
+from piolet.vet.plan import ENVIRONMENT, Plan
 from piolet.vet.relaunch import Choice
 from piolet.vet.request import Request
 from piolet.vet.shortcut import Watched
@@ -107,6 +108,7 @@ class _Gate:
         self._asked = request.parse(order.request)
         self._plan = _plan(self._asked, load)
         self._words = _parse(order.words, environ)
+        self._environment = step.environment_request(self._words.value("environment"), environ)
         attached = self._words.value("jobid")
         self._job = int(attached) if attached is not None and attached.isdecimal() else order.job
 
@@ -114,10 +116,11 @@ class _Gate:
         nodes = jobs.nodes_of(self._job, self._environ, _tool(self._order.words, "scontrol"))
         if self._order.stage == "allocated":
             return self._allocated(nodes, *self._decide(nodes, None))
-        file = jobs.path(self._job, self._plan, self._environ)
+        place = jobs.place(self._job, self._plan, self._environment, self._environ)
         # Of several sruns that a job starts at once, one vets.
-        with jobs.alone(file, self._plan.budget_s + self._plan.meetings_s + START_S):
-            _, choice = self._decide(nodes, file)
+        bound = self._plan.budget_s + self._plan.meetings_s + START_S
+        with jobs.alone(place.file, bound) if place is not None else contextlib.nullcontext():
+            _, choice = self._decide(nodes, place)
         if not choice.nodes:
             return self._refuse(choice.reason)
         if choice.words:
@@ -125,12 +128,12 @@ class _Gate:
             self._say(f"going on with {len(choice.nodes)} of {len(nodes)} nodes, without {_some(unused)}\n")
         return Answer(0, choice.words)
 
-    def _decide(self, nodes: Sequence[str], file: str | None) -> tuple[Decision, Choice]:
-        """Return what is thought of the nodes, and which to use; `file` keeps it for the job. Raises VetError."""
+    def _decide(self, nodes: Sequence[str], place: jobs.Place | None) -> tuple[Decision, Choice]:
+        """Return what is thought of the nodes, and which to use; `place` keeps it for the job. Raises VetError."""
         scontrol = _tool(self._order.words, "scontrol")
         kept = None
-        if file is not None:
-            kept = jobs.kept(file, self._plan, nodes, time.time(), lambda: jobs.started(self._job, scontrol))
+        if place is not None:
+            kept = jobs.kept(place, nodes, time.time(), lambda: jobs.started(self._job, scontrol))
         if kept is not None:
             decision, at = kept.decision, time.time() - kept.age_s
             self._say(screen.brief(self._plan, decision, kept.age_s))
@@ -142,8 +145,8 @@ class _Gate:
         choice, error = self._choose(nodes, decision)
         if kept is None:
             self._report(decision, choice, at, seconds)
-            if choice.nodes and file is not None:
-                jobs.keep(file, self._plan, decision, at)
+            if choice.nodes and place is not None:
+                jobs.keep(place, decision, at)
         if error is not None:
             raise error
         if choice.nodes and not choice.words and set(decision.state.values()) == {GOOD}:
@@ -152,7 +155,9 @@ class _Gate:
 
     def _remember(self, count: int, at: float) -> None:
         """Leave the record that spares this job's next srun the command, unless it was about another job."""
-        if self._watched is not None and self._environ.get("SLURM_JOB_ID") == str(self._job):
+        # The plugin does not know whether the environment is the same.
+        inside = any(task.where == ENVIRONMENT for task in self._plan.tasks)
+        if self._watched is not None and not inside and self._environ.get("SLURM_JOB_ID") == str(self._job):
             text = f"vetting '{self._plan.name}' of {time.strftime('%H:%M:%S', time.localtime(at))}"
             note = f"{text}: all {count} nodes good"
             self._watched.keep(text, note, at, at + jobs.good_for_s(self._plan))

@@ -93,12 +93,18 @@ class Launch:
         ]  # fmt: skip
 
 
+def environment_request(given: str | None, environ: Mapping[str, str]) -> str:
+    """Return what an srun with --environment=`given` (None: without) asks for; '': it has no environment."""
+    inherited = [value for name, value in environ.items() if name.endswith(_INHERITED)]
+    asked = inherited if given is None else [given]
+    return next((value for value in asked if value not in ("", "none")), "")
+
+
 def environment_words(given: str | None, environ: Mapping[str, str]) -> tuple[str, ...] | None:
     """Return what asks for the environment of an srun with --environment=`given`, as in Launch."""
-    if given is not None:
-        return (f"--environment={given}",) if given not in ("", "none") else None
-    inherited = [value for name, value in environ.items() if name.endswith(_INHERITED)]
-    return () if any(value not in ("", "none") for value in inherited) else None
+    if not environment_request(given, environ):
+        return None
+    return () if given is None else (f"--environment={given}",)
 
 
 def _meets(plan: Plan) -> bool:
