@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -254,6 +255,22 @@ def test_infiniband(tree: str, outcome: str, reason: str) -> None:
     verdict = infiniband.Infiniband(min_rate=400).check(context(str(DATA / tree)))
     assert verdict.outcome == outcome
     assert reason in verdict.reason
+
+
+def test_infiniband_judges_no_ethernet(tmp_path: Path) -> None:
+    """RoCE adapters are in the same place. With no port judged there is no pass."""
+    ports = tmp_path / "sys/class/infiniband"
+    shutil.copytree(DATA / "ib-good/sys/class/infiniband", ports)
+    for layer in ports.glob("mlx5_1/ports/*/link_layer"):
+        layer.write_text("Ethernet\n")
+    where = context(str(tmp_path))
+    assert infiniband.Infiniband().check(where).outcome == PASS
+    verdict = infiniband.Infiniband(devices=("mlx5_0", "mlx5_1")).check(where)
+    assert (verdict.outcome, verdict.reason) == (FAIL, "mlx5_1 has no InfiniBand port")
+    for layer in ports.glob("*/ports/*/link_layer"):
+        layer.write_text("Ethernet\n")
+    with pytest.raises(Inconclusive, match="no adapter has an InfiniBand port"):
+        infiniband.Infiniband().check(where)
 
 
 @pytest.mark.parametrize(
