@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Context, Inconclusive
+from piolet.vet.catalogue import catalogue
 from piolet.vet.evals import (
     clock_skew,
     cpu_gemm,
@@ -90,6 +91,30 @@ def test_leftovers(tmp_path: Path) -> None:
     (tmp_path / "dev/shm/big").write_bytes(b"x" * 100_000)
     verdict = leftovers.Leftovers(max_foreign=9, max_hanging=9, max_shm=0.00001).check(context(str(tmp_path)))
     assert "in /dev/shm" in verdict.reason
+
+
+def test_what_waits_for_a_slow_disk_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in state D at both looks, but was woken between them."""
+    (tmp_path / "dev/shm").mkdir(parents=True)
+    for pid, name in ((1, "init"), (60, "fsync"), (61, "nfs")):
+        process(tmp_path, pid, name, "S" if pid == 1 else "D", 0)
+
+    def meanwhile(seconds: float) -> None:
+        assert seconds == pytest.approx(leftovers._SECOND_LOOK_S)
+        with open(tmp_path / "proc/60/status", "a") as file:
+            file.write("voluntary_ctxt_switches:\t7\n")
+
+    monkeypatch.setattr(time, "sleep", meanwhile)
+    verdict = leftovers.Leftovers().check(context(str(tmp_path)))
+    assert verdict.reason == "1 hanging processes (nfs 61 of root)"
+
+
+def test_evals_that_look_run_beside_none_that_change_what_they_see() -> None:
+    kinds = {name: entry.kind for name, entry in catalogue().entries.items()}
+    for name in ("gpu", "gpu_health"):
+        for other in ("cuda_kernel", "gpu_gemm", "gpu_memory_bandwidth"):
+            assert not kinds[name].loads.isdisjoint(kinds[other].loads)
+    assert not kinds["leftovers"].loads.isdisjoint(kinds["scratch_io"].loads)
 
 
 def test_leftovers_that_cannot_be_seen(tmp_path: Path) -> None:
