@@ -16,10 +16,10 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from piolet.api import INCONCLUSIVE, Context, Verdict
 from piolet.vet import child, records, scratch
-from piolet.vet.child import Resolve as Resolve
 from piolet.vet.plan import Plan, Task
 from piolet.vet.records import Record
 
@@ -28,9 +28,12 @@ _REAP_S = 0.2
 # An eval that looks at its deadline answers before it is killed.
 _GRACE_S = 0.25
 
-Emit = Callable[[Record], None]
-Amend = Callable[[Record], Record]
-Write = Callable[[bytes], None]
+if TYPE_CHECKING:  # Python 3.8 cannot evaluate them
+    from piolet.vet.child import Resolve as Resolve
+
+    Emit = Callable[[Record], None]
+    Amend = Callable[[Record], Record]
+    Write = Callable[[bytes], None]
 
 
 @dataclass(eq=False)
