@@ -95,7 +95,7 @@ def place(job: int, plan: Plan, request: str, environ: Mapping[str, str]) -> Pla
     if rests is None:
         return None
     cluster = re.sub(r"[^\w.-]", "_", environ.get("SLURM_CLUSTER_NAME", "")) or "cluster"
-    file = os.path.join(store.cache_directory(dict(environ)), f"job-{cluster}-{job}-{rests[-12:]}.json")
+    file = os.path.join(store.cache_directory(environ), f"job-{cluster}-{job}-{rests[-12:]}.json")
     return Place(file, rests, good_for_s(plan))
 
 
