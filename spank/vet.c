@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,9 @@ SPANK_PLUGIN(piolet_vet, 1)
 
 /* Set for an srun that has become itself again after its vetting, and read by that one only. */
 #define VETTED "PIOLET_VETTED"
+/* Where sbatch or salloc was called. A protocol that its sruns inherit is a file there, wherever their script has gone. */
+#define FROM "SLURM_PIOLET_VET_FROM"
+#define INHERITED "SLURM_SPANK__SLURM_SPANK_OPTION_piolet_vet_vet"
 #define WORDS_MAX 4096
 #define BYTES_MAX (1 << 20)
 
@@ -172,10 +176,24 @@ static bool wanted(void)
 	return plugin_wanted() && !state.vetted;
 }
 
+/* An option of srun's own fires the callback once more, and is a file where srun is. */
+static void work_out(void)
+{
+	const char *from = getenv(FROM);
+	char *request;
+
+	if (plugin.given != 1 || !getenv(INHERITED) || !from || plugin.request[0] == '/' ||
+	    asprintf(&request, "%s/%s", from, plugin.request) < 0)
+		return;
+	free(plugin.request);
+	plugin.request = request;
+}
+
 int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 {
 	spank_context_t context = spank_context();
 	const char *job = getenv("SLURM_JOB_ID");
+	char directory[PATH_MAX];
 
 	(void)spank;
 	(void)argc;
@@ -186,6 +204,10 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 	unsetenv(VETTED);
 	if (!wanted())
 		return 0;
+	if (context == S_CTX_ALLOCATOR && getcwd(directory, sizeof(directory)))
+		setenv(FROM, directory, 1);
+	else
+		work_out();
 	if (context == S_CTX_ALLOCATOR)
 		gate("submit", 0);
 	else if (!job)

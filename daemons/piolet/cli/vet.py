@@ -70,8 +70,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
 
 
 def search_path(environ: dict[str, str] | os._Environ[str]) -> tuple[str, ...]:
-    """Return where a user's own classes are looked for: the working directory and PYTHONPATH."""
-    paths = [os.getcwd(), *environ.get("PYTHONPATH", "").split(os.pathsep)]
+    """Return where a user's own classes are looked for: the working directory, that of sbatch, and PYTHONPATH."""
+    paths = [os.getcwd(), environ.get("SLURM_PIOLET_VET_FROM", ""), *environ.get("PYTHONPATH", "").split(os.pathsep)]
     return tuple(dict.fromkeys(os.path.abspath(path) for path in paths if path))
 
 

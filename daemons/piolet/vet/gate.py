@@ -113,6 +113,8 @@ class _Gate:
         self._job = int(attached) if attached is not None and attached.isdecimal() else order.job
 
     def answer(self) -> Answer:
+        if self._words.value("interactive") is not None:
+            return Answer(0)  # salloc's own shell: its sruns are vetted
         nodes = jobs.nodes_of(self._job, self._environ, _tool(self._order.words, "scontrol"))
         if self._order.stage == "allocated":
             return self._allocated(nodes, *self._decide(nodes, None))

@@ -14,11 +14,11 @@ from piolet.vet.failures import VetError
 
 NONE, REQUIRED, OPTIONAL = 0, 1, 2
 
-# From srun's manual, 22.05 to 25.11. Options with neither mark need a value.
+# From srun's manual, 22.05 to 25.11, and --interactive, which salloc adds. Options with neither mark need a value.
 _FLAGS = (
-    "contiguous disable-status exact external hold label multi-prog no-allocate overcommit overlap oversubscribe "
-    "preserve-env quiet quit-on-interrupt reboot share spread-job test-only unbuffered usage use-min-nodes verbose "
-    "version"
+    "contiguous disable-status exact external hold interactive label multi-prog no-allocate overcommit overlap "
+    "oversubscribe preserve-env quiet quit-on-interrupt reboot share spread-job test-only unbuffered usage use-min-nodes "
+    "verbose version"
 )
 _WITH_OPTIONAL = (
     "bcast compress exclusive get-user-env help immediate kill-on-bad-exit nice no-kill propagate pty resv-ports "
