@@ -398,6 +398,13 @@ def test_an_allocation_with_a_bad_node_is_given_back(slurm: Slurm) -> None:
     assert slurm.calls[-1] == "scancel 7"
 
 
+def test_an_applications_words_say_nothing_of_the_allocation(slurm: Slurm) -> None:
+    slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "bad") for node in NODES))
+    status, words, said = slurm.gate("srun -N4 app --jobid=5", stage="allocated")
+    assert (status, words[-2:]) == (0, ["app", "--jobid=5"]), said
+    assert slurm.calls[-1] == "scancel 7"
+
+
 def test_an_error_gives_the_allocation_back(slurm: Slurm) -> None:
     (slurm.directory / "p.yaml").write_text("")
     assert slurm.gate("srun -N4 app", stage="allocated")[0] == 1
@@ -433,7 +440,9 @@ def test_an_interrupted_vetting_leaves_nothing(slurm: Slurm, number: signal.Sign
 
 def test_an_allocation_of_somebody_elses_is_never_given_back(slurm: Slurm) -> None:
     slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "bad") for node in NODES))
-    for words, environ in (("srun --jobid=7 app", {}), ("srun app", {"SLURM_JOBID": "7"})):
+    for words, environ in (("srun --jobid=7 app", {}), ("srun --jobi 7 app", {}), ("srun app", {"SLURM_JOBID": "7"})):
         status, found, said = slurm.gate(words, stage="allocated", **environ)
         assert (status, found) == (3, []) and "did not make the allocation" in said
+    # Nor where its options cannot be told apart.
+    assert slurm.gate("srun --what --jobid=7 app", stage="allocated")[0] == 1
     assert not any(call.startswith("scancel") for call in slurm.calls)

@@ -148,7 +148,7 @@ def _why(args: argparse.Namespace) -> int:
 def _gate(args: argparse.Namespace, settings: config.Config) -> int:
     for number in _ENDS:
         signal.signal(number, _interrupt)
-    from piolet.vet import gate, request, shortcut
+    from piolet.vet import gate, request, shortcut, srunwords
     from piolet.vet.plan import Plan
 
     def load(path: str) -> Plan:
@@ -164,8 +164,7 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
     site = gate.Site(settings.node.vet_program, settings.node.vet_socket)
     started = _parent_environment()
     asked, *words = args.words
-    joined = any(word.startswith("--jobi") for word in words) or _in_a_job(started)
-    own = args.stage == "allocated" and not joined
+    own = args.stage == "allocated" and not srunwords.attaches(words) and not _in_a_job(started)
     order = gate.Order(args.stage, args.job, asked, tuple(words), own, started or {})
     protocol_file = request.parse(asked).path
     watched = shortcut.watch(
