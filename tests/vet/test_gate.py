@@ -143,6 +143,13 @@ def test_good_nodes(slurm: Slurm) -> None:
     assert result["job"] == "7" and {one["state"] for one in result["nodes"].values()} == {"good"}
 
 
+def test_the_sites_bound_for_installing_travels(slurm: Slurm) -> None:
+    with open(slurm.directory / "piolet.toml", "a") as file:
+        file.write("[vet]\nrequirements_timeout_s = 7\n")
+    assert slurm.gate()[0] == 0
+    assert json.loads((slurm.directory / "log.plan").read_text())["requirements_s"] == 7
+
+
 def test_a_bad_node_is_left_out(slurm: Slurm) -> None:
     slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "memlock is low") for node in NODES))
     status, words, said = slurm.gate("srun -N3 --vet=p.yaml app -N 9")

@@ -6,6 +6,8 @@ Standard output has the result only. `run` ends with status 0 when this node is 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import glob
 import os
 import signal
@@ -17,6 +19,7 @@ from piolet import config
 from piolet.cli.main import printable
 from piolet.errors import UsageError
 from piolet.vet.failures import VetError
+from piolet.vet.plan import Plan
 
 STATUS_BAD = 3
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -75,11 +78,16 @@ def search_path(environ: dict[str, str] | os._Environ[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(os.path.abspath(path) for path in paths if path))
 
 
-def _check(args: argparse.Namespace, settings: config.Config) -> int:
+def _load(path: str, settings: config.Config) -> Plan:
     from piolet.vet import protocol
     from piolet.vet.catalogue import catalogue
 
-    plan = protocol.load(args.file, catalogue(settings.vet.evals), search_path(os.environ))
+    plan = protocol.load(path, catalogue(settings.vet.evals), search_path(os.environ))
+    return dataclasses.replace(plan, requirements_s=settings.vet.requirements_timeout_s)
+
+
+def _check(args: argparse.Namespace, settings: config.Config) -> int:
+    plan = _load(args.file, settings)
     own = [task.kind for task in plan.tasks if task.search]
     note = f", of them not known here: {', '.join(own)}" if own else ""
     count = len(plan.tasks)
@@ -103,14 +111,12 @@ def _list(args: argparse.Namespace, settings: config.Config) -> int:
 
 
 def _run(args: argparse.Namespace, settings: config.Config) -> int:
-    from piolet.vet import foreground, protocol, results, screen
-    from piolet.vet.catalogue import catalogue
+    from piolet.vet import foreground, results, screen
 
-    own = settings.vet
-    plan = protocol.load(args.file, catalogue(own.evals), search_path(os.environ))
+    plan = _load(args.file, settings)
     node = socket.gethostname().partition(".")[0]
     started, begun = time.time(), time.monotonic()
-    decision = foreground.vet(plan, node, own, use_cache=not args.no_cache)
+    decision = foreground.vet(plan, node, use_cache=not args.no_cache)
     seconds = time.monotonic() - begun
     job = os.environ.get("SLURM_JOB_ID", "")
     path = args.report or (f"vet-{job}.json" if job else None)
@@ -149,13 +155,6 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
     for number in _ENDS:
         signal.signal(number, _interrupt)
     from piolet.vet import gate, request, shortcut, srunwords
-    from piolet.vet.plan import Plan
-
-    def load(path: str) -> Plan:
-        from piolet.vet import protocol
-        from piolet.vet.catalogue import catalogue
-
-        return protocol.load(path, catalogue(settings.vet.evals), search_path(os.environ))
 
     def say(text: str) -> None:
         sys.stderr.write(printable(text))
@@ -170,6 +169,7 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
     watched = shortcut.watch(
         os.environ, asked, protocol_file, args.config or "", str(config.DEFAULT_PATH), settings.vet.evals
     )
+    load = functools.partial(_load, settings=settings)
     found = gate.answer(order, site, load, os.environ, say, watched if args.stage == "step" else None)
     if found.words:
         with open(args.result_fd, "wb", closefd=False) as file:
