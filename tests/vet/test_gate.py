@@ -305,6 +305,18 @@ def test_another_job_with_the_number_of_an_earlier_one_is_vetted(slurm: Slurm) -
     assert "ago" not in said
 
 
+def test_how_the_user_wants_times_to_be_shown_does_not_matter(slurm: Slurm) -> None:
+    """And a job whose start cannot be told is vetted anew."""
+    told_as = "case $SLURM_TIME_FORMAT in standard) at=2026-01-01T10:00:00;; *) at=10:00;; esac\n"
+    scontrol = SCONTROL.replace("#!/bin/sh\n", f"#!/bin/sh\n{told_as}").replace("2026-01-01T10:00:00 Req", "$at Req")
+    (slurm.directory / "scontrol").write_text(scontrol)
+    slurm.gate(SLURM_TIME_FORMAT="relative")
+    assert " s ago" in slurm.gate(SLURM_TIME_FORMAT="relative")[2]
+    (slurm.directory / "scontrol").write_text(SCONTROL.replace("2026-01-01T10:00:00", "Unknown"))
+    status, _, said = slurm.gate()
+    assert status == 0 and " s ago" not in said, said
+
+
 def test_a_refusal_is_not_kept(slurm: Slurm) -> None:
     slurm.record(b"")
     assert slurm.gate()[0] == 3

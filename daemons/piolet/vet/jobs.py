@@ -73,8 +73,12 @@ def started(job: int, scontrol: str = "scontrol") -> float:
 
 def _ask(job: int, scontrol: str, field: str = "NodeList") -> str:
     command = [scontrol, "show", "job", "--oneliner", str(job)]
+    # The user may want other times to be shown.
+    environ = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL, env=environ
+        )
     except subprocess.TimeoutExpired:
         raise VetError(f"{scontrol} did not tell the nodes of job {job} within {_ASK_S:g} s") from None
     except OSError as error:
@@ -169,7 +173,7 @@ def kept(where: Place, nodes: Sequence[str], now: float, began: Callable[[], flo
     """Return the vetting of `nodes` that is still good, or None.
 
     `began` tells when the job began: one that was requeued, or that has the number of a job of long ago, is
-    another job. It is asked last, as that takes a call of Slurm. Raises VetError where it does.
+    another job, and so is one of which that cannot be told. It is asked last, as that takes a call of Slurm.
     """
     value = store.read(where.file)
     if value is None or value.get("digest") != where.rests or value.get("nodes") != list(nodes):
@@ -179,7 +183,10 @@ def kept(where: Place, nodes: Sequence[str], now: float, began: Callable[[], flo
     if not isinstance(at, (int, float)) or not 0 <= now - at < where.good_for_s:
         return None
     decision = _decision(value, nodes)
-    return Kept(decision, now - at) if decision is not None and began() <= at else None
+    try:
+        return Kept(decision, now - at) if decision is not None and began() <= at else None
+    except VetError:
+        return None
 
 
 def _decision(value: Mapping[str, Any], nodes: Sequence[str]) -> Decision | None:
