@@ -64,6 +64,19 @@ def test_memory_available(tmp_path: Path) -> None:
         memory_available.MemoryAvailable().check(context(str(tmp_path / "none")))
 
 
+def test_memory_that_holds_cached_files_can_be_had(tmp_path: Path) -> None:
+    root = meminfo(tmp_path, 900_000)
+    (tmp_path / "proc/self").mkdir()
+    (tmp_path / "proc/self/cgroup").write_text("0::/slurm/job_1\n")
+    group = tmp_path / "sys/fs/cgroup/slurm/job_1"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("500000000\n")
+    (group / "memory.current").write_text("450000000\n")
+    assert memory_available.MemoryAvailable().check(context(root)).value == pytest.approx(0.05)
+    (group / "memory.stat").write_text("anon 50000000\ninactive_file 300000000\nactive_file 100000000\n")
+    assert memory_available.MemoryAvailable(min_available=0.3).check(context(root)).value == pytest.approx(0.35)
+
+
 def test_limits() -> None:
     assert limits.Limits().check(context()).outcome == PASS
     assert "processors" in limits.Limits(min_cpus=100_000).check(context()).reason
@@ -152,6 +165,11 @@ def test_a_hung_mount_is_named_and_hangs_nobody(tmp_path: Path, monkeypatch: pyt
     assert time.monotonic() - started < 3
     assert verdict.outcome == FAIL
     assert verdict.reason == f"{hung} did not answer within 0.3 s"
+    # The eval's own time was up first: the file system may be well. What is wrong besides is a fault all the same.
+    with pytest.raises(Inconclusive, match=f"there was no time to wait for {hung}"):
+        mounts.Mounts(paths=(hung, str(tmp_path)), answer=20).check(context(seconds=0.3))
+    verdict = mounts.Mounts(paths=(hung, "/not/there"), answer=20).check(context(seconds=0.3))
+    assert verdict.reason == "/not/there: No such file or directory"
 
 
 @pytest.mark.parametrize(("ahead", "outcome"), [(0.0, PASS), (3.0, FAIL), (-3.0, FAIL)])
