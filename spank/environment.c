@@ -12,7 +12,6 @@
 #define _GNU_SOURCE
 #include "plugin.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,13 +81,12 @@ static void compare_parts(void)
  * --mu... costs nothing but the protection. */
 static bool several_programs(void)
 {
-	static char line[65536];
-	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
-	ssize_t length = fd < 0 ? 0 : read(fd, line, sizeof(line));
+	size_t length;
+	char *words = plugin_words(&length);
+	bool several = words && memmem(words, length, "\0--mu", 5);
 
-	if (fd >= 0)
-		close(fd);
-	return length > 0 && memmem(line, (size_t)length, "\0--mu", 5);
+	free(words);
+	return several;
 }
 
 /* In srun, when the step is about to be launched. */

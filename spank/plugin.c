@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "plugin.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #define DEFAULT_ENTRY "/usr/libexec/piolet/piolet-entry"
 #define DEFAULT_TIMEOUT_S 30
 #define TIMEOUT_MAX_S 3600
+#define WORDS_BYTES_MAX (1 << 20)
 
 struct plugin plugin = { DEFAULT_COMMAND, NULL, DEFAULT_SOCKET, DEFAULT_ENTRY, DEFAULT_TIMEOUT_S, NULL, 0 };
 
@@ -54,6 +56,20 @@ void plugin_arguments(const char *name, int argc, char **argv)
 		} else
 			slurm_error("%s: unknown argument '%s' in plugstack.conf", name, argv[i]);
 	}
+}
+
+char *plugin_words(size_t *length)
+{
+	char *bytes = malloc(WORDS_BYTES_MAX);
+	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	*length = 0;
+	while (bytes && fd >= 0 && (n = read(fd, bytes + *length, WORDS_BYTES_MAX - *length)) > 0)
+		*length += (size_t)n;
+	if (fd >= 0)
+		close(fd);
+	return bytes;
 }
 
 bool plugin_wanted(void)

@@ -22,6 +22,9 @@ struct plugin {
 
 extern struct plugin plugin;
 
+/* How srun was called: NUL-terminated words, at most a mebibyte of them; the caller frees. NULL: memory is short. */
+char *plugin_words(size_t *length);
+
 /* The option's callback. */
 int plugin_option(int value, const char *argument, int remote);
 
