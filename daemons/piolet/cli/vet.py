@@ -21,7 +21,6 @@ from piolet.errors import UsageError
 from piolet.vet.failures import VetError
 from piolet.vet.plan import Plan
 
-STATUS_BAD = 3
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -87,8 +86,10 @@ def _load(path: str, settings: config.Config) -> Plan:
 
 
 def _check(args: argparse.Namespace, settings: config.Config) -> int:
+    from piolet.vet.catalogue import exists
+
     plan = _load(args.file, settings)
-    own = [task.kind for task in plan.tasks if task.search]
+    own = [task.kind for task in plan.tasks if task.search and not exists(task.kind, task.search)]
     note = f", of them not known here: {', '.join(own)}" if own else ""
     count = len(plan.tasks)
     print(f"{args.file} is valid: {count} eval{'' if count == 1 else 's'}{note}")
@@ -111,7 +112,7 @@ def _list(args: argparse.Namespace, settings: config.Config) -> int:
 
 
 def _run(args: argparse.Namespace, settings: config.Config) -> int:
-    from piolet.vet import foreground, results, screen
+    from piolet.vet import foreground, results, screen, verdicts
 
     plan = _load(args.file, settings)
     node = socket.gethostname().partition(".")[0]
@@ -128,7 +129,7 @@ def _run(args: argparse.Namespace, settings: config.Config) -> int:
     if args.quiet:
         text = "" if good else "\n".join(screen.left_out(decision)) + "\n"
     sys.stdout.write(printable(text))
-    return 0 if good else STATUS_BAD
+    return 0 if good else verdicts.STATUS_BAD
 
 
 def _why(args: argparse.Namespace) -> int:

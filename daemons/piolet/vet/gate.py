@@ -25,9 +25,8 @@ from piolet.vet.relaunch import Choice
 from piolet.vet.request import Request
 from piolet.vet.shortcut import Watched
 from piolet.vet.srunwords import Words
-from piolet.vet.verdicts import GOOD, Decision
+from piolet.vet.verdicts import GOOD, STATUS_BAD, Decision
 
-STATUS_BAD = 3
 STAGES = ("submit", "step", "allocated")
 _HELP_S = 10.0
 

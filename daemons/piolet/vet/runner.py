@@ -87,7 +87,7 @@ def run_plan(
     """Judge the plan's tasks of scope 'node' for `where`; give lines to `write`, the last one is 'end'.
 
     known   records by task digest that are still fresh: they are told again instead of judged
-    keep    is given each record that was judged, for the cache and the spool
+    keep    is given each record that was judged, for the cache
     amend   has the last word on a record before it is told: the node's own past is compared there
     """
     here = [task for task in plan.tasks if task.where == where and task.scope == "node"]

@@ -21,8 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from piolet.api import INCONCLUSIVE, Verdict
-from piolet.vet import bundle, hostlist, parts, records
+from piolet.vet import bundle, hostlist, parts, records, verdicts
 from piolet.vet.coordinator import Coordinator, Found
 from piolet.vet.failures import VetError
 from piolet.vet.meeting import MEETING_VARIABLE, START_S
@@ -137,7 +136,8 @@ def run(
         if not own.tasks:
             continue
         if where == ENVIRONMENT and launch.environment is None:
-            found += _silent(own, dict.fromkeys(nodes, "the application has no environment (--environment)"))
+            why = "the application has no environment (--environment)"
+            found += verdicts.unjudged(own.tasks, dict.fromkeys(nodes, why))
             continue
         one = _run(own, where, nodes, launch, environ, interrupted)
         notes += one.notes
@@ -146,7 +146,7 @@ def run(
             lost = one.lost
         else:
             found += [record for record in one.records if record.node not in one.lost]
-            found += _silent(own, one.lost)
+            found += verdicts.unjudged(own.tasks, one.lost)
     return Found(found, lost, notes)
 
 
@@ -187,15 +187,6 @@ def _run(
         finally:
             _end(process, bound)
     return leader.found
-
-
-def _silent(plan: Plan, why: Mapping[str, str]) -> list[Record]:
-    """Return records of what was not judged inside the environment: the node itself may be well."""
-    return [
-        records.record(node, task.name, task.kind, Verdict(INCONCLUSIVE, reason), 0.0)
-        for node, reason in why.items()
-        for task in plan.tasks
-    ]
 
 
 @contextlib.contextmanager
