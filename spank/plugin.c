@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "plugin.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -13,7 +13,7 @@
 #include "plugin.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +25,9 @@ SPANK_PLUGIN(piolet_vet, 1)
 
 /* Set for an srun that has become itself again after its vetting, and read by that one only. */
 #define VETTED "PIOLET_VETTED"
+/* Where sbatch or salloc was called. A protocol that its sruns inherit is a file there, wherever their script has gone. */
+#define FROM "SLURM_PIOLET_VET_FROM"
+#define INHERITED "SLURM_SPANK__SLURM_SPANK_OPTION_piolet_vet_vet"
 #define WORDS_MAX 4096
 #define BYTES_MAX (1 << 20)
 
@@ -58,29 +61,14 @@ static size_t split(char *bytes, size_t length, char **words, size_t most)
 	return count;
 }
 
-/* Reads /proc/self/cmdline, which is how this srun was called. */
-static char *own_words(size_t *length)
-{
-	char *bytes = malloc(BYTES_MAX);
-	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
-	ssize_t n;
-
-	*length = 0;
-	while (bytes && fd >= 0 && (n = read(fd, bytes + *length, BYTES_MAX - *length)) > 0)
-		*length += (size_t)n;
-	if (fd >= 0)
-		close(fd);
-	return bytes;
-}
-
 /* Runs `piolet vet gate`; returns to let srun go on, or never. `job` is 0 where srun has no nodes yet. */
 static void gate(const char *stage, uint32_t job)
 {
 	static char *words[WORDS_MAX];
 	struct failure f = { 0 };
 	size_t length, count = 0, own;
-	char number[16], *mine = own_words(&length), *result;
-	int status;
+	char number[16], *mine = command_line(&length), *result;
+	int status = -1;
 
 	snprintf(number, sizeof(number), "%u", job);
 	words[count++] = (char *)plugin.command;
@@ -99,26 +87,24 @@ static void gate(const char *stage, uint32_t job)
 	words[count++] = "--";
 	words[count++] = plugin.request;
 	own = mine ? split(mine, length, words + count, WORDS_MAX - count) : 0;
-	if (!own) {
-		dprintf(STDERR_FILENO, "piolet: error: the command line is too long to be vetted\n");
-		exit(EXIT_FAILURE);
-	}
-	status = command_run(words, BYTES_MAX, &result, &length, &f);
+	if (!own)
+		fail(&f, NULL, "the command line is too long to be vetted");
+	else
+		status = command_run(words, BYTES_MAX, &result, &length, &f);
 	if (f.set)
-		dprintf(STDERR_FILENO, "piolet: error: %s\n", f.message);
+		plugin_refuse(&f);
 	if (status)
 		exit(status > 0 ? status : EXIT_FAILURE);
 	free(mine);
 	if (!result)
 		return;
-	if (!state.environment || !split(result, length, words, WORDS_MAX)) {
-		dprintf(STDERR_FILENO, "piolet: error: the vetting handed back a malformed command\n");
-		exit(EXIT_FAILURE);
-	}
 	/* Other nodes are vetted again; the words say how many tries are left. */
-	execve("/proc/self/exe", words, state.environment + (strcmp(stage, "allocated") == 0));
-	dprintf(STDERR_FILENO, "piolet: error: cannot start srun again: %s\n", strerror(errno));
-	exit(EXIT_FAILURE);
+	if (!state.environment || !split(result, length, words, WORDS_MAX))
+		fail(&f, NULL, "the vetting handed back a malformed command");
+	else
+		execve("/proc/self/exe", words, state.environment + (strcmp(stage, "allocated") == 0));
+	fail(&f, NULL, "cannot start srun again: %s", strerror(errno));
+	plugin_refuse(&f);
 }
 
 /* Returns a copy of the environment with the mark that says "vetted"; NULL where memory is short. */
@@ -156,7 +142,7 @@ static bool vetted_before(void)
 {
 	struct submission record;
 	size_t length;
-	char *mine = own_words(&length);
+	char *mine = command_line(&length);
 	/* An srun that joins another job; the application's own words are taken for that, too, which costs a moment. */
 	bool other = !mine || memmem(mine, length, "--jobi", 6), good;
 
@@ -172,10 +158,24 @@ static bool wanted(void)
 	return plugin_wanted() && !state.vetted;
 }
 
+/* An option of srun's own fires the callback once more, and is a file where srun is. */
+static void work_out(void)
+{
+	const char *from = getenv(FROM);
+	char *request;
+
+	if (plugin.given != 1 || !getenv(INHERITED) || !from || plugin.request[0] == '/' ||
+	    asprintf(&request, "%s/%s", from, plugin.request) < 0)
+		return;
+	free(plugin.request);
+	plugin.request = request;
+}
+
 int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 {
 	spank_context_t context = spank_context();
 	const char *job = getenv("SLURM_JOB_ID");
+	char directory[PATH_MAX];
 
 	(void)spank;
 	(void)argc;
@@ -186,11 +186,16 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 	unsetenv(VETTED);
 	if (!wanted())
 		return 0;
-	if (context == S_CTX_ALLOCATOR)
+	if (context == S_CTX_ALLOCATOR) {
+		if (getcwd(directory, sizeof(directory)))
+			setenv(FROM, directory, 1);
 		gate("submit", 0);
-	else if (!job)
 		return 0;
-	else if (!vetted_before())
+	}
+	if (!job)
+		return 0;
+	work_out();
+	if (!vetted_before())
 		gate("step", (uint32_t)strtoul(job, NULL, 10));
 	state.vetted = true;
 	return 0;

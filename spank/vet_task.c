@@ -88,7 +88,7 @@ int main(int argc, char **argv)
 	struct piolet_error error;
 	const char *plan = getenv(PLAN_VARIABLE);
 	struct failure f = { 0 };
-	int fd;
+	int fd, broken = 0;
 
 	if (argc != 2 || !plan || !plan[0] || strlen(plan) > PIOLET_DEFINITION_MAX) {
 		fail(&f, "use srun --vet=PROTOCOL", "this program is run by a vet step, with a plan in " PLAN_VARIABLE);
@@ -108,7 +108,17 @@ int main(int argc, char **argv)
 		n = recv(fd, message, sizeof(message), MSG_DONTWAIT);
 		if (n < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
-		if (n <= 0)
+		/* A reset is told before what was sent ahead of it: pioletd may have said why. */
+		if (n < 0 && !broken) {
+			broken = errno;
+			continue;
+		}
+		if (n <= 0 && broken) {
+			fail(&f, "look at the log of pioletd.service on that node", "the connection to pioletd broke: %s",
+			     strerror(broken));
+			return say(&f);
+		}
+		if (n == 0)
 			break;
 		memcpy(&error, message, (size_t)n < sizeof(error) ? (size_t)n : sizeof(error));
 		if ((size_t)n == sizeof(error) && error.header.magic == PIOLET_MAGIC) {

@@ -134,8 +134,8 @@ class Eval:
     unit       of the value
     better     'higher' or 'lower': what comparing with peers means; '': the value cannot be compared
     scope      'node': each node for itself; 'pair': two nodes, in rounds; 'group': all nodes together
-    loads      what it saturates: of 'cpu', 'memory', 'disk', 'network', 'gpu'. Evals that load the same run one
-               after the other; all others run side by side
+    loads      what it saturates, or must find idle: of 'cpu', 'memory', 'disk', 'network', 'gpu'. Evals that load the
+               same run one after the other; all others run side by side
     timeout_s  the deadline when the protocol has none
     effect     the smallest relative distance from the peers' median that is worth a 'fail'
     """

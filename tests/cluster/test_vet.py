@@ -26,6 +26,18 @@ evals:
 """
 
 
+OWN = """\
+from piolet.api import Context, Eval, Verdict
+
+
+class Own(Eval):
+    name = "own"
+
+    def check(self, context: Context) -> Verdict:
+        return Verdict("pass")
+"""
+
+
 @pytest.fixture(scope="module")
 def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
     return Faults(cluster, tiny_edf)
@@ -139,6 +151,35 @@ def test_the_protocol_of_sbatch_is_that_of_its_sruns(cluster: Cluster, sick: Pat
     before, _, after = out.partition("then\n")
     assert [line for line in before.splitlines() if line.startswith("node")] == ["node1", "node3", "node4"]
     assert after.split() == ["node1", "node2", "node3", "node4"]
+
+
+def test_a_relative_protocol_of_sbatch_is_a_file_where_it_was_called(cluster: Cluster, room: Path) -> None:
+    """Its script has gone elsewhere, or began elsewhere, where a file of the same name is another one."""
+    other = room / "other"
+    other.mkdir()
+    cluster.give("alice", other)
+    cluster.write("alice", other / "ml.yaml", "name: elsewhere\nevals:\n- {type: limits, min_cpus: 100000}\n")
+    words = ("-N2", "--vet=ml.yaml")
+    cluster.write("alice", room / "own.py", OWN)
+    cluster.write("alice", room / "own.yaml", "name: own\nevals:\n- type: own.Own\n")
+    step = "srun hostname; echo status $?\n"
+    for script, more in ((f"cd other\n{step}{step}", ()), (f"{step}{step}", (f"--chdir={other}",))):
+        out = cluster.sbatch("alice", script, *words, f"--output={room}/job.out", *more, cwd=room)
+        assert out.count("status 0") == 2 and out.count("vetting 'nodes'") == 2, out
+        assert out.count("all 2 nodes good") == 1, out  # the plugin's record: by the same name
+        out = cluster.sbatch("alice", script, "-N2", "--vet=own.yaml", f"--output={room}/job.out", *more, cwd=room)
+        assert out.count("status 0") == 2 and out.count("vetting 'own'") == 2, out
+    # srun's own is where srun is.
+    out = cluster.sbatch("alice", "cd other\nsrun --vet=ml.yaml hostname; echo status $?\n", *words, cwd=room)
+    assert "vetting 'elsewhere'" in out and "status 3" in out, out
+
+
+def test_sallocs_shell_is_no_step_to_vet(cluster: Cluster, room: Path) -> None:
+    """With use_interactive_step salloc starts `srun --interactive`; the sruns in there are vetted."""
+    inner = "srun --interactive --preserve-env sh -c 'echo shell; srun --overlap hostname'"
+    done = cluster.run("alice", "salloc", "-N2", "--vet=ml.yaml", "sh", "-c", inner, cwd=room)
+    assert done.status == 0 and done.out.splitlines()[0] == "shell", done
+    assert sorted(done.out.splitlines()[1:]) == ["node1", "node2"] and done.err.count("vetting 'nodes'") == 1, done
 
 
 @pytest.mark.parametrize("command", ["srun", "sbatch"])

@@ -312,3 +312,35 @@ def test_a_full_spool_costs_no_vetting(cluster: Cluster, faults: Faults, room: P
     finally:
         subprocess.run(faults.on_node("node2", "umount", "-l", place), check=True)
     assert "4 of 4 nodes good" in out and "status 0" in out, out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_srun_is_ended_while_it_vets(cluster: Cluster, room: Path, number: signal.Signals) -> None:
+    """No allocation, no step and no directory is left, whether the allocation is srun's own or a job's."""
+    meeting = "- {type: nccl_bandwidth, backend: gloo, ranks: 1}\n"
+    cluster.write("alice", room / "p.yaml", sleeping(cluster, room) + meeting)
+    process = cluster.start("alice", "srun", "-N4", "--vet=p.yaml", "touch", "started", cwd=room)
+    wait_until(lambda: len(eval_pids(room)) == 4, what="four evals")
+    assert list(room.glob(".piolet-vet-*"))
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    wait_until(lambda: not cluster.jobs(), what="the end of the allocation")
+    wait_until(lambda: not list(room.glob(".piolet-vet-*")), what="the end of the directory")
+    assert not (room / "started").exists()
+
+    for path in room.glob("go.node*"):
+        path.unlink()
+    # What the batch script leaves behind is killed at its end: where srun is killed, the command is, too.
+    script = (
+        "env --default-signal=INT srun -N4 --vet=p.yaml touch started & echo $! > pid; wait\n"
+        "for i in $(seq 100); do ls -d .piolet-vet-* || break; sleep 0.1; done\n"
+        "echo then; squeue -h -s -j $SLURM_JOB_ID\n"
+    )
+    path = cluster.script("alice", script)
+    job = cluster.run("alice", "sbatch", "--parsable", "-N4", "-o", "out", path, cwd=room).good().strip()
+    wait_until(lambda: len(eval_pids(room)) == 4, what="four evals")
+    os.kill(int((room / "pid").read_text("ascii")), number)
+    cluster.wait_end(job, 30)
+    after = (room / "out").read_text("utf-8").partition("then\n")[2]
+    assert "piolet-vet" not in after and not (room / "started").exists(), after
+    assert not list(room.glob(".piolet-vet-*"))

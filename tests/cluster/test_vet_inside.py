@@ -95,3 +95,14 @@ def test_an_image_without_python(cluster: Cluster, room: Path, tiny_edf: Path) -
 def test_where_there_is_no_environment(cluster: Cluster, room: Path) -> None:
     done = cluster.run("alice", "srun", "-N1", "--vet=p.yaml,retries=0", "hostname", cwd=room)
     assert done.status == 3 and "image: the application has no environment (--environment)" in done.err
+
+
+def test_a_jobs_vetting_is_that_of_its_environment(cluster: Cluster, room: Path) -> None:
+    """It is used again for the same one, and not after the definition was changed."""
+    text = "name: inside\nevals:\n- {name: image, type: image_eval.Image, where: environment}\n"
+    cluster.write("alice", room / "p.yaml", text)
+    step = "srun -N2 --environment=./e.toml --vet=p.yaml true; echo status $?\n"
+    change = "echo '[env]' >> e.toml; echo 'X = \"1\"' >> e.toml\n"
+    out = cluster.sbatch("alice", f"{step}{step}{change}{step}srun --vet=p.yaml true\n", "-N2", cwd=room)
+    assert out.count("status 0") == 3 and out.count(" s ago") == 1, out
+    assert out.count("2 of 2 nodes good, ") == 3 and "the application has no environment" in out, out

@@ -33,6 +33,20 @@ def test_check(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "p.yaml is valid: 2 evals, of them not known here: my.own.Eval\n"
 
 
+def test_check_looks_for_classes_of_ones_own(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the working directory and on PYTHONPATH; it imports none."""
+    (work / "mine.py").write_text("raise SystemExit('imported')\n")
+    (work / "lib/site_checks").mkdir(parents=True)
+    (work / "lib/site_checks/disks.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(work / "lib"))
+    kinds = ("mine.Good", "site_checks.disks.Disk", "site_checks.nets.Net", "theirs.Good")
+    assert cli.main(["vet", "check", write(work, "evals:\n" + "".join(f"- type: {kind}\n" for kind in kinds))]) == 0
+    out = capsys.readouterr().out
+    assert out == "p.yaml is valid: 4 evals, of them not known here: site_checks.nets.Net, theirs.Good\n"
+
+
 def test_check_of_a_mistake(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["vet", "check", write(work, "evals:\n- type: gpu\n  max_tmp: 3\n")]) == 1
     assert capsys.readouterr().err == (
@@ -69,6 +83,17 @@ def test_run_good_and_bad(work: Path, capsys: pytest.CaptureFixture[str]) -> Non
     node = next(iter(json.loads((work / "r.json").read_text())["nodes"]))
     assert cli.main(["vet", "why", node, "--report", "r.json"]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("fail         env: NOT_THERE is not set [")
+
+
+def test_run_judges_nothing_that_needs_an_environment_or_another_node(work: Path) -> None:
+    text = "evals:\n- {type: limits, min_nofile: 1}\n- {name: inside, type: limits, where: environment}\n"
+    text += "- {type: network_pair}\n- {type: nccl_bandwidth}\n"
+    assert cli.main(["vet", "run", write(work, text), "--report", "r.json"]) == 3
+    found = {row["eval"]: row for row in json.loads((work / "r.json").read_text())["records"]}
+    assert found["limits"]["outcome"] == "pass"
+    assert {row["outcome"] for name, row in found.items() if name != "limits"} == {"inconclusive"}
+    assert found["inside"]["reason"] == "there is an environment in steps only (srun --environment)"
+    assert "no other" in found["network_pair"]["reason"] and "no other" in found["nccl_bandwidth"]["reason"]
 
 
 def test_why_without_a_result(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

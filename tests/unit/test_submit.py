@@ -14,6 +14,7 @@ from piolet.environment import submit
 from piolet.environment.definition import LIMIT_BYTES
 from piolet.environment.dependencies import Dependency, Kind, Stamp
 from piolet.errors import PioletError
+from piolet.vet.store import cache_directory
 
 HEAD = struct.Struct("=6I")
 ENTRY = struct.Struct("=4I5Q")
@@ -98,6 +99,10 @@ def test_where_the_cache_is() -> None:
     assert where({"HOME": "/h", "XDG_CACHE_HOME": "c"}, "/w", "r", "/e", 7) == f"/h/.cache/piolet/env/{name}"
     assert where({"HOME": "h"}, "/w", "r", "/e", 7) is None
     assert where({}, "/w", "r", "/e", 7) is None
+    # A vetting's own files are in the same place as its records.
+    for variables in ({"HOME": "/h"}, {"HOME": "/h", "XDG_CACHE_HOME": "c"}, {"XDG_CACHE_HOME": "/c", "HOME": "h"}):
+        path = where(variables, "/w", "r", "/e", 7, "vet")
+        assert path is not None and os.path.dirname(path) == cache_directory(variables)
 
 
 def test_a_stored_record_is_whole_and_private(tmp_path: Path) -> None:
@@ -127,8 +132,15 @@ def test_the_cache_does_not_grow_for_ever(tmp_path: Path) -> None:
         (tmp_path / f"{index}.rec").touch()
         os.utime(tmp_path / f"{index}.rec", (index, index))
     tmp_path.chmod(0o700)
+    # What a vetting keeps is in the same place, and is not the records' to delete.
+    others = {"node-n1.json", "job-c-1-abc.json"}
+    for name in others:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
     assert submit.store(f"{tmp_path}/new.rec", b"x")
     left = {entry.name for entry in tmp_path.iterdir()}
+    assert others <= left
+    left -= others
     assert len(left) == submit.CACHE_ENTRIES // 2
     assert {"new.rec", f"{submit.CACHE_ENTRIES - 1}.rec"} <= left
     assert "0.rec" not in left

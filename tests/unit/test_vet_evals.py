@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Context, Inconclusive
+from piolet.vet.catalogue import catalogue
 from piolet.vet.evals import (
     clock_skew,
     cpu_gemm,
@@ -62,6 +64,19 @@ def test_memory_available(tmp_path: Path) -> None:
         memory_available.MemoryAvailable().check(context(str(tmp_path / "none")))
 
 
+def test_memory_that_holds_cached_files_can_be_had(tmp_path: Path) -> None:
+    root = meminfo(tmp_path, 900_000)
+    (tmp_path / "proc/self").mkdir()
+    (tmp_path / "proc/self/cgroup").write_text("0::/slurm/job_1\n")
+    group = tmp_path / "sys/fs/cgroup/slurm/job_1"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("500000000\n")
+    (group / "memory.current").write_text("450000000\n")
+    assert memory_available.MemoryAvailable().check(context(root)).value == pytest.approx(0.05)
+    (group / "memory.stat").write_text("anon 50000000\ninactive_file 300000000\nactive_file 100000000\n")
+    assert memory_available.MemoryAvailable(min_available=0.3).check(context(root)).value == pytest.approx(0.35)
+
+
 def test_limits() -> None:
     assert limits.Limits().check(context()).outcome == PASS
     assert "processors" in limits.Limits(min_cpus=100_000).check(context()).reason
@@ -89,6 +104,30 @@ def test_leftovers(tmp_path: Path) -> None:
     (tmp_path / "dev/shm/big").write_bytes(b"x" * 100_000)
     verdict = leftovers.Leftovers(max_foreign=9, max_hanging=9, max_shm=0.00001).check(context(str(tmp_path)))
     assert "in /dev/shm" in verdict.reason
+
+
+def test_what_waits_for_a_slow_disk_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in state D at both looks, but was woken between them."""
+    (tmp_path / "dev/shm").mkdir(parents=True)
+    for pid, name in ((1, "init"), (60, "fsync"), (61, "nfs")):
+        process(tmp_path, pid, name, "S" if pid == 1 else "D", 0)
+
+    def meanwhile(seconds: float) -> None:
+        assert seconds == pytest.approx(leftovers._SECOND_LOOK_S)
+        with open(tmp_path / "proc/60/status", "a") as file:
+            file.write("voluntary_ctxt_switches:\t7\n")
+
+    monkeypatch.setattr(time, "sleep", meanwhile)
+    verdict = leftovers.Leftovers().check(context(str(tmp_path)))
+    assert verdict.reason == "1 hanging processes (nfs 61 of root)"
+
+
+def test_evals_that_look_run_beside_none_that_change_what_they_see() -> None:
+    kinds = {name: entry.kind for name, entry in catalogue().entries.items()}
+    for name in ("gpu", "gpu_health"):
+        for other in ("cuda_kernel", "gpu_gemm", "gpu_memory_bandwidth"):
+            assert not kinds[name].loads.isdisjoint(kinds[other].loads)
+    assert not kinds["leftovers"].loads.isdisjoint(kinds["scratch_io"].loads)
 
 
 def test_leftovers_that_cannot_be_seen(tmp_path: Path) -> None:
@@ -126,6 +165,11 @@ def test_a_hung_mount_is_named_and_hangs_nobody(tmp_path: Path, monkeypatch: pyt
     assert time.monotonic() - started < 3
     assert verdict.outcome == FAIL
     assert verdict.reason == f"{hung} did not answer within 0.3 s"
+    # The eval's own time was up first: the file system may be well. What is wrong besides is a fault all the same.
+    with pytest.raises(Inconclusive, match=f"there was no time to wait for {hung}"):
+        mounts.Mounts(paths=(hung, str(tmp_path)), answer=20).check(context(seconds=0.3))
+    verdict = mounts.Mounts(paths=(hung, "/not/there"), answer=20).check(context(seconds=0.3))
+    assert verdict.reason == "/not/there: No such file or directory"
 
 
 @pytest.mark.parametrize(("ahead", "outcome"), [(0.0, PASS), (3.0, FAIL), (-3.0, FAIL)])
@@ -254,6 +298,22 @@ def test_infiniband(tree: str, outcome: str, reason: str) -> None:
     verdict = infiniband.Infiniband(min_rate=400).check(context(str(DATA / tree)))
     assert verdict.outcome == outcome
     assert reason in verdict.reason
+
+
+def test_infiniband_judges_no_ethernet(tmp_path: Path) -> None:
+    """RoCE adapters are in the same place. With no port judged there is no pass."""
+    ports = tmp_path / "sys/class/infiniband"
+    shutil.copytree(DATA / "ib-good/sys/class/infiniband", ports)
+    for layer in ports.glob("mlx5_1/ports/*/link_layer"):
+        layer.write_text("Ethernet\n")
+    where = context(str(tmp_path))
+    assert infiniband.Infiniband().check(where).outcome == PASS
+    verdict = infiniband.Infiniband(devices=("mlx5_0", "mlx5_1")).check(where)
+    assert (verdict.outcome, verdict.reason) == (FAIL, "mlx5_1 has no InfiniBand port")
+    for layer in ports.glob("*/ports/*/link_layer"):
+        layer.write_text("Ethernet\n")
+    with pytest.raises(Inconclusive, match="no adapter has an InfiniBand port"):
+        infiniband.Infiniband().check(where)
 
 
 @pytest.mark.parametrize(

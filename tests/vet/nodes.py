@@ -15,6 +15,7 @@ from piolet.api import Context
 from piolet.vet import runner, session
 from piolet.vet.coordinator import Coordinator
 from piolet.vet.plan import HOST, Plan
+from piolet.vet.verdicts import Decision
 
 TOKEN = b"0123456789abcdef-for-tests"
 Work = Callable[[str, int, int], None]
@@ -59,8 +60,8 @@ def take_part(plan: Plan, shared: str = "", scratch: str = "/tmp") -> Work:
     return work
 
 
-def vet(plan: Plan, nodes: Sequence[Node], within_s: float = 40.0) -> Coordinator:
-    """Lead the vetting to its end and return the coordinator; the nodes' processes are gone then."""
+def vet(plan: Plan, nodes: Sequence[Node], within_s: float = 40.0) -> Decision:
+    """Lead the vetting to its end and return what it comes to; the nodes' processes are gone then."""
     leader = Coordinator(plan, [node.name for node in nodes], time.monotonic)
     open_ones = {node.out: node for node in nodes}
     end = time.monotonic() + within_s
@@ -84,7 +85,7 @@ def vet(plan: Plan, nodes: Sequence[Node], within_s: float = 40.0) -> Coordinato
             with contextlib.suppress(ProcessLookupError):
                 os.kill(node.pid, signal.SIGKILL)
             os.waitpid(node.pid, 0)
-    return leader
+    return leader.found.decision(plan, [node.name for node in nodes])
 
 
 def _read(leader: Coordinator, open_ones: dict[int, Node], out: int) -> None:

@@ -10,7 +10,9 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from piolet.vet import bundle, protocol, records, yamltext
@@ -19,13 +21,27 @@ from piolet.vet.catalogue import catalogue
 PROTOCOL = "evals:\n- {type: limits, where: environment}\n- type: env\n- {type: my.own.Eval, where: environment}\n"
 
 
-def pythons() -> list[str]:
-    """Return the Pythons of this machine that start; a version manager's stand-ins need not."""
-    names = ("python3", *(f"python3.{minor}" for minor in range(8, 15)))
-    found = sorted({path for name in names if (path := shutil.which(name))})
-    return [
-        path for path in found if subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0
-    ]
+def pythons() -> list[Any]:
+    """Return a Python of each version that this machine has; one that does not start, and 3.8, are skipped by name.
+
+    What is on PATH may be a version manager's stand-in, and start nothing; then the Python is where pyenv has it.
+    """
+    manager = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found = [pytest.param(sys.executable)]
+    for minor in range(8, 15):
+        name = f"python3.{minor}"
+        places = [which] if (which := shutil.which(name)) else []
+        places += sorted(map(str, manager.glob(f"versions/3.{minor}.*/bin/{name}")))
+        works = next((path for path in places if starts(path)), None)
+        why = f"{places[0]} does not start" if places else f"{name} is not installed"
+        if works or places or minor == 8:
+            skip = [] if works else [pytest.mark.skip(reason=why)]
+            found.append(pytest.param(works or name, marks=skip, id=name))
+    return found
+
+
+def starts(path: str) -> bool:
+    return subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0
 
 
 def run(python: str, where: Path, data: bytes) -> subprocess.CompletedProcess[bytes]:
@@ -40,7 +56,7 @@ def order() -> bytes:
     return bundle.message(json.dumps({"plan": json.loads(plan.to_json()), "token": "", "shared": ""}).encode())
 
 
-@pytest.mark.parametrize("python", [sys.executable, *pythons()])
+@pytest.mark.parametrize("python", pythons())
 def test_it_runs_alone(python: str, tmp_path: Path) -> None:
     result = run(python, tmp_path, order())
     assert result.returncode == 0, result.stderr
@@ -50,6 +66,43 @@ def test_it_runs_alone(python: str, tmp_path: Path) -> None:
     assert found["limits"]["node"] == "n7"
     assert "there is no module 'my'" in found["my.own.Eval"]["reason"]
     assert "env" not in found  # that one is the host's
+
+
+@pytest.mark.parametrize("python", pythons())
+def test_all_of_it_can_be_imported(python: str, tmp_path: Path) -> None:
+    (tmp_path / "bundle.zip").write_bytes(bundle.build())
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
+        names = [name[:-3].replace("/__init__", "").replace("/", ".") for name in archive.namelist()]
+    code = f"import sys, importlib; sys.path.insert(0, 'bundle.zip'); [importlib.import_module(n) for n in {names}]"
+    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def evaluated(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes that Python evaluates: no annotations, and nothing that is for type checkers."""
+    for name, value in ast.iter_fields(tree):
+        if name in ("annotation", "returns"):
+            continue
+        if isinstance(tree, ast.If) and getattr(tree.test, "id", "") == "TYPE_CHECKING" and name == "body":
+            continue
+        for node in value if isinstance(value, list) else [value]:
+            if isinstance(node, ast.AST):
+                yield node
+                yield from evaluated(node)
+
+
+def test_nothing_evaluates_a_type_that_python_3_8_cannot() -> None:
+    """What can be subscripted is a matter of the interpreter, not of its grammar."""
+    with zipfile.ZipFile(io.BytesIO(bundle.build())) as archive:
+        for name in archive.namelist():
+            tree = ast.parse(archive.read(name), name)
+            types = {"dict", "frozenset", "list", "set", "tuple", "type"}
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and node.module == "collections.abc":
+                    types |= {alias.asname or alias.name for alias in node.names}
+            for node in evaluated(tree):
+                if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+                    assert node.value.id not in types, f"{name}:{node.lineno}: {ast.unparse(node)}"
 
 
 @pytest.mark.parametrize(

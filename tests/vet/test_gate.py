@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +16,10 @@ from typing import Any
 
 import pytest
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
-from piolet.vet import parts, records, step
+from piolet.vet import jobs, parts, records, step
+from piolet.vet.plan import Plan, Task
+
+from tests.support.registry import wait_until
 
 NODES = ["node1", "node2", "node3", "node4"]
 PROTOCOL = "name: p\nbudget: 1s\nevals:\n- type: limits\n"
@@ -80,6 +85,14 @@ class Slurm:
         self, words: str = "srun -N3 app", request: str = "p.yaml", stage: str = "step", **environ: str
     ) -> tuple[int, list[str], str]:
         """Return the exit status, the words that were handed back, and what was said."""
+        process = self.start(words, request, stage, **environ)
+        out, err = process.communicate(timeout=60)
+        assert out == ""
+        assert "Traceback" not in err
+        return process.returncode, (self.directory / "result").read_text().split("\0")[:-1], err
+
+    def start(self, words: str, request: str, stage: str, **environ: str) -> subprocess.Popen[str]:
+        """Start the command; its own process is in the file `result.pid`."""
         where = str(self.directory)
         own = {"PATH": f"{where}:/usr/bin:/bin", "HOME": where, "LOG": f"{where}/log", "RECORDED": f"{where}/recorded"}
         own["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
@@ -88,15 +101,12 @@ class Slurm:
         command = [sys.executable, "-m", "piolet.cli.main", "--config", "piolet.toml", "vet", "gate"]
         command += ["--stage", stage, "--job", "7", "--result-fd", "3", "--", request, *words.split()]
         # The plugin's srun is the gate's parent; here it is a shell that has, or has not, been started in a job.
-        script = 'exec 3>"$RESULT"; "$@"; exit $?'
+        script = 'exec 3>"$RESULT"; "$@" & echo $! >"$RESULT.pid"; wait $!'
         own["RESULT"] = f"{where}/result"
-        done = subprocess.run(
-            ["/bin/sh", "-c", script, "sh", *command], env=own | environ, cwd=where, capture_output=True, timeout=60,
-            check=False, text=True,
+        return subprocess.Popen(
+            ["/bin/sh", "-c", script, "sh", *command], env=own | environ, cwd=where, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert done.stdout == ""
-        assert "Traceback" not in done.stderr
-        return done.returncode, (self.directory / "result").read_text().split("\0")[:-1], done.stderr
 
 
 @pytest.fixture
@@ -131,6 +141,13 @@ def test_good_nodes(slurm: Slurm) -> None:
     assert "SLURM_NTASKS=" not in (slurm.directory / "log.env").read_text()
     result = json.loads((slurm.directory / "vet-7.json").read_text())
     assert result["job"] == "7" and {one["state"] for one in result["nodes"].values()} == {"good"}
+
+
+def test_the_sites_bound_for_installing_travels(slurm: Slurm) -> None:
+    with open(slurm.directory / "piolet.toml", "a") as file:
+        file.write("[vet]\nrequirements_timeout_s = 7\n")
+    assert slurm.gate()[0] == 0
+    assert json.loads((slurm.directory / "log.plan").read_text())["requirements_s"] == 7
 
 
 def test_a_bad_node_is_left_out(slurm: Slurm) -> None:
@@ -192,7 +209,6 @@ def test_a_node_that_tells_too_little(slurm: Slurm, printed: bytes, errors: str,
 
 
 def test_a_node_that_hangs_ends_with_the_budget(slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    from piolet.vet import verdicts
     from piolet.vet.catalogue import catalogue
     from piolet.vet.protocol import load
 
@@ -206,7 +222,7 @@ def test_a_node_that_hangs_ends_with_the_budget(slurm: Slurm, monkeypatch: pytes
     found = step.run(plan, NODES, step.Launch(f"{where}/srun", 7, "task", "socket"), environ)
     assert time.monotonic() - started < 10
     assert found.lost == {"node3": "it did not finish within the budget"}
-    assert verdicts.decide(plan, NODES, found.records, found.lost).bad == ["node3"]
+    assert found.decision(plan, NODES).bad == ["node3"]
 
 
 def test_long_details_come_whole(slurm: Slurm) -> None:
@@ -230,6 +246,13 @@ def test_a_job_is_vetted_once(slurm: Slurm) -> None:
     slurm.record(b"".join(map(told, NODES)))
     for _ in range(2):
         assert "ago" not in slurm.gate()[2]
+
+
+def test_a_jobs_vetting_is_good_for_ten_minutes_at_most() -> None:
+    """A longer `cache:` is the node's, which sees a reboot or a link that went down."""
+    tasks = [Task(name, name, "m:a", cache_s=seconds) for name, seconds in (("a", 3600.0), ("b", 0.0), ("c", 7.0))]
+    for tasks_of, seconds in (((0,), 600.0), ((0, 1), 600.0), ((0, 2), 7.0)):
+        assert jobs.good_for_s(Plan("p", tuple(tasks[number] for number in tasks_of))) == seconds
 
 
 def test_good_news_leave_a_record_for_the_plugin(slurm: Slurm) -> None:
@@ -282,6 +305,18 @@ def test_another_job_with_the_number_of_an_earlier_one_is_vetted(slurm: Slurm) -
     assert "ago" not in said
 
 
+def test_how_the_user_wants_times_to_be_shown_does_not_matter(slurm: Slurm) -> None:
+    """And a job whose start cannot be told is vetted anew."""
+    told_as = "case $SLURM_TIME_FORMAT in standard) at=2026-01-01T10:00:00;; *) at=10:00;; esac\n"
+    scontrol = SCONTROL.replace("#!/bin/sh\n", f"#!/bin/sh\n{told_as}").replace("2026-01-01T10:00:00 Req", "$at Req")
+    (slurm.directory / "scontrol").write_text(scontrol)
+    slurm.gate(SLURM_TIME_FORMAT="relative")
+    assert " s ago" in slurm.gate(SLURM_TIME_FORMAT="relative")[2]
+    (slurm.directory / "scontrol").write_text(SCONTROL.replace("2026-01-01T10:00:00", "Unknown"))
+    status, _, said = slurm.gate()
+    assert status == 0 and " s ago" not in said, said
+
+
 def test_a_refusal_is_not_kept(slurm: Slurm) -> None:
     slurm.record(b"")
     assert slurm.gate()[0] == 3
@@ -295,6 +330,36 @@ def test_inside_an_environment_that_there_is_not(slurm: Slurm) -> None:
         status, _, said = slurm.gate(command)
         assert status == 3 and "the application has no environment (--environment)" in said
     assert slurm.gate("srun app", "p.yaml,on_inconclusive=warn")[0] == 0
+
+
+def test_a_vetting_of_another_environment_is_another_one(slurm: Slurm) -> None:
+    """What the plugin of --environment made of the request says which it is."""
+    os.utime(slurm.directory / "p.yaml", (1, 1))
+    (slurm.directory / "p.yaml").write_text(PROTOCOL + "- {type: env, where: environment, on_inconclusive: pass}\n")
+    edf = slurm.directory / "e.toml"
+    edf.write_text("")
+
+    def made(request: str, **more: object) -> str:
+        image = {"reference": "a", "store": "site", "digest": "sha256:1", "path": None}
+        return json.dumps({"request": request, "files": [str(edf)], "image": image, **more})
+
+    def vetted(words: str, definition: str | None) -> bool:
+        before = len(slurm.calls)
+        environ = {} if definition is None else {"SLURM_PIOLET_ENVIRONMENT": definition}
+        assert slurm.gate(words, **environ)[0] == 0
+        return len(slurm.calls) > before
+
+    one, other = "srun --environment=./e.toml app", "srun --environment=other app"
+    assert vetted(one, made("./e.toml"))
+    assert not vetted(one, made("./e.toml"))
+    assert vetted("srun app", None) and not vetted("srun app", None)  # without one that is inconclusive
+    assert vetted(other, made("other")) and not vetted(other, made("other"))
+    assert vetted(one, made("./e.toml", image={"reference": "a", "store": "site", "digest": "sha256:2"}))
+    edf.write_text("# changed")
+    assert vetted(one, made("./e.toml"))
+    # A definition of something else, or none, says nothing.
+    assert all(vetted(one, text) for text in (made("other"), made("other"), None, None, "{", "[]"))
+    assert not list((slurm.directory / ".cache/piolet/vet").glob("*.rec"))
 
 
 @pytest.mark.parametrize(
@@ -352,15 +417,51 @@ def test_an_allocation_with_a_bad_node_is_given_back(slurm: Slurm) -> None:
     assert slurm.calls[-1] == "scancel 7"
 
 
+def test_an_applications_words_say_nothing_of_the_allocation(slurm: Slurm) -> None:
+    slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "bad") for node in NODES))
+    status, words, said = slurm.gate("srun -N4 app --jobid=5", stage="allocated")
+    assert (status, words[-2:]) == (0, ["app", "--jobid=5"]), said
+    assert slurm.calls[-1] == "scancel 7"
+
+
 def test_an_error_gives_the_allocation_back(slurm: Slurm) -> None:
     (slurm.directory / "p.yaml").write_text("")
     assert slurm.gate("srun -N4 app", stage="allocated")[0] == 1
     assert slurm.calls == ["scancel 7"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_an_interrupted_vetting_leaves_nothing(slurm: Slurm, number: signal.Signals, stubborn: bool) -> None:
+    """The plugin sends its signal every 100 ms, and kills the command after 2 s."""
+    text = PROTOCOL + "- {type: nccl_bandwidth, backend: gloo, ranks: 1}\n"
+    (slurm.directory / "p.yaml").write_text(text)
+    slurm.record(b"")
+    trap = "trap '' TERM; while :; do sleep 0.1; done" if stubborn else "exec sleep 600"
+    mine = f'#!/bin/sh\necho "$$" > "$LOG.srun"\n{trap}\n'
+    (slurm.directory / "srun").write_text(mine)
+    process = slurm.start("srun -N4 app", "p.yaml", "allocated")
+    pid = slurm.directory / "log.srun"
+    wait_until(lambda: pid.exists() and bool(pid.read_text().strip()))
+    assert list(slurm.directory.glob(".piolet-vet-*"))
+    gate, step_pid = int((slurm.directory / "result.pid").read_text()), int(pid.read_text())
+    began = time.monotonic()
+    while process.poll() is None and time.monotonic() < began + 5:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(gate, number)
+        time.sleep(0.1)
+    assert time.monotonic() - began < 2.0
+    assert process.returncode == 130 and "interrupted" in process.communicate()[1]
+    assert slurm.calls == ["scancel 7"]
+    assert not list(slurm.directory.glob(".piolet-vet-*"))
+    assert not Path(f"/proc/{step_pid}").exists()
+
+
 def test_an_allocation_of_somebody_elses_is_never_given_back(slurm: Slurm) -> None:
     slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "bad") for node in NODES))
-    for words, environ in (("srun --jobid=7 app", {}), ("srun app", {"SLURM_JOBID": "7"})):
+    for words, environ in (("srun --jobid=7 app", {}), ("srun --jobi 7 app", {}), ("srun app", {"SLURM_JOBID": "7"})):
         status, found, said = slurm.gate(words, stage="allocated", **environ)
         assert (status, found) == (3, []) and "did not make the allocation" in said
+    # Nor where its options cannot be told apart.
+    assert slurm.gate("srun --what --jobid=7 app", stage="allocated")[0] == 1
     assert not any(call.startswith("scancel") for call in slurm.calls)

@@ -86,7 +86,7 @@ def named() -> tuple[list[str], Mapping[str, Sequence[str]]]:
     """Vet, and return the bad nodes with all reasons."""
     one = plan()
     members = [nodes.start(f"n{number}", member(one, number)) for number in range(COUNT)]
-    decision = nodes.vet(one, members, 60).decision()
+    decision = nodes.vet(one, members, 60)
     return decision.bad, decision.reasons
 
 

@@ -105,6 +105,11 @@ def test_only_the_steps_gpus_are_looked_at(library: Path, tmp_path: Path) -> Non
     assert rows["gpu_health"]["outcome"] == "pass"
     _, rows = vet(library, tmp_path, script, CUDA_VISIBLE_DEVICES="GPU-00000003-0000-0000-0000-000000000000")
     assert rows["gpu_health"]["outcome"] == "fail"
+    _, rows = vet(library, tmp_path, script, CUDA_VISIBLE_DEVICES="GPU-00000003")  # CUDA takes as much as is unique
+    assert "uncorrected ECC errors" in rows["gpu_health"]["reason"]
+    _, rows = vet(library, tmp_path, script, CUDA_VISIBLE_DEVICES="MIG-00000003-0001-0000-0000-000000000000")
+    assert {row["outcome"] for row in rows.values()} == {"inconclusive"}
+    assert "parts of GPUs (MIG)" in rows["gpu_health"]["reason"]
     _, rows = vet(library, tmp_path, script, CUDA_VISIBLE_DEVICES="7")
     assert "NVML shows 0 of them" in rows["gpu_health"]["reason"]
 

@@ -6,8 +6,11 @@ Standard output has the result only. `run` ends with status 0 when this node is 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import glob
 import os
+import signal
 import socket
 import sys
 import time
@@ -16,8 +19,9 @@ from piolet import config
 from piolet.cli.main import printable
 from piolet.errors import UsageError
 from piolet.vet.failures import VetError
+from piolet.vet.plan import Plan
 
-STATUS_BAD = 3
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -68,17 +72,24 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
 
 
 def search_path(environ: dict[str, str] | os._Environ[str]) -> tuple[str, ...]:
-    """Return where a user's own classes are looked for: the working directory and PYTHONPATH."""
-    paths = [os.getcwd(), *environ.get("PYTHONPATH", "").split(os.pathsep)]
+    """Return where a user's own classes are looked for: the working directory, that of sbatch, and PYTHONPATH."""
+    paths = [os.getcwd(), environ.get("SLURM_PIOLET_VET_FROM", ""), *environ.get("PYTHONPATH", "").split(os.pathsep)]
     return tuple(dict.fromkeys(os.path.abspath(path) for path in paths if path))
 
 
-def _check(args: argparse.Namespace, settings: config.Config) -> int:
+def _load(path: str, settings: config.Config) -> Plan:
     from piolet.vet import protocol
     from piolet.vet.catalogue import catalogue
 
-    plan = protocol.load(args.file, catalogue(settings.vet.evals), search_path(os.environ))
-    own = [task.kind for task in plan.tasks if task.search]
+    plan = protocol.load(path, catalogue(settings.vet.evals), search_path(os.environ))
+    return dataclasses.replace(plan, requirements_s=settings.vet.requirements_timeout_s)
+
+
+def _check(args: argparse.Namespace, settings: config.Config) -> int:
+    from piolet.vet.catalogue import exists
+
+    plan = _load(args.file, settings)
+    own = [task.kind for task in plan.tasks if task.search and not exists(task.kind, task.search)]
     note = f", of them not known here: {', '.join(own)}" if own else ""
     count = len(plan.tasks)
     print(f"{args.file} is valid: {count} eval{'' if count == 1 else 's'}{note}")
@@ -101,14 +112,12 @@ def _list(args: argparse.Namespace, settings: config.Config) -> int:
 
 
 def _run(args: argparse.Namespace, settings: config.Config) -> int:
-    from piolet.vet import foreground, protocol, results, screen
-    from piolet.vet.catalogue import catalogue
+    from piolet.vet import foreground, results, screen, verdicts
 
-    own = settings.vet
-    plan = protocol.load(args.file, catalogue(own.evals), search_path(os.environ))
+    plan = _load(args.file, settings)
     node = socket.gethostname().partition(".")[0]
     started, begun = time.time(), time.monotonic()
-    decision = foreground.vet(plan, node, own, use_cache=not args.no_cache)
+    decision = foreground.vet(plan, node, use_cache=not args.no_cache)
     seconds = time.monotonic() - begun
     job = os.environ.get("SLURM_JOB_ID", "")
     path = args.report or (f"vet-{job}.json" if job else None)
@@ -120,7 +129,7 @@ def _run(args: argparse.Namespace, settings: config.Config) -> int:
     if args.quiet:
         text = "" if good else "\n".join(screen.left_out(decision)) + "\n"
     sys.stdout.write(printable(text))
-    return 0 if good else STATUS_BAD
+    return 0 if good else verdicts.STATUS_BAD
 
 
 def _why(args: argparse.Namespace) -> int:
@@ -144,14 +153,9 @@ def _why(args: argparse.Namespace) -> int:
 
 
 def _gate(args: argparse.Namespace, settings: config.Config) -> int:
-    from piolet.vet import gate, request, shortcut
-    from piolet.vet.plan import Plan
-
-    def load(path: str) -> Plan:
-        from piolet.vet import protocol
-        from piolet.vet.catalogue import catalogue
-
-        return protocol.load(path, catalogue(settings.vet.evals), search_path(os.environ))
+    for number in _ENDS:
+        signal.signal(number, _interrupt)
+    from piolet.vet import gate, request, shortcut, srunwords
 
     def say(text: str) -> None:
         sys.stderr.write(printable(text))
@@ -160,18 +164,25 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
     site = gate.Site(settings.node.vet_program, settings.node.vet_socket)
     started = _parent_environment()
     asked, *words = args.words
-    joined = any(word.startswith("--jobi") for word in words) or _in_a_job(started)
-    own = args.stage == "allocated" and not joined
+    own = args.stage == "allocated" and not srunwords.attaches(words) and not _in_a_job(started)
     order = gate.Order(args.stage, args.job, asked, tuple(words), own, started or {})
     protocol_file = request.parse(asked).path
     watched = shortcut.watch(
         os.environ, asked, protocol_file, args.config or "", str(config.DEFAULT_PATH), settings.vet.evals
     )
+    load = functools.partial(_load, settings=settings)
     found = gate.answer(order, site, load, os.environ, say, watched if args.stage == "step" else None)
     if found.words:
         with open(args.result_fd, "wb", closefd=False) as file:
             file.write(b"".join(os.fsencode(word) + b"\0" for word in found.words))
     return found.status
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Have what was begun ended; the plugin repeats its signal, which must not end that."""
+    for other in _ENDS:
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _in_a_job(environ: dict[str, str] | None) -> bool:

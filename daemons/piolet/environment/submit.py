@@ -24,6 +24,7 @@ DEPENDENCIES_MAX = ffi.integer_const("PIOLET_DEPENDENCIES_MAX")
 DEFINITION_MAX = ffi.integer_const("PIOLET_DEFINITION_MAX")
 WRITE_TIMEOUT_S = 10.0
 CACHE_ENTRIES = 256
+_UNFINISHED = ".new-"
 
 # A file that changed less than this before it was read may change again without a new time stamp.
 _FRESH_NS = 50_000_000
@@ -88,18 +89,20 @@ def fnv1a(data: bytes) -> int:
 def cache_path(
     variables: Mapping[str, str], cwd: str, request: str, config: str, uid: int, verb: str = "env"
 ) -> str | None:
-    """Return where the record of `piolet VERB submit` for `request` is kept, or None: there is no place for a cache.
-
-    XDG_CACHE_HOME counts only if it is absolute, otherwise it is $HOME/.cache.
-    """
-    base = variables.get("XDG_CACHE_HOME", "")
-    if not base.startswith("/"):
-        home = variables.get("HOME", "")
-        if not home.startswith("/"):
-            return None
-        base = f"{home}/.cache"
+    """Return where the record of `piolet VERB submit` for `request` is kept, or None: there is no place for a cache."""
+    base = cache_base(variables)
+    if base is None:
+        return None
     key = os.fsencode(cwd) + b"\0" + os.fsencode(request) + b"\0" + os.fsencode(config) + b"\0" + str(uid).encode()
     return f"{base}/piolet/{verb}/{fnv1a(key):016x}.rec"
+
+
+def cache_base(variables: Mapping[str, str]) -> str | None:
+    """Return where a user's caches are, or None: XDG_CACHE_HOME and HOME count only if they are absolute."""
+    cache, home = variables.get("XDG_CACHE_HOME", ""), variables.get("HOME", "")
+    if cache.startswith("/"):
+        return cache
+    return f"{home}/.cache" if home.startswith("/") else None
 
 
 def store(path: str, record: bytes) -> bool:
@@ -114,7 +117,7 @@ def store(path: str, record: bytes) -> bool:
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
             return False
         # Unique enough for the callers of one user, and tempfile takes milliseconds to import.
-        temporary = f"{directory}/.new-{os.getpid()}-{time.monotonic_ns()}"
+        temporary = f"{directory}/{_UNFINISHED}{os.getpid()}-{time.monotonic_ns()}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "wb") as file:
@@ -131,9 +134,10 @@ def store(path: str, record: bytes) -> bool:
 
 
 def _prune(directory: str) -> None:
-    """Delete the oldest half of the cache when it has grown too large."""
+    """Delete the oldest half of the records when there are too many; what else is there has other owners."""
     with os.scandir(directory) as entries:
-        files = [entry for entry in entries if entry.is_file(follow_symlinks=False)]
+        ours = [entry for entry in entries if entry.name.endswith(".rec") or entry.name.startswith(_UNFINISHED)]
+        files = [entry for entry in ours if entry.is_file(follow_symlinks=False)]
     if len(files) <= CACHE_ENTRIES:
         return
     aged = []

@@ -25,7 +25,7 @@ _STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # struct piolet_start of wire.h, whose cffi module is too much for the monitor; tests/wire holds them together.
 START = struct.Struct("=IHHII8I64x")
-START_IS = (0x544C4950, 1, 1)
+START_IS = (0x544C4950, 2, 1)
 GROUPS_MAX = 1024
 _ENVIRONMENT = 1
 

@@ -28,12 +28,12 @@ from piolet.errors import PioletError
 from piolet.node import leftovers
 from piolet.node.plan import ENTRY_PROGRAM
 from piolet.node.planner import make_plan
+from piolet.node.refusals import Refusals
 from piolet.node.requests import MESSAGE_MAX, Build, End, encode
 
 _log = logging.getLogger("pioletd")
 
 _CONNECTIONS_MAX = 4096
-_REFUSED_MAX = 128
 _THREADS = 8
 _STORE, _USERS = "image store", "user database"
 _PAUSE_S = 0.05
@@ -73,13 +73,13 @@ class Server:
         self._config = config
         self._place = place
         self._connections: dict[int, Connection] = {}
-        self._refused: list[socket.socket] = []
         self._next_key = 1
         self._threads = {name: ThreadPoolExecutor(_THREADS, name) for name in (_STORE, _USERS)}
         self._waiting: dict[int, Connection] = {}
         self._done: list[int] = []
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector = selectors.DefaultSelector()
+        self._refusals = Refusals(self._selector)
         self._stop = False
         if desk is not None:
             desk(self._selector)
@@ -113,36 +113,17 @@ class Server:
         channel.setblocking(False)
         pid, uid, _ = peer.of(channel)
         if uid != 0:
-            self._refuse(channel, "only Slurm, as root, may announce a step to pioletd", "use srun --environment=FILE")
+            self._refusals.refuse(
+                channel, "only Slurm, as root, may announce a step to pioletd", "use srun --environment=FILE"
+            )
             return
         if len(self._connections) >= _CONNECTIONS_MAX:
-            self._refuse(channel, f"pioletd serves {_CONNECTIONS_MAX} steps on this node already", None)
+            self._refusals.refuse(channel, f"pioletd serves {_CONNECTIONS_MAX} steps on this node already", None)
             return
         connection = Connection(self._next_key, channel, pid)
         self._next_key += 1
         self._connections[connection.key] = connection
         self._watch(channel, lambda: self._on_plugin(connection))
-
-    def _refuse(self, channel: socket.socket, message: str, hint: str | None) -> None:
-        """Say no, and stay until the peer has read it: a close with its message unread would lose the sentence."""
-        while len(self._refused) >= _REFUSED_MAX:
-            self._drop(self._refused[0])
-        with contextlib.suppress(OSError):
-            channel.send(wire.encode_error(message, hint))
-        self._refused.append(channel)
-        self._watch(channel, lambda: self._on_refused(channel))
-
-    def _on_refused(self, channel: socket.socket) -> None:
-        # Once it is read that somebody has sent, or has gone, a close loses nothing.
-        if channel in self._refused:
-            with contextlib.suppress(OSError):
-                channel.recv(16)
-            self._drop(channel)
-
-    def _drop(self, channel: socket.socket) -> None:
-        self._refused.remove(channel)
-        self._selector.unregister(channel)
-        channel.close()
 
     def _on_plugin(self, connection: Connection) -> None:
         try:

@@ -14,10 +14,12 @@ import logging
 import os
 import selectors
 import socket
+import time
 from dataclasses import dataclass
 
 from piolet import peer, wire
 from piolet.errors import PioletError
+from piolet.node.refusals import Refusals
 from piolet.node.spool import LINE_MAX, Spool
 from piolet.node.zygote import MESSAGE_MAX
 
@@ -26,6 +28,7 @@ _log = logging.getLogger("pioletd")
 _TASKS_MAX = 256
 _TASKS_PER_USER_MAX = 16
 _SPOOLED_MAX = 1 << 20
+_PAUSE_S = 0.05
 
 
 @dataclass
@@ -52,6 +55,7 @@ class VetDesk:
     ) -> None:
         self._spool = spool
         self._selector = selector
+        self._refusals = Refusals(selector)
         self._listener = listener
         self._zygote = zygote
         self._tasks: dict[int, VetTask] = {}
@@ -65,15 +69,18 @@ class VetDesk:
     def _on_connect(self) -> None:
         try:
             channel, _ = self._listener.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # Out of descriptors: the connection stays in the queue, and a loop without a pause would spin.
+            _log.error("cannot take a vet step's connection: %s", error.strerror)
+            time.sleep(_PAUSE_S)
             return
         channel.setblocking(False)
         pid, uid, _ = peer.of(channel)
         mine = [task for task in self._tasks.values() if task.uid == uid]
         if len(mine) >= _TASKS_PER_USER_MAX or len(self._tasks) >= _TASKS_MAX:
-            with contextlib.suppress(OSError):
-                channel.send(wire.encode_error("too many vettings run on this node at once", "try again later"))
-            channel.close()
+            self._refusals.refuse(channel, "too many vettings run on this node at once", "try again later")
             return
         task = VetTask(self._next_key, channel, uid, pid)
         self._next_key += 1

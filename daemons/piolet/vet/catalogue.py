@@ -6,11 +6,12 @@ be read as an eval is an error that names it: a check that is silently missing w
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.machinery import PathFinder
 
 from piolet.api import Eval, Inconclusive
 from piolet.vet import loading
@@ -124,9 +125,12 @@ def _file_entry(path: str) -> Entry:
     return Entry(own[0].name, f"{path}:{own[0].__name__}")
 
 
-def exists(dotted: str) -> bool:
-    """Return whether the top package of a dotted class can be found here, without importing it."""
-    try:
-        return importlib.util.find_spec(dotted.partition(".")[0]) is not None
-    except (ImportError, ValueError):
-        return False
+def exists(dotted: str, search: Iterable[str]) -> bool:
+    """Return whether the module of a dotted class can be found here, `search` first; nothing is imported."""
+    path = [*search, *sys.path]
+    for name in dotted.split(".")[:-1]:
+        spec = PathFinder.find_spec(name, path)
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations or []
+    return True

@@ -16,13 +16,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from piolet.api import INCONCLUSIVE, Context, Eval, Inconclusive, Verdict
 from piolet.vet import loading
 from piolet.vet.plan import Task
 
-Resolve = Callable[[Task], "list[str]"]
-"""Gives the directories in which a task's requirements are; raises Inconclusive."""
+if TYPE_CHECKING:  # Python 3.8 cannot evaluate it
+    Resolve = Callable[[Task], list[str]]
+    """Gives the directories in which a task's requirements are; raises Inconclusive."""
 
 READY = b"R"
 ANSWER_MAX = 256 * 1024

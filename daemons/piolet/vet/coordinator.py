@@ -8,7 +8,8 @@ its own verdict and nobody else's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
@@ -19,6 +20,19 @@ from piolet.vet.plan import Plan, Task
 from piolet.vet.records import Record
 
 _Wait = tuple[Callable[[], bool], float]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a vetting came to: records, the nodes that did not tell everything and why, and notes for people."""
+
+    records: Sequence[Record]
+    lost: Mapping[str, str]
+    notes: Sequence[str] = ()
+
+    def decision(self, plan: Plan, nodes: Sequence[str]) -> verdicts.Decision:
+        """Return what it means for `nodes`."""
+        return verdicts.decide(plan, nodes, self.records, self.lost, None, self.notes)
 
 
 class Coordinator:
@@ -48,14 +62,9 @@ class Coordinator:
         return self._until[1]
 
     @property
-    def records(self) -> list[Record]:
-        """What was judged so far."""
-        return list(self._records)
-
-    @property
-    def lost(self) -> dict[str, str]:
-        """The nodes that are gone, with the reason."""
-        return dict(self._lost)
+    def found(self) -> Found:
+        """What is known so far."""
+        return Found(list(self._records), dict(self._lost), list(self._notes))
 
     def has_ended(self, node: str) -> bool:
         """Return whether `node` has told everything that it judges by itself."""
@@ -96,10 +105,6 @@ class Coordinator:
             except StopIteration:
                 self.done = True
 
-    def decision(self) -> verdicts.Decision:
-        """Return what it came to, once it is done."""
-        return verdicts.decide(self._plan, self._nodes, self._records, self._lost, None, self._notes)
-
     def _take(self, node: str, content: dict[str, Any]) -> None:
         record = records.to_record({**content, "node": node})  # a node speaks for itself only
         if record is not None:
@@ -122,13 +127,14 @@ class Coordinator:
         self._budget_end = self._clock() + self._plan.budget_s
         for task in self._plan.tasks:
             if task.scope == "pair":
-                yield from self._pairs(task, int(task.parameters.get("rounds", 0)))
+                found = yield from self._pairs(task, int(task.parameters.get("rounds", 0)))
+                self._judge(task, found)
             elif task.scope == "group":
                 yield from self._group(task)
         self._orders.append(records.encode("stop", {}))
 
-    def _pairs(self, task: Task, most: int = 0) -> Iterator[_Wait]:
-        """Let everybody meet everybody, suspects once more, and tell who is at fault."""
+    def _pairs(self, task: Task, most: int = 0) -> Generator[_Wait, None, list[Meeting]]:
+        """Let everybody meet everybody, suspects once more; return what came of it."""
         found: list[Meeting] = []
         nodes = [node for node in self._alive() if task.scope == "group" or node in self._where]
         schedule = localise.rounds(nodes)
@@ -143,7 +149,7 @@ class Coordinator:
         if suspected and len(suspected) < len(nodes):
             for pairs in localise.pair_again(suspected, nodes):
                 yield from self._meet(task, [list(pair) for pair in pairs], found)
-        self._judge(task, found)
+        return found
 
     def _group(self, task: Task) -> Iterator[_Wait]:
         """All together; only when that is bad, pairs tell why. A slow collective names nobody."""
@@ -153,17 +159,18 @@ class Coordinator:
             self._all(task, Verdict(INCONCLUSIVE, "there is no other node to measure with"))
             return
         yield from self._meet(task, [nodes], found)
-        if found and not found[0].bad and found[0].value is not None:
-            own = [self._met[node] for node in nodes if node in self._met]
-            self._records += own
+        told = {node: self._met.get(node) for node in nodes}
+        if not found[0].bad and found[0].value is not None:
+            self._records += [record for record in told.values() if record is not None]
             return
-        if any(self._met.get(node) is None or self._met[node].outcome == INCONCLUSIVE for node in nodes):
-            reasons = [self._met[node].reason for node in nodes if node in self._met and self._met[node].reason]
-            silent = [node for node in nodes if node not in self._met]
-            why = reasons[0] if reasons else f"{', '.join(silent[:3])} did not answer"
-            self._all(task, Verdict(INCONCLUSIVE, why))
+        silent = {record.reason if record and record.outcome == INCONCLUSIVE else "" for record in told.values()}
+        if len(silent) == 1 and "" not in silent:
+            # What no node can do, such as to load a library, pairs cannot do either.
+            self._all(task, Verdict(INCONCLUSIVE, silent.pop()))
             return
-        yield from self._pairs(task)
+        pairs = yield from self._pairs(task)
+        # A node that was lost explains it.
+        self._judge(task, pairs, "" if self._lost.keys() & told.keys() else _why(told))
 
     def _meet(self, task: Task, sets: list[list[str]], found: list[Meeting]) -> Iterator[_Wait]:
         """One round: send the order, wait for those who measure, and add what came of it to `found`."""
@@ -183,12 +190,14 @@ class Coordinator:
             own = [self._met.get(node) for node in (one if task.scope == "group" else one[:1])]
             found.append(_meeting(one, own))
 
-    def _judge(self, task: Task, found: Sequence[Meeting]) -> None:
-        """Make a record for every node out of the meetings."""
+    def _judge(self, task: Task, found: Sequence[Meeting], together: str = "") -> None:
+        """Make a record for every node out of the meetings of pairs; `together`: why that of all nodes was bad."""
         faults, notes = localise.localise(found, task.better, task.effect)
         named = {fault.node: fault for fault in faults}
         limit, bad = localise.bad_meetings(found, task.better, task.effect)
         self._notes += [f"{task.name}: {note}" for note in notes]
+        if together and not named:
+            self._notes.append(f"{task.name}: all nodes together are bad, and pairs name nobody: {together}")
         for node in self._alive():
             own = [meeting for meeting in found if node in meeting.pair]
             wrong = [meeting for meeting in bad if node in meeting.pair and named.keys().isdisjoint(meeting.pair)]
@@ -206,6 +215,8 @@ class Coordinator:
                 verdict = Verdict(
                     INCONCLUSIVE, f"bad with {_partners(node, wrong)}, and who is at fault is open: {why}"
                 )
+            elif together and not named:
+                verdict = Verdict(INCONCLUSIVE, f"bad with all nodes together, and who is at fault is open: {together}")
             self._records.append(records.record(node, task.name, task.kind, verdict, 0.0))
 
     def _all(self, task: Task, verdict: Verdict) -> None:
@@ -222,6 +233,17 @@ def _meeting(members: list[str], own: Sequence[Record | None]) -> Meeting:
         return Meeting(pair, None, True, reason or "no answer")
     bad = any(record.outcome != PASS for record in told)
     return Meeting(pair, min(values) if values else None, bad, reason)
+
+
+def _why(told: Mapping[str, Record | None]) -> str:
+    """Return why a meeting of all was bad: what the fewest nodes say comes first, since it is nearest to the cause."""
+    said: dict[str, list[str]] = {}
+    for node, record in told.items():
+        reason = "no answer" if record is None else record.reason or "it measured nothing"
+        if record is None or record.outcome != PASS or record.value is None:
+            said.setdefault(reason, []).append(node)
+    first = sorted(said, key=lambda reason: len(said[reason]))[:2]
+    return "; ".join(f"{said[reason][0]}: {reason}" for reason in first)
 
 
 def _partners(node: str, meetings: Sequence[Meeting]) -> str:

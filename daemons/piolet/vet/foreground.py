@@ -4,32 +4,48 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
-from piolet.config import VetConfig
 from piolet.vet import cache, requirements, runner, store, surroundings, verdicts
-from piolet.vet.plan import Plan, Task
+from piolet.vet.coordinator import Coordinator
+from piolet.vet.plan import ENVIRONMENT, HOST, Plan, Task
+from piolet.vet.records import Record
 
 
-def vet(plan: Plan, node: str, settings: VetConfig, use_cache: bool = True) -> verdicts.Decision:
-    """Judge this node by `plan` and return what it comes to."""
+def vet(plan: Plan, node: str, use_cache: bool = True) -> verdicts.Decision:
+    """Judge this node by `plan` and return what it comes to.
+
+    There is no other node here, and no environment: what needs one is inconclusive.
+    """
     base = store.cache_directory(os.environ)
     memory = cache.Cache(os.path.join(base, f"node-{node}.json"), cache.stamp(), time.time)
     known = memory.fresh(plan) if use_cache else {}
-    found = [runner.again(task, known[task.digest()], node) for task in plan.tasks if task.digest() in known]
-    todo = [task for task in plan.tasks if task.digest() not in known]
-    if todo:
-        bound = settings.requirements_timeout_s
-        runner.run(todo, surroundings.context_of(plan, node), found.append, resolver(plan, base, bound), bound)
     past = {(node, digest): values for digest, values in memory.past(plan).items()}
-    decision = verdicts.decide(plan, [node], found, history=past)
-    memory.keep(plan, decision.records)
-    return decision
+    inside = [task for task in plan.tasks if task.where == ENVIRONMENT]
+    here = replace(plan, tasks=tuple(task for task in plan.tasks if task.where == HOST))
+    leader = Coordinator(here, [node], time.monotonic)
+    kept: list[Record] = []
+
+    def write(line: bytes) -> None:
+        leader.feed(node, line)
+
+    def amend(record: Record) -> Record:
+        return verdicts.against_history(plan, [record], past)[0]
+
+    context = surroundings.context_of(plan, node)
+    runner.run_plan(here, HOST, context, write, resolver(plan, base), known, kept.append, amend)
+    leader.advance()
+    memory.keep(plan, kept)
+    nowhere = verdicts.unjudged(inside, {node: "there is an environment in steps only (srun --environment)"})
+    found = leader.found
+    return replace(found, records=[*found.records, *nowhere]).decision(plan, [node])
 
 
-def resolver(plan: Plan, base: str, seconds: float) -> runner.Resolve:
+def resolver(plan: Plan, base: str) -> runner.Resolve:
     """Return what installs a task's requirements into the user's cache `base`, or raises Inconclusive."""
+    bound = plan.requirements_s
 
     def resolve(task: Task) -> list[str]:
-        return requirements.resolve(os.path.join(base, "requirements"), task.requirements, plan.index_url, seconds)
+        return requirements.resolve(os.path.join(base, "requirements"), task.requirements, plan.index_url, bound)
 
     return resolve

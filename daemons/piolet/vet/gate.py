@@ -9,23 +9,24 @@ It never starts an application on a node that is not good: what cannot be judged
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from piolet.vet import jobs, relaunch, request, results, screen, srunwords, step, verdicts
+from piolet.vet import jobs, relaunch, request, results, screen, srunwords, step
 from piolet.vet.failures import VetError
 from piolet.vet.meeting import START_S
-from piolet.vet.plan import Plan
+from piolet.vet.plan import ENVIRONMENT, Plan
 from piolet.vet.relaunch import Choice
 from piolet.vet.request import Request
 from piolet.vet.shortcut import Watched
 from piolet.vet.srunwords import Words
-from piolet.vet.verdicts import GOOD, Decision
+from piolet.vet.verdicts import GOOD, STATUS_BAD, Decision
 
-STATUS_BAD = 3
 STAGES = ("submit", "step", "allocated")
 _HELP_S = 10.0
 
@@ -73,12 +74,14 @@ def answer(
         _plan(request.parse(order.request), load)
         return Answer(0)
     found = Answer(1)
+    cancel = functools.cache(lambda: jobs.cancel(order.job, _tool(order.words, "scancel")))
+    own = order.stage == "allocated" and order.own
     try:
-        found = _Gate(order, site, load, environ, say, watched).answer()
+        found = _Gate(order, site, load, environ, say, watched, cancel if own else lambda: None).answer()
     finally:
         # srun ends, or begins anew, and nobody else knows of its allocation.
-        if order.stage == "allocated" and order.own and (found.status or found.words):
-            jobs.cancel(order.job, _tool(order.words, "scancel"))
+        if own and (found.status or found.words):
+            cancel()()
     return found
 
 
@@ -92,9 +95,11 @@ class _Gate:
     """One srun's vetting."""
 
     def __init__(
-        self, order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Watched | None
-    ) -> None:
+        self, order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Watched | None,
+        interrupted: Callable[[], object],
+    ) -> None:  # fmt: skip
         self._watched = watched
+        self._interrupted = interrupted
         self._order = order
         self._site = site
         self._environ = environ
@@ -102,17 +107,21 @@ class _Gate:
         self._asked = request.parse(order.request)
         self._plan = _plan(self._asked, load)
         self._words = _parse(order.words, environ)
+        self._environment = step.environment_request(self._words.value("environment"), environ)
         attached = self._words.value("jobid")
         self._job = int(attached) if attached is not None and attached.isdecimal() else order.job
 
     def answer(self) -> Answer:
+        if self._words.value("interactive") is not None:
+            return Answer(0)  # salloc's own shell: its sruns are vetted
         nodes = jobs.nodes_of(self._job, self._environ, _tool(self._order.words, "scontrol"))
         if self._order.stage == "allocated":
             return self._allocated(nodes, *self._decide(nodes, None))
-        file = jobs.path(self._job, self._plan, self._environ)
+        place = jobs.place(self._job, self._plan, self._environment, self._environ)
         # Of several sruns that a job starts at once, one vets.
-        with jobs.alone(file, self._plan.budget_s + self._plan.meetings_s + START_S):
-            _, choice = self._decide(nodes, file)
+        bound = self._plan.budget_s + self._plan.meetings_s + START_S
+        with jobs.alone(place.file, bound) if place is not None else contextlib.nullcontext():
+            _, choice = self._decide(nodes, place)
         if not choice.nodes:
             return self._refuse(choice.reason)
         if choice.words:
@@ -120,12 +129,12 @@ class _Gate:
             self._say(f"going on with {len(choice.nodes)} of {len(nodes)} nodes, without {_some(unused)}\n")
         return Answer(0, choice.words)
 
-    def _decide(self, nodes: Sequence[str], file: str | None) -> tuple[Decision, Choice]:
-        """Return what is thought of the nodes, and which to use; `file` keeps it for the job. Raises VetError."""
+    def _decide(self, nodes: Sequence[str], place: jobs.Place | None) -> tuple[Decision, Choice]:
+        """Return what is thought of the nodes, and which to use; `place` keeps it for the job. Raises VetError."""
         scontrol = _tool(self._order.words, "scontrol")
         kept = None
-        if file is not None:
-            kept = jobs.kept(file, self._plan, nodes, time.time(), lambda: jobs.started(self._job, scontrol))
+        if place is not None:
+            kept = jobs.kept(place, nodes, time.time(), lambda: jobs.started(self._job, scontrol))
         if kept is not None:
             decision, at = kept.decision, time.time() - kept.age_s
             self._say(screen.brief(self._plan, decision, kept.age_s))
@@ -137,8 +146,8 @@ class _Gate:
         choice, error = self._choose(nodes, decision)
         if kept is None:
             self._report(decision, choice, at, seconds)
-            if choice.nodes and file is not None:
-                jobs.keep(file, self._plan, decision, at)
+            if choice.nodes and place is not None:
+                jobs.keep(place, decision, at)
         if error is not None:
             raise error
         if choice.nodes and not choice.words and set(decision.state.values()) == {GOOD}:
@@ -147,7 +156,9 @@ class _Gate:
 
     def _remember(self, count: int, at: float) -> None:
         """Leave the record that spares this job's next srun the command, unless it was about another job."""
-        if self._watched is not None and self._environ.get("SLURM_JOB_ID") == str(self._job):
+        # The plugin does not know whether the environment is the same.
+        inside = any(task.where == ENVIRONMENT for task in self._plan.tasks)
+        if self._watched is not None and not inside and self._environ.get("SLURM_JOB_ID") == str(self._job):
             text = f"vetting '{self._plan.name}' of {time.strftime('%H:%M:%S', time.localtime(at))}"
             note = f"{text}: all {count} nodes good"
             self._watched.keep(text, note, at, at + jobs.good_for_s(self._plan))
@@ -157,8 +168,8 @@ class _Gate:
             _tool(self._order.words, "srun"), self._job, self._site.program, self._site.socket,
             step.environment_words(self._words.value("environment"), self._environ),
         )  # fmt: skip
-        found = step.run(self._plan, nodes, launch, self._environ)
-        return verdicts.decide(self._plan, nodes, found.records, found.lost)
+        found = step.run(self._plan, nodes, launch, self._environ, self._interrupted)
+        return found.decision(self._plan, nodes)
 
     def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[Choice, VetError | None]:
         if decision.abort:

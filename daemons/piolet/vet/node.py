@@ -70,7 +70,7 @@ def _work(what: Plan, facts: Facts, write: runner.Write, orders: int) -> None:
     secret, _, shared = os.environ.pop(MEETING_VARIABLE, "").partition(":")
     context = surroundings.context_of(what, node, surroundings.nodes(os.environ), facts)
     base = store.cache_directory(os.environ)
-    resolve = foreground.resolver(what, base, what.requirements_s)
+    resolve = foreground.resolver(what, base)
     # Without need the user's home is not touched: it may be a file system that hangs.
     if not any(task.cache_s > 0 or task.baseline == "history" for task in what.tasks):
         _judge(what, context, write, orders, session.Place("", secret.encode(), shared), resolve)

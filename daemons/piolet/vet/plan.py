@@ -71,8 +71,14 @@ class Plan:
 
     @property
     def meetings_s(self) -> float:
-        """How long meetings may take: a budget of their own, what has begun then, and suspects once more."""
-        bounds = [3 * (task.timeout_s + MEETING_SLACK_S) for task in self.tasks if task.scope != "node"]
+        """How long meetings may take: a budget of their own, what has begun then, and suspects once more.
+
+        Pairs that tell why a group is bad come after it.
+        """
+        rounds = {"pair": 3, "group": 4}
+        bounds = [
+            rounds[task.scope] * (task.timeout_s + MEETING_SLACK_S) for task in self.tasks if task.scope in rounds
+        ]
         return self.budget_s + sum(bounds) if bounds else 0.0
 
     def to_json(self) -> bytes:

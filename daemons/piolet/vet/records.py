@@ -1,8 +1,13 @@
 """The lines that a node writes: one JSON object each, and how they are read again.
 
-hello     a node's runner has begun: node, host facts, address of its pair server
-verdict   what one eval came to
-end       all evals of this node have been told; a node without it was lost
+A node writes
+    hello     its runner has begun
+    address   where its pair server listens
+    verdict   what one eval came to
+    end       all evals that it judges by itself have been told; a node without it was lost
+    met       what one meeting came to
+    part      a piece of a longer line (parts.py)
+and is sent the orders 'meet' and 'stop' (session.py).
 
 Whoever reads them trusts nothing: a line may be too long, cut off, or somebody else's print. This module runs
 under Python 3.8.

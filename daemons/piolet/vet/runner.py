@@ -16,10 +16,10 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from piolet.api import INCONCLUSIVE, Context, Verdict
 from piolet.vet import child, records, scratch
-from piolet.vet.child import Resolve as Resolve
 from piolet.vet.plan import Plan, Task
 from piolet.vet.records import Record
 
@@ -28,9 +28,12 @@ _REAP_S = 0.2
 # An eval that looks at its deadline answers before it is killed.
 _GRACE_S = 0.25
 
-Emit = Callable[[Record], None]
-Amend = Callable[[Record], Record]
-Write = Callable[[bytes], None]
+if TYPE_CHECKING:  # Python 3.8 cannot evaluate them
+    from piolet.vet.child import Resolve as Resolve
+
+    Emit = Callable[[Record], None]
+    Amend = Callable[[Record], Record]
+    Write = Callable[[bytes], None]
 
 
 @dataclass(eq=False)
@@ -84,7 +87,7 @@ def run_plan(
     """Judge the plan's tasks of scope 'node' for `where`; give lines to `write`, the last one is 'end'.
 
     known   records by task digest that are still fresh: they are told again instead of judged
-    keep    is given each record that was judged, for the cache and the spool
+    keep    is given each record that was judged, for the cache
     amend   has the last word on a record before it is told: the node's own past is compared there
     """
     here = [task for task in plan.tasks if task.where == where and task.scope == "node"]

@@ -19,7 +19,7 @@ from piolet.environment.dependencies import Dependency, Host, Kind, Stamp
 # Which job it is: a number comes again when a job is requeued, or when a cluster is set up anew.
 _VARIABLES = (
     "SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_CLUSTER_NAME", "SLURM_RESTART_COUNT", "SLURM_HET_SIZE", "SLURM_CONF",
-    "PYTHONPATH",
+    "PYTHONPATH", "SLURM_PIOLET_VET_FROM",
 )  # fmt: skip
 _DEFINITION = b"{}"
 

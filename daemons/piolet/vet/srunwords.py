@@ -14,11 +14,11 @@ from piolet.vet.failures import VetError
 
 NONE, REQUIRED, OPTIONAL = 0, 1, 2
 
-# From srun's manual, 22.05 to 25.11. Options with neither mark need a value.
+# From srun's manual, 22.05 to 25.11, and --interactive, which salloc adds. Options with neither mark need a value.
 _FLAGS = (
-    "contiguous disable-status exact external hold label multi-prog no-allocate overcommit overlap oversubscribe "
-    "preserve-env quiet quit-on-interrupt reboot share spread-job test-only unbuffered usage use-min-nodes verbose "
-    "version"
+    "contiguous disable-status exact external hold interactive label multi-prog no-allocate overcommit overlap "
+    "oversubscribe preserve-env quiet quit-on-interrupt reboot share spread-job test-only unbuffered usage "
+    "use-min-nodes verbose version"
 )
 _WITH_OPTIONAL = (
     "bcast compress exclusive get-user-env help immediate kill-on-bad-exit nice no-kill propagate pty resv-ports "
@@ -101,6 +101,14 @@ def parse(words: Sequence[str], plugins: Mapping[str, int] | None = None) -> Wor
             options += found
         at += used
     return Words(words[0], tuple(options), tuple(words[at:]))
+
+
+def attaches(words: Sequence[str]) -> bool:
+    """Return whether this srun names a job that it joins. Where its options cannot be told apart, any word counts."""
+    try:
+        return parse(words).value("jobid") is not None
+    except VetError:
+        return any(word.startswith("--jobi") for word in words)
 
 
 def _long(word: str, following: str | None, known: Mapping[str, int]) -> tuple[Option, int]:

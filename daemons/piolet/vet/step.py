@@ -18,12 +18,11 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from piolet.api import INCONCLUSIVE, Verdict
-from piolet.vet import bundle, hostlist, parts, records
-from piolet.vet.coordinator import Coordinator
+from piolet.vet import bundle, hostlist, parts, records, verdicts
+from piolet.vet.coordinator import Coordinator, Found
 from piolet.vet.failures import VetError
 from piolet.vet.meeting import MEETING_VARIABLE, START_S
 from piolet.vet.plan import ENVIRONMENT, HOST, Plan
@@ -35,6 +34,8 @@ PLAN_MAX = 98304
 _APART_S = 3.0
 """srun may take longer to start its tasks; afterwards the nodes differ by less."""
 _END_S = 2.0
+_HURRY_S = 0.6
+"""The same after an interrupt: the plugin kills the command 2 s after the first signal."""
 _LINE_MAX = 1 << 20
 _LABELLED = re.compile(rb" *(\d+): (.*)", re.DOTALL)
 _TASK_FAILED = re.compile(r"srun: error: (\S+): tasks? [^:]*: (.+)")
@@ -50,14 +51,6 @@ _NOT_FOR_US = (
 )  # fmt: skip
 _INHERITED = "_SLURM_SPANK_OPTION_piolet_environment_environment"
 _SCORE = re.compile(r"_OPTION_piolet_score_|^SLURM_PIOLET_SCORE")
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a vet step came to: records, and the nodes that did not tell everything, with the reason."""
-
-    records: Sequence[Record]
-    lost: Mapping[str, str]
 
 
 def plan_text(plan: Plan) -> str:
@@ -99,12 +92,18 @@ class Launch:
         ]  # fmt: skip
 
 
+def environment_request(given: str | None, environ: Mapping[str, str]) -> str:
+    """Return what an srun with --environment=`given` (None: without) asks for; '': it has no environment."""
+    inherited = [value for name, value in environ.items() if name.endswith(_INHERITED)]
+    asked = inherited if given is None else [given]
+    return next((value for value in asked if value not in ("", "none")), "")
+
+
 def environment_words(given: str | None, environ: Mapping[str, str]) -> tuple[str, ...] | None:
     """Return what asks for the environment of an srun with --environment=`given`, as in Launch."""
-    if given is not None:
-        return (f"--environment={given}",) if given not in ("", "none") else None
-    inherited = [value for name, value in environ.items() if name.endswith(_INHERITED)]
-    return () if any(value not in ("", "none") for value in inherited) else None
+    if not environment_request(given, environ):
+        return None
+    return () if given is None else (f"--environment={given}",)
 
 
 def _meets(plan: Plan) -> bool:
@@ -120,31 +119,42 @@ def environment(environ: Mapping[str, str], text: str) -> dict[str, str]:
     return {**ours, PLAN_VARIABLE: text} if text else ours
 
 
-def run(plan: Plan, nodes: Sequence[str], launch: Launch, environ: Mapping[str, str]) -> Found:
+def run(
+    plan: Plan, nodes: Sequence[str], launch: Launch, environ: Mapping[str, str],
+    interrupted: Callable[[], object] = lambda: None,
+) -> Found:  # fmt: skip
     """Run what the plan has for the host, then what it has for the environment. Raises VetError.
 
-    It returns when every node has told everything, or the time is up.
+    It returns when every node has told everything, or the time is up. After a KeyboardInterrupt `interrupted` is called
+    before the step is waited for, and the exception goes on.
     """
     found: list[Record] = []
     lost: Mapping[str, str] = {}
+    notes: list[str] = []
     for where in (HOST, ENVIRONMENT):
         own = replace(plan, tasks=tuple(task for task in plan.tasks if task.where == where))
         if not own.tasks:
             continue
+        if where == ENVIRONMENT and launch.environment is None:
+            why = "the application has no environment (--environment)"
+            found += verdicts.unjudged(own.tasks, dict.fromkeys(nodes, why))
+            continue
+        one = _run(own, where, nodes, launch, environ, interrupted)
+        notes += one.notes
         if where == HOST:
-            leader = _run(own, where, nodes, launch, environ)
-            found, lost = leader.records, leader.lost
-        elif launch.environment is None:
-            found += _silent(own, dict.fromkeys(nodes, "the application has no environment (--environment)"))
+            found += one.records
+            lost = one.lost
         else:
-            leader = _run(own, where, nodes, launch, environ)
-            found += [record for record in leader.records if record.node not in leader.lost]
-            found += _silent(own, leader.lost)
-    return Found(found, lost)
+            found += [record for record in one.records if record.node not in one.lost]
+            found += verdicts.unjudged(own.tasks, one.lost)
+    return Found(found, lost, notes)
 
 
-def _run(plan: Plan, where: str, nodes: Sequence[str], launch: Launch, environ: Mapping[str, str]) -> Coordinator:
-    """Run one step, and return the leader with what became of it."""
+def _run(
+    plan: Plan, where: str, nodes: Sequence[str], launch: Launch, environ: Mapping[str, str],
+    interrupted: Callable[[], object],
+) -> Found:  # fmt: skip
+    """Run one step, and return what came of it."""
     leader = Coordinator(plan, nodes, time.monotonic, START_S)
     reader = _Reader(leader, nodes, plan.budget_s)
     text = plan_text(plan)
@@ -164,20 +174,19 @@ def _run(plan: Plan, where: str, nodes: Sequence[str], launch: Launch, environ: 
             )  # fmt: skip
         except OSError as error:
             raise VetError(f"cannot start {launch.srun}: {error.strerror}") from None
+        bound = _END_S
         try:
             reader.read(process, first)
+            if leader.done and not leader.found.lost:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_END_S)
+        except KeyboardInterrupt:
+            bound = _HURRY_S
+            interrupted()
+            raise
         finally:
-            _end(process, _END_S if leader.done and not leader.lost else 0.0)
-    return leader
-
-
-def _silent(plan: Plan, why: Mapping[str, str]) -> list[Record]:
-    """Return records of what was not judged inside the environment: the node itself may be well."""
-    return [
-        records.record(node, task.name, task.kind, Verdict(INCONCLUSIVE, reason), 0.0)
-        for node, reason in why.items()
-        for task in plan.tasks
-    ]
+            _end(process, bound)
+    return leader.found
 
 
 @contextlib.contextmanager
@@ -302,16 +311,14 @@ class _Reader:
             self._last = f"the vet step failed: {text.partition('error:')[2].strip()}"[:300]
 
 
-def _end(process: subprocess.Popen[bytes], patience_s: float) -> None:
-    """Wait `patience_s` for srun, then end it and its step."""
-    for number, bound in ((None, patience_s), (signal.SIGTERM, _END_S), (signal.SIGKILL, _END_S)):
-        if number is not None:
-            process.send_signal(number)
-        try:
-            process.wait(bound)
+def _end(process: subprocess.Popen[bytes], bound_s: float) -> None:
+    """End srun and its step, unless they have ended; each of two signals has `bound_s` to do it."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
             break
-        except subprocess.TimeoutExpired:
-            continue
+        process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(bound_s)
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
             stream.close()

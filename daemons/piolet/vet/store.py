@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
+from piolet.environment import submit
 from piolet.vet.failures import VetError
 
 _SIZE_MAX = 64 << 20
@@ -44,7 +46,6 @@ def read(path: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def cache_directory(environ: dict[str, str] | os._Environ[str]) -> str:
-    """Return where a user's caches of vetting are."""
-    base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or "/nonexistent", ".cache")
-    return os.path.join(base, "piolet", "vet")
+def cache_directory(environ: Mapping[str, str]) -> str:
+    """Return where a user's caches of vetting are; without a place for them nothing can be written there."""
+    return os.path.join(submit.cache_base(environ) or "/nonexistent", "piolet", "vet")

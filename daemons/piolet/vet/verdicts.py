@@ -16,6 +16,8 @@ from piolet.vet.plan import ABORT, WARN, Plan, Task
 from piolet.vet.records import Record
 
 GOOD, WARNED, BAD = "good", "warned", "bad"
+STATUS_BAD = 3
+"""The exit status of what starts no application, for lack of good nodes."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,15 @@ def complete(
             nothing = records.record(node, task.name, task.kind, Verdict(INCONCLUSIVE, reason), 0.0)
             result.append(table.get((node, task.name), nothing))
     return result
+
+
+def unjudged(tasks: Sequence[Task], why: Mapping[str, str]) -> list[Record]:
+    """Return records of `tasks` that nobody judged on the nodes in `why`, with the reason: the node may be well."""
+    return [
+        records.record(node, task.name, task.kind, Verdict(INCONCLUSIVE, reason), 0.0)
+        for node, reason in why.items()
+        for task in tasks
+    ]
 
 
 def against_peers(plan: Plan, found: Sequence[Record]) -> list[Record]:

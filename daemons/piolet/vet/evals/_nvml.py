@@ -59,10 +59,12 @@ class Nvml:
         if context.gpus is None:
             return found
         wanted = set(context.gpus)
-        mine = [gpu for gpu in found if gpu.uuid in wanted or str(gpu.index) in wanted]
-        if len(mine) != len(wanted):
-            raise LostError(f"the step has {len(wanted)} GPUs, and NVML shows {len(mine)} of them")
-        return mine
+        if any(name.startswith("MIG-") for name in wanted):
+            raise Inconclusive("the step has parts of GPUs (MIG), and only whole ones can be judged")
+        seen = [name for name in wanted if any(_means(name, gpu) for gpu in found)]
+        if len(seen) != len(wanted):
+            raise LostError(f"the step has {len(wanted)} GPUs, and NVML shows {len(seen)} of them")
+        return [gpu for gpu in found if any(_means(name, gpu) for name in wanted)]
 
     def ask(self, function: str, *arguments: Any) -> Any:
         """Return what a function of NVML says, or None: this GPU or driver does not have it. Raises LostError."""
@@ -78,3 +80,8 @@ class Nvml:
             if error.value in absent:
                 return None
             raise LostError(f"{function}: {error}") from None
+
+
+def _means(name: str, gpu: Gpu) -> bool:
+    """Return whether CUDA_VISIBLE_DEVICES means `gpu` by `name`: its index, or its UUID, which may be cut short."""
+    return name == str(gpu.index) or (name.startswith("GPU-") and gpu.uuid.startswith(name))

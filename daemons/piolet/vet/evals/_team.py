@@ -12,12 +12,13 @@ import select
 import struct
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from piolet.api import Context, Inconclusive
 
-Round = Callable[[], None]
-Prepare = Callable[[int], Round]
+if TYPE_CHECKING:  # Python 3.8 cannot evaluate them
+    Round = Callable[[], None]
+    Prepare = Callable[[int], Round]
 
 
 def numpy() -> Any:

@@ -18,6 +18,7 @@ class Gpu(Eval):
     how = "one reading of each GPU; memory that the driver reserves for itself does not count as used"
     source = "NVML"
     needs = "an NVIDIA driver, nvidia-ml-py"
+    loads = frozenset({"gpu"})  # it loads nothing: it must not see what another eval does to a GPU
     unit = "degC"
     better = "lower"
 

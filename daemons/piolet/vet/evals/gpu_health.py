@@ -26,6 +26,7 @@ class GpuHealth(Eval):
     how = "counters of each GPU; PCIe width against the device's own maximum; XIDs of the kernel log"
     source = "NVML, and the kernel log where pioletd can read it"
     needs = "an NVIDIA driver, nvidia-ml-py"
+    loads = frozenset({"gpu"})  # it loads nothing: it must not see what another eval does to a GPU
 
     max_ecc_corrected: int = parameter(1000, text="corrected errors since the driver was loaded", least=0)
     max_ecc_uncorrected: int = parameter(0, text="uncorrected errors since the driver was loaded", least=0)

@@ -33,18 +33,19 @@ class Infiniband(Eval):
     def check(self, context: Context) -> Verdict:
         """Name every port that is wrong."""
         base = context.path("/sys/class/infiniband")
-        ports = sorted(glob.glob(f"{base}/*/ports/*"))
-        there = {port.split("/")[-3] for port in ports}
-        wrong = [f"{name} is missing" for name in self.devices if name not in there]
+        there = sorted(glob.glob(f"{base}/*/ports/*"))
+        ports = [port for port in there if _files.text(f"{port}/link_layer") != "Ethernet"]
+        known, judged = ({_adapter(port) for port in some} for some in (there, ports))
+        wrong = [f"{name} is missing" for name in self.devices if name not in known]
+        wrong += [f"{name} has no InfiniBand port" for name in self.devices if name in known - judged]
         if not ports and not wrong:
-            raise Inconclusive("there are no InfiniBand adapters")
+            what = "no adapter has an InfiniBand port" if there else "there are no InfiniBand adapters"
+            raise Inconclusive(what)
         slowest: float | None = None
         for port in ports:
-            if (self.devices and port.split("/")[-3] not in self.devices) or _files.text(
-                f"{port}/link_layer"
-            ) == "Ethernet":
+            if self.devices and _adapter(port) not in self.devices:
                 continue
-            name = f"{port.split('/')[-3]} port {os.path.basename(port)}"
+            name = f"{_adapter(port)} port {os.path.basename(port)}"
             rate, problems = self._port(port)
             wrong += [f"{name} {problem}" for problem in problems]
             if rate is not None:
@@ -71,3 +72,7 @@ class Infiniband(Eval):
             wrong.append(f"went down {downed} times")
         wrong += [f"counts {count} {name}" for name, count in counts.items() if count > self.max_errors]
         return rate, wrong
+
+
+def _adapter(port: str) -> str:
+    return port.split("/")[-3]

@@ -6,11 +6,20 @@ import os
 import pwd
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from piolet.api import FAIL, PASS, Context, Eval, Inconclusive, Verdict, parameter
 from piolet.vet.evals import _files
 
-_SECOND_LOOK_S = 0.05
+_SECOND_LOOK_S = 1.0
+"""Long enough for a disk that is only slow: what waits for it is woken again and again."""
+
+
+class _Process(NamedTuple):
+    uid: int
+    state: str
+    name: str
+    switches: str
 
 
 @dataclass(frozen=True)
@@ -19,9 +28,10 @@ class Leftovers(Eval):
 
     name = "leftovers"
     text = "processes of other users, zombies, hanging processes, and what fills /dev/shm"
-    how = "walks /proc twice (a process in state D both times hangs) and /dev/shm"
+    how = "walks /proc twice (a process in state D both times that was not woken between hangs) and /dev/shm"
     source = "/proc, /dev/shm"
     needs = "a /proc that shows the processes of others"
+    loads = frozenset({"disk"})  # what another eval waits for is no leftover
 
     max_foreign: int = parameter(0, text="processes of other ordinary users", unit="processes", least=0)
     min_uid: int = parameter(1000, text="users below are the system's", unit="uid", least=0)
@@ -35,13 +45,13 @@ class Leftovers(Eval):
         first = _processes(context)
         if 1 not in first:
             raise Inconclusive("/proc does not show the processes of others (hidepid)")
-        foreign = [pid for pid, (uid, _, _) in first.items() if self._foreign(uid, context.uid)]
-        zombies = [pid for pid, (_, state, _) in first.items() if state == "Z"]
-        hanging = [pid for pid, (_, state, _) in first.items() if state == "D"]
+        foreign = [pid for pid, one in first.items() if self._foreign(one.uid, context.uid)]
+        zombies = [pid for pid, one in first.items() if one.state == "Z"]
+        hanging = [pid for pid, one in first.items() if one.state == "D"]
         if hanging:
             time.sleep(min(_SECOND_LOOK_S, context.remaining()))
             second = _processes(context)
-            hanging = [pid for pid in hanging if second.get(pid, (0, "", ""))[1] == "D"]
+            hanging = [pid for pid in hanging if second.get(pid) == first[pid]]
         shm = _shm(context.path("/dev/shm"))  # noqa: S108 - that is what is looked at
         wrong = []
         for what, found, limit in (
@@ -60,8 +70,8 @@ class Leftovers(Eval):
         return self.min_uid <= uid < 65534 and uid != own and _user(uid) not in self.allow_users
 
 
-def _processes(context: Context) -> dict[int, tuple[int, str, str]]:
-    """Return user, state and name of every process."""
+def _processes(context: Context) -> dict[int, _Process]:
+    """Return every process; `switches` is how often it was on a processor, as the kernel writes it."""
     found = {}
     try:
         names = os.listdir(context.path("/proc"))
@@ -77,12 +87,14 @@ def _processes(context: Context) -> dict[int, tuple[int, str, str]]:
         # The name stands in parentheses and may hold any character.
         state = stat.rpartition(")")[2].split()[:1]
         uid = next((line.split()[1] for line in status.splitlines() if line.startswith("Uid:")), "0")
-        found[int(name)] = (int(uid), state[0] if state else "?", stat.partition("(")[2].rpartition(")")[0])
+        switches = " ".join(line for line in status.splitlines() if "ctxt_switches:" in line)
+        called = stat.partition("(")[2].rpartition(")")[0]
+        found[int(name)] = _Process(int(uid), state[0] if state else "?", called, switches)
     return found
 
 
-def _examples(pids: list[int], table: dict[int, tuple[int, str, str]]) -> str:
-    shown = [f"{table[pid][2]} {pid} of {_user(table[pid][0])}" for pid in pids[:3]]
+def _examples(pids: list[int], table: dict[int, _Process]) -> str:
+    shown = [f"{table[pid].name} {pid} of {_user(table[pid].uid)}" for pid in pids[:3]]
     return ", ".join(shown) + (", …" if len(pids) > 3 else "")
 
 

@@ -14,8 +14,8 @@ class MemoryAvailable(Eval):
 
     name = "memory_available"
     text = "memory that the step can still have"
-    how = "MemAvailable, or what the step's cgroup (version 2) leaves when that is less"
-    source = "/proc/meminfo, memory.max and memory.current"
+    how = "MemAvailable, or what the step's cgroup (version 2) leaves when that is less; cached files can be dropped"
+    source = "/proc/meminfo, memory.max, memory.current, and inactive_file of memory.stat"
     unit = "GB"
     better = "higher"
 
@@ -48,13 +48,21 @@ def _meminfo(context: Context) -> dict[str, int]:
 
 def _cgroup_left(context: Context) -> int | None:
     """Return the bytes that the tightest cgroup above us leaves, or None: none has a limit."""
-    place = next((line[3:] for line in (_files.text("/proc/self/cgroup") or "").splitlines() if line[:3] == "0::"), "/")
+    text = _files.text(context.path("/proc/self/cgroup")) or ""
+    place = next((line[3:] for line in text.splitlines() if line[:3] == "0::"), "/")
     left: int | None = None
     while place and place != "/":
         base = context.path("/sys/fs/cgroup" + place)
         most, used = _files.number(base + "/memory.max"), _files.number(base + "/memory.current")
         if most is not None and used is not None:
-            here = max(0, most - used)
+            here = max(0, most - used + _cached(base))
             left = here if left is None else min(left, here)
         place = place.rpartition("/")[0]
     return left
+
+
+def _cached(cgroup: str) -> int:
+    """Return the bytes that count as used and hold files that nobody has touched for a while."""
+    lines = (_files.text(cgroup + "/memory.stat") or "").splitlines()
+    words = next((line.split() for line in lines if line.startswith("inactive_file ")), [])
+    return int(words[1]) if len(words) == 2 and words[1].isdigit() else 0

@@ -41,23 +41,29 @@ class Mounts(Eval):
         started = time.monotonic()
         children = {path: _start(path, self.writable) for path in paths}
         end = min(started + self.answer, context.deadline)
-        slowest = 0.0
+        slowest, late = 0.0, []
         for path, (pid, pipe) in children.items():
-            problem, seconds = self._judge(path, pipe, end)
+            if select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
+                problem, seconds = self._judge(path, pipe)
+            elif end < started + self.answer:  # our own time is up, and not the path's
+                problem, seconds = "", 0.0
+                late.append(path)
+            else:
+                problem, seconds = f"{path} did not answer within {self.answer:g} s", self.answer
             os.kill(pid, signal.SIGKILL)
             os.close(pipe)
             slowest = max(slowest, seconds)
             if problem:
                 wrong.append(problem)
+        if late and not wrong:
+            raise Inconclusive(f"there was no time to wait for {', '.join(late)[:200]}")
         limit = self.answer if paths else None
         return Verdict(
             FAIL if wrong else PASS, "; ".join(wrong)[:500], "slowest answer", slowest, limit, "s", {"paths": paths}
         )
 
-    def _judge(self, path: str, pipe: int, end: float) -> tuple[str, float]:
-        """Return what is wrong with a path, or '', and how long it took."""
-        if not select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
-            return f"{path} did not answer within {self.answer:g} s", self.answer
+    def _judge(self, path: str, pipe: int) -> tuple[str, float]:
+        """Return what is wrong with a path that answered, or '', and how long it took."""
         answer = os.read(pipe, 4096).decode("utf-8", "replace").split("\n")
         if len(answer) != 4:
             return f"{path}: {answer[0] or 'the process that looked at it died'}", 0.0

@@ -84,7 +84,7 @@ class NcclBandwidth(Eval):
             self.backend, store=dist.FileStore(store, world), rank=rank, world_size=world,
             timeout=datetime.timedelta(seconds=max(1.0, seconds)),
         )  # fmt: skip
-        warm = {"payload": 256e6, "runs": 3, **cast(Mapping[str, float], self.warmup)}
+        warm = {"payload": 256e6, "runs": 3, **cast("Mapping[str, float]", self.warmup)}
         for _ in range(int(warm["runs"])):
             _Operation(torch, rank, world, device, float(warm["payload"])).run("allreduce")
         operation = _Operation(torch, rank, world, device, self.payload)
