@@ -259,8 +259,9 @@ def test_what_samples_is_killed(cluster: Cluster, faults: Faults, which: str) ->
         for pid in samplers(faults, f"pioletd-{which}", "node1"):
             kill(pid)
     if which == "keeper":
-        # Until pioletd is restarted nothing is sampled; what was is there.
-        faults.restart_pioletd("node1")
+        # pioletd ends as a whole, so that it is started again as a whole.
+        faults.wait_no_pioletd("node1")
+        faults.start_pioletd("node1")
     size = journal.stat().st_size
     wait_until(lambda: journal.stat().st_size > size + 2000, what="samples of the next sampler")
     done = end(run, stdin="x\n")
