@@ -68,24 +68,14 @@ static void gate(const char *stage, uint32_t job)
 	struct failure f = { 0 };
 	size_t length, count = 0, own;
 	char number[16], *mine = command_line(&length), *result;
+	const char *head[] = { plugin.command, "--config", plugin.config, "vet", "gate", "--stage", stage, "--job", number,
+			       "--result-fd", "3", "--", plugin.request };
 	int status = -1;
 
 	snprintf(number, sizeof(number), "%u", job);
-	words[count++] = (char *)plugin.command;
-	if (plugin.config) {
-		words[count++] = "--config";
-		words[count++] = (char *)plugin.config;
-	}
-	words[count++] = "vet";
-	words[count++] = "gate";
-	words[count++] = "--stage";
-	words[count++] = (char *)stage;
-	words[count++] = "--job";
-	words[count++] = number;
-	words[count++] = "--result-fd";
-	words[count++] = "3";
-	words[count++] = "--";
-	words[count++] = plugin.request;
+	for (size_t i = 0; i < sizeof(head) / sizeof(head[0]); i++)
+		if (plugin.config || (i != 1 && i != 2))
+			words[count++] = (char *)head[i];
 	own = mine ? split(mine, length, words + count, WORDS_MAX - count) : 0;
 	if (!own)
 		fail(&f, NULL, "the command line is too long to be vetted");

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from piolet.cli import score, scored
 from piolet.config import ScoreConfig
 from piolet.errors import PioletError, UsageError
 from piolet.score.dataset import open_dataset
+from piolet.score.failures import ScoreError
 from piolet.score.summary import summarise
 
 from tests.score import simulation
@@ -112,12 +114,19 @@ def test_a_kept_request_does_not_outlive_an_upgrade(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
+    monkeypatch.setattr(os, "getuid", lambda: 1234)
     with (tmp_path / "record").open("wb") as file:
         assert scored.submit("label=x", file.fileno(), None, ScoreConfig()) == 0
     assert package_file.encode() in (tmp_path / "record").read_bytes()
     (tmp_path / "gone").rmdir()
     with pytest.raises(PioletError, match="cannot tell the working directory"):
         scored.submit("label=x", 1, None, ScoreConfig())
+
+
+def test_a_step_of_root_is_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    with pytest.raises(ScoreError, match="a step of root is not scored"):
+        scored.submit("", 1, None, ScoreConfig())
 
 
 def test_a_data_set_cannot_steer_the_terminal(libraries: Path, tmp_path: Path) -> None:

@@ -29,11 +29,13 @@ _FIRST_S = 3.0  # a node that samples has begun its file when its first task beg
 def submit(request: str, descriptor: int, config: str | None, settings: ScoreConfig) -> int:
     """Write the record of what the request means to the descriptor, and keep it for the next srun.
 
-    Raises ScoreError, ConfigError: the request or the site's defaults are wrong.
+    Raises ScoreError, ConfigError: the request or the site's defaults are wrong, or this is root (decision 53).
     """
     from piolet.cli.env import this_host
     from piolet.environment import submit as records
 
+    if os.getuid() == 0:
+        raise ScoreError("a step of root is not scored", "start it as another user, or without --score")
     host = this_host()
     host.watch(config or str(DEFAULT_PATH))
     host.watch(package_file)

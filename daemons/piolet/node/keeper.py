@@ -156,6 +156,9 @@ def decode(data: bytes) -> dict[str, Any]:
         raise WireError(f"a request of the sampler is malformed: {error}") from None
     if any(type(number) is not int or not 0 <= number < 1 << 32 for number in numbers):
         raise WireError("a request of the sampler has an impossible number")
+    if value["uid"] == 0:
+        # It is the sampler's word where files are written, and by whom.
+        raise WireError("a step of root is not scored")
     if any(not isinstance(text, str) or "\0" in text for text in texts) or not texts[0].startswith("/"):
         raise WireError("a request of the sampler has an impossible path")
     return {name: value[name] for name in ("uid", "gid", "groups", "directory", "node", "step")}

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piolet import __version__, peer
+from piolet import __version__, notify, peer
 from piolet.config import Config, load
 from piolet.errors import ConfigError, PioletError
 from piolet.node import leftovers, linux
@@ -294,6 +294,7 @@ def _monitor(
     gc.freeze()
     gc.disable()
     logging.getLogger("pioletd").info("ready: %s", config.node.socket)
+    notify.ready()
     try:
         means = Means(str(base / "build"), config.environment.crun, config.environment.squashfuse)
         listener = peer.file_of(config.node.socket)

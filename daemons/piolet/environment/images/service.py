@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from piolet import config as configuration
-from piolet import peer
+from piolet import notify, peer
 from piolet.environment.images import credentials, protocol
 from piolet.environment.images.admin import Admin
 from piolet.environment.images.failures import ServiceBusy, from_os, to_wire
@@ -312,6 +312,7 @@ async def run(config: configuration.Config) -> None:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, serving.cancel)
                 _LOG.info("listening at %s, store %s", config.images.socket, config.images.store)
+                notify.ready()
                 with contextlib.suppress(asyncio.CancelledError):
                     await serving
         except OSError as error:
