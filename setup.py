@@ -11,6 +11,7 @@ from setuptools import Command, find_packages, setup
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "spank"))
+REQUIREMENTS = (HERE / "requirements.txt").read_text("utf-8").splitlines()
 # The binding of libslurm is compiled where Slurm's headers are; without them the rest works.
 SLURM = Path("/usr/include/slurm/slurm.h").exists()
 
@@ -45,7 +46,7 @@ setup(
     package_dir={"": "daemons", "pyslurm_ext": "pyslurm_ext/pyslurm_ext"},
     packages=[*find_packages("daemons"), "pyslurm_ext"],
     package_data={"pyslurm_ext": ["_slurm.pyi", "py.typed"]},
-    install_requires=["cffi>=1.17,<3"],
+    install_requires=[line for line in REQUIREMENTS if line and not line.startswith("#")],
     cffi_modules=["spank/build_wire.py:ffibuilder", *["pyslurm_ext/build_slurm.py:ffibuilder"] * SLURM],
     cmdclass={"plugins": Plugins},
     entry_points={

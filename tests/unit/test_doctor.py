@@ -15,8 +15,9 @@ import pytest
 from piolet import doctor
 from piolet._wire import ffi
 from piolet.cli import doctor as cli_doctor
+from piolet.cli.main import main
 from piolet.config import Config
-from piolet.doctor import BAD, OK, SKIPPED, WARN, Finding, Machine, daemons, kernel
+from piolet.doctor import BAD, OK, SKIPPED, WARN, Finding, Machine, configuration, daemons, kernel
 
 HELP = "Options provided by plugins:\n  --environment=NAME\n  --score[=...]\n  --vet=PROTOCOL\n"
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -58,9 +59,11 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     config = dataclasses.replace(base, environment=environment, images=images, node=node)
     listeners = [listen(path) for path in (node.vet_socket, node.score_socket)]
     listeners += [daemon(node.socket), daemon(images.socket, answer=PONG)]
+    (tmp_path / "piolet.toml").touch(0o644)
     yield Machine(
-        config, tmp_path / "proc", tmp_path / "dev", "6.18.0-test", str(bin_), {"PATH": "/usr/bin:/bin"}, lambda _: True
-    )
+        config, tmp_path / "piolet.toml", None, tmp_path / "proc", tmp_path / "dev", "6.18.0-test", str(bin_),
+        {"PATH": "/usr/bin:/bin"}, lambda _: True,
+    )  # fmt: skip
     for one in listeners:
         one.shutdown(socket.SHUT_RDWR)  # a close alone does not wake the thread that waits in accept
         one.close()
@@ -125,9 +128,41 @@ def only(machine: Machine, check: str, text: str, hint: str, state: str = BAD) -
 def test_all_is_well(machine: Machine) -> None:
     found = list(doctor.examine(machine))
     assert {finding.state for finding in found} == {OK}, found
-    assert {"plugins", "kernel", "user namespaces", "programs", "accounts", "daemons", "store", "devices"} == {
-        finding.check for finding in found
-    }
+    assert {
+        "configuration",
+        "plugins",
+        "kernel",
+        "user namespaces",
+        "programs",
+        "accounts",
+        "daemons",
+        "store",
+        "devices",
+    } == {finding.check for finding in found}
+
+
+def test_the_configuration(machine: Machine, tmp_path: Path) -> None:
+    """A broken one is one finding, and the other checks go on with the defaults."""
+    path = tmp_path / "piolet.toml"
+    path.chmod(0o640)
+    only(machine, "configuration", f"{path} may not be read by users", f"chmod 0644 {path}")
+    path.write_text("[images]\nstroe = 1\n")
+    config, fault = configuration.read(path)
+    assert config == Config() and fault is not None
+    assert (fault.state, f"{path}:2" in fault.text, "store" in fault.hint) == (BAD, True, True)
+    only(dataclasses.replace(machine, config_fault=fault), "configuration", "unknown key 'stroe'", "did you mean")
+    path.unlink()
+    assert not bad(machine)
+
+
+def test_the_command_goes_on_where_the_configuration_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "piolet.toml").write_text("[images\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["--config", str(tmp_path / "piolet.toml"), "doctor"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"bad      configuration: {tmp_path}/piolet.toml") and "skipped  plugins" in out and not err
 
 
 def test_a_plugin_is_not_loaded(machine: Machine, tmp_path: Path) -> None:

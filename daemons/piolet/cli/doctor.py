@@ -7,10 +7,12 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from piolet import doctor
 from piolet.config import Config
+from piolet.doctor import configuration
 
 
 def add_parser(commands: Any) -> None:
@@ -24,14 +26,17 @@ def add_parser(commands: Any) -> None:
         choices=("login", "node"),
         help="what must run here: piolet-imaged on a login node, pioletd on a node; else what is installed tells",
     )
+    parser.set_defaults(reads_config=False)  # a broken one is something to find
     parser.add_argument("--json", action="store_true", help="print one JSON object a finding, a line each")
 
 
-def run(args: argparse.Namespace, config: Config) -> int:
+def run(args: argparse.Namespace, _: Config) -> int:
     """Print the findings; the exit status is 1 when something is bad."""
+    path = Path(args.config) if args.config else None
+    config, fault = configuration.read(path)
     # A daemon stands beside this command, and need not be on an administrator's PATH.
     beside = os.path.dirname(os.path.abspath(sys.argv[0]))
-    machine = doctor.Machine(config, here=lambda name: _is_here(args.role, os.path.join(beside, name)))
+    machine = doctor.Machine(config, path, fault, here=lambda name: _is_here(args.role, os.path.join(beside, name)))
     counts = dict.fromkeys((doctor.OK, doctor.WARN, doctor.BAD, doctor.SKIPPED), 0)
     for finding in doctor.examine(machine):
         counts[finding.state] += 1

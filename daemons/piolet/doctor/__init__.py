@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from piolet.doctor import daemons, kernel, slurm, store
+from piolet.doctor import configuration, daemons, kernel, slurm, store
 from piolet.doctor.findings import BAD, OK, SKIPPED, WARN, Check, Finding, Machine
 
 __all__ = ["BAD", "CHECKS", "OK", "SKIPPED", "WARN", "Finding", "Machine", "examine"]
 
 CHECKS: tuple[Check, ...] = (
-    slurm.plugins, kernel.kernel, kernel.user_namespaces, kernel.devices, daemons.programs, daemons.accounts,
-    daemons.daemons, store.store, slurm.task_prolog,
+    configuration.configuration, slurm.plugins, kernel.kernel, kernel.user_namespaces, kernel.devices,
+    daemons.programs, daemons.accounts, daemons.daemons, store.store, slurm.task_prolog,
 )  # fmt: skip
 
 

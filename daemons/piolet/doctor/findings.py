@@ -29,10 +29,13 @@ class Finding:
 class Machine:
     """What is looked at; tests have their own.
 
+    config_path, config_fault   where `config` was read, if not from its usual place, and what was wrong there
     here   whether a daemon belongs on this machine: 'pioletd' on nodes, 'piolet-imaged' where images are pulled
     """
 
     config: Config
+    config_path: Path | None = None
+    config_fault: Finding | None = None
     proc: Path = Path("/proc")
     dev: Path = Path("/dev")
     release: str = field(default_factory=lambda: os.uname().release)
