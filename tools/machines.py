@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -37,8 +36,8 @@ LOOPS = 64
 # As process 1 of its own: a root with the devices of a container, and nothing of this machine's but its kernel.
 BOOT = """
 set -e
-root=$1 shared=$2 name=$3
-mount --bind "$root" "$root"
+root=$1 shared=$2 name=$3 layers=$4
+mount -t overlay -o "$layers" overlay "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
@@ -157,10 +156,11 @@ def base(cache: Path) -> Path:
 def booted(names: Sequence[str], cache: Path, place: Path) -> Iterator[list[Machine]]:
     """Boot machines and yield them, at the addresses NETWORK.1 and so on; end them and remove `place` afterwards."""
     lower = base(cache)
-    _remove(place)
+    shutil.rmtree(place, ignore_errors=True)
     (place / "shared").mkdir(parents=True, mode=0o755)
     place.chmod(0o755)
-    group = cgroup.create(f"machines-{os.getpid()}", place / "cgroup")
+    group = cgroup.create(f"machines-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}", place / "cgroup")
+    cgroup.kill(group)  # of a run that was killed
     machines: list[Machine] = []
     try:
         for number, name in enumerate(names, 1):
@@ -173,16 +173,15 @@ def booted(names: Sequence[str], cache: Path, place: Path) -> Iterator[list[Mach
     finally:
         cgroup.kill(group)
         cgroup.remove(group, place / "cgroup")
-        _remove(place)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _boot(name: str, address: str, lower: Path, place: Path, group: Path) -> Machine:
     own = place / name
     for part in ("root", "upper", "work"):
         (own / part).mkdir(parents=True, mode=0o755)
-    (group / name).mkdir()
-    options = f"lowerdir={lower},upperdir={own / 'upper'},workdir={own / 'work'}"
-    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(own / "root")], check=True)
+    (group / name).mkdir(exist_ok=True)
+    layers = f"lowerdir={lower},upperdir={own / 'upper'},workdir={own / 'work'}"
     inside = [
         "unshare",
         "--mount",
@@ -199,7 +198,7 @@ def _boot(name: str, address: str, lower: Path, place: Path, group: Path) -> Mac
     with (place / f"{name}.log").open("wb") as log:
         parent = subprocess.Popen(
             ["sh", "-c", INTO_GROUP, str(group / name / "cgroup.procs"), *command, str(own / "root"),
-             str(place / "shared"), name],
+             str(place / "shared"), name, layers],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
             env={"PATH": FIXED_PATH, "LOOPS": str(LOOPS)},
         )  # fmt: skip
@@ -250,11 +249,3 @@ def _wait(machine: Machine, place: Path) -> None:
             raise ClusterError(f"{machine.name} came up without some of its units:\n{failed}")
         time.sleep(0.05)
     raise ClusterError(f"{machine.name} was not up after {BOOT_S} s", log=place / f"{machine.name}.log")
-
-
-def _remove(place: Path) -> None:
-    """Remove what machines that have ended left in a directory: overlays first, which nobody uses any more."""
-    for root in place.glob("*/root"):
-        if root.is_mount():
-            subprocess.run(["umount", "-l", str(root)], check=False, capture_output=True)
-    shutil.rmtree(place, ignore_errors=True)
