@@ -111,6 +111,19 @@ def test_a_lease_is_one_process_own(tmp_path: Path) -> None:
     assert list((tmp_path / "leases").iterdir()) == []
 
 
+def test_who_is_idle_has_no_heartbeat(tmp_path: Path) -> None:
+    """It is seen while any of its work goes on."""
+    made = presence(tmp_path)
+    made.stop()
+    other, process = presence(tmp_path), tmp_path / f"leases/{made.token}.process"
+    with made.at_work():
+        with made.at_work():
+            assert made.busy and made.take("x")
+        assert process.exists() and not other.take("x")
+        made.release("x")
+    assert not process.exists() and not made.busy and other.take("x")
+
+
 def dead(tmp_path: Path) -> str:
     """Return the token of a process that took a lease and a scratch folder and died."""
     code = (

@@ -48,6 +48,10 @@ class Admin:
 
         Returns {removed: text}. Raises ImageError: not there for this user, or not theirs to remove.
         """
+        with self._presence.at_work():
+            return self._remove(uid, target)
+
+    def _remove(self, uid: int, target: str) -> dict[str, Any]:
         if target.startswith("sha256:"):
             digest = self._by_digest(uid, target)
             return {"removed": f"{digest} {self._give_up(uid, digest, self._filed(digest))}"}
@@ -71,6 +75,10 @@ class Admin:
 
     def prune(self, uid: int, older_than_s: float, dry_run: bool) -> list[dict[str, Any]]:
         """Remove what nobody asked for since `older_than_s` seconds; return the entries that were, or would be."""
+        with self._presence.at_work():
+            return self._prune(uid, older_than_s, dry_run)
+
+    def _prune(self, uid: int, older_than_s: float, dry_run: bool) -> list[dict[str, Any]]:
         gone = []
         filed = list(self._store.references())  # once for all images: there may be thousands of each
         of_image: dict[str, list[Filed]] = {}

@@ -16,9 +16,9 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from piolet.config import ImagesConfig
 from piolet.environment.images import credentials, jobs
@@ -31,6 +31,7 @@ from piolet.errors import ImageError
 _LOG = logging.getLogger("piolet-imaged")
 
 Tell = Callable[[str], None]
+_T = TypeVar("_T")
 _LOOK_TIMEOUT_S = 60
 _SLOW = "try again: the registry is slow, or many ask at once"
 _LONG = "try again; the site can raise pull_timeout_s in [images]"
@@ -71,16 +72,11 @@ class Importer:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Be at work: prepared, swept, with a heartbeat; all of it gone at the end."""
+        """Be ready for work: the store is prepared and swept; at the end nothing of this process is in it."""
         self.store.prepare()
-        self.presence.start()
-        for digest in self.store.orphans():
-            if self.presence.take(digest):
-                try:
-                    if not self.store.present(digest):  # else another machine has published it just now
-                        self.store.remove(digest)
-                finally:
-                    self.presence.release(digest)
+        with self.presence.at_work():
+            self.presence.sweep()
+            self._remove_orphans()
         beating = asyncio.create_task(self._beat())
         try:
             yield
@@ -92,6 +88,15 @@ class Importer:
                     with contextlib.suppress(asyncio.CancelledError, ImageError):
                         await conversion.task
             self.presence.stop()
+
+    def _remove_orphans(self) -> None:
+        for digest in self.store.orphans():
+            if self.presence.take(digest):
+                try:
+                    if not self.store.present(digest):  # else another machine has published it just now
+                        self.store.remove(digest)
+                finally:
+                    self.presence.release(digest)
 
     async def resolve(self, who: Requester, text: str, mode: str, tell: Tell) -> dict[str, Any]:
         """Return what `Store.answer` returns for the reference `text`.
@@ -109,6 +114,10 @@ class Importer:
             raise ImageError(
                 f"there is no image {reference} in the store", "import it: piolet image import FILE --name NAME:TAG"
             )
+        return await self._working(self._pull(who, reference, mode, tell))
+
+    async def _pull(self, who: Requester, reference: Reference, mode: str, tell: Tell) -> dict[str, Any]:
+        """Resolve by asking the registry."""
         tell(f"asking {reference.registry} for {reference.repository}")
         found = await self._look(who, reference, tell, want_config=mode == "look")
         digest: str = found["digest"]
@@ -125,6 +134,9 @@ class Importer:
 
     async def bring(self, who: Requester, kind: str, fd: int, name: str, tell: Tell) -> dict[str, Any]:
         """Import the archive that is open at `fd`, private to the requester, and file it as `localhost/NAME`."""
+        return await self._working(self._bring(who, kind, fd, name, tell))
+
+    async def _bring(self, who: Requester, kind: str, fd: int, name: str, tell: Tell) -> dict[str, Any]:
         reference = parse(f"localhost/{name}")
         if reference.digest is not None:
             raise ImageError(f"'{name}' cannot name an imported image: it has a digest")
@@ -195,7 +207,8 @@ class Importer:
         conversion = self._running.get(key)
         if conversion is None or not (conversion.begun or conversion.uid == who.uid):
             conversion = self._running[key] = _Conversion(who.uid)
-            conversion.task = asyncio.create_task(self._convert(digest, who, reference, found, conversion))
+            work = self._working(self._convert(digest, who, reference, found, conversion))
+            conversion.task = asyncio.create_task(work)
         task = conversion.task
         assert task is not None
         conversion.listeners.append(tell)
@@ -308,6 +321,10 @@ class Importer:
         finally:
             self.presence.release(name)
 
+    async def _working(self, work: Coroutine[Any, Any, _T]) -> _T:
+        with self.presence.at_work():
+            return await work
+
     def _deadline(self, reference: Reference) -> contextlib.AbstractAsyncContextManager[None]:
         """Bound a whole pull or import, all its waiting included."""
         return _within(self._config.pull_timeout_s, reference, _LONG)
@@ -315,8 +332,9 @@ class Importer:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self.presence.beat_s)
-            with contextlib.suppress(OSError):
-                self.presence.beat()
+            if self.presence.busy:
+                with contextlib.suppress(OSError):
+                    self.presence.beat()
 
 
 @contextlib.asynccontextmanager

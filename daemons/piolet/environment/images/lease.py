@@ -1,6 +1,7 @@
 """Who is at work in a store: a heartbeat for each process, leases on digests, and what dead ones left.
 
-A process that writes has one file `leases/TOKEN.process` whose time it renews. A lease on a digest is
+A process that is at work has one file `leases/TOKEN.process` whose time it renews; one that is idle has none, so that
+services on a thousand nodes cost a shared store nothing. A lease on a digest is
 a file that holds its taker's token; it is worth as much as the token's process is alive. So many
 leases cost one heartbeat, and the services of several machines can share a store. Where the dead
 process was on this machine, that is seen at once; otherwise when its heartbeat is too old by the
@@ -16,6 +17,7 @@ import os
 import secrets
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +36,30 @@ class Presence:
         self._stale_s = stale_s
         self._leases = os.path.join(root, "leases")
         self._tmp = os.path.join(root, "tmp")
+        self._changing = threading.Lock()
+        self._work: set[object] = set()
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Be seen to be at work while the block runs; whatever writes or holds a lease is in such a block."""
+        key = object()
+        with self._changing:
+            if not self._work:
+                self._show()
+            self._work.add(key)
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._work.discard(key)
+                if not self._work:
+                    with contextlib.suppress(OSError):
+                        os.unlink(self._process(self.token))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a heartbeat is wanted."""
+        return bool(self._work)
 
     def start(self) -> None:
         """Show that this process is there, and clear away what dead ones left."""
@@ -45,7 +71,7 @@ class Presence:
         self._clear(self.token)
 
     def beat(self) -> None:
-        """Renew the heartbeat; call it every `beat_s` seconds."""
+        """Renew the heartbeat; call it every `beat_s` seconds while this process is at work."""
         try:
             os.utime(self._process(self.token))
         except FileNotFoundError:
