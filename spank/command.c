@@ -76,13 +76,16 @@ static bool interrupted(void)
 static int reap(pid_t pid)
 {
 	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), status = -1, kills = 0;
-	struct sigaction own = { .sa_handler = note }, before[ENDS];
+	struct sigaction own = { .sa_handler = note }, now, before[ENDS];
 
 	noted = 0;
-	for (size_t i = 0; i < ENDS; i++)
-		if (sigaction(ends[i], NULL, &before[i]) == 0 && before[i].sa_handler != SIG_IGN)
-			sigaction(ends[i], &own, NULL);
 	for (;;) {
+		/* Again and again: a thread of Slurm's, 26.05, sets its own when it comes to it. */
+		for (size_t i = 0; i < ENDS; i++)
+			if (sigaction(ends[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN && now.sa_handler != note) {
+				before[i] = now;
+				sigaction(ends[i], &own, NULL);
+			}
 		struct pollfd p = { .fd = pidfd, .events = POLLIN };
 		pid_t done = waitpid(pid, &status, WNOHANG);
 
@@ -95,7 +98,8 @@ static int reap(pid_t pid)
 	if (pidfd >= 0)
 		close(pidfd);
 	for (size_t i = 0; i < ENDS; i++)
-		sigaction(ends[i], &before[i], NULL);
+		if (sigaction(ends[i], NULL, &now) == 0 && now.sa_handler == note)
+			sigaction(ends[i], &before[i], NULL);
 	if (noted)
 		raise(noted);
 	return status;

@@ -141,25 +141,15 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 /* In srun, when the step has ended. The command's wait is bounded, and its exit status is not srun's. */
 static void show(void)
 {
-	char *words[12], job[16], step[16], *result = NULL;
+	char job[16], step[16], *result = NULL;
+	const char *without[] = { plugin.command, "score", "end", "--job", job, "--step", step, NULL };
+	const char *with[] = { plugin.command, "--config", plugin.config, "score", "end", "--job", job, "--step", step, NULL };
 	struct failure f = { 0 };
-	size_t length, count = 0;
+	size_t length;
 
 	snprintf(job, sizeof(job), "%u", state.job);
 	snprintf(step, sizeof(step), "%u", state.step);
-	words[count++] = (char *)plugin.command;
-	if (plugin.config) {
-		words[count++] = "--config";
-		words[count++] = (char *)plugin.config;
-	}
-	words[count++] = "score";
-	words[count++] = "end";
-	words[count++] = "--job";
-	words[count++] = job;
-	words[count++] = "--step";
-	words[count++] = step;
-	words[count] = NULL;
-	command_run(words, PIOLET_REPLY_MAX, &result, &length, &f);
+	command_run((char *const *)(plugin.config ? with : without), PIOLET_REPLY_MAX, &result, &length, &f);
 	free(result);
 }
 
