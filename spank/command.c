@@ -52,7 +52,7 @@ static pid_t start(char *const *words, int result)
 	_exit(127);
 }
 
-/* srun keeps these from ending it: Slurm 22.05 blocks them while its plugins work, 26.05 takes note of them for later. */
+/* srun keeps these from ending it: Slurm 22.05 blocks them while its plugins work, later ones take note of them. */
 static const int ends[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
 #define ENDS (sizeof(ends) / sizeof(ends[0]))
 static volatile sig_atomic_t noted;
@@ -80,15 +80,16 @@ static int reap(pid_t pid)
 
 	noted = 0;
 	for (;;) {
-		/* Again and again: a thread of Slurm's, 26.05, sets its own when it comes to it. */
+		struct pollfd p = { .fd = pidfd, .events = POLLIN };
+		pid_t done;
+
+		/* Again and again: from 24.11 on, a thread of Slurm's sets its own handlers when it comes to it. */
 		for (size_t i = 0; i < ENDS; i++)
 			if (sigaction(ends[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN && now.sa_handler != note) {
 				before[i] = now;
 				sigaction(ends[i], &own, NULL);
 			}
-		struct pollfd p = { .fd = pidfd, .events = POLLIN };
-		pid_t done = waitpid(pid, &status, WNOHANG);
-
+		done = waitpid(pid, &status, WNOHANG);
 		if (done == pid || (done < 0 && errno != EINTR))
 			break;
 		if (interrupted())
