@@ -52,7 +52,8 @@ static pid_t start(char *const *words, int result)
 	_exit(127);
 }
 
-/* srun keeps these from ending it: Slurm 22.05 blocks them while its plugins work, later ones take note of them. */
+/* srun keeps these from ending it: its main thread blocks them, a thread of its own waits for them, and from 24.11 on others
+ * do not block them. The kernel gives a signal to the main thread first, where that takes it: so it does, for as long. */
 static const int ends[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
 #define ENDS (sizeof(ends) / sizeof(ends[0]))
 static volatile sig_atomic_t noted;
@@ -62,24 +63,17 @@ static void note(int number)
 	noted = number;
 }
 
-static bool interrupted(void)
-{
-	sigset_t pending;
-	bool any = noted != 0;
-
-	if (sigpending(&pending) == 0)
-		for (size_t i = 0; i < ENDS; i++)
-			any |= sigismember(&pending, ends[i]) == 1;
-	return any;
-}
-
 static int reap(pid_t pid)
 {
 	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), status = -1, kills = 0;
 	struct sigaction own = { .sa_handler = note }, now, before[ENDS];
+	sigset_t open, mask;
 
 	noted = 0;
-	for (;;) {
+	sigemptyset(&open);
+	for (size_t i = 0; i < ENDS; i++)
+		sigaddset(&open, ends[i]);
+	for (bool first = true;; first = false) {
 		struct pollfd p = { .fd = pidfd, .events = POLLIN };
 		pid_t done;
 
@@ -89,20 +83,24 @@ static int reap(pid_t pid)
 				before[i] = now;
 				sigaction(ends[i], &own, NULL);
 			}
+		if (first)
+			sigprocmask(SIG_UNBLOCK, &open, &mask);
 		done = waitpid(pid, &status, WNOHANG);
 		if (done == pid || (done < 0 && errno != EINTR))
 			break;
-		if (interrupted())
+		if (noted)
 			kill(pid, kills++ < 20 ? SIGTERM : SIGKILL);
 		poll(&p, pidfd >= 0 ? 1 : 0, 100);
 	}
 	if (pidfd >= 0)
 		close(pidfd);
+	sigprocmask(SIG_SETMASK, &mask, NULL);
 	for (size_t i = 0; i < ENDS; i++)
 		if (sigaction(ends[i], NULL, &now) == 0 && now.sa_handler == note)
 			sigaction(ends[i], &before[i], NULL);
+	/* To whichever thread srun has for it. */
 	if (noted)
-		raise(noted);
+		kill(getpid(), noted);
 	return status;
 }
 
@@ -174,7 +172,7 @@ int command_run(char *const *words, size_t limit, char **result, size_t *length,
 	*result = slurp(fd, limit, length);
 	close(fd);
 	/* The user's own signal needs no comment. */
-	if (WIFSIGNALED(status) && !interrupted())
+	if (WIFSIGNALED(status) && !noted)
 		return fail(f, "the machine may be short of memory", "%s was ended by signal %d", words[0], WTERMSIG(status));
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
