@@ -29,11 +29,13 @@ def plugins(machine: Machine) -> Iterator[Finding]:
     if twice is not None and twice[1] in OPTIONS:
         hint = "two lines of plugstack.conf, or of what it includes, load it: remove one"
         yield Finding("plugins", BAD, f"Slurm loads {OPTIONS[twice[1]]} twice: steps that use it fail", hint)
+    told = None
     for option, plugin in OPTIONS.items():
         if re.search(rf"^\s*--{option}[=\[\s]", text, re.MULTILINE):
             yield Finding("plugins", OK, f"srun knows --{option}")
-        else:
-            yield _missing(option, plugin, said.splitlines())
+        elif (found := _missing(option, plugin, said.splitlines())) != told:
+            yield found  # an srun that does not start is one fault, and not one for each option
+            told = found
 
 
 def _missing(option: str, plugin: str, said: list[str]) -> Finding:
