@@ -9,7 +9,7 @@ HERE = Path(__file__).resolve().parent
 ffibuilder = FFI()
 ffibuilder.cdef(
     """
-    struct ext_table { size_t rows, columns; int64_t *cells[32]; char *strings; size_t length; size_t count; ...; };
+    struct ext_table { size_t rows, columns; int64_t *cells[32]; uint8_t gaps[32]; char *strings; size_t length; ...; };
     void ext_free(struct ext_table *);
     int ext_jobs(struct ext_table *, uint32_t, int64_t *);
     int ext_nodes(struct ext_table *, const char *, int64_t *);

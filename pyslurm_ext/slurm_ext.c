@@ -90,27 +90,33 @@ static void name_user(update_node_msg_t *update, uint32_t uid)
 
 struct ext_table {
 	size_t rows, columns;
-	int64_t *cells[COLUMNS_MAX];	/* of a text: its number in `strings`; of what Slurm does not say: INT64_MIN */
+	int64_t *cells[COLUMNS_MAX];	/* of a text: its number in `strings`, or NO_TEXT */
+	uint8_t gaps[COLUMNS_MAX];	/* whether the column has a NOTHING */
 	char *strings;			/* NUL-terminated, one after the other; the first is empty */
 	size_t length, room, count;
+	void *answer;			/* libslurm's; to be freed with `release` */
+	void (*release)(void *);
 	int64_t last[COLUMNS_MAX];	/* the string that the column had last, and where it is: many rows say the same */
 	size_t last_at[COLUMNS_MAX];
 	int failed;
 };
 
-#define NOTHING INT64_MIN
+#define NOTHING INT64_MIN /* what Slurm does not say */
+#define NO_TEXT (-1)
 
 void ext_free(struct ext_table *t)
 {
+	if (t->answer)
+		t->release(t->answer);
 	for (size_t i = 0; i < t->columns; i++)
 		free(t->cells[i]);
 	free(t->strings);
 	*t = (struct ext_table){ 0 };
 }
 
-static int start(struct ext_table *t, size_t rows, size_t columns)
+static int start(struct ext_table *t, size_t rows, size_t columns, void *answer, void (*release)(void *))
 {
-	*t = (struct ext_table){ .rows = rows, .columns = columns };
+	*t = (struct ext_table){ .rows = rows, .columns = columns, .answer = answer, .release = release };
 	for (size_t i = 0; i < columns; i++)
 		if (!(t->cells[i] = calloc(rows ? rows : 1, sizeof(int64_t))))
 			t->failed = 1;
@@ -127,7 +133,7 @@ static int64_t text(struct ext_table *t, size_t column, const char *value)
 	size_t size;
 
 	if (!value)
-		return NOTHING;
+		return NO_TEXT;
 	if (!value[0])
 		return 0;
 	if (t->last[column] && strcmp(t->strings + t->last_at[column], value) == 0)
@@ -138,7 +144,7 @@ static int64_t text(struct ext_table *t, size_t column, const char *value)
 
 		if (!more) {
 			t->failed = 1;
-			return NOTHING;
+			return NO_TEXT;
 		}
 		t->strings = more;
 		t->room *= 2;
@@ -147,6 +153,12 @@ static int64_t text(struct ext_table *t, size_t column, const char *value)
 	t->last_at[column] = t->length;
 	t->length += size;
 	return t->last[column] = (int64_t)t->count++;
+}
+
+static void put(struct ext_table *t, size_t column, size_t row, int64_t value)
+{
+	t->cells[column][row] = value;
+	t->gaps[column] |= value == NOTHING;
 }
 
 static int64_t u32(uint32_t value)
@@ -159,7 +171,7 @@ static int64_t moment(time_t value)
 	return value ? (int64_t)value : NOTHING;
 }
 
-#define PUT(value) (t->cells[c++][row] = (value))
+#define PUT(value) put(t, c++, row, (value))
 #define TEXT(value) (t->cells[c][row] = text(t, c, (value)), c++)
 
 /* -- loading; the order of the columns is that of the classes in records.py */
@@ -173,6 +185,11 @@ static int finish(struct ext_table *t)
 	return -1;
 }
 
+static void release_jobs(void *answer)
+{
+	slurm_free_job_info_msg(answer);
+}
+
 /* `since`: in, when the answer was given that the caller has, or 0; out, when this one was. If nothing has changed, slurmctld
  * says just that: -1 and SLURM_NO_CHANGE_IN_DATA. It counts in seconds, and takes what changed in the same one for new. */
 int ext_jobs(struct ext_table *t, uint32_t job, int64_t *since)
@@ -183,7 +200,7 @@ int ext_jobs(struct ext_table *t, uint32_t job, int64_t *since)
 	if (job ? slurm_load_job(&found, named(job), flags) : slurm_load_jobs((time_t)*since, &found, SHOW_ALL))
 		return -1;
 	*since = found->last_update;
-	if (start(t, found->record_count, 25) == 0)
+	if (start(t, found->record_count, 25, found, release_jobs) == 0)
 		for (size_t row = 0; row < t->rows; row++) {
 			slurm_job_info_t *j = &found->job_array[row];
 			size_t c = 0;
@@ -214,8 +231,12 @@ int ext_jobs(struct ext_table *t, uint32_t job, int64_t *since)
 			PUT(j->restart_cnt);
 			PUT(j->exit_code);
 		}
-	slurm_free_job_info_msg(found);
 	return finish(t);
+}
+
+static void release_nodes(void *answer)
+{
+	slurm_free_node_info_msg(answer);
 }
 
 int ext_nodes(struct ext_table *t, const char *name, int64_t *since)
@@ -226,7 +247,7 @@ int ext_nodes(struct ext_table *t, const char *name, int64_t *since)
 	if (name ? slurm_load_node_single(&found, (char *)name, flags) : slurm_load_node((time_t)*since, &found, flags))
 		return -1;
 	*since = found->last_update;
-	if (start(t, found->record_count, 16) == 0)
+	if (start(t, found->record_count, 16, found, release_nodes) == 0)
 		for (size_t row = 0; row < t->rows; row++) {
 			node_info_t *n = &found->node_array[row];
 			size_t c = 0;
@@ -248,8 +269,12 @@ int ext_nodes(struct ext_table *t, const char *name, int64_t *since)
 			TEXT(n->node_hostname);
 			TEXT(n->version);
 		}
-	slurm_free_node_info_msg(found);
 	return finish(t);
+}
+
+static void release_steps(void *answer)
+{
+	slurm_free_job_step_info_response_msg(answer);
 }
 
 int ext_steps(struct ext_table *t, uint32_t job)
@@ -258,7 +283,7 @@ int ext_steps(struct ext_table *t, uint32_t job)
 
 	if (load_steps(job ? job : NO_VAL, &found))
 		return -1;
-	if (start(t, found->job_step_count, 10) == 0)
+	if (start(t, found->job_step_count, 10, found, release_steps) == 0)
 		for (size_t row = 0; row < t->rows; row++) {
 			job_step_info_t *s = &found->job_steps[row];
 			size_t c = 0;
@@ -274,8 +299,12 @@ int ext_steps(struct ext_table *t, uint32_t job)
 			PUT(u32(s->num_cpus));
 			PUT(moment(s->start_time));
 		}
-	slurm_free_job_step_info_response_msg(found);
 	return finish(t);
+}
+
+static void release_partitions(void *answer)
+{
+	slurm_free_partition_info_msg(answer);
 }
 
 int ext_partitions(struct ext_table *t, int64_t *since)
@@ -285,7 +314,7 @@ int ext_partitions(struct ext_table *t, int64_t *since)
 	if (slurm_load_partitions((time_t)*since, &found, SHOW_ALL))
 		return -1;
 	*since = found->last_update;
-	if (start(t, found->record_count, 8) == 0)
+	if (start(t, found->record_count, 8, found, release_partitions) == 0)
 		for (size_t row = 0; row < t->rows; row++) {
 			partition_info_t *p = &found->partition_array[row];
 			size_t c = 0;
@@ -299,7 +328,6 @@ int ext_partitions(struct ext_table *t, int64_t *since)
 			PUT(u32(p->default_time));
 			PUT(!!(p->flags & PART_FLAG_DEFAULT));
 		}
-	slurm_free_partition_info_msg(found);
 	return finish(t);
 }
 
@@ -408,6 +436,15 @@ int ext_version(void)
 	return (int)SLURM_VERSION_NUMBER;
 }
 
+/* A large answer is tens of megabytes in small blocks, for a moment. glibc gives such memory back and asks for it again
+ * each time, until it has seen a large block freed: this is about the largest that it learns from (mallopt(3)). */
+static void keep_memory(void)
+{
+	void *volatile block = malloc((32 << 20) - 65536);
+
+	free(block);
+}
+
 /* libslurm ends the process when it does not like slurm.conf. So a child tries first, and says so with a NUL when it
  * lived; returns -1 with what libslurm printed in `said` where there was none. Whether the child can still be waited for
  * is not asked: the program may have SIGCHLD ignored. */
@@ -446,5 +483,6 @@ int ext_init(char *said, size_t size)
 	if (!lived)
 		return -1;
 	slurm_init(NULL);
+	keep_memory();
 	return 0;
 }

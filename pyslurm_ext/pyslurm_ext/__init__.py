@@ -15,9 +15,9 @@ import importlib
 from types import ModuleType
 
 from pyslurm_ext.errors import SlurmError
-from pyslurm_ext.records import Job, Node, Partition, Step
+from pyslurm_ext.records import Job, Node, Partition, Snapshot, Step
 
-__all__ = ["Job", "Node", "Partition", "SlurmError", "Step", "connect"]
+__all__ = ["Job", "Node", "Partition", "SlurmError", "Snapshot", "Step", "connect"]
 
 
 def connect(by: str = "") -> ModuleType:

@@ -12,7 +12,8 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from pyslurm_ext.errors import SlurmError
@@ -25,6 +26,7 @@ from pyslurm_ext.records import (
     Job,
     Node,
     Partition,
+    Snapshot,
     Step,
 )  # fmt: skip
 
@@ -52,7 +54,7 @@ def version() -> tuple[int, int, int]:
 
 def jobs() -> list[Job]:
     """Return every job that slurmctld knows, those that ended a short while ago included."""
-    return _list(Job, "list jobs", lambda table, since: lib.ext_jobs(table, 0, since))
+    return _jobs(free=lib.ext_free)
 
 
 def job(number: int) -> Job:
@@ -82,6 +84,16 @@ def steps(job_id: int | None = None) -> list[Step]:
 def partitions() -> list[Partition]:
     """Return every partition."""
     return _list(Partition, "list partitions", lib.ext_partitions)
+
+
+def snapshot() -> Snapshot:
+    """Return jobs, nodes and partitions: asked for side by side, so sooner than one after the other."""
+    _begin()
+    with ThreadPoolExecutor(1) as aside:
+        others = aside.submit(lambda: (nodes(), partitions()))
+        # The largest answer comes to this thread; while it becomes records here, the other frees it.
+        found = _jobs(free=lambda table: aside.submit(lib.ext_free, table))
+        return Snapshot(found, *others.result())
 
 
 def drain(names: Iterable[str] | str, reason: str) -> None:
@@ -145,12 +157,18 @@ def compress(hosts: Iterable[str]) -> str:
 # -- how
 
 
-def _list(kind: type[_Record], what: str, fill: Callable[[Any, Any], int]) -> list[_Record]:
+def _jobs(free: Callable[[Any], object]) -> list[Job]:
+    return _list(Job, "list jobs", lambda table, since: lib.ext_jobs(table, 0, since), free)
+
+
+def _list(
+    kind: type[_Record], what: str, fill: Callable[[Any, Any], int], free: Callable[[Any], object] = lib.ext_free
+) -> list[_Record]:
     """Return all records of a kind: those that the last answer had, where slurmctld says that nothing has changed."""
     before, records = _answers.get(kind, (0, []))
     since = ffi.new("int64_t *", before)
     try:
-        records = _load(kind, what, lambda table: fill(table, since))
+        records = _load(kind, what, lambda table: fill(table, since), free)
     except SlurmError as error:
         if error.code != lib.SLURM_NO_CHANGE_IN_DATA:
             raise
@@ -159,35 +177,41 @@ def _list(kind: type[_Record], what: str, fill: Callable[[Any, Any], int]) -> li
     return list(records)
 
 
-def _load(kind: type[_Record], what: str, fill: Callable[[Any], int]) -> list[_Record]:
+def _load(
+    kind: type[_Record], what: str, fill: Callable[[Any], int], free: Callable[[Any], object] = lib.ext_free
+) -> list[_Record]:
     _begin()
     table = ffi.new("struct ext_table *")
     _check(what, fill(table))
     try:
         rows = table.rows
-        strings = bytes(ffi.buffer(table.strings, table.length)).decode("utf-8", "replace").split("\0")
-        columns = [ffi.unpack(table.cells[at], rows) for at in range(table.columns)] if rows else []
+        data: str = bytes(ffi.buffer(table.strings, table.length)).decode("utf-8", "replace")
+        columns = [memoryview(ffi.buffer(table.cells[at], 8 * rows)).cast("q").tolist() for at in range(table.columns)]
+        gaps = list(table.gaps)
     finally:
-        lib.ext_free(table)
-    if not columns:
+        free(table)
+    if not rows:
         return []
+    strings: list[str | None] = [*data.split("\0")]
+    strings[-1] = None  # which a text that is not there names, as -1
     texts = TEXTS[kind]
-    found: list[Sequence[Any]] = []
-    for name, column in zip(kind._fields, columns, strict=False):
+    found: list[Iterable[Any]] = []
+    for name, column, gap in zip(kind._fields, columns, gaps, strict=False):
         if name in texts:
-            found.append([strings[at] if at >= 0 else None for at in column])
-        elif _NOTHING in column:
+            found.append(map(strings.__getitem__, column))
+        elif gap:
             found.append([None if value == _NOTHING else value for value in column])
         else:
             found.append(column)
-    return list(map(kind._make, zip(*_named(kind, found), strict=True)))
+    # As kind._make, less a call in Python for each row.
+    return list(map(functools.partial(tuple.__new__, kind), zip(*_named(kind, found), strict=True)))
 
 
-def _named(kind: type[Any], columns: list[Sequence[Any]]) -> list[Sequence[Any]]:
+def _named(kind: type[Any], columns: list[Iterable[Any]]) -> list[Iterable[Any]]:
     """Put names in place of Slurm's numbers."""
     at = {name: number for number, name in enumerate(kind._fields)}
     if kind is Node:
-        states = columns[at["state"]]
+        states = list(columns[at["state"]])
         columns.append([_node_flags(value) for value in states])
         columns[at["state"]] = [_node_state(value) for value in states]
         return columns

@@ -105,6 +105,14 @@ class Partition(NamedTuple):
     default: bool
 
 
+class Snapshot(NamedTuple):
+    """What slurmctld knows at about one moment."""
+
+    jobs: list[Job]
+    nodes: list[Node]
+    partitions: list[Partition]
+
+
 TEXTS = {
     Job: {"name", "partition", "account", "qos", "nodes", "comment", "work_dir", "command"},
     Node: {"name", "gres", "gres_used", "features", "reason", "hostname", "version"},

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pyslurm
 
 from pyslurm_ext.errors import SlurmError
-from pyslurm_ext.records import Job, Node, Partition, Step
+from pyslurm_ext.records import Job, Node, Partition, Snapshot, Step
 
 _Value = TypeVar("_Value")
 
@@ -55,6 +55,11 @@ def steps(job_id: int | None = None) -> list[Step]:
 def partitions() -> list[Partition]:
     """Return every partition."""
     return [_partition(one) for one in _do("list partitions", pyslurm.Partitions.load).values()]
+
+
+def snapshot() -> Snapshot:
+    """Return jobs, nodes and partitions."""
+    return Snapshot(jobs(), nodes(), partitions())
 
 
 def drain(names: Iterable[str] | str, reason: str) -> None:

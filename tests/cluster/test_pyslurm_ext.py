@@ -117,6 +117,14 @@ def test_a_list_is_never_an_old_one(slurm: Slurm, job: int) -> None:
     assert [before for before, _, _ in found[1:]] == [[f"c{number}"] for number in range(99)]
 
 
+def test_a_snapshot_is_all_lists(slurm: Slurm, job: int) -> None:
+    wait_until(lambda: slurm.ask(f"slurm.job({job})")["state"] == "RUNNING", what="the job")
+    lists = "[slurm.jobs(), slurm.nodes(), slurm.partitions()]"
+    found, *expected = slurm.ask(f"[slurm.snapshot(), *{lists}]")
+    assert list(found) == ["jobs", "nodes", "partitions"] and list(found.values()) == expected
+    assert [one["name"] for one in found["jobs"] if one["id"] == job] == ["näme"]
+
+
 def test_what_has_not_changed_is_not_sent_again(slurm: Slurm) -> None:
     """The answer is the same, and of the same moment; a caller may do with the list what it likes."""
     wait = "__import__('time').sleep(1.1)"
@@ -152,6 +160,7 @@ def test_drain_and_resume(slurm: Slurm) -> None:
         ("slurm.requeue(4000000)", "cannot requeue job 4000000: Invalid job id"),
         ("slurm.set_comment(4000000, 'x')", "cannot set the comment of job 4000000: Invalid job id"),
         ("slurm.set_comment(1, 'x\\0')", "NUL"),
+        ("setattr(slurm, 'nodes', lambda: slurm.node('nothing')) or slurm.snapshot()", "cannot show node nothing"),
         ("slurm.expand('node[1-')", "is no list of hosts"),
     ],
 )
@@ -197,9 +206,10 @@ def test_ten_thousand_calls_take_no_memory(slurm: Slurm) -> None:
         "def some(n):\n"
         "    for _ in range(n):\n"
         "        s.nodes(), s.partitions(), s.jobs(), s.steps(), refused(s.node, 'nothing'), refused(s.job, 4000000)\n"
+        "        s._answers.clear(), s.snapshot()\n"
         "        for _ in range(4): s.expand('n[1-100]'), s.compress(['n1', 'n2'])\n"
         "    return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE')\n"
-        "first = some(350)\nsecond = some(365)\nprint(second - first)\n"
+        "first = some(340)\nsecond = some(355)\nprint(second - first)\n"
     )
     done = subprocess.run(
         ["env", f"SLURM_CONF={slurm.conf}", cluster_python(slurm.cluster), "-I", "-c", code],

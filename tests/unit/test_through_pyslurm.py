@@ -165,6 +165,7 @@ def test_records(stand_in: StandIn) -> None:
     assert slurm.steps() == slurm.steps(7) and slurm.steps()[0].nodes == "node1,node2"
     (partition,) = slurm.partitions()
     assert (partition.max_time, partition.default_time, partition.default) == (None, 60, True)
+    assert slurm.snapshot() == ([job], [node], [partition])
     assert slurm.version() == (25, 11, 0)
 
 
