@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -344,3 +345,36 @@ def test_srun_is_ended_while_it_vets(cluster: Cluster, room: Path, number: signa
     after = (room / "out").read_text("utf-8").partition("then\n")[2]
     assert "piolet-vet" not in after and not (room / "started").exists(), after
     assert not list(room.glob(".piolet-vet-*"))
+
+
+def vet_commands(parent_pid: int) -> list[int]:
+    """Return the `piolet` commands that an srun below this process waits for."""
+    found = []
+    for child in Path(f"/proc/{parent_pid}/task/{parent_pid}/children").read_text("ascii").split():
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            found += [int(child)] if b"gate" in words else vet_commands(int(child))
+    return found
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["as-it-starts", "as-it-vets"])
+def test_the_command_is_killed(cluster: Cluster, room: Path, late: bool) -> None:
+    """The allocation that srun made ends, by a process that srun has for that; a job that it joined lives on."""
+    cluster.write("alice", room / "p.yaml", sleeping(cluster, room))
+    begin = ("srun", "-N2", "--vet=p.yaml")
+    cluster.run("alice", "salloc", "-N2", "--no-shell", "-J", "joined", cwd=room).good()
+    joined = cluster.run("alice", "squeue", "-h", "-n", "joined", "-o", "%i").good().strip()
+    for words in (begin, (*begin, f"--jobid={joined}")):
+        process = cluster.start("alice", *words, "touch", "started", cwd=room)
+        wait_until(functools.partial(vet_commands, process.pid), what="the command")
+        if late:
+            wait_until(lambda: len(eval_pids(room)) == 2, what="two evals")
+        os.kill(vet_commands(process.pid)[0], signal.SIGKILL)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 1 and "was ended by signal 9" in said, said
+        wait_until(lambda: cluster.jobs().split()[::3] == [joined], what="the end of the allocation")
+        for path in room.glob("go.node*"):
+            path.unlink()
+    cluster.run("alice", "scancel", joined)
+    cluster.wait_end(joined)
+    assert not (room / "started").exists()
