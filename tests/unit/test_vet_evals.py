@@ -107,19 +107,27 @@ def test_leftovers(tmp_path: Path) -> None:
 
 
 def test_what_waits_for_a_slow_disk_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is in state D at both looks, but was woken between them."""
+    """It is in state D at each look, but was woken between them; the look ends with the last one that was."""
     (tmp_path / "dev/shm").mkdir(parents=True)
     for pid, name in ((1, "init"), (60, "fsync"), (61, "nfs")):
         process(tmp_path, pid, name, "S" if pid == 1 else "D", 0)
+    now, woken = 0.0, [(60, 0.1)]
 
-    def meanwhile(seconds: float) -> None:
-        assert seconds == pytest.approx(leftovers._SECOND_LOOK_S)
-        with open(tmp_path / "proc/60/status", "a") as file:
-            file.write("voluntary_ctxt_switches:\t7\n")
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        while woken and woken[0][1] <= now:
+            with open(tmp_path / f"proc/{woken.pop(0)[0]}/status", "a") as file:
+                file.write("voluntary_ctxt_switches:\t7\n")
 
-    monkeypatch.setattr(time, "sleep", meanwhile)
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     verdict = leftovers.Leftovers().check(context(str(tmp_path)))
     assert verdict.reason == "1 hanging processes (nfs 61 of root)"
+    assert now == pytest.approx(1.0, abs=0.03)
+    woken.extend([(60, now + 0.05), (61, now + 0.1)])
+    assert leftovers.Leftovers().check(context(str(tmp_path))).outcome == PASS
+    assert now == pytest.approx(1.1, abs=0.05)
 
 
 def test_evals_that_look_run_beside_none_that_change_what_they_see() -> None:

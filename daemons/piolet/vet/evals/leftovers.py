@@ -11,8 +11,9 @@ from typing import NamedTuple
 from piolet.api import FAIL, PASS, Context, Eval, Inconclusive, Verdict, parameter
 from piolet.vet.evals import _files
 
-_SECOND_LOOK_S = 1.0
+_LOOK_S = 1.0
 """Long enough for a disk that is only slow: what waits for it is woken again and again."""
+_LOOK_AGAIN_S = 0.02
 
 
 class _Process(NamedTuple):
@@ -28,7 +29,7 @@ class Leftovers(Eval):
 
     name = "leftovers"
     text = "processes of other users, zombies, hanging processes, and what fills /dev/shm"
-    how = "walks /proc twice (a process in state D both times that was not woken between hangs) and /dev/shm"
+    how = "walks /proc (a process in state D that is not woken within a second hangs) and /dev/shm"
     source = "/proc, /dev/shm"
     needs = "a /proc that shows the processes of others"
     loads = frozenset({"disk"})  # what another eval waits for is no leftover
@@ -47,11 +48,7 @@ class Leftovers(Eval):
             raise Inconclusive("/proc does not show the processes of others (hidepid)")
         foreign = [pid for pid, one in first.items() if self._foreign(one.uid, context.uid)]
         zombies = [pid for pid, one in first.items() if one.state == "Z"]
-        hanging = [pid for pid, one in first.items() if one.state == "D"]
-        if hanging:
-            time.sleep(min(_SECOND_LOOK_S, context.remaining()))
-            second = _processes(context)
-            hanging = [pid for pid in hanging if second.get(pid) == first[pid]]
+        hanging = _hanging(context, first)
         shm = _shm(context.path("/dev/shm"))  # noqa: S108 - that is what is looked at
         wrong = []
         for what, found, limit in (
@@ -71,26 +68,39 @@ class Leftovers(Eval):
 
 
 def _processes(context: Context) -> dict[int, _Process]:
-    """Return every process; `switches` is how often it was on a processor, as the kernel writes it."""
-    found = {}
+    """Return every process."""
     try:
         names = os.listdir(context.path("/proc"))
     except OSError as error:
         raise Inconclusive(f"cannot read /proc: {error.strerror}") from None
-    for name in names:
-        if not name.isdigit():
-            continue
-        stat = _files.text(context.path(f"/proc/{name}/stat"))
-        status = _files.text(context.path(f"/proc/{name}/status"))
-        if stat is None or status is None:  # it has just ended
-            continue
-        # The name stands in parentheses and may hold any character.
-        state = stat.rpartition(")")[2].split()[:1]
-        uid = next((line.split()[1] for line in status.splitlines() if line.startswith("Uid:")), "0")
-        switches = " ".join(line for line in status.splitlines() if "ctxt_switches:" in line)
-        called = stat.partition("(")[2].rpartition(")")[0]
-        found[int(name)] = _Process(int(uid), state[0] if state else "?", called, switches)
-    return found
+    seen = ((int(name), _process(context, name)) for name in names if name.isdigit())
+    return {pid: one for pid, one in seen if one is not None}
+
+
+def _process(context: Context, pid: int | str) -> _Process | None:
+    """Return a process, or None: it has ended. `switches` counts how often it was on a processor."""
+    stat = _files.text(context.path(f"/proc/{pid}/stat"))
+    status = _files.text(context.path(f"/proc/{pid}/status"))
+    if stat is None or status is None:
+        return None
+    # The name stands in parentheses and may hold any character.
+    state = stat.rpartition(")")[2].split()[:1]
+    uid = next((line.split()[1] for line in status.splitlines() if line.startswith("Uid:")), "0")
+    switches = " ".join(line for line in status.splitlines() if "ctxt_switches:" in line)
+    called = stat.partition("(")[2].rpartition(")")[0]
+    return _Process(int(uid), state[0] if state else "?", called, switches)
+
+
+def _hanging(context: Context, table: dict[int, _Process]) -> list[int]:
+    """Return the processes in uninterruptible sleep that stay in it; look no longer than one is left."""
+    waiting = [pid for pid, one in table.items() if one.state == "D"]
+    end = time.monotonic() + min(_LOOK_S, context.remaining())
+    while waiting:
+        time.sleep(_LOOK_AGAIN_S)
+        waiting = [pid for pid in waiting if _process(context, pid) == table[pid]]
+        if time.monotonic() >= end:
+            break
+    return waiting
 
 
 def _examples(pids: list[int], table: dict[int, _Process]) -> str:
