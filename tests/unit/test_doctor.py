@@ -8,6 +8,7 @@ import pwd
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from piolet._wire import ffi
 from piolet.cli import doctor as cli_doctor
 from piolet.cli.main import main
 from piolet.config import Config
-from piolet.doctor import BAD, OK, SKIPPED, WARN, Finding, Machine, configuration, daemons, kernel
+from piolet.doctor import BAD, OK, SKIPPED, WARN, Finding, Machine, configuration, daemons, findings, kernel, store
 
 HELP = "Options provided by plugins:\n  --environment=NAME\n  --score[=...]\n  --vet=PROTOCOL\n"
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -62,7 +63,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     (tmp_path / "piolet.toml").touch(0o644)
     yield Machine(
         config, tmp_path / "piolet.toml", None, tmp_path / "proc", tmp_path / "dev", "6.18.0-test", str(bin_),
-        {"PATH": "/usr/bin:/bin"}, lambda _: True,
+        {"PATH": "/usr/bin:/bin"}, lambda _: True, user=None,
     )  # fmt: skip
     for one in listeners:
         one.shutdown(socket.SHUT_RDWR)  # a close alone does not wake the thread that waits in accept
@@ -196,6 +197,50 @@ def test_srun_itself_does_not_start(machine: Machine, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "text", "hint"),
+    [
+        ("spank: Failed to open /etc/slurm/plugstack.conf: Permission denied", "not start: Failed to open", "chmod"),
+        ("spank: /etc/slurm/x.conf:1: Failed to load plugin x.so. Aborting.", "x.so. Aborting.", "required"),
+    ],
+)
+def test_srun_does_not_start_for_what_plugstack_says(
+    machine: Machine, tmp_path: Path, said: str, text: str, hint: str
+) -> None:
+    """No word of lines that are not there: they are, and Slurm does not come to them."""
+    srun(tmp_path, "", f"srun: error: {said}\nsrun: error: Plug-in initialization failed\n")
+    only(machine, "plugins", text, hint)
+
+
+def test_our_plugin_cannot_be_loaded_and_is_required(machine: Machine, tmp_path: Path) -> None:
+    place = "/usr/lib64/slurm/piolet_environment.so"
+    srun(
+        tmp_path,
+        "",
+        f"srun: error: plugin_load_from_file: dlopen({place}): {place}: invalid ELF header\n"
+        f"srun: error: spank: {place}: Dlopen of plugin file failed\n"
+        f"srun: error: spank: /etc/slurm/plugstack.conf.d/piolet.conf:1: Failed to load plugin {place}. Aborting.\n"
+        "srun: error: Plug-in initialization failed\n",
+    )
+    found = [finding.text for finding in bad(machine)]
+    assert found[0] == "Slurm cannot load piolet_environment.so: invalid ELF header"
+    assert len(found) == 2 and found[1].startswith("srun does not start: /etc/slurm/plugstack.conf.d/piolet.conf:1"), (
+        found
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_srun_is_asked_as_a_user(machine: Machine, tmp_path: Path) -> None:
+    """What root may read says nothing: a plugstack.conf with the mode 0600 stops every srun but root's."""
+    srun(tmp_path, HELP)
+    program(tmp_path / "bin/srun", f"[ $(id -u) = 4711 ] || cat {tmp_path}/help")
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory != Path("/"):
+            directory.chmod(directory.stat().st_mode | 0o011)
+    assert len(bad(dataclasses.replace(machine, user=4711))) == len(doctor.slurm.OPTIONS)
+    assert not bad(machine)
+
+
+@pytest.mark.parametrize(
     ("release", "text"), [("5.10.0-8-amd64", "5.12 is the oldest"), ("5.14.0-427.el9", "idmapped SquashFS")]
 )
 def test_a_kernel_that_is_too_old(machine: Machine, release: str, text: str) -> None:
@@ -270,10 +315,10 @@ def test_a_daemon_is_down(machine: Machine, tmp_path: Path, name: str, what: str
     ("name", "answer", "text"),
     [
         ("node", refusal(VERSION + 1), f"speaks version {VERSION + 1} of the protocol, this command {VERSION}"),
-        ("node", bytes(16), "speaks version another"),
+        ("node", bytes(16), "speaks another version"),
         ("node", b"", "does not answer within 0.2 s"),
         ("images", b"", "does not answer within 0.2 s"),
-        ("images", b'{"error":{}}', "piolet-imaged speaks version another"),
+        ("images", b'{"error":{}}', "piolet-imaged speaks another version"),
         ("images", b"no message", "does not answer within 0.2 s"),
     ],
 )
@@ -299,6 +344,15 @@ def test_a_program_is_too_old(
 ) -> None:
     program(tmp_path / "bin" / name, f"echo '{said}'")
     only(machine, "programs", text, hint, state)
+
+
+def test_a_program_that_cannot_be_run(machine: Machine, tmp_path: Path) -> None:
+    """The others are looked at all the same."""
+    (tmp_path / "bin/skopeo").write_text("#!/no/interpreter\n")
+    (tmp_path / "bin/zstd").unlink()
+    found = bad(machine)
+    assert found[0].text == f"{tmp_path}/bin/skopeo cannot be run: No such file or directory", found
+    assert found[0].state == BAD and "no zstd" in found[1].text and len(found) == 2, found
 
 
 def test_zstd_is_missing(machine: Machine, tmp_path: Path) -> None:
@@ -335,6 +389,12 @@ def test_the_store(machine: Machine, tmp_path: Path) -> None:
     only(machine, "store", "is no directory", "move it away")
 
 
+def test_a_store_that_does_not_answer(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "LOOK_S", 0.2)
+    monkeypatch.setattr(store, "_seen", lambda _: time.sleep(60))
+    only(machine, "store", "gives no answer within 0.2 s: steps with images of it fail", "server answers")
+
+
 def test_a_login_node_has_no_daemons(machine: Machine, tmp_path: Path) -> None:
     for path in tmp_path.glob("*.sock"):
         path.unlink()
@@ -367,7 +427,7 @@ def test_which_daemons_belong_on_a_machine(tmp_path: Path) -> None:
 
 def test_what_cannot_be_looked_at_is_said(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "proc/filesystems").unlink()
-    only(machine, "kernel", "could not be looked at: No such file or directory", "root", WARN)
+    only(machine, "kernel", "could not be looked at: No such file or directory", "look again", WARN)
 
 
 def test_a_task_prolog_that_containers_do_not_have(machine: Machine, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ is bounded in time, and never raises: what cannot be looked at is a finding, too
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from piolet.doctor import configuration, daemons, kernel, slurm, store
@@ -27,4 +28,5 @@ def examine(machine: Machine) -> Iterator[Finding]:
             yield from check(machine)
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
-            yield Finding(name, WARN, f"it could not be looked at: {error.strerror}{where}", "look again as root")
+            hint = "look again as root" if os.geteuid() else "mend that, and look again"
+            yield Finding(name, WARN, f"it could not be looked at: {error.strerror}{where}", hint)

@@ -46,7 +46,10 @@ def programs(machine: Machine) -> Iterator[Finding]:
 
 
 def _version_of(machine: Machine, path: str, option: str, least: tuple[int, int]) -> Finding:
-    done = ask(machine, path, option)
+    try:
+        done = ask(machine, path, option)
+    except OSError as error:
+        return Finding("programs", BAD, f"{path} cannot be run: {error.strerror}", "install it again")
     found = re.search(r"version (\d+)\.(\d+)", done.stdout + done.stderr) if done is not None else None
     oldest = ".".join(map(str, least))
     if found is None:
@@ -109,7 +112,8 @@ def _answers(path: str, unit: str, greet: Greeting | None) -> tuple[str, str]:
             return f"whoever listens on {path} does not answer within {_WAIT_S:g} s", f"systemctl restart {unit}"
     if ours != theirs:
         hint = f"systemctl restart {unit}, and install packages of one release"
-        return f"{unit} speaks version {theirs or 'another'} of the protocol, this command {ours}", hint
+        version = f"version {theirs}" if theirs else "another version"
+        return f"{unit} speaks {version} of the protocol, this command {ours}", hint
     return "", ""
 
 

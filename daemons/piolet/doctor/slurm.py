@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from piolet.doctor.findings import ASK_S, BAD, OK, SKIPPED, WARN, Finding, Machine, ask
+from piolet.doctor.findings import ASK_S, BAD, OK, SKIPPED, WARN, Finding, Machine, ask, look
 from piolet.environment import mounts
 
 OPTIONS = {"environment": "piolet_environment.so", "vet": "piolet_vet.so", "score": "piolet_score.so"}
@@ -20,7 +20,10 @@ def plugins(machine: Machine) -> Iterator[Finding]:
     if srun is None:
         yield Finding("plugins", SKIPPED, "there is no srun on this machine")
         return
-    done = ask(machine, srun, "-vv", "--help")
+    try:
+        done = ask(machine, srun, "-vv", "--help", user=machine.user)
+    except PermissionError:  # not everybody's on this machine
+        done = ask(machine, srun, "-vv", "--help")
     if done is None:
         yield Finding("plugins", BAD, f"{srun} --help did not end within {ASK_S:g} s", "look at the network and at DNS")
         return
@@ -49,10 +52,16 @@ def _missing(option: str, plugin: str, said: list[str]) -> Finding:
     if own:
         hint = "see that the file is there, in Slurm's PluginDir unless plugstack.conf names its directory"
         return Finding("plugins", BAD, f"Slurm cannot load {plugin}: {own[0].rpartition(': ')[2]}", hint)
-    errors = [line for line in said if "error:" in line]
+    errors = [line.partition("error: ")[2] for line in said if "error: " in line]
+    unreadable = next((line for line in errors if re.search(r"open .*plugstack.*Permission denied", line)), None)
+    if unreadable is not None:
+        hint = "chmod 0644 plugstack.conf and what it includes: while users cannot read them, no srun of theirs starts"
+        return Finding("plugins", BAD, f"srun does not start: {unreadable.removeprefix('spank: ')}", hint)
+    if errors and errors[-1] == "Plug-in initialization failed":
+        hint = "Slurm reads no line of plugstack.conf behind that of a required plugin which it cannot load: mend that"
+        return Finding("plugins", BAD, f"srun does not start: {errors[-2:][0].removeprefix('spank: ')}", hint)
     if errors and "spank" not in "".join(errors):
-        reason = errors[-1].partition("error: ")[2]
-        return Finding("plugins", BAD, f"srun does not start: {reason}", "see slurm.conf, and `srun --version`")
+        return Finding("plugins", BAD, f"srun does not start: {errors[-1]}", "see slurm.conf, and `srun --version`")
     hint = "plugstack.conf, beside slurm.conf, needs the line: include /etc/slurm/plugstack.conf.d/*.conf"
     return Finding("plugins", BAD, f"no line of plugstack.conf loads {plugin}: --{option} is missing", hint)
 
@@ -64,7 +73,7 @@ def task_prolog(machine: Machine) -> Iterator[Finding]:
     site = []
     for text in machine.config.environment.mounts:
         mount = mounts.parse(text)
-        if os.path.exists(mount.source):
+        if look(mount.source, os.path.exists):
             site.append(mount)
         else:
             text = f"{mount.source} is not there: containers on this node go without it"

@@ -7,7 +7,7 @@ import pwd
 import stat
 from collections.abc import Iterator
 
-from piolet.doctor.findings import BAD, OK, SKIPPED, WARN, Finding, Machine
+from piolet.doctor.findings import BAD, OK, SKIPPED, WARN, Finding, Machine, look
 
 _SPACE_LEAST = 0.05
 
@@ -20,39 +20,47 @@ def store(machine: Machine) -> Iterator[Finding]:
     images = machine.config.images
     make = f"install -d -o {images.account} -g {images.account} -m 0711 {images.store}"
     try:
-        found = os.stat(images.store)
+        mode, owner, flags, blocks, free = look(images.store, _seen)
     except FileNotFoundError:
         yield Finding("store", BAD, f"{images.store} is not there", make)
         return
-    space = os.statvfs(images.store)
-    if not stat.S_ISDIR(found.st_mode):
+    except TimeoutError as error:
+        hint = "see whether its file system is mounted and its server answers"
+        yield Finding("store", BAD, f"{images.store} gives {error.strerror}: steps with images of it fail", hint)
+        return
+    if not stat.S_ISDIR(mode):
         yield Finding("store", BAD, f"{images.store} is no directory", f"move it away; {make}")
-    elif (wrong := _owner(found, images.account)) is not None:
+    elif (wrong := _owner(owner, images.account)) is not None:
         yield Finding("store", BAD, f"{images.store} {wrong[0]}", wrong[1])
-    elif not found.st_mode & stat.S_IWUSR:
+    elif not mode & stat.S_IWUSR:
         text = f"{images.store}: {images.account} cannot write there, though it is its owner"
         yield Finding("store", BAD, text, f"chmod 0711 {images.store}")
-    elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    elif mode & (stat.S_IWGRP | stat.S_IWOTH):
         yield Finding("store", BAD, f"{images.store} may be written by others", f"chmod 0711 {images.store}")
-    elif not found.st_mode & stat.S_IXOTH:
+    elif not mode & stat.S_IXOTH:
         text = f"{images.store} may not be entered by users, whose srun looks at the times of files in it"
         yield Finding("store", WARN, text, f"chmod 0711 {images.store}")
-    elif space.f_flag & os.ST_RDONLY and machine.here("piolet-imaged"):
+    elif flags & os.ST_RDONLY and machine.here("piolet-imaged"):
         yield Finding("store", BAD, f"{images.store} is mounted read-only", "mount it with rw where images are pulled")
-    elif machine.here("piolet-imaged") and space.f_blocks and space.f_bavail / space.f_blocks < _SPACE_LEAST:
-        left = f"{space.f_bavail / space.f_blocks:.1%} of {images.store} are free"
+    elif machine.here("piolet-imaged") and blocks and free / blocks < _SPACE_LEAST:
+        left = f"{free / blocks:.1%} of {images.store} are free"
         yield Finding("store", WARN, left, "piolet image prune removes what nobody uses")
     else:
         yield Finding("store", OK, images.store)
 
 
-def _owner(found: os.stat_result, account: str) -> tuple[str, str] | None:
+def _seen(store: str) -> list[int]:
+    found, space = os.stat(store), os.statvfs(store)
+    return [found.st_mode, found.st_uid, space.f_flag, space.f_blocks, space.f_bavail]
+
+
+def _owner(owner: int, account: str) -> tuple[str, str] | None:
     """Return what is wrong with the owner and how to mend it; asked by name, as not every account can be listed."""
     try:
         uid = pwd.getpwnam(account).pw_uid
     except KeyError:
         return None  # the check of accounts says so
-    if found.st_uid == uid:
+    if owner == uid:
         return None
     hint = f"give {account} one number on all machines; if the store is this machine's alone: chown -R {account} STORE"
-    return f"belongs to user {found.st_uid}, and {account} is user {uid} here", hint
+    return f"belongs to user {owner}, and {account} is user {uid} here", hint
