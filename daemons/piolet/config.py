@@ -19,6 +19,8 @@ from piolet.environment.nearest import nearest
 from piolet.errors import ConfigError, EnvironmentFileError
 
 DEFAULT_PATH = Path("/etc/piolet/piolet.toml")
+_SOCKET_MOST = 107  # bytes of the path of a socket, says the kernel
+_NUMBER_MOST = 2**31 - 1
 
 
 Check = Callable[[str], None]
@@ -33,6 +35,12 @@ def _setting(default: Any, text: str, check: Check | None = None, *, least: int 
 def _absolute(text: str) -> None:
     if not text.startswith("/") or "\0" in text:
         raise ConfigError(f"'{text}' is not an absolute path")
+
+
+def _socket(text: str) -> None:
+    _absolute(text)
+    if len(text.encode()) > _SOCKET_MOST:
+        raise ConfigError(f"'{text}' is too long for a socket: {_SOCKET_MOST} bytes at most")
 
 
 def _absolute_or_empty(text: str) -> None:
@@ -61,6 +69,31 @@ def _interval(text: str) -> None:
 def _registry(text: str) -> None:
     if not text or "/" in text or any(c.isspace() for c in text):
         raise ConfigError(f"'{text}' is not a registry", "write host or host:port, as registry.example:5000")
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """Return host and port of "127.0.0.1:9417" or "[::1]:9417".
+
+    Raises ConfigError: it is none, or not of the loopback interface.
+    """
+    import ipaddress  # who sets nothing loads nothing
+
+    host, _, port = text.rpartition(":")
+    try:
+        number = int(port)
+        loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        number, loopback = 0, False
+    if not loopback or not 0 < number < 65536:
+        raise ConfigError(
+            f"'{text}' is not an address and a port of the loopback interface", "write for example: 127.0.0.1:9417"
+        )
+    return host.strip("[]"), number
+
+
+def _address_or_empty(text: str) -> None:
+    if text:
+        address_of(text)
 
 
 def _not_empty(text: str) -> None:
@@ -107,8 +140,10 @@ class ImagesConfig:
         "The site's store, on a file system that all nodes share: a node whose store lacks an image fails the step.",
         _absolute,
     )
-    socket: str = _setting("/run/piolet-images/images.sock", "Where the image service listens.", _absolute)
-    account: str = _setting("piolet-images", "The account that the image service runs as and that owns the store.")
+    socket: str = _setting("/run/piolet-images/images.sock", "Where the image service listens.", _socket)
+    account: str = _setting(
+        "piolet-images", "The account that the image service runs as and that owns the store.", _not_empty
+    )
     skopeo: str = _setting("/usr/bin/skopeo", "Copies images out of registries.", _absolute)
     mksquashfs: str = _setting("/usr/bin/mksquashfs", "Writes SquashFS files (4.5 or newer).", _absolute)
     compression: Literal["zstd", "lz4", "gzip", "xz", "lzo"] = _setting(
@@ -129,14 +164,12 @@ class ImagesConfig:
 class NodeConfig:
     """`[node]`: pioletd on a compute node."""
 
-    socket: str = _setting("/run/piolet/node.sock", "Where the plugins in slurmstepd find pioletd.", _absolute)
-    vet_socket: str = _setting("/run/piolet/vet.sock", "Where the tasks of vet steps find pioletd.", _absolute)
+    socket: str = _setting("/run/piolet/node.sock", "Where the plugins in slurmstepd find pioletd.", _socket)
+    vet_socket: str = _setting("/run/piolet/vet.sock", "Where the tasks of vet steps find pioletd.", _socket)
     vet_program: str = _setting("/usr/libexec/piolet/piolet-vet-task", "What a vet step runs on every node.", _absolute)
-    score_socket: str = _setting(
-        "/run/piolet/score.sock", "Where the plugins in slurmstepd find the sampler.", _absolute
-    )
+    score_socket: str = _setting("/run/piolet/score.sock", "Where the plugins in slurmstepd find the sampler.", _socket)
     state: str = _setting("/run/piolet", "What is known of running steps, for a restarted daemon.", _absolute)
-    account: str = _setting("piolet", "The account of the unprivileged server.")
+    account: str = _setting("piolet", "The account of the unprivileged server.", _not_empty)
     build_timeout_s: int = _setting(
         20, "A container that is not built after this many seconds fails its step.", least=1
     )
@@ -175,7 +208,9 @@ class ScoreConfig:
     )
     end_wait_s: int = _setting(10, "The screen at a step's end waits so many seconds for the nodes' last samples.")
     prometheus: str = _setting(
-        "", "Where pioletd serves the metrics of running steps, for example 127.0.0.1:9417; empty: nowhere."
+        "",
+        "Where pioletd serves the metrics of running steps, for example 127.0.0.1:9417; empty: nowhere.",
+        _address_or_empty,
     )
 
 
@@ -199,7 +234,7 @@ def load(path: Path | None = None) -> Config:
     named = path is not None
     path = path or DEFAULT_PATH
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         data = tomllib.loads(text)
     except FileNotFoundError:
         if not named:
@@ -207,7 +242,7 @@ def load(path: Path | None = None) -> Config:
         raise ConfigError(f"the configuration file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration file {path}: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # tomllib lets some of Python's own limits out as they are
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     return from_dict(data, str(path), text)
 
@@ -280,6 +315,8 @@ def _typed(value: Any, wanted: Any, least: int) -> Any:
         raise ConfigError(f"must be {names[wanted]}, not {value!r}")
     if wanted is int and value < least:
         raise ConfigError(f"must be at least {least}, not {value}")
+    if wanted is int and value > _NUMBER_MOST:
+        raise ConfigError(f"must be at most {_NUMBER_MOST}, not {value}")
     return value
 
 

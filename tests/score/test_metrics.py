@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from piolet.config import address_of
 from piolet.errors import ConfigError, PioletError
-from piolet.score.metrics import address_of, serve
+from piolet.score.metrics import serve
 from piolet.score.sampler import Sampler, Totals
 
 from tests.score import simulation

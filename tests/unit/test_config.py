@@ -73,7 +73,13 @@ def test_settings_of_every_type(file: Path) -> None:
         ('[score]\ncollector = "gpu"\n', "collector must be one of 'auto', ", None),
         ('[score]\nout = ""\n', "[score] out: it is empty", None),
         ("[node]\nbuild_timeout_s = 0\n", "[node] build_timeout_s must be at least 1, not 0", None),
+        ("[images]\npull_timeout_s = 9999999999\n", "pull_timeout_s must be at most 2147483647, not 9999999999", None),
+        ('[images]\naccount = ""\n', "[images] account: it is empty", None),
+        (f'[node]\nsocket = "/{"s" * 107}"\n', "is too long for a socket: 107 bytes at most", None),
+        ('[score]\nprometheus = "9417"\n', "[score] prometheus: '9417' is not an address and a port", "127.0.0.1:9417"),
         ("[images\n", "is not valid TOML", None),
+        ("[images]\nx = " + "9" * 5000, "is not valid TOML", None),
+        ("x = " + "[" * 100_000, "is not valid TOML", None),
     ],
 )
 def test_refusals(file: Path, text: str, message: str, hint: str | None) -> None:
@@ -97,6 +103,11 @@ def test_every_default_is_a_value_that_may_be_set(file: Path) -> None:
 
     file.write_text(show(config.Config()))
     assert config.load(file) == config.Config()
+
+
+def test_a_byte_order_mark_is_skipped(file: Path) -> None:
+    file.write_bytes(b'\xef\xbb\xbf[images]\nstore = "/s"\n')
+    assert config.load(file).images.store == "/s"
 
 
 def test_files_that_cannot_be_read(file: Path) -> None:

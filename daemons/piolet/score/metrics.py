@@ -10,7 +10,6 @@ It listens on the loopback interface only: who may read it is everybody on the n
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector as Exporter
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Quantity
-from piolet.errors import ConfigError, PioletError
+from piolet.config import address_of
+from piolet.errors import PioletError
 from piolet.score.sampler import Sampler, Session
 
 # By the unit of a quantity: how its name ends, and what turns the value into base units. Energy is a counter already,
@@ -35,25 +35,6 @@ _GAUGES = {
     "mask": ("mask", 1.0),
     "code": ("code", 1.0),
 }
-
-
-def address_of(text: str) -> tuple[str, int]:
-    """Return host and port of "127.0.0.1:9417" or "[::1]:9417".
-
-    Raises ConfigError: it is none, or not of the loopback interface.
-    """
-    host, _, port = text.rpartition(":")
-    try:
-        number = int(port)
-        loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        number, loopback = 0, False
-    if not loopback or not 0 < number < 65536:
-        raise ConfigError(
-            f"prometheus = '{text}' is not an address and a port of the loopback interface",
-            "write for example: prometheus = '127.0.0.1:9417'",
-        )
-    return host.strip("[]"), number
 
 
 def serve(sampler: Sampler, node: str, address: str) -> Callable[[], None]:
