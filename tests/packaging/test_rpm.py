@@ -77,7 +77,8 @@ def test_what_is_required_of_the_system(packages: Packages) -> None:
     names = {line.split()[0] for line in packages.foreign()}
     libraries = {name for name in names if re.match(r"((lib[\w+]+|ld-linux[\w-]*)\.so\.\d|rtld\()", name)}
     python = f"/usr/bin/python3.{sys.version_info.minor}"
-    assert names - libraries == {python, "/bin/sh", "skopeo", "squashfs-tools", "squashfuse", "zstd", "(slurm"}
+    assert names - libraries == {python, "/bin/sh", "skopeo", "squashfs-tools", "zstd", "(slurm"}
+    assert query(packages["node"], "--recommends") == ["squashfuse"]
     sonames = {name.split("(")[0] for name in libraries}
     known = "libc libm libdl libpthread librt libgcc_s libstdc++ libz ld-linux-x86-64 libslurm rtld"
     assert {name.split(".so")[0] for name in sonames} <= set(known.split())

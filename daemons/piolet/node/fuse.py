@@ -90,7 +90,7 @@ class Mounter:
         except OSError as error:
             raise ContainerError(
                 f"{self._squashfuse} cannot serve {path}: {error.strerror}",
-                "is the file complete, and its compression one that squashfuse knows?",
+                "is the file complete, its compression one that squashfuse knows, and squashfuse built with FUSE 3?",
             ) from None
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
