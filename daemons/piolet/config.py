@@ -8,6 +8,7 @@ type and one that cannot be meant are errors with file, line and the nearest kno
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -30,6 +31,11 @@ def _setting(default: Any, text: str, check: Check | None = None, *, least: int 
     """Define a setting. `check` raises ConfigError for a string, each one of an array; `least` is for numbers."""
     values = tuple(default) if isinstance(default, list) else default
     return field(default=values, metadata={"help": text, "check": check, "least": least})
+
+
+def _found(*places: str) -> str:
+    """Return the first of these programs that is there; the first of all where none is."""
+    return next((place for place in places if os.access(place, os.X_OK)), places[0])
 
 
 def _absolute(text: str) -> None:
@@ -145,7 +151,11 @@ class ImagesConfig:
         "piolet-images", "The account that the image service runs as and that owns the store.", _not_empty
     )
     skopeo: str = _setting("/usr/bin/skopeo", "Copies images out of registries.", _absolute)
-    mksquashfs: str = _setting("/usr/bin/mksquashfs", "Writes SquashFS files (4.5 or newer).", _absolute)
+    mksquashfs: str = _setting(
+        _found("/usr/bin/mksquashfs", "/usr/sbin/mksquashfs"),
+        "Writes SquashFS files (4.5 or newer); the default is in /usr/sbin where only that is there, as on RHEL.",
+        _absolute,
+    )
     compression: Literal["zstd", "lz4", "gzip", "xz", "lzo"] = _setting(
         "zstd", "What mksquashfs compresses with: zstd, lz4, gzip, xz or lzo."
     )
