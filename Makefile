@@ -55,9 +55,10 @@ build/plugins/piolet_environment.so: $(PLUGIN_SOURCES) | bootstrap
 
 plugins: build/.installed build/plugins/piolet_environment.so
 
-# Where apt is not the package manager, the spec names what it needs, and any Python 3.11 will do.
+# Where apt is not the package manager, the spec names what it needs, and any Python from 3.11 on will do.
 rpm: $(if $(shell command -v dpkg-query),bootstrap)
-	@$(if $(shell command -v dpkg-query),$(PYTHON),python3.11) -m tools.rpm
+	@$(if $(shell command -v dpkg-query),$(PYTHON),$(firstword $(notdir $(shell command -v python3.11 || \
+		command -v python3.12 || command -v python3.13)) python3)) -m tools.rpm
 
 cluster: plugins
 	@$(PYTHON) -m tools.cluster up --nodes $(NODES) --gpus $(GPUS) --dir build/cluster

@@ -89,6 +89,16 @@ def test_what_is_required_of_the_system(packages: Packages) -> None:
     assert not {name for name in provided if not re.match(r"piolet-|config\(piolet-|bundled\(", name)}
 
 
+def test_names_of_another_slurm() -> None:
+    """OpenHPC's packages of headers and of Slurm are not called alike."""
+    names = {"piolet_slurm_package": "slurm-ohpc", "piolet_slurm_devel": "slurm-devel-ohpc"}
+    defines = [word for name, value in names.items() for word in ("--define", f"{name} {value}")]
+    said = run("rpmspec", "-P", *defines, SPEC).stdout
+    assert re.search(r"^BuildRequires: +slurm-devel-ohpc$", said, re.MULTILINE)
+    assert re.search(r"^Requires: +\(slurm-ohpc >= \S+ with slurm-ohpc < \S+\)$", said, re.MULTILINE)
+    assert re.search(r"^BuildRequires: +slurm-devel$", run("rpmspec", "-P", SPEC).stdout, re.MULTILINE)
+
+
 def test_the_files_of_each_package(packages: Packages) -> None:
     """Who has what; the environment's own files are too many to name."""
     licence = {f"/usr/share/licenses/piolet-{{}}-{version()}", f"/usr/share/licenses/piolet-{{}}-{version()}/LICENSE"}
