@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from piolet.errors import PioletError
-from piolet.node import leftovers
+from piolet.node import leftovers, main
 from piolet.node.requests import is_step
 from piolet.node.state import Known, StepFiles
 
@@ -85,3 +85,11 @@ def test_anybodys_process_does_not_pass_for_a_slurmstepd() -> None:
     finally:
         forged.kill()
         forged.wait()
+
+
+def test_what_is_in_the_place_of_a_socket_is_said(tmp_path: Path) -> None:
+    place = tmp_path / "node.sock"
+    place.touch()
+    with pytest.raises(PioletError, match=f"cannot listen on {place}: Address already in use") as raised:
+        main._listen(place)
+    assert raised.value.hint == "remove what is there instead of it"

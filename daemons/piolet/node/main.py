@@ -146,7 +146,10 @@ def _listen(path: Path) -> socket.socket:
         if probe.connect_ex(str(path)) == 0:
             raise PioletError(f"another pioletd listens on {path} already")
         path.unlink()
-    listener.bind(str(path))
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        raise PioletError(f"cannot listen on {path}: {error.strerror}", "remove what is there instead of it") from None
     # Everybody may connect and is told in a sentence what is not for them; the kernel says who it is.
     path.chmod(0o666)
     listener.listen(_BACKLOG)
