@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -104,7 +105,7 @@ def test_a_library_that_hangs_does_not_hold_the_command(libraries: Path, tmp_pat
 def test_runs_of_one_second_have_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever is second is not refused."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(score.time, "strftime", lambda _: "now")
+    monkeypatch.setattr(time, "strftime", lambda *_: "now")
     names = [str(score._new_directory()) for _ in range(3)]
     assert names == ["piolet-score-local-now", "piolet-score-local-now-2", "piolet-score-local-now-3"]
 

@@ -133,7 +133,7 @@ def _wait(directory: Path, seconds: float) -> str:
             if not there:
                 raise ScoreError(
                     f"no node wrote samples to {directory}",
-                    "is it on a file system that the nodes share? The log of pioletd.service says more",
+                    "may you write there, and do all nodes see it? The log of pioletd.service says more",
                 )
             return ", ".join(journals)
         time.sleep(_POLL_S)
