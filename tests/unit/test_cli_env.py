@@ -366,6 +366,23 @@ def test_a_terminal_that_lacks_a_character(work: Path) -> None:
     assert (run.returncode, run.stderr) == (0, b"") and b'A = "?"' in run.stdout
 
 
+@pytest.mark.parametrize(
+    ("redirect", "status", "text"),
+    [
+        (">&-", 0, b""),
+        ("2>&-", 0, b""),
+        (">/dev/full", 1, b"piolet: error: cannot write all of the output: No space left on device\n"),
+    ],
+)
+def test_an_output_that_takes_nothing(work: Path, redirect: str, status: int, text: bytes) -> None:
+    (work / "x.toml").write_text('[env]\nA = "1"\n')
+    code = "import sys; from piolet.cli.start import main; sys.exit(main())"
+    command = f"exec {sys.executable} -c '{code}' env explain --offline ./x.toml {redirect}"
+    environ = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    run = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, timeout=60, check=False, env=environ, cwd=work)
+    assert (run.returncode, run.stderr) == (status, text)
+
+
 def started(work: Path, code: str, environ: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-c", code, "env", "explain", "--offline", "./x.toml"],

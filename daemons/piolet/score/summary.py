@@ -229,7 +229,8 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
         lines.append(f"{missing} of {data.wanted} nodes have no samples: what is said here is of the others")
     open_ends = [node.name for node in data.nodes if not node.facts.complete]
     if open_ends:
-        lines.append(f"{len(open_ends)} nodes have no end: the step runs still, or was killed ({open_ends[0]})")
+        many = "1 node has" if len(open_ends) == 1 else f"{len(open_ends)} nodes have"
+        lines.append(f"{many} no end: the step runs still, or was killed ({open_ends[0]})")
     restarts = sum(e["event"] == "restart" for node in data.nodes for e in node.facts.events)
     if restarts:
         lines.append(f"the sampler was restarted {restarts} times; the time between is not covered")
