@@ -62,6 +62,7 @@ def test_a_command_is_not_touched(libraries: Path, tmp_path: Path) -> None:
         (("run", "--interval", "1h30", "--", "true"), "is no interval"),
         (("run", "--interval", "1us", "--", "true"), "is no interval"),
         (("show", "77"), "there is no data set 77"),
+        (("show", "./77"), "hint: name its directory"),
         (("show", "."), "holds no samples"),
         (("compare", "a", "b"), "there is no data set a"),
         (("show", ".", "--calibration", "absent.json"), "cannot read the calibration file"),
@@ -108,6 +109,14 @@ def test_runs_of_one_second_have_directories_of_their_own(tmp_path: Path, monkey
     monkeypatch.setattr(time, "strftime", lambda *_: "now")
     names = [str(score._new_directory()) for _ in range(3)]
     assert names == ["piolet-score-local-now", "piolet-score-local-now-2", "piolet-score-local-now-3"]
+
+
+def test_a_home_that_cannot_be_written_is_no_word_of_a_report(libraries: Path, tmp_path: Path) -> None:
+    """The library that draws would say so."""
+    piolet(libraries, tmp_path, "run", "--out", "data", "--", "sleep", "0.3")
+    code = "import os; os.environ['MPLCONFIGDIR'] = '/proc/none'; from piolet.cli.main import main; main()"
+    done = python(libraries, tmp_path, "-c", code, "score", "report", "data")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "data/report.html\n", ""), done.stderr
 
 
 def test_a_file_of_a_data_set_that_is_not_there(libraries: Path, tmp_path: Path) -> None:

@@ -110,7 +110,10 @@ def locate(name: str, where: Path | None = None) -> Path:
     if several:
         steps = ", ".join(path.name.removeprefix(PREFIX) for path in several)
         raise UsageError(f"job {name} has several steps with a score", f"name one: {steps}")
-    raise UsageError(f"there is no data set {name}", f"it is neither a directory, nor is there {exact}")
+    hint = (
+        "name its directory, or JOB or JOB.STEP" if "/" in name else f"it is neither a directory, nor is there {exact}"
+    )
+    raise UsageError(f"there is no data set {name}", hint)
 
 
 def _interval(text: str) -> float:
