@@ -51,7 +51,7 @@ setup(
     cmdclass={"plugins": Plugins},
     entry_points={
         "console_scripts": [
-            "piolet = piolet.cli.main:main",
+            "piolet = piolet.cli.start:main",
             "pioletd = piolet.node.main:main",
             "piolet-imaged = piolet.environment.images.service:main",
         ]

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -61,6 +62,7 @@ def test_a_command_is_not_touched(libraries: Path, tmp_path: Path) -> None:
         (("run", "--interval", "1h30", "--", "true"), "is no interval"),
         (("run", "--interval", "1us", "--", "true"), "is no interval"),
         (("show", "77"), "there is no data set 77"),
+        (("show", "./77"), "hint: name its directory"),
         (("show", "."), "holds no samples"),
         (("compare", "a", "b"), "there is no data set a"),
         (("show", ".", "--calibration", "absent.json"), "cannot read the calibration file"),
@@ -101,6 +103,30 @@ def test_a_library_that_hangs_does_not_hold_the_command(libraries: Path, tmp_pat
     assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
 
 
+def test_runs_of_one_second_have_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is second is not refused."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda *_: "now")
+    names = [str(score._new_directory()) for _ in range(3)]
+    assert names == ["piolet-score-local-now", "piolet-score-local-now-2", "piolet-score-local-now-3"]
+
+
+def test_a_home_that_cannot_be_written_is_no_word_of_a_report(libraries: Path, tmp_path: Path) -> None:
+    """The library that draws would say so."""
+    piolet(libraries, tmp_path, "run", "--out", "data", "--", "sleep", "0.3")
+    code = "import os; os.environ['MPLCONFIGDIR'] = '/proc/none'; from piolet.cli.main import main; main()"
+    done = python(libraries, tmp_path, "-c", code, "score", "report", "data")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "data/report.html\n", ""), done.stderr
+
+
+def test_a_file_of_a_data_set_that_is_not_there(libraries: Path, tmp_path: Path) -> None:
+    """The reason is said once."""
+    piolet(libraries, tmp_path, "run", "--out", "data", "--", "sleep", "0.3")
+    next((tmp_path / "data").glob("*.host.parquet")).unlink()
+    done = piolet(libraries, tmp_path, "show", "data")
+    assert done.returncode == 1 and done.stderr.endswith(".host.parquet: No such file or directory\n"), done.stderr
+
+
 def test_a_sampler_that_cannot_write_says_so(libraries: Path, tmp_path: Path) -> None:
     """In a line, without a traceback."""
     words = [f"--directory={tmp_path}/none", "--node=n", "--period=1", "--collector=host", "--gpus="]
@@ -121,6 +147,24 @@ def test_a_kept_request_does_not_outlive_an_upgrade(tmp_path: Path, monkeypatch:
     (tmp_path / "gone").rmdir()
     with pytest.raises(PioletError, match="cannot tell the working directory"):
         scored.submit("label=x", 1, None, ScoreConfig())
+
+
+def test_a_directory_that_is_taken_is_told_before_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each time, and it is no error: scoring makes no step fail."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "getuid", lambda: 1234)
+    (tmp_path / "mine").mkdir()
+    for there in (False, True, True):
+        with (tmp_path / "record").open("wb") as file:
+            assert scored.submit("out=mine", file.fileno(), None, ScoreConfig()) == 0
+        said = f"piolet: warning: no score: {tmp_path}/mine holds a data set already\nhint: " if there else ""
+        err = capsys.readouterr().err
+        assert err.startswith(said) and bool(err) == there
+        assert f"{tmp_path}/mine\0".encode() in (tmp_path / "record").read_bytes()
+        (tmp_path / "mine/n1.parquet").touch()
 
 
 def test_a_step_of_root_is_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,6 +255,7 @@ def test_gssr_json(tmp_path: Path) -> None:
         source.write_text(text)
         with pytest.raises(ScoreError, match="is not JSON of GSSR"):
             foreign.convert(source, tmp_path / "bad")
+        assert not (tmp_path / "bad").exists()
 
 
 def test_gssr_csv(tmp_path: Path) -> None:

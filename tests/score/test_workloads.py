@@ -97,6 +97,22 @@ def test_utilisation_alone_makes_no_score(report: Report) -> None:
     assert "no profiling counters: saturation cannot be told from utilisation" in got.quality
 
 
+def test_a_step_too_short_for_a_sample(report: Report) -> None:
+    """Nothing is known, and nothing else is said."""
+    from piolet.score import export
+    from piolet.score.report import html, screen
+
+    got = report("gpu\nload matmul 100\n", 0, 0.1, "gpm")
+    assert got.score.value is None and got.utilisation is None and got.cost is None
+    assert [line for line in got.quality if "covered" not in line] == [
+        "no sample was taken: the step was too short, or its GPUs did not answer"
+    ]
+    text = screen.render(got)
+    assert "GPU saturation unknown" in text and "limited by" not in text and "utilisation" not in text
+    assert "<b>-</b><span>of the time limited by compute" in html.render(got)
+    assert "idle_ratio" not in export.to_openmetrics(got)
+
+
 def test_phases_follow_the_script(report: Report) -> None:
     """Start-up, work, checkpoint, work."""
     got = report("gpu\nload idle 20\nload matmul 60\nload copy 20\nload idle 20\n", 120, 0.2)

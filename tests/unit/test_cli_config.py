@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import re
-import sys
 import tomllib
 from pathlib import Path
 
@@ -28,17 +26,6 @@ def test_the_sample_says_the_defaults() -> None:
     text = re.sub(r"^#(?=[a-z_]+ = )", "", sample(), flags=re.MULTILINE)
     assert config.from_dict(tomllib.loads(text), "sample") == config.Config()
     assert config.from_dict(tomllib.loads(sample()), "sample") == config.Config()
-
-
-def test_a_locale_without_the_character(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it cannot write is escaped, as TOML has it."""
-    path = tmp_path / "piolet.toml"
-    path.write_text('[images]\nstore = "/\u2603"\n', "utf-8")
-    out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
-    monkeypatch.setattr(sys, "stdout", out)
-    assert main(["--config", str(path), "config", "show"]) == 0
-    shown = out.buffer.getvalue().decode("ascii")
-    assert tomllib.loads(shown)["images"]["store"] == "/\u2603"
 
 
 def test_show_reads_back() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -340,6 +341,57 @@ def test_a_reader_that_went_away_is_no_noise(work: Path) -> None:
     assert run.returncode == 141
     assert run.stderr.count(b"\n") == 1
     assert b"warning" in run.stderr
+
+
+def test_an_interrupt_while_modules_are_loaded(work: Path) -> None:
+    code = """
+import importlib.abc, os, signal, sys
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "piolet.config":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from piolet.cli.start import main
+sys.exit(main())
+"""
+    run = started(work, code, {})
+    assert (run.returncode, run.stderr) == (-signal.SIGINT, b"")
+
+
+def test_a_terminal_that_lacks_a_character(work: Path) -> None:
+    (work / "x.toml").write_text('[env]\nA = "\u65e5"\n')
+    run = started(
+        work, "import sys; from piolet.cli.start import main; sys.exit(main())", {"PYTHONIOENCODING": "ascii"}
+    )
+    assert (run.returncode, run.stderr) == (0, b"") and b'A = "\\u65e5"' in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("redirect", "status", "text"),
+    [
+        (">&-", 0, b""),
+        ("2>&-", 0, b""),
+        (">/dev/full", 1, b"piolet: error: cannot write all of the output: No space left on device\n"),
+    ],
+)
+def test_an_output_that_takes_nothing(work: Path, redirect: str, status: int, text: bytes) -> None:
+    (work / "x.toml").write_text('[env]\nA = "1"\n')
+    code = "import sys; from piolet.cli.start import main; sys.exit(main())"
+    command = f"exec {sys.executable} -c '{code}' env explain --offline ./x.toml {redirect}"
+    environ = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    run = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, timeout=60, check=False, env=environ, cwd=work)
+    assert (run.returncode, run.stderr) == (status, text)
+
+
+def started(work: Path, code: str, environ: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-c", code, "env", "explain", "--offline", "./x.toml"],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), **environ},
+        cwd=work,
+    )
 
 
 def test_a_working_directory_that_is_gone(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,38 @@ def test_list(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in [*catalogue().entries, *VETNODE]:
         assert cli.main(["vet", "list", name]) == 0
     assert cli.main(["vet", "list", "nothing"]) == 2
+    assert cli.main(["vet", "list", "gpus"]) == 2
+    assert capsys.readouterr().err.endswith("hint: did you mean 'gpu'?\n")
+
+
+def test_a_working_directory_that_is_gone(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = work / write(work, "name: x\nevals:\n- {type: limits, min_nofile: 1}\n")
+    monkeypatch.chdir(work)
+    (work / "gone").mkdir()
+    os.chdir(work / "gone")
+    (work / "gone").rmdir()
+    assert cli.main(["vet", "run", str(path)]) == 0, capsys.readouterr()
+
+
+def test_signals_that_come_together(work: Path) -> None:
+    code = """
+import os, signal
+from piolet.cli import vet
+both = (signal.SIGINT, signal.SIGTERM)
+for number in both:
+    signal.signal(number, vet._interrupt)
+signal.pthread_sigmask(signal.SIG_BLOCK, both)
+for number in both:
+    os.kill(os.getpid(), number)
+try:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert (run.stdout, run.stderr) == (b"interrupted\n", b"")
 
 
 def test_every_eval_describes_itself() -> None:

@@ -247,6 +247,12 @@ def test_manifests_that_are_refused(change: dict[str, Any], said: str) -> None:
         ('level=fatal msg="server gave HTTP response to HTTPS client"', ImageError, "HTTPS", "insecure_registries"),
         ('level=fatal msg="x509: unknown authority"', ImageError, "x509", "certs.d"),
         ('level=fatal msg="write: no space left on device"', ImageError, "no space left", "prune"),
+        (
+            'level=fatal msg="untarring file \\"/store/x\\": unexpected EOF"',
+            ImageError,
+            "untarring it: unex",
+            "not all of it",
+        ),
         ("", ImageError, "said nothing", None),
         ("\x1b[31m" + "x" * 5000, ImageError, "xxx", None),
     ],

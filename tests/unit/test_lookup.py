@@ -104,6 +104,8 @@ def test_a_path_that_is_not_there(places: Path) -> None:
     error = refusal("./my", host(places), places)
     assert error.message == f"the environment file {places}/here/my does not exist"
     assert error.hint == f"did you mean {places}/here/my.toml?"
+    assert refusal("./zz.toml", host(places), places).hint is None
+    assert refusal("./mmy.toml", host(places), places).hint == f"did you mean {places}/here/my.toml?"
     assert refusal("~/x.toml", host(places), places).hint == "the shell does not replace '~' there; write $HOME"
     assert refusal("./my.toml/x", host(places), places).message.endswith("my.toml/x does not exist")
 

@@ -261,6 +261,7 @@ def test_an_image_file_that_is_not_there(made: Render, tmp_path: Path) -> None:
     error = refusal(made, 'image = "./toch.sqsh"\n')
     assert error.message == f"image, {tmp_path}/toch.sqsh, does not exist"
     assert error.hint == f"did you mean {tmp_path}/torch.sqsh?"
+    assert refusal(made, 'image = "~/torch.sqsh"\n').hint == "write ${HOME} for '~'"
     assert "is not a SquashFS file" in refusal(made, 'image = "/tmp"\n').message
 
 

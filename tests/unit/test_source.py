@@ -78,6 +78,8 @@ def test_line_ends_of_windows_and_a_byte_order_mark() -> None:
     [
         ("a = \n", 1, 5, "this is not valid TOML: Invalid value", None),
         ("image = ubuntu\n", 1, 9, "this is not valid TOML: Invalid value", 'text stands in quotes: "…"'),
+        ('image = "a\n', 1, 11, "this is not valid TOML: Illegal character '\\n'", "no quote at its end"),
+        ("[env]\nAÜ = '1'\n", 2, 2, "this is not valid TOML: Expected '='", "a name with 'Ü' in it"),
         ("a = 1\nb = /x\n", 2, 5, "this is not valid TOML: Invalid value", 'text stands in quotes: "…"'),
         ("[env]\nA = '1',\n", 2, 8, "this is not valid TOML: Expected newline or end of document", "without commas"),
         ("a = [1,\n2", 2, 2, "this is not valid TOML: Unclosed array", None),
@@ -86,7 +88,7 @@ def test_line_ends_of_windows_and_a_byte_order_mark() -> None:
         ("x = 2020-02-30\na = 1\na = 2\n", 1, 5, "this is not valid TOML: Invalid date or datetime", None),
         ("a.b = 1\na = 2\n", 2, 6, "this is not valid TOML: Cannot overwrite a value", None),
         ('a = "\0"\n', 1, 6, "this is not valid TOML: Illegal character", None),
-        ("é = 1\n", 1, 1, "this is not valid TOML: Invalid statement", None),
+        ("é = 1\n", 1, 1, "this is not valid TOML: Invalid statement", "a name with 'é' in it stands in quotes"),
     ],
 )
 def test_a_syntax_error_has_its_place(text: str, line: int, column: int, message: str, hint: str | None) -> None:

@@ -123,8 +123,11 @@ def test_the_result_file(tmp_path: Path) -> None:
 
 
 def test_what_is_no_result(tmp_path: Path) -> None:
-    with pytest.raises(VetError, match="no result of a vetting in"):
+    with pytest.raises(VetError, match="none does not exist"):
         results.read(str(tmp_path / "none"))
+    (tmp_path / "torn").write_text("{")
+    with pytest.raises(VetError, match="no result of a vetting in"):
+        results.read(str(tmp_path / "torn"))
     store.write(str(tmp_path / "x"), {"version": 99})
     with pytest.raises(VetError, match="another version"):
         results.read(str(tmp_path / "x"))

@@ -93,6 +93,8 @@ def test_leftovers(tmp_path: Path) -> None:
     process(tmp_path, 1, "init", "S", 0)
     (tmp_path / "dev/shm").mkdir(parents=True)
     assert leftovers.Leftovers().check(context(str(tmp_path))).outcome == PASS
+    process(tmp_path, 40, "slurmctld", "S", 64030)
+    assert leftovers.Leftovers().check(context(str(tmp_path))).outcome == PASS
     process(tmp_path, 50, "py) D x", "R", 54321)
     verdict = leftovers.Leftovers().check(context(str(tmp_path)))
     assert verdict.reason == "1 processes of other users (py) D x 50 of 54321)"

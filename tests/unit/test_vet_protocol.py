@@ -189,7 +189,7 @@ def test_a_users_class_is_not_imported_here() -> None:
         ("evals: &a\n- type: gpu\nname: *a\n", 1, 8, "anchors and aliases", "write the values out"),
         ("evals: !!python/object:os.system x\n", 1, 8, "tags are not allowed", None),
         ("evals:\n- type: gpu\n\tmax_temp: 3\n", 3, 1, "not valid YAML", "spaces, not with tabs"),
-        ("evals: [\n", 2, 1, "not valid YAML", None),
+        ("evals: [\n", 1, 9, "not valid YAML", None),
         ("? [a, b]\n: c\n", 1, 3, "a key must be a word", None),
         ("scheduler: pbs\nevals:\n- type: gpu\n", 1, 12, "'slurm', 'standalone' or 'openPBS'", None),
         ("pip: {index: x}\nevals:\n- type: gpu\n", 1, 7, "unknown key 'index'", "'index_url'"),

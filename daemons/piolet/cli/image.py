@@ -152,7 +152,9 @@ def _kind_of(path: str) -> str:
     except OSError as error:
         raise ImageError(f"cannot read the archive {path}: {error.strerror}") from None
     except (tarfile.TarError, EOFError, ValueError):
-        raise ImageError(f"{path} is not an archive", "oci-archive and docker-archive are tar files") from None
+        raise ImageError(
+            f"{path} is not an archive, or not all of one", "oci-archive and docker-archive are tar files"
+        ) from None
     raise ImageError(
         f"{path} is neither an OCI nor a docker archive", "make one with: podman save --format oci-archive"
     )

@@ -7,8 +7,8 @@ Exit status: 0, 1 for an error, 2 for a wrong command line, 130 for an interrupt
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
-import io
 import os
 import signal
 import sys
@@ -43,8 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbose" in words or "-v" in words
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has every character, as of a path
     try:
         status = _run(words)
         sys.stdout.flush()
@@ -56,10 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
-        # The reader has gone, and that is its business; the interpreter must not complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        _drop_output()
+        return 128 + signal.SIGPIPE  # the reader has gone, and that is its business
     except Exception as error:  # noqa: BLE001 - the last line of defence, a user sees no traceback
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _drop_output()
+            return _fail(f"cannot write {error.filename or 'all of the output'}: {error.strerror}", 1)
         if verbose:
             _print_traceback()
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -116,6 +116,11 @@ def _print_traceback() -> None:
     import traceback
 
     traceback.print_exc()
+
+
+def _drop_output() -> None:
+    """Have what is not written yet go nowhere: the interpreter would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
 
 
 def _fail(text: str, status: int) -> int:

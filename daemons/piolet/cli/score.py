@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import sys
 import time
@@ -109,7 +110,10 @@ def locate(name: str, where: Path | None = None) -> Path:
     if several:
         steps = ", ".join(path.name.removeprefix(PREFIX) for path in several)
         raise UsageError(f"job {name} has several steps with a score", f"name one: {steps}")
-    raise UsageError(f"there is no data set {name}", f"it is neither a directory, nor is there {exact}")
+    hint = (
+        "name its directory, or JOB or JOB.STEP" if "/" in name else f"it is neither a directory, nor is there {exact}"
+    )
+    raise UsageError(f"there is no data set {name}", hint)
 
 
 def _interval(text: str) -> float:
@@ -173,7 +177,7 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError("there is no command to run", "piolet score run -- python train.py")
     if args.collector not in NAMES:
         raise UsageError(f"there is no collector '{args.collector}'", f"there are: {', '.join(NAMES)}")
-    directory = args.out or Path(f"{PREFIX}local-{time.strftime('%Y%m%d-%H%M%S')}")
+    directory = args.out or _new_directory()
     chosen = args.gpus if args.gpus is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = None if chosen is None else tuple(filter(None, (part.strip() for part in chosen.split(","))))
     status = local.run(command, directory, args.interval, args.collector, gpus, args.label)
@@ -185,6 +189,21 @@ def _run(args: argparse.Namespace) -> int:
     except Exception as error:  # noqa: BLE001 - whatever becomes of the scoring, the command's status is returned
         print(f"piolet: warning: no score: {printable(str(error))}", file=sys.stderr)
     return status
+
+
+def _new_directory() -> Path:
+    """Return a directory for this run, made now: others may begin in the same second."""
+    name = f"{PREFIX}local-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(1):
+        path = Path(name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()
+            break
+        except FileExistsError:
+            continue
+        except OSError:
+            break  # whoever writes there says why
+    return path
 
 
 def _show(args: argparse.Namespace) -> int:

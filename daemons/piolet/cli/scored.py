@@ -40,14 +40,32 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
     host.watch(config or str(DEFAULT_PATH))
     host.watch(package_file)
     started = time.time_ns()
-    definition = parse(request, host.cwd, _default(settings)).to_json()
+    wish = parse(request, host.cwd, _default(settings))
+    definition = wish.to_json()
+    taken = _is_taken(wish.out, host)
     record = records.pack(definition, request, host.cwd, host.dependencies)
     assert record is not None  # two files are never too many
     records.write_record(descriptor, record)
+    if taken:
+        # Said before a long step, not after it. No error: scoring makes no step fail.
+        said = f"{wish.out} holds a data set already\nhint: name another directory with out=, or remove this one"
+        print(f"piolet: warning: no score: {printable(said)}", file=sys.stderr)
+        return 0
     path = records.cache_path(host.variables, host.cwd, request, config or "", os.getuid(), "score")
     if path and records.is_settled(host.dependencies, started):
         records.store(path, record)
     return 0
+
+
+def _is_taken(out: str, host: Any) -> bool:
+    """Return whether samples lie in a directory that is not each step's own."""
+    if "%" in out:
+        return False
+    host.watch(out)
+    try:
+        return any(name.endswith((".parquet", ".journal")) for name in os.listdir(out))
+    except OSError:
+        return False
 
 
 def _default(settings: ScoreConfig) -> Wish:
@@ -86,7 +104,7 @@ def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any],
         else:
             print(f"piolet: the samples: {directory}; a report: piolet score report {directory}", file=sys.stderr)
     except PioletError as error:
-        print(f"piolet: warning: no score: {printable(error.message)}", file=sys.stderr)
+        print(f"piolet: warning: no score: {printable(error.render())}", file=sys.stderr)
         return 1
     except Exception as error:  # noqa: BLE001 - whatever becomes of the scoring, the step has ended well
         print(f"piolet: warning: no score: {type(error).__name__}: {error}", file=sys.stderr)
@@ -115,7 +133,7 @@ def _wait(directory: Path, seconds: float) -> str:
             if not there:
                 raise ScoreError(
                     f"no node wrote samples to {directory}",
-                    "is it on a file system that the nodes share? The log of pioletd.service says more",
+                    "may you write there, and do all nodes see it? The log of pioletd.service says more",
                 )
             return ", ".join(journals)
         time.sleep(_POLL_S)

@@ -73,8 +73,19 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
 
 def search_path(environ: dict[str, str] | os._Environ[str]) -> tuple[str, ...]:
     """Return where a user's own classes are looked for: the working directory, that of sbatch, and PYTHONPATH."""
-    paths = [os.getcwd(), environ.get("SLURM_PIOLET_VET_FROM", ""), *environ.get("PYTHONPATH", "").split(os.pathsep)]
+    paths = [
+        _working_directory(),
+        environ.get("SLURM_PIOLET_VET_FROM", ""),
+        *environ.get("PYTHONPATH", "").split(os.pathsep),
+    ]
     return tuple(dict.fromkeys(os.path.abspath(path) for path in paths if path))
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # a protocol elsewhere is none the worse for it
+        return ""
 
 
 def _load(path: str, settings: config.Config) -> Plan:
@@ -97,6 +108,7 @@ def _check(args: argparse.Namespace, settings: config.Config) -> int:
 
 
 def _list(args: argparse.Namespace, settings: config.Config) -> int:
+    from piolet.environment.nearest import nearest
     from piolet.vet import listing
     from piolet.vet.catalogue import catalogue
 
@@ -106,7 +118,9 @@ def _list(args: argparse.Namespace, settings: config.Config) -> int:
         return 0
     entry = known.find(args.eval)
     if entry is None:
-        raise UsageError(f"there is no eval '{args.eval}'", "`piolet vet list` shows them all")
+        near = nearest(args.eval, known.entries)
+        hint = f"did you mean '{near}'?" if near else "`piolet vet list` shows them all"
+        raise UsageError(f"there is no eval '{args.eval}'", hint)
     print("\n".join(listing.explain(entry)))
     return 0
 
@@ -182,7 +196,14 @@ def _interrupt(number: int, frame: object) -> None:
     """Have what was begun ended; the plugin repeats its signal, which must not end that."""
     for other in _ENDS:
         signal.signal(other, signal.SIG_IGN)
+    sys.unraisablehook = _unraisable
     raise KeyboardInterrupt
+
+
+def _unraisable(what: sys.UnraisableHookArgs) -> None:
+    """Say nothing of a signal that came together with the first: Python complains that it is ignored by now."""
+    if not isinstance(what.exc_value, OSError):
+        sys.__unraisablehook__(what)
 
 
 def _in_a_job(environ: dict[str, str] | None) -> bool:

@@ -25,7 +25,8 @@ LEVELS_LIMIT = 10
 FILES_LIMIT = 100
 
 _SCALARS: dict[str, type] = {"image": str, "workdir": str, "entrypoint": bool, "writable": bool}
-KEYS = ("base_environment", *_SCALARS, "mounts", "devices", "env", "annotations")
+_TABLES = ("env", "annotations")
+KEYS = ("base_environment", *_SCALARS, "mounts", "devices", *_TABLES)
 STEP_PREFIXES = ("SLURM_", "PMI_", "PMIX_")
 # What users tune in PMIx; Slurm sets none of these for a step.
 TUNABLE_PREFIX = "PMIX_MCA_"
@@ -136,8 +137,10 @@ def read_document(source: Source, *, strict: bool) -> Document:
     warnings: list[str] = []
     for key in itertools.islice((key for key in data if key not in KEYS), _UNKNOWN_SHOWN):
         where = source.locate((key,), key=True)
-        near = nearest(key, KEYS)
-        hint = f"did you mean '{near}'?" if near else f"the keys are {', '.join(KEYS)}"
+        near, hint = nearest(key, KEYS), f"the keys are {', '.join(KEYS)}"
+        if isinstance(data[key], dict):  # [environment] is meant for [env], not for base_environment
+            near, hint = nearest(key, _TABLES), f"the tables are {', '.join(f'[{table}]' for table in _TABLES)}"
+        hint = f"did you mean '{near}'?" if near else hint
         if strict:
             raise EnvironmentFileError(f"unknown key '{key[:80]}'", hint, where)
         warnings.append(f"{where.path}:{where.line}: the unknown key '{key[:80]}' is ignored ({hint})")
@@ -181,8 +184,9 @@ def _kind(value: Any) -> str:
 def _strings(source: Source, key: str) -> tuple[Entry, ...]:
     value = source.data.get(key, [])
     if not isinstance(value, list):
+        single = "a string or " if key == "base_environment" else ""
         raise EnvironmentFileError(
-            f"{key} must be an array of strings, not {_kind(value)}",
+            f"{key} must be {single}an array of strings, not {_kind(value)}",
             f'in brackets: {key} = ["…"]' if isinstance(value, str) else None,
             source.locate((key,)),
         )

@@ -108,7 +108,12 @@ def nearest_path(path: str) -> str | None:
     parent, name = os.path.split(path)
     while parent != "/" and not os.path.isdir(parent):
         parent, name = os.path.split(parent)
-    near = nearest(name, _names(parent))
+    names = _names(parent)
+    stem, ending = os.path.splitext(name)
+    if ending and any(one.endswith(ending) for one in names):  # an ending that many have makes no two names alike
+        near = nearest(stem, (one.removesuffix(ending) for one in names if one.endswith(ending)))
+        return os.path.join(parent, near + ending) if near else None
+    near = nearest(name, names)
     return os.path.join(parent, near) if near else None
 
 

@@ -1,4 +1,4 @@
-"""The existing name that is spelt most like a wrong one, for hints."""
+"""The existing name that is spelt most like a wrong one, for hints. Upper and lower case count as alike."""
 
 from __future__ import annotations
 
@@ -9,5 +9,6 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the one of `known` that is most like `name`, or None when none is close."""
     import difflib  # only errors need it
 
-    near = difflib.get_close_matches(name, list(known), 1)
-    return near[0] if near else None
+    folded = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), folded, 1)
+    return folded[near[0]] if near else None

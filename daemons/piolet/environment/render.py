@@ -211,6 +211,8 @@ def _check_readable(path: str, host: Host, what: str, *, regular: bool) -> None:
         hint = f"did you mean {near}?" if near else None
         if "$" in path:
             hint = "a variable is written ${NAME}, with braces"
+        elif "/~" in path:
+            hint = "write ${HOME} for '~'"
         raise EnvironmentFileError(f"{what}, {path}, does not exist", hint) from None
     except OSError as error:
         hint = "a directory above it is closed to you: see namei -l" if isinstance(error, PermissionError) else None

@@ -168,4 +168,8 @@ def _syntax_hint(text: str, start: int, message: str) -> str | None:
         return "entries of a table stand on lines of their own, without commas"
     if message == "Invalid value" and (at.isalpha() or at in "/.$~"):
         return 'text stands in quotes: "…"'
+    if message == r"Illegal character '\n'":
+        return "the text has no quote at its end; text of several lines stands in three quotes"
+    if message.startswith(("Expected '='", "Invalid statement")) and at.isalpha() and not at.isascii():
+        return f"a name with '{at}' in it stands in quotes"
     return None

@@ -200,6 +200,8 @@ def _parquet_facts(path: Path) -> Facts:
         metadata = pq.read_schema(path).metadata or {}
         return Facts(**json.loads(metadata[_KEY]))
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise ScoreError(f"cannot read {path}: {os.strerror(error.errno)}") from None
         raise ScoreError(f"{path} is no file of a Piolet data set: {error}") from None
 
 
@@ -221,7 +223,9 @@ def _parquet_chunks(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Ar
                     )
                 yield chunk
     except (OSError, pa.ArrowException) as error:
-        raise ScoreError(f"cannot read {path}: {error}") from None
+        # Arrow's text repeats the path and the number of the error.
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        raise ScoreError(f"cannot read {path}: {why}") from None
 
 
 # -- writing

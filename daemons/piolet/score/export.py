@@ -48,13 +48,13 @@ def _metrics(summary: Summary) -> Iterator[str]:
     whole = {"job": summary.job, "step": summary.step}
     if summary.simulated:
         whole["simulated"] = summary.simulated
-    score = summary.score
+    score, known = summary.score, summary.score.value is not None
     step = (
         ("saturation_ratio", "mean saturation of the step's GPUs", score.value),
         ("coverage_ratio", "share of the GPUs' time that is covered by samples", score.coverage),
-        ("idle_ratio", "share of time in which nothing ran", score.idle),
-        ("narrow_ratio", "share of time lost on SMs without work", score.narrow),
-        ("stalled_ratio", "share of time in which SMs waited", score.stalled),
+        ("idle_ratio", "share of time in which nothing ran", score.idle if known else None),
+        ("narrow_ratio", "share of time lost on SMs without work", score.narrow if known else None),
+        ("stalled_ratio", "share of time in which SMs waited", score.stalled if known else None),
         ("energy_joules", "energy of the step's GPUs", summary.energy),
     )
     for name, text, value in step:

@@ -57,15 +57,15 @@ def convert(source: Path, directory: Path, model: str = "") -> int:
     files = [source] if source.is_file() else sorted([*source.rglob("*.json"), *source.rglob("proc_*.csv")])
     if not files:
         raise ScoreError(f"{source} holds no file of GSSR", "expected *.json, or step_*/proc_*.csv")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ScoreError(f"cannot make the directory {directory}: {error.strerror}") from None
     for number, path in enumerate(files):
         if path.stat().st_size > _FILE_MAX:
             raise ScoreError(f"{path} is larger than GSSR's files can be")
         read = _json if path.suffix == ".json" else _csv
         facts, chunk = read(path, model)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ScoreError(f"cannot make the directory {directory}: {error.strerror}") from None
         # Several processes of a host become several files; nodes of a data set have names of their own.
         facts.header["node"] = f"{facts.header['node']}-{number}" if len(files) > 1 else facts.header["node"]
         target = directory / f"{facts.header['node']}{dataset.PARQUET}"

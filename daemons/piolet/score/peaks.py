@@ -103,6 +103,8 @@ def from_file(path: Path) -> dict[str, Peaks]:
     """Return the peaks in a calibration file. Raises ScoreError: it cannot be read, or is none."""
     try:
         text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScoreError(f"cannot read the calibration file {path}: {error}") from None
+    except OSError as error:
+        raise ScoreError(f"cannot read the calibration file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ScoreError(f"the calibration file {path} is not UTF-8") from None
     return from_json(text, str(path))

@@ -151,6 +151,10 @@ def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None) ->
         )
 
 
+def _run_of(header: dict[str, Any]) -> str:
+    return run_name(str(header["job"]), str(header["step"]), header.get("restarts", 0))
+
+
 def _mean(array: Any) -> float | None:
     value = float(np.nanmean(array)) if len(array) else math.nan
     return None if math.isnan(value) else value
@@ -215,14 +219,18 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
     score = view.score()
     if len(view.gpus):
         lines.append(f"{100 * score.coverage:.1f} % of the GPUs' time is covered by samples with a score")
-    if score.is_range and len(view.gpus):
+    if score.is_range and score.value is not None:
         lines.append("less than 95 %: the saturation is given as a range, whatever the missing time was")
+    steps = sorted({_run_of(node.facts.header) for node in data.nodes})
+    if len(steps) > 1:
+        lines.append(f"samples of {len(steps)} steps lie in one directory: {', '.join(steps[:4])}")
     if data.wanted > len(data.nodes):
         missing = data.wanted - len(data.nodes)
         lines.append(f"{missing} of {data.wanted} nodes have no samples: what is said here is of the others")
     open_ends = [node.name for node in data.nodes if not node.facts.complete]
     if open_ends:
-        lines.append(f"{len(open_ends)} nodes have no end: the step runs still, or was killed ({open_ends[0]})")
+        many = "1 node has" if len(open_ends) == 1 else f"{len(open_ends)} nodes have"
+        lines.append(f"{many} no end: the step runs still, or was killed ({open_ends[0]})")
     restarts = sum(e["event"] == "restart" for node in data.nodes for e in node.facts.events)
     if restarts:
         lines.append(f"the sampler was restarted {restarts} times; the time between is not covered")
@@ -253,14 +261,17 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
         lines.append(f"{count} values missing ({reason}): {some}")
     if any(gpu.peaks.nvlink == gpu.peaks.pcie == 0 for gpu in view.gpus):
         lines.append("the model's link bandwidths are not known here, so communication is not judged")
-    if len(view.gpus) and score.value is None and used(view).any():
+    if len(view.gpus) and not view.rows:
+        lines.append("no sample was taken: the step was too short, or its GPUs did not answer")
+    elif len(view.gpus) and score.value is None and used(view).any():
         lines.append("no profiling counters: saturation cannot be told from utilisation")
     return lines
 
 
 def _cost(data: Dataset) -> tuple[float, float] | None:
-    """Return the worst node's share of a core and its resident bytes."""
-    known = [node.facts.quality for node in data.nodes if "process_cores" in node.facts.quality]
+    """Return the worst node's share of a core and its resident bytes; of less than a second a share says nothing."""
+    long = [node.facts.quality for node in data.nodes if node.facts.end - node.facts.start >= 1e9]
+    known = [quality for quality in long if "process_cores" in quality]
     if not known:
         return None
     return max(q["process_cores"] for q in known), max(q["rss_max_bytes"] for q in known)

@@ -8,6 +8,7 @@ its parameters are handed over as they stand.
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -54,7 +55,7 @@ def build(document: Document, known: Catalogue, search: Iterable[str] = ()) -> p
         tasks[task.name] = task
     default = plan.Plan("", ())
     return plan.Plan(
-        name=reader.text(top["name"], "name") if "name" in top else "",
+        name=reader.text(top["name"], "name") if "name" in top else os.path.basename(document.path),
         tasks=tuple(tasks.values()),
         budget_s=reader.number(top.get("budget"), "budget", "s", default.budget_s, above=0),
         min_nodes=int(reader.number(top.get("min_nodes"), "min_nodes", "", 0, whole=True)),

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -51,6 +52,8 @@ def write(path: str, value: dict[str, Any]) -> None:
 def read(path: str) -> dict[str, Any]:
     """Return a result file. Raises VetError: there is none, or it is none of ours."""
     value = store.read(path)
+    if value is None and not os.path.exists(path):
+        raise VetError(f"the result file {path} does not exist")
     if value is None:
         raise VetError(f"there is no result of a vetting in {path}")
     rows = value.get("records")

@@ -159,7 +159,9 @@ def parse(path: str, text: str) -> Document:
             raise VetError(f"the protocol {path} holds more than one document")
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
-        at = Place(min(mark.line, len(lines) - 1), mark.column, 1) if mark is not None else Place(0, 0, 1)
+        at = Place(mark.line, mark.column, 1) if mark is not None else Place(0, 0, 1)
+        if at.line >= len(lines):  # the file ends where something is missing
+            at = Place(len(lines) - 1, len(lines[-1]), 1)
         raise VetError(
             f"this is not valid YAML: {error.problem or 'malformed'}", _hint(lines, at), _location(path, lines, at)
         ) from None

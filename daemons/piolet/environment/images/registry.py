@@ -143,6 +143,9 @@ def explain(log: str, what: str) -> ImageError:
         hint = "log in with 'podman login' or 'skopeo login', or check the name: registries hide what you may not see"
     elif re.search(r"unknown|not found|\b404\b", said, re.IGNORECASE):
         hint = "no such image or tag: check the spelling"
+    elif "untarring" in said:
+        said = re.sub(r'untarring file "[^"]*"', "untarring it", said)  # the file is ours, not the user's
+        hint = "the archive is of another kind, or not all of it is there"
     return ImageError(f"cannot get {what}: {said}", hint)
 
 

@@ -109,13 +109,16 @@ def _top(summary: Summary) -> str:
     score = summary.score
     cards = []
     if score.gpus:
+        limits = (
+            (score.by_compute, "of the time limited by compute"),
+            (score.by_memory, "by memory"),
+            (score.by_network, "by communication"),
+            (score.above, "of the time above 60 %"),
+        )
         cards = [
             (number(score), "GPU saturation"),
             (percent(summary.utilisation), "utilisation, as nvidia-smi shows it"),
-            (percent(score.by_compute), "of the time limited by compute"),
-            (percent(score.by_memory), "by memory"),
-            (percent(score.by_network), "by communication"),
-            (percent(score.above), "of the time above 60 %"),
+            *((percent(None if score.value is None else share), text) for share, text in limits),
             (energy(summary.energy), "energy of the GPUs"),
         ]
         if score.gpus > 1:

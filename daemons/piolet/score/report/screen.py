@@ -77,8 +77,11 @@ def _page(summary: Summary) -> RenderableType:
         parts.append(Text("No GPUs: the host's figures only.", "bold"))
     else:
         parts.append(Text(f"GPU saturation {number(score)}", "bold"))
-        parts.append(_limits(score))
-        parts.append(_waterfall(summary))
+        if score.value is not None:
+            parts += [_limits(score), _waterfall(summary)]
+        elif summary.utilisation is not None:
+            text = f"utilisation {percent(summary.utilisation)}; it does not tell how much of a GPU was used"
+            parts.append(Text(text))
     parts += [_facts(summary), *_lists(summary)]
     title = f"step {summary.name}" if summary.job != "local" else "local command"
     return Panel(Group(*parts), title=Text(f"piolet score: {title}"), title_align="left")
@@ -93,8 +96,6 @@ def _limits(score: Score) -> Text:
 
 def _waterfall(summary: Summary) -> RenderableType:
     score = summary.score
-    if score.value is None:
-        return Text(f"utilisation {percent(summary.utilisation)}; it does not tell how much of a GPU was used")
     bar = Text()
     legend = Text()
     done = 0.0
