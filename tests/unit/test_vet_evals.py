@@ -99,6 +99,9 @@ def test_leftovers(tmp_path: Path) -> None:
     verdict = leftovers.Leftovers().check(context(str(tmp_path)))
     assert verdict.reason == "1 processes of other users (py) D x 50 of 54321)"
     assert leftovers.Leftovers(allow_users=("54321",)).check(context(str(tmp_path))).outcome == PASS
+    process(tmp_path, 51, "train", "S", 1_900_000_000)  # of a directory that numbers its users so
+    verdict = leftovers.Leftovers(allow_users=("54321",)).check(context(str(tmp_path)))
+    assert verdict.reason == "1 processes of other users (train 51 of 1900000000)"
     process(tmp_path, 60, "nfs", "D", 0)
     process(tmp_path, 61, "gone", "Z", 0)
     verdict = leftovers.Leftovers(max_foreign=9, max_zombies=0).check(context(str(tmp_path)))

@@ -14,8 +14,8 @@ from piolet.vet.evals import _files
 _LOOK_S = 1.0
 """Long enough for a disk that is only slow: what waits for it is woken again and again."""
 _LOOK_AGAIN_S = 0.02
-_SERVICES = range(61184, 65520)
-"""Users that systemd makes for services, and Debian's slurm among them."""
+_SYSTEM = range(61184, 65536)
+"""Users that systemd makes for services, with Debian's slurm among them, and nobody."""
 
 
 class _Process(NamedTuple):
@@ -37,7 +37,7 @@ class Leftovers(Eval):
     loads = frozenset({"disk"})  # what another eval waits for is no leftover
 
     max_foreign: int = parameter(0, text="processes of other ordinary users", unit="processes", least=0)
-    min_uid: int = parameter(1000, text="users below are the system's, as are 61184 to 65519", unit="uid", least=0)
+    min_uid: int = parameter(1000, text="users below are the system's, as are 61184 to 65535", unit="uid", least=0)
     allow_users: tuple[str, ...] = parameter((), text="users whose processes belong here")
     max_zombies: int = parameter(20, text="zombies", unit="processes", least=0)
     max_hanging: int = parameter(0, text="processes in uninterruptible sleep", unit="processes", least=0)
@@ -66,7 +66,7 @@ class Leftovers(Eval):
         return Verdict(FAIL if wrong else PASS, "; ".join(wrong)[:500], details=details)
 
     def _foreign(self, uid: int, own: int) -> bool:
-        ordinary = self.min_uid <= uid < 65534 and uid not in _SERVICES
+        ordinary = uid >= self.min_uid and uid not in _SYSTEM
         return ordinary and uid != own and _user(uid) not in self.allow_users
 
 
