@@ -47,7 +47,8 @@ def run(args: argparse.Namespace, _: Config) -> int:
         if finding.hint and finding.state != doctor.OK:
             print(f"         hint: {finding.hint}")
     if not args.json:
-        print(f"{counts[doctor.OK]} ok, {counts[doctor.WARN]} warnings, {counts[doctor.BAD]} bad")
+        warned = counts[doctor.WARN]
+        print(f"{counts[doctor.OK]} ok, {warned} warning{'s' * (warned != 1)}, {counts[doctor.BAD]} bad")
     return 1 if counts[doctor.BAD] else 0
 
 

@@ -101,6 +101,16 @@ def _empty(size: int) -> Chunk:
     return {quantity.name: np.full(size, np.nan) for quantity in GPU_QUANTITIES}
 
 
+def _why(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"there is no {error.args[0]!r}"
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    if isinstance(error, ValueError):
+        return str(error)
+    return "its parts are not what they should be"
+
+
 def _json(path: Path, model: str) -> tuple[dataset.Facts, Chunk]:
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -113,7 +123,7 @@ def _json(path: Path, model: str) -> tuple[dataset.Facts, Chunk]:
             raise ValueError("no GPU, or a senseless sampling time")
         end = max(int(part["end"][-1]) for part in parts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ScoreError(f"{path} is not JSON of GSSR: {type(error).__name__}: {error}") from None
+        raise ScoreError(f"{path} is not JSON of GSSR: {_why(error)}") from None
     job, step, node = (str(about.get(key, "0")) for key in ("job_id", "step_id", "hostname"))
     more = {"label": str(about.get("label") or ""), "command": str(about.get("cmd") or "")}
     facts = _facts(
@@ -139,7 +149,7 @@ def _csv(path: Path, model: str) -> tuple[dataset.Facts, Chunk]:
         gpus = sorted({row["gpuId"] for row in rows}, key=int)
         chunk = _csv_chunk(rows, {gpu: index for index, gpu in enumerate(gpus)})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ScoreError(f"{path} is not CSV of GSSR: {type(error).__name__}: {error}") from None
+        raise ScoreError(f"{path} is not CSV of GSSR: {_why(error)}") from None
     if not rows:
         raise ScoreError(f"{path} holds no samples")
     about = next(_meta(path.parent), {})
