@@ -149,7 +149,11 @@ def test_what_fails_is_not_always_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     importer = Importer(ImagesConfig(), str(tmp_path / "store"))
-    failures: list[OSError] = [OSError(errno.EAGAIN, "Try again"), ConnectionResetError("the client has gone")]
+    failures: list[OSError] = [
+        OSError(errno.EAGAIN, "Try again"),
+        ConnectionResetError("the client has gone"),
+        OSError(errno.EROFS, "Read-only file system"),
+    ]
 
     async def fail(*_: Any) -> dict[str, Any]:
         raise failures.pop(0)
@@ -159,11 +163,12 @@ def test_what_fails_is_not_always_the_store(
     async def main() -> list[list[dict[str, Any]]]:
         async with serving(importer) as path:
             request = {"op": "resolve", "reference": "app", "mode": "pull"}
-            return [await asyncio.to_thread(converse, path, request) for _ in range(2)]
+            return [await asyncio.to_thread(converse, path, request) for _ in range(3)]
 
     with caplog.at_level("INFO"):
-        (refused,), gone = asyncio.run(main())
+        (refused,), gone, (read_only,) = asyncio.run(main())
     assert "no work can be started" in refused["error"]["message"] and "limit" in refused["error"]["hint"]
+    assert "can mount it with rw" in read_only["error"]["hint"]
     assert gone == [] and "went away" in caplog.text
 
 

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from piolet.config import ImagesConfig
 from piolet.environment.images import credentials, jobs
+from piolet.environment.images.failures import from_os
 from piolet.environment.images.lease import Presence, remove_tree
 from piolet.environment.images.reference import Reference, parse
 from piolet.environment.images.slots import Slots
@@ -304,7 +305,7 @@ class Importer:
         try:
             path = self.presence.scratch()
         except OSError as error:
-            raise ImageError(f"the image store {self.store.root} cannot be written: {error.strerror}") from None
+            raise from_os(error, self.store.root) from None
         try:
             yield path
         finally:
@@ -335,6 +336,7 @@ class Importer:
             if self.presence.busy:
                 with contextlib.suppress(OSError):
                     self.presence.beat()
+            self.presence.rest()
 
 
 @contextlib.asynccontextmanager
