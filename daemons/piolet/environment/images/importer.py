@@ -323,8 +323,11 @@ class Importer:
             self.presence.release(name)
 
     async def _working(self, work: Coroutine[Any, Any, _T]) -> _T:
-        with self.presence.at_work():
-            return await work
+        try:
+            with self.presence.at_work():
+                return await work
+        finally:
+            work.close()  # not begun where the store cannot be written
 
     def _deadline(self, reference: Reference) -> contextlib.AbstractAsyncContextManager[None]:
         """Bound a whole pull or import, all its waiting included."""
