@@ -207,6 +207,35 @@ def test_a_vetting_is_of_whom_the_kernel_names(listener: Listener) -> None:
     assert told.recv(65536).decode() == f"{(NOBODY,) * 3} [] my plan"
 
 
+@pytest.mark.parametrize("asked", [True, False], ids=["the task is gone", "the child is killed"])
+def test_what_an_eval_started_ends_with_its_vetting(listener: Listener, asked: bool) -> None:
+    """An eval has a process group of its own, for the time limit; what it started is in there, without its parent."""
+
+    def work(_plan: bytes, connection: int, _facts: dict[str, list[str]], _spool: int) -> None:
+        started = subprocess.Popen(["sleep", "1000"], process_group=0)
+        os.write(connection, f"{os.getpid()} {started.pid}".encode())
+        signal.pause()
+
+    accepted, told = listener.connect_as(NOBODY, messages.vet(b"my plan"))
+    with running(lambda channel: Zygote(channel, lambda: work, listener.file).run()) as channel:
+        assert json.loads(channel.recv(256)) == {"began": True}
+        read, write = os.pipe()
+        socket.send_fds(channel, [b'{"key": 1}'], [accepted.fileno(), write])
+        child, started = map(int, told.recv(65536).split())
+        end = os.pidfd_open(started)
+        if asked:
+            channel.send(b'{"end": 1}')
+        else:
+            os.kill(child, signal.SIGKILL)
+        assert json.loads(channel.recv(256)) == {"key": 1, "status": -signal.SIGKILL}
+        ended = select.select([end], [], [], 5)[0]
+        for descriptor in (read, write, end):
+            os.close(descriptor)
+        if not ended:
+            os.kill(started, signal.SIGKILL)
+    assert ended
+
+
 def test_a_vetting_for_a_connection_of_the_servers_own_is_none(listener: Listener) -> None:
     """It would be root's, and of the server's plan."""
     own_end, accepted = listener.connect()
