@@ -233,7 +233,8 @@ class Monitor:
         self._selector.register(step.channel, selectors.EVENT_READ, lambda: self._on_worker(step))
 
     def _on_worker(self, step: Step) -> None:
-        assert step.channel is not None
+        if step.channel is None:
+            return  # the step has ended in the same round of the loop
         try:
             data = step.channel.recv(MESSAGE_MAX)
         except OSError:
