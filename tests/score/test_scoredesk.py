@@ -162,6 +162,18 @@ def test_what_fails_when_a_step_begins_ends_that_step_only(
         assert names(desk) == ["2.0"]
 
 
+def test_a_full_run_leaves_no_half_of_a_note(desk: ScoreDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step is sampled all the same."""
+
+    def full(path: Path, *_: Any) -> int:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with announce(desk, SOUND.to_json()):
+        assert names(desk) == ["7.0"] and list(tmp_path.iterdir()) == []
+
+
 def test_a_next_sampler_goes_on_with_what_runs(
     desk: ScoreDesk, keeper: tuple[socket.socket, socket.socket], tmp_path: Path
 ) -> None:

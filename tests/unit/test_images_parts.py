@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +125,30 @@ def test_who_is_idle_has_no_heartbeat(tmp_path: Path) -> None:
         assert process.exists() and not other.take("x")
         made.release("x")
     assert not process.exists() and not made.busy and other.take("x")
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_what_a_read_only_store_keeps_goes_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: bool) -> None:
+    """A lease that could not be given back holds up nobody, and when the work is over nothing is left."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    made, other = Presence(str(tmp_path), 3), presence(tmp_path)
+    with contextlib.ExitStack() as work:
+        if busy:
+            work.enter_context(made.at_work())
+        with monkeypatch.context() as broken, made.at_work():
+            made.scratch()
+            assert made.take("x")
+            broken.setattr(os, "unlink", refuse)
+            broken.setattr(shutil, "rmtree", refuse)
+            made.release("x")
+        if busy:
+            assert made.take("x") and not made.take("x") and not other.take("x")
+    made.rest()
+    other.stop()
+    assert not list((tmp_path / "tmp").iterdir()) and not list((tmp_path / "leases").iterdir())
 
 
 def dead(tmp_path: Path) -> str:

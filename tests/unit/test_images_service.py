@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import socket
 import threading
@@ -17,6 +18,7 @@ from piolet.config import ImagesConfig
 from piolet.environment.images import protocol, service
 from piolet.environment.images.admin import Admin
 from piolet.environment.images.importer import Importer, Requester
+from piolet.environment.images.lease import Presence
 from piolet.environment.images.reference import parse
 from piolet.environment.images.store import Access, Store
 
@@ -149,7 +151,11 @@ def test_what_fails_is_not_always_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     importer = Importer(ImagesConfig(), str(tmp_path / "store"))
-    failures: list[OSError] = [OSError(errno.EAGAIN, "Try again"), ConnectionResetError("the client has gone")]
+    failures: list[OSError] = [
+        OSError(errno.EAGAIN, "Try again"),
+        ConnectionResetError("the client has gone"),
+        OSError(errno.EROFS, "Read-only file system"),
+    ]
 
     async def fail(*_: Any) -> dict[str, Any]:
         raise failures.pop(0)
@@ -159,11 +165,12 @@ def test_what_fails_is_not_always_the_store(
     async def main() -> list[list[dict[str, Any]]]:
         async with serving(importer) as path:
             request = {"op": "resolve", "reference": "app", "mode": "pull"}
-            return [await asyncio.to_thread(converse, path, request) for _ in range(2)]
+            return [await asyncio.to_thread(converse, path, request) for _ in range(3)]
 
     with caplog.at_level("INFO"):
-        (refused,), gone = asyncio.run(main())
+        (refused,), gone, (read_only,) = asyncio.run(main())
     assert "no work can be started" in refused["error"]["message"] and "limit" in refused["error"]["hint"]
+    assert "can mount it with rw" in read_only["error"]["hint"]
     assert gone == [] and "went away" in caplog.text
 
 
@@ -182,6 +189,29 @@ def test_a_store_on_a_read_only_file_system(
         os.umask(mask)
     assert f"image store {tmp_path}/store cannot be used: Read-only file system" in caplog.text
     assert "mount it with rw; systemd's unit" in caplog.text
+
+
+def test_a_store_that_becomes_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """What asks the registry is not begun, and not left behind either."""
+    importer = Importer(ImagesConfig(), str(tmp_path / "store"))
+    importer.store.prepare()
+
+    def fail(_: Presence) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    async def pull() -> int | None:
+        try:
+            await importer.resolve(Requester(4301), "quay.io/app:1", "pull", print)
+        except OSError as error:
+            return error.errno
+        return None
+
+    monkeypatch.setattr(Presence, "_show", fail)
+    assert asyncio.run(pull()) == errno.EROFS
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_prune_reads_the_references_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

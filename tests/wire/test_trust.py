@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import select
+import selectors
 import signal
 import socket
 import subprocess
@@ -19,9 +20,9 @@ import pytest
 from piolet import peer
 from piolet.errors import WireError
 from piolet.node import requests
-from piolet.node.monitor import Monitor
+from piolet.node.monitor import Monitor, Step
 from piolet.node.mounts import Images
-from piolet.node.requests import Announced, Build, encode, take_start
+from piolet.node.requests import Announced, Build, End, encode, take_start
 from piolet.node.state import StepFiles
 from piolet.node.worker import Means
 from piolet.node.zygote import Work, Zygote
@@ -207,6 +208,35 @@ def test_a_vetting_is_of_whom_the_kernel_names(listener: Listener) -> None:
     assert told.recv(65536).decode() == f"{(NOBODY,) * 3} [] my plan"
 
 
+@pytest.mark.parametrize("asked", [True, False], ids=["the task is gone", "the child is killed"])
+def test_what_an_eval_started_ends_with_its_vetting(listener: Listener, asked: bool) -> None:
+    """An eval has a process group of its own, for the time limit; what it started is in there, without its parent."""
+
+    def work(_plan: bytes, connection: int, _facts: dict[str, list[str]], _spool: int) -> None:
+        started = subprocess.Popen(["sleep", "1000"], process_group=0)
+        os.write(connection, f"{os.getpid()} {started.pid}".encode())
+        signal.pause()
+
+    accepted, told = listener.connect_as(NOBODY, messages.vet(b"my plan"))
+    with running(lambda channel: Zygote(channel, lambda: work, listener.file).run()) as channel:
+        assert json.loads(channel.recv(256)) == {"began": True}
+        read, write = os.pipe()
+        socket.send_fds(channel, [b'{"key": 1}'], [accepted.fileno(), write])
+        child, started = map(int, told.recv(65536).split())
+        end = os.pidfd_open(started)
+        if asked:
+            channel.send(b'{"end": 1}')
+        else:
+            os.kill(child, signal.SIGKILL)
+        assert json.loads(channel.recv(256)) == {"key": 1, "status": -signal.SIGKILL}
+        ended = select.select([end], [], [], 5)[0]
+        for descriptor in (read, write, end):
+            os.close(descriptor)
+        if not ended:
+            os.kill(started, signal.SIGKILL)
+    assert ended
+
+
 def test_a_vetting_for_a_connection_of_the_servers_own_is_none(listener: Listener) -> None:
     """It would be root's, and of the server's plan."""
     own_end, accepted = listener.connect()
@@ -258,3 +288,24 @@ def test_a_monitor_ends_quietly_when_its_server_does(listener: Listener, tmp_pat
         socket.send_fds(channel, [build], [own_end.fileno()])
         assert select.select([channel], [], [], 20)[0]
         assert b"pioletd cannot tell whose step this is" in channel.recv(65536, socket.MSG_PEEK)
+
+
+def test_a_step_and_its_worker_end_at_once(listener: Listener, tmp_path: Path) -> None:
+    """As where srun is killed while its container is built: both are told in one round of the monitor's loop."""
+    (server, ours), (worker, theirs) = (socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2))
+    images = Images(str(tmp_path), NOBODY, str(tmp_path))
+    means = Means(str(tmp_path), "/no/crun", "/no/squashfuse")
+    monitor = Monitor(ours, images, StepFiles(str(tmp_path / "steps")), means, listener.file, 600.0, "nowhere.0")
+    order = Build(key=1, digest=None, identity=[], timeout_s=5.0, plan="{}")
+    step = Step(order, Announced("1.0", 0, NOBODY, NOBODY, []), 1e9, channel=theirs)
+    monitor._steps[1] = step
+    monitor._selector.register(theirs, selectors.EVENT_READ, lambda: monitor._on_worker(step))
+    server.send(encode(End(1)))
+    worker.close()
+    ready = monitor._selector.select(0)
+    assert len(ready) == 2
+    for key, _ in ready:
+        key.data()
+    assert not monitor._steps
+    server.close()
+    ours.close()

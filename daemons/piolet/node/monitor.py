@@ -34,6 +34,7 @@ from piolet.node.workers import Workers
 
 _log = logging.getLogger("pioletd.monitor")
 
+_WORKER_DIED = "the process that built the container died"
 _MAP_BYTES_MAX = 4000  # the kernel takes less than a page
 _WORKERS_MAX = 64
 _POLL_S, _POLL_SOON_S = 1.0, 0.05
@@ -233,7 +234,8 @@ class Monitor:
         self._selector.register(step.channel, selectors.EVENT_READ, lambda: self._on_worker(step))
 
     def _on_worker(self, step: Step) -> None:
-        assert step.channel is not None
+        if step.channel is None:
+            return  # the step has ended in the same round of the loop
         try:
             data = step.channel.recv(MESSAGE_MAX)
         except OSError:
@@ -243,7 +245,7 @@ class Monitor:
                 self._write_maps(step)
                 step.channel.send(worker.MAPPED)
                 return
-            answer = json.loads(data) if data else {"error": "the process that built the container died"}
+            answer = json.loads(data) if data else {"error": _WORKER_DIED, "hint": "the node may be short of memory"}
             if "error" in answer:
                 self._fail(step.order.key, str(answer["error"])[:900], str(answer.get("hint", ""))[:900])
                 return

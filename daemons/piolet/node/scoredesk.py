@@ -273,10 +273,13 @@ class ScoreDesk:
 
     def _note(self, facts: Facts) -> None:
         path = self._files / facts.name
+        new = path.with_suffix(f"{path.suffix}.new")
         try:
-            path.with_suffix(f"{path.suffix}.new").write_text(json.dumps(asdict(facts)), "utf-8")
-            path.with_suffix(f"{path.suffix}.new").rename(path)
+            new.write_text(json.dumps(asdict(facts)), "utf-8")
+            new.rename(path)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                new.unlink()
             _log.warning("after a restart step %s would not be sampled any more: %s", facts.name, error.strerror)
 
     def _recover(self) -> None:

@@ -182,6 +182,8 @@ class Server:
         self._waiting.pop(connection.key, None)
         for future in connection.look_ups.values():
             future.cancel()
+        # They know the connection: a circle, which only the garbage collector would free, some hundred steps later.
+        connection.look_ups.clear()
 
     def _look_up(self, connection: Connection, start: wire.Start) -> None:
         assert connection.definition is not None

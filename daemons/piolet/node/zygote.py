@@ -26,13 +26,14 @@ from dataclasses import dataclass
 
 from piolet import peer, wire
 from piolet.errors import PioletError
-from piolet.node import linux
+from piolet.node import leftovers, linux
 
 _log = logging.getLogger("pioletd.zygote")
 
 MESSAGE_MAX = 256
 _CGROUPS = "/sys/fs/cgroup"
 _POLL_S = 0.05
+_PASSES_MAX = 20
 _LIMITS = {
     "Max address space": resource.RLIMIT_AS,
     "Max core file size": resource.RLIMIT_CORE,
@@ -153,10 +154,10 @@ class Zygote:
 
     def _collect(self) -> None:
         for key, pid in list(self._children.items()):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                # What it started may have outlived it.
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                # What it started may have outlived it; until it is collected, the session's number is no other's.
                 _end(pid)
+                _, status = os.waitpid(pid, 0)
                 del self._children[key]
                 self._answer(key, os.waitstatus_to_exitcode(status))
 
@@ -166,9 +167,28 @@ class Zygote:
 
 
 def _end(pid: int) -> None:
-    """Kill a child and the session that it began."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+    """Kill a child and the session that it began, in which each eval has a process group of its own."""
+    seen: set[int] = set()
+    for _ in range(_PASSES_MAX):
+        members = {other for other in leftovers.processes() if _is_in(pid, other)} - seen
+        if not members:
+            break
+        seen |= members
+        for other in members:
+            with contextlib.suppress(OSError):
+                process = os.pidfd_open(other)
+                try:
+                    if _is_in(pid, other):
+                        signal.pidfd_send_signal(process, signal.SIGKILL)
+                finally:
+                    os.close(process)
+
+
+def _is_in(session: int, pid: int) -> bool:
+    try:
+        return os.getsid(pid) == session
+    except OSError:
+        return False
 
 
 def look_up(pid: int, uid: int) -> Task:

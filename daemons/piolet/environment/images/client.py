@@ -25,6 +25,7 @@ from piolet.errors import ImageError
 _SILENCE_S = 60.0
 _BUSY_TRIES, _BUSY_PAUSE_S = 60, 1.0
 _UNIT = "piolet-imaged.service"
+_HINT = f"try again; an administrator finds more in the log of {_UNIT}"
 
 
 def resolve(reference: str, config: Config, *, pull: bool, progress: Callable[[str], None]) -> ImageInfo:
@@ -107,7 +108,7 @@ def _ask(
             raise from_wire(message["error"])
         elif isinstance(message.get("result"), dict):
             return {"entries": entries, **message["result"]} if entries else message["result"]
-    raise ImageError("the image service ended the conversation without an answer", f"see the log of {_UNIT}")
+    raise ImageError("the image service ended the conversation without an answer", _HINT)
 
 
 def _talk(path: str, request: dict[str, Any], descriptor: int | None) -> Iterator[dict[str, Any]]:
@@ -134,9 +135,9 @@ def _talk(path: str, request: dict[str, Any], descriptor: int | None) -> Iterato
                 was_reset = True
                 continue
             except TimeoutError:
-                raise ImageError(f"the image service has been silent for {_SILENCE_S:.0f} s") from None
+                raise ImageError(f"the image service has been silent for {_SILENCE_S:.0f} s", _HINT) from None
             except OSError as error:
-                raise ImageError(f"the image service ended the conversation: {error.strerror}") from None
+                raise ImageError(f"the image service ended the conversation: {error.strerror}", _HINT) from None
             protocol.close_all(descriptors)
             if not data:
                 return

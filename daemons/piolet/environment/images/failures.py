@@ -40,7 +40,8 @@ def from_os(error: OSError, store: str) -> ImageError:
             f"no work can be started on an image: {error.strerror or error}",
             "a limit on processes, memory or open files has been reached; try again",
         )
-    return ImageError(f"the image store {store} cannot be used: {error.strerror or error}")
+    hint = "an administrator can mount it with rw" if error.errno == errno.EROFS else None
+    return ImageError(f"the image store {store} cannot be used: {error.strerror or error}", hint)
 
 
 def to_wire(error: ImageError) -> dict[str, Any]:

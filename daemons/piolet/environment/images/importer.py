@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from piolet.config import ImagesConfig
 from piolet.environment.images import credentials, jobs
+from piolet.environment.images.failures import from_os
 from piolet.environment.images.lease import Presence, remove_tree
 from piolet.environment.images.reference import Reference, parse
 from piolet.environment.images.slots import Slots
@@ -304,7 +305,7 @@ class Importer:
         try:
             path = self.presence.scratch()
         except OSError as error:
-            raise ImageError(f"the image store {self.store.root} cannot be written: {error.strerror}") from None
+            raise from_os(error, self.store.root) from None
         try:
             yield path
         finally:
@@ -322,8 +323,11 @@ class Importer:
             self.presence.release(name)
 
     async def _working(self, work: Coroutine[Any, Any, _T]) -> _T:
-        with self.presence.at_work():
-            return await work
+        try:
+            with self.presence.at_work():
+                return await work
+        finally:
+            work.close()  # not begun where the store cannot be written
 
     def _deadline(self, reference: Reference) -> contextlib.AbstractAsyncContextManager[None]:
         """Bound a whole pull or import, all its waiting included."""
@@ -335,6 +339,7 @@ class Importer:
             if self.presence.busy:
                 with contextlib.suppress(OSError):
                     self.presence.beat()
+            self.presence.rest()
 
 
 @contextlib.asynccontextmanager

@@ -38,6 +38,8 @@ class Presence:
         self._tmp = os.path.join(root, "tmp")
         self._changing = threading.Lock()
         self._work: set[object] = set()
+        self._held: set[str] = set()
+        self._tidy = True
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
@@ -45,6 +47,7 @@ class Presence:
         key = object()
         with self._changing:
             if not self._work:
+                self._tidy = False
                 self._show()
             self._work.add(key)
         try:
@@ -52,9 +55,18 @@ class Presence:
         finally:
             with self._changing:
                 self._work.discard(key)
-                if not self._work:
-                    with contextlib.suppress(OSError):
-                        os.unlink(self._process(self.token))
+            self.rest()
+
+    def rest(self) -> None:
+        """Take away what this process has in the store, unless it is at work.
+
+        Call it now and then: what cannot be removed, as where the store is read-only for a moment, goes next time.
+        """
+        with self._changing:
+            if not self._work and not self._tidy:
+                with contextlib.suppress(OSError, ImageError):
+                    self._clear(self.token)
+                    self._tidy = True
 
     @property
     def busy(self) -> bool:
@@ -93,21 +105,25 @@ class Presence:
             for _ in range(3):
                 try:
                     os.link(ours, path)  # whole or not at all: nobody can see a lease without its holder
+                    self._held.add(name)
                     return True
                 except FileExistsError:
                     holder = self._holder(path)
-                if holder is not None and (holder == self.token or self.is_alive(holder)):
+                # One of our own that nobody holds could not be given back.
+                if name in self._held if holder == self.token else holder is not None and self.is_alive(holder):
                     return False
                 self._take_away(path, holder)
             return False
         finally:
-            os.unlink(ours)
+            with contextlib.suppress(OSError):
+                os.unlink(ours)
 
     def release(self, name: str) -> None:
         """Give the lease back, if it is still ours."""
+        self._held.discard(name)
         path = self._lease(name)
         if self._holder(path) == self.token:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(path)
 
     def is_alive(self, token: str) -> bool:
@@ -145,7 +161,8 @@ class Presence:
                 remove_tree(os.path.join(self._tmp, name))
         for name in _names(self._leases):
             path = os.path.join(self._leases, name)
-            if (name.endswith(".lease") and self._holder(path) == token) or f".{token}" in name:
+            ours = f".{token}" in name or name == f"{token}{_SUFFIX}.new"
+            if ours or (name.endswith(".lease") and self._holder(path) == token):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
         with contextlib.suppress(FileNotFoundError):

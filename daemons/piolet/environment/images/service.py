@@ -95,8 +95,8 @@ class Service:
         descriptors: list[int] = []
         try:
             request, descriptors = await _request(connection)
-            op = request.get("op")
-            _LOG.info("uid %d (pid %d): %s %s", uid, pid, str(op)[:20], str(request.get("reference", ""))[:200])
+            op, what = request.get("op"), request.get("reference", request.get("target", ""))
+            _LOG.info("uid %d (pid %d): %s %s", uid, pid, str(op)[:20], str(what)[:200])
             return {"result": await self._act(connection, request, descriptors, uid)}
         except PioletError as error:
             _LOG.info("uid %d: refused or failed: %s", uid, error.message)
