@@ -351,6 +351,7 @@ class Finder(importlib.abc.MetaPathFinder):
         if name == "piolet.config":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has tests ignore it
 from piolet.cli.start import main
 sys.exit(main())
 """
