@@ -11,12 +11,11 @@ import stat
 import time
 from collections.abc import Iterator
 
-from piolet.doctor.findings import BAD, OK, SKIPPED, WARN, Finding, Machine
+from piolet.doctor.findings import BAD, NOBODY, OK, SKIPPED, WARN, Finding, Machine
 
 _LEAST, _STORE = (5, 12), (6, 2)
 _WAIT_S = 3.0
 _CLONE_NEWUSER, _CLONE_NEWNS = 0x10000000, 0x00020000
-_NOBODY = 65534
 
 
 def kernel(machine: Machine) -> Iterator[Finding]:
@@ -73,8 +72,8 @@ def _can_unshare() -> bool:
         try:
             if os.geteuid() == 0:
                 os.setgroups([])
-                os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-                os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+                os.setresgid(NOBODY, NOBODY, NOBODY)
+                os.setresuid(NOBODY, NOBODY, NOBODY)
             status = 1 if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWUSER | _CLONE_NEWNS) else 0
         finally:
             os._exit(status)
