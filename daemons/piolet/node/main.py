@@ -133,8 +133,9 @@ def _prepare_directories(state: Path, *sockets: Path) -> Path:
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_SLAVE)
     linux.mount("pioletd", str(base), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755,size=16m")
-    for name in ("images", "build"):
-        (base / name).mkdir(mode=0o755)
+    # No user walks to a mounted image, from whatever namespace: who may use it is handed a mount of it.
+    for name, mode in (("images", 0o700), ("build", 0o755)):
+        (base / name).mkdir(mode=mode)
     return base
 
 
