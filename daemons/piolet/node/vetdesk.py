@@ -23,10 +23,12 @@ from dataclasses import dataclass
 
 from piolet import peer, wire
 from piolet.errors import PioletError, WireError
+from piolet.node import packets
 from piolet.node.refusals import Refusals
 from piolet.node.shares import Shares, Sparse
 from piolet.node.spool import LINE_MAX, Spool, Who
-from piolet.node.zygote import MESSAGE_MAX
+from piolet.node.vettask import CGROUP, SLURMSTEPD, UNKNOWN
+from piolet.node.zygote import MESSAGE_MAX, Answer
 
 _log = logging.getLogger("pioletd")
 
@@ -36,7 +38,7 @@ _AT_ONCE, _A_SECOND = 64, 16
 _ACCEPTED_MAX = 64
 _SPOOLED_MAX = 1 << 20
 _PAUSE_S = 0.05
-_FOUND = ("cgroup", "slurmstepd", "unknown")
+_FOUND = (CGROUP, SLURMSTEPD, UNKNOWN)
 _NAME = re.compile(r"[A-Za-z0-9_+-]{1,60}")
 
 
@@ -211,8 +213,8 @@ class VetDesk:
             except WireError as error:
                 _log.error("what the process for vetting said is not understood: %s", error)
 
-    def _hear(self, said: Began | Placed | Ended) -> None:
-        if isinstance(said, Began):
+    def _hear(self, said: Answer) -> None:
+        if said.began:
             # There was another one before if anything was asked of it, and its children ended with it.
             for task in [task for task in self._tasks.values() if task.asked]:
                 task.ended = True
@@ -221,54 +223,18 @@ class VetDesk:
         found = self._tasks.get(said.key)
         if found is None:
             return
-        if isinstance(said, Placed):
-            if not found.placed:
-                found.who = Who(found.who.uid, found.who.pid, said.job, said.step, said.found)
-                found.placed = True
-            return
-        found.ended = True
-        self._close(found)
+        if said.found is not None and not found.placed:
+            found.who = Who(found.who.uid, found.who.pid, said.job, said.step, said.found)
+            found.placed = True
+        elif said.status is not None:
+            found.ended = True
+            self._close(found)
 
 
-@dataclass(frozen=True)
-class Began:
-    """There is a new zygote."""
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Where a task belongs."""
-
-    key: int
-    job: str | None
-    step: str | None
-    found: str
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A vetting has ended, and all that it started."""
-
-    key: int
-    status: int
-
-
-def decode(data: bytes) -> Began | Placed | Ended:
+def decode(data: bytes) -> Answer:
     """Return what the zygote says. Raises WireError for what is none of it."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        value = None
-    if value == {"began": True}:
-        return Began()
-    if isinstance(value, dict) and type(value.get("key")) is int:
-        if value.keys() == {"key", "status"} and type(value["status"]) is int:
-            return Ended(**value)
-        names = (value.get("job"), value.get("step"))
-        if (
-            value.keys() == {"key", "job", "step", "found"}
-            and all(name is None or (isinstance(name, str) and _NAME.fullmatch(name)) for name in names)
-            and value["found"] in _FOUND
-        ):
-            return Placed(**value)
-    raise WireError(f"a message of {len(data)} bytes is malformed")
+    answer = packets.decode(Answer, data)
+    names = [name for name in (answer.job, answer.step) if name is not None]
+    if answer.found not in (None, *_FOUND) or not all(_NAME.fullmatch(name) for name in names):
+        raise WireError("it names an impossible job or step")
+    return answer

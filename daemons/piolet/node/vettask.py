@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from piolet import peer
 from piolet.errors import PioletError
-from piolet.node import cgroups
+from piolet.node import hierarchies
 
 _log = logging.getLogger("pioletd.zygote")
 
@@ -48,7 +48,7 @@ class Task:
     gid: int
     groups: list[int]
     parent: int
-    cgroups: list[cgroups.Group]
+    cgroups: list[hierarchies.Group]
     environment: dict[str, str]
     limits: dict[str, tuple[int, int]]
     directory: int
@@ -69,7 +69,7 @@ def of_connection(channel: socket.socket, listener: peer.File) -> tuple[Task, Pl
     process = _pidfd(channel, pid)
     try:
         task = look_up(pid, uid)
-        place = place_of(task, cgroups.own_mounts())
+        place = place_of(task, hierarchies.own_mounts())
         # Everything was read by number. If the process still lives, the number was its own.
         if select.select([process], [], [], 0)[0]:
             raise PioletError("the task that asked is gone")
@@ -100,7 +100,7 @@ def look_up(pid: int, uid: int) -> Task:
     try:
         status = _status(base)
         with open(f"{base}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-            groups = cgroups.parse(file.read())
+            groups = hierarchies.parse(file.read())
         # Anybody may read this; prlimit(2) of another user's process needs CAP_SYS_RESOURCE.
         with open(f"{base}/limits", encoding="ascii") as file:
             limits = {line[:25].rstrip(): _limit(line[25:].split()) for line in file if line[:25].rstrip() in _LIMITS}
@@ -128,9 +128,9 @@ def _status(base: str) -> dict[str, str]:
         return dict(line.split(":", 1) for line in file if ":" in line)
 
 
-def place_of(task: Task, seen: Sequence[cgroups.Mount]) -> Place:
+def place_of(task: Task, seen: Sequence[hierarchies.Mount]) -> Place:
     """Return the job and step of the task: from its control group, else from the slurmstepd that it descends from."""
-    named = cgroups.step_of(task.cgroups, seen)
+    named = hierarchies.step_of(task.cgroups, seen)
     if named is not None:
         return Place(*named, CGROUP)
     title = _stepd_above(task.pid, task.parent)
@@ -183,7 +183,7 @@ def adopt(task: Task) -> None:
 
     Raises PioletError: the control groups of its step cannot be entered.
     """
-    cgroups.enter(task.cgroups, cgroups.own_mounts())
+    hierarchies.enter(task.cgroups, hierarchies.own_mounts())
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, os.sched_getaffinity(task.pid))
     with contextlib.suppress(OSError):

@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass
 
 from piolet import peer, wire
 from piolet.errors import PioletError, WireError
-from piolet.node import descendants, kernellog, linux, vettask
+from piolet.node import descendants, kernellog, linux, packets, vettask
 
 _log = logging.getLogger("pioletd.zygote")
 
@@ -42,6 +42,30 @@ _ZYGOTE_END_S = 3.0
 Facts = dict[str, list[str]]
 Work = Callable[[bytes, int, Facts, int], None]
 """What a child does as the user: with the plan, the descriptors for its lines and for the spool, and root's facts."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the server asks for: one of the two."""
+
+    key: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server is told: that there is a new zygote, or else one of two things of a vetting.
+
+    found    where its task belongs, and what says so (vettask.Place)
+    status   it has ended, with this exit status
+    """
+
+    began: bool = False
+    key: int = -1
+    found: str | None = None
+    job: str | None = None
+    step: str | None = None
+    status: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,16 +115,16 @@ class Zygote:
         try:
             if not data:
                 return False
-            what, key = decode(data)
-            if what == "end":
-                if key in self._vettings:
-                    os.write(self._vettings[key].hold, b"e")
-            elif len(descriptors) != 2:
-                raise WireError("it has no connection")
-            elif key in self._vettings:
-                raise WireError(f"its key {key} is that of another")
+            request = packets.decode(Request, data)
+            if request.end is not None:
+                if request.end in self._vettings:
+                    os.write(self._vettings[request.end].hold, b"e")
+            elif request.key is None or len(descriptors) != 2:
+                raise WireError("it has no key, or no connection")
+            elif request.key in self._vettings:
+                raise WireError(f"its key {request.key} is that of another")
             else:
-                self._start(key, *descriptors)
+                self._start(request.key, *descriptors)
         except (WireError, OSError) as error:
             _log.error("a request for vetting is refused: %s", error)
         finally:
@@ -141,19 +165,6 @@ class Zygote:
             _log.error("the process that watched a vetting was killed; what it left is ended")
             descendants.end_strays({one.pid for one in self._vettings.values()}, _END_S)
             _answer(self._channel, {"key": key, "status": 1})
-
-
-def decode(data: bytes) -> tuple[str, int]:
-    """Return what is asked, 'key' or 'end', and the key. Raises WireError for anything else."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        value = None
-    if isinstance(value, dict) and len(value) == 1:
-        what, key = next(iter(value.items()))
-        if what in ("key", "end") and type(key) is int and 0 <= key < 1 << 63:
-            return what, key
-    raise WireError("it is malformed")
 
 
 def _answer(channel: socket.socket, value: dict[str, object]) -> None:
