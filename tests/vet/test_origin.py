@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ class Shows(Eval):
 @pytest.fixture(autouse=True)
 def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules are looked for as in the daemon: not in the directory that pytest was started in."""
-    monkeypatch.setattr("sys.path", [one for one in origin.sys.path if "site-packages" in one or "/usr/" in one])
+    monkeypatch.setattr("sys.path", [one for one in sys.path if "site-packages" in one or "/usr/" in one])
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_one_name_for_two_is_no_name() -> None:
 @pytest.mark.parametrize("entry", ["", ".", "relative", "HOME"])
 def test_a_path_that_is_not_roots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entry: str) -> None:
     os.chown(tmp_path, 65534, 65534)
-    monkeypatch.setattr("sys.path", [str(tmp_path) if entry == "HOME" else entry, *origin.sys.path])
+    monkeypatch.setattr("sys.path", [str(tmp_path) if entry == "HOME" else entry, *sys.path])
     assert of(LIMITS) == [("user", None)]
 
 
@@ -106,8 +107,10 @@ def test_a_sites_file(site: Path) -> None:
     assert of(dataclasses.replace(task, target=f"{site}/../{site.name}/shows.py:Shows"), site=str(site)) == [
         ("user", None)
     ]
-    for change in (lambda: path.chmod(0o666), lambda: os.chown(path, 65534, 0), lambda: site.chmod(0o777)):
-        change()
+    for mode, owner, above in ((0o666, 0, 0o755), (0o644, 65534, 0o755), (0o644, 0, 0o777)):
+        path.chmod(mode)
+        os.chown(path, owner, 0)
+        site.chmod(above)
         assert of(task, site=str(site)) == [("user", None)]
         path.chmod(0o644)
         site.chmod(0o755)
