@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from piolet import peer
-from piolet.node import descendants, hierarchies, kernellog, vettask
+from piolet.node import descendants, hierarchies, kernellog, vettask, zygote
 from piolet.node.hierarchies import Group, Mount
 from piolet.node.zygote import Facts, Work, Zygote
 
@@ -363,3 +363,46 @@ def test_end_all_says_what_it_cannot_end() -> None:
 )
 def test_lines_of_devices_name_no_process(entry: bytes, line: str | None) -> None:
     assert kernellog.of_device(entry) == line
+
+
+def test_a_vetting_has_neither_roots_log_nor_roots_keys(listener: Listener) -> None:
+    """What a daemon holds, its children hold."""
+
+    def work(_plan: bytes, connection: int, _facts: Facts, _spool: int) -> None:
+        mine = [os.readlink(f"/proc/self/fd/{number}") for number in range(3)]
+        with open("/proc/self/oom_score_adj") as file:
+            os.write(connection, f"{mine} {file.read().strip()}".encode())
+
+    accepted, told = listener.connect_as(NOBODY, messages.vet(b"my plan"))
+    Path(f"/proc/{peer.of(accepted).pid}/oom_score_adj").write_text("321")
+    with running(lambda channel: Zygote(channel, lambda: work, listener.file).run()) as channel:
+        channel.recv(256)
+        read, write = os.pipe()
+        socket.send_fds(channel, [b'{"key": 1}'], [accepted.fileno(), write])
+        assert told.recv(256).decode() == f"{['/dev/null'] * 3} 321"
+        for end in (read, write):
+            os.close(end)
+
+
+def test_a_user_who_holds_up_all_their_vettings_holds_up_no_more(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that reads what is theirs may hang for as long as they like."""
+    monkeypatch.setattr(zygote, "USERS_VETTINGS_MAX", 2)
+
+    def work(_plan: bytes, _connection: int, _facts: Facts, _spool: int) -> None:
+        time.sleep(1000)
+
+    accepted = [listener.connect_as(NOBODY - (number == 3), messages.vet(b"my plan"))[0] for number in range(4)]
+    with running(lambda channel: Zygote(channel, lambda: work, listener.file).run()) as channel:
+        channel.recv(256)
+        read, write = os.pipe()
+        told: dict[int, bool] = {}
+        for key, one in enumerate(accepted):
+            socket.send_fds(channel, [b'{"key": %d}' % key], [one.fileno(), write])
+        while len(told) < 4:
+            answer = json.loads(channel.recv(256))
+            told.setdefault(answer["key"], "status" in answer)
+        assert told == {0: False, 1: False, 2: True, 3: False}
+        for end in (read, write):
+            os.close(end)
