@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import platform
 import select
 import shutil
 import signal
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from piolet import peer
-from piolet.node import descendants, hierarchies, kernellog, vettask, zygote
+from piolet.node import descendants, hierarchies, kernellog, linux, vettask, zygote
 from piolet.node.hierarchies import Group, Mount
 from piolet.node.zygote import Facts, Work, Zygote
 
@@ -365,7 +367,7 @@ def test_lines_of_devices_name_no_process(entry: bytes, line: str | None) -> Non
     assert kernellog.of_device(entry) == line
 
 
-def test_a_vetting_has_neither_roots_log_nor_roots_keys(listener: Listener) -> None:
+def test_a_vetting_has_not_the_daemons_log(listener: Listener) -> None:
     """What a daemon holds, its children hold."""
 
     def work(_plan: bytes, connection: int, _facts: Facts, _spool: int) -> None:
@@ -406,3 +408,16 @@ def test_a_user_who_holds_up_all_their_vettings_holds_up_no_more(
         assert told == {0: False, 1: False, 2: True, 3: False}
         for end in (read, write):
             os.close(end)
+
+
+def test_whoever_becomes_a_user_leaves_roots_keys_behind() -> None:
+    """The keys of a session belong to whoever holds a process of it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if platform.machine() != "x86_64" or libc.syscall(250, 0, -3, 0) < 0:
+        pytest.skip("no keys can be had here")
+    pid = os.fork()
+    if pid == 0:
+        before = libc.syscall(250, 1, None)
+        linux.become(NOBODY, NOBODY, [])
+        os._exit(0 if before > 0 and libc.syscall(250, 0, -3, 0) != before else 1)
+    assert os.waitpid(pid, 0)[1] == 0
