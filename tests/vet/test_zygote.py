@@ -173,29 +173,28 @@ def test_the_child_cannot_be_looked_into(listener: Listener) -> None:
 # -- where a task belongs
 
 
-def hierarchy() -> tuple[Path, str] | None:
-    """Return a mounted hierarchy in which groups can be made, and its controllers as /proc has them."""
+def hierarchy(version: int) -> str | None:
+    """Return where a hierarchy of that version is mounted, in which groups can be made."""
     for group in hierarchies.parse(Path("/proc/self/cgroup").read_text()):
         root = hierarchies.directory(Group(group.controllers, "/"), hierarchies.own_mounts())
         # cpuset takes no process before it is set up.
-        if root is not None and os.access(root, os.W_OK) and group.controllers not in ((), ("cpuset",)):
-            return Path(root), ",".join(group.controllers)
+        usable = root is not None and os.access(root, os.W_OK) and "cpuset" not in group.controllers
+        if usable and version == (1 if group.controllers else 2):
+            return root
     return None
 
 
-@pytest.fixture
-def step() -> Iterator[Path]:
-    """A control group of a step, as Slurm makes them, with a process of a user in it."""
-    found = hierarchy()
+@pytest.fixture(params=[1, 2])
+def step(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A control group of a step, as Slurm makes them."""
+    found = hierarchy(request.param)
     if found is None:
-        pytest.skip("no control groups can be made here")
-    top = found[0] / f"piolet-test-{os.getpid()}"
-    group = top / "uid_1" / "job_77" / "step_3" / "task_0"
+        pytest.skip(f"no control groups of version {request.param} can be made here")
+    group = Path(found) / f"piolet-test-{os.getpid()}" / "uid_1" / "job_77" / "step_3" / "task_0"
     group.mkdir(parents=True)
     yield group
     for path in [group, *list(group.parents)[:4]]:
-        if path.exists():
-            path.rmdir()
+        path.rmdir()
 
 
 def inside(group: Path) -> subprocess.Popen[bytes]:
@@ -234,6 +233,39 @@ def test_a_vetting_enters_its_steps_group_or_fails(step: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_all_hierarchies_are_entered() -> None:
+    """Memory, cpuset, devices, freezer and whatever else there is, of both versions at once."""
+    process = subprocess.Popen(["sleep", "1000"], user=NOBODY, group=NOBODY, extra_groups=[])
+    made: list[Path] = []
+    try:
+        for group in hierarchies.parse(Path(f"/proc/{process.pid}/cgroup").read_text()):
+            root = hierarchies.directory(Group(group.controllers, "/"), hierarchies.own_mounts())
+            if root is None or not os.access(root, os.W_OK):
+                continue
+            path = Path(root) / f"piolet-test-{os.getpid()}"
+            for part in (path, path / "job_77", path / "job_77" / "step_3"):
+                part.mkdir()
+                made.append(part)
+                for name in ("cpuset.cpus", "cpuset.mems") if "cpuset" in group.controllers else ():
+                    (part / name).write_text((part.parent / name).read_text())
+            (made[-1] / "cgroup.procs").write_text(str(process.pid))
+        if not made:
+            pytest.skip("no control groups can be made here")
+        code = (
+            "import sys; from piolet.node.vettask import adopt, look_up\n"
+            "adopt(look_up(int(sys.argv[1]), int(sys.argv[2])))\nprint(open('/proc/self/cgroup').read(), end='')\n"
+        )
+        command = [sys.executable, "-c", code, str(process.pid), str(NOBODY)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.stdout == Path(f"/proc/{process.pid}/cgroup").read_text(), done.stderr
+        assert done.stdout.count("/job_77/step_3") == len(made) // 3
+    finally:
+        process.kill()
+        process.wait()
+        for part in reversed(made):
+            part.rmdir()
 
 
 MOUNTINFO = """\
