@@ -365,10 +365,12 @@ class Hides(Eval):
             os.setsid()
             if os.fork() == 0:
                 os.setsid()
-                open("hidden." + context.node, "w").write(str(os.getpid()))
+                with open("PLACE/hidden." + context.node, "w") as file:
+                    file.write(str(os.getpid()))
+                os.closerange(0, 64)  # with the answer's end open, the eval would not have answered
                 time.sleep(1000)
             os._exit(0)
-        while not os.path.exists("hidden." + context.node):
+        while not os.path.exists("PLACE/hidden." + context.node):
             time.sleep(0.01)
         return Verdict("pass")
 """
@@ -376,7 +378,7 @@ class Hides(Eval):
 
 def test_an_eval_that_hides_ends_with_its_vetting(cluster: Cluster, room: Path) -> None:
     """Twice forked, with sessions of its own, where Slurm makes no control group that would hold it."""
-    cluster.write("alice", room / "hides.py", HIDES)
+    cluster.write("alice", room / "hides.py", HIDES.replace("PLACE", str(room)))
     out = vetted(cluster, room, "name: h\nevals:\n- {type: hides.Hides}\n", 4)
     assert "4 of 4 nodes good" in out and "status 0" in out, out
     hidden = [int(path.read_text("ascii")) for path in room.glob("hidden.*")]

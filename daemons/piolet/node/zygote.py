@@ -17,6 +17,7 @@ so that no user has had a say in it; {"key", "status"} when a child has ended, a
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -138,6 +139,9 @@ class Zygote:
     def _start(self, key: int, connection: int, spool: int) -> None:
         if self._work is None:
             self._work = self._prepare()
+            # The garbage collector would touch, and so copy, every page in each forked process.
+            gc.collect()
+            gc.freeze()
         # A process that reads what is a user's can hang for as long as the user likes: it is their bound that it fills.
         with socket.socket(fileno=os.dup(connection)) as accepted:
             uid = peer.of(accepted).uid
