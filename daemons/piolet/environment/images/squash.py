@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import signal
 import stat
@@ -125,45 +126,53 @@ def _feed(tree: Tree, layers: list[Layer], pipe: IO[bytes], tell: Callable[[str]
     write = pipe.write
     for path, directory in tree.directories():
         write(header(path, "dir", directory.mode, directory.mtime))
-    contents: dict[int, dict[int, Inode]] = {layer.number: {} for layer in layers}
+    contents: dict[int, list[Inode]] = {layer.number: [] for layer in layers}
     symlinks: list[Inode] = []
     specials = total = 0
     for inode in tree.inodes():
-        if inode.kind == "file" and inode.ordinal not in contents[inode.layer]:
-            contents[inode.layer][inode.ordinal] = inode
+        if inode.kind == "file":
+            contents[inode.layer].append(inode)
             total += inode.size
-        elif inode.kind == "symlink" and inode.names:
+        elif inode.kind == "symlink":
             symlinks.append(inode)
         elif inode.kind == "special":
             specials += 1
     done = 0
     for layer in layers:
-        wanted = contents[layer.number]
+        wanted = contents.pop(layer.number)
         if not wanted:
             continue
+        wanted.sort(key=lambda inode: inode.ordinal, reverse=True)
         tell(f"writing SquashFS: {done * 100 // max(1, total)} %, layer {layer.number} of {len(layers)}")
         with LayerStream(layer.path, None) as stream:
             reader = TarReader(stream)
             for ordinal, member in enumerate(reader.members()):
-                inode_here = wanted.pop(ordinal, None)
-                if inode_here is None:
+                if ordinal != wanted[-1].ordinal:
                     continue
-                names = inode_here.names
-                write(header(names[0], "file", inode_here.mode, inode_here.mtime, member.size))
+                here = wanted[-1]
+                while wanted and wanted[-1] is here:  # it is there once for each name
+                    wanted.pop()
+                    done += member.size
+                write(header(here.path, "file", here.mode, here.mtime, member.size))
                 reader.copy(member, write)
                 write(bytes(-member.size % BLOCK))
-                for name in names[1:]:
-                    write(header(name, "link", inode_here.mode, inode_here.mtime, 0, names[0]))
-                done += member.size
+                _write_links(here, write)
                 if not wanted:
                     break
                 tell(f"writing SquashFS: {done * 100 // max(1, total)} %, layer {layer.number} of {len(layers)}")
-    for inode in sorted(symlinks, key=lambda item: item.names[0]):
-        for name in inode.names:
-            write(header(name, "symlink", 0o777, inode.mtime, 0, inode.target))
-        inode.names = []  # a link with two names was found twice
+    for inode in symlinks:
+        if inode.parent is not None:
+            for name in inode.names:
+                write(header(name, "symlink", 0o777, inode.mtime, 0, inode.target))
+            inode.parent = inode.links = None  # a link with two names was found twice
     write(bytes(2 * BLOCK))
     return specials
+
+
+def _write_links(inode: Inode, write: Callable[[bytes], object]) -> None:
+    first = inode.path
+    for name in itertools.islice(inode.names, 1, None):
+        write(header(name, "link", inode.mode, inode.mtime, 0, first))
 
 
 def _failure(status: int, log: IO[bytes]) -> ImageError:
