@@ -32,10 +32,13 @@ def of(user: Hashable) -> dict[str, Hashable]:
 def shown(text: str, most: int = LENGTH_MOST) -> str:
     """Return `text` as one line of printable characters, cut behind `most` of them."""
     if not text.isprintable() or "\\" in text:
-        text = "".join(
-            char if char.isprintable() and char != "\\" else char.encode("unicode_escape").decode("ascii")
-            for char in text[: most + 1]
-        ) + text[most + 1 :]
+        text = (
+            "".join(
+                char if char.isprintable() and char != "\\" else char.encode("unicode_escape").decode("ascii")
+                for char in text[: most + 1]
+            )
+            + text[most + 1 :]
+        )
     return text if len(text) <= most else f"{text[:most]}... ({len(text) - most} more)"
 
 
@@ -101,11 +104,11 @@ def configure(
 ) -> logging.Handler:
     """Have everything that this process logs written to `stream`, standard error by default, as `form` says.
 
-    Returns the handler that does so; those that were there before are taken away.
+    Returns the handler that does so. As logging.basicConfig, it does nothing where there is a handler already.
     """
     handler = Limited(sys.stderr if stream is None else stream)
     handler.setFormatter(Formatter(form))
-    logging.basicConfig(handlers=[handler], level=level, force=True)
+    logging.basicConfig(handlers=[handler], level=level)
     return handler
 
 

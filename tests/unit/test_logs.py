@@ -2,55 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 from collections.abc import Iterator
 
-import pytest
 from piolet import logs
 from piolet.rates import Rates
 
 
-@pytest.fixture
-def kept() -> Iterator[None]:
-    """Logging as it was, afterwards."""
-    root = logging.getLogger()
+@contextlib.contextmanager
+def written(form: str = "%(name)s: %(message)s") -> Iterator[io.StringIO]:
+    """Give what is logged, without pytest's own handlers meanwhile."""
+    root, out = logging.getLogger(), io.StringIO()
     handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:], root.level = handlers, level
+    root.handlers.clear()
+    try:
+        logs.configure(form, stream=out)
+        yield out
+    finally:
+        root.handlers[:], root.level = handlers, level
 
 
-def test_a_record_is_one_line(kept: None) -> None:
-    out = io.StringIO()
-    # pytest's own handlers are taken away by this: they come back with the fixture.
-    logs.configure("%(name)s: %(message)s", stream=out)
+def test_a_record_is_one_line() -> None:
     hostile = "x\npiolet-imaged: uid 0: forged\r\x1b[2J\x00\u202eabc\u2028\udcff\x9b \\n café"
-    logging.getLogger("a").info("asked for %s", hostile)
+    with written() as out:
+        logging.getLogger("a").info("asked for %s", hostile)
     assert out.getvalue() == (
         "a: asked for x\\npiolet-imaged: uid 0: forged\\r\\x1b[2J\\x00\\u202eabc\\u2028\\udcff\\x9b \\\\n café\n"
     )
 
 
-def test_a_record_is_not_endless(kept: None) -> None:
-    out = io.StringIO()
-    logs.configure(stream=out)
-    logging.getLogger("a").info("%s", "\n" * 100_000)
-    logging.getLogger("a").info("%s", "y" * 100_000)
+def test_a_record_is_not_endless() -> None:
+    with written() as out:
+        logging.getLogger("a").info("%s", "\n" * 100_000)
+        logging.getLogger("a").info("%s", "y" * 100_000)
     lines = out.getvalue().splitlines()
     assert len(lines) == 2 and all(len(line) < logs.LENGTH_MOST + 40 for line in lines)
     assert lines[1].endswith("... (98000 more)")
 
 
-def test_tracebacks_are_ours(kept: None) -> None:
-    out = io.StringIO()
-    logs.configure(stream=out)
-    try:
+def test_tracebacks_are_ours() -> None:
+    with written() as out:
         try:
-            raise ValueError("first\nb: forged")
-        except ValueError as error:
-            raise KeyError("second\nb: forged") from error
-    except KeyError:
-        logging.getLogger("a").exception("a fault")
+            try:
+                raise ValueError("first\nb: forged")
+            except ValueError as error:
+                raise KeyError("second\nb: forged") from error
+        except KeyError:
+            logging.getLogger("a").exception("a fault")
     first, *rest = out.getvalue().splitlines()
     assert first == "a: a fault" and all(line.startswith("  ") for line in rest) and len(rest) == 4
     assert "test_logs.py:" in rest[0] and "in test_tracebacks_are_ours" in rest[0]

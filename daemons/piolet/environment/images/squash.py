@@ -20,23 +20,24 @@ from dataclasses import dataclass
 from typing import IO
 
 from piolet.environment.images.blob import Budget, LayerStream
-from piolet.environment.images.failures import disk_full
+from piolet.environment.images.failures import disk_full, no_memory
+from piolet.environment.images.limits import UNPACKED_MOST, TooSlow
 from piolet.environment.images.manifest import ImageConfig, Manifest
 from piolet.environment.images.tarstream import BLOCK, TarReader, header
-from piolet.environment.images.tree import Inode, Tree
+from piolet.environment.images.tree import MEMORY_LIMIT, Inode, Tree
 from piolet.errors import ImageError
 
-UNPACKED_LIMIT = 512 << 30
 _LEVELS = {"zstd": ("-Xcompression-level", "3")}
 
 
 @dataclass(frozen=True)
 class Squasher:
-    """How SquashFS files are written: the program, its compression, and what is called before it runs."""
+    """How SquashFS files are written: program, compression, what is called before it runs, its caches in MiB."""
 
     program: str
     compression: str
     before_exec: Callable[[], None] | None = None
+    caches: int = 512
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,15 @@ def layers_of(manifest: Manifest, config: ImageConfig, folder: str) -> list[Laye
     ]
 
 
-def merge(layers: list[Layer], config: ImageConfig, tell: Callable[[str], None], limit: int = UNPACKED_LIMIT) -> Tree:
+def merge(
+    layers: list[Layer],
+    config: ImageConfig,
+    tell: Callable[[str], None],
+    budget: Budget | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Tree:
     """Return the tree that `layers` make; raises ImageError naming the layer that is at fault."""
-    tree, budget = Tree(), Budget(limit)
+    tree, budget = Tree(memory_limit=memory_limit), budget or Budget(UNPACKED_MOST)
     for layer, diff_id in zip(layers, config.diff_ids, strict=True):
         tell(f"reading layer {layer.number} of {len(layers)}")
         tree.begin_layer(layer.number)
@@ -73,6 +80,8 @@ def merge(layers: list[Layer], config: ImageConfig, tell: Callable[[str], None],
                 for ordinal, member in enumerate(TarReader(stream).members()):
                     tree.add(member, ordinal)
                 unpacked = stream.digest()
+        except TooSlow:
+            raise  # no layer's fault
         except ImageError as error:
             raise _in_layer(layer, len(layers), error) from None
         if unpacked != diff_id:
@@ -89,7 +98,7 @@ def squash(tree: Tree, layers: list[Layer], out: str, how: Squasher, tell: Calla
     """
     command = [how.program, "-", out, "-tar", "-noappend", "-all-root", "-no-xattrs", "-comp", how.compression]
     command += [*_LEVELS.get(how.compression, ()), "-mkfs-time", "0", "-noI"]
-    command += ["-root-mode", f"{stat.S_IMODE(tree.root.mode):o}", "-processors", "2", "-mem", "512M"]
+    command += ["-root-mode", f"{stat.S_IMODE(tree.root.mode):o}", "-processors", "2", "-mem", f"{how.caches}M"]
     command += ["-no-progress", "-quiet"]
     with tempfile.TemporaryFile(dir=os.path.dirname(out)) as log:
         try:
@@ -180,6 +189,8 @@ def _failure(status: int, log: IO[bytes]) -> ImageError:
     lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
     if any("No space left on device" in line for line in lines):
         return disk_full()
+    if any("out of memory" in line.lower() for line in lines):
+        return no_memory()
     if status < 0:
         lines.append(f"ended by {signal.Signals(-status).name}")
     said = "; ".join(lines[-3:]) or f"exit status {status}"

@@ -90,7 +90,7 @@ class Directory:
         self.layer = layer
         self.parent = parent
         self.name = name
-        self.length = 0 if parent is None else parent.length + 1 + len(name)
+        self.length: int = 0 if parent is None else parent.length + 1 + len(name)
         self.mode = 0o755
         self.mtime = 0
         self.opaque = -1
