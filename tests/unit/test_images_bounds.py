@@ -12,14 +12,15 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from piolet import sizes
 from piolet.config import ImagesConfig
 from piolet.environment.images import limits, service
-from piolet.environment.images.importer import Importer
+from piolet.environment.images.importer import Importer, Requester
 from piolet.environment.images.listening import listen
-from piolet.environment.images.quota import Held, Quota
+from piolet.environment.images.quota import Held, OverQuota, Quota
 from piolet.environment.images.store import Access, Store
 from piolet.environment.images.tarstream import Member
 from piolet.environment.images.tree import Tree
@@ -235,6 +236,46 @@ def test_what_is_given_up_is_bounded_too(tmp_path: Path) -> None:
     Quota(ImagesConfig(quota="200B"), store).check(4301, "app", 100)
     with pytest.raises(ImageError, match="gave up 3 images"):
         Quota(ImagesConfig(quota="", quota_images=1), store).check(4301, "app", 100)
+
+
+def test_nobody_is_refused_for_the_quota_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob joins Alice's conversion, which her quota ends when its size is known; he gets one of his own."""
+    importer = Importer(ImagesConfig(), str(tmp_path / "store"))
+    importer.store.prepare()
+    digest = f"sha256:{1:064x}"
+    joined = asyncio.Event()
+
+    async def look(*_: Any, **__: Any) -> dict[str, Any]:
+        return {"digest": digest, "size": 1, "layers": 1, "config": None}
+
+    async def copy(*_: Any, **__: Any) -> dict[str, Any]:
+        return {"config": {}}
+
+    async def squash(_r: object, _d: object, _c: object, _s: object, who: Requester, _t: object) -> None:
+        if who.uid == 4301:
+            await joined.wait()
+            raise OverQuota(4301, "you have too much")
+        sqsh = tmp_path / "store/tmp/new"
+        sqsh.write_bytes(b"hsqs")
+        importer.store.publish(digest, str(sqsh), {"config": {}}, Access(True, (who.uid,), who.uid))
+
+    for name, made in (("_look", look), ("_copy", copy), ("_squash", squash)):
+        monkeypatch.setattr(importer, name, made)
+
+    async def main() -> list[object]:
+        async with importer.open():
+            pulls = [importer.resolve(Requester(uid), "quay.io/app:1", "pull", print) for uid in (4301, 4302)]
+            alice = asyncio.create_task(pulls[0])
+            while not any(conversion.begun for conversion in importer._running.values()):
+                await asyncio.sleep(0)
+            bob = asyncio.create_task(pulls[1])
+            while not any(len(conversion.listeners) == 2 for conversion in importer._running.values()):
+                await asyncio.sleep(0)
+            joined.set()
+            return list(await asyncio.gather(alice, bob, return_exceptions=True))
+
+    refused, answer = asyncio.run(main())
+    assert isinstance(refused, OverQuota) and isinstance(answer, dict) and answer["digest"] == digest
 
 
 def test_who_connects_all_the_time_leaves_turns_to_others(tmp_path: Path) -> None:

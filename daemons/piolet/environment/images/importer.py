@@ -25,7 +25,7 @@ from piolet.environment.images import credentials, jobs
 from piolet.environment.images.failures import from_os
 from piolet.environment.images.lease import Presence, remove_tree
 from piolet.environment.images.limits import conversions_at_once, seconds, unpacked_limit
-from piolet.environment.images.quota import Quota
+from piolet.environment.images.quota import OverQuota, Quota
 from piolet.environment.images.reference import Reference, parse
 from piolet.environment.images.slots import Slots
 from piolet.environment.images.store import Access, Store
@@ -171,8 +171,13 @@ class Importer:
         self, who: Requester, reference: Reference, digest: str, found: dict[str, Any], tell: Tell
     ) -> None:
         """See to it that the image is there and that `who` may use it."""
-        if not self.store.present(digest):
-            await self._join(digest, who, reference, found, tell)
+        while not self.store.present(digest):
+            try:
+                await self._join(digest, who, reference, found, tell)
+                break
+            except OverQuota as error:
+                if error.uid == who.uid:
+                    raise  # else it is not this user's fault whose conversion was joined
         access = self.store.access(digest)
         public = who.entry is None and not self._home
         if access is None:
@@ -240,10 +245,10 @@ class Importer:
             self._copies.place(who.uid, tell),
             self._lease(fetching, tell),
         ):
-            conversion.begun = True
             if self.store.present(digest):
                 return  # another machine's service was first
             await self._afford(who, reference, found["size"])
+            conversion.begun = True
             began = time.monotonic()
             with self._scratch() as scratch:
                 copied = await self._copy(who, reference, digest, found, scratch, tell)
@@ -297,7 +302,7 @@ class Importer:
         self.store.publish(digest, sqsh, {**metadata, "sources": [reference.name]}, access)
 
     async def _afford(self, who: Requester, reference: Reference, size: int) -> None:
-        """Raise ImageError when the requester's quota has no room for an image of `size` bytes."""
+        """Raise OverQuota when the requester's quota has no room for an image of `size` bytes."""
         if self._quota is not None:
             await asyncio.to_thread(self._quota.check, who.uid, str(reference), size)
 

@@ -2,7 +2,7 @@
 
 All of it follows the size of what comes in, so that a small archive is small in every respect. Layers of programs and
 libraries unpack to some two to ten times their size, and gzip makes at most 1032 bytes of one (zlib's technical
-details); what lies between is mostly zeros, with which somebody could fill a disk or keep a place (decision 64).
+details); what lies between is mostly zeros, with which somebody could fill a disk or keep a place (decision 63).
 """
 
 from __future__ import annotations

@@ -22,6 +22,14 @@ _SUFFIX = ".access"
 _HINT = "piolet image list shows which are yours, and piolet image rm gives one up"
 
 
+class OverQuota(ImageError):  # noqa: N818 - named for what is the case
+    """The user `uid` may not have another image."""
+
+    def __init__(self, uid: int, message: str, hint: str = _HINT) -> None:
+        super().__init__(message, hint)
+        self.uid = uid
+
+
 @dataclass(frozen=True)
 class Held:
     """How many images somebody has, and their bytes; of the public ones among them that were given up as well."""
@@ -57,26 +65,26 @@ class Quota:
         return Held(len(kept), sum(kept), len(given_up), sum(given_up))
 
     def check(self, uid: int, what: str, more: int) -> None:
-        """Raise ImageError when `uid` may not have another image of `more` bytes."""
+        """Raise OverQuota when `uid` may not have another image of `more` bytes."""
         if uid in (0, os.geteuid()) or not (self._bytes or self._images):
             return
         held = self.held(uid)
         if self._images and held.images >= self._images:
-            raise ImageError(
+            raise OverQuota(
+                uid,
                 f"you have {held.images} images of your own in the store, and the quota is {self._images}: "
                 f"there is no room for {what}",
-                _HINT,
             )
         if self._images and held.images + held.given_up >= 2 * self._images:
-            raise _too_soon(f"{held.given_up} images", what)
+            raise _too_soon(uid, f"{held.given_up} images", what)
         if self._bytes and held.size + more > self._bytes:
-            raise ImageError(
+            raise OverQuota(
+                uid,
                 f"your own images in the store take {sizes.shown(held.size)} of {sizes.shown(self._bytes)}, the quota: "
                 f"there is no room for {what}, of {sizes.shown(more)}",
-                _HINT,
             )
         if self._bytes and held.size + held.given_up_size + more > 2 * self._bytes:
-            raise _too_soon(sizes.shown(held.given_up_size), what)
+            raise _too_soon(uid, sizes.shown(held.given_up_size), what)
 
     def _read(self) -> None:
         found: dict[str, _Counted] = {}
@@ -101,8 +109,9 @@ class Quota:
         self._counted = found
 
 
-def _too_soon(given_up: str, what: str) -> ImageError:
-    return ImageError(
+def _too_soon(uid: int, given_up: str, what: str) -> OverQuota:
+    return OverQuota(
+        uid,
         f"you pulled and gave up {given_up} that are public and still in the store: there is no room for {what}",
         "an administrator can remove them: piolet image prune; they go by themselves when nobody asks for them",
     )
