@@ -19,7 +19,7 @@ from piolet.node import linux, loop
 _USER_NS_MAX = 256
 _USER_NS_S = 5.0
 
-_DAMAGED = "its file in the store may be damaged; remove it and start again: piolet image rm REFERENCE"
+_DAMAGED = "its file in the store may be damaged: see piolet image verify; an administrator may piolet image rm DIGEST"
 _NOT_THE_STORES = "the files of the store must belong to the account of the image service, and only it may write them"
 _HINTS = {
     errno.EINVAL: _DAMAGED,
