@@ -90,8 +90,19 @@ def _cage(job: dict[str, Any]) -> cage.Cage:
 
 
 def _skopeo(job: dict[str, Any]) -> Skopeo:
-    home = job["home"] or job["scratch"]
+    home = os.path.join(job["scratch"], "home")
+    _furnish(home, job["home"])
     return Skopeo(job["skopeo"], job["auth_fd"], job["insecure"], job["timeout_s"], home, job["scratch"], cage.narrow)
+
+
+def _furnish(home: str, of_user: str | None) -> None:
+    """Make a home for skopeo that has of the user's own only the settings that are shown in the cage."""
+    settings = os.path.join(home, ".config/containers")
+    os.makedirs(settings, exist_ok=True)
+    for path in cage.user_configuration(of_user) if of_user else ():
+        with contextlib.suppress(FileExistsError):
+            if os.path.exists(path):
+                os.symlink(os.path.realpath(path), os.path.join(settings, os.path.basename(path)))
 
 
 def _look(job: dict[str, Any]) -> dict[str, Any]:
