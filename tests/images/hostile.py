@@ -34,42 +34,55 @@ def scratch() -> str:
     return os.path.dirname(os.path.dirname(os.readlink("/proc/self/fd/0")))
 
 
-def attempts(ours: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield each attempt: its name, and what returns if it went well."""
+def attempts(ours: str) -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
+    """Yield each attempt: its name, what returns if it went well, and what that is given."""
     for path in TARGETS["files"]:
-        yield f"read {path}", lambda path=path: Path(path).read_bytes()
-        yield f"append to {path}", lambda path=path: os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
-        yield f"truncate {path}", lambda path=path: os.truncate(path, os.stat(path).st_size)
-        yield f"chmod {path}", lambda path=path: os.chmod(path, os.stat(path).st_mode & 0o777)
-        yield f"set the times of {path}", lambda path=path: os.utime(path)
-        yield f"set an attribute of {path}", lambda path=path: os.setxattr(path, "user.piolet", b"x")
-        yield f"link {path}", lambda path=path: os.link(path, f"{ours}/link-{time.monotonic_ns()}")
-        yield f"rename {path}", lambda path=path: os.rename(path, path)
-        yield f"read {path} by a link", lambda path=path: _through_a_link(path, ours)
-        yield f"read {path} from above", lambda path=path: Path(f"{ours}/../../../../../../../..{path}").read_bytes()
+        yield f"read {path}", _open, (path,)
+        yield f"append to {path}", _open, (path, os.O_WRONLY | os.O_APPEND)
+        yield f"truncate {path}", _truncate, (path,)
+        yield f"chmod {path}", _chmod, (path,)
+        yield f"set the times of {path}", _set_times, (path,)
+        yield f"set an attribute of {path}", os.setxattr, (path, "user.piolet", b"x")
+        yield f"link {path}", os.link, (path, f"{ours}/link-{time.monotonic_ns()}")
+        yield f"rename {path}", os.rename, (path, path)
+        yield f"read {path} by a link", _through_a_link, (path, ours)
+        yield f"read {path} from above", _open, (f"{ours}/../../../../../../../..{path}",)
     for folder in TARGETS["folders"]:
-        yield f"list {folder}", lambda folder=folder: _list(folder, ours)
-        yield f"write in {folder}", lambda folder=folder: _write(folder)
-        yield f"link in {folder}", lambda folder=folder: _symlink(folder)
-        yield f"chmod {folder}", lambda folder=folder: os.chmod(folder, os.stat(folder).st_mode & 0o7777)
+        yield f"list {folder}", _list, (folder, ours)
+        yield f"write in {folder}", _write, (folder,)
+        yield f"link in {folder}", _symlink, (folder,)
+        yield f"chmod {folder}", _chmod, (folder,)
     for pid in (TARGETS["service"], os.getppid()):
         for name in ("mem", "environ", "maps", "auxv"):
-            yield f"read {name} of {pid}", lambda pid=pid, name=name: _open(f"/proc/{pid}/{name}")
+            yield f"read {name} of {pid}", _open, (f"/proc/{pid}/{name}",)
         for name in ("fd", "root", "cwd"):
-            yield f"list {name} of {pid}", lambda pid=pid, name=name: os.listdir(f"/proc/{pid}/{name}/")
-        yield f"trace {pid}", lambda pid=pid: _trace(pid)
-        yield f"signal {pid}", lambda pid=pid: os.kill(pid, 0)
-        yield f"limit {pid}", lambda pid=pid: _limit(pid)
-        yield f"read the memory of {pid}", lambda pid=pid: _memory(pid)
-    yield "the service's socket", lambda: _connect(TARGETS["socket"], socket.SOCK_SEQPACKET)
-    yield "an abstract socket", lambda: _connect("\0" + TARGETS["abstract"], socket.SOCK_STREAM)
-    yield "a new session", os.setsid
+            yield f"list {name} of {pid}", os.listdir, (f"/proc/{pid}/{name}/",)
+        yield f"trace {pid}", _trace, (pid,)
+        yield f"signal {pid}", os.kill, (pid, 0)
+        yield f"limit {pid}", _limit, (pid,)
+        yield f"read the memory of {pid}", _memory, (pid,)
+    yield "the service's socket", _connect, (TARGETS["socket"], socket.SOCK_SEQPACKET)
+    yield "an abstract socket", _connect, ("\0" + TARGETS["abstract"], socket.SOCK_STREAM)
+    yield "a new session", os.setsid, ()
+
+
+def _truncate(path: str) -> None:
+    os.truncate(path, os.stat(path).st_size)
+
+
+def _chmod(path: str) -> None:
+    os.chmod(path, os.stat(path).st_mode & 0o7777)
+
+
+def _set_times(path: str) -> None:
+    seen = os.stat(path)
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
 
 
 def _through_a_link(path: str, ours: str) -> None:
     link = f"{ours}/sym-{time.monotonic_ns()}"
     os.symlink(path, link)
-    Path(link).read_bytes()
+    _open(link)
 
 
 def _list(folder: str, ours: str) -> None:
@@ -91,8 +104,8 @@ def _symlink(folder: str) -> None:
     os.unlink(path)
 
 
-def _open(path: str) -> None:
-    os.close(os.open(path, os.O_RDONLY))
+def _open(path: str, flags: int = os.O_RDONLY) -> None:
+    os.close(os.open(path, flags))
 
 
 def _trace(pid: int) -> None:
@@ -123,9 +136,9 @@ def main() -> None:
     """Try everything, report, and wait to be ended."""
     ours = scratch()
     reached, refused = [], {}
-    for name, attempt in attempts(ours):
+    for name, attempt, given in attempts(ours):
         try:
-            attempt()
+            attempt(*given)
         except (OSError, ValueError) as error:
             refused[name] = str(error)
         else:

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from tests.images.conftest import ALICE, PYTHON, SERVICE, Site, become, environment, finish, needs_root
+from tests.images.conftest import ALICE, PYTHON, SERVICE, Site, become, environment, needs_root
 from tests.support import oci
-from tests.support.registry import Registry, free_port, wait_until
+from tests.support.registry import Registry, wait_until
 
 HOSTILE = Path(__file__).with_name("hostile.py")
 DENY = Path(__file__).parents[1] / "simulators/deny_userns.py"
@@ -282,4 +282,3 @@ def test_a_port_that_nobody_may_use_without_need(site: Site, registry: Registry,
     site.start()
     refused = site.ask(ALICE, reference)
     assert "; ".join(["Address family not supported by protocol"] * 3) in refused["error"], refused
-    assert free_port() and finish
