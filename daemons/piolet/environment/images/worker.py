@@ -16,6 +16,7 @@ import ctypes
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import platform
 import select
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from piolet import logs
 from piolet.environment.images import manifest as documents
 from piolet.environment.images.blob import Budget, check
 from piolet.environment.images.failures import disk_full, from_os, no_memory, to_wire
@@ -76,6 +78,10 @@ def main() -> int:
         say({"error": to_wire(from_os(error, os.path.dirname(os.path.dirname(job["scratch"]))))})
     except MemoryError:
         say({"error": to_wire(no_memory())})
+    except Exception:  # standard error is the service's log, and what failed may be anybody's bytes
+        logs.configure("piolet-imaged: %(message)s")
+        logging.getLogger("piolet-imaged").exception("a fault in the process that was importing %s", job["what"])
+        return 1
     return 0
 
 
