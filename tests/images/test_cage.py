@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from piolet.environment.images import seccomp
 
-from tests.images.conftest import ALICE, BOB, PYTHON, SERVICE, Site, become, environment, needs_root
+from tests.images.conftest import ALICE, ASK, BOB, PYTHON, SERVICE, Site, become, environment, finish, needs_root
 from tests.images.test_faults import pids
 from tests.support import oci
 from tests.support.registry import Registry, auth_file, wait_until
@@ -317,6 +317,38 @@ def test_the_numbers_of_system_calls(header: str) -> None:
     ours |= {"tgkill": seccomp._TGKILL}
     wrong = {name: pair for name, pair in ours.items() if name in numbers and pair[column] not in (numbers[name], None)}
     assert not wrong and len(ours.keys() & numbers.keys()) > 60
+
+
+@needs_root()
+@pytest.mark.parametrize("walls", WALLS, ids="+".join)
+def test_root_has_no_capabilities_in_it(registry: Registry, image: Path, room: Path, walls: tuple[str, ...]) -> None:
+    """In a store of root's own: neither the worker nor a program, though both are root."""
+    site = Site(room, walls=walls)
+    script = room / "mksquashfs"
+    script.write_text(
+        f"#!{os.path.realpath(sys.executable)} -I\nimport ctypes, struct, sys\n"
+        "libc, sets = ctypes.CDLL(None), ctypes.create_string_buffer(24)\n"
+        "libc.capget(struct.pack('=Ii', 0x20080522, 0), sets)\n"
+        "bounding = sum(libc.prctl(23, number, 0, 0, 0) == 1 for number in range(64))\n"
+        "print('sets', sum(sets.raw), 'bounding', bounding, 'no new', libc.prctl(39, 0, 0, 0, 0), file=sys.stderr)\n"
+        "sys.exit(1)\n"
+    )
+    script.chmod(0o755)
+    site.write_config()
+    reference = registry.push(image, "app:1")
+    own = {"EDF_IMAGESTORE": str(room / "own"), "HOME": str(room)}
+    assert "error" not in finish(_as_root(site, reference, own))
+    shutil.rmtree(room / "own")
+    site.settings["mksquashfs"] = str(script)
+    site.write_config()
+    said = finish(_as_root(site, reference, own))["error"]
+    assert "sets 0 bounding 0 no new 1" in said, said
+
+
+def _as_root(site: Site, reference: str, more: dict[str, str]) -> subprocess.Popen[bytes]:
+    request = json.dumps({"reference": reference, "mode": "pull"})
+    command = [*site.python(ASK), str(site.config), request]
+    return subprocess.Popen(command, env=environment() | more, stdout=subprocess.PIPE, cwd="/")
 
 
 def copied(path: Path, room: Path) -> Path:
