@@ -170,7 +170,8 @@ def test_progress_on_a_terminal(site: Site, registry: Registry, image: Path) -> 
     os.close(terminal)
     shown = os.read(controller, 10_000).decode()
     os.close(controller)
-    assert shown.startswith(f"\r\x1b[Kconverting {reference}") and shown.endswith("\r\x1b[K") and "\n" not in shown
+    assert shown.startswith("\r\x1b[K") and f"\r\x1b[Kconverting {reference}" in shown  # others before it if slow
+    assert shown.endswith("\r\x1b[K") and "\n" not in shown
 
 
 @needs_root()
