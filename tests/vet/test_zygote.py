@@ -364,12 +364,31 @@ def test_the_slurmstepd_above(public: Path, program: str, owner: int, uid: int, 
 
 
 def test_end_all_says_what_it_cannot_end() -> None:
-    """Nothing was started: that is the end of all."""
+    """A process in a frozen group is not killed before that is thawed, as one is not that hangs in the kernel."""
+    root = hierarchies.directory(Group(("freezer",), "/"), hierarchies.own_mounts())
+    if root is None or not os.access(root, os.W_OK):
+        pytest.skip("no control groups can be frozen here")
+    group = Path(root) / f"piolet-frozen-{os.getpid()}"
+    group.mkdir()
     pid = os.fork()
     if pid == 0:
-        descendants.collect_orphans()
-        os._exit(0 if descendants.end_all(1.0) and not descendants.children() else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+        status = 1
+        try:
+            descendants.collect_orphans()
+            nothing_yet = descendants.end_all(1.0)
+            child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+            (group / "cgroup.procs").write_text(str(child.pid))
+            (group / "freezer.state").write_text("FROZEN")
+            frozen = descendants.end_all(0.2)
+            (group / "freezer.state").write_text("THAWED")
+            status = 0 if nothing_yet and not frozen and descendants.end_all(10.0) else 1
+        finally:
+            os._exit(status)
+    try:
+        assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        (group / "freezer.state").write_text("THAWED")
+        group.rmdir()
 
 
 # -- the kernel's log

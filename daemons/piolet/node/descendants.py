@@ -16,6 +16,7 @@ from piolet.node import leftovers, linux
 
 _FAST_PASSES = 16
 _PAUSE_S, _PAUSE_MAX_S = 0.0002, 0.05
+_LATE_S, _LATE_PAUSE_S = 2.0, 0.5
 
 
 def collect_orphans() -> None:
@@ -39,7 +40,7 @@ def end_all(within_s: float) -> bool:
     Each that is killed leaves its children to this process, which kills them next. One that forks faster than this
     is met by passes over the whole tree.
     """
-    end = time.monotonic() + within_s
+    began = time.monotonic()
     passes, pause = 0, _PAUSE_S
     while _reap():
         for pid in children():
@@ -47,11 +48,14 @@ def end_all(within_s: float) -> bool:
         if passes >= _FAST_PASSES:
             for pid, started in _below(os.getpid()):
                 _kill(pid, started)
-        if time.monotonic() >= end:
+        spent = time.monotonic() - began
+        if spent >= within_s:
             return not _reap()
         passes += 1
-        time.sleep(pause)
-        pause = min(2 * pause, _PAUSE_MAX_S) if passes >= _FAST_PASSES else pause
+        time.sleep(min(pause, within_s - spent))
+        # What is left so late forks no more: it hangs in the kernel, or its control group is frozen.
+        most = _PAUSE_MAX_S if spent < _LATE_S else _LATE_PAUSE_S
+        pause = min(2 * pause, most) if passes >= _FAST_PASSES else pause
     return True
 
 
