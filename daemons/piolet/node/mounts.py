@@ -56,7 +56,7 @@ class Images:
         self._owner = owner
         self._base = base
         self._mounted: dict[str, MountedImage] = {}
-        self._user_ns: dict[tuple[int, int], int] = {}
+        self._user_ns: dict[tuple[int, int, int], int] = {}
         self._made = 0
 
     def lookup(self, digest: str, identity: list[int], now: float) -> MountedImage | None:
@@ -120,7 +120,9 @@ class Images:
         """Return a detached copy of the image, its root's files belonging to `uid` and `gid`."""
         tree = linux.clone_tree(image.path, recursive=False)
         try:
-            linux.set_mount_attributes(tree, 0, user_ns=self._namespace(uid, gid), recursive=False)
+            # Group 1 on disk, or 0 in an image that an older release wrote: its root directory has what all have.
+            group = os.fstat(tree).st_gid
+            linux.set_mount_attributes(tree, 0, user_ns=self._namespace(uid, gid, group), recursive=False)
         except OSError:
             os.close(tree)
             raise
@@ -138,19 +140,19 @@ class Images:
         except OSError:
             pass
 
-    def _namespace(self, uid: int, gid: int) -> int:
-        """Return a user namespace that maps 0 on disk to this user; cached, since making one costs a fork."""
-        known = self._user_ns.get((uid, gid))
+    def _namespace(self, uid: int, gid: int, group: int) -> int:
+        """Return a namespace that maps uid 0 and gid `group` on disk to this user; cached, since it costs a fork."""
+        known = self._user_ns.get((uid, gid, group))
         if known is not None:
             return known
         while len(self._user_ns) >= _USER_NS_MAX:
             os.close(self._user_ns.pop(next(iter(self._user_ns))))
-        made = _make_user_namespace(uid, gid)
-        self._user_ns[(uid, gid)] = made
+        made = _make_user_namespace(uid, gid, group)
+        self._user_ns[(uid, gid, group)] = made
         return made
 
 
-def _make_user_namespace(uid: int, gid: int) -> int:
+def _make_user_namespace(uid: int, gid: int, group: int) -> int:
     """Make a user namespace by a child that is root, so that no user can hold it up; the wait is short, and bounded."""
     ready_read, ready_write = os.pipe()
     hold_read, hold_write = os.pipe()
@@ -169,7 +171,7 @@ def _make_user_namespace(uid: int, gid: int) -> int:
         if not select.select([ready_read], [], [], _USER_NS_S)[0] or os.read(ready_read, 1) != b"1":
             raise OSError(errno.EPERM, "no user namespace to be had", "unshare")
         write_map(pid, "uid_map", [(0, uid)])
-        write_map(pid, "gid_map", [(0, gid)])
+        write_map(pid, "gid_map", [(group, gid)])
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(hold_write)
