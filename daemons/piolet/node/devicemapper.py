@@ -162,21 +162,21 @@ def _loop(file: int) -> Iterator[int]:
     try:
         yield os.fstat(device).st_rdev
     finally:
-        try:
+        with contextlib.suppress(OSError):  # it goes by itself, too, when nobody has it open
             loop.let_go(device)
-        finally:
-            os.close(device)
+        os.close(device)
 
 
 @contextlib.contextmanager
 def _node(number: int, name: str) -> Iterator[str]:
     """Yield the path of a node of the block device `number`, root's alone. In /dev: /run may be mounted nodev."""
     path = f"/dev/.{name}"
-    os.mknod(path, 0o600 | stat.S_IFBLK, number)
     try:
+        os.mknod(path, 0o600 | stat.S_IFBLK, number)
         yield path
     finally:
-        os.unlink(path)
+        with contextlib.suppress(OSError):  # `sweep` looks for it
+            os.unlink(path)
 
 
 def _command(
