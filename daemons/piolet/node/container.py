@@ -53,6 +53,7 @@ class Source:
 def build(
     plan: Plan,
     image: int | None,
+    served: bool,
     scratch: str,
     crun: str,
     mounter: fuse.Mounter | None,
@@ -62,14 +63,15 @@ def build(
 
     plan     what to build
     image    the image's detached mount, or None when plan.sqsh names a file
+    served   `image` is the image's file instead, for `mounter`
     scratch  an existing directory to build in
     crun     the OCI runtime, for a plan that wants it
-    mounter  mounts the user's SquashFS files; None when there are none
+    mounter  mounts SquashFS files as the user; None when there are none
     mark     is told when a phase is over
 
     Raises ContainerError, with one sentence for the user.
     """
-    _prepare(plan, image, scratch, mounter)
+    _prepare(plan, image, served, scratch, mounter)
     mark("image and overlay")
     sources = _sources(plan, mounter, scratch)
     mark("open the sources")
@@ -94,7 +96,7 @@ def build(
     mark("accounts and rest")
 
 
-def _prepare(plan: Plan, image: int | None, scratch: str, mounter: fuse.Mounter | None) -> None:
+def _prepare(plan: Plan, image: int | None, served: bool, scratch: str, mounter: fuse.Mounter | None) -> None:
     """Mount the scratch tmpfs, the image and the overlay."""
     try:
         linux.mount("piolet", scratch, "tmpfs", _SUPER_FLAGS, "mode=0755")
@@ -103,7 +105,10 @@ def _prepare(plan: Plan, image: int | None, scratch: str, mounter: fuse.Mounter 
     except OSError as error:
         raise ContainerError(f"cannot make the container's scratch space: {error.strerror}") from None
     try:
-        if image is not None:
+        if image is not None and served:
+            assert mounter is not None
+            mounter.serve(image, "the image", f"{scratch}/lower")
+        elif image is not None:
             linux.attach(image, f"{scratch}/lower")
     except OSError as error:
         raise ContainerError(f"cannot attach the image: {error.strerror}") from None

@@ -2,7 +2,7 @@
 
 Forked by the monitor ahead of time, one for each step and node; it ends as soon as the monitor has opened its
 namespaces. It leaves the monitor's mount namespace, where images are, before it has an order. Conversation, over a
-socket pair: monitor Order, with the image's mount; worker "unshared"; monitor "mapped"; worker Built.
+socket pair: monitor Order, with the image's mount or file; worker "unshared"; monitor "mapped"; worker Built.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import time
 from dataclasses import dataclass, field
 
 from piolet.errors import PioletError
-from piolet.node import cgroups, container, fuse, linux, packets, plan
+from piolet.node import cgroups, container, fuse, linux, packets, plan, usernamespaces
 from piolet.node.requests import MESSAGE_MAX
 
-NO_NAMESPACE_HINT = "user namespaces may be switched off, or used up: sysctl user.max_user_namespaces"
 UNSHARED, MAPPED = b"unshared", b"mapped"
 _TEXT_MAX = 900
 
@@ -34,7 +33,10 @@ class Means:
 
 @dataclass(frozen=True)
 class Order:
-    """What the monitor gives a worker: who it becomes, which control groups it enters, and what it builds."""
+    """What the monitor gives a worker: who it becomes, which control groups it enters, and what it builds.
+
+    `served` says that the image comes as an open file, which squashfuse is to serve, and not as a mount.
+    """
 
     uid: int
     gid: int
@@ -42,6 +44,7 @@ class Order:
     control_groups: list[cgroups.Group]
     plan: str
     means: Means
+    served: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Marks:
 
 
 def send_order(channel: socket.socket, order: Order, image: int | None) -> None:
-    """Give a waiting worker its order, with the image's detached mount."""
+    """Give a waiting worker its order, with the image's detached mount or its file."""
     socket.send_fds(channel, [packets.encode(order)], [] if image is None else [image])
 
 
@@ -115,13 +118,13 @@ def _build(order: Order, image: int | None, monitor: socket.socket, marks: Marks
         if monitor.recv(16) != MAPPED:
             sys.exit(1)
         marks.add("map ids")
-        if todo.sqsh is not None or any(mount.kind == "sqsh" for mount in todo.mounts):
+        if order.served or todo.sqsh is not None or any(mount.kind == "sqsh" for mount in todo.mounts):
             mounter = fuse.Mounter(order.means.squashfuse)
         linux.unshare(linux.CLONE_NEWNS)
-        container.build(todo, image, order.means.scratch, order.means.crun, mounter, marks.add)
+        container.build(todo, image, order.served, order.means.scratch, order.means.crun, mounter, marks.add)
     except PioletError as error:
         return error.message, error.hint or ""
     except OSError as error:
-        hint = NO_NAMESPACE_HINT if error.filename == "unshare" else ""
+        hint = usernamespaces.hint() if error.filename == "unshare" else ""
         return f"cannot build the container: {error.strerror} ({error.filename})", hint
     return "", ""
