@@ -99,6 +99,12 @@ def choose(wanted: str, base: str, mapper: DeviceMapper, squashfuse: str) -> Cho
     return Choice("", fuse, tried, hint=hint)
 
 
+def forget(state: str) -> None:
+    """Remove what an earlier pioletd has noted. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(state, FILE))
+
+
 def note(choice: Choice, state: str) -> None:
     """Write down what was found, where `piolet doctor` reads it. Raises OSError."""
     path = os.path.join(state, FILE)

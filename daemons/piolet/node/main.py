@@ -74,6 +74,7 @@ def _run(config: Config) -> int:
     score_path = Path(config.node.score_socket)
     try:
         base = _prepare_directories(state, socket_path, vet_path, score_path)
+        imagemounts.forget(str(state))
         # Only Slurm's slurmstepd, which is root, has business at the first and the last.
         listener, score_listener = _listen(socket_path, 0o600), _listen(score_path, 0o600)
         # Everybody may connect and is told in a sentence what is not for them; the kernel says who it is.

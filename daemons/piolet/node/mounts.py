@@ -18,7 +18,7 @@ import os
 import socket
 from dataclasses import dataclass
 
-from piolet.node import children, linux, loop
+from piolet.node import children, linux, loop, ownfile
 from piolet.node.children import Child
 from piolet.node.devicemapper import DeviceMapper
 from piolet.node.imagemounts import DEVICE_MAPPER, FUSE, IDMAP, Choice
@@ -211,7 +211,11 @@ class Images:
             if way == IDMAP:
                 loop.mount_image(image, target)
             elif way == FUSE or not self._make_view(image, wanted, target):
-                socket.send_fds(monitor, [b"file"], [image])
+                name = os.path.basename(f"{path}.sqsh")
+                file = ownfile.open_for(self._store, name, self._owner, (wanted.uid, wanted.gid), target)
+                if identity_of(os.stat(f"{path}.sqsh")) != wanted.identity:
+                    return errno.ESTALE
+                socket.send_fds(monitor, [b"file"], [file])
         except OSError as error:
             return error.errno or errno.EIO
         return 0
