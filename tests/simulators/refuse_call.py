@@ -1,7 +1,7 @@
 """Runs a program as on a kernel that refuses a system call: refuse_call.py WHAT ERRNO PROGRAM ARGUMENT...
 
 WHAT is `idmap` (mount_setattr of one mount, as idmapped mounts are made: RHEL 9 says EPERM, others before 6.2
-EINVAL) or `mount_setattr` (every call of it: before Linux 5.12 it is ENOSYS). A seccomp filter answers; it sees a call's
+EINVAL) or `mount_setattr` (all of it: before Linux 5.12 it is ENOSYS). A seccomp filter answers; it sees a call's
 registers and not what they point at, so `idmap` goes by the flag AT_RECURSIVE, which that call of ours has not.
 """
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
+import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,8 +29,8 @@ FILE = "image-mounts"
 """Where in its directory of state pioletd notes what it found."""
 AUTO = "auto"
 _SOME_UID, _SOME_GID = 12345, 54321
+_TRY_S = 20.0
 
-_TOO_OLD = "Linux {release} is too old for containers: 5.12 is the oldest"
 _WORDS = {
     IDMAP: "idmapped SquashFS mounts",
     DEVICE_MAPPER: "views by device mapper",
@@ -71,6 +73,12 @@ class Choice:
         return f"images of the site's store are mounted by {_WORDS[self.way]}" + (f" ({why})" if why else "")
 
 
+def too_old(release: str) -> Choice:
+    """Return what is to be said of a kernel of this release that lacks mount_setattr."""
+    refusal = f"Linux {release} is too old for containers: 5.12 is the oldest"
+    return Choice("", refusal=refusal, hint="boot a newer kernel on the nodes")
+
+
 def choose(wanted: str, base: str, mapper: DeviceMapper, squashfuse: str) -> Choice:
     """Try the ways, or the one that is `wanted` if it is not "auto".
 
@@ -78,8 +86,8 @@ def choose(wanted: str, base: str, mapper: DeviceMapper, squashfuse: str) -> Cho
 
     Call it as root. It leaves nothing behind.
     """
-    if not _can_set_attributes():
-        return Choice("", refusal=_TOO_OLD.format(release=os.uname().release), hint="boot a newer kernel on the nodes")
+    if not can_set_attributes():
+        return too_old(os.uname().release)
     tries: dict[str, Callable[[str], OSError | None]] = {
         IDMAP: probe_idmap,
         DEVICE_MAPPER: mapper.probe,
@@ -97,6 +105,32 @@ def choose(wanted: str, base: str, mapper: DeviceMapper, squashfuse: str) -> Cho
     if wanted != AUTO:
         hint = '[node] image_mounts = "auto" takes what works'
     return Choice("", fuse, tried, hint=hint)
+
+
+def choose_apart(wanted: str, squashfuse: str) -> Choice | None:
+    """Return what `choose` finds, tried by a child in a mount namespace of its own; None where it comes to nothing.
+
+    For `piolet doctor`, where no pioletd has noted anything. Call it as root.
+    """
+    room = tempfile.gettempdir()
+    answer, ours = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            linux.unshare(linux.CLONE_NEWNS)
+            linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+            linux.mount("piolet", room, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0700,size=1m")
+            os.write(ours, packets.encode(choose(wanted, room, DeviceMapper("doctor"), squashfuse)))
+        finally:
+            os._exit(0)
+    os.close(ours)
+    with open(answer, "rb") as pipe:
+        ended = os.pidfd_open(pid)
+        if not select.select([ended], [], [], _TRY_S)[0]:
+            os.kill(pid, signal.SIGKILL)
+        os.close(ended)
+        said = b"" if os.waitpid(pid, 0)[1] else pipe.read()
+    return packets.decode(Choice, said) if said else None
 
 
 def forget(state: str) -> None:
@@ -130,18 +164,12 @@ def _clause(way: str, error: OSError) -> str:
     return known or f"{error.strerror}" + (f" ({error.filename})" if error.filename else "")
 
 
-def _can_set_attributes() -> bool:
-    """Return whether there is mount_setattr at all, without which no container is built."""
+def can_set_attributes() -> bool:
+    """Return whether there is mount_setattr at all, without which no container is built. Anybody may ask."""
     try:
-        tree = linux.clone_tree("/", recursive=False)
+        linux.set_mount_attributes(-1, linux.MOUNT_ATTR_NOSUID)
     except OSError as error:
         return error.errno != errno.ENOSYS
-    try:
-        linux.set_mount_attributes(tree, linux.MOUNT_ATTR_NOSUID)
-    except OSError as error:
-        return error.errno != errno.ENOSYS
-    finally:
-        os.close(tree)
     return True
 
 
