@@ -31,10 +31,9 @@ echo more >>/etc/kept
 mkdir /etc/dir
 chmod 600 /etc/kept
 mv /etc/kept /etc/moved
-mv /opt/full /opt/elsewhere
 ln /etc/moved /etc/linked
-rm /opt/elsewhere/gone
-stat -c '%u:%g %a %n' /etc/new /etc/dir /etc/moved /opt/elsewhere
+rm /opt/full/gone
+stat -c '%u:%g %a %n' /etc/new /etc/dir /etc/moved
 cat /etc/linked
 """
 
@@ -109,7 +108,6 @@ def test_all_files_of_an_image_are_the_users_to_change(faults: Faults, image: st
         f"{ids} 644 /etc/new",
         f"{ids} 755 /etc/dir",
         f"{ids} 600 /etc/moved",
-        f"{ids} 755 /opt/elsewhere",
         "kept",
         "more",
     ]
@@ -166,7 +164,8 @@ def test_nothing_is_left_of_an_image(faults: Faults, image: str, forced: str) ->
             faults.stop_pioletd(NODE, kill=True)
             faults.start_pioletd(NODE)
             if forced == DEVICE_MAPPER:
-                assert len(views(faults)) == 1, "the running step's, which the new daemon leaves alone"
+                # The running step's, which the new daemon leaves alone.
+                wait_until(lambda: len(views(faults)) == 1, 20, "the end of the other views")
         finally:
             out, _ = step.communicate("\n", 30)
         assert out == "kept\nof root in the image\n"
@@ -184,7 +183,7 @@ def test_more_users_than_views(faults: Faults, image: str) -> None:
             words = ("srun", "-w", NODE, f"--environment={edf}", "sh", "-c", f"{CHANGES}; read line")
             step = faults.cluster.start(user, *words)
             try:
-                lines = [step.stdout.readline() for _ in range(11)] if step.stdout else []
+                lines = [step.stdout.readline() for _ in range(10)] if step.stdout else []
                 assert lines[-1] == "more\n", lines
                 assert served(faults) == [user] * count and len(views(faults)) == 1
             finally:

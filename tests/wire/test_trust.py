@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from piolet import peer
+from piolet.config import Config
 from piolet.errors import WireError
 from piolet.node import requests
 from piolet.node.devicemapper import DeviceMapper
@@ -25,6 +26,7 @@ from piolet.node.imagemounts import IDMAP, Choice
 from piolet.node.monitor import Monitor
 from piolet.node.mounts import Images
 from piolet.node.requests import Announced, Build, End, encode, take_start
+from piolet.node.server import Server
 from piolet.node.state import StepFiles
 from piolet.node.steps import Step
 from piolet.node.worker import Means
@@ -41,10 +43,10 @@ class Listener:
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.bind(self.path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.bind(self.path)
         path.chmod(0o666)
-        self._socket.listen(8)
+        self.socket.listen(8)
         self.file = peer.file_of(path)
         self._children: list[int] = []
 
@@ -53,7 +55,15 @@ class Listener:
         near = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         near.connect(self.path)
         near.settimeout(20)
-        return near, self._socket.accept()[0]
+        return near, self.socket.accept()[0]
+
+    def told(self, uid: int, message: bytes) -> bytes:
+        """Have a process of that user connect and send; return what whoever accepts says to it."""
+        near, far = socket.socketpair()
+        near.settimeout(20)
+        self._fork(uid, message, far, {})
+        far.close()
+        return near.recv(65536)
 
     def connect_as(
         self, uid: int, message: bytes, limits: dict[int, tuple[int, int]] | None = None
@@ -64,10 +74,17 @@ class Listener:
         """
         near, far = socket.socketpair()
         near.settimeout(20)
+        self._fork(uid, message, far, limits or {})
+        far.close()
+        accepted = self.socket.accept()[0]
+        assert select.select([accepted], [], [], 20)[0]
+        return accepted, near
+
+    def _fork(self, uid: int, message: bytes, far: socket.socket, limits: dict[int, tuple[int, int]]) -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                for limit, pair in (limits or {}).items():
+                for limit, pair in limits.items():
                     resource.setrlimit(limit, pair)
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)
@@ -80,13 +97,9 @@ class Listener:
             finally:
                 os._exit(0)
         self._children.append(pid)
-        far.close()
-        accepted = self._socket.accept()[0]
-        assert select.select([accepted], [], [], 20)[0]
-        return accepted, near
 
     def close(self) -> None:
-        self._socket.close()
+        self.socket.close()
         for pid in self._children:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -194,20 +207,24 @@ def zygote(listener: Listener) -> Iterator[socket.socket]:
         yield channel
 
 
-def vet(channel: socket.socket, connection: socket.socket, **more: object) -> None:
+def vet(channel: socket.socket, connection: socket.socket) -> None:
     """Ask for a vetting as the server does, and wait for its end."""
     read, write = os.pipe()
-    socket.send_fds(channel, [json.dumps({"key": 1, **more}).encode()], [connection.fileno(), write])
-    assert json.loads(channel.recv(256))["key"] == 1
+    socket.send_fds(channel, [b'{"key": 1}'], [connection.fileno(), write])
+    while "status" not in (answer := json.loads(channel.recv(256))):
+        assert answer["key"] == 1
+    assert answer["key"] == 1
     os.close(read)
     os.close(write)
 
 
 def test_a_vetting_is_of_whom_the_kernel_names(listener: Listener) -> None:
-    """Whatever the server says besides."""
+    """Whatever the server says besides: it is not even listened to."""
     accepted, told = listener.connect_as(NOBODY, messages.vet(b"my plan"))
     with zygote(listener) as channel:
-        vet(channel, accepted, uid=0, pid=1, plan="another plan")
+        more = json.dumps({"key": 2, "uid": 0, "pid": 1, "plan": "another plan"}).encode()
+        socket.send_fds(channel, [more], [accepted.fileno(), accepted.fileno()])
+        vet(channel, accepted)
     assert told.recv(65536).decode() == f"{(NOBODY,) * 3} [] my plan"
 
 
@@ -226,6 +243,7 @@ def test_what_an_eval_started_ends_with_its_vetting(listener: Listener, asked: b
         read, write = os.pipe()
         socket.send_fds(channel, [b'{"key": 1}'], [accepted.fileno(), write])
         child, started = map(int, told.recv(65536).split())
+        assert json.loads(channel.recv(256)) == {"key": 1, "job": None, "step": None, "found": "unknown"}
         end = os.pidfd_open(started)
         if asked:
             channel.send(b'{"end": 1}')
@@ -253,7 +271,7 @@ def test_a_vetting_for_a_connection_of_the_servers_own_is_none(listener: Listene
 def test_a_vetting_has_the_limits_of_its_step(listener: Listener) -> None:
     """Without CAP_SYS_RESOURCE, which a unit may take away, those that may be set; the others are said."""
     code = (
-        "import resource, sys; from piolet.node.zygote import adopt, look_up\n"
+        "import resource, sys; from piolet.node.vettask import adopt, look_up\n"
         "resource.setrlimit(resource.RLIMIT_CORE, (7, 7)); adopt(look_up(int(sys.argv[1]), int(sys.argv[2])))\n"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CPU))\n"
     )
@@ -293,6 +311,23 @@ def test_a_monitor_ends_quietly_when_its_server_does(listener: Listener, tmp_pat
         socket.send_fds(channel, [build], [own_end.fileno()])
         assert select.select([channel], [], [], 20)[0]
         assert b"pioletd cannot tell whose step this is" in channel.recv(65536, socket.MSG_PEEK)
+
+
+def test_a_connection_of_a_users_is_refused_by_the_server(listener: Listener) -> None:
+    """Whatever the socket's mode is."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ours.close()
+            Server(listener.socket, theirs, Config(), "node").run()
+        finally:
+            os._exit(0)
+    theirs.close()
+    assert b"only Slurm, as root, may announce a step" in listener.told(NOBODY, messages.start(b"{}"))
+    ours.shutdown(socket.SHUT_RDWR)  # a close would leave it to the processes that have it, too
+    ours.close()
+    os.waitpid(pid, 0)
 
 
 def test_a_step_and_its_worker_end_at_once(listener: Listener, tmp_path: Path) -> None:

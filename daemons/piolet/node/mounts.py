@@ -27,7 +27,7 @@ from piolet.node.usernamespaces import IdMaps
 _PIECE = 1 << 20
 _RECORD_MAX = 8 << 20
 
-_DAMAGED = "its file in the store may be damaged; remove it and start again: piolet image rm REFERENCE"
+_DAMAGED = "its file in the store may be damaged: see piolet image verify; an administrator may piolet image rm DIGEST"
 _ALTERED = "an administrator looks into it, and has it made again: piolet image verify; piolet image rm DIGEST"
 _OLD = "have it converted again: piolet image rm REFERENCE, then piolet image pull REFERENCE"
 _NOT_THE_STORES = "the files of the store must belong to the account of the image service, and only it may write them"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -25,10 +26,11 @@ from collections.abc import Callable
 from typing import Any
 
 from piolet.environment.images import manifest as documents
-from piolet.environment.images.blob import check
-from piolet.environment.images.failures import disk_full, from_os, to_wire
+from piolet.environment.images.blob import Budget, check
+from piolet.environment.images.failures import disk_full, from_os, no_memory, to_wire
+from piolet.environment.images.limits import UNPACKED_MOST, bound_memory, bounded_time, unpacked_limit
 from piolet.environment.images.registry import Skopeo
-from piolet.environment.images.squash import UNPACKED_LIMIT, Squasher, layers_of, merge, squash
+from piolet.environment.images.squash import Squasher, layers_of, merge, squash
 from piolet.errors import ImageError
 
 _PR_SET_PDEATHSIG = 1
@@ -73,7 +75,7 @@ def main() -> int:
     except OSError as error:
         say({"error": to_wire(from_os(error, os.path.dirname(os.path.dirname(job["scratch"]))))})
     except MemoryError:
-        say({"error": to_wire(ImageError("there is not enough memory to convert the image"))})
+        say({"error": to_wire(no_memory())})
     return 0
 
 
@@ -154,8 +156,8 @@ def _receive(fd: int, path: str, speaker: _Speaker, what: str) -> None:
                 return
             out.write(chunk)
             done += len(chunk)
-            if done > UNPACKED_LIMIT:
-                raise ImageError(f"{what} is larger than {UNPACKED_LIMIT >> 30} GiB, the limit")
+            if done > UNPACKED_MOST:
+                raise ImageError(f"{what} is larger than {UNPACKED_MOST >> 30} GiB, the limit")
             speaker.tell(f"receiving {what}: {done >> 20} MiB")
 
 
@@ -166,7 +168,7 @@ def _config(manifest: documents.Manifest, folder: str, what: str) -> documents.I
 
 
 def _squash(job: dict[str, Any]) -> dict[str, Any]:
-    """SCRATCH/blobs → {size, left_out}, the file written and synced."""
+    """SCRATCH/blobs → {size, left_out, sha256}, written and synced, within `memory`, `unpack_ratio` and its time."""
     what, folder = job["what"], os.path.join(job["scratch"], "blobs")
     with open(os.path.join(folder, "manifest.json"), "rb") as file:
         manifest = documents.parse_manifest(file.read(documents.LIMIT_BYTES + 1), what)
@@ -177,11 +179,19 @@ def _squash(job: dict[str, Any]) -> dict[str, Any]:
     def tell(text: str) -> None:
         speaker.tell(f"converting {what}: {text}")
 
-    tree = merge(layers, config, tell)
+    memory: int = job["memory"]
+    bound_memory(memory)
+    packed = sum(os.stat(path).st_size for path in {layer.path for layer in layers})
+    budget = Budget(unpacked_limit(packed, job["unpack_ratio"]), packed)
     out = os.path.join(job["scratch"], "image.sqsh")
-    left_out = squash(tree, layers, out, Squasher(job["mksquashfs"], job["compression"], die_with_parent), tell)
-    os.chmod(out, 0o600)
-    return {"size": os.stat(out).st_size, "left_out": left_out}
+    how = Squasher(job["mksquashfs"], job["compression"], die_with_parent, min(512, memory // 4))
+    with bounded_time(lambda: packed + budget.spent, job["conversion_rate"]):
+        tree = merge(layers, config, tell, budget, memory << 20)
+        left_out = squash(tree, layers, out, how, tell)
+        os.chmod(out, 0o600)
+        with open(out, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": os.stat(out).st_size, "left_out": left_out, "sha256": sha256}
 
 
 def _meter(folder: str, total: int | None, layers: int, speaker: _Speaker, what: str) -> Callable[[], None]:
