@@ -36,6 +36,18 @@ rm /opt/full/gone
 stat -c '%u:%g %a %n' /etc/new /etc/dir /etc/moved
 cat /etc/linked
 """
+# Each of these needs a mark of the overlay's: a directory that hides one of the image, or was one.
+DIRECTORIES = """
+set -e
+rm -r /opt/full
+mkdir /opt/full
+ls -a /opt/full | wc -l
+mv /opt/other /opt/moved
+cat /opt/moved/deep/file
+rm -r /opt/moved
+rm -r /opt
+ls / | grep -c opt || true
+"""
 
 
 @contextlib.contextmanager
@@ -78,6 +90,7 @@ def image(cluster: Cluster) -> str:
     files = [
         oci.file("etc/kept", b"kept\n", 0o644, uid=0, gid=0),
         oci.file("opt/full/gone", b"", 0o600, uid=33, gid=44),
+        oci.file("opt/other/deep/file", b"deep\n", 0o640, uid=7, gid=7),
         oci.file("opt/secret", b"of root in the image\n", 0o600, uid=0, gid=0),
         oci.file("etc/passwd", b""),
     ]
@@ -111,6 +124,39 @@ def test_all_files_of_an_image_are_the_users_to_change(faults: Faults, image: st
         "kept",
         "more",
     ]
+
+
+def assert_directories_can_be_removed(faults: Faults, image: str) -> None:
+    edf = faults.cluster.edf("carol", f'image = "{image}"\n')
+    assert faults.srun("carol", "-w", NODE, "sh", "-c", DIRECTORIES, edf=edf).good() == "2\ndeep\n0\n"
+
+
+@pytest.mark.kernels
+def test_directories_of_an_image_are_the_users_to_remove(faults: Faults, image: str, way: str) -> None:
+    if way == FUSE and faults_of_a_tmpfs(faults):
+        pytest.skip("a tmpfs of this kernel has no user.* attributes: not with squashfuse (docs/kernels.md)")
+    assert_directories_can_be_removed(faults, image)
+
+
+def faults_of_a_tmpfs(faults: Faults) -> bool:
+    choice = imagemounts.noted(str(faults.root(NODE) / "run/piolet"))
+    return choice is not None and choice.rooted
+
+
+def test_a_kernel_whose_tmpfs_has_no_attributes_of_users(faults: Faults, image: str) -> None:
+    """The overlay is root's then, and everything else is as before."""
+    with restarted(faults, "", *PYTHON, str(SIMULATORS / "refuse_call.py"), "xattr", "EOPNOTSUPP") as choice:
+        assert choice.rooted
+        assert_directories_can_be_removed(faults, image)
+        edf = faults.cluster.edf("carol", f'image = "{image}"\nwritable = false\n')
+        done = faults.srun("carol", "-w", NODE, "sh", "-c", "cat /opt/secret; touch /etc/new; id -u", edf=edf)
+        assert done.out == f"of root in the image\n{pwd.getpwnam('carol').pw_uid}\n", done
+        assert "Read-only file system" in done.err
+        edf = faults.cluster.edf("carol", f'image = "{image}"\n')
+        assert faults.srun("carol", "-w", NODE, "sh", "-c", CHANGES, edf=edf).good().endswith("kept\nmore\n")
+        mounts = faults.srun("carol", "-w", NODE, "cat", "/proc/self/mountinfo", edf=edf).good().splitlines()
+        (root,) = [line for line in mounts if line.split()[4] == "/"]
+        assert " - overlay piolet:" in root and "nosuid" in root and "nodev" in root
 
 
 @pytest.mark.kernels

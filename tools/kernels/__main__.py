@@ -1,6 +1,6 @@
 """Runs the tests that are marked `kernels` on kernels of Debian's, each in a guest: make test-kernels.
 
-    python -m tools.kernels [--only KERNEL] [--mirror URL] [--write] [PYTEST_ARGUMENT...]
+    python -m tools.kernels [--only KERNEL] [--mirror URL] [--limit SECONDS] [--write] [PYTEST_ARGUMENT...]
 
 A guest has this machine's root, and so this checkout as it was built here, and a private cluster of one node. One
 guest at a time, at most 15 minutes each. A kernel that cannot be had is left out by name. On one that is too old for
@@ -37,7 +37,7 @@ exec {python} -m pytest -v -p no:cacheprovider --durations=10 --junitxml=/mnt/ou
 """
 
 
-def test(kernel: source.Kernel, mirror: str, arguments: list[str]) -> Row:
+def test(kernel: source.Kernel, mirror: str, arguments: list[str], limit_s: float) -> Row:
     """Boot a kernel and test on it. Raises ClusterError where it does not come to that."""
     unpacked = source.fetch(kernel, WORK, mirror)
     place = WORK / kernel.name
@@ -45,7 +45,7 @@ def test(kernel: source.Kernel, mirror: str, arguments: list[str]) -> Row:
     python = Path(os.readlink(ROOT / "build") if (ROOT / "build").is_symlink() else ROOT / "build") / "venv/bin/python"
     print(f"{kernel.name}: testing on {unpacked.release}; {place / 'out/log'}", flush=True)
     job = JOB.format(root=shlex.quote(str(ROOT)), python=shlex.quote(str(python)), arguments=shlex.join(words))
-    ended = guest.boot(unpacked, place, job, GUEST_S)
+    ended = guest.boot(unpacked, place, job, limit_s)
     out = place / "out"
     if not (out / "results.xml").exists():
         raise ClusterError(f"{kernel.name}: the guest did not come to the tests", log=out / "log")
@@ -59,6 +59,7 @@ def main() -> int:
     names = [kernel.name for kernel in source.KERNELS]
     parser.add_argument("--only", action="append", choices=names, help="this kernel")
     parser.add_argument("--mirror", default=source.MIRROR, help=f"where Debian's packages come from; {source.MIRROR}")
+    parser.add_argument("--limit", type=int, default=GUEST_S, help=f"seconds for each; {GUEST_S}")
     parser.add_argument("--write", action="store_true", help="write the table into docs/kernels.md")
     parser.add_argument("tests", metavar="PYTEST_ARGUMENT", nargs="*", help="instead of -m kernels")
     args = parser.parse_args()
@@ -78,7 +79,7 @@ def main() -> int:
         if args.only and kernel.name not in args.only:
             continue
         try:
-            rows.append(test(kernel, args.mirror, args.tests))
+            rows.append(test(kernel, args.mirror, args.tests, args.limit))
         except source.UnavailableError as error:
             left_out.append(error.render())
         except ClusterError as error:

@@ -93,7 +93,7 @@ def _command(kernel: Unpacked, initrd: Path, disk: Path, out: Path) -> list[str]
         "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", MEMORY, "-smp", str(CPUS),
         "-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot",
         "-kernel", str(kernel.image), "-initrd", str(initrd),
-        "-append", f"console=ttyS0 quiet panic=-1 modules={kernel.base / 'lib/modules'}",
+        "-append", f"console=ttyS0 quiet panic=-1 modules={kernel.base.resolve() / 'lib/modules'}",
         "-drive", f"file={disk},if=virtio,format=raw,cache=unsafe", "-device", "virtio-rng-pci",
     ]  # fmt: skip
     for name, path, options in shared:

@@ -38,6 +38,7 @@ _PROPAGATION = {
     "rshared": linux.MS_SHARED,
 }
 ENTRY_WORDS = "/run/piolet/entrypoint"
+MOUNT, FILE, ROOT = "mount", "file", "root"
 _SUPER_FLAGS = linux.MS_NOSUID | linux.MS_NODEV
 
 
@@ -53,7 +54,7 @@ class Source:
 def build(
     plan: Plan,
     image: int | None,
-    served: bool,
+    kind: str,
     scratch: str,
     crun: str,
     mounter: fuse.Mounter | None,
@@ -62,8 +63,8 @@ def build(
     """Build the container and make it this process's root.
 
     plan     what to build
-    image    the image's detached mount, or None when plan.sqsh names a file
-    served   `image` is the image's file instead, for `mounter`
+    image    a descriptor, or None when plan.sqsh names a file
+    kind     what it is: MOUNT, the image's detached mount; FILE, its file, for `mounter`; ROOT, the finished overlay
     scratch  an existing directory to build in
     crun     the OCI runtime, for a plan that wants it
     mounter  mounts SquashFS files as the user; None when there are none
@@ -71,7 +72,7 @@ def build(
 
     Raises ContainerError, with one sentence for the user.
     """
-    _prepare(plan, image, served, scratch, mounter)
+    _prepare(plan, image, kind, scratch, mounter)
     mark("image and overlay")
     sources = _sources(plan, mounter, scratch)
     mark("open the sources")
@@ -96,7 +97,7 @@ def build(
     mark("accounts and rest")
 
 
-def _prepare(plan: Plan, image: int | None, served: bool, scratch: str, mounter: fuse.Mounter | None) -> None:
+def _prepare(plan: Plan, image: int | None, kind: str, scratch: str, mounter: fuse.Mounter | None) -> None:
     """Mount the scratch tmpfs, the image and the overlay."""
     try:
         linux.mount("piolet", scratch, "tmpfs", _SUPER_FLAGS, "mode=0755")
@@ -105,13 +106,15 @@ def _prepare(plan: Plan, image: int | None, served: bool, scratch: str, mounter:
     except OSError as error:
         raise ContainerError(f"cannot make the container's scratch space: {error.strerror}") from None
     try:
-        if image is not None and served:
+        if image is not None and kind == FILE:
             assert mounter is not None
             mounter.serve(image, "the image", f"{scratch}/lower")
         elif image is not None:
-            linux.attach(image, f"{scratch}/lower")
+            linux.attach(image, f"{scratch}/{'root' if kind == ROOT else 'lower'}")
     except OSError as error:
         raise ContainerError(f"cannot attach the image: {error.strerror}") from None
+    if kind == ROOT:
+        return
     if plan.sqsh is not None:
         assert mounter is not None
         mounter.mount(plan.sqsh, f"{scratch}/lower")

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from piolet.errors import WireError
-from piolet.node import linux, loop, packets, usernamespaces
+from piolet.node import linux, loop, packets, rootoverlay, usernamespaces
 from piolet.node.devicemapper import DeviceMapper, tiny_image
 
 IDMAP, DEVICE_MAPPER, FUSE = "idmap", "devicemapper", "fuse"
@@ -54,6 +54,7 @@ class Choice:
     fuse     whether squashfuse can serve those for whom `way` cannot
     tried    why the ways before it do not work: way, and a clause
     refusal  why there are no containers at all on this node, or ''
+    rooted   containers' overlays are root's to mount (rootoverlay.py)
     hint     what an administrator does where nothing works
     """
 
@@ -62,6 +63,7 @@ class Choice:
     tried: list[tuple[str, str]] = field(default_factory=list)
     refusal: str = ""
     hint: str = ""
+    rooted: bool = False
 
     def describe(self) -> str:
         """Return it in a sentence, for the log and for `piolet doctor`."""
@@ -96,10 +98,11 @@ def choose(wanted: str, base: str, mapper: DeviceMapper, squashfuse: str) -> Cho
     tried: list[tuple[str, str]] = []
     fuse = probe_fuse(squashfuse) is None
     with tempfile.TemporaryDirectory(dir=base) as target:
+        rooted = rootoverlay.is_needed(target)
         for way in WAYS if wanted == AUTO else (wanted,):
             error = tries[way](target)
             if error is None:
-                return Choice(way, fuse, tried)
+                return Choice(way, fuse, tried, rooted=rooted)
             tried.append((way, _clause(way, error)))
     hint = "any of these will do; on RHEL 9 and before Linux 6.2 device mapper is the fast one: modprobe dm_mod"
     if wanted != AUTO:

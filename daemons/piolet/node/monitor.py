@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from piolet import peer
 from piolet.errors import WireError
-from piolet.node import cgroups, earlier, packets, usernamespaces, worker
+from piolet.node import cgroups, earlier, leftovers, packets, usernamespaces, worker
 from piolet.node.children import Child
 from piolet.node.endings import Endings, Remains
 from piolet.node.mounts import Images, View, explain
@@ -220,7 +220,9 @@ class Monitor:
             step.marks.append(("mount the image", self._clock()))
             served = view is not None and view.is_file
             groups = who.control_groups if order.foreign or served else []
-            todo = worker.Order(who.uid, who.gid, who.groups, groups, order.plan, self._means, served)
+            rooted = view is not None and not served and self._images.rooted
+            label = leftovers.label(who.step, self._place) if rooted else ""
+            todo = worker.Order(who.uid, who.gid, who.groups, groups, order.plan, self._means, served, label)
             step.worker, step.channel = self._workers.give(todo, None if view is None else view.descriptor)
         except OSError as error:
             hint = usernamespaces.hint() if error.filename == "unshare" else None

@@ -140,6 +140,11 @@ class Images:
             return self._choice.describe(), self._choice.hint
         return None
 
+    @property
+    def rooted(self) -> bool:
+        """Whether the overlay on a mounted image is root's to mount."""
+        return self._choice.rooted
+
     def key(self, wanted: Wanted) -> tuple[str, int, int]:
         """Return what those have in common whom one mount serves."""
         if self._choice.way == IDMAP:
