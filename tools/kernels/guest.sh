@@ -8,6 +8,15 @@ mount -t tmpfs -o mode=1777 shm /dev/shm
 mount -t tmpfs -o mode=755 run /run
 mkdir -p /run/lock
 mount -t cgroup2 cgroup /sys/fs/cgroup
+# What programs of this machine may be writing to just now: the guest has its own. Homes stay empty.
+mkdir -p /var/lib/containers
+mount -t tmpfs -o mode=700 containers /var/lib/containers
+owners=$(stat -c '%u:%g:%a:%n' /home/*)
+mount -t tmpfs -o mode=755 home /home
+for owner in $owners; do
+	IFS=: read -r uid gid mode path <<<"$owner"
+	mkdir "$path" && chown "$uid:$gid" "$path" && chmod "$mode" "$path"
+done
 mount --make-rshared /
 for module in overlay loop fuse squashfs dm_mod dummy; do modprobe "$module"; done
 ln -sfn /proc/self/fd /dev/fd
