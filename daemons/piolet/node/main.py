@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piolet import __version__, notify, peer
+from piolet import __version__, logs, notify, peer
 from piolet.config import Config, load
 from piolet.errors import ConfigError, PioletError
 from piolet.node import imagemounts, leftovers, linux
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the daemon; return its exit status."""
     chosen = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.configure("%(asctime)s %(name)s: %(message)s")
     try:
         config = load(chosen.config)
         if chosen.verbose or config.node.verbose:

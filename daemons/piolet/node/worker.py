@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 
 from piolet.errors import PioletError
-from piolet.node import cgroups, container, fuse, linux, packets, plan, rootoverlay, usernamespaces
+from piolet.node import container, fuse, hierarchies, linux, packets, plan, rootoverlay, usernamespaces
 from piolet.node.requests import MESSAGE_MAX
 
 UNSHARED, MAPPED = b"unshared", b"mapped"
@@ -42,7 +42,7 @@ class Order:
     uid: int
     gid: int
     groups: list[int]
-    control_groups: list[cgroups.Group]
+    control_groups: list[hierarchies.Group]
     plan: str
     means: Means
     served: bool = False
@@ -90,7 +90,8 @@ def run(monitor: socket.socket, namespace: int) -> None:
         if not data:
             os._exit(0)
         order = packets.decode(Order, data)
-        cgroups.enter(order.control_groups)
+        if order.control_groups:
+            hierarchies.enter(order.control_groups, hierarchies.own_mounts())
         image = descriptors[0] if descriptors else None
         kind = container.FILE if order.served else container.MOUNT
         if image is not None and order.label:

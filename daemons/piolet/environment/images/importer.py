@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
@@ -22,12 +23,13 @@ from typing import Any, TypeVar
 
 from piolet.config import ImagesConfig
 from piolet.environment.images import credentials, jobs
+from piolet.environment.images.archive import KINDS
 from piolet.environment.images.failures import from_os
 from piolet.environment.images.lease import Presence, remove_tree
 from piolet.environment.images.limits import conversions_at_once, seconds, unpacked_limit
 from piolet.environment.images.quota import OverQuota, Quota
 from piolet.environment.images.reference import Reference, parse
-from piolet.environment.images.slots import Slots
+from piolet.environment.images.slots import Slots, within
 from piolet.environment.images.store import Access, Store
 from piolet.errors import ImageError
 
@@ -145,7 +147,7 @@ class Importer:
         reference = parse(f"localhost/{name}")
         if reference.digest is not None:
             raise ImageError(f"'{name}' cannot name an imported image: it has a digest")
-        if kind not in ("oci-archive", "docker-archive"):
+        if kind not in KINDS:
             raise ImageError(f"archives of the kind '{kind[:40]}' are unknown")
         await self._afford(who, reference, 0)
         tell(f"reading {reference}")
@@ -161,7 +163,7 @@ class Importer:
 
     async def _look(self, who: Requester, reference: Reference, tell: Tell, *, want_config: bool) -> dict[str, Any]:
         limit = min(_LOOK_TIMEOUT_S, self._config.pull_timeout_s)
-        async with _within(3 * limit + 30, reference, _SLOW), self._looks.place(who.uid, tell):
+        async with within(3 * limit + 30, reference, _SLOW), self._looks.place(who.uid, tell):
             with self._scratch() as scratch, self._auth(reference, who) as auth_fd:
                 job = self._job("look", str(reference), scratch, auth_fd, reference)
                 job |= {"name": str(reference), "repository": reference.name, "want_config": want_config}
@@ -291,14 +293,14 @@ class Importer:
         await self._afford(who, reference, packed)
         # The child ends itself sooner, when it knows what is in the image.
         most = seconds(packed + unpacked_limit(packed, self._config.unpack_ratio), self._config.conversion_rate)
-        async with _within(most, reference, _LONG):
+        async with within(most, reference, _LONG):
             done = await jobs.run(self._job("squash", str(reference), scratch, None), [], tell)
         await self._afford(who, reference, done["size"])
         if done["left_out"]:
             tell(f"{reference}: left out {done['left_out']} device nodes, FIFOs and sockets")
         metadata = {"version": 1, "digest": digest, "size": done["size"], "sha256": done["sha256"], "config": config}
         access = Access(public, (who.uid,), who.uid)
-        sqsh = os.path.join(scratch, "image.sqsh")
+        sqsh = _whole(os.path.join(scratch, "image.sqsh"))
         self.store.publish(digest, sqsh, {**metadata, "sources": [reference.name]}, access)
 
     async def _afford(self, who: Requester, reference: Reference, size: int) -> None:
@@ -369,7 +371,7 @@ class Importer:
 
     def _deadline(self, reference: Reference) -> contextlib.AbstractAsyncContextManager[None]:
         """Bound a whole pull or import, all its waiting included."""
-        return _within(self._config.pull_timeout_s, reference, _LONG)
+        return within(self._config.pull_timeout_s, reference, _LONG)
 
     async def _beat(self) -> None:
         while True:
@@ -380,13 +382,14 @@ class Importer:
             self.presence.rest()
 
 
-@contextlib.asynccontextmanager
-async def _within(limit_s: float, what: Reference, hint: str) -> AsyncIterator[None]:
-    """Give the block up after `limit_s` seconds; raises ImageError then."""
+def _whole(path: str) -> str:
+    """Return `path`, closed to others, if it is a plain file with no other name: who wrote it is not trusted."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        async with asyncio.timeout(limit_s) as limit:
-            yield
-    except TimeoutError:
-        if not limit.expired():
-            raise  # a system call's own
-        raise ImageError(f"{what} was not ready after {limit_s:.0f} s and was given up", hint) from None
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid != os.geteuid():
+            raise ImageError("the program that converts images left something that is not a file of its own")
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
+    return path
