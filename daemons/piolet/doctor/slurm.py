@@ -1,4 +1,4 @@
-"""Slurm's side: whether it loads the plugins, how it follows processes, and whether its task prolog is in containers."""
+"""Slurm's side: whether it loads the plugins, how it follows processes, whether its task prolog is in containers."""
 
 from __future__ import annotations
 
