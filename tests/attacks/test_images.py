@@ -119,16 +119,15 @@ def test_a_layer_that_is_a_link_to_a_file_of_the_service(cluster: Cluster, secre
 
 @attack("no bound for a conversion")
 def test_an_archive_with_deep_names_eats_the_memory(cluster: Cluster, faults: Faults) -> None:
-    """Row 6. Promise: a conversion has a bound, whatever its layers say. 80 KiB whose names are chained through links,
-    15 directories of 250 bytes each, with ten thousand files in the deepest."""
+    """Row 6. Promise: a conversion has a bound, whatever its layers say. 80 KiB: chains of 15 directories of 250
+    bytes each, one behind the other by way of links, with ten thousand files in the deepest."""
     entries, here = [], ""
-    for number in range(15):
-        name = f"{here}{chr(97 + number) * 250}"
-        entries.append(oci.folder(name))
-        entries.append(
-            oci.symlink(f"l{number}", f"{'l' + str(number - 1) + '/' if number else ''}{chr(97 + number) * 250}")
-        )
-        here = f"l{number}/"
+    for chain in range(30):
+        for number in range(15):
+            here += ("/" if number else "") + chr(97 + number) * 250
+            entries.append(oci.folder(here))
+        entries.append(oci.symlink(f"l{chain}", here))
+        here = f"l{chain}/"
     entries += [oci.file(f"{here}{number}") for number in range(10_000)]
     data = archives.tar(archives.image_files([entries]))
     peak, over = [0], threading.Event()

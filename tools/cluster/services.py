@@ -62,8 +62,10 @@ def start_registry(s: Settings, group: Path, keep: Keep) -> None:
 def start_imaged(layout: Layout, group: Path, keep: Keep) -> None:
     """Start the image service under its own account, for which it needs a store and a socket's directory."""
     uid, gid = numbers("piolet-images")
-    for directory in (layout.images, layout.images_socket.parent):
-        directory.mkdir(mode=0o755, exist_ok=True)
+    # As the packages make it: who may use an image can open it by name, and nobody can list what there is.
+    for directory, mode in ((layout.images, 0o711), (layout.images_socket.parent, 0o755)):
+        directory.mkdir(exist_ok=True)
+        directory.chmod(mode)
         os.chown(directory, uid, gid)
     log = layout.log / "piolet-imaged.log"
     argv = [find("setpriv"), f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--no-new-privs"]
