@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.attack import WEAKENED, Broken
-from tests.attacks.weakenings import WEAKENINGS
 from tests.cluster.faults import Faults
 from tests.cluster.support import BUSYBOX, ROOT, Cluster, busybox_layer, call_tool
 from tools.cluster import cgroup, controllers
