@@ -19,7 +19,7 @@ WEAKENED = (Path(sys.prefix) / "weakened").exists()
 _Test = TypeVar("_Test", bound=Callable[..., None])
 
 
-class Broken(AssertionError):
+class Broken(AssertionError):  # noqa: N818 - it is no error of the test
     """An attack has succeeded: the promise that it is about was broken, and how."""
 
 

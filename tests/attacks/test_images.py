@@ -314,7 +314,7 @@ def test_a_registry_redirects_a_blob(cluster: Cluster, target: str) -> None:
 @attack("files of users are opened without a look")
 @pytest.mark.parametrize("way", ["edf", "sqsh", "archive", "own-store"])
 def test_a_fifo_in_the_place_of_a_file(cluster: Cluster, way: str) -> None:
-    """Class of FIFOs. Promise: a FIFO where a file belongs holds nothing up: the command ends by itself, with a word."""
+    """Class of FIFOs. Promise: a FIFO where a file belongs holds nothing up: the command ends, with a word."""
     room = cluster.room("alice")
     fifo = room / {"edf": "e.toml", "sqsh": "i.sqsh", "archive": "a.tar", "own-store": "i.sqsh"}[way]
     os.mkfifo(fifo)

@@ -1,4 +1,4 @@
-"""Attacks by what is mounted: images of others, files of the host, links, paths that change while they are looked at."""
+"""Attacks by what is mounted: images of others, files of the host, links, paths that change as they are looked at."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_all_of_run_is_mounted_to_see_the_images_of_others(cluster: Cluster, fau
     """Row 3. Promise: what is mounted for bob is attached nowhere that alice's processes can walk to, while his step
     runs and after."""
     edf = cluster.edf("alice", f'image = "{image_of(faults)}"\nmounts = ["/run:/x"]\n')
-    script = "ls /x/piolet/mnt/*; for d in /x/piolet/mnt/images/*/; do cat $d/marker; done; grep squashfs /proc/mounts"
-    done = cluster.srun("alice", edf, "sh", "-c", script + " | grep /x; true")
+    script = "ls -d /x/piolet/mnt/images/*; cat /x/piolet/mnt/images/*/marker; grep mnt/images /proc/mounts; true"
+    done = cluster.srun("alice", edf, "sh", "-c", script)
     done.good()
     if done.out.strip():
         raise Broken(f"alice sees what is mounted on the node: {done.out[:300]}")
@@ -156,8 +156,7 @@ PLACES = [
 
 
 @by_kernel("mounts are attached after the change of root, so that a link of the image ends in the image")
-@pytest.mark.parametrize("where", ["native", "crun"])
-def test_links_of_an_image_direct_our_mounts(cluster: Cluster, faults: Faults, where: str) -> None:
+def test_links_of_an_image_direct_our_mounts(cluster: Cluster) -> None:
     """Class of CVE-2024-0132 (links of an image that direct what the runtime mounts or writes). Promise: where an image
     has links in the place of what is mounted or written, no file of the host changes, nor comes to be, nor is seen."""
     host = cluster.room("alice")
@@ -174,6 +173,7 @@ def test_links_of_an_image_direct_our_mounts(cluster: Cluster, faults: Faults, w
     inside = " ".join(f"/{place}" for place in PLACES)
     done = cluster.srun("alice", edf, "/bin/sh", "-c", f"/bin/cat {inside}; echo x > /etc/resolv.conf; /bin/true")
     made = sorted(path.name for path in host.iterdir())
+    print(done)
     if canary.read_text() != "the host's\n" or made != ["canary"]:
         raise Broken(f"a link of the image changed the host: {made}, {canary.read_text()[:100]}")
     if "the host's" in done.out:
@@ -183,8 +183,8 @@ def test_links_of_an_image_direct_our_mounts(cluster: Cluster, faults: Faults, w
 @by_kernel("a task's directory is looked up in the container, after the descriptors were closed")
 @pytest.mark.parametrize("place", ["/proc/self/fd/{n}", "/proc/self/fd/{n}/../../..", "/proc/1/root", "/proc/1/cwd"])
 def test_a_working_directory_that_is_a_descriptor(cluster: Cluster, faults: Faults, place: str) -> None:
-    """Class of CVE-2024-21626 (a leaked descriptor as working directory). Promise: a task's directory is in its container,
-    whatever the image or the definition says."""
+    """Class of CVE-2024-21626 (a leaked descriptor as working directory). Promise: a task's directory is in its
+    container, whatever the image or the definition says."""
     for first in (3, 8):
         for n in range(first, first + (5 if "{n}" in place else 1)):
             edf = cluster.edf("alice", f'image = "{image_of(faults)}"\nworkdir = "{place.format(n=n)}"\n')
@@ -275,7 +275,7 @@ def test_a_path_that_only_begins_like_an_allowed_one(cluster: Cluster, faults: F
 @by_kernel("/proc of others is the kernel's to guard")
 @pytest.mark.parametrize("link", ["root", "cwd", "fd/0", "exe", "ns/mnt", "map_files", "environ", "mem"])
 def test_links_of_proc_as_sources_of_mounts(cluster: Cluster, faults: Faults, link: str) -> None:
-    """Class of links of /proc. Promise: the processes of pioletd and of root are no way to files that the user has not."""
+    """Class of links of /proc. Promise: the processes of pioletd and of root are no way to what the user has not."""
     monitor, server = faults.daemon("pioletd-node1").pid, faults.server("node1")
     for pid in (1, monitor, server):
         text = f'image = "{image_of(faults)}"\nmounts = ["/proc/{pid}/{link}:/x"]\n'
@@ -289,7 +289,7 @@ def test_a_file_system_that_hangs_as_a_mount_source(cluster: Cluster, faults: Fa
     """Class of hung FUSE. Promise: a source that does not answer fails the step that names it, in bounded time, and no
     other step."""
     place = cluster.room("alice") / "hung"
-    place.mkdir()
+    (place / "x").mkdir(parents=True)
     edf = cluster.edf("alice", f'image = "{image_of(faults)}"\nmounts = ["{place}/x:/x"]\n')
     with faults.hung("node1", place):
         began = time.monotonic()

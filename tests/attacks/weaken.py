@@ -1,7 +1,7 @@
 """Makes the build from which checks were removed: `python -m tests.attacks.weaken DIRECTORY`.
 
-It is laid out as an installation from RPMs below DIRECTORY, so `tools.cluster up --from-rpm DIRECTORY` runs it. It takes
-its libraries from build/venv. A weakening whose text is not there (any more) is an error.
+It is laid out as an installation from RPMs below DIRECTORY, so `tools.cluster up --from-rpm DIRECTORY` runs it. It
+takes its libraries from build/venv. A weakening whose text is not there (any more) is an error.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Weakening:
-    """`changes` in `file` (from the top of the repository, below daemons/): pairs of a text that is there once, and what
-    stands in its place."""
+    """`changes` in `file` (a path from the top of the repository, below daemons/): pairs of a text that is there once,
+    and what stands in its place."""
 
     file: str
     changes: tuple[tuple[str, str], ...]
