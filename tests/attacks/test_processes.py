@@ -73,7 +73,7 @@ def test_the_user_ends_what_ends_their_container(plain: Faults, compiled: Compil
         assert srun.stdout.readline() == "up\n"
         wait_until(lambda: len(sleepers(plain, mark)) == 1, what="the survivor")
         (pid,) = sleepers(plain, mark)
-        words = plain.on_node("node1", str(compiled("hunter")), str(int(number)), "2", user="alice")
+        words = plain.on_node("node1", str(compiled("hunter")), str(int(number)), "1", user="alice")
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as hunter:
             assert hunter.stdout is not None
             assert hunter.stdout.readline() == "hunting\n"

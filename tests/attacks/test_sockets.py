@@ -1,0 +1,170 @@
+"""Attacks on the sockets of the daemons, on what they write into their logs, and on what they believe."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.attack import Broken, attack, by_kernel
+from tests.cluster.faults import Faults
+from tests.cluster.support import Cluster
+
+RAW = """\
+import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.settimeout(5)
+s.connect(sys.argv[1])
+s.send(sys.stdin.buffer.read())
+print(s.recv(65536))
+"""
+FLOOD = """\
+import socket, sys, time
+end, made, refused = time.monotonic() + 1.5, 0, 0
+while time.monotonic() < end:
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    s.setblocking(False)
+    try:
+        s.connect(sys.argv[1])
+        made += 1
+    except PermissionError:
+        refused += 1
+        time.sleep(0.01)
+    except BlockingIOError:
+        pass
+    s.close()
+print(made, refused)
+"""
+
+
+def as_user(faults: Faults, user: str, *words: str, node: str = "node1", data: str = "") -> str:
+    """Run the system's Python on a node as a user; return what it wrote."""
+    command = faults.on_node(node, "/usr/bin/python3", "-I", "-c", *words, user=user)
+    return subprocess.run(command, input=data, capture_output=True, text=True, timeout=60, check=False).stdout
+
+
+@attack("logs are not escaped")
+def test_a_request_forges_lines_in_the_log(cluster: Cluster, faults: Faults) -> None:
+    """Row 9. Promise: a line in a log is the daemon's; a user's words in it can neither begin another nor steer the
+    terminal of who reads it."""
+    log = cluster.layout.log / "piolet-imaged.log"
+    before = log.stat().st_size
+    evil = "x\npiolet-imaged: uid 0 (pid 1): forged\x1b[2J\x9b31m\u2028"
+    for request in (
+        {"version": 1, "op": evil},
+        {"version": 1, "op": "resolve", "reference": evil, "mode": evil},
+        {"version": 1, "op": "rm", "target": evil},
+        {"version": evil, "op": "ping"},
+    ):
+        data = json.dumps(request, ensure_ascii=False)
+        as_user(faults, "alice", RAW, str(cluster.layout.images_socket), data=data)
+    text = log.read_bytes()[before:].decode("utf-8", "replace")
+    assert "uid" in text
+    forged = [line for line in text.split("\n") if line.startswith("piolet-imaged: uid 0 (pid 1): forged")]
+    if forged or re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028]", text):
+        raise Broken(f"a request wrote into the log what it liked: {text[:200]!r}")
+
+
+@attack("sockets of root are everybody's", "log lines have no bound")
+@pytest.mark.parametrize("name", ["score.sock", "node.sock"])
+def test_connections_of_a_user_fill_the_log(cluster: Cluster, faults: Faults, name: str) -> None:
+    """Row 9. Promise: where only root has business, nobody else can connect; and no user makes a daemon write or work
+    without bound."""
+    log = cluster.layout.log / "pioletd-node1.log"
+    before = log.stat().st_size
+    made, _ = map(int, as_user(faults, "alice", FLOOD, f"/run/piolet/{name}").split())
+    written = log.stat().st_size - before
+    if made:
+        raise Broken(f"alice connected {made} times to {name}, and made the log {written >> 10} KiB longer")
+
+
+@attack("log lines have no bound")
+def test_connections_to_the_vet_socket_fill_the_log(cluster: Cluster, faults: Faults) -> None:
+    """Row 9. Promise: what users may connect to writes a bounded number of lines a second."""
+    log = cluster.layout.log / "pioletd-node1.log"
+    before = log.stat().st_size
+    as_user(faults, "alice", FLOOD, "/run/piolet/vet.sock")
+    written = log.stat().st_size - before
+    if written > 100_000:
+        raise Broken(f"alice made the log {written >> 10} KiB longer in 1.5 s")
+    faults.srun("bob", "-w", "node1", "true").good()
+
+
+@by_kernel("SO_PEERCRED")
+def test_a_user_announces_a_step(cluster: Cluster, faults: Faults) -> None:
+    """Promise: who speaks is what the kernel says. A START message of alice's for bob is refused, on each socket."""
+    from piolet._wire import ffi, lib
+
+    start = ffi.new("struct piolet_start *")
+    start.header.magic, start.header.version, start.header.kind = lib.PIOLET_MAGIC, lib.PIOLET_VERSION, lib.PIOLET_START
+    start.header.length = ffi.sizeof("struct piolet_start")
+    start.uid = start.gid = 0
+    start.timeout_ms = 1000
+    code = RAW.replace("sys.stdin.buffer.read()", "bytes.fromhex(sys.stdin.read())")
+    for name in ("node.sock", "score.sock", "vet.sock"):
+        answer = as_user(faults, "alice", code, f"/run/piolet/{name}", data=bytes(ffi.buffer(start)).hex())
+        if "READY" in answer or "\\x03\\x00" in answer[:12]:
+            raise Broken(f"alice announced a step of root's at {name}: {answer[:100]}")
+    faults.srun("bob", "-w", "node1", "true").good()
+
+
+@attack("a full backlog is taken for a dead daemon")
+def test_a_full_backlog_costs_the_daemon_its_socket(tmp_path: Path) -> None:
+    """Row 16. Promise: the socket of a daemon that lives is not removed by another that starts, however busy it is."""
+    from piolet.environment.images import service
+    from piolet.errors import PioletError
+    from piolet.node import main
+
+    for place, start in (("node", main._listen), ("images", service.listen)):
+        path = tmp_path / f"{place}.sock"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as busy, contextlib.ExitStack() as held:
+            busy.bind(str(path))
+            busy.listen(0)
+            inode = path.stat().st_ino
+            for _ in range(8):
+                one = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                one.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    one.connect(str(path))
+            with contextlib.suppress(PioletError, OSError):
+                held.enter_context(start(path if place == "node" else str(path)))  # type: ignore[operator]
+            if not path.exists() or path.stat().st_ino != inode:
+                raise Broken(f"the socket of a busy daemon ({place}) was taken for a dead one's")
+
+
+@by_kernel("a user is bound by what the service allows each")
+def test_connections_of_one_user_lock_out_another(cluster: Cluster, faults: Faults) -> None:
+    """Promise: a user who holds all the connections that they may have holds up nobody else."""
+    held = []
+    holder = (
+        "import socket, sys, time\nheld = []\n"
+        "for _ in range(400):\n s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(1)\n"
+        " try:\n  s.connect(sys.argv[1]); held.append(s)\n except OSError:\n  break\n"
+        "print(len(held), flush=True)\ntime.sleep(60)"
+    )
+    for path in (str(cluster.layout.images_socket), "/run/piolet/vet.sock"):
+        words = faults.on_node("node1", "/usr/bin/python3", "-I", "-c", holder, path, user="alice")
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()
+        held.append(process)
+    try:
+        began = time.monotonic()
+        try:
+            cluster.run("bob", "piolet", "image", "list", timeout=20).good()
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            raise Broken(f"bob is locked out of the image service: {error}") from None
+        if time.monotonic() - began > 10:
+            raise Broken("bob waits for alice's connections")
+    finally:
+        for process in held:
+            process.kill()
+            process.communicate()
+    assert os.path.exists(cluster.layout.images_socket)
