@@ -34,6 +34,21 @@ def file_of(path: str | os.PathLike[str]) -> File:
     return status.st_dev, status.st_ino
 
 
+def listens(path: str | os.PathLike[str]) -> bool:
+    """Return whether somebody listens at the socket `path`, whose queue may be full. Never waits.
+
+    Raises OSError: that cannot be told; in doubt nobody may take its place.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except BlockingIOError:
+            return True
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+    return True
+
+
 def of_accepted(channel: socket.socket, listener: File) -> Peer:
     """Return who connected to that listener, where `channel` came from a process that is not to be believed.
 

@@ -91,5 +91,5 @@ def test_what_is_in_the_place_of_a_socket_is_said(tmp_path: Path) -> None:
     place = tmp_path / "node.sock"
     place.touch()
     with pytest.raises(PioletError, match=f"cannot listen on {place}: Address already in use") as raised:
-        main._listen(place)
+        main._listen(place, 0o600)
     assert raised.value.hint == "remove what is there instead of it"

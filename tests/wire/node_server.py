@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from piolet.config import Config
+from piolet.node import packets, requests
 from piolet.node.server import Server
 
 
@@ -56,8 +57,8 @@ class RunningServer:
             value = json.loads(message[0])
             for connection in message[1]:
                 os.close(connection)
-            if value["op"] == "build":
-                self._monitor.send(json.dumps({"key": value["key"], "error": "not in this test", "hint": ""}).encode())
+            if value["build"] is not None:
+                self._monitor.send(packets.encode(requests.Answer(value["build"]["key"], "not in this test")))
 
     def connect(self) -> socket.socket:
         """Return a new connection."""

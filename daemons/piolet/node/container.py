@@ -161,12 +161,12 @@ def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> So
 
 
 def _set_flags(tree: int, flags: tuple[str, ...]) -> None:
-    attributes, propagation = 0, 0
+    # Tasks gain nothing by a setuid program anyway (no_new_privs); what else comes to run in there must not, either.
+    attributes, propagation = linux.MOUNT_ATTR_NOSUID, 0
     for flag in flags:
         attributes |= _ATTRIBUTES.get(flag, 0)
         propagation = _PROPAGATION.get(flag, propagation)
-    if attributes or propagation:
-        linux.set_mount_attributes(tree, attributes, propagation=propagation)
+    linux.set_mount_attributes(tree, attributes, propagation=propagation)
 
 
 def _enter_crun(plan: Plan, crun: str, sources: list[Source], scratch: str, accounts: tuple[str, list[str]]) -> None:

@@ -4,11 +4,16 @@ The kernel never parses what a user wrote. The file system is mounted inside the
 squashfuse itself runs outside of it: when the namespace goes, the kernel ends the connection and squashfuse
 ends by itself. Nobody has to remember it, not even a daemon that was killed in between. It is in the container's
 user namespace, though: one that a user has stopped is killed with the container.
+
+It is the user's to trace and to change, so it runs where the user's tasks do: the worker has entered the step's control
+group. Slurm sends signals to all that is in there, and the image must outlast them as the tasks may: it ignores
+what can be ignored.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 
@@ -81,28 +86,47 @@ class Mounter:
         self._answer(path, target)
 
     def _answer(self, path: str, target: str) -> None:
-        """Wait until the file system answers: a look at its root blocks until squashfuse serves, or fails."""
-        signal.signal(signal.SIGALRM, _too_late)
-        signal.setitimer(signal.ITIMER_REAL, _ANSWER_S)
+        """Wait until the file system answers: a look at its root blocks until squashfuse serves, or fails.
+
+        The look is a child's, since only SIGKILL ends one that the kernel has handed to a file system.
+        """
+        code = _looks(target)
+        if code:
+            why = "no answer in time" if code < 0 else os.strerror(code)
+            raise ContainerError(
+                f"{self._squashfuse} cannot serve {path}: {why}",
+                "is the file complete, its compression one that squashfuse knows, and squashfuse built with FUSE 3?",
+            )
+
+
+def _looks(target: str) -> int:
+    """Return 0 if the directory can be listed, the errno if not, and -1 if it does not answer in time."""
+    pid = os.fork()
+    if pid == 0:
+        code = 0
         try:
             os.stat(f"{target}/.")
             os.listdir(target)
         except OSError as error:
-            raise ContainerError(
-                f"{self._squashfuse} cannot serve {path}: {error.strerror}",
-                "is the file complete, its compression one that squashfuse knows, and squashfuse built with FUSE 3?",
-            ) from None
+            code = error.errno or 5
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _too_late(_number: int, _frame: object) -> None:
-    raise OSError(110, "no answer in time")
+            os._exit(code)
+    process = os.pidfd_open(pid)
+    in_time = bool(select.select([process], [], [], _ANSWER_S)[0])
+    os.close(process)
+    if in_time:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    # Not waited for: a request that squashfuse has taken ends only with squashfuse, and that with the container.
+    os.kill(pid, signal.SIGKILL)
+    return -1
 
 
 def _serve(requests: socket.socket, squashfuse: str) -> None:
     """The helper: one squashfuse for each pair of descriptors, until the worker is gone."""
     uid, gid = os.getuid(), os.getgid()
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        # What is ignored stays so over exec, and libfuse takes over no signal that is.
+        signal.signal(number, signal.SIG_IGN)
     null = os.open("/dev/null", os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)

@@ -72,7 +72,10 @@ def _run(config: Config) -> int:
     score_path = Path(config.node.score_socket)
     try:
         base = _prepare_directories(state, socket_path, vet_path, score_path)
-        listener, vet_listener, score_listener = _listen(socket_path), _listen(vet_path), _listen(score_path)
+        # Only Slurm's slurmstepd, which is root, has business at the first and the last.
+        listener, score_listener = _listen(socket_path, 0o600), _listen(score_path, 0o600)
+        # Everybody may connect and is told in a sentence what is not for them; the kernel says who it is.
+        vet_listener = _listen(vet_path, 0o666)
         scored = _directory_of(server_account, state / "scored")
         _directory_of(server_account, Path(config.vet.spool))
     except OSError as error:
@@ -139,20 +142,31 @@ def _prepare_directories(state: Path, *sockets: Path) -> Path:
     return base
 
 
-def _listen(path: Path) -> socket.socket:
+def _leave_alone(images: Path) -> int:
+    """Have this process go where no other is, with a place for images; return what leads back to where all others are.
+
+    A process that is a user's, with a mount namespace that came from this one, would have the images in its own.
+    """
+    others = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount("pioletd", str(images), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0700,size=1m")
+    return others
+
+
+def _listen(path: Path, mode: int) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if path.is_socket():
-        probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        probe.settimeout(2)
-        if probe.connect_ex(str(path)) == 0:
+        if peer.listens(path):
             raise PioletError(f"another pioletd listens on {path} already")
         path.unlink()
+    before = os.umask(0o777)
     try:
         listener.bind(str(path))
     except OSError as error:
         raise PioletError(f"cannot listen on {path}: {error.strerror}", "remove what is there instead of it") from None
-    # Everybody may connect and is told in a sentence what is not for them; the kernel says who it is.
-    path.chmod(0o666)
+    finally:
+        os.umask(before)
+    path.chmod(mode)
     listener.listen(_BACKLOG)
     return listener
 
@@ -292,6 +306,7 @@ def _monitor(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     files = StepFiles(str(state / "steps"))
+    namespace = _leave_alone(base / "images")
     store = Images(config.images.store, images.pw_uid, str(base / "images"))
     # The garbage collector would touch, and so copy, every page in each forked worker.
     gc.collect()
@@ -302,7 +317,7 @@ def _monitor(
     try:
         means = Means(str(base / "build"), config.environment.crun, config.environment.squashfuse)
         listener = peer.file_of(config.node.socket)
-        monitor = Monitor(channel, store, files, means, listener, config.node.image_idle_s, place)
+        monitor = Monitor(channel, store, files, means, listener, config.node.image_idle_s, place, namespace)
         well = monitor.run(wake_read, siblings)
     finally:
         channel.close()

@@ -2,7 +2,7 @@
 
 It never parses what a user wrote, never opens a path that a user named, and never waits for a process that a user
 could stop: every wait is an event with a deadline, or (in mounts.py) a few seconds at most for a child that is root. It
-imports the standard library, piolet.node, piolet.peer and piolet.errors only.
+imports the standard library, piolet.node, piolet.peer and piolet.errors only. It is alone in its mount namespace.
 
 An image is mounted by a child of root, a container is built by a child that has become the job's user; the monitor
 writes that child's id maps and opens its namespaces. When the step ends, what still runs in the container is ended.
@@ -13,31 +13,35 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
-import json
 import logging
 import os
 import selectors
-import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from piolet import peer
 from piolet.errors import WireError
-from piolet.node import leftovers, worker
-from piolet.node.endings import Endings
-from piolet.node.mounts import Images, explain, write_map
-from piolet.node.requests import MESSAGE_MAX, Announced, Build, End, decode, is_step, take_start
-from piolet.node.state import Known, StepFiles
+from piolet.node import cgroups, earlier, packets, worker
+from piolet.node.children import Child
+from piolet.node.endings import Endings, Remains
+from piolet.node.mounts import Images, Mounting, explain
+from piolet.node.requests import MESSAGE_MAX, Announced, Answer, Build, End, decode, take_start
+from piolet.node.state import StepFiles
 from piolet.node.workers import Workers
 
 _log = logging.getLogger("pioletd.monitor")
 
 _WORKER_DIED = "the process that built the container died"
+_MARKS_MAX = 32
 _MAP_BYTES_MAX = 4000  # the kernel takes less than a page
-_WORKERS_MAX = 64
-_POLL_S, _POLL_SOON_S = 1.0, 0.05
+# Workers at one time: a user can stop their own, and each then stays until its step's deadline.
+_WORKERS_MAX, _WORKERS_PER_USER_MAX = 256, 16
+_SPARE_S = 0.1
+_EXPIRY_S = 1.0
+_MOUNT_MAX_S = 1800.0
 
 
 @dataclass
@@ -47,27 +51,27 @@ class Step:
     order: Build
     who: Announced
     deadline: float
-    pid: int = 0
+    worker: Child | None = None
     channel: socket.socket | None = None
-    user_ns: int = -1
+    remains: Remains | None = None
     ready: bool = False
-    marks: list[list[object]] = field(default_factory=list)
+    marks: list[tuple[str, float]] = field(default_factory=list)
 
 
 @dataclass
-class Mounting:
-    """An image that a child is mounting, and the steps that wait for it."""
+class Awaited:
+    """An image that is being mounted, until when, and the steps that wait for it."""
 
-    pid: int
-    pidfd: int
-    path: str
-    identity: list[int]
+    mounting: Mounting
     deadline: float
     waiting: list[int]
 
 
 class Monitor:
-    """The event loop. `channel` is the pair's end, `listener` the node's socket's file, `place` as in leftovers."""
+    """The event loop. `channel` is the pair's end, `listener` the node's socket's file, `place` as in leftovers.
+
+    `namespace` is a descriptor of the mount namespace in which workers build: the node's, without images.
+    """
 
     def __init__(
         self,
@@ -78,6 +82,7 @@ class Monitor:
         listener: peer.File,
         image_idle_s: float,
         place: str,
+        namespace: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._channel = channel
@@ -89,12 +94,14 @@ class Monitor:
         self._clock = clock
         self._place = place
         self._steps: dict[int, Step] = {}
-        self._mounting: dict[str, Mounting] = {}
-        self._endings = Endings(files)
+        self._mounting: dict[str, Awaited] = {}
         self._queue: list[int] = []
-        self._workers = Workers()
+        self._building: Counter[int] = Counter()  # by user
+        self._last_start = 0.0
         self._next_expiry = 0.0
         self._selector = selectors.DefaultSelector()
+        self._endings = Endings(files, self._selector, clock)
+        self._workers = Workers(self._selector, namespace)
         channel.setblocking(False)
         self._selector.register(channel, selectors.EVENT_READ, self._on_server)
         self._stop, self._well = False, True
@@ -108,7 +115,7 @@ class Monitor:
         for pidfd, name in siblings.items():
             self._selector.register(pidfd, selectors.EVENT_READ, lambda n=name: self._on_sibling(n))
         self._selector.register(wakeup, selectors.EVENT_READ, self._on_signal)
-        self._recover()
+        earlier.take_up(self._files, self._endings, self._place, self._selector)
         self._workers.keep_spare()
         while not self._stop:
             for key, _ in self._selector.select(self._timeout()):
@@ -160,10 +167,10 @@ class Monitor:
             descriptors.clear()
             with connection:
                 who = take_start(connection, self._listener)
-            self._steps[order.key] = Step(order, who, now + order.timeout_s, marks=[["monitor", now]])
+            self._steps[order.key] = Step(order, who, now + order.timeout_s, marks=[("monitor", now)])
             self._build(order, now)
         except WireError as error:
-            self._answer({"key": order.key, "error": error.message, "hint": error.hint or ""}, [])
+            self._answer(Answer(order.key, error.message, error.hint or ""))
         except OSError as error:
             self._fail(order.key, f"cannot start building the container: {error.strerror}", None)
 
@@ -171,32 +178,31 @@ class Monitor:
         if order.digest is None or self._images.lookup(order.digest, order.identity, now) is not None:
             self._enqueue(order.key)
             return
-        mounting = self._mounting.get(order.digest)
-        if mounting is not None:
-            mounting.waiting.append(order.key)
+        awaited = self._mounting.get(order.digest)
+        if awaited is not None:
+            awaited.waiting.append(order.key)
             return
-        pid, path = self._images.start_mount(order.digest, order.identity)
-        pidfd = os.pidfd_open(pid)
-        deadline = now + order.timeout_s
-        self._mounting[order.digest] = Mounting(pid, pidfd, path, order.identity, deadline, [order.key])
-        self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._on_mounted(order.digest or ""))
+        digest = order.digest
+        mounting = self._images.start_mount(digest, order.identity)
+        self._mounting[digest] = Awaited(mounting, now + _MOUNT_MAX_S, [order.key])
+        self._selector.register(mounting.child.pidfd, selectors.EVENT_READ, lambda: self._on_mounted(digest))
 
     def _on_mounted(self, digest: str) -> None:
-        mounting = self._mounting.pop(digest)
-        self._selector.unregister(mounting.pidfd)
-        os.close(mounting.pidfd)
-        _, status = os.waitpid(mounting.pid, 0)
-        code = os.waitstatus_to_exitcode(status)
+        awaited = self._mounting.pop(digest)
+        mounting = awaited.mounting
+        self._selector.unregister(mounting.child.pidfd)
+        code = mounting.child.collect()
+        waiting = [self._steps[key] for key in awaited.waiting if key in self._steps]
         if code == 0:
             self._images.mounted(digest, mounting.identity, mounting.path, self._clock())
-            for key in mounting.waiting:
-                if key in self._steps:
-                    self._enqueue(key)
+            for step in waiting:
+                self._enqueue(step.order.key)
             return
         self._images.failed(mounting.path)
-        why, hint = explain(code)
-        for key in mounting.waiting:
-            self._fail(key, f"cannot mount the image {digest[:19]}: {why}", hint)
+        why, hint = explain(code or 0)
+        _log.error("the image %s is not mounted: %s", digest, why)
+        for step in waiting:
+            self._fail(step.order.key, f"cannot mount the image {digest[:19]}: {why}", hint)
 
     # -- workers
 
@@ -205,10 +211,20 @@ class Monitor:
         self._start_queued()
 
     def _start_queued(self) -> None:
-        while self._queue and sum(1 for step in self._steps.values() if step.channel) < _WORKERS_MAX:
-            step = self._steps.get(self._queue.pop(0))
-            if step is not None:
+        """Start workers for those who wait, in turn, but for users who have too many at work."""
+        left = []
+        for place, key in enumerate(self._queue):
+            if self._building.total() >= _WORKERS_MAX:
+                left += self._queue[place:]
+                break
+            step = self._steps.get(key)
+            if step is None:
+                continue
+            if self._building[step.who.uid] >= _WORKERS_PER_USER_MAX:
+                left.append(key)
+            else:
                 self._start_worker(step)
+        self._queue = left
 
     def _start_worker(self, step: Step) -> None:
         order, who, image = step.order, step.who, None
@@ -219,9 +235,10 @@ class Monitor:
                     self._fail(order.key, f"the image {order.digest[:19]} was replaced just now", "start it again")
                     return
                 image = self._images.view(mounted, who.uid, who.gid)
-            step.marks.append(["mount the image", self._clock()])
-            todo = worker.Order(who.uid, who.gid, who.groups, order.plan, self._means)
-            step.pid, step.channel = self._workers.give(todo, image)
+            step.marks.append(("mount the image", self._clock()))
+            groups = who.control_groups if order.foreign else []
+            todo = worker.Order(who.uid, who.gid, who.groups, groups, order.plan, self._means)
+            step.worker, step.channel = self._workers.give(todo, image)
         except OSError as error:
             hint = "idmapped SquashFS mounts need Linux 6.2 or newer" if error.errno == errno.EINVAL else None
             if error.filename == "unshare":
@@ -231,52 +248,62 @@ class Monitor:
         finally:
             if image is not None:
                 os.close(image)
+        self._building[who.uid] += 1
+        self._last_start = self._clock()
         self._selector.register(step.channel, selectors.EVENT_READ, lambda: self._on_worker(step))
 
     def _on_worker(self, step: Step) -> None:
-        if step.channel is None:
+        if step.channel is None or step.worker is None:
             return  # the step has ended in the same round of the loop
         try:
             data = step.channel.recv(MESSAGE_MAX)
         except OSError:
             data = b""
         try:
-            if data == worker.UNSHARED:
-                self._write_maps(step)
+            if data == worker.UNSHARED and step.remains is None:
+                self._write_maps(step, step.worker)
                 step.channel.send(worker.MAPPED)
                 return
-            answer = json.loads(data) if data else {"error": _WORKER_DIED, "hint": "the node may be short of memory"}
-            if "error" in answer:
-                self._fail(step.order.key, str(answer["error"])[:900], str(answer.get("hint", ""))[:900])
+            if not data:
+                self._fail(step.order.key, _WORKER_DIED, "the node may be short of memory")
                 return
-            self._ready(step, answer["marks"])
-        except (OSError, ValueError, KeyError) as error:
+            built = packets.decode(worker.Built, data)
+            if built.error or step.remains is None:
+                self._fail(step.order.key, built.error[:900] or _WORKER_DIED, built.hint[:900])
+                return
+            self._ready(step, step.worker, built.marks[:_MARKS_MAX])
+        except (OSError, WireError) as error:
             self._fail(step.order.key, f"cannot take over the container: {error}", None)
 
-    def _write_maps(self, step: Step) -> None:
+    def _write_maps(self, step: Step, child: Child) -> None:
         who = step.who
         # From here on, whatever comes to be in the container can be ended with it.
-        step.user_ns = os.open(f"/proc/{step.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        write_map(step.pid, "uid_map", [(who.uid, who.uid)])
+        step.remains = Remains(who.step, child.open("ns/user"), cgroups.open_step(who.control_groups, who.job))
+        if step.remains.group is not None:
+            step.remains.stepd = os.pidfd_open(who.peer)
+        child.write_map("uid_map", [(who.uid, who.uid)])
         # With the supplementary groups mapped, the user sees them by name; setgroups stays denied, so
         # that a group that takes access away cannot be dropped.
-        with open(f"/proc/{step.pid}/setgroups", "w", encoding="ascii") as file:
-            file.write("deny")
+        denied = child.open("setgroups", os.O_WRONLY)
+        try:
+            os.write(denied, b"deny")
+        finally:
+            os.close(denied)
         pairs: list[tuple[int, int]] = []
         size = 0
         for group in dict.fromkeys([who.gid, *who.groups]):
             size += len(f"{group} {group} 1\n")
             if size < _MAP_BYTES_MAX and len(pairs) < 340:
                 pairs.append((group, group))
-        write_map(step.pid, "gid_map", pairs)
+        child.write_map("gid_map", pairs)
 
-    def _ready(self, step: Step, marks: list[list[object]]) -> None:
+    def _ready(self, step: Step, child: Child, marks: list[tuple[str, float]]) -> None:
         namespaces: list[int] = []
         try:
             for kind in ("user", "mnt"):
-                namespaces.append(os.open(f"/proc/{step.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC))
+                namespaces.append(child.open(f"ns/{kind}"))
             step.ready = True
-            self._answer({"key": step.order.key, "ok": True, "marks": [*step.marks, *marks]}, namespaces)
+            self._answer(Answer(step.order.key, marks=[*step.marks, *marks]), namespaces)
         finally:
             for descriptor in namespaces:
                 os.close(descriptor)
@@ -290,6 +317,8 @@ class Monitor:
                 self._selector.unregister(step.channel)
             step.channel.close()
             step.channel = None
+            self._building[step.who.uid] -= 1
+            self._building += Counter()  # forget those who have none
             self._start_queued()
 
     def _fail(self, key: int, message: str, hint: str | None) -> None:
@@ -297,20 +326,20 @@ class Monitor:
         if step is None:
             return
         self._clear(step)
-        self._answer({"key": key, "error": message, "hint": hint or ""}, [])
+        self._answer(Answer(key, message, hint or ""))
 
     def _clear(self, step: Step) -> None:
         """End the step's worker, and whatever is in its container."""
-        if step.channel is not None:
-            self._workers.kill(step.pid)
+        if step.channel is not None and step.worker is not None:
+            step.worker.kill()
         self._let_go(step)
-        if step.user_ns >= 0:
-            self._endings.empty(step.who.step, step.user_ns)
-            step.user_ns = -1
+        if step.remains is not None:
+            self._endings.empty(step.remains)
+            step.remains = None
 
-    def _answer(self, value: dict[str, object], descriptors: list[int]) -> None:
+    def _answer(self, answer: Answer, descriptors: list[int] | None = None) -> None:
         try:
-            socket.send_fds(self._channel, [json.dumps(value).encode()], descriptors)
+            socket.send_fds(self._channel, [packets.encode(answer)], descriptors or [])
         except (BrokenPipeError, ConnectionResetError):
             self._stop = True  # the server has ended; so do we
         except BlockingIOError:
@@ -325,65 +354,45 @@ class Monitor:
             return
         self._clear(step)
 
-    # -- after a restart
-
-    def _recover(self) -> None:
-        """Take up the steps of an earlier daemon: their containers run on, and end with their slurmstepd."""
-        running = leftovers.stepds()
-        known = self._files.read()
-        prefix = leftovers.label("", self._place)
-        steps = {k.step: k for k in known}
-        for label in leftovers.in_containers():
-            step = label.removeprefix(prefix)
-            # A user can give a mount of their own any name: what is not a step's is nothing to us.
-            if label.startswith(prefix) and is_step(step):
-                steps.setdefault(step, Known(step, running.get(step, 0), None))
-        for step, one in steps.items():
-            peer = one.peer if one.alive() else running.get(step, 0)
-            try:
-                pidfd = os.pidfd_open(peer) if peer else -1
-            except OSError:
-                pidfd = -1
-            if pidfd < 0:
-                self._on_stepd_gone(step, pidfd)
-                continue
-            _log.info("step %s goes on; it is watched by its slurmstepd, process %d", step, peer)
-            self._selector.register(pidfd, selectors.EVENT_READ, lambda s=step, d=pidfd: self._on_stepd_gone(s, d))
-
-    def _on_stepd_gone(self, step: str, pidfd: int) -> None:
-        if pidfd >= 0:
-            self._selector.unregister(pidfd)
-            os.close(pidfd)
-        self._endings.empty_labelled(step, leftovers.label(step, self._place), self._clock())
-
     # -- time
 
     def _timeout(self) -> float:
         now = self._clock()
-        look = self._endings.next_look()
-        times = [] if look is None else [look]
+        times = [self._next_expiry]
+        look = self._endings.next_due()
+        times += [] if look is None else [look]
         times += [step.deadline for step in self._steps.values() if not step.ready]
-        if self._endings.busy():
-            times.append(now + _POLL_SOON_S)
-        times.append(now + _POLL_S if self._workers.ending() or self._mounting else self._next_expiry)
+        times += [awaited.deadline for awaited in self._mounting.values()]
+        if self._workers.wanted:
+            times.append(self._last_start + _SPARE_S)
         return max(0.0, min(times) - now)
 
     def _tick(self) -> None:
-        if not self._stop and not any(step.channel for step in self._steps.values()):
-            self._workers.keep_spare()
-        self._workers.collect()
         now = self._clock()
+        # Not while a container is being built: it would wait for the fork.
+        if not self._stop and (not self._building or now >= self._last_start + _SPARE_S):
+            self._workers.keep_spare()
         for key, step in list(self._steps.items()):
             if not step.ready and now >= step.deadline:
-                seconds = step.order.timeout_s
-                self._fail(key, f"the container was not ready after {seconds:.0f} s", "is a file system hung?")
-        for mounting in self._mounting.values():
-            if now >= mounting.deadline:
-                mounting.deadline = now + 3600.0
-                os.kill(mounting.pid, signal.SIGKILL)
-        self._endings.tick(now)
+                self._fail(key, *self._too_late(step))
+        for awaited in self._mounting.values():
+            if now >= awaited.deadline:
+                awaited.deadline = now + _MOUNT_MAX_S
+                awaited.mounting.child.kill()
+        self._endings.tick()
         if now >= self._next_expiry:
-            self._next_expiry = now + min(60.0, max(_POLL_S, self._image_idle_s))
+            self._next_expiry = now + min(60.0, max(_EXPIRY_S, self._image_idle_s))
             self._images.expire(now - self._image_idle_s)
             # It does not run by itself (main.py); what was there at the start is frozen and not touched.
             gc.collect()
+
+    def _too_late(self, step: Step) -> tuple[str, str]:
+        """Return what to say of a step whose container is not ready in time, and a hint."""
+        seconds = f"the container was not ready after {step.order.timeout_s:.0f} s"
+        awaited = self._mounting.get(step.order.digest or "")
+        if awaited is not None:
+            return (
+                f"{seconds}: the image is still being {awaited.mounting.doing}",
+                "that goes on: start the step again later; or is the store's file system hung?",
+            )
+        return seconds, "is a file system hung?"

@@ -5,8 +5,9 @@ Plain JSON on its way through the monitor, which never looks inside.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+
+from piolet.node import packets
 
 ENTRY_PROGRAM = "/run/piolet/entry"
 """Where the entry program is in a container."""
@@ -46,12 +47,14 @@ class Plan:
 
     def to_json(self) -> str:
         """Return the plan as JSON."""
-        return json.dumps(asdict(self))
+        return packets.encode(self).decode("ascii")
+
+    @property
+    def foreign(self) -> bool:
+        """Whether a program that is not ours runs to make it: squashfuse, or an OCI runtime."""
+        return self.runtime != "native" or self.sqsh is not None or any(mount.kind == "sqsh" for mount in self.mounts)
 
 
 def from_json(text: str) -> Plan:
-    """Return the plan that `to_json` wrote."""
-    value = json.loads(text)
-    value["mounts"] = tuple(PlannedMount(**{**m, "flags": tuple(m["flags"])}) for m in value["mounts"])
-    value["entrypoint"] = tuple(value["entrypoint"])
-    return Plan(**value)
+    """Return the plan that `to_json` wrote. Raises WireError."""
+    return packets.decode(Plan, text)

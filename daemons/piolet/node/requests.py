@@ -1,24 +1,23 @@
 """What the server may ask of the monitor, and nothing else: the closed table of the privileged side.
 
-    build  make a container for a step, as its user; the answer carries its two namespaces
-    end    the step is over: end what still runs in its container, and forget it
+    Build  make a container for a step, as its user; the answer carries its two namespaces
+    End    the step is over: end what still runs in its container, and forget it
 
-One JSON object per message on a SOCK_SEQPACKET pair; the monitor checks every field before it acts. With a build comes
+One packet per message on a SOCK_SEQPACKET pair; the monitor checks every field before it acts. With a Build comes
 the step's connection, and START is still in it: whose step it is, the monitor has from root's slurmstepd.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import re
 import socket
 import struct
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from piolet import peer
 from piolet.errors import WireError
+from piolet.node import cgroups, packets
 
 MESSAGE_MAX = 256 * 1024
 _STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
@@ -28,6 +27,7 @@ START = struct.Struct("=IHHII8I64x")
 START_IS = (0x544C4950, 2, 1)
 GROUPS_MAX = 1024
 _ENVIRONMENT = 1
+_TIMEOUT_MAX_S = 86400.0
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Build:
 
     key       the server's number for this step, which `end` and the answer carry
     digest    image of the site's store, or None: the plan names the user's own file
-    identity  device, inode and size of the image file, so that a replaced file is mounted afresh
+    identity  of the image file (mounts.identity_of), so that a replaced file is mounted afresh
     plan      for the worker; the monitor does not look inside
+    foreign   the plan has a program run that is not ours (squashfuse, crun): that is to be in the step's control group
     """
 
     key: int
@@ -45,6 +46,7 @@ class Build:
     identity: list[int]
     timeout_s: float
     plan: str
+    foreign: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,42 +57,65 @@ class End:
 
 
 @dataclass(frozen=True)
+class _Request:
+    """What is on the wire: one of the two."""
+
+    build: Build | None = None
+    end: End | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a Build: two descriptors come with it, or `error` says why not.
+
+    `marks` are [name, monotonic seconds] of when each phase was over.
+    """
+
+    key: int
+    error: str = ""
+    hint: str = ""
+    marks: list[tuple[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Announced:
-    """Whose step it is: `step` is "JOB.STEP", `peer` the pid of its slurmstepd."""
+    """Whose step it is: `step` is "JOB.STEP", `peer` the pid of its slurmstepd, `groups` the user's.
+
+    `control_groups` are those of slurmstepd at that time.
+    """
 
     step: str
     peer: int
     uid: int
     gid: int
     groups: list[int]
+    control_groups: list[cgroups.Group] = field(default_factory=list)
+
+    @property
+    def job(self) -> int:
+        """The job's number."""
+        return int(self.step.partition(".")[0])
 
 
 def encode(request: Build | End) -> bytes:
     """Return the request's message."""
-    return json.dumps({"op": type(request).__name__.lower(), **asdict(request)}).encode()
+    return packets.encode(_Request(build=request) if isinstance(request, Build) else _Request(end=request))
 
 
 def decode(data: bytes) -> Build | End:
     """Return the request in a message, every field checked. Raises WireError."""
-    try:
-        value = json.loads(data)
-        operation = value.pop("op")
-        if operation == "end":
-            return End(key=_number(value["key"]))
-        if operation != "build":
-            raise WireError("the server asked for an operation that is not in the table")
-        digest = value["digest"]
-        if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
+    said = packets.decode(_Request, data)
+    request = said.build or said.end
+    if request is None or (said.build is not None and said.end is not None):
+        raise WireError("the server asked for an operation that is not in the table")
+    if isinstance(request, Build):
+        if request.digest is not None and not _DIGEST.fullmatch(request.digest):
             raise WireError("an image digest is malformed")
-        return Build(
-            key=_number(value["key"]),
-            digest=digest,
-            identity=[_number(number, 1 << 64) for number in value["identity"]],
-            timeout_s=float(value["timeout_s"]),
-            plan=str(value["plan"]),
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise WireError(f"a request to the monitor is malformed: {error}") from None
+        if not 0 < request.timeout_s <= _TIMEOUT_MAX_S or len(request.identity) not in (0, 5):
+            raise WireError("a number in a request is impossible")
+    if request.key < 0:
+        raise WireError("a number in a request is impossible")
+    return request
 
 
 def take_start(connection: socket.socket, listener: peer.File) -> Announced:
@@ -112,15 +137,14 @@ def take_start(connection: socket.socket, listener: peer.File) -> Announced:
     if uid == 0:
         # The plan is the server's word, and would be carried out as root.
         raise WireError("a step of root has no environment", "start it as another user")
-    return Announced(f"{job}.{step}", pid, uid, gid, list(struct.unpack_from(f"={count}I", data, START.size)))
+    try:
+        groups = cgroups.of_steps(cgroups.of(pid))
+    except OSError:
+        groups = []  # it has ended
+    numbers = list(struct.unpack_from(f"={count}I", data, START.size))
+    return Announced(f"{job}.{step}", pid, uid, gid, numbers, groups)
 
 
 def is_step(text: str) -> bool:
     """Return whether `text` is "JOB.STEP". Whatever comes from outside is asked this before it names a file."""
     return _STEP.fullmatch(text) is not None
-
-
-def _number(value: Any, limit: int = 1 << 32) -> int:
-    if type(value) is not int or not 0 <= value < limit:
-        raise WireError("a number in a request is impossible")
-    return value

@@ -8,7 +8,6 @@ has its own, so that a hung one fails the steps that need it, in time, and no ot
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import pwd
@@ -25,11 +24,12 @@ from piolet.config import Config
 from piolet.environment.definition import Definition, from_json
 from piolet.environment.images.store import locate
 from piolet.errors import PioletError
-from piolet.node import leftovers
+from piolet.node import leftovers, packets
+from piolet.node.mounts import identity_of
 from piolet.node.plan import ENTRY_PROGRAM
 from piolet.node.planner import make_plan
 from piolet.node.refusals import Refusals
-from piolet.node.requests import MESSAGE_MAX, Build, End, encode
+from piolet.node.requests import MESSAGE_MAX, Answer, Build, End, encode
 
 _log = logging.getLogger("pioletd")
 
@@ -244,6 +244,7 @@ class Server:
             identity=identity,
             timeout_s=max(0.1, connection.deadline - time.monotonic()),
             plan=plan.to_json(),
+            foreign=plan.foreign,
         )
         message = encode(request)
         if len(message) > MESSAGE_MAX:
@@ -269,16 +270,16 @@ class Server:
                 _log.error("the monitor has ended; so does the server")
                 self._stop = True
                 return
-            value = json.loads(data)
-            connection = self._connections.get(value["key"])
+            answer = packets.decode(Answer, data)
+            connection = self._connections.get(answer.key)
             if connection is None:
                 return
-            if "error" in value:
+            if answer.error:
                 connection.asked = False
-                self._fail(connection, PioletError(value["error"], value["hint"] or None))
+                self._fail(connection, PioletError(answer.error, answer.hint or None))
             else:
                 self._ready(connection, descriptors)
-                _trace(connection, value["marks"])
+                _trace(connection, answer.marks)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -346,9 +347,8 @@ def _trace(connection: Connection, marks: list[tuple[str, float]]) -> None:
 
 
 def _identity(store: str, digest: str, uid: int) -> list[int]:
-    """Return device, inode and size of the image's file, which the user may use: runs in a thread."""
-    status = os.stat(locate(store, digest, uid))
-    return [status.st_dev, status.st_ino, status.st_size]
+    """Return the identity of the image's file, which the user may use: runs in a thread."""
+    return identity_of(os.stat(locate(store, digest, uid)))
 
 
 def _home(uid: int) -> str | None:

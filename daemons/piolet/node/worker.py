@@ -1,27 +1,26 @@
 """The process that becomes the job's user and builds one container.
 
 Forked by the monitor ahead of time, one for each step and node; it ends as soon as the monitor has opened its
-namespaces. Conversation, over a socket pair: monitor order, with the image's mount; worker "unshared"; monitor
-"mapped"; worker {"ok": true} or an error. With it go marks, [name, monotonic seconds], of when each phase was
-over: where the time of a step's start goes.
+namespaces. It leaves the monitor's mount namespace, where images are, before it has an order. Conversation, over a
+socket pair: monitor Order, with the image's mount; worker "unshared"; monitor "mapped"; worker Built.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 
 from piolet.errors import PioletError
-from piolet.node import container, fuse, linux, plan
+from piolet.node import cgroups, container, fuse, linux, packets, plan
 from piolet.node.requests import MESSAGE_MAX
 
 NO_NAMESPACE_HINT = "user namespaces may be switched off, or used up: sysctl user.max_user_namespaces"
 UNSHARED, MAPPED = b"unshared", b"mapped"
+_TEXT_MAX = 900
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,26 @@ class Means:
 
 @dataclass(frozen=True)
 class Order:
-    """What the monitor gives a worker: who it becomes, and what it builds."""
+    """What the monitor gives a worker: who it becomes, which control groups it enters, and what it builds."""
 
     uid: int
     gid: int
     groups: list[int]
+    control_groups: list[cgroups.Group]
     plan: str
     means: Means
+
+
+@dataclass(frozen=True)
+class Built:
+    """The worker's answer: `error` is empty if the container stands. It is the user's word.
+
+    `marks` are [name, monotonic seconds] of when each phase was over: where the time of a step's start goes.
+    """
+
+    error: str = ""
+    hint: str = ""
+    marks: list[tuple[str, float]] = field(default_factory=list)
 
 
 class Marks:
@@ -57,42 +69,43 @@ class Marks:
 
 def send_order(channel: socket.socket, order: Order, image: int | None) -> None:
     """Give a waiting worker its order, with the image's detached mount."""
-    socket.send_fds(channel, [json.dumps(asdict(order)).encode()], [] if image is None else [image])
+    socket.send_fds(channel, [packets.encode(order)], [] if image is None else [image])
 
 
-def run(monitor: socket.socket) -> None:
-    """Wait for an order in a fresh child of the monitor, and carry it out. Never returns."""
+def run(monitor: socket.socket, namespace: int) -> None:
+    """Wait for an order in a fresh child of the monitor, and carry it out. Never returns.
+
+    `namespace` is a descriptor of the mount namespace to build in: the node's mounts, and no image.
+    """
     status = 1
     try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
         linux.set_name("pioletd-worker")
-        linux.die_with_parent(signal.SIGKILL)
-        linux.close_all_but({monitor.fileno()})
+        linux.setns(namespace, linux.CLONE_NEWNS)
+        os.close(namespace)
         data, descriptors, _, _ = socket.recv_fds(monitor, 2 * MESSAGE_MAX, 1)
         if not data:
             os._exit(0)
-        said = json.loads(data)
-        order = Order(**{**said, "means": Means(**said["means"])})
+        order = packets.decode(Order, data)
+        cgroups.enter(order.control_groups)
         linux.become(order.uid, order.gid, order.groups)
         # The change of user has cleared it.
         linux.die_with_parent(signal.SIGKILL)
         linux.no_new_privileges()
         marks = Marks()
         marks.add("become the user")
-        answer = _build(order, descriptors[0] if descriptors else None, monitor, marks)
-        answer["marks"] = marks.taken
-        monitor.send(json.dumps(answer).encode())
+        error, hint = _build(order, descriptors[0] if descriptors else None, monitor, marks)
+        monitor.send(packets.encode(Built(error[:_TEXT_MAX], hint[:_TEXT_MAX], marks.taken)))
         # The monitor closes its end when it holds the namespaces.
         monitor.recv(16)
         status = 0
-    except OSError:
+    except (OSError, PioletError):
         pass
     finally:
         os._exit(status)
 
 
-def _build(order: Order, image: int | None, monitor: socket.socket, marks: Marks) -> dict[str, object]:
+def _build(order: Order, image: int | None, monitor: socket.socket, marks: Marks) -> tuple[str, str]:
+    """Build the container; return an error, empty if it stands, and a hint."""
     try:
         todo = plan.from_json(order.plan)
         mounter = None
@@ -107,8 +120,8 @@ def _build(order: Order, image: int | None, monitor: socket.socket, marks: Marks
         linux.unshare(linux.CLONE_NEWNS)
         container.build(todo, image, order.means.scratch, order.means.crun, mounter, marks.add)
     except PioletError as error:
-        return {"error": error.message, "hint": error.hint or ""}
+        return error.message, error.hint or ""
     except OSError as error:
         hint = NO_NAMESPACE_HINT if error.filename == "unshare" else ""
-        return {"error": f"cannot build the container: {error.strerror} ({error.filename})", "hint": hint}
-    return {"ok": True}
+        return f"cannot build the container: {error.strerror} ({error.filename})", hint
+    return "", ""

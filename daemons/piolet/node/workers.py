@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
+import selectors
 import socket
 
-from piolet.node import linux, worker
+from piolet.node import children, linux, worker
+from piolet.node.children import Child
 from piolet.node.requests import MESSAGE_MAX
 
 
 class Workers:
-    """All workers that have not been collected, and the one of them that waits."""
+    """Workers in the loop of `selector`, where each is collected, and the one of them that waits.
 
-    def __init__(self) -> None:
-        self._pids: set[int] = set()
-        self._spare: tuple[int, socket.socket] | None = None
+    `namespace` is a descriptor of the mount namespace that they go to.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector, namespace: int) -> None:
+        self._selector = selector
+        self._namespace = namespace
+        self._spare: tuple[Child, socket.socket] | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is none that waits."""
+        return self._spare is None
 
     def keep_spare(self) -> None:
         """Have a worker ready for the next step."""
@@ -24,44 +33,35 @@ class Workers:
             with contextlib.suppress(OSError):
                 self._spare = self._fork()
 
-    def give(self, order: worker.Order, image: int | None) -> tuple[int, socket.socket]:
+    def give(self, order: worker.Order, image: int | None) -> tuple[Child, socket.socket]:
         """Give an order to the waiting worker, or to a new one: there may be none, or it was killed meanwhile."""
         if self._spare is not None:
-            pid, channel = self._spare
+            child, channel = self._spare
             self._spare = None
             try:
                 worker.send_order(channel, order, image)
-                return pid, channel
+                return child, channel
             except ConnectionError:
                 channel.close()
-        pid, channel = self._fork()
+        child, channel = self._fork()
         worker.send_order(channel, order, image)
-        return pid, channel
+        return child, channel
 
-    def _fork(self) -> tuple[int, socket.socket]:
+    def _fork(self) -> tuple[Child, socket.socket]:
         ours, theirs = linux.message_pair(2 * MESSAGE_MAX)
-        pid = os.fork()
-        if pid == 0:
-            worker.run(theirs)
-        theirs.close()
+        with theirs:
+            try:
+                child = children.fork({theirs.fileno(), self._namespace})
+            except OSError:
+                ours.close()
+                raise
+            if child is None:
+                worker.run(theirs, self._namespace)
+                raise AssertionError("a worker never returns")
         ours.setblocking(False)
-        self._pids.add(pid)
-        return pid, ours
+        self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._on_end(child))
+        return child, ours
 
-    def kill(self, pid: int) -> None:
-        """Kill a worker, if it is one that still runs."""
-        if pid in self._pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    def ending(self) -> bool:
-        """Return whether there are some that `collect` has to look for."""
-        return len(self._pids) > (self._spare is not None)
-
-    def collect(self) -> None:
-        """Collect those that have ended."""
-        for pid in list(self._pids):
-            with contextlib.suppress(ChildProcessError):
-                if os.waitpid(pid, os.WNOHANG)[0] == 0:
-                    continue
-            self._pids.discard(pid)
+    def _on_end(self, child: Child) -> None:
+        self._selector.unregister(child.pidfd)
+        child.collect()
