@@ -117,12 +117,12 @@ def test_imports_that_fail(site: Site, room: Path) -> None:
         archive.add(__file__, "a.py")
     shutil.copy(room / "other.tar", room / "x.sqsh")
     for words, said in (
-        ((str(room / "text.tar"),), "is not an archive"),
+        ((str(room / "text.tar"),), "it is not a tar archive"),
         ((str(room / "other.tar"),), "neither an OCI nor a docker archive"),
         ((str(room / "none.tar"),), "No such file"),
         ((str(room / "x.sqsh"),), "only what Piolet has written itself"),
         ((f"oci:{room}",), "not an OCI layout"),
-        ((f"oci-archive:{room}/other.tar",), "cannot get localhost/other:latest"),
+        ((f"oci-archive:{room}/other.tar",), "cannot import localhost/other:latest: it is no OCI archive"),
         ((f"oci-archive:{room}/other.tar", "--name", "UP"), "malformed name"),
         ((f"oci-archive:{room}/other.tar", "--name", "a@sha256:" + "0" * 64), "has a digest"),
     ):
@@ -170,7 +170,8 @@ def test_progress_on_a_terminal(site: Site, registry: Registry, image: Path) -> 
     os.close(terminal)
     shown = os.read(controller, 10_000).decode()
     os.close(controller)
-    assert shown.startswith(f"\r\x1b[Kconverting {reference}") and shown.endswith("\r\x1b[K") and "\n" not in shown
+    assert shown.startswith("\r\x1b[K") and f"\r\x1b[Kconverting {reference}" in shown
+    assert shown.endswith("\r\x1b[K") and "\n" not in shown
 
 
 @needs_root()

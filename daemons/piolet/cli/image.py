@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import os
 import re
-import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -132,32 +131,7 @@ def _source(text: str) -> tuple[str, str]:
     for kind in ("oci-archive", "docker-archive", "oci"):
         if text.startswith(kind + ":"):
             return kind, text.removeprefix(kind + ":")
-    if os.path.isdir(text):
-        return "oci", text
-    return _kind_of(text), text
-
-
-def _kind_of(path: str) -> str:
-    """Return which archive a file is, by what lies in it."""
-    try:
-        with tarfile.open(path) as archive:
-            for _ in range(10_000):
-                member = archive.next()
-                if member is None:
-                    break
-                if member.name.removeprefix("./") == "oci-layout":
-                    return "oci-archive"
-                if member.name.removeprefix("./") == "manifest.json":
-                    return "docker-archive"
-    except OSError as error:
-        raise ImageError(f"cannot read the archive {path}: {error.strerror}") from None
-    except (tarfile.TarError, EOFError, ValueError):
-        raise ImageError(
-            f"{path} is not an archive, or not all of one", "oci-archive and docker-archive are tar files"
-        ) from None
-    raise ImageError(
-        f"{path} is neither an OCI nor a docker archive", "make one with: podman save --format oci-archive"
-    )
+    return ("oci" if os.path.isdir(text) else "archive"), text  # which kind of archive is seen by who reads it
 
 
 def _name_of(path: str) -> str:
@@ -169,7 +143,7 @@ def _name_of(path: str) -> str:
 
 @contextlib.contextmanager
 def _archive(kind: str, path: str) -> Iterator[int]:
-    """Give an open descriptor of the archive; a directory is sent through a pipe as it is packed."""
+    """Give an open descriptor of the archive; of a directory, what it needs is sent through a pipe as it is packed."""
     if kind != "oci":
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -180,25 +154,17 @@ def _archive(kind: str, path: str) -> Iterator[int]:
         finally:
             os.close(fd)
         return
-    if not os.path.isfile(os.path.join(path, "oci-layout")):
-        raise ImageError(f"{path} is not an OCI layout: it has no file oci-layout")
-    reading, writing = os.pipe()
-    packer = threading.Thread(target=_pack, args=(path, writing), daemon=True)
-    packer.start()
-    try:
-        yield reading
-    finally:
-        os.close(reading)  # a packer that is not done ends by EPIPE
-        packer.join(10)
+    from piolet.environment.images import layout
 
-
-def _pack(path: str, fd: int) -> None:
-    with (
-        contextlib.suppress(OSError, tarfile.TarError),
-        os.fdopen(fd, "wb") as pipe,
-        tarfile.open(fileobj=pipe, mode="w|") as archive,
-    ):
-        archive.add(path, arcname=".")
+    with layout.opened(path) as found:
+        reading, writing = os.pipe()
+        packer = threading.Thread(target=layout.pack, args=(found, writing), daemon=True)
+        packer.start()
+        try:
+            yield reading
+        finally:
+            os.close(reading)  # a packer that is not done ends by EPIPE
+            packer.join(10)
 
 
 def _age(text: str) -> float:

@@ -1,8 +1,8 @@
 """Blobs of an image: check them, and read a layer's tar out of its compression as a stream.
 
-gzip and plain tars are read here, zstd by the `zstd` program. The kind is told by the first bytes,
-as media types are often wrong. Refused: a digest or size that is not the manifest's, truncated
-streams, trailing rubbish, more unpacked bytes than the budget holds.
+gzip and plain tars are read here, zstd by the `zstd` program, in the cage of the process that starts it.
+The kind is told by the first bytes, as media types are often wrong. Refused: a digest or size that is not the
+manifest's, truncated streams, trailing rubbish, more unpacked bytes than the budget holds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
+from piolet.environment.images.cage import narrow
 from piolet.environment.images.manifest import Blob
 from piolet.errors import ImageError
 
@@ -52,17 +53,20 @@ def check(path: str, blob: Blob) -> None:
         raise ImageError(f"the blob {blob.digest[:19]} does not have the content that its digest promises")
 
 
-class _Source(Protocol):
+class Source(Protocol):
+    """Unpacked bytes: a piece at each call, none at the end."""
+
     def read(self) -> bytes: ...
     def close(self) -> None: ...
 
 
 class _Plain:
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, raw: Callable[[int, int], bytes] = os.read) -> None:
         self._fd = fd
+        self._raw = raw
 
     def read(self) -> bytes:
-        return os.read(self._fd, _OUTPUT)
+        return self._raw(self._fd, _OUTPUT)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -71,23 +75,23 @@ class _Plain:
 class _Gzip(_Plain):
     """One or more gzip members, zero padding allowed behind the last."""
 
-    def __init__(self, fd: int) -> None:
-        super().__init__(fd)
+    def __init__(self, fd: int, raw: Callable[[int, int], bytes] = os.read) -> None:
+        super().__init__(fd, raw)
         self._inflate = zlib.decompressobj(31)
         self._rest = b""
 
     def read(self) -> bytes:
         while True:
             if self._inflate.eof:
-                rest = (self._inflate.unused_data or os.read(self._fd, _INPUT)).lstrip(b"\0")
+                rest = (self._inflate.unused_data or self._raw(self._fd, _INPUT)).lstrip(b"\0")
                 while not rest:
-                    chunk = os.read(self._fd, _INPUT)
+                    chunk = self._raw(self._fd, _INPUT)
                     if not chunk:
                         return b""
                     rest = chunk.lstrip(b"\0")
                 self._inflate = zlib.decompressobj(31)
                 self._rest = rest
-            chunk = self._rest or os.read(self._fd, _INPUT)
+            chunk = self._rest or self._raw(self._fd, _INPUT)
             if not chunk:
                 raise ImageError("its gzip stream is truncated")
             try:
@@ -108,6 +112,8 @@ class _Zstd:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+                preexec_fn=narrow,
             )
         except FileNotFoundError:
             raise ImageError("it is compressed with zstd, and the program zstd is not installed") from None
@@ -128,22 +134,38 @@ class _Zstd:
             self._child.stdout.close()
 
 
-class LayerStream:
-    """The unpacked bytes of one layer, in order. `digest()` is known when all were read."""
+def unpacked(fd: int, magic: bytes, raw: Callable[[int, int], bytes] = os.read) -> Source:
+    """Return what is in the file at `fd`, which begins with `magic`, and which is closed with what is returned.
 
-    def __init__(self, path: str, budget: Budget | None) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        magic = os.pread(fd, 6, 0)
-        self._source: _Source
-        if magic.startswith(_GZIP):
-            self._source = _Gzip(fd)
-        elif magic.startswith(_ZSTD):
-            self._source = _Zstd(fd)
-        elif magic.startswith((_XZ, _BZIP)):
-            os.close(fd)
-            raise ImageError("it is compressed with xz or bzip2, which images may not use")
+    `raw` reads it in the place of os.read, unless it is compressed with zstd.
+    """
+    if magic.startswith(_GZIP):
+        return _Gzip(fd, raw)
+    if magic.startswith(_ZSTD):
+        return _Zstd(fd)
+    if magic.startswith((_XZ, _BZIP)):
+        os.close(fd)
+        raise ImageError("it is compressed with xz or bzip2, which images may not use")
+    return _Plain(fd, raw)
+
+
+def needs_a_file(magic: bytes) -> bool:
+    """Return whether what begins with `magic` is read by a program, from a file's start."""
+    return magic.startswith(_ZSTD)
+
+
+class LayerStream:
+    """The unpacked bytes of one layer, in order. `digest()` is known when all were read.
+
+    Of the file at `path`, or of any source.
+    """
+
+    def __init__(self, path: str | Source, budget: Budget | None) -> None:
+        if isinstance(path, str):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._source = unpacked(fd, os.pread(fd, 6, 0))
         else:
-            self._source = _Plain(fd)
+            self._source = path
         self._budget = budget
         # Hashing is for the first pass, the one that has a budget; the second reads the same private file.
         self._hash = hashlib.sha256() if budget is not None else None

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 
 from piolet.config import ImagesConfig
 from piolet.environment.images import credentials, jobs
+from piolet.environment.images.archive import KINDS
 from piolet.environment.images.failures import from_os
 from piolet.environment.images.lease import Presence, remove_tree
 from piolet.environment.images.reference import Reference, parse
@@ -141,7 +143,7 @@ class Importer:
         reference = parse(f"localhost/{name}")
         if reference.digest is not None:
             raise ImageError(f"'{name}' cannot name an imported image: it has a digest")
-        if kind not in ("oci-archive", "docker-archive"):
+        if kind not in KINDS:
             raise ImageError(f"archives of the kind '{kind[:40]}' are unknown")
         tell(f"reading {reference}")
         async with self._deadline(reference), self._copies.place(who.uid, tell):
@@ -269,7 +271,7 @@ class Importer:
             sources = [reference.name]
             metadata = {"version": 1, "digest": digest, "size": done["size"], "config": config, "sources": sources}
             access = Access(public, (who.uid,), who.uid)
-            self.store.publish(digest, os.path.join(scratch, "image.sqsh"), metadata, access)
+            self.store.publish(digest, _whole(os.path.join(scratch, "image.sqsh")), metadata, access)
 
     def _job(
         self, kind: str, what: str, scratch: str, auth_fd: int | None, reference: Reference | None = None
@@ -340,6 +342,19 @@ class Importer:
                 with contextlib.suppress(OSError):
                     self.presence.beat()
             self.presence.rest()
+
+
+def _whole(path: str) -> str:
+    """Return `path`, closed to others, if it is a plain file with no other name: who wrote it is not trusted."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid != os.geteuid():
+            raise ImageError("the program that converts images left something that is not a file of its own")
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
+    return path
 
 
 @contextlib.asynccontextmanager

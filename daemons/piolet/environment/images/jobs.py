@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import piolet
+from piolet.environment.images.cage import WALLS
 from piolet.environment.images.failures import from_wire
 from piolet.errors import ImageError
 
@@ -44,7 +45,7 @@ async def run(job: dict[str, Any], descriptors: Sequence[int], tell: Callable[[s
         limit=_LINE_LIMIT,
     )
     try:
-        return await _talk(child, {**job, "parent": os.getpid()}, tell)
+        return await _talk(child, {**job, "parent": os.getpid(), "walls": WALLS}, tell)
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""What a registry says of an image: manifests, lists of them, and image configurations. Pure.
+"""What a registry or an archive says of an image: manifests, lists of them, and image configurations. Pure.
 
 Accepted: OCI manifests and indexes, Docker schema 2 manifests and lists. Refused, each in one
 sentence: schema 1, artifacts that are no images, encrypted layers, another operating system or
@@ -105,7 +105,7 @@ def parse_manifest(raw: bytes, what: str) -> Manifest:
     if "manifests" in document:
         raise ImageError(f"the image {what} is a list inside a list of images")
     if not isinstance(document.get("config"), dict) or not isinstance(document.get("layers"), list):
-        raise ImageError(f"the registry's answer for {what} is not an image manifest")
+        raise ImageError(f"what was given for {what} is not an image manifest")
     config = _blob(document["config"], what)
     if "image.config" not in config.media_type and "container.image" not in config.media_type and config.media_type:
         raise ImageError(f"{what} is not a container image but an artifact of type {config.media_type[:80]}")
@@ -150,11 +150,11 @@ def parse_config(raw: bytes, what: str, architecture: str) -> ImageConfig:
 
 def _document(raw: bytes, what: str) -> dict[str, Any]:
     if len(raw) > LIMIT_BYTES:
-        raise ImageError(f"the registry's answer for {what} is larger than {LIMIT_BYTES} bytes")
+        raise ImageError(f"what was given for {what} is larger than {LIMIT_BYTES} bytes")
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError):
-        raise ImageError(f"the registry's answer for {what} is not JSON", "is that address a registry?") from None
+        raise ImageError(f"what was given for {what} is not JSON", "is that address a registry?") from None
     document = _object(document, what)
     if document.get("schemaVersion") == 1 or "fsLayers" in document:
         raise ImageError(
@@ -165,13 +165,13 @@ def _document(raw: bytes, what: str) -> dict[str, Any]:
 
 def _object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ImageError(f"the registry's answer for {what} is malformed: an object was expected")
+        raise ImageError(f"what was given for {what} is malformed: an object was expected")
     return value
 
 
 def _array(value: Any, what: str) -> list[Any]:
     if not isinstance(value, list):
-        raise ImageError(f"the registry's answer for {what} is malformed: an array was expected")
+        raise ImageError(f"what was given for {what} is malformed: an array was expected")
     return value
 
 

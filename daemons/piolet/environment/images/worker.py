@@ -2,28 +2,29 @@
 
 The job comes as JSON on standard input, answers go as JSON lines to standard output: any number of
 {"progress": text}, then one {"result": …} or {"error": …}. It dies with its parent, and the programs
-that it starts die with it. It writes only below the job's own scratch folder.
+that it starts die with it. Before it reads anything of the image's it goes into a cage (cage.py): it and the programs
+can write the job's own scratch folder, and read no other place but where programs and their settings lie.
 
   look    ask the registry: which manifest is it, and what does the image's configuration say
-  copy    fetch the blobs to SCRATCH/blobs and check each by its digest
+  copy    fetch the blobs to SCRATCH/blobs, from a registry or an archive, and check each by its digest
   squash  write SCRATCH/image.sqsh from SCRATCH/blobs
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
 import platform
-import select
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from piolet.environment.images import archive, cage, walls
 from piolet.environment.images import manifest as documents
 from piolet.environment.images.blob import check
 from piolet.environment.images.failures import disk_full, from_os, to_wire
@@ -31,9 +32,7 @@ from piolet.environment.images.registry import Skopeo
 from piolet.environment.images.squash import UNPACKED_LIMIT, Squasher, layers_of, merge, squash
 from piolet.errors import ImageError
 
-_PR_SET_PDEATHSIG = 1
 _INTERVAL_S = 0.5
-_SILENCE_S = 60
 
 
 class _Speaker:
@@ -54,34 +53,45 @@ def say(message: dict[str, Any]) -> None:
     os.write(1, json.dumps(message).encode() + b"\n")
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
 def main() -> int:
     """Do the job on standard input; returns 0 even when the job failed, as the answer says so."""
-    die_with_parent()
+    walls.end_with_parent()
     job = json.loads(sys.stdin.buffer.read())
     if os.getppid() != job["parent"]:
         return 1  # the parent ended before the kernel was told to watch it
     os.umask(0o077)
+    standing: tuple[str, ...] = ()
+    store = os.path.dirname(os.path.dirname(job["scratch"]))
     try:
+        job["scratch"] = os.path.realpath(job["scratch"])
+        standing = _cage(job).enter()
         say({"result": _JOBS[job["kind"]](job)})
     except ImageError as error:
         say({"error": to_wire(error)})
     except OSError as error:
-        say({"error": to_wire(from_os(error, os.path.dirname(os.path.dirname(job["scratch"]))))})
+        say({"error": to_wire(from_os(error, store))})
     except MemoryError:
         say({"error": to_wire(ImageError("there is not enough memory to convert the image"))})
+    if "namespaces" not in standing and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # nothing that a program left behind stays; the answer is with the parent
     return 0
+
+
+def _cage(job: dict[str, Any]) -> cage.Cage:
+    """Return where the job is done: only what speaks to a registry has a network."""
+    readable: tuple[str, ...] = ()
+    remote = job["kind"] == "look" or (job["kind"] == "copy" and job["archive_fd"] is None)
+    if remote:
+        readable += cage.program(job["skopeo"]) + cage.certificates()
+        readable += cage.user_configuration(job["home"]) if job["home"] else ()
+    else:
+        readable += cage.program(job["mksquashfs"]) + cage.program(shutil.which("zstd") or "/usr/bin/zstd")
+    return cage.Cage(job["scratch"], readable, network=remote, walls=tuple(job["walls"]))
 
 
 def _skopeo(job: dict[str, Any]) -> Skopeo:
     home = job["home"] or job["scratch"]
-    return Skopeo(
-        job["skopeo"], job["auth_fd"], job["insecure"], job["timeout_s"], home, job["scratch"], die_with_parent
-    )
+    return Skopeo(job["skopeo"], job["auth_fd"], job["insecure"], job["timeout_s"], home, job["scratch"], cage.narrow)
 
 
 def _look(job: dict[str, Any]) -> dict[str, Any]:
@@ -115,11 +125,8 @@ def _copy(job: dict[str, Any]) -> dict[str, Any]:
     """`source` (a transport and a place) → {digest, config}, the blobs checked."""
     what, folder = job["what"], os.path.join(job["scratch"], "blobs")
     size: int | None = job["size"]
-    source: str = job["source"]
     if job["archive_fd"] is not None:
-        archive = os.path.join(job["scratch"], "archive")
-        _receive(job["archive_fd"], archive, _Speaker(), what)
-        source = f"{source}:{archive}"
+        return _unpack(job, folder)
     space = os.statvfs(job["scratch"])
     free = space.f_bavail * space.f_frsize
     if size is not None and free < 2 * size:
@@ -128,7 +135,7 @@ def _copy(job: dict[str, Any]) -> dict[str, Any]:
             disk_full().hint,
         )
     meter = _meter(folder, size, job["layers"], _Speaker(), what)
-    _skopeo(job).copy(source, folder, what, meter)
+    _skopeo(job).copy(job["source"], folder, what, meter)
     with open(os.path.join(folder, "manifest.json"), "rb") as file:
         manifest = documents.parse_manifest(file.read(documents.LIMIT_BYTES + 1), what)
     if job["digest"] not in (None, manifest.digest):
@@ -140,23 +147,15 @@ def _copy(job: dict[str, Any]) -> dict[str, Any]:
     return {"digest": manifest.digest, "config": dataclasses.asdict(_config(manifest, folder, what))}
 
 
-def _receive(fd: int, path: str, speaker: _Speaker, what: str) -> None:
-    """Copy an archive from a file or pipe of the user's; a pipe that stays silent is given up."""
-    done = 0
-    waiting = select.poll()
-    waiting.register(fd, select.POLLIN | select.POLLHUP)
-    with open(path, "wb") as out:
-        while True:
-            if not waiting.poll(_SILENCE_S * 1000):
-                raise ImageError(f"nothing more of {what} arrived for {_SILENCE_S} s")
-            chunk = os.read(fd, 1 << 20)
-            if not chunk:
-                return
-            out.write(chunk)
-            done += len(chunk)
-            if done > UNPACKED_LIMIT:
-                raise ImageError(f"{what} is larger than {UNPACKED_LIMIT >> 30} GiB, the limit")
-            speaker.tell(f"receiving {what}: {done >> 20} MiB")
+def _unpack(job: dict[str, Any], folder: str) -> dict[str, Any]:
+    """The archive at `archive_fd` → {digest, config}, its blobs checked."""
+    what, speaker = job["what"], _Speaker()
+
+    def tell(done: int) -> None:
+        speaker.tell(f"reading {what}: {done >> 20} MiB")
+
+    manifest = archive.read(job["archive_fd"], job["source"], folder, what, UNPACKED_LIMIT, tell)
+    return {"digest": manifest.digest, "config": dataclasses.asdict(_config(manifest, folder, what))}
 
 
 def _config(manifest: documents.Manifest, folder: str, what: str) -> documents.ImageConfig:
@@ -179,8 +178,7 @@ def _squash(job: dict[str, Any]) -> dict[str, Any]:
 
     tree = merge(layers, config, tell)
     out = os.path.join(job["scratch"], "image.sqsh")
-    left_out = squash(tree, layers, out, Squasher(job["mksquashfs"], job["compression"], die_with_parent), tell)
-    os.chmod(out, 0o600)
+    left_out = squash(tree, layers, out, Squasher(job["mksquashfs"], job["compression"], cage.narrow), tell)
     return {"size": os.stat(out).st_size, "left_out": left_out}
 
 
