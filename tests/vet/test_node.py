@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -102,4 +103,5 @@ def test_a_task_that_went_away_raises_nothing() -> None:
 
 
 def test_prepare_returns_the_work() -> None:
-    assert node.prepare() is node.work
+    work = node.prepare(["/etc/piolet/evals"])
+    assert isinstance(work, functools.partial) and work.func is node.work

@@ -191,20 +191,24 @@ def zygote(listener: Listener) -> Iterator[socket.socket]:
         yield channel
 
 
-def vet(channel: socket.socket, connection: socket.socket, **more: object) -> None:
+def vet(channel: socket.socket, connection: socket.socket) -> None:
     """Ask for a vetting as the server does, and wait for its end."""
     read, write = os.pipe()
-    socket.send_fds(channel, [json.dumps({"key": 1, **more}).encode()], [connection.fileno(), write])
-    assert json.loads(channel.recv(256))["key"] == 1
+    socket.send_fds(channel, [b'{"key": 1}'], [connection.fileno(), write])
+    while "status" not in (answer := json.loads(channel.recv(256))):
+        assert answer["key"] == 1
+    assert answer["key"] == 1
     os.close(read)
     os.close(write)
 
 
 def test_a_vetting_is_of_whom_the_kernel_names(listener: Listener) -> None:
-    """Whatever the server says besides."""
+    """Whatever the server says besides: it is not even listened to."""
     accepted, told = listener.connect_as(NOBODY, messages.vet(b"my plan"))
     with zygote(listener) as channel:
-        vet(channel, accepted, uid=0, pid=1, plan="another plan")
+        more = json.dumps({"key": 2, "uid": 0, "pid": 1, "plan": "another plan"}).encode()
+        socket.send_fds(channel, [more], [accepted.fileno(), accepted.fileno()])
+        vet(channel, accepted)
     assert told.recv(65536).decode() == f"{(NOBODY,) * 3} [] my plan"
 
 
@@ -223,6 +227,7 @@ def test_what_an_eval_started_ends_with_its_vetting(listener: Listener, asked: b
         read, write = os.pipe()
         socket.send_fds(channel, [b'{"key": 1}'], [accepted.fileno(), write])
         child, started = map(int, told.recv(65536).split())
+        assert json.loads(channel.recv(256)) == {"key": 1, "job": None, "step": None, "found": "unknown"}
         end = os.pidfd_open(started)
         if asked:
             channel.send(b'{"end": 1}')
@@ -250,7 +255,7 @@ def test_a_vetting_for_a_connection_of_the_servers_own_is_none(listener: Listene
 def test_a_vetting_has_the_limits_of_its_step(listener: Listener) -> None:
     """Without CAP_SYS_RESOURCE, which a unit may take away, those that may be set; the others are said."""
     code = (
-        "import resource, sys; from piolet.node.zygote import adopt, look_up\n"
+        "import resource, sys; from piolet.node.vettask import adopt, look_up\n"
         "resource.setrlimit(resource.RLIMIT_CORE, (7, 7)); adopt(look_up(int(sys.argv[1]), int(sys.argv[2])))\n"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CPU))\n"
     )

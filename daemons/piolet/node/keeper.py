@@ -13,7 +13,6 @@ samples come.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import pwd
@@ -22,10 +21,10 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 from piolet.errors import WireError
-from piolet.node import linux
+from piolet.node import linux, packets
 
 _log = logging.getLogger("pioletd.keeper")
 
@@ -35,6 +34,18 @@ USERS_WRITERS_MAX = 256  # a file system that hangs is the trouble of those who 
 _POLL_S = 0.5
 _AGAIN_S = 1.0
 _NICE = 10
+
+
+@dataclass(frozen=True)
+class Order:
+    """A writer that is to begin: who it is, where it writes, and for which node and step."""
+
+    uid: int
+    gid: int
+    groups: list[int]
+    directory: str
+    node: str
+    step: str
 
 
 class Keeper:
@@ -104,9 +115,9 @@ class Keeper:
             order = decode(data)
             if len(descriptors) != 1:
                 raise WireError("a request of the sampler has no pipe")
-            mine = sum(uid == order["uid"] for uid in self._writers.values())
+            mine = sum(uid == order.uid for uid in self._writers.values())
             if len(self._writers) >= WRITERS_MAX or mine >= USERS_WRITERS_MAX:
-                raise WireError(f"{mine} writers of uid {order['uid']} are at work, of {len(self._writers)} in all")
+                raise WireError(f"{mine} writers of uid {order.uid} are at work, of {len(self._writers)} in all")
             self._start(order, descriptors[0])
         except (WireError, OSError) as error:
             _log.error("a step's samples are not written: %s", error)
@@ -115,17 +126,17 @@ class Keeper:
                 os.close(descriptor)
         return True
 
-    def _start(self, order: dict[str, Any], source: int) -> None:
+    def _start(self, order: Order, source: int) -> None:
         pid = os.fork()
         if pid:
-            self._writers[pid] = order["uid"]
+            self._writers[pid] = order.uid
             return
         status = 1
         try:
             os.setsid()
             linux.close_all_but({source, 2})
             linux.set_name("pioletd-writer")
-            linux.become(order["uid"], order["gid"], order["groups"])
+            linux.become(order.uid, order.gid, order.groups)
             linux.no_new_privileges()
             os.nice(_NICE)
             os.umask(0o022)
@@ -133,10 +144,10 @@ class Keeper:
             os.chdir("/")
             from piolet.score.writer import write
 
-            write(source, order["directory"], order["node"], order["step"])
+            write(source, order.directory, order.node, order.step)
             status = 0
         except Exception as error:  # noqa: BLE001 - it is the last thing that this process does
-            _log.error("the samples for %s are not written: %s", order["directory"], error)
+            _log.error("the samples for %s are not written: %s", order.directory, error)
         finally:
             os._exit(status)
 
@@ -146,19 +157,15 @@ class Keeper:
                 del self._writers[pid]
 
 
-def decode(data: bytes) -> dict[str, Any]:
+def decode(data: bytes) -> Order:
     """Return a request, every field checked. Raises WireError."""
-    try:
-        value = json.loads(data)
-        numbers = [value["uid"], value["gid"], *value["groups"]]
-        texts = [value["directory"], value["node"], value["step"]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise WireError(f"a request of the sampler is malformed: {error}") from None
-    if any(type(number) is not int or not 0 <= number < 1 << 32 for number in numbers):
+    order = packets.decode(Order, data)
+    if any(not 0 <= number < 1 << 32 for number in (order.uid, order.gid, *order.groups)):
         raise WireError("a request of the sampler has an impossible number")
-    if value["uid"] == 0:
+    if order.uid == 0:
         # It is the sampler's word where files are written, and by whom.
         raise WireError("a step of root is not scored")
-    if any(not isinstance(text, str) or "\0" in text for text in texts) or not texts[0].startswith("/"):
+    texts = (order.directory, order.node, order.step)
+    if any("\0" in text for text in texts) or "/" in order.node + order.step or not order.directory.startswith("/"):
         raise WireError("a request of the sampler has an impossible path")
-    return {name: value[name] for name in ("uid", "gid", "groups", "directory", "node", "step")}
+    return order

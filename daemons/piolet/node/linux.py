@@ -28,6 +28,7 @@ _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 0x04, 0x10
 _AT_FDCWD = -100
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 1, 4, 15, 28, 38
+_PR_SET_CHILD_SUBREAPER = 36
 _SECBIT_NO_SETUID_FIXUP = 4
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = 428, 429, 436, 442
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203}
@@ -132,6 +133,11 @@ def _prctl(option: int, value: int, what: str) -> None:
 def die_with_parent(signal_number: int) -> None:
     """Get `signal_number` when the parent ends. A change of user clears it: call this afterwards."""
     _prctl(_PR_SET_PDEATHSIG, signal_number, "PR_SET_PDEATHSIG")
+
+
+def become_subreaper() -> None:
+    """Be handed every descendant whose parent ends (PR_SET_CHILD_SUBREAPER)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1, "PR_SET_CHILD_SUBREAPER")
 
 
 def set_name(name: str) -> None:

@@ -87,7 +87,7 @@ def _run(config: Config) -> int:
     desk, zygote = linux.message_pair(_BUFFER)
     vetting = os.fork()
     if vetting == 0:
-        _warm(zygote, peer.file_of(vet_path))
+        _warm(zygote, peer.file_of(vet_path), config.vet.evals)
     alive, ends = linux.message_pair(_BUFFER)
     scoring = os.fork()
     if scoring == 0:
@@ -171,7 +171,7 @@ def _listen(path: Path, mode: int) -> socket.socket:
     return listener
 
 
-def _warm(channel: socket.socket, listener: peer.File) -> None:
+def _warm(channel: socket.socket, listener: peer.File, evals: tuple[str, ...]) -> None:
     """Root's process for vetting: it forks the zygote, and again when that has died. Never returns."""
     status = 1
     try:
@@ -182,7 +182,7 @@ def _warm(channel: socket.socket, listener: peer.File) -> None:
         while True:
             zygote = os.fork()
             if zygote == 0:
-                _be_zygote(channel, listener)
+                _be_zygote(channel, listener, evals)
             _, status = os.waitpid(zygote, 0)
             if status == 0:
                 break
@@ -194,7 +194,7 @@ def _warm(channel: socket.socket, listener: peer.File) -> None:
         os._exit(1 if status else 0)
 
 
-def _be_zygote(channel: socket.socket, listener: peer.File) -> None:
+def _be_zygote(channel: socket.socket, listener: peer.File, evals: tuple[str, ...]) -> None:
     """The zygote's process. Never returns."""
     status = 1
     try:
@@ -202,7 +202,7 @@ def _be_zygote(channel: socket.socket, listener: peer.File) -> None:
         linux.die_with_parent(signal.SIGKILL)
         from piolet.node.zygote import Zygote
 
-        Zygote(channel, _prepare_vetting, listener).run()
+        Zygote(channel, lambda: _prepare_vetting(evals), listener).run()
         status = 0
     except Exception:
         logging.getLogger("pioletd").exception("the process for vetting failed")
@@ -253,10 +253,10 @@ def _directory_of(account: pwd.struct_passwd, directory: Path) -> Path:
     return directory
 
 
-def _prepare_vetting() -> Work:
+def _prepare_vetting(evals: tuple[str, ...]) -> Work:
     from piolet.vet.node import prepare
 
-    return prepare()
+    return prepare(evals)
 
 
 def _serve(

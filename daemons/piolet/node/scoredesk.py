@@ -24,8 +24,9 @@ from pathlib import Path
 
 from piolet import peer, wire
 from piolet.api import Target
-from piolet.errors import PioletError
-from piolet.node import leftovers
+from piolet.errors import PioletError, WireError
+from piolet.node import leftovers, packets
+from piolet.node.shares import Sparse
 from piolet.score import request
 from piolet.score.choose import choose
 from piolet.score.sampler import Sampler, Session, Sink, Step
@@ -33,6 +34,8 @@ from piolet.score.sampler import Sampler, Session, Sink, Step
 _log = logging.getLogger("pioletd.sampler")
 
 _STEPS_MAX = 512
+_ACCEPTED_MAX = 64
+_NOTE_MAX = 1 << 20
 _DRAIN_S = 10.0
 _DRAIN_POLL_S = 0.05
 _WATCH_S, _HUNG_S = 1.0, 5.0
@@ -90,6 +93,7 @@ class ScoreDesk:
         self._steps: list[_Scored] = []
         self._draining: list[tuple[Sink, float]] = []
         self._stop = False
+        self._refused = Sparse(_log)
         self._selector = selectors.DefaultSelector()
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ, self._on_connect)
@@ -140,20 +144,24 @@ class ScoreDesk:
     # -- announcements
 
     def _on_connect(self) -> None:
-        try:
-            channel, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            # Out of descriptors: the connection stays in the queue, and a loop without a pause would spin.
-            _log.error("cannot take a connection: %s", error.strerror)
-            time.sleep(_PAUSE_S)
-            return
+        # Many at once: whoever connects in a loop must not keep the sampler from its samples.
+        for _ in range(_ACCEPTED_MAX):
+            try:
+                channel, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # Out of descriptors: the connection stays in the queue, and a loop without a pause would spin.
+                _log.error("cannot take a connection: %s", error.strerror)
+                time.sleep(_PAUSE_S)
+                return
+            self._take(channel)
+
+    def _take(self, channel: socket.socket) -> None:
         pid, uid, _ = peer.of(channel)
         if uid != 0 or len(self._steps) >= _STEPS_MAX:
-            _log.error(
-                "process %d of uid %d is refused: %s", pid, uid, "too many steps" if uid == 0 else "it is no Slurm"
-            )
+            why = "too many steps" if uid == 0 else "it is no Slurm"
+            self._refused.error("process %d of uid %d is refused: %s", pid, uid, why)
             channel.close()
             return
         channel.setblocking(False)
@@ -286,11 +294,12 @@ class ScoreDesk:
         """Go on with the steps of an earlier sampler; forget those that have ended."""
         for path in list(self._files.iterdir()):
             try:
-                facts = Facts(**json.loads(path.read_text("utf-8")))
+                with path.open("rb") as file:
+                    facts = packets.decode(Facts, file.read(_NOTE_MAX))
                 if path.name != facts.name:
                     raise ValueError(path.name)  # half of a note: the step has another
                 pidfd = os.pidfd_open(facts.peer)
-            except (OSError, ValueError, TypeError):
+            except (OSError, ValueError, OverflowError, WireError):
                 path.unlink(missing_ok=True)
                 continue
             # Its number may be another process's by now.

@@ -4,6 +4,9 @@ A task is an ordinary user's process; who it is the kernel says. It sends one VE
 the connection ends. The desk looks at the message and leaves it there: its child reads it again, and who the task is
 it asks the kernel, since root's processes do not believe this one. What the task sends later is for its child, too: so
 the desk does not look there any more, and sees by a pidfd that the task is gone. Its child is ended then.
+
+Each user has a share of the connections a second, of those that are open, and of the spool. Whoever is above the first
+is closed without a word: a sentence would cost more than the connection.
 """
 
 from __future__ import annotations
@@ -12,38 +15,50 @@ import contextlib
 import json
 import logging
 import os
+import re
 import selectors
 import socket
 import time
 from dataclasses import dataclass
 
 from piolet import peer, wire
-from piolet.errors import PioletError
+from piolet.errors import PioletError, WireError
+from piolet.node import packets
 from piolet.node.refusals import Refusals
-from piolet.node.spool import LINE_MAX, Spool
-from piolet.node.zygote import MESSAGE_MAX
+from piolet.node.shares import Shares, Sparse
+from piolet.node.spool import LINE_MAX, Spool, Who
+from piolet.node.vettask import CGROUP, SLURMSTEPD, UNKNOWN
+from piolet.node.zygote import MESSAGE_MAX, Answer
 
 _log = logging.getLogger("pioletd")
 
 _TASKS_MAX = 256
 _TASKS_PER_USER_MAX = 16
+_AT_ONCE, _A_SECOND = 64, 16
+_ACCEPTED_MAX = 64
 _SPOOLED_MAX = 1 << 20
 _PAUSE_S = 0.05
+_FOUND = (CGROUP, SLURMSTEPD, UNKNOWN)
+_NAME = re.compile(r"[A-Za-z0-9_+-]{1,60}")
 
 
 @dataclass
 class VetTask:
-    """A connected task; `asked` once its plan is with the zygote, and then watched by `pidfd`."""
+    """A connected task; `asked` once its plan is with the zygote, and then watched by `pidfd`.
+
+    who     whose it is; its job and step are root's word, which comes before the first verdict
+    """
 
     key: int
     channel: socket.socket
-    uid: int
-    pid: int
+    who: Who
     asked: bool = False
     pidfd: int = -1
     ended: bool = False
+    placed: bool = False
     verdicts: int = -1
     rest: bytes = b""
+    skipping: bool = False
     spooled: int = 0
 
 
@@ -58,6 +73,8 @@ class VetDesk:
         self._refusals = Refusals(selector)
         self._listener = listener
         self._zygote = zygote
+        self._connections = Shares(_AT_ONCE, _A_SECOND)
+        self._flood = Sparse(_log)
         self._tasks: dict[int, VetTask] = {}
         self._next_key = 1
         listener.setblocking(False)
@@ -67,22 +84,31 @@ class VetDesk:
         selector.register(zygote, selectors.EVENT_READ, self._on_zygote)
 
     def _on_connect(self) -> None:
-        try:
-            channel, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            # Out of descriptors: the connection stays in the queue, and a loop without a pause would spin.
-            _log.error("cannot take a vet step's connection: %s", error.strerror)
-            time.sleep(_PAUSE_S)
+        # Many at once: whoever connects in a loop is not to be as slow to get rid of as a turn of the loop.
+        for _ in range(_ACCEPTED_MAX):
+            try:
+                channel, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # Out of descriptors: the connection stays in the queue, and a loop without a pause would spin.
+                _log.error("cannot take a vet step's connection: %s", error.strerror)
+                time.sleep(_PAUSE_S)
+                return
+            self._take(channel)
+
+    def _take(self, channel: socket.socket) -> None:
+        pid, uid, _ = peer.of(channel)
+        if not self._connections.take(uid):
+            self._flood.error("uid %d connects too often for vetting, last process %d: it is closed unheard", uid, pid)
+            channel.close()
             return
         channel.setblocking(False)
-        pid, uid, _ = peer.of(channel)
-        mine = [task for task in self._tasks.values() if task.uid == uid]
+        mine = [task for task in self._tasks.values() if task.who.uid == uid]
         if len(mine) >= _TASKS_PER_USER_MAX or len(self._tasks) >= _TASKS_MAX:
             self._refusals.refuse(channel, "too many vettings run on this node at once", "try again later")
             return
-        task = VetTask(self._next_key, channel, uid, pid)
+        task = VetTask(self._next_key, channel, Who(uid, pid))
         self._next_key += 1
         self._tasks[task.key] = task
         self._selector.register(channel, selectors.EVENT_READ, lambda: self._on_task(task))
@@ -100,7 +126,7 @@ class VetDesk:
         try:
             wire.decode_vet(data)
             request = json.dumps({"key": task.key}).encode()
-            task.pidfd = os.pidfd_open(task.pid)
+            task.pidfd = os.pidfd_open(task.who.pid)
             task.verdicts, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 socket.send_fds(self._zygote, [request], [task.channel.fileno(), write])
@@ -119,6 +145,9 @@ class VetDesk:
 
     def _on_verdicts(self, task: VetTask) -> None:
         """Spool what the child says that it found, up to a bound: it is the user."""
+        if not task.placed:
+            # Root said where the task belongs before the child was there that wrote this.
+            self._hear_zygote()
         try:
             data = os.read(task.verdicts, 65536)
         except OSError:
@@ -126,8 +155,17 @@ class VetDesk:
         *lines, task.rest = (task.rest + data).split(b"\n")
         task.spooled += len(data)
         for line in lines:
-            self._spool.put(task.uid, line)
-        if not data or task.spooled > _SPOOLED_MAX or len(task.rest) > LINE_MAX:
+            if not task.skipping:
+                self._spool.put(task.who, line)
+            task.skipping = False
+        if len(task.rest) > LINE_MAX:
+            # It says that it is too long; the rest of it is skipped.
+            if not task.skipping:
+                self._spool.put(task.who, task.rest)
+            task.rest, task.skipping = b"", True
+        if task.spooled > _SPOOLED_MAX:
+            self._spool.drop(task.who.uid, 1, len(task.rest))
+        if not data or task.spooled > _SPOOLED_MAX:
             self._end_verdicts(task)
 
     def _end_verdicts(self, task: VetTask) -> None:
@@ -152,26 +190,51 @@ class VetDesk:
                 self._zygote.send(json.dumps({"end": task.key}).encode())
 
     def _on_zygote(self) -> None:
-        try:
-            data = self._zygote.recv(MESSAGE_MAX)
-        except BlockingIOError:
+        if self._hear_zygote():
             return
-        except OSError:
-            data = b""
-        if not data:
-            _log.error("the processes for vetting have ended, and pioletd ends with them")
-            self._selector.unregister(self._zygote)
-            for task in list(self._tasks.values()):
-                self._close(task)
-            return
-        answer = json.loads(data)
-        if "began" in answer:
+        _log.error("the processes for vetting have ended, and pioletd ends with them")
+        self._selector.unregister(self._zygote)
+        for task in list(self._tasks.values()):
+            self._close(task)
+
+    def _hear_zygote(self) -> bool:
+        """Take all that the zygote has said; return False when it has ended."""
+        while True:
+            try:
+                data = self._zygote.recv(MESSAGE_MAX)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not data:
+                return False
+            try:
+                self._hear(decode(data))
+            except WireError as error:
+                _log.error("what the process for vetting said is not understood: %s", error)
+
+    def _hear(self, said: Answer) -> None:
+        if said.began:
             # There was another one before if anything was asked of it, and its children ended with it.
             for task in [task for task in self._tasks.values() if task.asked]:
                 task.ended = True
                 self._close(task)
             return
-        ended = self._tasks.get(answer["key"])
-        if ended is not None:
-            ended.ended = True
-            self._close(ended)
+        found = self._tasks.get(said.key)
+        if found is None:
+            return
+        if said.found is not None and not found.placed:
+            found.who = Who(found.who.uid, found.who.pid, said.job, said.step, said.found)
+            found.placed = True
+        elif said.status is not None:
+            found.ended = True
+            self._close(found)
+
+
+def decode(data: bytes) -> Answer:
+    """Return what the zygote says. Raises WireError for what is none of it."""
+    answer = packets.decode(Answer, data)
+    names = [name for name in (answer.job, answer.step) if name is not None]
+    if answer.found not in (None, *_FOUND) or not all(_NAME.fullmatch(name) for name in names):
+        raise WireError("it names an impossible job or step")
+    return answer

@@ -1,14 +1,17 @@
 """Root's process for vetting: warm, and with one operation: fork, become the user of a vet step's task, run the runner.
 
 The libraries that evals need take longer to import than most evals take to run, so they are imported once, when the
-first vetting comes. Each vetting is a fork. The child enters the task's cgroup, takes over its limits, its CPUs, its
-environment and its directory, becomes its user for good, and only then reads the plan, which is the user's word.
+first vetting comes. A vetting is two forks. The first stays root and does nothing but watch: it asks the kernel who
+connected, tells the server which job and step that is, and at the end kills what the second one left, wherever it hid.
+The second enters the task's control groups, takes over its limits, its CPUs, its environment and its directory, becomes
+its user for good, and only then reads the plan, which is the user's word.
 
 Requests come from the unprivileged server over a SOCK_SEQPACKET pair: JSON, with the task's connection as descriptor.
     {"key"}       vet for the process that made the connection: who that is the kernel says, and what it wants is still
                   in the connection; the child writes its lines there, and verdicts for the spool to a second descriptor
     {"end": key}  the task is gone: end the child and all that it started
-Answers: {"began"} at its start, for it may be the second; {"key", "status"} when a child has ended.
+Answers: {"began"} at its start, for it may be the second; {"key", "job", "step", "found"} before the child is forked,
+so that no user has had a say in it; {"key", "status"} when a child has ended, and all that it started.
 """
 
 from __future__ import annotations
@@ -17,56 +20,61 @@ import contextlib
 import json
 import logging
 import os
-import resource
+import select
 import selectors
 import signal
 import socket
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from piolet import peer, wire
-from piolet.errors import PioletError
-from piolet.node import leftovers, linux
+from piolet.errors import PioletError, WireError
+from piolet.node import descendants, kernellog, linux, packets, vettask
 
 _log = logging.getLogger("pioletd.zygote")
 
 MESSAGE_MAX = 256
-_CGROUPS = "/sys/fs/cgroup"
-_POLL_S = 0.05
-_PASSES_MAX = 20
-_LIMITS = {
-    "Max address space": resource.RLIMIT_AS,
-    "Max core file size": resource.RLIMIT_CORE,
-    "Max cpu time": resource.RLIMIT_CPU,
-    "Max data size": resource.RLIMIT_DATA,
-    "Max file size": resource.RLIMIT_FSIZE,
-    "Max locked memory": resource.RLIMIT_MEMLOCK,
-    "Max open files": resource.RLIMIT_NOFILE,
-    "Max processes": resource.RLIMIT_NPROC,
-    "Max stack size": resource.RLIMIT_STACK,
-}
+VETTINGS_MAX = 512
+_END_S, _AGAIN_S = 10.0, 1.0
+_ZYGOTE_END_S = 3.0
 
 Facts = dict[str, list[str]]
 Work = Callable[[bytes, int, Facts, int], None]
 """What a child does as the user: with the plan, the descriptors for its lines and for the spool, and root's facts."""
 
-# Drivers whose messages say that a device is at fault; the rest of the kernel's log is not the user's business.
-_DRIVERS = ("NVRM: Xid", "nvidia-nvswitch", "mlx5_core", "mlx4_core", "cxi_", "hfi1", "amdgpu", "EDAC", "AER:")
-_LOG_LINES_MAX = 1000
+
+@dataclass(frozen=True)
+class Request:
+    """What the server asks for: one of the two."""
+
+    key: int | None = None
+    end: int | None = None
 
 
 @dataclass(frozen=True)
-class Task:
-    """A process of a vet step, as /proc knows it."""
+class Answer:
+    """What the server is told: that there is a new zygote, or else one of two things of a vetting.
+
+    found    where its task belongs, and what says so (vettask.Place)
+    status   it has ended, with this exit status
+    """
+
+    began: bool = False
+    key: int = -1
+    found: str | None = None
+    job: str | None = None
+    step: str | None = None
+    status: int | None = None
+
+
+@dataclass(frozen=True)
+class _Vetting:
+    """A watching process: its pid, a pidfd of it, and the pipe whose end tells it to end everything."""
 
     pid: int
-    uid: int
-    gid: int
-    groups: list[int]
-    cgroups: list[tuple[str, str]]
-    environment: dict[str, str]
-    limits: dict[str, tuple[int, int]]
-    directory: int
+    pidfd: int
+    hold: int
 
 
 class Zygote:
@@ -77,20 +85,27 @@ class Zygote:
         self._listener = listener
         self._prepare = prepare
         self._work: Work | None = None
-        self._children: dict[int, int] = {}
+        self._vettings: dict[int, _Vetting] = {}
         self._selector = selectors.DefaultSelector()
-        self._selector.register(channel, selectors.EVENT_READ)
+        self._selector.register(channel, selectors.EVENT_READ, None)
 
     def run(self) -> None:
         """Serve until the server ends."""
+        # What a watching process that was killed has left comes to this one.
+        descendants.collect_orphans()
         self._channel.send(json.dumps({"began": True}).encode())
-        while True:
-            # Children are looked for at short intervals, only while there are any.
-            if self._selector.select(_POLL_S if self._children else None) and not self._serve():
-                break
-            self._collect()
-        for pid in self._children.values():
-            _end(pid)
+        serving = True
+        while serving:
+            for ready, _ in self._selector.select():
+                if ready.data is None:
+                    serving = self._serve()
+                else:
+                    self._collect(ready.data)
+        for vetting in self._vettings.values():
+            os.close(vetting.hold)
+        end = time.monotonic() + _ZYGOTE_END_S
+        for vetting in self._vettings.values():
+            select.select([vetting.pidfd], [], [], max(0.0, end - time.monotonic()))
 
     def _serve(self) -> bool:
         try:
@@ -100,15 +115,18 @@ class Zygote:
         try:
             if not data:
                 return False
-            request = json.loads(data)
-            if "end" in request:
-                pid = self._children.get(int(request["end"]))
-                if pid is not None:
-                    _end(pid)
-            elif len(descriptors) == 2:
-                self._start(int(request["key"]), *descriptors)
-        except (ValueError, KeyError, TypeError) as error:
-            _log.error("a request for vetting is malformed: %s", error)
+            request = packets.decode(Request, data)
+            if request.end is not None:
+                if request.end in self._vettings:
+                    os.write(self._vettings[request.end].hold, b"e")
+            elif request.key is None or len(descriptors) != 2:
+                raise WireError("it has no key, or no connection")
+            elif request.key in self._vettings:
+                raise WireError(f"its key {request.key} is that of another")
+            else:
+                self._start(request.key, *descriptors)
+        except (WireError, OSError) as error:
+            _log.error("a request for vetting is refused: %s", error)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -117,164 +135,131 @@ class Zygote:
     def _start(self, key: int, connection: int, spool: int) -> None:
         if self._work is None:
             self._work = self._prepare()
+        if len(self._vettings) >= VETTINGS_MAX:
+            _log.error("%d vettings are at work: no other begins", VETTINGS_MAX)
+            _answer(self._channel, {"key": key, "status": 1})
+            return
+        told, hold = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             child = os.fork()
         except OSError as error:
             _log.error("cannot fork for a vetting: %s", error.strerror)
-            self._answer(key, 1)
+            os.close(told)
+            os.close(hold)
+            _answer(self._channel, {"key": key, "status": 1})
             return
-        if child:
-            self._children[key] = child
-            return
-        status = 1
-        try:
-            os.setsid()
-            linux.close_all_but({connection, spool})
-            with socket.socket(fileno=os.dup(connection)) as channel:
-                pid, uid, _ = peer.of_accepted(channel, self._listener)
-            task = look_up(pid, uid)
-            log = kernel_log()
-            facts: Facts = {} if log is None else {"kernel_log": log}
-            adopt(task)
-            linux.become(task.uid, task.gid, task.groups)
-            linux.die_with_parent(signal.SIGKILL)
-            linux.no_new_privileges()
-            os.fchdir(task.directory)
-            os.environ.clear()
-            os.environ.update(task.environment)
-            plan = wire.decode_vet(os.read(connection, wire.VET_MAX + 1))
-            os.set_blocking(connection, True)
-            self._work(plan.encode(), connection, facts, spool)
-            status = 0
-        except (OSError, PioletError) as error:
-            with contextlib.suppress(OSError):
-                os.write(connection, json.dumps({"error": f"cannot vet on this node: {error}"}).encode() + b"\n")
-        finally:
-            os._exit(status)
+        if child == 0:
+            _watch(key, self._channel, (connection, spool, told), self._listener, self._work)
+        os.close(told)
+        vetting = _Vetting(child, os.pidfd_open(child), hold)
+        self._vettings[key] = vetting
+        self._selector.register(vetting.pidfd, selectors.EVENT_READ, key)
 
-    def _collect(self) -> None:
-        for key, pid in list(self._children.items()):
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-                # What it started may have outlived it; until it is collected, the session's number is no other's.
-                _end(pid)
-                _, status = os.waitpid(pid, 0)
-                del self._children[key]
-                self._answer(key, os.waitstatus_to_exitcode(status))
-
-    def _answer(self, key: int, status: int) -> None:
-        with contextlib.suppress(OSError):
-            self._channel.send(json.dumps({"key": key, "status": status}).encode())
+    def _collect(self, key: int) -> None:
+        vetting = self._vettings.pop(key)
+        self._selector.unregister(vetting.pidfd)
+        _, status = os.waitpid(vetting.pid, 0)
+        os.close(vetting.pidfd)
+        os.close(vetting.hold)
+        if status:
+            _log.error("the process that watched a vetting was killed; what it left is ended")
+            descendants.end_strays({one.pid for one in self._vettings.values()}, _END_S)
+            _answer(self._channel, {"key": key, "status": 1})
 
 
-def _end(pid: int) -> None:
-    """Kill a child and the session that it began, in which each eval has a process group of its own."""
-    seen: set[int] = set()
-    for _ in range(_PASSES_MAX):
-        members = {other for other in leftovers.processes() if _is_in(pid, other)} - seen
-        if not members:
-            break
-        seen |= members
-        for other in members:
-            with contextlib.suppress(OSError):
-                process = os.pidfd_open(other)
-                try:
-                    if _is_in(pid, other):
-                        signal.pidfd_send_signal(process, signal.SIGKILL)
-                finally:
-                    os.close(process)
+def _answer(channel: socket.socket, value: dict[str, object]) -> None:
+    with contextlib.suppress(OSError):
+        channel.send(json.dumps(value, separators=(",", ":")).encode())
 
 
-def _is_in(session: int, pid: int) -> bool:
-    try:
-        return os.getsid(pid) == session
-    except OSError:
-        return False
+def _watch(
+    key: int, channel: socket.socket, descriptors: tuple[int, int, int], listener: peer.File, work: Work
+) -> None:  # fmt: skip
+    """Be root's process beside one vetting: fork its child, and end all that it started. Never returns.
 
-
-def look_up(pid: int, uid: int) -> Task:
-    """Return what /proc says of the process, which must be this user's. Raises PioletError."""
-    try:
-        process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        raise PioletError("the task that asked is gone") from None
-    base = f"/proc/self/fd/{process}"
-    try:
-        with open(f"{base}/status", encoding="utf-8", errors="replace") as file:
-            status = dict(line.split(":", 1) for line in file if ":" in line)
-        with open(f"{base}/cgroup", encoding="utf-8") as file:
-            cgroups = [(line.split(":", 2)[1], line.rstrip("\n").split(":", 2)[2]) for line in file]
-        # Anybody may read this; prlimit(2) of another user's process needs CAP_SYS_RESOURCE.
-        with open(f"{base}/limits", encoding="ascii") as file:
-            limits = {line[:25].rstrip(): _limit(line[25:].split()) for line in file if line[:25].rstrip() in _LIMITS}
-        with open(f"{base}/environ", "rb") as raw:
-            entries = [entry.partition(b"=") for entry in raw.read(4 << 20).split(b"\0") if b"=" in entry]
-        directory = os.open(f"{base}/cwd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise PioletError(f"the task that asked cannot be looked at: {error.strerror}") from None
-    finally:
-        os.close(process)
-    # All four ids: a process that is changing its user is not to be taken for either.
-    if set(map(int, status["Uid"].split())) != {uid}:
-        raise PioletError("the task that asked is another user's by now")
-    gids = set(map(int, status["Gid"].split()))
-    if len(gids) != 1:
-        raise PioletError("the task that asked has more than one primary group")
-    environment = {os.fsdecode(name): os.fsdecode(value) for name, _, value in entries}
-    groups = list(map(int, status["Groups"].split()))
-    return Task(pid, uid, gids.pop(), groups, cgroups, environment, limits, directory)
-
-
-def kernel_log() -> list[str] | None:
-    """Return what drivers of accelerators, fabrics and memory have to say in the kernel's log; the latest lines.
-
-    None: it cannot be read, which is not the same as clean.
+    `descriptors` are the connection, the spool, and a pipe: a byte in it, or its end, says that the vetting is over.
     """
-    lines: list[str] = []
+    connection, spool, told = descriptors
+    status = 1
     try:
-        log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        while True:
-            try:
-                text = os.read(log, 8192).decode("utf-8", "replace")
-            except BrokenPipeError:
-                continue  # lines were overwritten while we read
-            except OSError:
-                break
-            line = text.partition(";")[2].partition("\n")[0]
-            if any(driver in line for driver in _DRIVERS):
-                lines.append(line)
+        # No signal for the daemon may end this before what it watches.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        os.setsid()
+        linux.close_all_but({channel.fileno(), *descriptors})
+        linux.set_name("pioletd-watch")
+        descendants.collect_orphans()
+        child = _begin(key, channel, descriptors, listener, work)
+        for descriptor in (connection, spool):
+            os.close(descriptor)
+        ended = os.pidfd_open(child)
+        select.select([ended, told], [], [])
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(ended, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if not descendants.end_all(_END_S):
+            _log.error("processes of a vetting do not end %d s after they were killed", _END_S)
+        _answer(channel, {"key": key, "status": code})
+        channel.close()
+        while not descendants.end_all(_AGAIN_S):
+            time.sleep(_AGAIN_S)
+        status = 0
+    except (OSError, PioletError) as error:
+        _tell(connection, error)
+        descendants.end_all(_END_S)
+        _answer(channel, {"key": key, "status": 1})
+        status = 0
+    except Exception:  # noqa: BLE001 - logged, and the zygote ends what is left
+        _log.exception("a vetting failed")
     finally:
-        os.close(log)
-    return lines[-_LOG_LINES_MAX:]
+        os._exit(status)
 
 
-def adopt(task: Task) -> None:
-    """Enter the task's cgroups, and take over its CPUs, niceness and resource limits. Raises OSError."""
-    for controllers, path in task.cgroups:
-        _enter(controllers, path)
+def _begin(
+    key: int, channel: socket.socket, descriptors: tuple[int, int, int], listener: peer.File, work: Work
+) -> int:  # fmt: skip
+    """Say whose task it is, and fork the child that becomes its user. Raises OSError and PioletError."""
+    connection, spool, _ = descriptors
+    with socket.socket(fileno=os.dup(connection)) as accepted:
+        task, place = vettask.of_connection(accepted, listener)
+    _answer(channel, {"key": key, **asdict(place)})
+    log = kernellog.read()
+    facts: Facts = {} if log is None else {"kernel_log": log}
+    child = os.fork()
+    if child:
+        os.close(task.directory)
+        return child
+    status = 1
+    try:
+        os.setsid()
+        linux.close_all_but({connection, spool, task.directory})
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        os.set_inheritable(connection, False)
+        os.set_inheritable(spool, False)
+        vettask.adopt(task)
+        linux.become(task.uid, task.gid, task.groups)
+        linux.die_with_parent(signal.SIGKILL)
+        linux.no_new_privileges()
+        # From here on no process of the user's, whatever it is, looks into this one or into what it forks.
+        linux.not_dumpable()
+        os.fchdir(task.directory)
+        os.close(task.directory)
+        os.environ.clear()
+        os.environ.update(task.environment)
+        plan = wire.decode_vet(os.read(connection, wire.VET_MAX + 1))
+        os.set_blocking(connection, True)
+        work(plan.encode(), connection, facts, spool)
+        status = 0
+    except Exception as error:  # noqa: BLE001 - what the task is made of is the user's; it is told, and nobody else
+        _tell(connection, error)
+    finally:
+        os._exit(status)
+
+
+def _tell(connection: int, error: Exception) -> None:
+    what = error.message if isinstance(error, PioletError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        what = str(error)
     with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, os.sched_getaffinity(task.pid))
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, task.pid))
-    for name, pair in task.limits.items():
-        try:
-            resource.setrlimit(_LIMITS[name], pair)
-        except (OSError, ValueError):
-            _log.warning("a vetting has not the step's limit '%s': pioletd lacks CAP_SYS_RESOURCE", name.lower())
-
-
-def _limit(words: list[str]) -> tuple[int, int]:
-    soft, hard = (resource.RLIM_INFINITY if word == "unlimited" else int(word) for word in words[:2])
-    return soft, hard
-
-
-def _enter(controllers: str, path: str) -> None:
-    name = controllers.removeprefix("name=")
-    directory = f"{_CGROUPS}/{name}{path}" if name else f"{_CGROUPS}{path}"
-    if not name and not os.path.exists(f"{_CGROUPS}/cgroup.procs"):
-        directory = f"{_CGROUPS}/unified{path}"
-    if os.path.isdir(directory):
-        with open(f"{directory}/cgroup.procs", "w", encoding="ascii") as file:
-            file.write("0")
+        os.write(connection, json.dumps({"error": f"cannot vet on this node: {what[:500]}"}).encode() + b"\n")

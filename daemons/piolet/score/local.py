@@ -12,7 +12,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from piolet.api import Target
@@ -41,15 +41,17 @@ def run(
     node = os.uname().nodename
     ready, told = os.pipe()
     arguments = [
-        *(f"--directory={directory}", "--node", node, "--period", str(period), "--collector", collector),
+        *(f"--directory={directory.absolute()}", "--node", node, "--period", str(period), "--collector", collector),
         # What a user wrote may begin with a dash.
         *(f"--label={label}", f"--command={' '.join(command)[:4096]}"),
         *("--ready", str(told), "--parent", str(os.getpid())),
         *([f"--gpus={','.join(gpus)}"] if gpus is not None else []),
     ]
+    # Isolated: the command's directory and PYTHON* variables are made for another Python than this one.
     sampler = subprocess.Popen(
-        [sys.executable, "-m", __name__, *arguments], pass_fds=[told], stdin=subprocess.DEVNULL, start_new_session=True
-    )
+        [sys.executable, "-I", "-m", __name__, *arguments], pass_fds=[told], stdin=subprocess.DEVNULL,
+        start_new_session=True, cwd="/", env=closed_environment(os.environ),
+    )  # fmt: skip
     os.close(told)
     try:
         # It can be read when the sampler has begun, or has ended; a GPU library that hangs is not waited for.
@@ -64,6 +66,11 @@ def run(
             sampler.kill()
             sampler.wait()
     return status
+
+
+def closed_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables without those that are for a user's Python."""
+    return {name: value for name, value in environ.items() if not name.startswith("PYTHON")}
 
 
 def _child(command: Sequence[str]) -> int:

@@ -2,12 +2,15 @@
 
 It holds the contract, the runner and the evals, and nothing that is not in the standard library. The same sources
 always give the same bytes. It travels on standard input, so that an image needs nothing but a Python, and nothing is
-bound into it: `python3 -c LOADER` reads a line with two lengths, the file, and one order,
+bound into it: `python3 -I -c LOADER` reads a line with two lengths, the file, and one order,
 
     {"plan": {…}, "token": "…", "shared": "/dir/that/all/nodes/see"}
 
 judges the plan's evals with `where: environment`, and writes the lines of a node to its standard output. What
 then comes on standard input are the orders for meetings, if there is a token.
+
+-I: neither the working directory, nor PYTHONPATH, nor the user's own packages have a say in what this is made of. The
+evals' own imports find what PYTHONPATH names after all that the image has (inside.py), since images are made that way.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from piolet.api import Eval, Inconclusive
 from piolet.vet import loading
 from piolet.vet.failures import VetError
 
-_OWN = {
+OWN = {
     "clock_skew": "ClockSkew",
     "cpu_gemm": "CpuGemm",
     "cuda_kernel": "CudaKernel",
@@ -85,7 +85,7 @@ class Catalogue:
 
 def catalogue(directories: Iterable[str] = ()) -> Catalogue:
     """Return Piolet's evals and those of the site's `directories`. Raises VetError."""
-    entries = {name: Entry(name, f"piolet.vet.evals.{name}:{kind}") for name, kind in _OWN.items()}
+    entries = {name: Entry(name, f"piolet.vet.evals.{name}:{kind}") for name, kind in OWN.items()}
     for directory in directories:
         for entry in _site(directory):
             if entry.name in entries:

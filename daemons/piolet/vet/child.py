@@ -24,7 +24,7 @@ from piolet.vet.plan import Task
 
 if TYPE_CHECKING:  # Python 3.8 cannot evaluate it
     Resolve = Callable[[Task], list[str]]
-    """Gives the directories in which a task's requirements are; raises Inconclusive."""
+    """Prepares a task's process, and gives the directories in which its requirements are; raises Inconclusive."""
 
 READY = b"R"
 ANSWER_MAX = 256 * 1024
@@ -119,7 +119,7 @@ def _run(task: Task, context: Context, resolve: Resolve | None, parent: int, ans
     sys.stdout = sys.stderr = open(1, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
     ready = False
     try:
-        if task.requirements and resolve is not None:  # an image brings its own
+        if resolve is not None:  # an image brings its own
             sys.path[:0] = resolve(task)
         os.write(answer, READY)
         ready = True

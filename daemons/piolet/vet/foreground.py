@@ -46,6 +46,8 @@ def resolver(plan: Plan, base: str) -> runner.Resolve:
     bound = plan.requirements_s
 
     def resolve(task: Task) -> list[str]:
+        if not task.requirements:
+            return []
         return requirements.resolve(os.path.join(base, "requirements"), task.requirements, plan.index_url, bound)
 
     return resolve

@@ -9,68 +9,127 @@ that the lines go to. Evals inside an image are not its work.
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import select
+import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from piolet.api import Context
 from piolet.errors import PioletError
 from piolet.vet import cache, foreground, parts, plan, records, runner, session, store, surroundings, verdicts
 from piolet.vet.meeting import MEETING_VARIABLE, START_S
-from piolet.vet.plan import Plan
+from piolet.vet.origin import USER, Origins, close_environment
+from piolet.vet.plan import Plan, Task
 from piolet.vet.records import Record
 
 Facts = dict[str, list[str]]
 Work = Callable[[bytes, int, Facts, int], None]
 
 
-def prepare() -> Work:
-    """Import what most evals need, and return what a child does. Call it before threads are started."""
+def prepare(site: Sequence[str] = ()) -> Work:
+    """Import what most evals need, and return what a child does. Call it before threads are started.
+
+    `site` are the directories of the site's evals, as the daemon's configuration names them.
+    """
     runner.preload()
-    return work
+    # OpenSSL reads its configuration, which can name programs, when it is first used: not in the user's environment.
+    hashlib.sha256(b"").digest()
+    ssl.create_default_context()
+    return functools.partial(work, site=tuple(site))
 
 
-def work(data: bytes, descriptor: int, facts: Facts, spool: int = -1) -> None:
+def work(data: bytes, descriptor: int, facts: Facts, spool: int = -1, site: Sequence[str] = ()) -> None:
     """Judge this node by the plan in `data` and write the lines to `descriptor`; every write is one message.
 
-    Verdicts go to the descriptor `spool`, too, as whole lines; one that it does not take at once is lost.
+    Verdicts go to the descriptor `spool`, too, as whole lines, with the origin of what came to them.
     """
 
     def write(line: bytes) -> None:
         runner.write_all(descriptor, parts.split(line))
-        decoded = records.decode(line) if spool >= 0 else None
-        if decoded is not None and decoded[0] in ("verdict", "met"):
-            entry = {
-                "job": os.environ.get("SLURM_JOB_ID", ""),
-                "node": surroundings.node_name(os.environ),
-                **decoded[1],
-            }
-            text = json.dumps(entry, separators=(",", ":")).encode("ascii") + b"\n"
-            # A pipe takes so much whole or not at all.
-            with contextlib.suppress(OSError):
-                if len(text) <= select.PIPE_BUF:
-                    os.write(spool, text)
 
     try:
-        _work(plan.from_json(data), facts, write, descriptor)
+        what = plan.from_json(data)
+        copies = Copies(what, Origins(what, site), spool)
+
+        def write_twice(line: bytes) -> None:
+            write(line)
+            copies.write(line)
+
+        _work(what, facts, write_twice if spool >= 0 else write, descriptor, copies.origins)
     except BrokenPipeError:
         return  # the task is gone, and with it everybody who wants to know
     except Exception as error:  # noqa: BLE001 - the parent's loop must not see a user's mistake
-        what = error.message if isinstance(error, PioletError) else f"{type(error).__name__}: {error}"
+        why = error.message if isinstance(error, PioletError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(OSError):
-            write(json.dumps({"error": f"cannot vet on this node: {what[:500]}"}).encode("ascii") + b"\n")
+            write(json.dumps({"error": f"cannot vet on this node: {why[:500]}"}).encode("ascii") + b"\n")
 
 
-def _work(what: Plan, facts: Facts, write: runner.Write, orders: int) -> None:
+class Copies:
+    """Verdicts for the spool. One that it does not take at once is lost, and counted in the next."""
+
+    def __init__(self, what: Plan, origins: Origins, spool: int) -> None:
+        self.origins = origins
+        self._tasks = {task.name: task for task in what.tasks}
+        self._plan = what.digest()
+        self._spool = spool
+        self._lost = 0
+
+    def write(self, line: bytes) -> None:
+        """Write what is in a verdict's line; nothing for other lines."""
+        decoded = records.decode(line)
+        if decoded is None or decoded[0] not in ("verdict", "met"):
+            return
+        kind, said = decoded
+        task = self._tasks.get(said["eval"])
+        # What came of a meeting is the other node's word, too.
+        alone = task is not None and kind == "verdict"
+        origin, name = self.origins.of(task, said["cached"]) if task is not None and alone else (USER, None)
+        said = {"round": said.pop("round", None), **said} if kind == "met" else said
+        if task is not None:
+            said["parameters"] = task.parameters
+        if self._lost:
+            said["lost_before"] = self._lost
+        envelope = {"origin": origin, "kind": name, "plan": self._plan}
+        text = _line(envelope, said)
+        # A pipe takes so much whole or not at all.
+        if len(text) > select.PIPE_BUF:
+            short = {"eval": said["eval"][:200], "outcome": said["outcome"], "left out": f"{len(text)} bytes"}
+            text = _line(envelope, short)
+        try:
+            os.write(self._spool, text)
+            self._lost = 0
+        except OSError:
+            self._lost += 1
+
+
+def _line(envelope: Mapping[str, object], said: Mapping[str, object]) -> bytes:
+    return json.dumps({**envelope, "said": said}, default=str, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _resolver(what: Plan, base: str, origins: Origins) -> runner.Resolve:
+    """Return what an eval's process does first: it installs requirements, or leaves the user's variables behind."""
+    install = foreground.resolver(what, base)
+
+    def resolve(task: Task) -> list[str]:
+        if origins.code(task) is not None:
+            close_environment()
+        return install(task) if task.requirements else []
+
+    return resolve
+
+
+def _work(what: Plan, facts: Facts, write: runner.Write, orders: int, origins: Origins) -> None:
     node = surroundings.node_name(os.environ)
     # No eval is to see the secret of the meetings.
     secret, _, shared = os.environ.pop(MEETING_VARIABLE, "").partition(":")
     context = surroundings.context_of(what, node, surroundings.nodes(os.environ), facts)
     base = store.cache_directory(os.environ)
-    resolve = foreground.resolver(what, base)
+    resolve = _resolver(what, base, origins)
     # Without need the user's home is not touched: it may be a file system that hangs.
     if not any(task.cache_s > 0 or task.baseline == "history" for task in what.tasks):
         _judge(what, context, write, orders, session.Place("", secret.encode(), shared), resolve)

@@ -3,7 +3,8 @@
 The cache is a directory of the user's, named by a digest of the set, the index and the interpreter. It is made
 beside its place and renamed, so that a half-installed one is never used. What the interpreter has already is not
 installed again, so that a set that is satisfied needs no network. Everything is bounded; no network, no pip and a
-wrong name are inconclusive, with pip's last line.
+wrong name are inconclusive, with pip's last line. The Pythons that install are isolated: what lies in the working
+directory, and the user's PYTHON* variables, are for the job.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from piolet.api import Inconclusive
 
 _STAMP = ".complete"
 _POLL_S = 0.1
+_PIP = {
+    "PIP_CACHE_DIR", "PIP_CERT", "PIP_CLIENT_CERT", "PIP_CONFIG_FILE", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS",
+    "PIP_INDEX_URL", "PIP_NO_CACHE_DIR", "PIP_NO_INDEX", "PIP_PROXY", "PIP_TRUSTED_HOST",
+}  # fmt: skip
 
 
 def key(requirements: Sequence[Sequence[str]], index_url: str = "") -> str:
@@ -80,7 +85,7 @@ def _install(place: str, requirements: Sequence[Sequence[str]], index_url: str, 
     unfinished = place + ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        _call([sys.executable, "-m", "venv", "--without-pip", unfinished], end, "a virtual environment")
+        _call([sys.executable, "-I", "-m", "venv", "--without-pip", unfinished], end, "a virtual environment")
         # pip then sees what this interpreter has, and takes it as satisfied.
         with open(os.path.join(_site(unfinished), "piolet-parent.pth"), "w", encoding="utf-8") as file:
             file.writelines(f"{path}\n" for path in sys.path if path.endswith("-packages"))
@@ -91,9 +96,9 @@ def _install(place: str, requirements: Sequence[Sequence[str]], index_url: str, 
         for words in calls:
             options = ["--index-url", index_url] if index_url and "--index-url" not in words else []
             python = os.path.join(unfinished, "bin", "python")
-            command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-input",
+            command = [sys.executable, "-I", "-m", "pip", "--python", python, "install", "--quiet", "--no-input",
                        "--disable-pip-version-check", "--no-warn-script-location", "--retries", "1",
-                       "--timeout", "10", *options, *words]  # fmt: skip
+                       "--timeout", "10", *options, *map(_absolute, words)]  # fmt: skip
             _call(command, end, ", ".join(one for one in words if not one.startswith("-"))[:120])
         with open(os.path.join(unfinished, _STAMP), "w", encoding="ascii"):
             pass
@@ -105,10 +110,9 @@ def _install(place: str, requirements: Sequence[Sequence[str]], index_url: str, 
 
 
 def _call(command: list[str], end: float, what: str) -> None:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_REQUIRE"))}
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ, text=True,
-        errors="replace",
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=_environment(os.environ), cwd="/", text=True, errors="replace",
     )  # fmt: skip
     try:
         output, _ = process.communicate(timeout=max(0.1, end - time.monotonic()))
@@ -121,6 +125,20 @@ def _call(command: list[str], end: float, what: str) -> None:
         errors = [line for line in lines if line.startswith("ERROR:")]
         last = (errors or lines or ["pip said nothing"])[-1].removeprefix("ERROR: ")
         raise Inconclusive(f"cannot install {what}: {last[:300]}")
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables without those for a user's Python, and of pip's only those that say where packages are."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith("PYTHON") and (not name.startswith("PIP_") or name in _PIP)
+    }
+
+
+def _absolute(word: str) -> str:
+    """Return a requirement that is a path as one: pip does not run in the working directory."""
+    return os.path.abspath(word) if word.startswith(("./", "../")) else word
 
 
 def _site(place: str) -> str:

@@ -83,7 +83,7 @@ class Launch:
         stdin = "all" if inside or _meets(plan) else "none"
         minutes = math.ceil((plan.budget_s + START_S + plan.meetings_s) / 60) + 1
         place = self.environment or () if inside else ("--environment=none",)
-        command = ("python3", "-c", bundle.LOADER) if inside else (self.program, self.socket)
+        command = ("python3", "-I", "-c", bundle.LOADER) if inside else (self.program, self.socket)
         return [
             self.srun, "--overlap", f"--jobid={self.job}", f"--nodes={count}", f"--ntasks={count}",
             "--ntasks-per-node=1", *place, "--vet=none", "--export=ALL", f"--input={stdin}", "--output=all",

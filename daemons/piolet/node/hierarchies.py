@@ -1,0 +1,142 @@
+"""Control groups of a task: which there are, where they lie, and which step of Slurm they say that it belongs to.
+
+Version 1 (several hierarchies, each with one or more controllers), version 2, and both at once. Where a hierarchy is
+mounted says mountinfo: the name of a combined one, such as cpu,cpuacct, is another on each distribution.
+
+Names of groups are believed where root made them: in a part that is delegated, a user may make `job_1/step_0`, too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from piolet.errors import PioletError
+
+_NAME = re.compile(r"[A-Za-z0-9_+-]{1,60}")
+_STEP, _JOB = "step_", "job_"
+
+
+@dataclass(frozen=True)
+class Group:
+    """A line of /proc/PID/cgroup: the controllers of version 1, none for version 2, and the path in the hierarchy."""
+
+    controllers: tuple[str, ...]
+    path: str
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mounted hierarchy: version 2 or its controllers, the group that it begins with, and where it is."""
+
+    controllers: tuple[str, ...]
+    root: str
+    point: str
+
+
+def parse(text: str) -> list[Group]:
+    """Return the groups in the text of a /proc/PID/cgroup."""
+    found = []
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        found.append(Group(tuple(filter(None, controllers.split(","))), path))
+    return found
+
+
+def mounts(text: str) -> list[Mount]:
+    """Return the hierarchies in the text of a mountinfo."""
+    found = []
+    for line in text.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, tail = left.split(" "), right.split(" ")
+        if len(fields) < 5 or len(tail) < 3 or tail[0] not in ("cgroup", "cgroup2"):
+            continue
+        options = tuple(tail[2].split(",")) if tail[0] == "cgroup" else ()
+        found.append(Mount(options, _plain(fields[3]), _plain(fields[4])))
+    return found
+
+
+def own_mounts() -> list[Mount]:
+    """Return the hierarchies that this process sees. Raises OSError."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return mounts(file.read())
+
+
+def directory(group: Group, seen: Sequence[Mount]) -> str | None:
+    """Return where the group lies, or None: no mount shows it."""
+    for mount in seen:
+        if bool(mount.controllers) != bool(group.controllers) or not set(group.controllers) <= set(mount.controllers):
+            continue
+        base = mount.root.rstrip("/")
+        if ".." in group.path.split("/") or not (group.path + "/").startswith(base + "/"):
+            continue
+        path = (mount.point + group.path[len(base) :]).rstrip("/")
+        if os.path.isdir(path):
+            return path
+    return None
+
+
+def in_step(group: Group) -> bool:
+    """Return whether the path is that of a step."""
+    return any(part.startswith(_STEP) for part in group.path.split("/"))
+
+
+def enter(groups: Sequence[Group], seen: Sequence[Mount]) -> None:
+    """Move this process into the groups. Raises PioletError: those of the step are not to be had."""
+    for group in groups:
+        where = directory(group, seen)
+        try:
+            if where is None:
+                raise FileNotFoundError(2, "no mount shows it")
+            with open(f"{where}/cgroup.procs", "w", encoding="ascii") as file:
+                file.write("0")
+        except OSError as error:
+            if in_step(group):
+                name = ",".join(group.controllers) or "version 2"
+                raise PioletError(
+                    f"the step's control group {group.path} ({name}) cannot be entered: {error.strerror}"
+                ) from None
+
+
+def step_of(groups: Sequence[Group], seen: Sequence[Mount]) -> tuple[str, str | None] | None:
+    """Return the job and the step whose groups these are; None where there are none, or where they do not agree.
+
+    A job that has no number in the path (Slurm 26.05 puts its SLUID there) is called as it is called there.
+    """
+    found = {one for one in (_step_in(group, seen) for group in groups) if one is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _step_in(group: Group, seen: Sequence[Mount]) -> tuple[str, str | None] | None:
+    parts = group.path.split("/")
+    steps = [number for number, part in enumerate(parts) if part.startswith(_STEP)]
+    jobs = [number for number, part in enumerate(parts) if part.startswith(_JOB)]
+    at = steps[0] - 1 if steps else jobs[0] if jobs else 0
+    if at < 1:
+        return None
+    step = parts[at + 1].removeprefix(_STEP) if steps else None
+    job = parts[at].removeprefix(_JOB)
+    if not all(_NAME.fullmatch(name) for name in (job, *([step] if step is not None else []))):
+        return None
+    for last in range(at, at + (2 if steps else 1)):
+        where = directory(Group(group.controllers, "/".join(parts[: last + 1])), seen)
+        if where is None or not roots_own(where):
+            return None
+    return job, step
+
+
+def roots_own(path: str) -> bool:
+    """Return whether root, and nobody else, may write there."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _plain(text: str) -> str:
+    """Undo mountinfo's way of writing spaces and the like."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

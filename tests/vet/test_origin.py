@@ -1,0 +1,167 @@
+"""Whose code came to a verdict: what is not known to be root's is a user's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from piolet.vet import node, origin, plan
+from piolet.vet.origin import Origins
+from piolet.vet.plan import Plan, Task
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose files are believed")
+LIMITS = Task("limits", "limits", "piolet.vet.evals.limits:Limits", parameters={"min_nofile": 1})
+SITE = """\
+import os
+from dataclasses import dataclass
+from piolet.api import Context, Eval, Verdict
+
+@dataclass(frozen=True)
+class Shows(Eval):
+    name = "shows"
+    def check(self, context: Context) -> Verdict:
+        return Verdict("pass", f"{os.environ} {'EVIL' in context.environ}")
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules are looked for as in the daemon: not in the directory that pytest was started in."""
+    monkeypatch.setattr("sys.path", [one for one in origin.sys.path if "site-packages" in one or "/usr/" in one])
+
+
+@pytest.fixture
+def site() -> Iterator[Path]:
+    """A site's directory with an eval."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        (Path(directory) / "shows.py").write_text(SITE)
+        yield Path(directory)
+
+
+def of(*tasks: Task, site: str = "/etc/piolet/evals", cached: bool = False) -> list[tuple[str, str | None]]:
+    origins = Origins(Plan("p", tasks), [site])
+    return [origins.of(task, cached) for task in tasks]
+
+
+def test_what_is_built_in() -> None:
+    assert of(LIMITS) == [("built-in", "limits")]
+
+
+def test_the_name_is_that_of_the_code() -> None:
+    """`kind` in a plan is free text."""
+    liar = dataclasses.replace(LIMITS, kind="gpu_health", target="piolet.vet.evals.random:Random")
+    assert of(liar) == [("built-in", "random")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"requirements": (("numpy",),)},
+        {"search": ("/home/alice",)},
+        {"where": "environment"},
+        {"baseline": "history"},
+        {"target": "piolet.vet.evals.cuda_kernel:CudaKernel"},
+        {"target": "piolet.vet.evals._team:Team"},
+        {"target": "limits:Limits"},
+        {"target": "os:system"},
+        {"target": ""},
+    ],
+)
+def test_what_is_a_users(changes: dict[str, Any]) -> None:
+    assert of(dataclasses.replace(LIMITS, **changes)) == [("user", None)]
+
+
+def test_what_was_kept_is_a_users() -> None:
+    assert of(LIMITS, cached=True) == [("user", None)]
+
+
+def test_one_class_of_a_users_makes_all_a_users() -> None:
+    assert of(LIMITS, Task("own", "mine.Own", "mine:Own", search=("/home/alice",))) == [("user", None)] * 2
+
+
+def test_one_name_for_two_is_no_name() -> None:
+    """A record says by its name which it is of."""
+    assert of(LIMITS, dataclasses.replace(LIMITS, target="piolet.vet.evals.random:Random")) == [("user", None)] * 2
+
+
+@pytest.mark.parametrize("entry", ["", ".", "relative", "HOME"])
+def test_a_path_that_is_not_roots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entry: str) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    monkeypatch.setattr("sys.path", [str(tmp_path) if entry == "HOME" else entry, *origin.sys.path])
+    assert of(LIMITS) == [("user", None)]
+
+
+def test_a_sites_file(site: Path) -> None:
+    path = site / "shows.py"
+    task = Task("s", "shows", f"{path}:Shows")
+    assert of(task, site=str(site)) == [("site", f"{path}:Shows")]
+    assert of(task) == [("user", None)]
+    assert of(dataclasses.replace(task, target=f"{site}/../{site.name}/shows.py:Shows"), site=str(site)) == [
+        ("user", None)
+    ]
+    for change in (lambda: path.chmod(0o666), lambda: os.chown(path, 65534, 0), lambda: site.chmod(0o777)):
+        change()
+        assert of(task, site=str(site)) == [("user", None)]
+        path.chmod(0o644)
+        site.chmod(0o755)
+        os.chown(path, 0, 0)
+    path.rename(site / "real.py")
+    path.symlink_to(site / "real.py")
+    assert of(task, site=str(site)) == [("user", None)]
+
+
+def spooled(what: Plan, site: str, environ: dict[str, str]) -> list[dict[str, Any]]:
+    """Do the work in a child, and return what it gives the spool."""
+    read, write = os.pipe()
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(read)
+            os.environ.clear()
+            os.environ.update(environ)
+            node.work(what.to_json(), nothing, {}, write, [site])
+        finally:
+            os._exit(0)
+    os.close(write)
+    os.close(nothing)
+    with open(read, "rb") as file:
+        data = file.read()
+    os.waitpid(pid, 0)
+    return [json.loads(text) for text in data.splitlines()]
+
+
+def test_roots_code_sees_no_variable_of_the_users(site: Path, tmp_path: Path) -> None:
+    """Programs and libraries are found by it; what the eval may know is in the context."""
+    task = Task("s", "shows", f"{site}/shows.py:Shows")
+    environ = {
+        "EVIL": "1",
+        "PATH": str(tmp_path),
+        "HOME": str(tmp_path),
+        "SLURMD_NODENAME": "node2",
+        "SLURM_JOB_ID": "1",
+    }
+    (one,) = spooled(Plan("p", (task,)), str(site), environ)
+    assert one["said"]["reason"] == f"environ({origin.CLOSED_ENVIRONMENT}) True"
+    assert (one["origin"], one["kind"]) == ("site", task.target)
+    assert set(one) == {"origin", "kind", "plan", "said"}
+
+
+def test_a_record_has_the_parameters_and_the_plan(tmp_path: Path) -> None:
+    """Without them a pass says nothing."""
+    what = Plan("p", (LIMITS,))
+    (one,) = spooled(what, "/nowhere", {"HOME": str(tmp_path)})
+    assert one["plan"] == plan.from_json(what.to_json()).digest() and one["said"]["parameters"] == {"min_nofile": 1}
+
+
+def test_what_is_too_long_is_short(tmp_path: Path) -> None:
+    wordy = Task("w", "naughty.Wordy", "naughty:Wordy", search=(str(Path(__file__).parent),))
+    (one,) = spooled(Plan("p", (wordy,)), "/nowhere", {"HOME": str(tmp_path)})
+    assert one["said"].keys() == {"eval", "outcome", "left out"} and one["origin"] == "user"
