@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -42,6 +43,13 @@ while time.monotonic() < end:
     s.close()
 print(made, refused)
 """
+
+
+HOSTILE = [
+    b"[]", b"[" * 100_000, b'"x', b"7", b"null", b'{"error": {}}', b'{"marks": 7}', b'{"marks": [["a", 1, 2]]}',
+    b'{"marks": [["a", 1e999]]}', b'{"other": 1}', b"\xff\xfe", b'{"error": 1' + b"0" * 5000 + b"}",
+    b'{"marks": [[[], "x"]]}',
+]  # fmt: skip
 
 
 def as_user(faults: Faults, user: str, *words: str, node: str = "node1", data: str = "") -> str:
@@ -100,10 +108,11 @@ def test_connections_to_the_vet_socket_fill_the_log(cluster: Cluster, faults: Fa
 @by_kernel("SO_PEERCRED")
 def test_a_user_announces_a_step(cluster: Cluster, faults: Faults) -> None:
     """Promise: who speaks is what the kernel says. A START message of alice's for bob is refused, on each socket."""
-    from piolet._wire import ffi, lib
+    from piolet._wire import ffi
 
     start = ffi.new("struct piolet_start *")
-    start.header.magic, start.header.version, start.header.kind = lib.PIOLET_MAGIC, lib.PIOLET_VERSION, lib.PIOLET_START
+    for field, name in (("magic", "MAGIC"), ("version", "VERSION"), ("kind", "START")):
+        setattr(start.header, field, ffi.integer_const(f"PIOLET_{name}"))
     start.header.length = ffi.sizeof("struct piolet_start")
     start.uid = start.gid = 0
     start.timeout_ms = 1000
@@ -113,6 +122,10 @@ def test_a_user_announces_a_step(cluster: Cluster, faults: Faults) -> None:
         if "READY" in answer or "\\x03\\x00" in answer[:12]:
             raise Broken(f"alice announced a step of root's at {name}: {answer[:100]}")
     faults.srun("bob", "-w", "node1", "true").good()
+
+
+def _too_long(_number: int, _frame: object) -> None:
+    raise Broken("a daemon that starts waits for one that is busy")
 
 
 @attack("a full backlog is taken for a dead daemon")
@@ -133,10 +146,31 @@ def test_a_full_backlog_costs_the_daemon_its_socket(tmp_path: Path) -> None:
                 one.setblocking(False)
                 with contextlib.suppress(BlockingIOError):
                     one.connect(str(path))
+            held.callback(signal.alarm, 0)
+            signal.signal(signal.SIGALRM, _too_long)
+            signal.alarm(5)
             with contextlib.suppress(PioletError, OSError):
-                held.enter_context(start(path if place == "node" else str(path)))  # type: ignore[operator]
+                held.enter_context(start(path, 0o600) if place == "node" else start(str(path)))  # type: ignore[operator]
             if not path.exists() or path.stat().st_ino != inode:
                 raise Broken(f"the socket of a busy daemon ({place}) was taken for a dead one's")
+
+
+@attack("packets are not checked")
+@pytest.mark.parametrize("data", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_workers_answer_ends_the_daemon(data: bytes) -> None:
+    """Row 13. Promise: whatever a worker, which is its user, answers, the monitor goes on: what is no answer is refused
+    by the one decoder, which raises nothing else."""
+    from piolet.errors import WireError
+    from piolet.node import packets, worker
+
+    try:
+        built = packets.decode(worker.Built, data)
+    except WireError:
+        return
+    except BaseException as error:  # noqa: BLE001 - that is what the attack is about
+        raise Broken(f"the monitor ends with {type(error).__name__}: {error}"[:300]) from None
+    if not isinstance(built.error, str) or not all(isinstance(name, str) for name, _ in built.marks):
+        raise Broken(f"the monitor believes {built}"[:300])
 
 
 @by_kernel("a user is bound by what the service allows each")
