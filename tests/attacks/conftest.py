@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.attack import WEAKENED, Broken
+from tests.attacks.weakenings import WEAKENINGS
 from tests.cluster.faults import Faults
 from tests.cluster.support import BUSYBOX, ROOT, Cluster, busybox_layer, call_tool
 from tools.cluster import cgroup, controllers
@@ -44,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marker = item.get_closest_marker("attack")
         if marker is None:
             raise pytest.UsageError(f"{item.nodeid} is not marked as an attack, see tests/attacks/attack.py")
-        unknown: set[str] = set()
+        unknown = set(marker.args) - WEAKENINGS.keys()
         if unknown:
             raise pytest.UsageError(f"{item.nodeid} names the unknown weakenings {', '.join(sorted(unknown))}")
         if why:

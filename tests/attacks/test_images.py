@@ -59,7 +59,7 @@ def secret(cluster: Cluster) -> Iterator[Path]:
     path.unlink()
 
 
-@attack("archives are unpacked by skopeo")
+@attack("archives are unpacked")
 def test_an_archive_writes_through_its_own_link(cluster: Cluster, faults: Faults) -> None:
     """Row 1, and the class of untar through links. Promise: only the image service writes its store, and only images
     that it converted. An entry that is a link to the store, and one below it that bears a stored image's name."""
@@ -84,7 +84,7 @@ def test_an_archive_writes_through_its_own_link(cluster: Cluster, faults: Faults
             raise Broken(f"an archive changed the store: {changed + alien}")
 
 
-@attack("archives are unpacked by skopeo")
+@attack("archives are unpacked")
 def test_an_archive_writes_into_the_home_of_who_imports_it(cluster: Cluster) -> None:
     """Row 1. Promise: who imports a stranger's archive into a store of their own gets an image and nothing else."""
     room = cluster.room("bob")
@@ -97,7 +97,7 @@ def test_an_archive_writes_into_the_home_of_who_imports_it(cluster: Cluster) -> 
         raise Broken("the archive wrote a file into its importer's directory")
 
 
-@attack("archives are unpacked by skopeo")
+@attack("archives are unpacked")
 @pytest.mark.parametrize("kind", ["symlink", "hardlink"])
 def test_a_layer_that_is_a_link_to_a_file_of_the_service(cluster: Cluster, secret: Path, kind: str) -> None:
     """Row 2. Promise: an image has what its archive holds. With the right digest the file would be in the image, with a

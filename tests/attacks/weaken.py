@@ -13,7 +13,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from tests.attacks.weakenings import WEAKENINGS, Weakening
+from tests.attacks.weakenings import WEAKENINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {
@@ -32,21 +32,18 @@ class WeakenError(Exception):
     """A weakening does not apply."""
 
 
-def weakened(name: str, one: Weakening, text: str) -> str:
-    """Return the text of a source without the check. Raises WeakenError: the check is not there, or not once."""
-    for old, new in one.changes:
-        if text.count(old) != 1:
-            raise WeakenError(f"weakening '{name}': {one.file} has this {text.count(old)} times, not once:\n{old}")
-        text = text.replace(old, new)
-    return text
-
-
 def sources(root: Path) -> dict[str, str]:
-    """Return every source that is changed, by its path in the repository at `root`, with all checks removed."""
+    """Return every source that is changed, by its path in the repository at `root`, with all checks removed.
+
+    Raises WeakenError: a check is not there, or not once.
+    """
     texts: dict[str, str] = {}
     for name, one in WEAKENINGS.items():
-        before = texts.get(one.file) or (root / one.file).read_text("utf-8")
-        texts[one.file] = weakened(name, one, before)
+        for file, old, new in one.changes:
+            text = texts.get(file) or (root / file).read_text("utf-8")
+            if text.count(old) != 1:
+                raise WeakenError(f"weakening '{name}': {file} has this {text.count(old)} times, not once:\n{old}")
+            texts[file] = text.replace(old, new)
     return texts
 
 
