@@ -46,6 +46,8 @@ build/.installed: $(SOURCES) requirements.txt requirements-dev.txt | bootstrap
 	@rm -rf build/lib build/lib.* build/bdist.* build/temp.*
 	@umask 022 && $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input \
 		--no-deps --no-build-isolation --force-reinstall .
+	@# -I keeps users' PYTHON* variables out, as in the packages.
+	@sed -i -E '1s|^(#!.*/python[0-9.]*)$$|\1 -I|' "$$(readlink -f build)"/venv/bin/piolet "$$(readlink -f build)"/venv/bin/piolet*d
 	@rm -rf build/lib build/lib.* build/bdist.* build/temp.*
 	@touch $@
 

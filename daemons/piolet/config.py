@@ -77,6 +77,13 @@ def _registry(text: str) -> None:
         raise ConfigError(f"'{text}' is not a registry", "write host or host:port, as registry.example:5000")
 
 
+def _size(text: str) -> None:
+    from piolet.sizes import bytes_of  # who sets nothing loads nothing
+
+    if text and bytes_of(text) is None:
+        raise ConfigError(f"'{text}' is not a size", "write a number and a unit: 500GiB, 2TiB, 800GB")
+
+
 def address_of(text: str) -> tuple[str, int]:
     """Return host and port of "127.0.0.1:9417" or "[::1]:9417".
 
@@ -167,6 +174,29 @@ class ImagesConfig:
     )
     insecure_registries: tuple[str, ...] = _setting(
         [], "Registries (host:port) that are spoken to without TLS; loopback ones always may be.", _registry
+    )
+    memory: int = _setting(
+        6144,
+        "MiB of memory that each of the two processes of a conversion may take: about 1 GiB per million files.",
+        least=256,
+    )
+    unpack_ratio: int = _setting(
+        50,
+        "An image that unpacks to more than so many times its layers' size, and to more than 1 GiB, is refused.",
+        least=1,
+    )
+    conversion_rate: int = _setting(
+        2, "MiB a second: a conversion that is slower, once two minutes have passed, is given up.", least=1
+    )
+    quota: str = _setting(
+        "500GiB", "What a user's own first pulls and imports may take in the site's store; empty: any amount.", _size
+    )
+    quota_images: int = _setting(1000, "How many images those may be; 0: any number.")
+    public_idle_days: int = _setting(
+        90, "A public image that nobody has asked for in so many days is removed; 0: never."
+    )
+    verify: Literal["first", "always", "never"] = _setting(
+        "first", "When a node compares an image with the SHA-256 of its conversion: first mount, always, or never."
     )
 
 

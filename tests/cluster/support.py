@@ -129,6 +129,13 @@ class Cluster:
         output = room / "job.out"
         return output.read_text("utf-8", "replace") if output.exists() else ""
 
+    def remove_image(self, reference: str, user: str = "alice") -> None:
+        """Remove an image that `user` has from the store, as root: no user may remove a public one."""
+        listed = self.run(user, "piolet", "image", "list").good()
+        row = next(line for line in listed.splitlines() if line.startswith(f"{reference} "))
+        piolet: list[str | Path] = [self.layout.venv_bin / "piolet", "--config", self.layout.piolet_toml]
+        subprocess.run([*piolet, "image", "rm", row.split()[1]], check=True, stdout=subprocess.DEVNULL, cwd="/")
+
     def tool(self, *arguments: str) -> None:
         """Call tools.cluster, quietly unless it fails."""
         call_tool(*arguments, "--dir", str(self.directory))

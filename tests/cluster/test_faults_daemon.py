@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -175,27 +176,29 @@ def test_a_stopped_server_does_not_keep_pioletd_from_ending(faults: Faults) -> N
         faults.start_pioletd("node3")
 
 
-START = """
+CONNECT = """
 import socket, sys
-def connect():
-    c = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); c.settimeout(10); c.connect("/run/piolet/node.sock")
+def connect(name):
+    c = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); c.settimeout(10); c.connect("/run/piolet/" + name)
     return c
 """
 
 
-def test_a_user_who_sends_start_is_refused(faults: Faults) -> None:
-    sent = "c = connect(); c.send(b'PILT' + bytes(108)); print(c.recv(9000)); print(c.recv(9000))"
+@pytest.mark.parametrize("name", ["node.sock", "score.sock"])
+def test_a_user_does_not_reach_the_sockets_that_are_slurms(faults: Faults, name: str) -> None:
+    sent = f"c = connect({name!r}); c.send(b'PILT' + bytes(108)); print(c.recv(9000))"
     with faults.nothing_left():
-        command = faults.on_node("node1", *python("-c", START + sent), user="alice")
+        command = faults.on_node("node1", *python("-c", CONNECT + sent), user="alice")
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-        assert "only Slurm, as root, may announce a step to pioletd" in done.stdout, done
-        assert done.stdout.splitlines()[1] == "b''", "the connection of somebody refused is not kept"
+        assert done.stdout == "" and "PermissionError" in done.stderr, done
+        status = os.stat(faults.root("node1") / "run" / "piolet" / name)
+        assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (0, 0o600)
 
 
 def test_idle_connections_of_a_user_keep_nobody_out(faults: Faults) -> None:
-    held = "all = [connect() for _ in range(200)]; print('there', flush=True); sys.stdin.read()"
+    held = "all = [connect('vet.sock') for _ in range(200)]; print('there', flush=True); sys.stdin.read()"
     with faults.nothing_left():
-        command = faults.on_node("node1", *python("-c", START + held), user="alice")
+        command = faults.on_node("node1", *python("-c", CONNECT + held), user="alice")
         holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert holder.stdout is not None and holder.stdout.readline() == "there\n"
         for user in ("bob", "alice"):

@@ -44,7 +44,8 @@ def image(faults: Faults) -> Iterator[str]:
     reference = faults.cluster.push(name, [busybox_layer(oci.file("blob", os.urandom(6 << 20)))], Env=["PATH=/bin"])
     yield reference
     for user in USERS:
-        faults.cluster.run(user, "piolet", "image", "rm", reference)
+        if f"{reference} " in faults.cluster.run(user, "piolet", "image", "list").good():
+            faults.cluster.remove_image(reference, user)
 
 
 def edf_of(faults: Faults, reference: str) -> Path:
@@ -76,7 +77,8 @@ def test_a_damaged_image(faults: Faults, image: str, harm: str) -> None:
         assert_sentence(refused, "node node1: cannot mount the image sha256:", "piolet image rm")
         faults.srun("alice", "-w", "node1", "true").good()
         # What the hint says helps.
-        faults.cluster.run("alice", "piolet", "image", "rm", image).good()
+        assert "1 of 1 images cannot be trusted" in faults.cluster.run("alice", "piolet", "image", "verify", image).err
+        faults.cluster.remove_image(image)
         faults.srun("alice", "-w", "node1", "cat", "/marker", edf=edf_of(faults, image)).good()
         faults.restart_pioletd("node1")
 
@@ -105,7 +107,7 @@ def test_an_image_is_removed_while_it_is_used(faults: Faults, image: str) -> Non
         srun = faults.cluster.start("alice", "srun", "-w", "node2", f"--environment={edf}", *words)
         faults.wait_tasks("read line", 1, 30)
         path = store_file(faults, image)
-        faults.cluster.run("alice", "piolet", "image", "rm", image).good()
+        faults.cluster.remove_image(image)
         assert not path.exists()
         again = faults.srun("bob", "-w", "node2", "cat", "/marker", edf=edf)
         assert again.good() == "in the image\n", "it is pulled again"
@@ -120,8 +122,11 @@ def test_an_image_is_removed_between_srun_and_the_node(faults: Faults, image: st
     edf = edf_of(faults, image)
     with faults.nothing_left():
         faults.cluster.run("alice", "piolet", "image", "pull", image).good()
-        script = f"piolet image rm {image} >/dev/null; srun true"
-        refused = faults.cluster.run("alice", "salloc", "-w", "node1", f"--environment={edf}", "sh", "-c", script)
+        words = ["-w", "node1", f"--environment={edf}", "sh", "-c", "echo ready; read line; srun true"]
+        salloc = faults.cluster.start("alice", "salloc", *words)
+        assert salloc.stdout is not None and salloc.stdout.readline() == "ready\n"
+        faults.cluster.remove_image(image)
+        refused = end(salloc, stdin="go\n")
         assert_sentence(refused, "node node1: the image sha256:", "is not in the store", "piolet image pull")
 
 
@@ -275,7 +280,7 @@ def test_the_importing_process_is_killed_at_random_moments(faults: Faults, image
                 refused += 1
                 assert_sentence(done, "ended before it was done")
             else:
-                faults.cluster.run("alice", "piolet", "image", "rm", image).good()
+                faults.cluster.remove_image(image)
         faults.srun("alice", "-w", "node1", "cat", "/marker", edf=edf).good()
         assert refused > 0, "no import was hit"
         faults.restart_pioletd("node1")

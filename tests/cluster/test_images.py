@@ -132,7 +132,9 @@ def test_the_command_for_images(cluster: Cluster, registry: Registry, tmp_path: 
     listed = cluster.run("alice", "piolet", "image", "list").good()
     assert reference in listed
     assert cluster.srun("alice", edf, "cat", "/marker").good() == "in the image\n"
-    cluster.run("alice", "piolet", "image", "rm", reference).good()
+    assert "it is public, and stays" in cluster.run("alice", "piolet", "image", "rm", reference).good()
+    cluster.run("alice", "piolet", "image", "pull", reference).good()
+    cluster.remove_image(reference)
     assert reference not in cluster.run("alice", "piolet", "image", "list").good()
     # It is pulled anew when it is wanted again.
     registry.requests.clear()

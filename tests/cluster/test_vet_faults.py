@@ -9,10 +9,13 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from piolet.vet.plan import Plan, Task
 
 from tests.cluster.faults import Faults, kill
 from tests.cluster.leftovers import parent
@@ -289,15 +292,98 @@ def test_the_process_for_vetting_is_killed(cluster: Cluster, faults: Faults, roo
     assert "4 of 4 nodes good" in out and "status 0" in out, out
 
 
+def spooled(faults: Faults, node: str, uid: int) -> list[dict[str, Any]]:
+    """Return the user's records in a node's spool."""
+    path = faults.root(node) / f"run/piolet/spool/verdicts-{uid}.jsonl"
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
 def test_verdicts_are_spooled_on_the_node(cluster: Cluster, faults: Faults, room: Path) -> None:
-    """Whose vetting it was says the kernel; a user may read nothing there."""
+    """Whose vetting it was says the kernel, and of which job and step root; a user may read nothing there."""
     spool = faults.root("node2") / "run/piolet/spool"
-    assert "4 of 4" in vetted(cluster, room, "name: n\nevals:\n- {type: limits}\n", 4)
-    wait_until(lambda: (spool / "verdicts.jsonl").exists(), what="the spool")
-    last = json.loads((spool / "verdicts.jsonl").read_text("utf-8").splitlines()[-1])
-    assert last["uid"] == room.stat().st_uid and last["verdict"]["node"] == "node2"
-    assert last["verdict"]["kind"] == "limits" and last["verdict"]["outcome"] == "pass"
+    uid = room.stat().st_uid
+    before = len(spooled(faults, "node2", uid))
+    out = vetted(cluster, room, "name: n\nevals:\n- {type: limits}\n", 4)
+    assert "4 of 4" in out
+    wait_until(lambda: len(spooled(faults, "node2", uid)) > before, what="the spool")
+    last = spooled(faults, "node2", uid)[-1]
+    (report,) = room.glob("vet-*.json")
+    job = report.name.removeprefix("vet-").removesuffix(".json")
+    assert (last["node"], last["uid"], last["job"], last["step"], last["word"]) == ("node2", uid, job, "0", "user")
+    # proctrack/linuxproc makes no control groups.
+    assert last["found"] in ("slurmstepd", "cgroup")
+    assert (last["origin"], last["kind"], last["said"]["outcome"]) == ("built-in", "limits", "pass")
     assert spool.stat().st_mode & 0o007 == 0 and spool.stat().st_uid != 0
+
+
+RAW = """\
+import os, socket
+from piolet import _wire
+lib, ffi = _wire.ffi.dlopen(None), _wire.ffi
+plan = open("plan.json", "rb").read()
+vet = ffi.new("struct piolet_vet *")
+size = ffi.sizeof("struct piolet_vet") + len(plan)
+vet.header.magic, vet.header.version, vet.header.kind = lib.PIOLET_MAGIC, lib.PIOLET_VERSION, lib.PIOLET_VET
+vet.header.length, vet.plan = size, len(plan)
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as one:
+    one.connect("/run/piolet/vet.sock")
+    one.send(bytes(ffi.buffer(vet)) + plan)
+    while one.recv(65536):
+        pass
+"""
+
+
+def test_a_raw_message_lies_in_vain(cluster: Cluster, faults: Faults, room: Path) -> None:
+    """As alice in a step, with another node and job in the variables, and a class of her own for gpu_health."""
+    liar = "from piolet.api import Eval, Verdict\nclass Liar(Eval):\n    name = 'gpu_health'\n"
+    liar += "    def check(self, context):\n        return Verdict('fail', 'Xid 79')\n"
+    cluster.write("alice", room / "liar.py", liar)
+    task = Task("gpu_health", "gpu_health", "liar:Liar", search=(str(room),))
+    cluster.write("alice", room / "plan.json", Plan("site", (task,)).to_json().decode())
+    cluster.write("alice", room / "raw.py", RAW)
+    uid = room.stat().st_uid
+    before = len(spooled(faults, "node1", uid))
+    command = ("env", "SLURMD_NODENAME=node2", "SLURM_JOB_ID=1", "SLURM_STEP_ID=77", sys.executable, "raw.py")
+    script = f"echo job $SLURM_JOB_ID\nsrun -N1 -n1 {' '.join(command)}\necho status $?\n"
+    out = cluster.sbatch("alice", script, "-N1", "-wnode1", cwd=room, timeout=60)
+    assert "status 0" in out, out
+    wait_until(lambda: len(spooled(faults, "node1", uid)) > before, what="the spool")
+    last = spooled(faults, "node1", uid)[-1]
+    job = out.partition("job ")[2].split()[0]
+    envelope = [last[name] for name in ("node", "uid", "job", "step", "word", "origin", "kind")]
+    assert envelope == ["node1", uid, job, "0", "user", "user", None]
+    assert last["said"]["reason"] == "Xid 79" and last["said"]["node"] == "node2"
+
+
+HIDES = """\
+import os, time
+from piolet.api import Eval, Verdict
+class Hides(Eval):
+    name = "hides"
+    def check(self, context):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.setsid()
+                with open("PLACE/hidden." + context.node, "w") as file:
+                    file.write(str(os.getpid()))
+                os.closerange(0, 64)  # with the answer's end open, the eval would not have answered
+                time.sleep(1000)
+            os._exit(0)
+        while not os.path.exists("PLACE/hidden." + context.node):
+            time.sleep(0.01)
+        return Verdict("pass")
+"""
+
+
+def test_an_eval_that_hides_ends_with_its_vetting(cluster: Cluster, room: Path) -> None:
+    """Twice forked, with sessions of its own, where Slurm makes no control group that would hold it."""
+    cluster.write("alice", room / "hides.py", HIDES.replace("PLACE", str(room)))
+    out = vetted(cluster, room, "name: h\nevals:\n- {type: hides.Hides}\n", 4)
+    assert "4 of 4 nodes good" in out and "status 0" in out, out
+    hidden = [int(path.read_text("ascii")) for path in room.glob("hidden.*")]
+    assert len(hidden) == 4
+    wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in hidden), what="the end of what hid")
 
 
 def test_a_full_spool_costs_no_vetting(cluster: Cluster, faults: Faults, room: Path) -> None:
@@ -306,7 +392,7 @@ def test_a_full_spool_costs_no_vetting(cluster: Cluster, faults: Faults, room: P
     subprocess.run(faults.on_node("node2", "mount", "-t", "tmpfs", "-o", "size=4k,mode=0777", "t", place), check=True)
     try:
         subprocess.run(
-            faults.on_node("node2", "sh", "-c", f"head -c 4096 /dev/zero >{place}/verdicts.jsonl; chmod 666 {place}/*"),
+            faults.on_node("node2", "sh", "-c", f"head -c 4096 /dev/zero >{place}/full; chmod 666 {place}/*"),
             check=True,
         )
         out = vetted(cluster, room, "name: n\nevals:\n- type: limits\n", 4)

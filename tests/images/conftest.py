@@ -24,6 +24,7 @@ from tests.support.registry import Registry, wait_until
 PYTHON = str(Path(sys.executable).parent.resolve() / "python")
 SERVICE, ALICE, BOB = 4242, 4301, 4302
 PROGRAMS = ("skopeo", "mksquashfs", "unsquashfs", "docker-registry", "zstd", "setpriv")
+SERVE = "import sys; from piolet.environment.images.service import main; sys.exit(main(sys.argv[1:]))"
 ASK = """
 import json, pathlib, sys
 from piolet import config
@@ -83,6 +84,10 @@ class Site:
     room: Path
     settings: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    walls: tuple[str, ...] | None = None
+    """Of the cage: all that the kernel gives, or only these."""
+    before: tuple[str, ...] = ()
+    """A program that runs the service."""
 
     @property
     def store(self) -> Path:
@@ -113,7 +118,7 @@ class Site:
             os.chown(self.room / "var", SERVICE, SERVICE)
         with (self.room / "service.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*become(SERVICE), PYTHON, "-m", "piolet.environment.images.service", "--config", self.config],
+                [*self.before, *become(SERVICE), *self.python(SERVE), "--config", self.config],
                 env=environment(),
                 stderr=log,
                 cwd="/",
@@ -121,6 +126,12 @@ class Site:
         count = self.log.count("listening at")
         wait_until(lambda: self.log.count("listening at") > count or not self.alive(), what="the service's start")
         assert self.alive(), self.log
+
+    def python(self, code: str) -> list[str]:
+        """Return the start of a command that runs `code`, in which a cage has `walls`."""
+        if self.walls is not None:
+            code = f"from piolet.environment.images import jobs; jobs.WALLS = {self.walls!r}\n" + code
+        return [PYTHON, "-c", code]
 
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
@@ -137,7 +148,7 @@ class Site:
         """Start asking for an image as `uid`."""
         request = json.dumps({"reference": reference, "mode": mode})
         return subprocess.Popen(
-            [*become(uid), PYTHON, "-c", ASK, str(self.config), request],
+            [*become(uid), *self.python(ASK), str(self.config), request],
             env=environment() | more,
             stdout=subprocess.PIPE,
             cwd="/",
@@ -151,7 +162,7 @@ class Site:
         """Run the piolet command as `uid`."""
         code = "import sys; from piolet.cli.main import main; sys.exit(main(sys.argv[1:]))"
         return subprocess.run(
-            [*become(uid), PYTHON, "-c", code, "--config", str(self.config), *words],
+            [*become(uid), *self.python(code), "--config", str(self.config), *words],
             env=environment() | more,
             capture_output=True,
             text=True,

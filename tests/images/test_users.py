@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import http.server
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
-from piolet.environment.images.store import locate
+from piolet.environment.images.reference import parse
+from piolet.environment.images.store import Access, Store, locate
 from piolet.errors import ImageError
 
-from tests.images.conftest import ALICE, BOB, Site, needs_root
+from tests.images.conftest import ALICE, BOB, SERVICE, Site, needs_root
 from tests.support import oci
-from tests.support.registry import Registry, auth_file, reply, sham
+from tests.support.registry import Registry, auth_file, reply, sham, wait_until
 
 pytestmark = needs_root()
 
@@ -124,8 +127,6 @@ def test_removal(site: Site, registry: Registry, guarded: Registry, image: Path)
     digest = site.ask(ALICE, private, **credentials(site, guarded, "alice", "secret-a", ALICE))["digest"]
     site.ask(BOB, private, **credentials(site, guarded, "bob", "secret-b", BOB))
     assert len(site.images()) == 2
-    refused = site.piolet(BOB, "image", "rm", site.ask(BOB, public)["digest"])
-    assert refused.returncode == 1 and "only root or uid 4301" in refused.stderr
     assert "yours to see" in site.piolet(4999, "image", "rm", private).stderr
     assert "other users keep it" in site.piolet(BOB, "image", "rm", private).stdout
     with pytest.raises(ImageError):
@@ -133,8 +134,6 @@ def test_removal(site: Site, registry: Registry, guarded: Registry, image: Path)
     assert locate(str(site.store), digest, ALICE)
     assert "and its image" in site.piolet(ALICE, "image", "rm", digest[:20]).stdout
     assert len(site.images()) == 1
-    assert "other references" in site.piolet(ALICE, "image", "rm", public).stdout
-    assert "stays" in site.piolet(BOB, "image", "rm", public).stdout
     assert site.piolet(0, "image", "prune", "--older-than", "1h").stdout.startswith("removed 0")
     assert "would remove 1 images" in site.piolet(0, "image", "prune", "--older-than", "0s", "--dry-run").stdout
     assert len(site.images()) == 1
@@ -142,11 +141,110 @@ def test_removal(site: Site, registry: Registry, guarded: Registry, image: Path)
     assert site.images() == [] and not list((site.store / "refs").rglob("*.json"))
 
 
+def test_a_private_image_that_its_first_user_gives_up_is_the_next_ones(
+    site: Site, guarded: Registry, image: Path
+) -> None:
+    private = guarded.push(image, "secret:1", "alice")
+    site.ask(ALICE, private, **credentials(site, guarded, "alice", "secret-a", ALICE))
+    digest = site.ask(BOB, private, **credentials(site, guarded, "bob", "secret-b", BOB))["digest"]
+    assert "2 users, yours" in site.piolet(ALICE, "image", "list").stdout
+    assert "yours" not in site.piolet(BOB, "image", "list").stdout
+    assert "other users keep it" in site.piolet(ALICE, "image", "rm", private).stdout
+    assert Store(str(site.store)).access(digest) == Access(False, (BOB,), BOB)
+
+
+def test_no_user_removes_a_public_image(site: Site, registry: Registry, image: Path) -> None:
+    """Neither who pulled it first nor anybody else, in any way: another's queued job may need it."""
+    reference = registry.push(image, "app:1")
+    digest = site.ask(ALICE, reference)["digest"]
+    # As the service files what it pulled from a registry that is not on loopback.
+    store = Store(str(site.store))
+    store.file_reference(parse(f"quay.io/app@{digest}"), digest, None)
+    tag = parse("quay.io/app:1")
+    store.file_reference(tag, digest, None)
+    for path in (site.store / "refs/public").iterdir():
+        shutil.chown(path, SERVICE, SERVICE)
+    for user in (ALICE, BOB):
+        for name in (str(tag), digest, reference):
+            done = site.piolet(user, "image", "rm", name)
+            if done.returncode == 0:
+                assert user == ALICE and "it is public, and stays for everybody" in done.stdout, done
+            else:
+                unknown = name == reference  # Bob's never, and Alice has just given it up
+                assert ("yours to see" if unknown else "only root or the store's account") in done.stderr, done
+            assert site.ask(BOB, str(tag), "known")["digest"] == digest, (user, name)
+        assert "removed 0 images" in site.piolet(user, "image", "prune", "--older-than", "0s").stdout
+    assert locate(str(site.store), digest, BOB) and len(site.images()) == 1
+    assert Store(str(site.store)).access(digest) == Access(True, (), ALICE, True)
+    assert "goes by itself" in site.piolet(ALICE, "image", "rm", digest).stderr, "there is nothing left to give up"
+    assert "and its image" in site.piolet(0, "image", "rm", digest).stdout
+    assert site.images() == []
+
+
+def test_public_images_go_when_nobody_asks_for_them(
+    site: Site, registry: Registry, guarded: Registry, image: Path
+) -> None:
+    site.stop()
+    site.settings["public_idle_days"] = 2
+    site.start()
+    old = site.ask(ALICE, registry.push(image, "old:1"))["digest"]
+    oci.build(site.room / "other", [[oci.file("other")]])
+    new = site.ask(ALICE, registry.push(site.room / "other", "new:1"))["digest"]
+    oci.build(site.room / "third", [[oci.file("third")]])
+    private = guarded.push(site.room / "third", "secret:1", "alice")
+    own = site.ask(ALICE, private, **credentials(site, guarded, "alice", "secret-a", ALICE))["digest"]
+    before = time.time() - 3 * 86400
+    for digest in (old, own):
+        os.utime(site.store / f"{digest.replace(':', '-')}.json", (before, before))
+    site.stop()
+    site.start()  # it looked an hour ago
+    site.stop()
+    assert len(site.images()) == 3
+    os.utime(site.store / "swept", (before, before))
+    site.start()
+    wait_until(lambda: "removed 1 public images" in site.log, what="the daily look")
+    assert sorted(Store(str(site.store)).digests()) == sorted([new, own])
+
+
+def test_a_quota(site: Site, registry: Registry, image: Path) -> None:
+    site.stop()
+    site.settings["quota_images"] = 1
+    site.settings["quota"] = "1MiB"
+    site.start()
+    first = registry.push(image, "app:1")
+    assert "error" not in site.ask(ALICE, first)
+    oci.build(site.room / "other", [[oci.file("other")]])
+    second = registry.push(site.room / "other", "other:1")
+    refused = site.ask(ALICE, second)
+    assert "you have 1 images of your own in the store, and the quota is 1" in refused["error"]
+    assert "piolet image rm" in refused["hint"] and site.leftovers() == []
+    oci.archive(image, site.room / "a.tar")
+    assert "the quota is 1" in site.piolet(ALICE, "image", "import", str(site.room / "a.tar"), "--name", "x").stderr
+    assert "error" not in site.ask(ALICE, first), "what is there may be used"
+    assert "error" not in site.ask(BOB, second), "each has a quota of their own"
+    assert "error" not in site.ask(ALICE, second), "and what another pulled is no charge"
+    # What one gives up is given back, but not without end: the images are public, and stay.
+    oci.build(site.room / "third", [[oci.file("third")]])
+    third = registry.push(site.room / "third", "third:1")
+    assert "it is public, and stays" in site.piolet(ALICE, "image", "rm", first).stdout
+    assert "error" not in site.ask(ALICE, third)
+    assert "it is public, and stays" in site.piolet(ALICE, "image", "rm", third).stdout
+    oci.build(site.room / "fourth", [[oci.file("fourth")]])
+    fourth = registry.push(site.room / "fourth", "fourth:1")
+    assert "you pulled and gave up 2 images that are public and still in the store" in site.ask(ALICE, fourth)["error"]
+    # By size, as soon as it is known and before anything is fetched.
+    oci.build(site.room / "big", [[oci.file("big", os.urandom(2 << 20))]])
+    refused = site.ask(4303, registry.push(site.room / "big", "big:1"))
+    assert "take 0 B of 1.0 MiB, the quota" in refused["error"] and "of 2.0 MiB" in refused["error"], refused
+    assert not any("pulling" in text for text in refused["said"])
+    assert "error" not in site.ask(0, f"{registry.address}/big:1"), "root has none"
+
+
 def test_an_image_used_by_its_removed_store(site: Site, registry: Registry, image: Path) -> None:
     """An image that is removed while it is open stays readable for who has it open, and can be pulled again."""
     reference = registry.push(image, "app:1")
     site.ask(ALICE, reference)
     with (site.store / site.images()[0]).open("rb") as held:
-        assert "and its image" in site.piolet(ALICE, "image", "rm", reference).stdout
+        assert "and its image" in site.piolet(0, "image", "rm", site.ask(ALICE, reference)["digest"]).stdout
         assert held.read(4) == b"hsqs"
     assert "error" not in site.ask(ALICE, reference) and len(site.images()) == 1

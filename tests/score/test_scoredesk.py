@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from piolet.api import Collector, Target
+from piolet.errors import WireError
 from piolet.node import scoredesk
-from piolet.node.keeper import USERS_WRITERS_MAX, Keeper
+from piolet.node.keeper import USERS_WRITERS_MAX, Keeper, Order, decode
 from piolet.node.scoredesk import ScoreDesk, _Scored
 from piolet.score import request
 from piolet.score.choose import choose
@@ -241,9 +242,9 @@ def test_a_users_writers_that_hang_are_that_users_trouble(
     """There are so many of a user's and no more, what is refused is logged, and others have theirs."""
     begun: list[int] = []
 
-    def start(self: Keeper, order: dict[str, Any], source: int) -> None:
-        self._writers[len(begun)] = order["uid"]
-        begun.append(order["uid"])
+    def start(self: Keeper, order: Order, source: int) -> None:
+        self._writers[len(begun)] = order.uid
+        begun.append(order.uid)
 
     monkeypatch.setattr(Keeper, "_start", start)
     taker = Keeper(pwd.getpwuid(0), lambda _: None, keeper[1])
@@ -267,3 +268,63 @@ def test_each_opening_counts_for_itself(hands: Hands) -> None:
 
     choose(Target(gpus=("0",), root="/nowhere"), "auto", around)
     assert len(begun) == 4 and begun == [None] * 4 and sampler.busy is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"uid": 0},
+        {"uid": True},
+        {"uid": -1},
+        {"uid": 1 << 32},
+        {"groups": "12"},
+        {"groups": {"1": 2}},
+        {"groups": [0.5]},
+        {"directory": "d"},
+        {"directory": "/d\0"},
+        {"node": "../n"},
+        {"step": 1},
+        {"more": 1},
+    ],
+)
+def test_what_the_sampler_may_not_ask(changes: dict[str, Any]) -> None:
+    """The keeper is root, and the sampler is not."""
+    order = {"uid": 1000, "gid": 1, "groups": [2], "directory": "/d", "node": "n", "step": "1.0"}
+    assert decode(json.dumps(order).encode()) == Order(1000, 1, [2], "/d", "n", "1.0")
+    with pytest.raises(WireError):
+        decode(json.dumps({**order, **changes}).encode())
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"1", b"{}", b"\xff", b"[" * 60_000, b'{"uid":1e999}'])
+def test_what_is_no_request(data: bytes) -> None:
+    """None of it ends the keeper."""
+    with pytest.raises(WireError):
+        decode(data)
+
+
+@pytest.mark.parametrize("text", ["[]", "1", "[" * 60_000, '{"peer": 99999999999999999999}', '{"peer":"x"}', "\xff"])
+def test_a_note_that_is_none_is_forgotten(desk: ScoreDesk, tmp_path: Path, text: str) -> None:
+    """After a restart; the others are taken up."""
+    (tmp_path / "7.0").write_text(text, "latin-1")
+    desk._recover()
+    assert not list(tmp_path.iterdir()) and not names(desk)
+
+
+def test_connections_in_a_loop_do_not_fill_the_log(
+    tmp_path: Path, keeper: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Row 9 of the attacks: 16 MB of log in 8 s."""
+    path = tmp_path / "score.sock"
+    path.parent.chmod(0o755)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen(1024)
+        one = ScoreDesk(listener, keeper[0], tmp_path / "none", Sampler(Clock(lambda: 1, lambda: 1, lambda _: None)))
+        one._steps = [_Scored(0, 0)] * scoredesk._STEPS_MAX  # no more are taken of anybody
+        for _ in range(20):
+            for _ in range(50):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+                    client.connect(str(path))
+            one._on_connect()
+    assert [record.getMessage().partition(" is refused: ")[2] for record in caplog.records] == ["too many steps"]
+    assert one._refused._between > 500

@@ -138,6 +138,7 @@ def test_all_is_well(machine: Machine) -> None:
         "accounts",
         "daemons",
         "store",
+        "cage",
         "devices",
         "process tracking",
     } == {finding.check for finding in found}
@@ -460,3 +461,26 @@ def test_a_task_prolog_that_containers_do_not_have(machine: Machine, tmp_path: P
         assert (found["task prolog"], found.get("site mounts")) == ((OK, None) if good else (BAD, WARN))
     program(tmp_path / "bin/scontrol", "exit 1")
     only(machine, "task prolog", "scontrol show config does not work", "slurmctld", state=WARN)
+
+
+@pytest.mark.parametrize(
+    ("standing", "reasons", "state", "said"),
+    [
+        (("namespaces", "landlock", "seccomp"), [], OK, "images are read in namespaces, landlock, seccomp"),
+        (("landlock", "seccomp"), ["user namespaces: no"], WARN, "not there: user namespaces: no"),
+        (("namespaces",), ["Landlock: not in use"], WARN, "not there: Landlock: not in use"),
+        (("seccomp",), ["user namespaces: no", "Landlock: not in use"], BAD, "there is no cage to read them in"),
+        ((), ["user namespaces: no"], BAD, "there is no cage to read them in"),
+    ],
+)
+def test_cages(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    standing: tuple[str, ...],
+    reasons: list[str],
+    state: str,
+    said: str,
+) -> None:
+    monkeypatch.setattr("piolet.doctor.store.probe", lambda _: (standing, reasons))
+    (found,) = [finding for finding in doctor.examine(machine) if finding.check == "cage"]
+    assert found.state == state and said in found.text

@@ -19,6 +19,7 @@ from piolet.environment.images import protocol, service
 from piolet.environment.images.admin import Admin
 from piolet.environment.images.importer import Importer, Requester
 from piolet.environment.images.lease import Presence
+from piolet.environment.images.listening import listen
 from piolet.environment.images.reference import parse
 from piolet.environment.images.store import Access, Store
 
@@ -41,7 +42,7 @@ def fill(store: Store, count: int, users: tuple[int, ...]) -> None:
 async def serving(importer: Importer) -> AsyncIterator[Path]:
     """Give the socket of a service that runs here."""
     path = Path(importer.store.root).parent / "s.sock"
-    with service.listen(str(path)) as listening:
+    with listen(str(path)) as listening:
         async with importer.open():
             task = asyncio.create_task(service.Service(importer).serve(listening))
             try:

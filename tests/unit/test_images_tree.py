@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from piolet.environment.images import manifest as documents
 from piolet.environment.images import squash
+from piolet.environment.images.blob import Budget
+from piolet.environment.images.limits import UNPACKED_MOST
 from piolet.environment.images.tarstream import TarReader
 from piolet.environment.images.tree import Directory, HardLink, Tree
 from piolet.errors import ImageError
@@ -20,13 +22,13 @@ from tests.support.oci import Entry, Packed, device, file, folder, hardlink, opa
 Layers = Sequence[Sequence[Entry] | bytes | Packed]
 
 
-def merged(tmp_path: Path, layers: Layers, limit: int = squash.UNPACKED_LIMIT, **more: list[str]) -> Tree:
+def merged(tmp_path: Path, layers: Layers, limit: int = UNPACKED_MOST, **more: list[str]) -> Tree:
     oci.build(tmp_path / "image", layers, **more)  # type: ignore[arg-type]
     manifest = documents.parse_manifest((tmp_path / "image/manifest.json").read_bytes(), "test")
     raw = (tmp_path / "image" / manifest.config.hex).read_bytes()
     config = documents.parse_config(raw, "test", "amd64")
     places = squash.layers_of(manifest, config, str(tmp_path / "image"))
-    return squash.merge(places, config, lambda _: None, limit)
+    return squash.merge(places, config, lambda _: None, Budget(limit))
 
 
 def listing(tree: Tree) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ class Shows(Eval):
 @pytest.fixture(autouse=True)
 def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules are looked for as in the daemon: not in the directory that pytest was started in."""
-    monkeypatch.setattr("sys.path", [one for one in origin.sys.path if "site-packages" in one or "/usr/" in one])
+    monkeypatch.setattr("sys.path", [one for one in sys.path if "site-packages" in one or "/usr/" in one])
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_one_name_for_two_is_no_name() -> None:
 @pytest.mark.parametrize("entry", ["", ".", "relative", "HOME"])
 def test_a_path_that_is_not_roots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entry: str) -> None:
     os.chown(tmp_path, 65534, 65534)
-    monkeypatch.setattr("sys.path", [str(tmp_path) if entry == "HOME" else entry, *origin.sys.path])
+    monkeypatch.setattr("sys.path", [str(tmp_path) if entry == "HOME" else entry, *sys.path])
     assert of(LIMITS) == [("user", None)]
 
 
@@ -106,8 +107,10 @@ def test_a_sites_file(site: Path) -> None:
     assert of(dataclasses.replace(task, target=f"{site}/../{site.name}/shows.py:Shows"), site=str(site)) == [
         ("user", None)
     ]
-    for change in (lambda: path.chmod(0o666), lambda: os.chown(path, 65534, 0), lambda: site.chmod(0o777)):
-        change()
+    for mode, owner, above in ((0o666, 0, 0o755), (0o644, 65534, 0o755), (0o644, 0, 0o777)):
+        path.chmod(mode)
+        os.chown(path, owner, 0)
+        site.chmod(above)
         assert of(task, site=str(site)) == [("user", None)]
         path.chmod(0o644)
         site.chmod(0o755)
@@ -127,7 +130,14 @@ def spooled(what: Plan, site: str, environ: dict[str, str]) -> list[dict[str, An
             os.close(read)
             os.environ.clear()
             os.environ.update(environ)
-            node.work(what.to_json(), nothing, {}, write, [site])
+            node.work(
+                what.to_json(),
+                nothing,
+                {},
+                write,
+                [site],
+                origin.closed_environment({"A": "root's", "NOTIFY_SOCKET": "x"}),
+            )
         finally:
             os._exit(0)
     os.close(write)
@@ -149,7 +159,10 @@ def test_roots_code_sees_no_variable_of_the_users(site: Path, tmp_path: Path) ->
         "SLURM_JOB_ID": "1",
     }
     (one,) = spooled(Plan("p", (task,)), str(site), environ)
-    assert one["said"]["reason"] == f"environ({origin.CLOSED_ENVIRONMENT}) True"
+    assert (
+        one["said"]["reason"]
+        == "environ({'PATH': '/usr/sbin:/usr/bin:/sbin:/bin', 'LANG': 'C.UTF-8', 'A': \"root's\"}) True"
+    )
     assert (one["origin"], one["kind"]) == ("site", task.target)
     assert set(one) == {"origin", "kind", "plan", "said"}
 

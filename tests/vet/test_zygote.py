@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import platform
 import select
 import shutil
 import signal
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from piolet import peer
-from piolet.node import descendants, hierarchies, kernellog, vettask
+from piolet.node import descendants, hierarchies, kernellog, linux, vettask, zygote
 from piolet.node.hierarchies import Group, Mount
 from piolet.node.zygote import Facts, Work, Zygote
 
@@ -171,29 +173,28 @@ def test_the_child_cannot_be_looked_into(listener: Listener) -> None:
 # -- where a task belongs
 
 
-def hierarchy() -> tuple[Path, str] | None:
-    """Return a mounted hierarchy in which groups can be made, and its controllers as /proc has them."""
+def hierarchy(version: int) -> str | None:
+    """Return where a hierarchy of that version is mounted, in which groups can be made."""
     for group in hierarchies.parse(Path("/proc/self/cgroup").read_text()):
         root = hierarchies.directory(Group(group.controllers, "/"), hierarchies.own_mounts())
         # cpuset takes no process before it is set up.
-        if root is not None and os.access(root, os.W_OK) and group.controllers not in ((), ("cpuset",)):
-            return Path(root), ",".join(group.controllers)
+        usable = root is not None and os.access(root, os.W_OK) and "cpuset" not in group.controllers
+        if usable and version == (1 if group.controllers else 2):
+            return root
     return None
 
 
-@pytest.fixture
-def step() -> Iterator[Path]:
-    """A control group of a step, as Slurm makes them, with a process of a user in it."""
-    found = hierarchy()
+@pytest.fixture(params=[1, 2])
+def step(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A control group of a step, as Slurm makes them."""
+    found = hierarchy(request.param)
     if found is None:
-        pytest.skip("no control groups can be made here")
-    top = found[0] / f"piolet-test-{os.getpid()}"
-    group = top / "uid_1" / "job_77" / "step_3" / "task_0"
+        pytest.skip(f"no control groups of version {request.param} can be made here")
+    group = Path(found) / f"piolet-test-{os.getpid()}" / "uid_1" / "job_77" / "step_3" / "task_0"
     group.mkdir(parents=True)
     yield group
     for path in [group, *list(group.parents)[:4]]:
-        if path.exists():
-            path.rmdir()
+        path.rmdir()
 
 
 def inside(group: Path) -> subprocess.Popen[bytes]:
@@ -232,6 +233,39 @@ def test_a_vetting_enters_its_steps_group_or_fails(step: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_all_hierarchies_are_entered() -> None:
+    """Memory, cpuset, devices, freezer and whatever else there is, of both versions at once."""
+    process = subprocess.Popen(["sleep", "1000"], user=NOBODY, group=NOBODY, extra_groups=[])
+    made: list[Path] = []
+    try:
+        for group in hierarchies.parse(Path(f"/proc/{process.pid}/cgroup").read_text()):
+            root = hierarchies.directory(Group(group.controllers, "/"), hierarchies.own_mounts())
+            if root is None or not os.access(root, os.W_OK):
+                continue
+            path = Path(root) / f"piolet-test-{os.getpid()}"
+            for part in (path, path / "job_77", path / "job_77" / "step_3"):
+                part.mkdir()
+                made.append(part)
+                for name in ("cpuset.cpus", "cpuset.mems") if "cpuset" in group.controllers else ():
+                    (part / name).write_text((part.parent / name).read_text())
+            (made[-1] / "cgroup.procs").write_text(str(process.pid))
+        if not made:
+            pytest.skip("no control groups can be made here")
+        code = (
+            "import sys; from piolet.node.vettask import adopt, look_up\n"
+            "adopt(look_up(int(sys.argv[1]), int(sys.argv[2])))\nprint(open('/proc/self/cgroup').read(), end='')\n"
+        )
+        command = [sys.executable, "-c", code, str(process.pid), str(NOBODY)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.stdout == Path(f"/proc/{process.pid}/cgroup").read_text(), done.stderr
+        assert done.stdout.count("/job_77/step_3") == len(made) // 3
+    finally:
+        process.kill()
+        process.wait()
+        for part in reversed(made):
+            part.rmdir()
 
 
 MOUNTINFO = """\
@@ -363,3 +397,59 @@ def test_end_all_says_what_it_cannot_end() -> None:
 )
 def test_lines_of_devices_name_no_process(entry: bytes, line: str | None) -> None:
     assert kernellog.of_device(entry) == line
+
+
+def test_a_vetting_has_not_the_daemons_log(listener: Listener) -> None:
+    """What a daemon holds, its children hold."""
+
+    def work(_plan: bytes, connection: int, _facts: Facts, _spool: int) -> None:
+        mine = [os.readlink(f"/proc/self/fd/{number}") for number in range(3)]
+        with open("/proc/self/oom_score_adj") as file:
+            os.write(connection, f"{mine} {file.read().strip()}".encode())
+
+    accepted, told = listener.connect_as(NOBODY, messages.vet(b"my plan"))
+    Path(f"/proc/{peer.of(accepted).pid}/oom_score_adj").write_text("321")
+    with running(lambda channel: Zygote(channel, lambda: work, listener.file).run()) as channel:
+        channel.recv(256)
+        read, write = os.pipe()
+        socket.send_fds(channel, [b'{"key": 1}'], [accepted.fileno(), write])
+        assert told.recv(256).decode() == f"{['/dev/null'] * 3} 321"
+        for end in (read, write):
+            os.close(end)
+
+
+def test_a_user_who_holds_up_all_their_vettings_holds_up_no_more(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that reads what is theirs may hang for as long as they like."""
+    monkeypatch.setattr(zygote, "USERS_VETTINGS_MAX", 2)
+
+    def work(_plan: bytes, _connection: int, _facts: Facts, _spool: int) -> None:
+        time.sleep(1000)
+
+    accepted = [listener.connect_as(NOBODY - (number == 3), messages.vet(b"my plan"))[0] for number in range(4)]
+    with running(lambda channel: Zygote(channel, lambda: work, listener.file).run()) as channel:
+        channel.recv(256)
+        read, write = os.pipe()
+        told: dict[int, bool] = {}
+        for key, one in enumerate(accepted):
+            socket.send_fds(channel, [b'{"key": %d}' % key], [one.fileno(), write])
+        while len(told) < 4:
+            answer = json.loads(channel.recv(256))
+            told.setdefault(answer["key"], "status" in answer)
+        assert told == {0: False, 1: False, 2: True, 3: False}
+        for end in (read, write):
+            os.close(end)
+
+
+def test_whoever_becomes_a_user_leaves_roots_keys_behind() -> None:
+    """The keys of a session belong to whoever holds a process of it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if platform.machine() != "x86_64" or libc.syscall(250, 0, -3, 0) < 0:
+        pytest.skip("no keys can be had here")
+    pid = os.fork()
+    if pid == 0:
+        before = libc.syscall(250, 1, None)
+        linux.become(NOBODY, NOBODY, [])
+        os._exit(0 if before > 0 and libc.syscall(250, 0, -3, 0) != before else 1)
+    assert os.waitpid(pid, 0)[1] == 0

@@ -18,11 +18,13 @@ from pathlib import Path
 
 import pytest
 from piolet import peer
+from piolet.config import Config
 from piolet.errors import WireError
 from piolet.node import requests
 from piolet.node.monitor import Monitor, Step
 from piolet.node.mounts import Images
 from piolet.node.requests import Announced, Build, End, encode, take_start
+from piolet.node.server import Server
 from piolet.node.state import StepFiles
 from piolet.node.worker import Means
 from piolet.node.zygote import Work, Zygote
@@ -38,10 +40,10 @@ class Listener:
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.bind(self.path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.bind(self.path)
         path.chmod(0o666)
-        self._socket.listen(8)
+        self.socket.listen(8)
         self.file = peer.file_of(path)
         self._children: list[int] = []
 
@@ -50,7 +52,15 @@ class Listener:
         near = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         near.connect(self.path)
         near.settimeout(20)
-        return near, self._socket.accept()[0]
+        return near, self.socket.accept()[0]
+
+    def told(self, uid: int, message: bytes) -> bytes:
+        """Have a process of that user connect and send; return what whoever accepts says to it."""
+        near, far = socket.socketpair()
+        near.settimeout(20)
+        self._fork(uid, message, far, {})
+        far.close()
+        return near.recv(65536)
 
     def connect_as(
         self, uid: int, message: bytes, limits: dict[int, tuple[int, int]] | None = None
@@ -61,10 +71,17 @@ class Listener:
         """
         near, far = socket.socketpair()
         near.settimeout(20)
+        self._fork(uid, message, far, limits or {})
+        far.close()
+        accepted = self.socket.accept()[0]
+        assert select.select([accepted], [], [], 20)[0]
+        return accepted, near
+
+    def _fork(self, uid: int, message: bytes, far: socket.socket, limits: dict[int, tuple[int, int]]) -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                for limit, pair in (limits or {}).items():
+                for limit, pair in limits.items():
                     resource.setrlimit(limit, pair)
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)
@@ -77,13 +94,9 @@ class Listener:
             finally:
                 os._exit(0)
         self._children.append(pid)
-        far.close()
-        accepted = self._socket.accept()[0]
-        assert select.select([accepted], [], [], 20)[0]
-        return accepted, near
 
     def close(self) -> None:
-        self._socket.close()
+        self.socket.close()
         for pid in self._children:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -295,6 +308,23 @@ def test_a_monitor_ends_quietly_when_its_server_does(listener: Listener, tmp_pat
         socket.send_fds(channel, [build], [own_end.fileno()])
         assert select.select([channel], [], [], 20)[0]
         assert b"pioletd cannot tell whose step this is" in channel.recv(65536, socket.MSG_PEEK)
+
+
+def test_a_connection_of_a_users_is_refused_by_the_server(listener: Listener) -> None:
+    """Whatever the socket's mode is."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ours.close()
+            Server(listener.socket, theirs, Config(), "node").run()
+        finally:
+            os._exit(0)
+    theirs.close()
+    assert b"only Slurm, as root, may announce a step" in listener.told(NOBODY, messages.start(b"{}"))
+    ours.shutdown(socket.SHUT_RDWR)  # a close would leave it to the processes that have it, too
+    ours.close()
+    os.waitpid(pid, 0)
 
 
 def test_a_step_and_its_worker_end_at_once(listener: Listener, tmp_path: Path) -> None:

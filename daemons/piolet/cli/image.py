@@ -1,4 +1,4 @@
-"""`piolet image`: pull, list, rm, import, prune.
+"""`piolet image`: pull, list, rm, import, verify, prune.
 
 A thin layer: what is asked goes to the image service, or to the user's own store where EDF_IMAGESTORE
 is set.
@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from piolet import sizes
 from piolet.cli.progress import progress
 from piolet.config import Config
 from piolet.environment.images import client
@@ -36,6 +37,10 @@ def add_parser(subparsers: Any) -> None:
     bring = actions.add_parser("import", help="bring in an image from an archive")
     bring.add_argument("source", metavar="SOURCE", help="FILE, oci-archive:FILE, docker-archive:FILE or oci:DIRECTORY")
     bring.add_argument("--name", metavar="NAME[:TAG]", help="file it as localhost/NAME:TAG (default: the file's name)")
+    verify = actions.add_parser("verify", help="whether images are still what was converted")
+    which = verify.add_mutually_exclusive_group(required=True)
+    which.add_argument("target", metavar="REF|DIGEST", nargs="?", help="a reference, or sha256: and at least 8 digits")
+    which.add_argument("--all", action="store_true", help="every image that you may use")
     prune = actions.add_parser("prune", help="remove images that were not used for long")
     prune.add_argument("--older-than", default="30d", metavar="AGE", help="30d, 12h, 90min (default: 30d)")
     prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
@@ -48,6 +53,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
         "list": _list,
         "rm": _remove,
         "import": _import,
+        "verify": _verify,
         "prune": _prune,
     }
     return actions[args.action](args, config)
@@ -86,6 +92,27 @@ def _remove(args: argparse.Namespace, config: Config) -> int:
     return 0
 
 
+def _verify(args: argparse.Namespace, config: Config) -> int:
+    own = client.own_store()
+    with progress() as show:
+        if own is None:
+            entries = client.ask(config, {"op": "verify", "target": args.target}, show).get("entries", [])
+        else:
+            from piolet.environment.images import personal
+
+            entries = personal.verify(config, own, args.target, show)["entries"]
+    _table(entries, "STATE", lambda entry: str(entry["state"]))
+    bad = [entry for entry in entries if entry["state"] in ("damaged", "unreadable")]
+    if bad:
+        raise ImageError(
+            f"{len(bad)} of {len(entries)} images cannot be trusted: {', '.join(e['digest'][:19] for e in bad[:5])}",
+            "remove it and pull it again; a public one is removed by an administrator: piolet image rm DIGEST",
+        )
+    if any(entry["state"] == "no record" for entry in entries):
+        print("no record: converted by an older release; remove it and pull it again to have one")
+    return 0
+
+
 def _prune(args: argparse.Namespace, config: Config) -> int:
     seconds = _age(args.older_than)
     own = client.own_store()
@@ -101,7 +128,7 @@ def _prune(args: argparse.Namespace, config: Config) -> int:
     total = sum(entry["size"] for entry in entries)
     if entries:
         _table(entries)
-    print(f"{'would remove' if args.dry_run else 'removed'} {len(entries)} images, {_size(total)}")
+    print(f"{'would remove' if args.dry_run else 'removed'} {len(entries)} images, {sizes.shown(total)}")
     return 0
 
 
@@ -174,14 +201,6 @@ def _age(text: str) -> float:
     return float(int(match[1]) * _UNITS[match[2]])
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
 def _since(seconds: float) -> str:
     for unit in ("d", "h", "min"):
         if seconds >= _UNITS[unit]:
@@ -189,8 +208,12 @@ def _since(seconds: float) -> str:
     return f"{int(seconds)} s"
 
 
-def _table(entries: list[dict[str, Any]]) -> None:
-    rows = [("REFERENCE", "DIGEST", "SIZE", "UNUSED FOR", "ACCESS")]
+def _table(
+    entries: list[dict[str, Any]],
+    title: str = "ACCESS",
+    shown: Callable[[dict[str, Any]], str] = lambda entry: str(entry["access"]),
+) -> None:
+    rows = [("REFERENCE", "DIGEST", "SIZE", "UNUSED FOR", title)]
     for entry in entries:
         for number, reference in enumerate(entry["references"] or ["-"]):
             first = number == 0
@@ -198,9 +221,9 @@ def _table(entries: list[dict[str, Any]]) -> None:
                 (
                     reference,
                     entry["digest"][:19],
-                    _size(entry["size"]) if first else '"',
+                    sizes.shown(entry["size"]) if first else '"',
                     _since(entry["unused_s"]) if first else '"',
-                    entry["access"] if first else '"',
+                    shown(entry) if first else '"',
                 )
             )
     widths = [max(len(row[column]) for row in rows) for column in range(5)]

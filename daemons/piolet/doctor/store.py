@@ -1,4 +1,4 @@
-"""The site's image store."""
+"""The site's image store, and the cage in which images are read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pwd
 import stat
 from collections.abc import Iterator
 
-from piolet.doctor.findings import BAD, OK, SKIPPED, WARN, Finding, Machine, look
+from piolet.doctor.findings import BAD, NOBODY, OK, SKIPPED, WARN, Finding, Machine, look
+from piolet.environment.images.cage import probe
 
 _SPACE_LEAST = 0.05
 
@@ -47,6 +48,30 @@ def store(machine: Machine) -> Iterator[Finding]:
         yield Finding("store", WARN, left, "piolet image prune removes what nobody uses")
     else:
         yield Finding("store", OK, images.store)
+
+
+def cage(machine: Machine) -> Iterator[Finding]:
+    """Which walls keep programs that read images from everything else: tried as the account that runs them."""
+    if not (machine.here("piolet-imaged") or machine.here("pioletd")):
+        return
+    uid, account = None, f"user {os.geteuid()}"
+    if os.geteuid() == 0:
+        try:
+            account = machine.config.images.account
+            uid = pwd.getpwnam(account).pw_uid
+        except KeyError:
+            account, uid = "nobody", NOBODY
+    standing, reasons = probe(uid or None)
+    shown, why = f"images are read in {', '.join(standing)} (tried as {account}, from here)", "; ".join(reasons)
+    if "namespaces" not in standing and not {"landlock", "seccomp"} <= set(standing):
+        text = f"images can be neither pulled nor imported: there is no cage to read them in ({why})"
+        yield Finding(
+            "cage", BAD, text, "allow user namespaces (sysctl user.max_user_namespaces), or boot with Landlock"
+        )
+    elif reasons:
+        yield Finding("cage", WARN, f"{shown}; not there: {why}", "one wall suffices; two are better")
+    else:
+        yield Finding("cage", OK, shown)
 
 
 def _seen(store: str) -> list[int]:

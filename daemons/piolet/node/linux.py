@@ -7,6 +7,7 @@ are the same on every architecture. Needs Linux 5.12 (mount_setattr).
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import socket
@@ -31,6 +32,7 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_SECUREBITS, _PR_SET_N
 _PR_SET_CHILD_SUBREAPER = 36
 _SECBIT_NO_SETUID_FIXUP = 4
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = 428, 429, 436, 442
+_SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING = {"x86_64": 250, "aarch64": 219, "ppc64le": 271}, 1
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203}
 
 _BUFFERS = ((32, socket.SO_SNDBUF), (33, socket.SO_RCVBUF))  # SO_SNDBUFFORCE and SO_RCVBUFFORCE, and the ordinary ones
@@ -160,11 +162,23 @@ def keep_capabilities() -> None:
     _prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, "PR_SET_SECUREBITS")
 
 
+def _leave_keyring() -> None:
+    """Have a new session keyring: whoever holds a process of ours must not hold the keys of its session, too."""
+    number = _SYS_KEYCTL.get(platform.machine())
+    if number is not None and _libc.syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None) < 0:
+        error = ctypes.get_errno()
+        # Where the call is not to be had, or may not be made, keys cannot be had either.
+        if error not in (errno.ENOSYS, errno.EPERM, errno.EACCES):
+            raise OSError(error, os.strerror(error), "session keyring")
+
+
 def become(uid: int, gid: int, groups: list[int]) -> None:
     """Become this user for good, and prove that there is no way back.
 
     Raises PermissionError when there is one (never seen; the proof is the point).
     """
+    # As root: a user whose quota of keys is used up would keep root's.
+    _leave_keyring()
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)

@@ -25,7 +25,7 @@ _USER_NS_S = 5.0
 _PIECE = 1 << 20
 _RECORD_MAX = 8 << 20
 
-_DAMAGED = "its file in the store may be damaged; remove it and start again: piolet image rm REFERENCE"
+_DAMAGED = "its file in the store may be damaged: see piolet image verify; an administrator may piolet image rm DIGEST"
 _ALTERED = "an administrator looks into it, and has it made again: piolet image verify; piolet image rm DIGEST"
 _NOT_THE_STORES = "the files of the store must belong to the account of the image service, and only it may write them"
 _HINTS = {

@@ -23,11 +23,10 @@ from dataclasses import dataclass
 
 from piolet import peer, wire
 from piolet.errors import PioletError, WireError
-from piolet.node import packets
+from piolet.node import packets, vettask
 from piolet.node.refusals import Refusals
 from piolet.node.shares import Shares, Sparse
 from piolet.node.spool import LINE_MAX, Spool, Who
-from piolet.node.vettask import CGROUP, SLURMSTEPD, UNKNOWN
 from piolet.node.zygote import MESSAGE_MAX, Answer
 
 _log = logging.getLogger("pioletd")
@@ -38,7 +37,7 @@ _AT_ONCE, _A_SECOND = 64, 16
 _ACCEPTED_MAX = 64
 _SPOOLED_MAX = 1 << 20
 _PAUSE_S = 0.05
-_FOUND = (CGROUP, SLURMSTEPD, UNKNOWN)
+_FOUND = (vettask.CGROUP, vettask.SLURMSTEPD, vettask.UNKNOWN)
 _NAME = re.compile(r"[A-Za-z0-9_+-]{1,60}")
 
 
@@ -126,7 +125,7 @@ class VetDesk:
         try:
             wire.decode_vet(data)
             request = json.dumps({"key": task.key}).encode()
-            task.pidfd = os.pidfd_open(task.who.pid)
+            task.pidfd = vettask.pidfd_of(task.channel, task.who.pid)
             task.verdicts, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 socket.send_fds(self._zygote, [request], [task.channel.fileno(), write])

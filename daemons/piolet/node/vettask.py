@@ -51,6 +51,7 @@ class Task:
     cgroups: list[hierarchies.Group]
     environment: dict[str, str]
     limits: dict[str, tuple[int, int]]
+    oom: int
     directory: int
 
 
@@ -66,7 +67,7 @@ class Place:
 def of_connection(channel: socket.socket, listener: peer.File) -> tuple[Task, Place]:
     """Return the process that made the connection, and where it belongs. Raises PioletError and OSError."""
     pid, uid, _ = peer.of_accepted(channel, listener)
-    process = _pidfd(channel, pid)
+    process = pidfd_of(channel, pid)
     try:
         task = look_up(pid, uid)
         place = place_of(task, hierarchies.own_mounts())
@@ -78,8 +79,11 @@ def of_connection(channel: socket.socket, listener: peer.File) -> tuple[Task, Pl
         os.close(process)
 
 
-def _pidfd(channel: socket.socket, pid: int) -> int:
-    """Return a descriptor of the process that connected; before Linux 6.5 of that which has its number by now."""
+def pidfd_of(channel: socket.socket, pid: int) -> int:
+    """Return a descriptor of the process that connected; before Linux 6.5 of that which has its number by now.
+
+    Raises PioletError: it is gone.
+    """
     try:
         return channel.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
     except OSError:
@@ -106,6 +110,8 @@ def look_up(pid: int, uid: int) -> Task:
             limits = {line[:25].rstrip(): _limit(line[25:].split()) for line in file if line[:25].rstrip() in _LIMITS}
         with open(f"{base}/environ", "rb") as raw:
             entries = [entry.partition(b"=") for entry in raw.read(4 << 20).split(b"\0") if entry.find(b"=") > 0]
+        with open(f"{base}/oom_score_adj", encoding="ascii") as file:
+            oom = int(file.read())
         directory = os.open(f"{base}/cwd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise PioletError(f"the task that asked cannot be looked at: {error.strerror}") from None
@@ -120,7 +126,7 @@ def look_up(pid: int, uid: int) -> Task:
     environment = {os.fsdecode(name): os.fsdecode(value) for name, _, value in entries}
     supplementary = list(map(int, status["Groups"].split()))
     parent = int(status["PPid"])
-    return Task(pid, uid, gids.pop(), supplementary, parent, groups, environment, limits, directory)
+    return Task(pid, uid, gids.pop(), supplementary, parent, groups, environment, limits, oom, directory)
 
 
 def _status(base: str) -> dict[str, str]:
@@ -166,10 +172,13 @@ def _stepd_above(pid: int, parent: int) -> tuple[str, str] | None:
 
 def _stepd_title(base: str) -> tuple[str, str] | None:
     """Return job and step if the process is root's slurmstepd, of a program that is root's."""
+    # The real user: that of a program with the setuid bit is the user who started it. Nothing is read of the memory of
+    # a user's process, which may be a file of theirs that hangs.
+    if _status(base)["Uid"].split()[0] != "0":
+        return None
     with open(f"{base}/cmdline", "rb") as file:
         match = _TITLE.match(file.read(256).split(b"\0")[0].decode("ascii", "replace"))
-    # The real user: that of a program with the setuid bit is the user who started it.
-    if match is None or _status(base)["Uid"].split()[0] != "0":
+    if match is None:
         return None
     # Distributions add to the name: slurmstepd-wlm. A package that was updated leaves a deleted file behind.
     program = os.path.basename(os.readlink(f"{base}/exe"))
@@ -188,6 +197,9 @@ def adopt(task: Task) -> None:
         os.sched_setaffinity(0, os.sched_getaffinity(task.pid))
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, task.pid))
+    # Where memory ends, a vetting is no more worth than its step, whatever pioletd is.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(task.oom))
     for name, pair in task.limits.items():
         try:
             resource.setrlimit(_LIMITS[name], pair)

@@ -17,6 +17,7 @@ so that no user has had a say in it; {"key", "status"} when a child has ended, a
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -31,11 +32,12 @@ from dataclasses import asdict, dataclass
 from piolet import peer, wire
 from piolet.errors import PioletError, WireError
 from piolet.node import descendants, kernellog, linux, packets, vettask
+from piolet.node.shares import Sparse
 
 _log = logging.getLogger("pioletd.zygote")
 
 MESSAGE_MAX = 256
-VETTINGS_MAX = 512
+VETTINGS_MAX, USERS_VETTINGS_MAX = 512, 32
 _END_S, _AGAIN_S = 10.0, 1.0
 _ZYGOTE_END_S = 3.0
 
@@ -70,8 +72,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Vetting:
-    """A watching process: its pid, a pidfd of it, and the pipe whose end tells it to end everything."""
+    """A watching process: its user's uid, its pid, a pidfd of it, and the pipe whose end tells it to end everything."""
 
+    uid: int
     pid: int
     pidfd: int
     hold: int
@@ -86,6 +89,7 @@ class Zygote:
         self._prepare = prepare
         self._work: Work | None = None
         self._vettings: dict[int, _Vetting] = {}
+        self._refused = Sparse(_log)
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ, None)
 
@@ -135,8 +139,17 @@ class Zygote:
     def _start(self, key: int, connection: int, spool: int) -> None:
         if self._work is None:
             self._work = self._prepare()
-        if len(self._vettings) >= VETTINGS_MAX:
-            _log.error("%d vettings are at work: no other begins", VETTINGS_MAX)
+            # The garbage collector would touch, and so copy, every page in each forked process.
+            gc.collect()
+            gc.freeze()
+        # A process that reads what is a user's can hang for as long as the user likes: it is their bound that it fills.
+        with socket.socket(fileno=os.dup(connection)) as accepted:
+            uid = peer.of(accepted).uid
+        mine = sum(one.uid == uid for one in self._vettings.values())
+        if len(self._vettings) >= VETTINGS_MAX or mine >= USERS_VETTINGS_MAX:
+            self._refused.error(
+                "%d vettings of uid %d are at work, of %d: no other begins", mine, uid, len(self._vettings)
+            )
             _answer(self._channel, {"key": key, "status": 1})
             return
         told, hold = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -151,7 +164,7 @@ class Zygote:
         if child == 0:
             _watch(key, self._channel, (connection, spool, told), self._listener, self._work)
         os.close(told)
-        vetting = _Vetting(child, os.pidfd_open(child), hold)
+        vetting = _Vetting(uid, child, os.pidfd_open(child), hold)
         self._vettings[key] = vetting
         self._selector.register(vetting.pidfd, selectors.EVENT_READ, key)
 
@@ -237,7 +250,11 @@ def _begin(
             signal.signal(number, signal.SIG_DFL)
         os.set_inheritable(connection, False)
         os.set_inheritable(spool, False)
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         vettask.adopt(task)
+        # The daemon's log is none of the user's.
+        for standard in range(3):
+            os.dup2(nothing, standard)
         linux.become(task.uid, task.gid, task.groups)
         linux.die_with_parent(signal.SIGKILL)
         linux.no_new_privileges()

@@ -120,7 +120,7 @@ def _run(task: Task, context: Context, resolve: Resolve | None, parent: int, ans
     ready = False
     try:
         if resolve is not None:  # an image brings its own
-            sys.path[:0] = resolve(task)
+            loading.add_path(resolve(task))
         os.write(answer, READY)
         ready = True
         late = dataclasses.replace(

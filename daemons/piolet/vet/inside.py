@@ -29,7 +29,7 @@ def main(data: bytes) -> int:
     os.dup2(2, 1)
     os.dup2(nothing, 0)
 
-    # For what evals import. It comes last, and now that everything of ours is there: no file of it is taken for ours.
+    # For what evals import. It comes last: no file there is taken for one of Python's, or of ours.
     sys.path += [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(one)]
 
     def write(line: bytes) -> None:

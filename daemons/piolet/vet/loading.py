@@ -17,11 +17,9 @@ from piolet.api import Eval, Inconclusive
 
 
 def load(target: str, search: Iterable[str] = ()) -> type[Eval]:
-    """Return the class `target`; `search` goes in front of sys.path. Raises Inconclusive."""
+    """Return the class `target`; `search` is looked into, too. Raises Inconclusive."""
     module_name, _, class_name = target.rpartition(":")
-    for directory in reversed(list(search)):
-        if directory not in sys.path:
-            sys.path.insert(0, directory)
+    add_path(search)
     module = module_of(module_name)
     found: Any = getattr(module, class_name, None)
     if found is None:
@@ -29,6 +27,17 @@ def load(target: str, search: Iterable[str] = ()) -> type[Eval]:
     if not isinstance(found, type) or not issubclass(found, Eval):
         raise Inconclusive(f"{module_name}.{class_name} is no eval: it does not derive from piolet.api.Eval")
     return found
+
+
+def add_path(directories: Iterable[str]) -> None:
+    """Have modules looked for there: in front of what is installed, and after the standard library.
+
+    A user's heapq.py is not for the imports of Python itself.
+    """
+    new = [directory for directory in directories if directory not in sys.path]
+    installed = (place for place, path in enumerate(sys.path) if path.endswith("-packages"))
+    at = next(installed, len(sys.path))
+    sys.path[at:at] = new
 
 
 def module_of(name: str) -> Any:

@@ -23,7 +23,7 @@ from piolet.api import Context
 from piolet.errors import PioletError
 from piolet.vet import cache, foreground, parts, plan, records, runner, session, store, surroundings, verdicts
 from piolet.vet.meeting import MEETING_VARIABLE, START_S
-from piolet.vet.origin import USER, Origins, close_environment
+from piolet.vet.origin import USER, Origins, closed_environment
 from piolet.vet.plan import Plan, Task
 from piolet.vet.records import Record
 
@@ -40,13 +40,17 @@ def prepare(site: Sequence[str] = ()) -> Work:
     # OpenSSL reads its configuration, which can name programs, when it is first used: not in the user's environment.
     hashlib.sha256(b"").digest()
     ssl.create_default_context()
-    return functools.partial(work, site=tuple(site))
+    return functools.partial(work, site=tuple(site), closed=closed_environment(os.environ))
 
 
-def work(data: bytes, descriptor: int, facts: Facts, spool: int = -1, site: Sequence[str] = ()) -> None:
+def work(
+    data: bytes, descriptor: int, facts: Facts, spool: int = -1, site: Sequence[str] = (),
+    closed: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
     """Judge this node by the plan in `data` and write the lines to `descriptor`; every write is one message.
 
-    Verdicts go to the descriptor `spool`, too, as whole lines, with the origin of what came to them.
+    Verdicts go to the descriptor `spool`, too, as whole lines, with the origin of what came to them. `closed` is the
+    environment of evals that are root's code.
     """
 
     def write(line: bytes) -> None:
@@ -60,7 +64,7 @@ def work(data: bytes, descriptor: int, facts: Facts, spool: int = -1, site: Sequ
             write(line)
             copies.write(line)
 
-        _work(what, facts, write_twice if spool >= 0 else write, descriptor, copies.origins)
+        _work(what, facts, write_twice if spool >= 0 else write, descriptor, copies.origins, closed or {})
     except BrokenPipeError:
         return  # the task is gone, and with it everybody who wants to know
     except Exception as error:  # noqa: BLE001 - the parent's loop must not see a user's mistake
@@ -111,25 +115,28 @@ def _line(envelope: Mapping[str, object], said: Mapping[str, object]) -> bytes:
     return json.dumps({**envelope, "said": said}, default=str, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def _resolver(what: Plan, base: str, origins: Origins) -> runner.Resolve:
+def _resolver(what: Plan, base: str, origins: Origins, closed: Mapping[str, str]) -> runner.Resolve:
     """Return what an eval's process does first: it installs requirements, or leaves the user's variables behind."""
     install = foreground.resolver(what, base)
 
     def resolve(task: Task) -> list[str]:
         if origins.code(task) is not None:
-            close_environment()
+            os.environ.clear()
+            os.environ.update(closed)
         return install(task) if task.requirements else []
 
     return resolve
 
 
-def _work(what: Plan, facts: Facts, write: runner.Write, orders: int, origins: Origins) -> None:
+def _work(
+    what: Plan, facts: Facts, write: runner.Write, orders: int, origins: Origins, closed: Mapping[str, str]
+) -> None:
     node = surroundings.node_name(os.environ)
     # No eval is to see the secret of the meetings.
     secret, _, shared = os.environ.pop(MEETING_VARIABLE, "").partition(":")
     context = surroundings.context_of(what, node, surroundings.nodes(os.environ), facts)
     base = store.cache_directory(os.environ)
-    resolve = _resolver(what, base, origins)
+    resolve = _resolver(what, base, origins, closed)
     # Without need the user's home is not touched: it may be a file system that hangs.
     if not any(task.cache_s > 0 or task.baseline == "history" for task in what.tasks):
         _judge(what, context, write, orders, session.Place("", secret.encode(), shared), resolve)

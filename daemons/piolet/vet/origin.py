@@ -9,9 +9,10 @@ stopped or killed. Where one of the conditions is not met, or cannot be told, th
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from piolet.vet import catalogue
 from piolet.vet.plan import HOST, Plan, Task
@@ -20,8 +21,11 @@ BUILT_IN, SITE, USER = "built-in", "site", "user"
 # The others load libraries that parameters or the environment name, or tell what another node says.
 _OPEN = {"cuda_kernel", "gpu_gemm", "gpu_memory_bandwidth", "nccl_bandwidth", "network_pair"}
 _OWN = {f"piolet.vet.evals.{name}:{kind}": name for name, kind in catalogue.OWN.items() if name not in _OPEN}
-# What root's programs are found by. Everything else that evals may know is in Context.environ.
-CLOSED_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
+_AT_LEAST = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+# What a service manager gives to a service, and to nobody else.
+_THE_DAEMONS = re.compile(
+    r"NOTIFY_SOCKET|CREDENTIALS_DIRECTORY|INVOCATION_ID|JOURNAL_STREAM|MAINPID|SYSTEMD_.*|LISTEN_.*|WATCHDOG_.*|PYTHON.*"
+)
 
 
 class Origins:
@@ -54,10 +58,12 @@ class Origins:
         return code if code is not None else (USER, None)
 
 
-def close_environment() -> None:
-    """Give this process, and what it starts, an environment without a word of the user's."""
-    os.environ.clear()
-    os.environ.update(CLOSED_ENVIRONMENT)
+def closed_environment(daemon: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of an eval that is root's code, from those that root gave the daemon: none is the user's.
+
+    What such an eval may know of the user's is in Context.environ.
+    """
+    return {**_AT_LEAST, **{name: value for name, value in daemon.items() if not _THE_DAEMONS.fullmatch(name)}}
 
 
 def roots_path(path: Sequence[str]) -> bool:

@@ -39,7 +39,7 @@ def key(requirements: Sequence[Sequence[str]], index_url: str = "") -> str:
 
 
 def ready(directory: str, requirements: Sequence[Sequence[str]], index_url: str = "") -> list[str] | None:
-    """Return what goes in front of sys.path when the set is installed, else None."""
+    """Return where modules are looked for when the set is installed, else None."""
     place = os.path.join(directory, key(requirements, index_url))
     if not os.path.exists(os.path.join(place, _STAMP)):
         return None
@@ -47,7 +47,7 @@ def ready(directory: str, requirements: Sequence[Sequence[str]], index_url: str 
 
 
 def resolve(directory: str, requirements: Sequence[Sequence[str]], index_url: str, within_s: float) -> list[str]:
-    """Install the set unless it is there, and return what goes in front of sys.path. Raises Inconclusive."""
+    """Install the set unless it is there, and return where its modules are. Raises Inconclusive."""
     found = ready(directory, requirements, index_url)
     if found is not None:
         return found

@@ -1,7 +1,8 @@
 """What `piolet image list`, `rm` and `prune` do to a store, and who may.
 
 A user sees what they may use. A private image is theirs to give up, and goes when its last user has
-given it up. A public one is removed by who pulled it first, by root, or by the store's own account.
+given it up. A public one may be in anybody's queued job: a user takes back what is their own of it, and it
+stays. It is removed by root or the store's own account, or when nobody has asked for it for long.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from piolet.environment.images.store import Access, Filed, Store
 from piolet.errors import ImageError
 
 _SHORTEST = 8
+_LIST = "piolet image list"
 
 
 class Admin:
@@ -40,7 +42,7 @@ class Admin:
             access = self._store.access(digest)
             if access is None or not (access.allows(uid) or self._rules(uid)):
                 continue
-            found.append(self._entry(digest, access, sorted(names.get(digest, []))))
+            found.append(self._entry(uid, digest, access, sorted(names.get(digest, []))))
         return sorted(found, key=lambda entry: (entry["references"] or ["~"], entry["digest"]))
 
     def remove(self, uid: int, target: str) -> dict[str, Any]:
@@ -58,27 +60,51 @@ class Admin:
         reference = parse(target)
         hit = self._store.lookup(reference, uid)
         if hit is None:
-            raise ImageError(f"there is no image {reference} in the store that is yours to see", "piolet image list")
+            raise ImageError(f"there is no image {reference} in the store that is yours to see", _LIST)
         digest, path = hit
-        if path == self._store.index_path(reference, None):
-            self._check(uid, digest, str(reference))
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        everybodys = path == self._store.index_path(reference, None)
+        if not everybodys or self._rules(uid):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
         access = self._store.access(digest)
         filed = self._filed(digest)
-        mine = any(owner in (None, uid) for owner, _, _, _ in filed)
+        mine = [owner for owner, _, _, _ in filed if owner == uid or (owner is None and self._rules(uid))]
+        if access is not None and access.public and not self._rules(uid):
+            return {"removed": f"{reference} {self._take_back(uid, digest, [] if mine else filed, not everybodys)}"}
         if access is None or mine or (access.public and filed):
             return {"removed": f"{reference}; other references keep the image"}
-        if not self._may_remove(uid, access):
-            return {"removed": f"{reference}; the image is public and stays"}
         return {"removed": f"{reference} {self._give_up(uid, digest, filed)}"}
 
     def prune(self, uid: int, older_than_s: float, dry_run: bool) -> list[dict[str, Any]]:
-        """Remove what nobody asked for since `older_than_s` seconds; return the entries that were, or would be."""
+        """Remove what nobody asked for since `older_than_s` seconds; return the entries that were, or would be.
+
+        Of a user who is not the store's, only private images.
+        """
         with self._presence.at_work():
             return self._prune(uid, older_than_s, dry_run)
 
-    def _prune(self, uid: int, older_than_s: float, dry_run: bool) -> list[dict[str, Any]]:
+    def expire(self, idle_s: float) -> list[dict[str, Any]]:
+        """Remove public images that nobody asked for since `idle_s` seconds; return their entries."""
+        with self._presence.at_work():
+            return self._prune(os.geteuid(), idle_s, dry_run=False, public_only=True)
+
+    def chosen(self, uid: int, target: str | None) -> list[dict[str, Any]]:
+        """Return the entry of a reference or digest, or of every image that `uid` may see; raises ImageError."""
+        entries = self.entries(uid)
+        if target is None:
+            return entries
+        if target.startswith("sha256:"):
+            digest = self._by_digest(uid, target)
+        else:
+            hit = self._store.lookup(parse(target), uid)
+            if hit is None:
+                raise ImageError(f"there is no image {parse(target)} in the store that is yours to see", _LIST)
+            digest = hit[0]
+        return [entry for entry in entries if entry["digest"] == digest]
+
+    def _prune(
+        self, uid: int, older_than_s: float, dry_run: bool, *, public_only: bool = False
+    ) -> list[dict[str, Any]]:
         gone = []
         filed = list(self._store.references())  # once for all images: there may be thousands of each
         of_image: dict[str, list[Filed]] = {}
@@ -91,6 +117,8 @@ class Admin:
             unused = self._unused_s(entry["digest"])
             if access is None or not self._may_remove(uid, access) or unused < older_than_s:
                 continue
+            if public_only and not access.public:
+                continue
             gone.append(entry)
             if not dry_run:
                 self._give_up(uid, entry["digest"], of_image.get(entry["digest"], []))
@@ -98,12 +126,13 @@ class Admin:
             self._presence.sweep()
         return gone
 
-    def _entry(self, digest: str, access: Access, references: list[str]) -> dict[str, Any]:
+    def _entry(self, uid: int, digest: str, access: Access, references: list[str]) -> dict[str, Any]:
         size = 0
         with contextlib.suppress(OSError):
             size = os.stat(self._store.image_path(digest)).st_size
         unused = self._unused_s(digest)
         who = "public" if access.public else f"{len(access.users)} user{'s' * (len(access.users) != 1)}"
+        who += ", yours" if access.first == uid and not access.given_up else ""
         return {"digest": digest, "references": references[:20], "size": size, "unused_s": unused, "access": who}
 
     def _unused_s(self, digest: str) -> float:
@@ -113,12 +142,7 @@ class Admin:
         return uid in (0, os.geteuid())
 
     def _may_remove(self, uid: int, access: Access) -> bool:
-        return self._rules(uid) or (uid == access.first if access.public else uid in access.users)
-
-    def _check(self, uid: int, digest: str, what: str) -> None:
-        access = self._store.access(digest)
-        if access is not None and not self._may_remove(uid, access):
-            raise ImageError(f"{what} is public, and only root or uid {access.first}, who pulled it, may remove it")
+        return self._rules(uid) or (not access.public and uid in access.users)
 
     def _filed(self, digest: str) -> list[Filed]:
         return [reference for reference in self._store.references() if reference[2] == digest]
@@ -127,14 +151,36 @@ class Admin:
         """Take the image, to which `filed` refer, away from `uid`, from the disk if nobody else has it; say so."""
         with self._store.changing:
             access = self._store.access(digest)
-            self._check(uid, digest, digest[:19])
-            others = tuple(user for user in access.users if user != uid) if access is not None else ()
-            if access is None or access.public or self._rules(uid) or not others:
+            if access is None or self._rules(uid) or not (access.public or set(access.users) - {uid}):
                 self._store.remove(digest, filed)
                 return "and its image"
-            self._store.forget(digest, uid, filed)
-            self._store.grant(digest, Access(False, others, access.first))
-        return "from your images; other users keep it"
+            if not access.public:
+                others = tuple(user for user in access.users if user != uid)
+                self._store.forget(digest, uid, filed)
+                # It counts against somebody who uses it.
+                self._store.grant(digest, Access(False, others, others[0] if access.first == uid else access.first))
+                return "from your images; other users keep it"
+        return self._take_back(uid, digest, filed, had_name=False)
+
+    def _take_back(self, uid: int, digest: str, filed: Sequence[Filed], had_name: bool) -> str:
+        """Take away what is the user's own of a public image: their names for it among `filed`, and its cost to them.
+
+        Raises ImageError when nothing is.
+        """
+        names = [reference for reference in filed if reference[0] == uid]
+        with self._store.changing:
+            access = self._store.access(digest)
+            held = access is not None and (uid in access.users or (access.first == uid and not access.given_up))
+            if not (had_name or names or held):
+                raise ImageError(
+                    f"{digest[:19]} is public: only root or the store's account may remove it",
+                    "it goes by itself when nobody has asked for it for long",
+                )
+            self._store.forget(digest, uid, names)
+            if access is not None and held:
+                users = tuple(user for user in access.users if user != uid)
+                self._store.grant(digest, Access(True, users, access.first, access.given_up or access.first == uid))
+        return "from your images; it is public, and stays for everybody until nobody asks for it"
 
     def _by_digest(self, uid: int, target: str) -> str:
         prefix = target.removeprefix("sha256:")
@@ -143,5 +189,5 @@ class Admin:
         found = [entry["digest"] for entry in self.entries(uid) if entry["digest"].startswith(target)]
         if len(found) != 1:
             what = "no image" if not found else f"{len(found)} images"
-            raise ImageError(f"there is {what} with a digest that starts with {target}", "piolet image list")
+            raise ImageError(f"there is {what} with a digest that starts with {target}", _LIST)
         return str(found[0])

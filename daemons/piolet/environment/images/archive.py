@@ -81,23 +81,21 @@ def read(fd: int, kind: str, folder: str, what: str, limit: int, tell: Callable[
     return manifest
 
 
-def select_oci(index: bytes, blob: Callable[[str], bytes], what: str, architecture: str) -> tuple[bytes, list[str]]:
-    """Return the manifest that an OCI layout's index.json means here, and the digests of the documents on the way.
+def select_oci(index: bytes, blob: Callable[[str], bytes], what: str, architecture: str) -> bytes:
+    """Return the manifest that an OCI layout's index.json means on this architecture.
 
     `blob` gives a document by digest. An index may name one more index, as builders write it, but no third.
     """
-    way: list[str] = []
     raw = index
-    for _ in range(2):
-        entries = _images(_json(raw, "index.json" if not way else "an index", what), what)
+    for name in ("index.json", "an index"):
+        entries = _images(_json(raw, name, what), what)
         if len(entries) == 1:
             digest = entries[0]["digest"]
         else:
             digest = documents.choose(json.dumps({"manifests": entries}).encode(), architecture, what) or ""
         raw = blob(digest)
-        way.append(digest)
         if "manifests" not in _json(raw, "a manifest", what):
-            return raw, way
+            return raw
     raise ImageError(f"the image {what} is a list inside lists of images")
 
 
@@ -140,7 +138,7 @@ def _oci(found: _Found, folder: str, what: str) -> bytes:
             raise ImageError(f"cannot import {what}: the manifest {digest[:19]} is missing", "not all of it is there")
         return _document(folder, held)
 
-    return select_oci(found.documents["index.json"], blob, what, documents.machine_architecture(os.uname().machine))[0]
+    return select_oci(found.documents["index.json"], blob, what, documents.machine_architecture(os.uname().machine))
 
 
 def _docker(found: _Found, folder: str, what: str) -> bytes:

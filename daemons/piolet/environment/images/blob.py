@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
+from piolet import sizes
 from piolet.environment.images.cage import narrow
 from piolet.environment.images.manifest import Blob
 from piolet.errors import ImageError
@@ -24,17 +25,22 @@ _GZIP, _ZSTD, _XZ, _BZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh"
 
 
 class Budget:
-    """How many unpacked bytes an image may still have."""
+    """How many unpacked bytes an image may still have, whose layers have `packed` bytes."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, packed: int | None = None) -> None:
         self._limit = limit
-        self._left = limit
+        self._packed = packed
+        self.spent = 0
 
     def spend(self, count: int) -> None:
         """Take `count` bytes; raises ImageError when the image is larger than the limit."""
-        self._left -= count
-        if self._left < 0:
-            raise ImageError(f"the image has more than {self._limit >> 30} GiB of unpacked content, the limit")
+        self.spent += count
+        if self.spent > self._limit:
+            size = "" if self._packed is None else f" for layers of {sizes.shown(self._packed)}"
+            raise ImageError(
+                f"the image has more than {sizes.shown(self._limit)} of unpacked content, the limit{size}",
+                "the holes of sparse files count; an administrator can raise [images] unpack_ratio",
+            )
 
 
 def check(path: str, blob: Blob) -> None:

@@ -17,6 +17,8 @@ import contextlib
 import ctypes
 import os
 import resource
+import select
+import signal
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from piolet.errors import ImageError
 WALLS = ("namespaces", "landlock")
 _ALONE = 3  # before, truncate(2) is not governed
 _OPEN_FILES = 1024
+_PROBE_S = 10.0
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _CAPABILITIES = 4, 24, 64
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYSTEM = (
@@ -157,6 +160,8 @@ def probe(uid: int | None = None) -> tuple[tuple[str, ...], list[str]]:
             os._exit(0)
         os.close(writing)
         with os.fdopen(reading, encoding="utf-8") as pipe:
+            if not select.select([pipe], [], [], _PROBE_S)[0]:
+                os.kill(pid, signal.SIGKILL)
             standing, *reasons = pipe.read().split("\n")
         os.waitpid(pid, 0)
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -113,9 +114,11 @@ def _ask(
 
 def _talk(path: str, request: dict[str, Any], descriptor: int | None) -> Iterator[dict[str, Any]]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.settimeout(_SILENCE_S)
+        # Not settimeout: such a connection fails at once where a line of others waits to be accepted.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(_SILENCE_S), 0))
         try:
             connection.connect(path)
+            connection.settimeout(_SILENCE_S)
             # A service that is busy answers at once and closes, perhaps before we have asked; its answer can still
             # be read, after the error that the kernel reports first.
             with contextlib.suppress(BrokenPipeError):

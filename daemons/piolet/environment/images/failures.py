@@ -31,6 +31,13 @@ def disk_full() -> ImageError:
     )
 
 
+def no_memory() -> ImageError:
+    """Return the error for a conversion that took all the memory that it may have."""
+    return ImageError(
+        "there is not enough memory to convert the image", "an administrator can raise memory in [images]"
+    )
+
+
 def from_os(error: OSError, store: str) -> ImageError:
     """Return the error for a store that cannot be read or written, or for work that could not be started."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

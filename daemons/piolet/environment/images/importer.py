@@ -18,7 +18,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from piolet.config import ImagesConfig
@@ -26,6 +26,8 @@ from piolet.environment.images import credentials, jobs
 from piolet.environment.images.archive import KINDS
 from piolet.environment.images.failures import from_os
 from piolet.environment.images.lease import Presence, remove_tree
+from piolet.environment.images.limits import conversions_at_once, seconds, unpacked_limit
+from piolet.environment.images.quota import OverQuota, Quota
 from piolet.environment.images.reference import Reference, parse
 from piolet.environment.images.slots import Slots
 from piolet.environment.images.store import Access, Store
@@ -37,6 +39,7 @@ Tell = Callable[[str], None]
 _T = TypeVar("_T")
 _LOOK_TIMEOUT_S = 60
 _SLOW = "try again: the registry is slow, or many ask at once"
+_IN_HAND = "waiting for another importer that has this image in hand"
 _LONG = "try again; the site can raise pull_timeout_s in [images]"
 
 
@@ -71,7 +74,8 @@ class Importer:
         self._running: dict[tuple[str, str], _Conversion] = {}
         self._looks = Slots(16, 4, "looked up")
         self._copies = Slots(8, 2, "fetched")
-        self._conversions = Slots(2, 1, "converted")
+        self._conversions = Slots(conversions_at_once(config.memory), 1, "converted")
+        self._quota = None if home else Quota(config, self.store)
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -145,6 +149,7 @@ class Importer:
             raise ImageError(f"'{name}' cannot name an imported image: it has a digest")
         if kind not in KINDS:
             raise ImageError(f"archives of the kind '{kind[:40]}' are unknown")
+        await self._afford(who, reference, 0)
         tell(f"reading {reference}")
         async with self._deadline(reference), self._copies.place(who.uid, tell):
             with self._scratch() as scratch:
@@ -168,8 +173,13 @@ class Importer:
         self, who: Requester, reference: Reference, digest: str, found: dict[str, Any], tell: Tell
     ) -> None:
         """See to it that the image is there and that `who` may use it."""
-        if not self.store.present(digest):
-            await self._join(digest, who, reference, found, tell)
+        while not self.store.present(digest):
+            try:
+                await self._join(digest, who, reference, found, tell)
+                break
+            except OverQuota as error:
+                if error.uid == who.uid:
+                    raise  # else it is not this user's fault whose conversion was joined
         access = self.store.access(digest)
         public = who.entry is None and not self._home
         if access is None:
@@ -192,7 +202,7 @@ class Importer:
             if access is None:
                 raise ImageError("the image was removed while it was imported", "import it again")
             users = tuple(sorted({*access.users, uid}))
-            wanted = Access(access.public or public, users, access.first)
+            wanted = replace(access, public=access.public or public, users=users)
             if wanted != access:
                 self.store.grant(digest, wanted)
         metadata = self.store.metadata(digest)
@@ -237,9 +247,10 @@ class Importer:
             self._copies.place(who.uid, tell),
             self._lease(fetching, tell),
         ):
-            conversion.begun = True
             if self.store.present(digest):
                 return  # another machine's service was first
+            await self._afford(who, reference, found["size"])
+            conversion.begun = True
             began = time.monotonic()
             with self._scratch() as scratch:
                 copied = await self._copy(who, reference, digest, found, scratch, tell)
@@ -259,19 +270,43 @@ class Importer:
         self, reference: Reference, digest: str, config: dict[str, Any], scratch: str, who: Requester, tell: Tell
     ) -> None:
         """Publish the image whose blobs lie in `scratch`, or allow it to `who` if it is there meanwhile."""
-        async with self._conversions.place(who.uid, tell), self._lease(digest, tell):
-            public = who.entry is None and not self._home and not reference.is_local
-            if self.store.present(digest):
-                # This user had every blob of it, so it is no secret to them.
-                self._allow(digest, who.uid, public=public, source=reference.name)
-                return
+        while True:
+            async with self._conversions.place(who.uid, tell):
+                if self.presence.take(digest):
+                    try:
+                        return await self._squash_now(reference, digest, config, scratch, who, tell)
+                    finally:
+                        self.presence.release(digest)
+            tell(_IN_HAND)  # without a place: others have a use for it
+            await asyncio.sleep(min(1.0, self.presence.beat_s))
+
+    async def _squash_now(
+        self, reference: Reference, digest: str, config: dict[str, Any], scratch: str, who: Requester, tell: Tell
+    ) -> None:
+        public = who.entry is None and not self._home and not reference.is_local
+        if self.store.present(digest):
+            # This user had every blob of it, so it is no secret to them.
+            self._allow(digest, who.uid, public=public, source=reference.name)
+            return
+        with os.scandir(os.path.join(scratch, "blobs")) as blobs:
+            packed = sum(blob.stat().st_size for blob in blobs)
+        await self._afford(who, reference, packed)
+        # The child ends itself sooner, when it knows what is in the image.
+        most = seconds(packed + unpacked_limit(packed, self._config.unpack_ratio), self._config.conversion_rate)
+        async with _within(most, reference, _LONG):
             done = await jobs.run(self._job("squash", str(reference), scratch, None), [], tell)
-            if done["left_out"]:
-                tell(f"{reference}: left out {done['left_out']} device nodes, FIFOs and sockets")
-            sources = [reference.name]
-            metadata = {"version": 1, "digest": digest, "size": done["size"], "config": config, "sources": sources}
-            access = Access(public, (who.uid,), who.uid)
-            self.store.publish(digest, _whole(os.path.join(scratch, "image.sqsh")), metadata, access)
+        await self._afford(who, reference, done["size"])
+        if done["left_out"]:
+            tell(f"{reference}: left out {done['left_out']} device nodes, FIFOs and sockets")
+        metadata = {"version": 1, "digest": digest, "size": done["size"], "sha256": done["sha256"], "config": config}
+        access = Access(public, (who.uid,), who.uid)
+        sqsh = _whole(os.path.join(scratch, "image.sqsh"))
+        self.store.publish(digest, sqsh, {**metadata, "sources": [reference.name]}, access)
+
+    async def _afford(self, who: Requester, reference: Reference, size: int) -> None:
+        """Raise OverQuota when the requester's quota has no room for an image of `size` bytes."""
+        if self._quota is not None:
+            await asyncio.to_thread(self._quota.check, who.uid, str(reference), size)
 
     def _job(
         self, kind: str, what: str, scratch: str, auth_fd: int | None, reference: Reference | None = None
@@ -290,6 +325,9 @@ class Importer:
             "mksquashfs": self._config.mksquashfs,
             "compression": self._config.compression,
             "timeout_s": self._config.pull_timeout_s,
+            "memory": self._config.memory,
+            "unpack_ratio": self._config.unpack_ratio,
+            "conversion_rate": self._config.conversion_rate,
         }
 
     @contextlib.contextmanager
@@ -317,7 +355,7 @@ class Importer:
     async def _lease(self, name: str, tell: Tell) -> AsyncIterator[None]:
         """Hold the lease `name`; whoever else has it is waited for."""
         while not self.presence.take(name):
-            tell("waiting for another importer that has this image in hand")
+            tell(_IN_HAND)
             await asyncio.sleep(min(1.0, self.presence.beat_s))
         try:
             yield

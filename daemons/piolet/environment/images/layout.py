@@ -10,7 +10,6 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
-from typing import IO
 
 from piolet.environment.images import archive
 from piolet.environment.images import manifest as documents
@@ -44,15 +43,15 @@ def opened(path: str) -> Iterator[list[File]]:
         take(top, "oci-layout", "oci-layout")
         index = _read(take(top, "index.json", "index.json"))
         folder = top
-        for name in ("blobs", "sha256"):
-            folder = _open(name, f"{path}/blobs", folder, os.O_DIRECTORY | os.O_NOFOLLOW)
+        for name, shown in (("blobs", "blobs"), ("sha256", "blobs/sha256")):
+            folder = _open(name, f"{path}/{shown}", folder, os.O_DIRECTORY | os.O_NOFOLLOW)
             stack.callback(os.close, folder)
 
         def blob(digest: str) -> bytes:
             plain = digest.removeprefix("sha256:")
             return _read(take(folder, plain, f"blobs/sha256/{plain}"))
 
-        raw, _ = archive.select_oci(index, blob, path, documents.machine_architecture(os.uname().machine))
+        raw = archive.select_oci(index, blob, path, documents.machine_architecture(os.uname().machine))
         manifest = documents.parse_manifest(raw, path)
         sent = {shown for shown, _, _ in found}
         for wanted in dict.fromkeys((manifest.config, *manifest.layers)):
@@ -63,7 +62,7 @@ def opened(path: str) -> Iterator[list[File]]:
 
 
 def pack(files: list[File], fd: int) -> None:
-    """Write `files` as a tar to the pipe `fd`, and close it; one that became shorter meanwhile ends the archive early."""
+    """Write `files` as a tar to the pipe `fd`, and close it; a file that is shorter by now ends it early."""
     with contextlib.suppress(OSError), os.fdopen(fd, "wb") as pipe:
         for name, source, size in files:
             pipe.write(header(name.encode("ascii"), "file", 0o644, 0, size))

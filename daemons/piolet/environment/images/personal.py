@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from piolet.config import Config
 from piolet.environment.images import admin, credentials
+from piolet.environment.images import verify as verification
 from piolet.environment.images.failures import from_os
 from piolet.environment.images.importer import Importer, Requester
 from piolet.environment.images.reference import parse
+from piolet.environment.images.store import Store
 
 Tell = Callable[[str], None]
 
@@ -34,6 +37,16 @@ def bring(config: Config, root: str, kind: str, fd: int, name: str, tell: Tell) 
         return await importer.bring(Requester(os.geteuid()), kind, fd, name, tell)
 
     return _run(config, root, work)
+
+
+def verify(config: Config, root: str, target: str | None, tell: Tell) -> dict[str, Any]:
+    """Return the entries of the images in the store at `root`, or of one, with their state."""
+
+    def act(keeper: admin.Admin) -> dict[str, Any]:
+        chosen = keeper.chosen(os.geteuid(), target)
+        return {"entries": verification.verify(Store(root), chosen, tell, threading.Event())}
+
+    return manage(config, root, act)
 
 
 def manage(config: Config, root: str, act: Callable[[admin.Admin], dict[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ any number of {"progress": text} and {"part": […]}, then one {"result": …} o
   import   kind ('oci-archive', 'docker-archive'), name; descriptor: the archive, or a pipe
   list     parts: entries
   rm       target
+  verify   target, or null for all; parts: entries with their state
   prune    older_than_s, dry_run; parts: entries
 """
 

@@ -82,7 +82,7 @@ class Skopeo:
         command += [] if os.path.exists(_POLICY) else ["--insecure-policy"]
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
         environment |= {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": self.home, "LC_ALL": "C"}
-        environment["TMPDIR"] = self.scratch
+        environment |= {"TMPDIR": self.scratch, "XDG_RUNTIME_DIR": self.home}
         with tempfile.TemporaryFile(dir=self.scratch) as out, tempfile.TemporaryFile(dir=self.scratch) as log:
             try:
                 child = subprocess.Popen(

@@ -15,8 +15,8 @@ import logging
 import os
 import signal
 import socket
-import stat
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,16 +24,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from piolet import config as configuration
-from piolet import notify, peer
+from piolet import logs, notify, peer, sizes
 from piolet.environment.images import credentials, protocol
 from piolet.environment.images.admin import Admin
 from piolet.environment.images.failures import ServiceBusy, from_os, to_wire
 from piolet.environment.images.importer import Importer, Requester
+from piolet.environment.images.listening import listen
 from piolet.environment.images.reference import parse
+from piolet.environment.images.slots import Slots
+from piolet.environment.images.store import due
+from piolet.environment.images.verify import verify
 from piolet.errors import ImageError, PioletError
+from piolet.rates import Rates
 
 _CONNECTIONS = 256
 _PER_USER = 48
+_REQUESTS_A_SECOND, _REQUESTS_BURST = 50, 200
+_EXPIRY_EVERY_S = 3600.0
 _REQUEST_TIMEOUT_S = 10.0
 _REPLY_TIMEOUT_S = 10.0
 _TICK_S = 0.5
@@ -52,6 +59,8 @@ class Service:
         self._managing = ThreadPoolExecutor(1, "piolet-images")
         self._tasks: set[asyncio.Task[None]] = set()
         self._of_user: Counter[int] = Counter()
+        self._rates = Rates(_REQUESTS_A_SECOND, _REQUESTS_BURST)
+        self._verifying = Slots(2, 1, "read")
 
     async def serve(self, listening: socket.socket) -> None:
         """Accept until cancelled; then end every conversation."""
@@ -65,6 +74,10 @@ class Service:
                     await asyncio.sleep(_TICK_S)
                     continue
                 connection.setblocking(False)
+                # Where somebody is always waiting, accepting never does, and nothing else would get a turn.
+                await asyncio.sleep(0)
+                if not self._may_ask(connection):
+                    continue
                 task = asyncio.create_task(self._converse(connection))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -74,18 +87,32 @@ class Service:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             self._managing.shutdown(cancel_futures=True)
 
+    def _may_ask(self, connection: socket.socket) -> bool:
+        """Return whether the user may ask once more now; if not, the connection is told so, and closed."""
+        try:
+            uid = peer.of(connection).uid
+        except OSError:
+            connection.close()
+            return False
+        if uid in (0, os.geteuid()) or self._rates.take(uid):
+            return True
+        _LOG.info("uid %d: more than %d requests a second", uid, _REQUESTS_A_SECOND, extra=logs.of(uid))
+        with connection, contextlib.suppress(OSError):
+            protocol.send(connection, _refusal(_busy()))
+        return False
+
     async def _converse(self, connection: socket.socket) -> None:
         with connection:
             pid, uid, _ = peer.of(connection)
             self._of_user[uid] += 1
             try:
                 if len(self._tasks) > _CONNECTIONS or self._of_user[uid] > _PER_USER:
-                    reply: dict[str, Any] = _refusal(ServiceBusy("the image service is busy", "try again in a minute"))
+                    reply: dict[str, Any] = _refusal(_busy())
                 else:
                     reply = await self._answer(connection, uid, pid)
                 await _send(connection, reply)
             except (OSError, TimeoutError):
-                _LOG.info("uid %d (pid %d) went away", uid, pid)
+                _LOG.info("uid %d (pid %d) went away", uid, pid, extra=logs.of(uid))
             finally:
                 self._of_user[uid] -= 1
                 self._of_user += Counter()  # forget those who have none
@@ -96,18 +123,18 @@ class Service:
         try:
             request, descriptors = await _request(connection)
             op, what = request.get("op"), request.get("reference", request.get("target", ""))
-            _LOG.info("uid %d (pid %d): %s %s", uid, pid, str(op)[:20], str(what)[:200])
+            _LOG.info("uid %d (pid %d): %s %s", uid, pid, str(op)[:20], str(what)[:200], extra=logs.of(uid))
             return {"result": await self._act(connection, request, descriptors, uid)}
         except PioletError as error:
-            _LOG.info("uid %d: refused or failed: %s", uid, error.message)
+            _LOG.info("uid %d: refused or failed: %s", uid, error.message, extra=logs.of(uid))
             return _refusal(error)
         except ConnectionError:
             raise  # the client has gone
         except OSError as error:
-            _LOG.warning("uid %d: %s", uid, error)
+            _LOG.warning("uid %d: %s", uid, error, extra=logs.of(uid))
             return _refusal(from_os(error, self._importer.store.root))
         except (AssertionError, LookupError, TypeError, ValueError):
-            _LOG.exception("a fault in the service itself, asked by uid %d", uid)
+            _LOG.exception("a fault in the service itself, asked by uid %d", uid, extra=logs.of(uid))
             return _refusal(ImageError("the image service has a fault; its log says more"))
         finally:
             protocol.close_all(descriptors)
@@ -139,6 +166,9 @@ class Service:
             return await _parts(connection, await self._manage(connection, self._admin.entries, uid))
         if op == "rm":
             return await self._manage(connection, self._admin.remove, uid, _text(request, "target"))
+        if op == "verify":
+            target = None if request.get("target") is None else _text(request, "target")
+            return await _parts(connection, await self._verify(connection, uid, target))
         if op == "prune":
             older, dry_run = request.get("older_than_s"), request.get("dry_run")
             if not isinstance(older, int | float) or isinstance(older, bool) or not isinstance(dry_run, bool):
@@ -153,6 +183,33 @@ class Service:
             return await asyncio.get_running_loop().run_in_executor(self._managing, act, *arguments)
 
         return await _Teller(connection).during(work())
+
+    async def _verify(self, connection: socket.socket, uid: int, target: str | None) -> list[dict[str, Any]]:
+        """Return the entries of images with their state; reading ends when the client goes away."""
+        chosen = await self._manage(connection, self._admin.chosen, uid, target)
+        stop, told = threading.Event(), _Teller(connection)
+
+        async def work() -> list[dict[str, Any]]:
+            async with self._verifying.place(uid, told.tell):
+                return await asyncio.to_thread(verify, self._importer.store, chosen, told.tell, stop)
+
+        try:
+            return await told.during(work())
+        finally:
+            stop.set()
+
+    async def expire(self, idle_days: int) -> None:
+        """Once a day remove the public images that nobody asked for in `idle_days` days; 0: none, ever."""
+        while idle_days:
+            try:
+                if due(self._importer.store.root):
+                    loop = asyncio.get_running_loop()
+                    gone = await loop.run_in_executor(self._managing, self._admin.expire, idle_days * 86400)
+                    size = sizes.shown(sum(entry["size"] for entry in gone))
+                    _LOG.info("removed %d public images, %s: unused for %d days", len(gone), size, idle_days)
+            except (OSError, ImageError) as error:
+                _LOG.warning("cannot look for public images that nobody uses: %s", error)
+            await asyncio.sleep(_EXPIRY_EVERY_S)
 
 
 class _Teller:
@@ -268,46 +325,24 @@ def _text(request: dict[str, Any], key: str) -> str:
     return value
 
 
+def _busy() -> ServiceBusy:
+    return ServiceBusy("the image service is busy", "try again in a minute")
+
+
 def _refusal(error: PioletError) -> dict[str, Any]:
     shown = error if isinstance(error, ImageError) else ImageError(error.message, error.hint)
     return {"error": to_wire(shown)}
 
 
-def listen(path: str) -> socket.socket:
-    """Return a socket that listens at `path`, which everybody may connect to; raises ImageError.
-
-    The socket of a dead service is replaced, that of a living one is not.
-    """
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                raise ImageError(f"{path} is there already and is not a socket")
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-                if probe.connect_ex(path) == 0:
-                    raise ImageError(f"an image service listens at {path} already")
-            os.unlink(path)
-        listening.bind(path)
-        os.chmod(path, 0o666)  # noqa: S103 - every user may ask; who asks is told by the kernel
-        listening.listen(_CONNECTIONS)
-    except OSError as error:
-        listening.close()
-        raise ImageError(
-            f"cannot listen at {path}: {error.strerror or error}", "its directory must exist and be the service's own"
-        ) from None
-    except ImageError:
-        listening.close()
-        raise
-    return listening
-
-
 async def run(config: configuration.Config) -> None:
     """Serve until SIGTERM or SIGINT."""
     importer = Importer(config.images, config.images.store)
-    with listen(config.images.socket) as listening:
+    with listen(config.images.socket, _CONNECTIONS) as listening:
         try:
             async with importer.open():
-                serving = asyncio.create_task(Service(importer).serve(listening))
+                service = Service(importer)
+                serving = asyncio.create_task(service.serve(listening))
+                expiring = asyncio.create_task(service.expire(config.images.public_idle_days))
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, serving.cancel)
@@ -315,6 +350,7 @@ async def run(config: configuration.Config) -> None:
                 notify.ready()
                 with contextlib.suppress(asyncio.CancelledError):
                     await serving
+                expiring.cancel()
         except OSError as error:
             failure = from_os(error, config.images.store)
             if error.errno == errno.EROFS:
@@ -335,12 +371,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the service; returns its exit status."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+    logs.configure("%(name)s: %(message)s")
     os.umask(0o077)
     try:
         asyncio.run(run(configuration.load(arguments.config)))
     except PioletError as error:
-        _LOG.error("%s", error.render())
+        for line in error.render().splitlines():
+            _LOG.error("%s", line)
         return 1
     except OSError as error:
         _LOG.error("%s", error)

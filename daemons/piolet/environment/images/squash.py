@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import signal
 import stat
@@ -19,23 +20,24 @@ from dataclasses import dataclass
 from typing import IO
 
 from piolet.environment.images.blob import Budget, LayerStream
-from piolet.environment.images.failures import disk_full
+from piolet.environment.images.failures import disk_full, no_memory
+from piolet.environment.images.limits import UNPACKED_MOST, TooSlow
 from piolet.environment.images.manifest import ImageConfig, Manifest
 from piolet.environment.images.tarstream import BLOCK, TarReader, header
-from piolet.environment.images.tree import Inode, Tree
+from piolet.environment.images.tree import MEMORY_LIMIT, Inode, Tree
 from piolet.errors import ImageError
 
-UNPACKED_LIMIT = 512 << 30
 _LEVELS = {"zstd": ("-Xcompression-level", "3")}
 
 
 @dataclass(frozen=True)
 class Squasher:
-    """How SquashFS files are written: the program, its compression, and what is called before it runs."""
+    """How SquashFS files are written: program, compression, what is called before it runs, its caches in MiB."""
 
     program: str
     compression: str
     before_exec: Callable[[], None] | None = None
+    caches: int = 512
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,15 @@ def layers_of(manifest: Manifest, config: ImageConfig, folder: str) -> list[Laye
     ]
 
 
-def merge(layers: list[Layer], config: ImageConfig, tell: Callable[[str], None], limit: int = UNPACKED_LIMIT) -> Tree:
+def merge(
+    layers: list[Layer],
+    config: ImageConfig,
+    tell: Callable[[str], None],
+    budget: Budget | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Tree:
     """Return the tree that `layers` make; raises ImageError naming the layer that is at fault."""
-    tree, budget = Tree(), Budget(limit)
+    tree, budget = Tree(memory_limit=memory_limit), budget or Budget(UNPACKED_MOST)
     for layer, diff_id in zip(layers, config.diff_ids, strict=True):
         tell(f"reading layer {layer.number} of {len(layers)}")
         tree.begin_layer(layer.number)
@@ -72,6 +80,8 @@ def merge(layers: list[Layer], config: ImageConfig, tell: Callable[[str], None],
                 for ordinal, member in enumerate(TarReader(stream).members()):
                     tree.add(member, ordinal)
                 unpacked = stream.digest()
+        except TooSlow:
+            raise  # no layer's fault
         except ImageError as error:
             raise _in_layer(layer, len(layers), error) from None
         if unpacked != diff_id:
@@ -88,7 +98,7 @@ def squash(tree: Tree, layers: list[Layer], out: str, how: Squasher, tell: Calla
     """
     command = [how.program, "-", out, "-tar", "-noappend", "-all-root", "-no-xattrs", "-comp", how.compression]
     command += [*_LEVELS.get(how.compression, ()), "-mkfs-time", "0", "-noI"]
-    command += ["-root-mode", f"{stat.S_IMODE(tree.root.mode):o}", "-processors", "2", "-mem", "512M"]
+    command += ["-root-mode", f"{stat.S_IMODE(tree.root.mode):o}", "-processors", "2", "-mem", f"{how.caches}M"]
     command += ["-no-progress", "-quiet"]
     with tempfile.TemporaryFile(dir=os.path.dirname(out)) as log:
         try:
@@ -125,45 +135,53 @@ def _feed(tree: Tree, layers: list[Layer], pipe: IO[bytes], tell: Callable[[str]
     write = pipe.write
     for path, directory in tree.directories():
         write(header(path, "dir", directory.mode, directory.mtime))
-    contents: dict[int, dict[int, Inode]] = {layer.number: {} for layer in layers}
+    contents: dict[int, list[Inode]] = {layer.number: [] for layer in layers}
     symlinks: list[Inode] = []
     specials = total = 0
     for inode in tree.inodes():
-        if inode.kind == "file" and inode.ordinal not in contents[inode.layer]:
-            contents[inode.layer][inode.ordinal] = inode
+        if inode.kind == "file":
+            contents[inode.layer].append(inode)
             total += inode.size
-        elif inode.kind == "symlink" and inode.names:
+        elif inode.kind == "symlink":
             symlinks.append(inode)
         elif inode.kind == "special":
             specials += 1
     done = 0
     for layer in layers:
-        wanted = contents[layer.number]
+        wanted = contents.pop(layer.number)
         if not wanted:
             continue
+        wanted.sort(key=lambda inode: inode.ordinal, reverse=True)
         tell(f"writing SquashFS: {done * 100 // max(1, total)} %, layer {layer.number} of {len(layers)}")
         with LayerStream(layer.path, None) as stream:
             reader = TarReader(stream)
             for ordinal, member in enumerate(reader.members()):
-                inode_here = wanted.pop(ordinal, None)
-                if inode_here is None:
+                if ordinal != wanted[-1].ordinal:
                     continue
-                names = inode_here.names
-                write(header(names[0], "file", inode_here.mode, inode_here.mtime, member.size))
+                here = wanted[-1]
+                while wanted and wanted[-1] is here:  # it is there once for each name
+                    wanted.pop()
+                    done += member.size
+                write(header(here.path, "file", here.mode, here.mtime, member.size))
                 reader.copy(member, write)
                 write(bytes(-member.size % BLOCK))
-                for name in names[1:]:
-                    write(header(name, "link", inode_here.mode, inode_here.mtime, 0, names[0]))
-                done += member.size
+                _write_links(here, write)
                 if not wanted:
                     break
                 tell(f"writing SquashFS: {done * 100 // max(1, total)} %, layer {layer.number} of {len(layers)}")
-    for inode in sorted(symlinks, key=lambda item: item.names[0]):
-        for name in inode.names:
-            write(header(name, "symlink", 0o777, inode.mtime, 0, inode.target))
-        inode.names = []  # a link with two names was found twice
+    for inode in symlinks:
+        if inode.parent is not None:
+            for name in inode.names:
+                write(header(name, "symlink", 0o777, inode.mtime, 0, inode.target))
+            inode.parent = inode.links = None  # a link with two names was found twice
     write(bytes(2 * BLOCK))
     return specials
+
+
+def _write_links(inode: Inode, write: Callable[[bytes], object]) -> None:
+    first = inode.path
+    for name in itertools.islice(inode.names, 1, None):
+        write(header(name, "link", inode.mode, inode.mtime, 0, first))
 
 
 def _failure(status: int, log: IO[bytes]) -> ImageError:
@@ -171,6 +189,8 @@ def _failure(status: int, log: IO[bytes]) -> ImageError:
     lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
     if any("No space left on device" in line for line in lines):
         return disk_full()
+    if any("out of memory" in line.lower() for line in lines):
+        return no_memory()
     if status < 0:
         lines.append(f"ended by {signal.Signals(-status).name}")
     said = "; ".join(lines[-3:]) or f"exit status {status}"

@@ -19,6 +19,7 @@ import os
 import secrets
 import stat
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,11 +36,12 @@ _PUBLIC = "public"
 
 @dataclass(frozen=True)
 class Access:
-    """Who may use an image: everybody if `public`, else `users`. `first` pulled it first."""
+    """Who may use an image: everybody if `public`, else `users`. `first` pulled it first, and may have `given_up`."""
 
     public: bool
     users: tuple[int, ...]
     first: int
+    given_up: bool = False
 
     def allows(self, uid: int) -> bool:
         """Return whether `uid` may use the image."""
@@ -97,7 +99,8 @@ class Store:
         """Return who may use the image; None: it is not there."""
         value = _load(self._path(digest, "access"))
         try:
-            return Access(bool(value["public"]), tuple(int(uid) for uid in value["users"]), int(value["first"]))
+            users = tuple(int(uid) for uid in value["users"])
+            return Access(bool(value["public"]), users, int(value["first"]), bool(value.get("given_up", False)))
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -253,6 +256,17 @@ class Store:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def due(root: str, every_s: float = 86400.0) -> bool:
+    """Return whether nobody has looked through the store for `every_s` seconds, and note that we do now (writes)."""
+    path = os.path.join(root, "swept")
+    with contextlib.suppress(FileNotFoundError):
+        if 0 <= time.time() - os.stat(path).st_mtime < every_s:
+            return False
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.utime(path)
+    return True
 
 
 def _load(path: str) -> dict[str, Any]:

@@ -3,7 +3,11 @@
 Whiteouts (`.wh.NAME`, `.wh..wh..opq`) hide what lower layers have, never what their own layer has.
 A name below a symbolic link of a lower layer goes where the link points, inside the root always.
 Device nodes, FIFOs and sockets hide what is below them and are left out. Refused: names that leave
-the root, loops of links, hard links to nothing or to directories, more nodes than the limit.
+the root, loops of links, hard links to nothing or to directories, paths that no program could open,
+more nodes than the limit, and more memory than it may take.
+
+A node knows its directory and its own name; its path is made when it is written, and kept nowhere: through
+links, an archive of some KiB can make directories so deep that every path in them has a hundred KiB.
 """
 
 from __future__ import annotations
@@ -14,8 +18,12 @@ from piolet.environment.images.tarstream import Member
 from piolet.errors import ImageError
 
 NODE_LIMIT = 5_000_000
-_NAME_BYTES_LIMIT = 1 << 30
+MEMORY_LIMIT = 4 << 30
+_PATH_LIMIT = 4095  # PATH_MAX of Linux counts the byte that ends a path
 _LINKS_LIMIT = 40
+# What the nodes take, with their place in their directory and in the lists that are made to write them: measured with
+# CPython 3.11, rounded up, and held by a test.
+_FILE_COST, _DIRECTORY_COST, _BURIED_COST = 450, 750, 450
 _PREFIX = b".wh."
 _OPAQUE = b".wh..wh..opq"
 
@@ -23,17 +31,43 @@ _OPAQUE = b".wh..wh..opq"
 class Inode:
     """A file, symbolic link or special file; `ordinal` is its place in the layer that has its content."""
 
-    __slots__ = ("kind", "layer", "mode", "mtime", "names", "ordinal", "size", "target")
+    __slots__ = ("kind", "layer", "links", "mode", "mtime", "name", "ordinal", "parent", "size", "target")
 
     def __init__(self, member: Member, layer: int, ordinal: int) -> None:
         self.kind = member.kind
         self.layer = layer
         self.mode = member.mode
         self.mtime = member.mtime
-        self.names: list[bytes] = []
         self.ordinal = ordinal
         self.size = member.size
         self.target = member.target
+        # Known when the tree is complete: see Tree.directories.
+        self.parent: Directory | None = None
+        self.name = b""
+        self.links: list[tuple[Directory, bytes]] | None = None
+
+    @property
+    def path(self) -> bytes:
+        """Return its first name, in full."""
+        assert self.parent is not None
+        return path_of(self.parent, self.name)
+
+    @property
+    def names(self) -> Iterator[bytes]:
+        """Yield each of its names, in full."""
+        if self.parent is not None:
+            yield path_of(self.parent, self.name)
+        for parent, name in self.links or ():
+            yield path_of(parent, name)
+
+    def place(self, parent: Directory, name: bytes) -> None:
+        """Learn of a name."""
+        if self.parent is None:
+            self.parent, self.name = parent, name
+        elif self.links is None:
+            self.links = [(parent, name)]
+        else:
+            self.links.append((parent, name))
 
 
 class HardLink:
@@ -47,31 +81,48 @@ class HardLink:
 
 
 class Directory:
-    """A directory; `opaque` is the last layer that hid all that was below."""
+    """A directory; `opaque` is the last layer that hid all that was below, `length` what its path has in bytes."""
 
-    __slots__ = ("entries", "layer", "mode", "mtime", "opaque")
+    __slots__ = ("entries", "layer", "length", "mode", "mtime", "name", "opaque", "parent")
 
-    def __init__(self, layer: int, mode: int = 0o755, mtime: int = 0) -> None:
+    def __init__(self, layer: int, parent: Directory | None = None, name: bytes = b"") -> None:
         self.entries: dict[bytes, Node] = {}
         self.layer = layer
-        self.mode = mode
-        self.mtime = mtime
+        self.parent = parent
+        self.name = name
+        self.length: int = 0 if parent is None else parent.length + 1 + len(name)
+        self.mode = 0o755
+        self.mtime = 0
         self.opaque = -1
 
 
 Node = Directory | Inode | HardLink
+Buried = dict[bytes, "Inode | Buried"]
+"""What one layer hid, by the components of the names that it had."""
+
+
+def path_of(parent: Directory, name: bytes) -> bytes:
+    """Return the path of what is called `name` in `parent`, without a slash in front."""
+    parts = [name]
+    at: Directory | None = parent
+    while at is not None and at.parent is not None:
+        parts.append(at.name)
+        at = at.parent
+    return b"/".join(reversed(parts))
 
 
 class Tree:
     """What the layers that were added so far make together."""
 
-    def __init__(self, node_limit: int = NODE_LIMIT) -> None:
+    def __init__(self, node_limit: int = NODE_LIMIT, memory_limit: int = MEMORY_LIMIT) -> None:
         self.root = Directory(0)
+        self.memory = 0
+        """About how much memory the nodes take, in bytes; those that were replaced count as well."""
         self._layer = 0
         self._limit = node_limit
+        self._memory_limit = memory_limit
         self._nodes = 0
-        self._name_bytes = 0
-        self._buried: dict[bytes, Inode] = {}
+        self._buried: Buried = {}
 
     def begin_layer(self, number: int) -> None:
         """Say that what is added from now on belongs to layer `number`, above all that is there."""
@@ -97,17 +148,17 @@ class Tree:
         old = directory.entries.get(base)
         if member.kind == "dir":
             if not isinstance(old, Directory):
-                old = directory.entries[base] = self._directory(base)
+                old = directory.entries[base] = self._directory(directory, base)
             old.mode, old.mtime, old.layer = member.mode, member.mtime, self._layer
         elif member.kind == "link":
             inode = self._target(member)
             if old is not inode:
-                self._count(base)
+                self._count(directory, base, _FILE_COST)
                 directory.entries[base] = HardLink(inode, self._layer)
         else:
             if member.kind == "symlink" and not member.target:
                 raise ImageError(f"its symbolic link {shown(member.name)} points nowhere")
-            self._count(base + member.target)
+            self._count(directory, base, _FILE_COST + len(member.target))
             directory.entries[base] = Inode(member, self._layer, ordinal)
 
     def directories(self) -> Iterator[tuple[bytes, Directory]]:
@@ -115,40 +166,56 @@ class Tree:
 
         On the way each inode is told its names; it must be called once, before `Inode.names` is used.
         """
-        pending: list[tuple[bytes, Directory]] = [(b"", self.root)]
-        while pending:
-            path, directory = pending.pop()
-            if path:
-                yield path[:-1], directory
-            below: list[tuple[bytes, Directory]] = []
+        for directory in self._directories():
+            if directory.parent is not None:
+                yield path_of(directory.parent, directory.name), directory
             for name in sorted(directory.entries):
                 node = directory.entries[name]
-                if isinstance(node, Directory):
-                    below.append((path + name + b"/", node))
-                else:
-                    inode = node.inode if isinstance(node, HardLink) else node
-                    inode.names.append(path + name)
-            pending.extend(reversed(below))
+                if not isinstance(node, Directory):
+                    (node.inode if isinstance(node, HardLink) else node).place(directory, name)
 
     def inodes(self) -> Iterator[Inode]:
-        """Yield every inode once for each of its names, in no order that matters."""
-        pending = [self.root]
-        while pending:
-            for node in pending.pop().entries.values():
-                if isinstance(node, Directory):
-                    pending.append(node)
-                else:
+        """Yield every inode once for each of its names, in the order in which it is told them."""
+        for directory in self._directories():
+            for name in sorted(directory.entries):
+                node = directory.entries[name]
+                if not isinstance(node, Directory):
                     yield node.inode if isinstance(node, HardLink) else node
 
-    def _count(self, name: bytes) -> None:
-        self._nodes += 1
-        self._name_bytes += len(name)
-        if self._nodes > self._limit or self._name_bytes > _NAME_BYTES_LIMIT:
-            raise ImageError(f"the image has more than {self._limit} files, or names of more than a GiB together")
+    def _directories(self) -> Iterator[Directory]:
+        pending = [self.root]
+        while pending:
+            directory = pending.pop()
+            yield directory
+            below = [name for name, node in directory.entries.items() if isinstance(node, Directory)]
+            for name in sorted(below, reverse=True):
+                node = directory.entries[name]
+                assert isinstance(node, Directory)
+                pending.append(node)
 
-    def _directory(self, name: bytes) -> Directory:
-        self._count(name)
-        return Directory(self._layer)
+    def _count(self, parent: Directory, name: bytes, cost: int) -> None:
+        """Count a node that is to be called `name` in `parent`; raises ImageError when it is one too many."""
+        if parent.length + 1 + len(name) > _PATH_LIMIT:
+            raise ImageError(
+                f"it has a path of more than {_PATH_LIMIT} bytes, which ends in {shown(name)}",
+                "no program can open such a path; links to directories may have made it so long",
+            )
+        self._nodes += 1
+        if self._nodes > self._limit:
+            raise ImageError(f"the image has more than {self._limit} files")
+        self._spend(cost + len(name))
+
+    def _spend(self, count: int) -> None:
+        self.memory += count
+        if self.memory > self._memory_limit:
+            raise ImageError(
+                f"the image has so many files that their names take more than {self._memory_limit >> 20} MiB of memory",
+                "an administrator can raise [images] memory",
+            )
+
+    def _directory(self, parent: Directory, name: bytes) -> Directory:
+        self._count(parent, name, _DIRECTORY_COST)
+        return Directory(self._layer, parent, name)
 
     def _walk(self, parts: list[bytes], create: bool) -> Directory | None:
         """Return the directory at `parts`, links followed inside the root; None: not there and not to be made."""
@@ -175,7 +242,7 @@ class Tree:
                 if not create:
                     return None
                 _check_name(part)
-                node = path[-1].entries[part] = self._directory(part)
+                node = path[-1].entries[part] = self._directory(path[-1], part)
             path.append(node)
         return path[-1]
 
@@ -185,7 +252,7 @@ class Tree:
         node = directory.entries.get(parts[-1]) if directory is not None and parts else None
         if node is None:
             # A layer may hide a file and, later in the same archive, link to what it hid.
-            node = self._buried.get(b"/".join(parts))
+            node = self._unearth(parts)
         if node is None or isinstance(node, Directory):
             what = "a directory" if parts and node is not None else "nothing that is there"
             raise ImageError(f"its hard link {shown(member.name)} points to {what}: {shown(member.target)}")
@@ -209,7 +276,7 @@ class Tree:
             if not node.entries and node.layer < self._layer:
                 del directory.entries[name]
         elif node is not None and node.layer < self._layer:
-            self._bury(b"/".join([*parents, name]), node)
+            self._bury(self._grave(self._buried, parents), name, node)
             del directory.entries[name]
 
     def _hide_below(self, directory: Directory, parts: list[bytes]) -> None:
@@ -217,19 +284,38 @@ class Tree:
         if directory.opaque == self._layer:
             return  # nothing lower can have come since
         directory.opaque = self._layer
-        order: list[tuple[bytes, Directory]] = [(b"".join(part + b"/" for part in parts), directory)]
-        for path, below in order:  # the list grows while it is walked
-            order += [(path + name + b"/", node) for name, node in below.entries.items() if isinstance(node, Directory)]
-        for path, below in reversed(order):
+        order = [(self._grave(self._buried, parts), directory)]
+        for grave, below in order:  # the list grows while it is walked
+            for name, node in below.entries.items():
+                if isinstance(node, Directory):
+                    order.append((self._grave(grave, [name]), node))
+        for grave, below in reversed(order):
             for name, node in list(below.entries.items()):
                 if node.layer >= self._layer or (isinstance(node, Directory) and node.entries):
                     continue
                 if not isinstance(node, Directory):
-                    self._bury(path + name, node)
+                    self._bury(grave, name, node)
                 del below.entries[name]
 
-    def _bury(self, path: bytes, node: Inode | HardLink) -> None:
-        self._buried[path] = node.inode if isinstance(node, HardLink) else node
+    def _grave(self, start: Buried, parts: list[bytes]) -> Buried:
+        """Return where what was called `parts`, seen from `start`, and below is buried."""
+        grave = start
+        for part in parts:
+            below = grave.get(part)
+            if not isinstance(below, dict):
+                self._spend(_BURIED_COST)
+                below = grave[part] = {}
+            grave = below
+        return grave
+
+    def _bury(self, grave: Buried, name: bytes, node: Inode | HardLink) -> None:
+        grave[name] = node.inode if isinstance(node, HardLink) else node
+
+    def _unearth(self, parts: list[bytes]) -> Inode | None:
+        found: Inode | Buried | None = self._buried
+        for part in parts:
+            found = found.get(part) if isinstance(found, dict) else None
+        return found if isinstance(found, Inode) else None
 
 
 def normalise(name: bytes) -> list[bytes]:

@@ -139,6 +139,8 @@ def _root(scratch: str, readable: Sequence[str]) -> None:
 
 def _show(root: str, path: str, shown: list[str]) -> None:
     """Have `path` below `root`, read-only, by the same name: links on the way stay links."""
+    if not os.path.exists(path):
+        return
     left, at, links = path.split("/"), "", 0
     while left:
         name = left.pop(0)
@@ -156,8 +158,6 @@ def _show(root: str, path: str, shown: list[str]) -> None:
             left = target.split("/") + left
             at = "" if target.startswith("/") else at
             continue
-        if not os.path.exists(here):
-            return
         at = here
         with contextlib.suppress(FileExistsError):
             if os.path.isdir(at):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -26,10 +27,11 @@ from typing import Any
 
 from piolet.environment.images import archive, cage, walls
 from piolet.environment.images import manifest as documents
-from piolet.environment.images.blob import check
-from piolet.environment.images.failures import disk_full, from_os, to_wire
+from piolet.environment.images.blob import Budget, check
+from piolet.environment.images.failures import disk_full, from_os, no_memory, to_wire
+from piolet.environment.images.limits import UNPACKED_MOST, bound_memory, bounded_time, unpacked_limit
 from piolet.environment.images.registry import Skopeo
-from piolet.environment.images.squash import UNPACKED_LIMIT, Squasher, layers_of, merge, squash
+from piolet.environment.images.squash import Squasher, layers_of, merge, squash
 from piolet.errors import ImageError
 
 _INTERVAL_S = 0.5
@@ -71,7 +73,7 @@ def main() -> int:
     except OSError as error:
         say({"error": to_wire(from_os(error, store))})
     except MemoryError:
-        say({"error": to_wire(ImageError("there is not enough memory to convert the image"))})
+        say({"error": to_wire(no_memory())})
     if "namespaces" not in standing and os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)  # nothing that a program left behind stays; the answer is with the parent
     return 0
@@ -90,8 +92,19 @@ def _cage(job: dict[str, Any]) -> cage.Cage:
 
 
 def _skopeo(job: dict[str, Any]) -> Skopeo:
-    home = job["home"] or job["scratch"]
+    home = os.path.join(job["scratch"], "home")
+    _furnish(home, job["home"])
     return Skopeo(job["skopeo"], job["auth_fd"], job["insecure"], job["timeout_s"], home, job["scratch"], cage.narrow)
+
+
+def _furnish(home: str, of_user: str | None) -> None:
+    """Make a home for skopeo that has of the user's own only the settings that are shown in the cage."""
+    settings = os.path.join(home, ".config/containers")
+    os.makedirs(settings, exist_ok=True)
+    for path in cage.user_configuration(of_user) if of_user else ():
+        with contextlib.suppress(FileExistsError):
+            if os.path.exists(path):
+                os.symlink(os.path.realpath(path), os.path.join(settings, os.path.basename(path)))
 
 
 def _look(job: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +167,7 @@ def _unpack(job: dict[str, Any], folder: str) -> dict[str, Any]:
     def tell(done: int) -> None:
         speaker.tell(f"reading {what}: {done >> 20} MiB")
 
-    manifest = archive.read(job["archive_fd"], job["source"], folder, what, UNPACKED_LIMIT, tell)
+    manifest = archive.read(job["archive_fd"], job["source"], folder, what, UNPACKED_MOST, tell)
     return {"digest": manifest.digest, "config": dataclasses.asdict(_config(manifest, folder, what))}
 
 
@@ -165,7 +178,7 @@ def _config(manifest: documents.Manifest, folder: str, what: str) -> documents.I
 
 
 def _squash(job: dict[str, Any]) -> dict[str, Any]:
-    """SCRATCH/blobs → {size, left_out}, the file written and synced."""
+    """SCRATCH/blobs → {size, left_out, sha256}, written and synced, within `memory`, `unpack_ratio` and its time."""
     what, folder = job["what"], os.path.join(job["scratch"], "blobs")
     with open(os.path.join(folder, "manifest.json"), "rb") as file:
         manifest = documents.parse_manifest(file.read(documents.LIMIT_BYTES + 1), what)
@@ -176,10 +189,18 @@ def _squash(job: dict[str, Any]) -> dict[str, Any]:
     def tell(text: str) -> None:
         speaker.tell(f"converting {what}: {text}")
 
-    tree = merge(layers, config, tell)
+    memory: int = job["memory"]
+    bound_memory(memory)
+    packed = sum(os.stat(path).st_size for path in {layer.path for layer in layers})
+    budget = Budget(unpacked_limit(packed, job["unpack_ratio"]), packed)
     out = os.path.join(job["scratch"], "image.sqsh")
-    left_out = squash(tree, layers, out, Squasher(job["mksquashfs"], job["compression"], cage.narrow), tell)
-    return {"size": os.stat(out).st_size, "left_out": left_out}
+    how = Squasher(job["mksquashfs"], job["compression"], cage.narrow, min(512, memory // 4))
+    with bounded_time(lambda: packed + budget.spent, job["conversion_rate"]):
+        tree = merge(layers, config, tell, budget, memory << 20)
+        left_out = squash(tree, layers, out, how, tell)
+        with open(out, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": os.stat(out).st_size, "left_out": left_out, "sha256": sha256}
 
 
 def _meter(folder: str, total: int | None, layers: int, speaker: _Speaker, what: str) -> Callable[[], None]:
