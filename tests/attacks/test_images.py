@@ -152,7 +152,7 @@ def test_an_archive_with_deep_names_eats_the_memory(cluster: Cluster, faults: Fa
         raise Broken(f"{len(data) >> 10} KiB took {peak[0] >> 10} MiB of memory")
 
 
-@attack("the first user may remove a public image")
+@attack("users may remove public images")
 def test_the_first_user_of_a_public_image_removes_it(cluster: Cluster) -> None:
     """Row 8. Promise: a public image is nobody's to remove. Bob's queued job needs what alice pulled first."""
     image = cluster.push(f"public-{os.urandom(4).hex()}", [busybox_layer(oci.file("f", os.urandom(64)))])

@@ -72,7 +72,8 @@ WEAKENINGS: dict[str, Weakening] = {
         (
             f"{NODE}/leftovers.py",
             "        if not _may_signal(1) and not _may_signal(monitor):\n",
-            "        import time\n\n        time.sleep(0.05)\n        if not _may_signal(1) and not _may_signal(monitor):\n",
+            "        import time\n\n        time.sleep(0.05)\n"
+            "        if not _may_signal(1) and not _may_signal(monitor):\n",
         ),
     ),
     "no worker slots for each user": _of(
@@ -164,7 +165,8 @@ WEAKENINGS: dict[str, Weakening] = {
     "the kernel's log as it is": _of(
         (
             f"{NODE}/kernellog.py",
-            "    if not priority.isdigit() or int(priority) >> 3 != _KERNEL or not _DRIVER.match(line):\n        return None\n",
+            "    if not priority.isdigit() or int(priority) >> 3 != _KERNEL or not _DRIVER.match(line):\n"
+            "        return None\n",
             "    return line if _DRIVER.match(line) else None\n",
         ),
     ),
@@ -184,4 +186,35 @@ WEAKENINGS: dict[str, Weakening] = {
             'command = [sys.executable, "-m", "pip"',
         ),
     ),
+    "no bound for a conversion": _of(
+        (
+            f"{IMAGES}/limits.py",
+            "    return min(UNPACKED_MOST, max(UNPACKED_FREE, ratio * packed))\n",
+            "    return UNPACKED_MOST\n",
+        ),
+        (f"{IMAGES}/limits.py", "    resource.setrlimit(resource.RLIMIT_DATA, (wanted, wanted))\n", ""),
+    ),
+    "users may remove public images": _of(
+        (
+            f"{IMAGES}/admin.py",
+            "return self._rules(uid) or (not access.public and uid in access.users)",
+            "return True",
+        ),
+        (
+            f"{IMAGES}/admin.py",
+            "if access is None or self._rules(uid) or not (access.public or set(access.users) - {uid}):",
+            "if True:",
+        ),
+    ),
+    "logs are not escaped": _of(
+        (
+            "daemons/piolet/logs.py",
+            "record.message = shown(record.getMessage())",
+            "record.message = record.getMessage()",
+        ),
+    ),
+    "log lines have no bound": _of(
+        ("daemons/piolet/logs.py", "if user is not None and not self._rates.take(user):", "if False:"),
+    ),
+    "a registry's answer has no bound": _of(),
 }
