@@ -243,6 +243,19 @@ def test_where_users_may_make_no_namespaces_landlock_does(site: Site, registry: 
     assert "user namespaces: new namespaces: No space left on device" in refused["error"], refused
 
 
+@needs_root()
+@pytest.mark.parametrize("walls", [("namespaces",), ("namespaces", "landlock")], ids="+".join)
+def test_where_parts_of_proc_are_covered(prey: Prey, registry: Registry, walls: tuple[str, ...]) -> None:
+    """As in containers, and under systemd's ProtectKernelTunables: the kernel gives no new /proc there."""
+    cover = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"'
+    prey.site.before = ("unshare", "--mount", "sh", "-c", cover, "sh")
+    report = attack(prey, "mksquashfs", registry, walls)
+    assert prey.site.process is not None
+    # The old /proc says, as ever, which numbers of descriptors a process of the same account has; not what they are.
+    known = [f"list fd of {prey.site.process.pid}"] if "landlock" not in walls else []
+    assert set(report["reached"]) <= set(known) and len(report["refused"]) > 80, report
+
+
 def copied(path: Path, room: Path) -> Path:
     shutil.copy(path, room / path.name)
     (room / path.name).chmod(0o755)

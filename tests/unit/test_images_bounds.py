@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import os
 import socket
 import subprocess
@@ -276,6 +277,17 @@ def test_nobody_is_refused_for_the_quota_of_another(tmp_path: Path, monkeypatch:
 
     refused, answer = asyncio.run(main())
     assert isinstance(refused, OverQuota) and isinstance(answer, dict) and answer["digest"] == digest
+
+
+def test_a_fault_of_the_worker_forges_no_line_of_the_log(tmp_path: Path) -> None:
+    """What it was given is checked before; here it is not there at all."""
+    code = "import piolet.environment.images.worker as w, sys; sys.exit(w.main())"
+    hostile = "x\npiolet-imaged: forged\x1b[2J"
+    job = {"kind": hostile, "what": hostile, "parent": os.getpid()}
+    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(job), capture_output=True, text=True)
+    first, *rest = done.stderr.splitlines()
+    assert first.endswith("importing x\\npiolet-imaged: forged\\x1b[2J") and done.returncode == 1
+    assert rest and all(line.startswith("  ") for line in rest) and "\x1b" not in done.stderr
 
 
 def test_who_connects_all_the_time_leaves_turns_to_others(tmp_path: Path) -> None:

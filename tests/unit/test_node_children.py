@@ -1,4 +1,4 @@
-"""Children of the monitor, by what cannot become another process's; and the control groups that they are moved to."""
+"""Children of the monitor, by what cannot become another process's; and the control group of a step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from piolet.node import cgroups, children
+from piolet.node import children, hierarchies
 
 
 def ended(child: children.Child) -> int:
@@ -69,9 +69,14 @@ def test_a_child_has_no_descriptor_but_those_that_it_is_to_have(tmp_path: Path) 
         os.close(descriptor)
 
 
+def _children() -> str:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+
+
 def test_a_fork_that_fails_leaves_no_descriptor() -> None:
     before = os.listdir("/proc/self/fd")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    running = _children()
     lowest = os.dup(0)
     os.close(lowest)
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
@@ -81,15 +86,8 @@ def test_a_fork_that_fails_leaves_no_descriptor() -> None:
                 signal.pause()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert os.listdir("/proc/self/fd") == before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
-
-
-def test_groups_that_are_not_of_a_step_are_left_out() -> None:
-    found = [("memory", "/slurm_node1/uid_1/job_7/step_0"), ("", "/system.slice/slurmd.service"), ("cpu,cpuacct", "/")]
-    assert cgroups.of_steps(found) == found[:1]
-    assert ("", cgroups.of(os.getpid())[-1][1]) == cgroups.of(os.getpid())[-1]
+    assert set(os.listdir("/proc/self/fd")) == set(before)
+    assert _children() == running
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="control groups are made by root")
@@ -98,22 +96,27 @@ _V2 = next(
 )
 
 
+def _group(pid: int) -> hierarchies.Group:
+    """Return the group of version 2 that a process is in."""
+    return next(group for group in hierarchies.of(pid) if not group.controllers)
+
+
 @needs_root
 @pytest.mark.skipif(not _V2, reason="no control groups of version 2 are mounted here")
 def test_a_steps_group_is_found_and_killed() -> None:
-    own = cgroups.of(os.getpid())[-1][1].rstrip("/")
+    own = _group(os.getpid()).path.rstrip("/")
     name = f"{own}/piolet-test-{os.getpid()}/job_7/step_0"
     step = Path(f"{_V2}{name}")
     (step / "user").mkdir(parents=True)
     try:
         process = subprocess.Popen(["sleep", "100"])
         (step / "user" / "cgroup.procs").write_text(str(process.pid))
-        groups = cgroups.of_steps(cgroups.of(process.pid))
-        assert groups[-1] == ("", f"{name}/user")
-        assert cgroups.open_step(groups, 8) is None, "another job's"
-        held = cgroups.open_step(groups, 7)
+        groups = [_group(process.pid)]
+        assert groups[0].path == f"{name}/user" and hierarchies.in_step(groups[0])
+        assert hierarchies.open_step(groups, 8) is None, "another job's"
+        held = hierarchies.open_step(groups, 7)
         assert held is not None
-        cgroups.kill(held)
+        hierarchies.kill(held)
         assert process.wait(20) == -signal.SIGKILL
         end = time.monotonic() + 20
         while (step / "user" / "cgroup.procs").read_text():
@@ -123,7 +126,7 @@ def test_a_steps_group_is_found_and_killed() -> None:
         step.rmdir()
         step.mkdir()  # another step of that name: what is held is not that one
         with pytest.raises(OSError, match=r"No such (file|device)"):
-            cgroups.kill(held)
+            hierarchies.kill(held)
         os.close(held)
     finally:
         for directory in (step / "user", step, step.parent, step.parent.parent):

@@ -17,7 +17,7 @@ import selectors
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from piolet.node import cgroups, leftovers
+from piolet.node import hierarchies, leftovers
 from piolet.node.children import Child
 from piolet.node.state import StepFiles
 
@@ -160,4 +160,4 @@ def _kill_group(remains: Remains) -> None:
     if remains.group is None or remains.stepd is None or not select.select([remains.stepd], [], [], 0)[0]:
         return
     with contextlib.suppress(OSError):  # Slurm has removed it, with all that was in it
-        cgroups.kill(remains.group)
+        hierarchies.kill(remains.group)

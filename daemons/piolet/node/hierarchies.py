@@ -46,6 +46,12 @@ def parse(text: str) -> list[Group]:
     return found
 
 
+def of(pid: int) -> list[Group]:
+    """Return the groups that the process is in. Raises OSError."""
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        return parse(file.read())
+
+
 def mounts(text: str) -> list[Mount]:
     """Return the hierarchies in the text of a mountinfo."""
     found = []
@@ -99,6 +105,31 @@ def enter(groups: Sequence[Group], seen: Sequence[Mount]) -> None:
                 raise PioletError(
                     f"the step's control group {group.path} ({name}) cannot be entered: {error.strerror}"
                 ) from None
+
+
+def open_step(groups: Sequence[Group], job: int) -> int | None:
+    """Return a descriptor of the step's group of version 2, which stays that group's; None where there is none.
+
+    Only below a group of that job, so that a number that was used again cannot lead to another's. Raises OSError.
+    """
+    for group in groups:
+        parts = group.path.split("/")
+        steps = [number for number, part in enumerate(parts) if part.startswith(_STEP)]
+        if group.controllers or not steps or f"{_JOB}{job}" not in parts[: steps[0]]:
+            continue
+        where = directory(Group((), "/".join(parts[: steps[0] + 1])), own_mounts())
+        if where is not None and os.path.exists(f"{where}/cgroup.kill"):
+            return os.open(where, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return None
+
+
+def kill(step: int) -> None:
+    """Kill every process in the group behind the descriptor, whatever it does meanwhile. Raises OSError."""
+    switch = os.open("cgroup.kill", os.O_WRONLY | os.O_CLOEXEC, dir_fd=step)
+    try:
+        os.write(switch, b"1")
+    finally:
+        os.close(switch)
 
 
 def step_of(groups: Sequence[Group], seen: Sequence[Mount]) -> tuple[str, str | None] | None:

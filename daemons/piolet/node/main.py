@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piolet import __version__, notify, peer
+from piolet import __version__, logs, notify, peer
 from piolet.config import Config, load
 from piolet.errors import ConfigError, PioletError
 from piolet.node import leftovers, linux
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the daemon; return its exit status."""
     chosen = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.configure("%(asctime)s %(name)s: %(message)s")
     try:
         config = load(chosen.config)
         if chosen.verbose or config.node.verbose:
@@ -307,7 +307,7 @@ def _monitor(
         signal.signal(number, lambda *_: None)
     files = StepFiles(str(state / "steps"))
     namespace = _leave_alone(base / "images")
-    store = Images(config.images.store, images.pw_uid, str(base / "images"))
+    store = Images(config.images.store, images.pw_uid, str(base / "images"), config.images.verify)
     # The garbage collector would touch, and so copy, every page in each forked worker.
     gc.collect()
     gc.freeze()

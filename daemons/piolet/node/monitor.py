@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from piolet import peer
 from piolet.errors import WireError
-from piolet.node import cgroups, earlier, packets, worker
+from piolet.node import earlier, hierarchies, packets, worker
 from piolet.node.children import Child
 from piolet.node.endings import Endings, Remains
 from piolet.node.mounts import Images, Mounting, explain
@@ -278,7 +278,7 @@ class Monitor:
     def _write_maps(self, step: Step, child: Child) -> None:
         who = step.who
         # From here on, whatever comes to be in the container can be ended with it.
-        step.remains = Remains(who.step, child.open("ns/user"), cgroups.open_step(who.control_groups, who.job))
+        step.remains = Remains(who.step, child.open("ns/user"), hierarchies.open_step(who.control_groups, who.job))
         if step.remains.group is not None:
             step.remains.stepd = os.pidfd_open(who.peer)
         child.write_map("uid_map", [(who.uid, who.uid)])

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from piolet import peer
 from piolet.errors import WireError
-from piolet.node import cgroups, packets
+from piolet.node import hierarchies, packets
 
 MESSAGE_MAX = 256 * 1024
 _STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
@@ -89,7 +89,7 @@ class Announced:
     uid: int
     gid: int
     groups: list[int]
-    control_groups: list[cgroups.Group] = field(default_factory=list)
+    control_groups: list[hierarchies.Group] = field(default_factory=list)
 
     @property
     def job(self) -> int:
@@ -138,7 +138,7 @@ def take_start(connection: socket.socket, listener: peer.File) -> Announced:
         # The plan is the server's word, and would be carried out as root.
         raise WireError("a step of root has no environment", "start it as another user")
     try:
-        groups = cgroups.of_steps(cgroups.of(pid))
+        groups = [group for group in hierarchies.of(pid) if hierarchies.in_step(group)]
     except OSError:
         groups = []  # it has ended
     numbers = list(struct.unpack_from(f"={count}I", data, START.size))

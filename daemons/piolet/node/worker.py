@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 
 from piolet.errors import PioletError
-from piolet.node import cgroups, container, fuse, linux, packets, plan
+from piolet.node import container, fuse, hierarchies, linux, packets, plan
 from piolet.node.requests import MESSAGE_MAX
 
 NO_NAMESPACE_HINT = "user namespaces may be switched off, or used up: sysctl user.max_user_namespaces"
@@ -39,7 +39,7 @@ class Order:
     uid: int
     gid: int
     groups: list[int]
-    control_groups: list[cgroups.Group]
+    control_groups: list[hierarchies.Group]
     plan: str
     means: Means
 
@@ -86,7 +86,8 @@ def run(monitor: socket.socket, namespace: int) -> None:
         if not data:
             os._exit(0)
         order = packets.decode(Order, data)
-        cgroups.enter(order.control_groups)
+        if order.control_groups:
+            hierarchies.enter(order.control_groups, hierarchies.own_mounts())
         linux.become(order.uid, order.gid, order.groups)
         # The change of user has cleared it.
         linux.die_with_parent(signal.SIGKILL)

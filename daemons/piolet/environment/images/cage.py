@@ -67,8 +67,8 @@ class Cage:
         """
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if not 0 <= soft <= _OPEN_FILES:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, min(hard, _OPEN_FILES) if hard > 0 else -1))
+        if not 0 <= soft <= _OPEN_FILES:  # where /proc cannot be listed, that many are closed one by one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, hard))
         readable = [*_SYSTEM, *(_FOR_REGISTRIES if self.network else ()), *_own(), *self.readable]
         standing = []
         if "namespaces" in self.walls:
@@ -101,9 +101,8 @@ class Cage:
         if version < (1 if namespaces else _ALONE):
             self.reasons.append(f"Landlock: {f'version {version}' if version else 'not in use'}")
             return []
-        shown = [*readable, "/proc"] if namespaces else readable  # that /proc is the cage's own
         try:
-            landlock.restrict([self.scratch], shown, walls.DEVICES)
+            landlock.restrict([self.scratch], readable, walls.DEVICES)
         except OSError as error:
             self.reasons.append(f"Landlock: {error.strerror}")
             return []

@@ -29,7 +29,7 @@ from piolet.environment.images.lease import Presence, remove_tree
 from piolet.environment.images.limits import conversions_at_once, seconds, unpacked_limit
 from piolet.environment.images.quota import OverQuota, Quota
 from piolet.environment.images.reference import Reference, parse
-from piolet.environment.images.slots import Slots
+from piolet.environment.images.slots import Slots, within
 from piolet.environment.images.store import Access, Store
 from piolet.errors import ImageError
 
@@ -163,7 +163,7 @@ class Importer:
 
     async def _look(self, who: Requester, reference: Reference, tell: Tell, *, want_config: bool) -> dict[str, Any]:
         limit = min(_LOOK_TIMEOUT_S, self._config.pull_timeout_s)
-        async with _within(3 * limit + 30, reference, _SLOW), self._looks.place(who.uid, tell):
+        async with within(3 * limit + 30, reference, _SLOW), self._looks.place(who.uid, tell):
             with self._scratch() as scratch, self._auth(reference, who) as auth_fd:
                 job = self._job("look", str(reference), scratch, auth_fd, reference)
                 job |= {"name": str(reference), "repository": reference.name, "want_config": want_config}
@@ -293,7 +293,7 @@ class Importer:
         await self._afford(who, reference, packed)
         # The child ends itself sooner, when it knows what is in the image.
         most = seconds(packed + unpacked_limit(packed, self._config.unpack_ratio), self._config.conversion_rate)
-        async with _within(most, reference, _LONG):
+        async with within(most, reference, _LONG):
             done = await jobs.run(self._job("squash", str(reference), scratch, None), [], tell)
         await self._afford(who, reference, done["size"])
         if done["left_out"]:
@@ -371,7 +371,7 @@ class Importer:
 
     def _deadline(self, reference: Reference) -> contextlib.AbstractAsyncContextManager[None]:
         """Bound a whole pull or import, all its waiting included."""
-        return _within(self._config.pull_timeout_s, reference, _LONG)
+        return within(self._config.pull_timeout_s, reference, _LONG)
 
     async def _beat(self) -> None:
         while True:
@@ -393,15 +393,3 @@ def _whole(path: str) -> str:
     finally:
         os.close(fd)
     return path
-
-
-@contextlib.asynccontextmanager
-async def _within(limit_s: float, what: Reference, hint: str) -> AsyncIterator[None]:
-    """Give the block up after `limit_s` seconds; raises ImageError then."""
-    try:
-        async with asyncio.timeout(limit_s) as limit:
-            yield
-    except TimeoutError:
-        if not limit.expired():
-            raise  # a system call's own
-        raise ImageError(f"{what} was not ready after {limit_s:.0f} s and was given up", hint) from None

@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from weakref import WeakValueDictionary
 
+from piolet.errors import ImageError
+
 
 class Slots:
     """`total` places, at most `each` of them taken by one user; `what` names the work to those who wait."""
@@ -30,3 +32,15 @@ class Slots:
             tell(self._text)
         async with line, self._all:
             yield
+
+
+@contextlib.asynccontextmanager
+async def within(limit_s: float, what: object, hint: str) -> AsyncIterator[None]:
+    """Give the block up after `limit_s` seconds; raises ImageError then."""
+    try:
+        async with asyncio.timeout(limit_s) as limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise  # a system call's own
+        raise ImageError(f"{what} was not ready after {limit_s:.0f} s and was given up", hint) from None

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from piolet import logs
 from piolet.environment.images import archive, cage, walls
 from piolet.environment.images import manifest as documents
 from piolet.environment.images.blob import Budget, check
@@ -63,6 +65,7 @@ def main() -> int:
         return 1  # the parent ended before the kernel was told to watch it
     os.umask(0o077)
     standing: tuple[str, ...] = ()
+    status = 0
     store = os.path.dirname(os.path.dirname(job["scratch"]))
     try:
         job["scratch"] = os.path.realpath(job["scratch"])
@@ -74,9 +77,13 @@ def main() -> int:
         say({"error": to_wire(from_os(error, store))})
     except MemoryError:
         say({"error": to_wire(no_memory())})
+    except Exception:  # standard error is the service's log, and what failed may be anybody's bytes
+        logs.configure("piolet-imaged: %(message)s")
+        logging.getLogger("piolet-imaged").exception("a fault in the process that was importing %s", job["what"])
+        status = 1
     if "namespaces" not in standing and os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)  # nothing that a program left behind stays; the answer is with the parent
-    return 0
+    return status
 
 
 def _cage(job: dict[str, Any]) -> cage.Cage:
