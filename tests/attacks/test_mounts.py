@@ -183,16 +183,11 @@ def test_links_of_an_image_direct_our_mounts(cluster: Cluster) -> None:
 def test_a_working_directory_that_is_a_descriptor(cluster: Cluster, faults: Faults, place: str) -> None:
     """Class of CVE-2024-21626 (a leaked descriptor as working directory). Promise: a task's directory is in its
     container, whatever the image or the definition says."""
-    for first in (3, 8):
-        for n in range(first, first + (5 if "{n}" in place else 1)):
-            edf = cluster.edf("alice", f'image = "{image_of(faults)}"\nworkdir = "{place.format(n=n)}"\n')
-            done = cluster.srun(
-                "alice", edf, "sh", "-c", "ls -d ./etc/shadow ../etc/shadow ../../etc/shadow; cat ./marker"
-            )
-            if "shadow" in done.out:
-                raise Broken(f"with {place.format(n=n)} as its directory a task is outside: {done.out}")
-        if "{n}" not in place:
-            break
+    for n in (3, 5, 8) if place.endswith("{n}") else (7,):
+        edf = cluster.edf("alice", f'image = "{image_of(faults)}"\nworkdir = "{place.format(n=n)}"\n')
+        done = cluster.srun("alice", edf, "sh", "-c", "ls -d ./etc/shadow ../etc/shadow ../../etc/shadow")
+        if "shadow" in done.out:
+            raise Broken(f"with {place.format(n=n)} as its directory a task is outside: {done.out}")
 
 
 @pytest.fixture

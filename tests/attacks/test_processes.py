@@ -115,17 +115,15 @@ def test_workers_that_their_user_stops_take_all_slots(faults: Faults, compiled: 
             wait_until(lambda: len(stopped()) >= 8, 20, "workers that are stopped")
             with contextlib.suppress(AssertionError):
                 wait_until(lambda: len(stopped()) >= count, 3)
-            took = []
-            for _ in range(3):
-                began = time.monotonic()
-                faults.srun("bob", "-w", "node1", "true").good()
-                took.append(time.monotonic() - began)
+            began = time.monotonic()
+            faults.srun("bob", "-w", "node1", "true", timeout=60).good()
+            took = time.monotonic() - began
         finally:
             stopper.kill()
             faults.cancel_all()
             end(salloc, 40)
-    if min(took) > 5:
-        raise Broken(f"bob's step took {min(took):.1f} s while alice's workers are stopped")
+    if took > 5:
+        raise Broken(f"bob's step took {took:.1f} s while alice's workers are stopped")
 
 
 def state_of(pid: int) -> str:

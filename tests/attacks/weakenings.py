@@ -82,6 +82,7 @@ WEAKENINGS: dict[str, Weakening] = {
     ),
     "an eval's orphans are not looked for": _of(
         (f"{NODE}/zygote.py", "        if not descendants.end_all(_END_S):\n", "        if False:\n"),
+        (f"{NODE}/zygote.py", "        while not descendants.end_all(_AGAIN_S):\n", "        while False:\n"),
     ),
     "squashfuse keeps what it inherits": _of(
         (
@@ -126,6 +127,16 @@ WEAKENINGS: dict[str, Weakening] = {
 """,
             "",
         ),
+    ),
+    "the lengths of packets are not checked": _of(
+        (
+            f"{NODE}/packets.py",
+            """        if len(value) != len(arguments):
+            raise _wrong(where, f"an array of {len(arguments)}", value)
+""",
+            "",
+        ),
+        (f"{NODE}/packets.py", "and math.isfinite(value)", ""),
     ),
     "sockets of root are everybody's": _of(
         (
@@ -193,6 +204,13 @@ WEAKENINGS: dict[str, Weakening] = {
             "    return UNPACKED_MOST\n",
         ),
         (f"{IMAGES}/limits.py", "    resource.setrlimit(resource.RLIMIT_DATA, (wanted, wanted))\n", ""),
+        # As it was: every file keeps its path in full.
+        (
+            f"{IMAGES}/tree.py",
+            "            self.parent, self.name = parent, name\n",
+            "            self.parent, self.name = parent, name\n"
+            "            self.target = self.target or path_of(parent, name)\n",
+        ),
     ),
     "users may remove public images": _of(
         (
@@ -216,5 +234,11 @@ WEAKENINGS: dict[str, Weakening] = {
     "log lines have no bound": _of(
         ("daemons/piolet/logs.py", "if user is not None and not self._rates.take(user):", "if False:"),
     ),
-    "a registry's answer has no bound": _of(),
+    "a registry's answer has no bound": _of(
+        (
+            f"{IMAGES}/worker.py",
+            "            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))\n",
+            "            pass\n",
+        ),
+    ),
 }
