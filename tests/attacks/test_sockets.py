@@ -48,7 +48,8 @@ print(made, refused)
 
 HOSTILE = [
     b"[]", b"[" * 100_000, b'"x', b"7", b"null", b'{"error": {}}', b'{"marks": 7}', b'{"marks": [["a", 1, 2]]}',
-    b'{"marks": [["a", 1e999]]}', b'{"marks": [["a"]]}', b'{"other": 1}', b"\xff\xfe", b'{"error": 1' + b"0" * 5000 + b"}",
+    b'{"marks": [["a", 1e999]]}', b'{"marks": [["a"]]}', b'{"other": 1}', b"\xff\xfe",
+    b'{"error": 1' + b"0" * 5000 + b"}",
     b'{"marks": [[[], "x"]]}',
 ]  # fmt: skip
 

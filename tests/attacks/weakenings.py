@@ -204,7 +204,8 @@ WEAKENINGS: dict[str, Weakening] = {
             "    return UNPACKED_MOST\n",
         ),
         (f"{IMAGES}/limits.py", "    resource.setrlimit(resource.RLIMIT_DATA, (wanted, wanted))\n", ""),
-        # As it was: every file keeps its path in full.
+        # As it was: a path may have any length, and every file keeps its own in full.
+        (f"{IMAGES}/tree.py", "        if parent.length + 1 + len(name) > _PATH_LIMIT:\n", "        if False:\n"),
         (
             f"{IMAGES}/tree.py",
             "            self.parent, self.name = parent, name\n",
