@@ -7,35 +7,22 @@ a build from which checks were removed (weaken.py), too: there each has to succe
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 WEAKENED = (Path(sys.prefix) / "weakened").exists()
 """Whether this interpreter is that of the build with the checks removed."""
 
-_Test = TypeVar("_Test", bound=Callable[..., None])
-
-
 class Broken(AssertionError):  # noqa: N818 - it is no error of the test
     """An attack has succeeded: the promise that it is about was broken, and how."""
 
 
-def attack(*removed: str) -> Callable[[_Test], _Test]:
-    """Mark a test as an attack; `removed` are the entries of weaken.py without which it has to succeed."""
-
-    def mark(test: _Test) -> _Test:
-        return pytest.mark.attack(*removed)(test)
-
-    return mark
+def attack(*removed: str) -> pytest.MarkDecorator:
+    """Mark a test as an attack; `removed` are the entries of weakenings.py without which it has to succeed."""
+    return pytest.mark.attack(*removed)
 
 
-def by_kernel(why: str) -> Callable[[_Test], _Test]:
+def by_kernel(why: str) -> pytest.MarkDecorator:
     """Mark a test as an attack that the kernel or Slurm alone holds off: there is no check of ours to remove."""
-
-    def mark(test: _Test) -> _Test:
-        return pytest.mark.attack(kernel=why)(test)
-
-    return mark
+    return pytest.mark.attack(kernel=why)

@@ -111,7 +111,10 @@ def test_workers_that_their_user_stops_take_all_slots(faults: Faults, compiled: 
             salloc = cluster.start("alice", "salloc", "-w", "node1", "-n1", "sh", "-c", launch)
             assert salloc.stdout is not None
             assert salloc.stdout.readline() == "started\n"
-            stopped = lambda: [pid for pid in faults.workers("node1") if state_of(pid) in "Tt"]  # noqa: E731
+
+            def stopped() -> list[int]:
+                return [pid for pid in faults.workers("node1") if state_of(pid) in "Tt"]
+
             wait_until(lambda: len(stopped()) >= 8, 20, "workers that are stopped")
             with contextlib.suppress(AssertionError):
                 wait_until(lambda: len(stopped()) >= count, 3)
@@ -303,7 +306,10 @@ def test_a_worker_is_traced_by_its_user(cluster: Cluster, faults: Faults) -> Non
     with faults.hung("node1", place):
         waiting = cluster.start("alice", "srun", "-w", "node1", f"--environment={edf}", "true")
         uid = str(leftovers_uid("alice"))
-        mine = lambda: [p for p in faults.workers("node1") if leftovers.status(p, "Uid").split()[:1] == [uid]]  # noqa: E731
+
+        def mine() -> list[int]:
+            return [pid for pid in faults.workers("node1") if leftovers.status(pid, "Uid").split()[:1] == [uid]]
+
         wait_until(mine, 20, "the worker")
         owners = [os.stat(f"/proc/{pid}/mem").st_uid for pid in mine()]
         faults.cancel_all()

@@ -134,11 +134,14 @@ def _too_long(_number: int, _frame: object) -> None:
 @attack("a full backlog is taken for a dead daemon")
 def test_a_full_backlog_costs_the_daemon_its_socket(tmp_path: Path) -> None:
     """Row 16. Promise: the socket of a daemon that lives is not removed by another that starts, however busy it is."""
-    from piolet.environment.images import service
+    from piolet.environment.images import listening
     from piolet.errors import PioletError
     from piolet.node import main
 
-    for place, start in (("node", main._listen), ("images", service.listen)):
+    for place, start in (
+        ("node", lambda path: main._listen(path, 0o600)),
+        ("images", lambda path: listening.listen(str(path))),
+    ):
         path = tmp_path / f"{place}.sock"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as busy, contextlib.ExitStack() as held:
             busy.bind(str(path))
@@ -153,7 +156,7 @@ def test_a_full_backlog_costs_the_daemon_its_socket(tmp_path: Path) -> None:
             signal.signal(signal.SIGALRM, _too_long)
             signal.alarm(5)
             with contextlib.suppress(PioletError, OSError):
-                held.enter_context(start(path, 0o600) if place == "node" else start(str(path)))  # type: ignore[operator]
+                held.enter_context(start(path))
             if not path.exists() or path.stat().st_ino != inode:
                 raise Broken(f"the socket of a busy daemon ({place}) was taken for a dead one's")
 

@@ -1,5 +1,7 @@
-"""SECURITY.md names tests for its promises: each is there, and no attack is missing. The checks that attacks need removed
-are there to be removed."""
+"""SECURITY.md names tests for its promises: each is there, and no attack is missing.
+
+The checks that attacks need removed are there to be removed.
+"""
 
 from __future__ import annotations
 
