@@ -472,3 +472,32 @@ def test_whoever_becomes_a_user_leaves_roots_keys_behind() -> None:
         linux.become(NOBODY, NOBODY, [])
         os._exit(0 if before > 0 and libc.syscall(250, 0, -3, 0) != before else 1)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_deep_tree_is_found_and_ended() -> None:
+    """By a pass over all that is below, not one generation after the other."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            descendants.collect_orphans()
+            read, write = os.pipe()
+            generation = 0
+            while generation < 30 and os.fork() == 0:
+                generation += 1
+                os.setsid()
+                os.write(write, b"x")
+            if generation:
+                signal.pause()
+            told = b""
+            while len(told) < 30:
+                told += os.read(read, 30)
+            table = descendants._table()
+            below = descendants._below(os.getpid(), table)
+            for one in below:
+                descendants._kill(one, table)
+            # Those whose parent was killed first have another one by now: they are left for the next pass.
+            status = 0 if len(below) == 30 and descendants.end_all(10.0) else 1
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0

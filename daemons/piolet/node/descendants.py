@@ -46,8 +46,9 @@ def end_all(within_s: float) -> bool:
         for pid in children():
             _kill(pid)
         if passes >= _FAST_PASSES:
-            for pid, started in _below(os.getpid()):
-                _kill(pid, started)
+            table = _table()
+            for pid in _below(os.getpid(), table):
+                _kill(pid, table)
         spent = time.monotonic() - began
         if spent >= within_s:
             return not _reap()
@@ -83,12 +84,12 @@ def _reap() -> bool:
     return True
 
 
-def _kill(pid: int, started: int | None = None) -> None:
-    """Kill the process, unless it is another one than that which `started` then."""
-    with contextlib.suppress(OSError):
+def _kill(pid: int, table: dict[int, tuple[int, int]] | None = None) -> None:
+    """Kill the process; one that is no child of this process, if it and its parent are still those of the table."""
+    with contextlib.suppress(OSError, IndexError, ValueError, KeyError):
         process = os.pidfd_open(pid)
         try:
-            if started is None or leftovers.start_time(pid) == started:
+            if table is None or all(_entry(one) == table[one] for one in (pid, table[pid][0])):
                 signal.pidfd_send_signal(process, signal.SIGKILL)
         finally:
             os.close(process)
@@ -98,20 +99,24 @@ def _table() -> dict[int, tuple[int, int]]:
     """Return the parent and the start time of every process."""
     found = {}
     for pid in leftovers.processes():
-        with contextlib.suppress(OSError, IndexError, ValueError), open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-            found[pid] = int(fields[1]), int(fields[19])
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            found[pid] = _entry(pid)
     return found
 
 
-def _below(root: int) -> list[tuple[int, int]]:
-    table = _table()
+def _entry(pid: int) -> tuple[int, int]:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return int(fields[1]), int(fields[19])
+
+
+def _below(root: int, table: dict[int, tuple[int, int]]) -> list[int]:
     below: dict[int, list[int]] = {}
     for pid, (parent, _) in table.items():
         below.setdefault(parent, []).append(pid)
     found, todo = [], list(below.get(root, []))
     while todo:
         pid = todo.pop()
-        found.append((pid, table[pid][1]))
+        found.append(pid)
         todo += below.get(pid, [])
     return found
