@@ -21,8 +21,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from piolet import peer
-from piolet.errors import WireError
-from piolet.node import earlier, hierarchies, leftovers, packets, usernamespaces, worker
+from piolet.errors import PioletError, WireError
+from piolet.node import earlier, hierarchies, jobnamespaces, leftovers, packets, usernamespaces, worker
 from piolet.node.children import Child
 from piolet.node.endings import Endings, Remains
 from piolet.node.mounts import Images, View, explain
@@ -145,8 +145,10 @@ class Monitor:
                 who = take_start(connection, self._listener)
             step = Step(order, who, now + order.timeout_s, marks=[("monitor", now)])
             self._steps[order.key] = step
+            step.namespace = jobnamespaces.find(who.peer, who.job)
             self._build(step, now)
-        except WireError as error:
+        except PioletError as error:
+            self._steps.pop(order.key, None)
             self._answer(Answer(order.key, error.message, error.hint or ""))
         except OSError as error:
             self._fail(order.key, f"cannot start building the container: {error.strerror}", None)
@@ -222,13 +224,17 @@ class Monitor:
             groups = who.control_groups if order.foreign or served else []
             rooted = view is not None and not served and self._images.rooted
             label = leftovers.label(who.step, self._place) if rooted else ""
-            todo = worker.Order(who.uid, who.gid, who.groups, groups, order.plan, self._means, served, label)
-            step.worker, step.channel = self._workers.give(todo, None if view is None else view.descriptor)
+            todo = worker.Order(
+                who.uid, who.gid, who.groups, groups, order.plan, self._means, served, label, step.namespace is not None
+            )
+            image = None if view is None else view.descriptor
+            step.worker, step.channel = self._workers.give(todo, image, step.namespace)
         except OSError as error:
             hint = usernamespaces.hint() if error.filename == "unshare" else None
             self._fail(order.key, f"cannot start building the container: {error.strerror}", hint)
             return
         finally:
+            step.forget_namespace()
             if view is not None:
                 os.close(view.descriptor)
         self._building[who.uid] += 1
@@ -313,6 +319,7 @@ class Monitor:
 
     def _clear(self, step: Step) -> None:
         """End the step's worker, and whatever is in its container."""
+        step.forget_namespace()
         if step.channel is not None and step.worker is not None:
             step.worker.kill()
         self._let_go(step)

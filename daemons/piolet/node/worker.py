@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 
 from piolet.errors import PioletError
-from piolet.node import container, fuse, hierarchies, linux, packets, plan, rootoverlay, usernamespaces
+from piolet.node import container, fuse, hierarchies, jobnamespaces, linux, packets, plan, rootoverlay, usernamespaces
 from piolet.node.requests import MESSAGE_MAX
 
 UNSHARED, MAPPED = b"unshared", b"mapped"
@@ -37,6 +37,7 @@ class Order:
 
     served  the image comes as an open file, which squashfuse is to serve, and not as a mount
     label   the name of the container's root, where root is to mount its overlay (rootoverlay.py); or ''
+    own     the job has a mount namespace of its own, which comes as a descriptor, after the image's
     """
 
     uid: int
@@ -47,6 +48,7 @@ class Order:
     means: Means
     served: bool = False
     label: str = ""
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ class Marks:
         self.taken.append((name, time.monotonic()))
 
 
-def send_order(channel: socket.socket, order: Order, image: int | None) -> None:
-    """Give a waiting worker its order, with the image's detached mount or its file."""
-    socket.send_fds(channel, [packets.encode(order)], [] if image is None else [image])
+def send_order(channel: socket.socket, order: Order, image: int | None, namespace: int | None) -> None:
+    """Give a waiting worker its order, with the image's detached mount or its file, and the job's namespace if any."""
+    socket.send_fds(channel, [packets.encode(order)], [one for one in (image, namespace) if one is not None])
 
 
 def run(monitor: socket.socket, namespace: int) -> None:
@@ -86,12 +88,15 @@ def run(monitor: socket.socket, namespace: int) -> None:
     try:
         linux.set_name("pioletd-worker")
         linux.setns(namespace, linux.CLONE_NEWNS)
-        data, descriptors, _, _ = socket.recv_fds(monitor, 2 * MESSAGE_MAX, 1)
+        data, descriptors, _, _ = socket.recv_fds(monitor, 2 * MESSAGE_MAX, 2)
         if not data:
             os._exit(0)
         order = packets.decode(Order, data)
         if order.control_groups:
             hierarchies.enter(order.control_groups, hierarchies.own_mounts())
+        if order.own:
+            os.close(namespace)
+            namespace = _enter_job(descriptors.pop(), order.means.scratch, monitor)
         image = descriptors[0] if descriptors else None
         kind = container.FILE if order.served else container.MOUNT
         if image is not None and order.label:
@@ -112,6 +117,21 @@ def run(monitor: socket.socket, namespace: int) -> None:
         pass
     finally:
         os._exit(status)
+
+
+def _enter_job(own: int, scratch: str, monitor: socket.socket) -> int:
+    """Go to where the job's tasks are, for its /tmp is the container's; return a descriptor that leads there again."""
+    try:
+        return jobnamespaces.enter(own, scratch)
+    except PioletError as error:
+        monitor.send(packets.encode(Built(error.message[:_TEXT_MAX], (error.hint or "")[:_TEXT_MAX])))
+        raise
+    except OSError as error:
+        text = f"cannot enter the job's mount namespace: {error.strerror} ({error.filename})"
+        monitor.send(packets.encode(Built(text[:_TEXT_MAX])))
+        raise
+    finally:
+        os.close(own)
 
 
 def _mount_root(order: Order, image: int, namespace: int, monitor: socket.socket) -> int:
