@@ -146,6 +146,7 @@ class Monitor:
             step = Step(order, who, now + order.timeout_s, marks=[("monitor", now)])
             self._steps[order.key] = step
             step.namespace = jobnamespaces.find(who.peer, who.job)
+            step.made_in = 0 if step.namespace is None else os.fstat(step.namespace).st_ino
             self._build(step, now)
         except PioletError as error:
             self._steps.pop(order.key, None)
@@ -292,7 +293,7 @@ class Monitor:
             for kind in ("user", "mnt"):
                 namespaces.append(child.open(f"ns/{kind}"))
             step.ready = True
-            self._answer(Answer(step.order.key, marks=[*step.marks, *marks]), namespaces)
+            self._answer(Answer(step.order.key, marks=[*step.marks, *marks], made_in=step.made_in), namespaces)
         finally:
             for descriptor in namespaces:
                 os.close(descriptor)

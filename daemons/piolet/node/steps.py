@@ -16,7 +16,8 @@ from piolet.node.requests import Announced, Build
 class Step:
     """A step with a container, being built or running.
 
-    `namespace` is a descriptor of the job's own mount namespace, if it has one, until a worker has it.
+    `namespace` is a descriptor of the job's own mount namespace, if it has one, until a worker has it; `made_in` is its
+    number.
     """
 
     order: Build
@@ -28,6 +29,7 @@ class Step:
     ready: bool = False
     marks: list[tuple[str, float]] = field(default_factory=list)
     namespace: int | None = None
+    made_in: int = 0
 
     @property
     def wanted(self) -> Wanted | None:
