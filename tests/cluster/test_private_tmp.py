@@ -144,11 +144,11 @@ def test_mounts_that_are_not_found_are_refused(faults: Faults, tmp_path: Path) -
 
 def test_a_deadly_job_leaves_nothing(faults: Faults) -> None:
     """Its namespace goes with it, although a container was made of its mounts."""
-    node = faults.root("node1") / "run/slurm-private/node1"
+    kept = faults.root("node1") / "run/slurm-private"
     with faults.nothing_left():
         run = faults.cluster.start("alice", "srun", "-n1", f"--environment={faults.edf}", "sleep", "7411")
         faults.wait_tasks("sleep 7411", 1)
-        assert list(node.iterdir())
+        assert list(kept.rglob(".ns"))
         faults.cancel_all()
         run.wait(30)
-        wait_until(lambda: not list(node.iterdir()), what="the end of the job's directories")
+        wait_until(lambda: not list(kept.rglob(".ns")), what="the end of the job's directories")
