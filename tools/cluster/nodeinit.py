@@ -1,9 +1,9 @@
 """Become one machine of the cluster: own host name, own mounts, own /run; then exec its daemon.
 
 Run as a file of its own by the system's python3, as root: `nodeinit.py JSON PROGRAM ARGUMENT…`, where JSON is
-{"hostname", "hosts", "binds": [paths], "run_size", "cgroups": {controller: group}, "one_cpu", "ready_fd"}. It says nothing on
-`ready_fd` and the exec closes it; what went wrong is written there. It changes nothing outside the namespaces that it
-makes, but for entering the control groups.
+{"hostname", "hosts", "binds": [paths], "run_size", "cgroups": {controller: group}, "one_cpu", "ready_fd"}. It says
+nothing on `ready_fd` and the exec closes it; what went wrong is written there. It changes nothing outside the
+namespaces that it makes, but for entering the control groups.
 """
 
 from __future__ import annotations
