@@ -376,6 +376,9 @@ def test_the_slurmstepd_above(public: Path, program: str, owner: int, uid: int, 
         assert task.cgroups
         place = vettask.place_of(task, [])
         assert place == (vettask.Place(*found, "slurmstepd") if found else vettask.Place(None, None, "unknown"))
+        # It is asked of the process itself, too, whose groups name no job (Slurm 26.05).
+        assert vettask.is_slurmstepd_of(stepd.pid, "12345.0") is (found is not None)
+        assert not vettask.is_slurmstepd_of(stepd.pid, "12345.1")
     finally:
         os.killpg(stepd.pid, signal.SIGKILL)
         stepd.communicate()

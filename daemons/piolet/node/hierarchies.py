@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from piolet.errors import PioletError
@@ -107,15 +107,20 @@ def enter(groups: Sequence[Group], seen: Sequence[Mount]) -> None:
                 ) from None
 
 
-def open_step(groups: Sequence[Group], job: int) -> int | None:
+def open_step(groups: Sequence[Group], job: int, surely: Callable[[], bool] = lambda: False) -> int | None:
     """Return a descriptor of the step's group of version 2, which stays that group's; None where there is none.
 
-    Only below a group of that job, so that a number that was used again cannot lead to another's. Raises OSError.
+    Only below a group of that job, so that a number that was used again cannot lead to another's. Where the path does
+    not name a job by its number (Slurm 26.05 has its SLUID), `surely` is asked whether they are of the step's slurmstepd.
+    Raises OSError.
     """
     for group in groups:
         parts = group.path.split("/")
         steps = [number for number, part in enumerate(parts) if part.startswith(_STEP)]
-        if group.controllers or not steps or f"{_JOB}{job}" not in parts[: steps[0]]:
+        if group.controllers or not steps:
+            continue
+        above = parts[: steps[0]]
+        if f"{_JOB}{job}" not in above and (any(part.startswith(_JOB) for part in above) or not surely()):
             continue
         where = directory(Group((), "/".join(parts[: steps[0] + 1])), own_mounts())
         if where is not None and os.path.exists(f"{where}/cgroup.kill"):

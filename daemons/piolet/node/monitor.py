@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from piolet import peer
 from piolet.errors import PioletError, WireError
-from piolet.node import earlier, hierarchies, jobnamespaces, leftovers, packets, usernamespaces, worker
+from piolet.node import earlier, hierarchies, jobnamespaces, leftovers, packets, usernamespaces, vettask, worker
 from piolet.node.children import Child
 from piolet.node.endings import Endings, Remains
 from piolet.node.mounts import Images, View, explain
@@ -271,7 +271,8 @@ class Monitor:
     def _write_maps(self, step: Step, child: Child) -> None:
         who = step.who
         # From here on, whatever comes to be in the container can be ended with it.
-        step.remains = Remains(who.step, child.open("ns/user"), hierarchies.open_step(who.control_groups, who.job))
+        group = hierarchies.open_step(who.control_groups, who.job, lambda: vettask.is_slurmstepd_of(who.peer, who.step))
+        step.remains = Remains(who.step, child.open("ns/user"), group)
         if step.remains.group is not None:
             step.remains.stepd = os.pidfd_open(who.peer)
         child.write_map("uid_map", [(who.uid, who.uid)])
