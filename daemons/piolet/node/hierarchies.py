@@ -111,8 +111,8 @@ def open_step(groups: Sequence[Group], job: int, surely: Callable[[], bool] = la
     """Return a descriptor of the step's group of version 2, which stays that group's; None where there is none.
 
     Only below a group of that job, so that a number that was used again cannot lead to another's. Where the path does
-    not name a job by its number (Slurm 26.05 has its SLUID), `surely` is asked whether they are of the step's slurmstepd.
-    Raises OSError.
+    not name a job by its number (Slurm 26.05 has its SLUID), `surely` is asked whether the groups are those of the
+    step's slurmstepd. Raises OSError.
     """
     for group in groups:
         parts = group.path.split("/")
