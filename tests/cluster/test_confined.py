@@ -82,3 +82,7 @@ def test_the_steps_own_figures(confined: Cluster) -> None:
     assert MIB <= most < MIB + 40, found["memory_anon"]
     assert "host (the step, by control groups of version " in " ".join(done.err.split()), done.err
     assert "the whole node" not in done.err
+    # What version 1 does not tell is missing, and nobody is shown an empty figure for it.
+    for command in (["show"], ["report", "--pdf"]):
+        both = confined.run("alice", "piolet", "score", command[0], data, *command[1:]).both
+        assert "nan" not in both.lower() and "Warning" not in both, both
