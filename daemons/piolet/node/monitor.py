@@ -236,8 +236,8 @@ class Monitor:
                     return
                 image = self._images.view(mounted, who.uid, who.gid)
             step.marks.append(("mount the image", self._clock()))
-            groups = who.control_groups if order.foreign else []
-            todo = worker.Order(who.uid, who.gid, who.groups, groups, order.plan, self._means)
+            stepd = who.peer if order.foreign else 0
+            todo = worker.Order(who.uid, who.gid, who.groups, stepd, order.plan, self._means)
             step.worker, step.channel = self._workers.give(todo, image)
         except OSError as error:
             hint = "idmapped SquashFS mounts need Linux 6.2 or newer" if error.errno == errno.EINVAL else None

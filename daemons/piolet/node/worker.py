@@ -34,12 +34,15 @@ class Means:
 
 @dataclass(frozen=True)
 class Order:
-    """What the monitor gives a worker: who it becomes, which control groups it enters, and what it builds."""
+    """What the monitor gives a worker: who it becomes, and what it builds.
+
+    `stepd` is the slurmstepd whose control groups it enters, or 0.
+    """
 
     uid: int
     gid: int
     groups: list[int]
-    control_groups: list[hierarchies.Group]
+    stepd: int
     plan: str
     means: Means
 
@@ -86,8 +89,8 @@ def run(monitor: socket.socket, namespace: int) -> None:
         if not data:
             os._exit(0)
         order = packets.decode(Order, data)
-        if order.control_groups:
-            hierarchies.enter(order.control_groups, hierarchies.own_mounts())
+        if order.stepd:
+            hierarchies.enter(hierarchies.of_stepd(order.stepd), hierarchies.own_mounts())
         linux.become(order.uid, order.gid, order.groups)
         # The change of user has cleared it.
         linux.die_with_parent(signal.SIGKILL)
