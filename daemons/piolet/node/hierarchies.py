@@ -8,9 +8,11 @@ Names of groups are believed where root made them: in a part that is delegated, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ from piolet.errors import PioletError
 
 _NAME = re.compile(r"[A-Za-z0-9_+-]{1,60}")
 _STEP, _JOB = "step_", "job_"
+_LOOK_S, _SETTLED_S = 0.001, 0.01
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,35 @@ def open_step(groups: Sequence[Group], job: int) -> int | None:
         if where is not None and os.path.exists(f"{where}/cgroup.kill"):
             return os.open(where, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     return None
+
+
+def of_stepd(pid: int, within_s: float = 0.3) -> list[Group]:
+    """Return the groups that a slurmstepd is in, once it has joined those of its step. Raises OSError.
+
+    It announces a step some milliseconds before it makes the step's groups, one after the other. So it is waited until
+    they are there and stay the same; and not at all where Slurm has made no group (proctrack/linuxproc).
+    """
+    if not _made_by_slurm(own_mounts()):
+        return of(pid)
+    end = time.monotonic() + within_s
+    before, since = of(pid), time.monotonic()
+    while time.monotonic() < end:
+        time.sleep(_LOOK_S)
+        now = of(pid)
+        if now != before:
+            before, since = now, time.monotonic()
+        elif any(in_step(group) for group in now) and time.monotonic() - since >= _SETTLED_S:
+            break
+    return before
+
+
+def _made_by_slurm(seen: Sequence[Mount]) -> bool:
+    for mount in seen:
+        for place in (mount.point, f"{mount.point}/system.slice"):
+            with contextlib.suppress(OSError):
+                if any(name.startswith("slurm") or name.endswith("slurmstepd.scope") for name in os.listdir(place)):
+                    return True
+    return False
 
 
 def kill(step: int) -> None:

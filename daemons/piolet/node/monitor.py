@@ -219,10 +219,10 @@ class Monitor:
                 view = self._images.view(mounted, wanted)
             step.marks.append(("mount the image", self._clock()))
             served = view is not None and view.is_file
-            groups = who.control_groups if order.foreign or served else []
+            stepd = who.peer if order.foreign or served else 0
             rooted = view is not None and not served and self._images.rooted
             label = leftovers.label(who.step, self._place) if rooted else ""
-            todo = worker.Order(who.uid, who.gid, who.groups, groups, order.plan, self._means, served, label)
+            todo = worker.Order(who.uid, who.gid, who.groups, stepd, order.plan, self._means, served, label)
             step.worker, step.channel = self._workers.give(todo, None if view is None else view.descriptor)
         except OSError as error:
             hint = usernamespaces.hint() if error.filename == "unshare" else None
