@@ -13,14 +13,16 @@ SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name 'slurm_e
 	setup.py pyproject.toml
 PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
 
-.PHONY: help man demo test bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels venv bootstrap clean
+.PHONY: help man demo test test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels venv bootstrap clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo                 train a small model in containers on a private cluster, and tidy up'
 	@echo 'make test                 linters, types, and all tests'
+	@echo 'make test-attacks         attacks by a user, and the same on a build from which the checks were removed'
 	@echo 'make bench                what a containerised step costs'
-	@echo 'make cluster              start a private Slurm cluster to play with (NODES=4 GPUS=2, simulated ones)'
+	@echo 'make cluster              start a private Slurm cluster to play with (NODES=4 GPUS=2, simulated ones;'
+	@echo '                          CGROUPS=1: steps are confined by control groups)'
 	@echo 'make status               what of it runs'
 	@echo 'make cluster-down         end it'
 	@echo 'make cluster-purge        end it, and remove its directory and the accounts that it made'
@@ -64,7 +66,7 @@ rpm: $(if $(shell command -v dpkg-query),bootstrap)
 		command -v python3.12 || command -v python3.13)) python3)) -m tools.rpm
 
 cluster: plugins
-	@$(PYTHON) -m tools.cluster up --nodes $(NODES) --gpus $(GPUS) --dir build/cluster
+	@$(PYTHON) -m tools.cluster up --nodes $(NODES) --gpus $(GPUS) $(if $(filter 1,$(CGROUPS)),--cgroups) --dir build/cluster
 
 status:
 	@$(TOOL) status --dir build/cluster
@@ -86,6 +88,12 @@ test: plugins
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest
+
+# The attacks on Piolet as it is, and on a build from which the checks were removed, where each has to succeed.
+test-attacks: plugins
+	$(PYTHON) -m pytest tests/attacks
+	@$(PYTHON) -m tests.attacks.weaken build/weakened
+	build/weakened/usr/lib/piolet/bin/python3 -m pytest tests/attacks
 
 test-slurm-versions: bootstrap
 	@$(PYTHON) -m tools.slurm_versions

@@ -80,7 +80,7 @@ class Faults:
         """Return the command line that runs a command on a node."""
         become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
         target = f"--target={self.daemon(f'slurmd-{node}').pid}"
-        return ["nsenter", target, "--mount", "--uts", "--", *become, *map(str, command)]
+        return ["nsenter", target, "--mount", "--uts", "--cgroup", "--", *become, *map(str, command)]
 
     # -- what runs
 
@@ -162,12 +162,13 @@ class Faults:
     def restart_slurmd(self, node: str) -> None:
         """End slurmd as a service manager does at a restart, and start it again on the same node."""
         layout, before = self.cluster.layout, self.daemon(f"slurmd-{node}")
-        kinds = ("mnt", "uts")
+        kinds = ("mnt", "uts", "cgroup")
         held = {kind: os.open(f"/proc/{before.pid}/ns/{kind}", os.O_RDONLY) for kind in kinds}
         try:
             processes.terminate(before)
             processes.wait_end([before], 10)
-            enter = ["nsenter", f"--mount=/proc/self/fd/{held['mnt']}", f"--uts=/proc/self/fd/{held['uts']}", "--"]
+            enter = ["nsenter", f"--mount=/proc/self/fd/{held['mnt']}", f"--uts=/proc/self/fd/{held['uts']}"]
+            enter += [f"--cgroup=/proc/self/fd/{held['cgroup']}", "--"]
             argv = [*enter, packages.find("slurmd"), "-D", "-N", node, "-f", str(layout.slurm_conf)]
             log = layout.log / "startup" / f"slurmd-{node}.log"
             self._keep(processes.spawn(f"slurmd-{node}", argv, log, self.group, pass_fds=list(held.values())))

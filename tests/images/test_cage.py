@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from piolet.environment.images import seccomp
 
-from tests.images.conftest import ALICE, PYTHON, SERVICE, Site, become, environment, needs_root
+from tests.images.conftest import ALICE, ASK, BOB, PYTHON, SERVICE, Site, become, environment, finish, needs_root
+from tests.images.test_faults import pids
 from tests.support import oci
-from tests.support.registry import Registry, wait_until
+from tests.support.registry import Registry, auth_file, wait_until
 
 HOSTILE = Path(__file__).with_name("hostile.py")
 DENY = Path(__file__).parents[1] / "simulators/deny_userns.py"
@@ -254,6 +257,98 @@ def test_where_parts_of_proc_are_covered(prey: Prey, registry: Registry, walls: 
     # The old /proc says, as ever, which numbers of descriptors a process of the same account has; not what they are.
     known = [f"list fd of {prey.site.process.pid}"] if "landlock" not in walls else []
     assert set(report["reached"]) <= set(known) and len(report["refused"]) > 80, report
+
+
+@needs_root()
+@pytest.mark.parametrize("walls", WALLS, ids="+".join)
+def test_what_a_program_leaves_running(site: Site, registry: Registry, image: Path, walls: tuple[str, ...]) -> None:
+    reference = registry.push(image, "app:1")
+    script = site.room / "mksquashfs"
+    script.write_text('#!/bin/sh\nsetsid sleep 7654 &\nnohup sleep 7654 &\n/usr/bin/mksquashfs "$@"\n')
+    script.chmod(0o755)
+    site.stop()
+    site.walls = walls
+    site.settings["mksquashfs"] = str(script)
+    site.start()
+    assert "error" not in site.ask(ALICE, reference)
+    wait_until(lambda: not pids("sleep 7654"), what="the end of what was left")
+
+
+@needs_root()
+@pytest.mark.parametrize("walls", WALLS, ids="+".join)
+def test_real_programs_work_in_every_cage(room: Path, guarded: Registry, image: Path, walls: tuple[str, ...]) -> None:
+    """With credentials, a zstd layer, and both kinds of archives."""
+    site = Site(room, walls=walls)
+    site.start()
+    oci.build(room / "z", [oci.pack([oci.file("a", b"content")], "zstd")])
+    reference = guarded.push(room / "z", "app:1", "alice")
+    auth = auth_file(room / "auth.json", guarded.address, "alice", "secret-a")
+    os.chown(auth, ALICE, ALICE)
+    try:
+        answer = site.ask(ALICE, reference, REGISTRY_AUTH_FILE=str(auth))
+        assert "error" not in answer, answer
+        assert "error" in site.ask(BOB, reference)
+        for kind in ("oci-archive", "docker-archive"):
+            oci.archive(image, room / f"{kind}.tar", kind)
+            made = site.piolet(ALICE, "image", "import", str(room / f"{kind}.tar"))
+            assert made.returncode == 0, made.stderr
+        own = room / "home"
+        own.mkdir()
+        os.chown(own, ALICE, ALICE)
+        more = {"EDF_IMAGESTORE": str(own / "images"), "HOME": str(own), "REGISTRY_AUTH_FILE": str(auth)}
+        assert "error" not in site.ask(ALICE, reference, **more)
+    finally:
+        site.stop()
+
+
+@pytest.mark.parametrize("header", ["asm/unistd_64.h", "asm-generic/unistd.h"])
+def test_the_numbers_of_system_calls(header: str) -> None:
+    """Those that the machine's headers know; the generic ones are aarch64's."""
+    found = subprocess.run(
+        ["cc", "-E", "-dM", "-include", header, "-x", "c", "/dev/null"], capture_output=True, text=True
+    )
+    if found.returncode or (header.startswith("asm/") and os.uname().machine != "x86_64"):
+        pytest.skip("no such header here")
+    column = 0 if header.startswith("asm/") else 1
+    numbers = {name: int(value) for name, value in re.findall(r"#define __NR(?:3264)?_(\w+) (\d+)\n", found.stdout)}
+    ours = {**seccomp._DENIED, **seccomp._DENIED_TO_PROGRAMS}
+    ours |= {"socket": seccomp._SOCKET, "clone": seccomp._CLONE, "clone3": seccomp._CLONE3, "kill": seccomp._KILL_CALL}
+    ours |= {"fchmod": seccomp._FCHMOD, "prlimit64": seccomp._PRLIMIT, "prctl": seccomp._PRCTL}
+    ours |= {"tgkill": seccomp._TGKILL}
+    wrong = {name: pair for name, pair in ours.items() if name in numbers and pair[column] not in (numbers[name], None)}
+    assert not wrong and len(ours.keys() & numbers.keys()) > 60
+
+
+@needs_root()
+@pytest.mark.parametrize("walls", WALLS, ids="+".join)
+def test_root_has_no_capabilities_in_it(registry: Registry, image: Path, room: Path, walls: tuple[str, ...]) -> None:
+    """In a store of root's own: neither the worker nor a program, though both are root."""
+    site = Site(room, walls=walls)
+    script = room / "mksquashfs"
+    script.write_text(
+        f"#!{os.path.realpath(sys.executable)} -I\nimport ctypes, struct, sys\n"
+        "libc, sets = ctypes.CDLL(None), ctypes.create_string_buffer(24)\n"
+        "libc.capget(struct.pack('=Ii', 0x20080522, 0), sets)\n"
+        "bounding = sum(libc.prctl(23, number, 0, 0, 0) == 1 for number in range(64))\n"
+        "print('sets', sum(sets.raw), 'bounding', bounding, 'no new', libc.prctl(39, 0, 0, 0, 0), file=sys.stderr)\n"
+        "sys.exit(1)\n"
+    )
+    script.chmod(0o755)
+    site.write_config()
+    reference = registry.push(image, "app:1")
+    own = {"EDF_IMAGESTORE": str(room / "own"), "HOME": str(room)}
+    assert "error" not in finish(_as_root(site, reference, own))
+    shutil.rmtree(room / "own")
+    site.settings["mksquashfs"] = str(script)
+    site.write_config()
+    said = finish(_as_root(site, reference, own))["error"]
+    assert "sets 0 bounding 0 no new 1" in said, said
+
+
+def _as_root(site: Site, reference: str, more: dict[str, str]) -> subprocess.Popen[bytes]:
+    request = json.dumps({"reference": reference, "mode": "pull"})
+    command = [*site.python(ASK), str(site.config), request]
+    return subprocess.Popen(command, env=environment() | more, stdout=subprocess.PIPE, cwd="/")
 
 
 def copied(path: Path, room: Path) -> Path:

@@ -24,6 +24,7 @@ from tools import demo
 from tools.cluster import (
     cli,
     config,
+    controllers,
     image,
     lifecycle,
     network,
@@ -107,6 +108,48 @@ def test_piolet_toml_is_what_piolet_reads(settings: config.Settings, tmp_path: P
 def test_cgroup_conf_keeps_each_version_of_slurm_away_from_control_groups() -> None:
     assert "CgroupPlugin=cgroup/v1\n" in config.cgroup_conf((22, 5))
     assert "CgroupPlugin=disabled\n" in config.cgroup_conf((24, 11))
+
+
+def test_steps_are_confined_where_that_was_asked_for(settings: config.Settings) -> None:
+    plain, confined = config.slurm_conf(settings), config.slurm_conf(replace(settings, cgroups=1))
+    assert "ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\n" in plain and "RealMemory" not in plain
+    assert "ProctrackType=proctrack/cgroup\nTaskPlugin=task/cgroup\n" in confined and "RealMemory=" in confined
+    for version in (1, 2):
+        text = config.cgroup_conf((22, 5), version)
+        for line in (f"CgroupPlugin=cgroup/v{version}", "ConstrainDevices=yes", "ConstrainRAMSpace=yes"):
+            assert f"{line}\n" in text
+        assert ("IgnoreSystemd=yes" in text) is (version == 2)
+
+
+CONTROLLERS = "".join(
+    f"3{number} 31 0:{number} / /cg/{name} rw - cgroup cgroup rw,{name}\n"
+    for number, name in enumerate(("cpu", "cpuset", "devices", "freezer", "memory"))
+)
+
+
+def test_what_the_machine_has_of_controllers(tmp_path: Path) -> None:
+    found = controllers.find(CONTROLLERS)
+    assert (found.version, found.mounts["memory"]) == (1, Path("/cg/memory"))
+    # Two clusters with the same nodes have no group in common.
+    mine, theirs = (set(found.groups(tag, ["node1"])) for tag in ("a", "b"))
+    assert len(mine) == 4 and not mine & theirs
+    two = f"41 31 0:38 / {tmp_path} rw - cgroup2 cgroup2 rw\n"
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu memory pids\n")
+    found = controllers.find(two)
+    assert found.version == 2 and found.groups("a", ["n"]) == [tmp_path / "system.slice/n_slurmstepd.scope"]
+    (tmp_path / "cgroup.controllers").write_text("\n")
+    with pytest.raises(ClusterError, match="no control group controllers for cpuset, devices, freezer, memory"):
+        controllers.find(two)
+    with pytest.raises(ClusterError, match="no control group controllers for memory:"):
+        controllers.find(CONTROLLERS.rpartition("3")[0] + two)
+
+
+def test_a_group_of_version_2_that_another_node_uses_is_refused(tmp_path: Path) -> None:
+    scope = tmp_path / "system.slice" / "node1_slurmstepd.scope"
+    scope.mkdir(parents=True)
+    (scope / "cgroup.procs").write_text("4711\n")
+    with pytest.raises(ClusterError, match=r"node1_slurmstepd\.scope is in use"):
+        controllers.prepare(controllers.Controllers(2, {"unified": tmp_path}), "a", ["node1"])
 
 
 def test_env_sh_survives_awkward_paths(settings: config.Settings, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         (tmp_path / "dev" / name).chmod(0o666)
     (tmp_path / "store").chmod(0o711)
     srun(tmp_path, HELP)
-    program(tmp_path / "bin/scontrol", "echo 'TaskProlog              = (null)'")
+    program(tmp_path / "bin/scontrol", "echo 'ProctrackType = proctrack/cgroup'; echo 'TaskProlog = (null)'")
     (tmp_path / "proc/filesystems").write_text("nodev\toverlay\n\tsquashfs\n")
     (tmp_path / "proc/sys/user/max_user_namespaces").write_text("1000\n")
     imagemounts.note(Choice("idmap", True), str(tmp_path))
@@ -145,6 +145,7 @@ def test_all_is_well(machine: Machine) -> None:
         "store",
         "cage",
         "devices",
+        "process tracking",
     } == {finding.check for finding in found}
 
 
@@ -484,6 +485,13 @@ def test_which_daemons_belong_on_a_machine(tmp_path: Path) -> None:
 def test_what_cannot_be_looked_at_is_said(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "proc/filesystems").unlink()
     only(machine, "kernel", "could not be looked at: No such file or directory", "look again", WARN)
+
+
+def test_processes_that_outlive_a_job(machine: Machine, tmp_path: Path) -> None:
+    program(tmp_path / "bin/scontrol", "echo 'ProctrackType           = proctrack/linuxproc'")
+    only(machine, "process tracking", "proctrack/linuxproc: processes that leave", "TaskPlugin=task/cgroup", WARN)
+    login = dataclasses.replace(machine, here=lambda name: name != "pioletd")
+    assert "process tracking" not in {finding.check for finding in doctor.examine(login)}
 
 
 def test_a_task_prolog_that_containers_do_not_have(machine: Machine, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tools.cluster.processes import FIXED_PATH
 from tools.cluster.state import write_atomically
 
 CPUS_PER_NODE = 16
+MEMORY_PER_NODE_MIB = 2048
 CONTROLLER = "controller"
 DEMO_REPOSITORY = "demo/python-numpy"
 DEMO_TAG = "1.0"
@@ -28,6 +29,7 @@ class Settings:
 
     address        where everything listens
     clients_stay   Slurm commands on this machine can listen on `address` too (see network.own_name_address)
+    cgroups        the version of control groups that confine steps, or 0: none do
     """
 
     layout: Layout
@@ -38,6 +40,7 @@ class Settings:
     ports: Mapping[str, int]
     slurm: tuple[int, int]
     gpus: int = 0
+    cgroups: int = 0
 
     @property
     def registry(self) -> str:
@@ -76,8 +79,8 @@ def slurm_conf(s: Settings, stay: bool = True) -> str:
         "SlurmdDebug=info",
         "SlurmdSyslogDebug=quiet",
         "SlurmctldSyslogDebug=quiet",
-        "ProctrackType=proctrack/linuxproc",
-        "TaskPlugin=task/none",
+        f"ProctrackType=proctrack/{'cgroup' if s.cgroups else 'linuxproc'}",
+        f"TaskPlugin=task/{'cgroup' if s.cgroups else 'none'}",
         "JobAcctGatherType=jobacct_gather/none",
         "MpiDefault=none",
         "MailProg=/bin/true",
@@ -105,20 +108,33 @@ def slurm_conf(s: Settings, stay: bool = True) -> str:
     if s.gpus:
         lines.append("GresTypes=gpu")
     gres = f" Gres=gpu:{s.gpus}" if s.gpus else ""
+    memory = f" RealMemory={MEMORY_PER_NODE_MIB}" if s.cgroups else ""
     lines += [
-        f"NodeName={name} NodeAddr={s.address} Port={s.ports[name]} CPUs={CPUS_PER_NODE}{gres} State=UNKNOWN"
+        f"NodeName={name} NodeAddr={s.address} Port={s.ports[name]} CPUs={CPUS_PER_NODE}{memory}{gres} State=UNKNOWN"
         for name in node_names(s.nodes)
     ]
     lines.append("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
     return "".join(f"{line}\n" for line in lines if line)
 
 
-def cgroup_conf(slurm: tuple[int, int]) -> str:
-    """Return cgroup.conf: Slurm is kept away from control groups as far as its version allows.
+def cgroup_conf(slurm: tuple[int, int], cgroups: int = 0) -> str:
+    """Return cgroup.conf: steps are confined by control groups of version `cgroups`, or not at all with 0.
 
+    With 0 Slurm is kept away from control groups as far as its version allows:
     slurmd loads a plugin even where nothing uses one, and the one for version 2 refuses to start on a
     machine with both; the one for version 1 does nothing until it is asked.
     """
+    if cgroups:
+        lines = [
+            "# Written by tools/cluster.",
+            f"CgroupPlugin=cgroup/v{cgroups}",
+            "CgroupMountpoint=/sys/fs/cgroup",
+            "ConstrainCores=yes",
+            "ConstrainDevices=yes",
+            "ConstrainRAMSpace=yes",
+            *(["IgnoreSystemd=yes"] if cgroups == 2 else []),
+        ]
+        return "\n".join(lines) + "\n"
     plugin = "disabled" if slurm >= (24, 5) else "cgroup/v1"
     return f"# Written by tools/cluster.\nCgroupPlugin={plugin}\n"
 
@@ -271,10 +287,10 @@ def write(s: Settings, own_name: str, own_hosts: str) -> None:
     if s.gpus:
         write_atomically(gres, gpus.gres_conf(layout.gpus, s.gpus))
     write_atomically(layout.slurm_conf, slurm_conf(s))
-    write_atomically(layout.etc / "cgroup.conf", cgroup_conf(s.slurm))
+    write_atomically(layout.etc / "cgroup.conf", cgroup_conf(s.slurm, s.cgroups))
     if not s.clients_stay:
         write_atomically(layout.client_conf, slurm_conf(s, stay=False))
-        write_atomically(layout.client_conf.with_name("cgroup.conf"), cgroup_conf(s.slurm))
+        write_atomically(layout.client_conf.with_name("cgroup.conf"), cgroup_conf(s.slurm, s.cgroups))
     write_atomically(layout.etc / "plugstack.conf", plugstack_conf(layout))
     if s.piolet:
         write_atomically(piolet_line, plugstack_piolet(layout))

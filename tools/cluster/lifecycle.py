@@ -16,6 +16,7 @@ from tools.cluster import (
     accounts,
     cgroup,
     config,
+    controllers,
     gpus,
     image,
     installed,
@@ -42,6 +43,7 @@ class Request:
     nodes: int
     piolet: bool
     gpus: int = 0
+    cgroups: bool = False
 
 
 class Record:
@@ -77,12 +79,14 @@ def up(layout: Layout, request: Request, report: Report, hints: bool = True) -> 
         state = running(layout)
         if state is not None:
             rpms = str(layout.installed) if layout.installed else None
-            if (state.nodes, state.piolet, state.installed) == (request.nodes, request.piolet, rpms):
+            has = (state.nodes, state.piolet, state.installed, bool(state.cgroups))
+            if has == (request.nodes, request.piolet, rpms, request.cgroups):
                 report.line(f"The cluster in {layout.root} is running, with {_count(state.nodes)}.")
                 return
             raise ClusterError(
                 f"a cluster of {_count(state.nodes)} {'with' if state.piolet else 'without'} piolet"
-                f"{' from RPMs' if state.installed else ''} is running in {layout.root}",
+                f"{' from RPMs' if state.installed else ''}"
+                f"{' with control groups' if state.cgroups else ''} is running in {layout.root}",
                 "end it first: make cluster-down",
             )
         try:
@@ -109,14 +113,18 @@ def _start(layout: Layout, request: Request, report: Report, hints: bool) -> Non
         _require_piolet(layout)
     with report.step("accounts") as said:
         said.append(accounts.ensure())
-    settings = _settle(layout, request)
+    found = controllers.find(_read(cgroup.MOUNTINFO)) if request.cgroups else None
+    settings = replace(_settle(layout, request), cgroups=found.version if found else 0)
     group = cgroup.create(layout.tag, layout.root / "cgroup")
     state = State(boot_id(), request.nodes, request.piolet, str(group), dict(settings.ports), time.time())
+    state = replace(state, cgroups=settings.cgroups)
     if layout.installed:
         state = replace(state, installed=str(layout.installed))
         write_atomically(layout.installed_file, f"{layout.installed}\n")
     record = Record(layout.state_file, state)
     record.update(state)
+    if found:
+        controllers.prepare(found, layout.tag, node_names(request.nodes))
     _make_run(layout)
     shutil.rmtree(layout.log, ignore_errors=True)  # what the logs say is of this run
     config.write(settings, socket.gethostname(), _read(Path("/etc/hosts")))
@@ -264,6 +272,9 @@ def _stop(layout: Layout, report: Report) -> None:
             cgroup.kill(group)
             processes.reap()
             cgroup.remove(group, layout.root / "cgroup")
+        # Of version 1 they are known by the cluster's own name, also where its record is lost.
+        nodes = node_names(state.nodes) if state is not None and state.cgroups else []
+        said += controllers.remove(_read(cgroup.MOUNTINFO), layout.tag, nodes)
         for client in _clients(layout):
             processes.terminate(client, signal.SIGKILL)
         shutil.rmtree(layout.run, ignore_errors=True)

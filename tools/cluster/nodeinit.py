@@ -1,8 +1,9 @@
 """Become one machine of the cluster: own host name, own mounts, own /run; then exec its daemon.
 
 Run as a file of its own by the system's python3, as root: `nodeinit.py JSON PROGRAM ARGUMENT…`, where JSON is
-{"hostname", "hosts", "binds": [paths], "run_size", "ready_fd"}. It says nothing on `ready_fd` and
-the exec closes it; what went wrong is written there. It changes nothing outside the namespaces that it makes.
+{"hostname", "hosts", "binds": [paths], "run_size", "cgroups": {controller: group}, "ready_fd"}. It says nothing on
+`ready_fd` and the exec closes it; what went wrong is written there. It changes nothing outside the namespaces that it
+makes, but for entering the control groups.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
+CLONE_NEWCGROUP = 0x02000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = 2, 4, 8, 4096, 16384, 1 << 18, 1 << 20
 MNT_DETACH = 2
 
@@ -79,12 +81,27 @@ def make_machine(spec: dict[str, Any], kernel: Kernel) -> None:
         path, content = resolver
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+    if spec["cgroups"]:
+        _enter_cgroups(spec["cgroups"], kernel)
     # Container runtimes refuse version 1 and 2 side by side; with both, the node gets version 2 alone.
-    if not Path(CGROUPS, "cgroup.procs").exists():
+    elif not Path(CGROUPS, "cgroup.procs").exists():
         kernel.umount(CGROUPS)
         kernel.mount("cgroup2", CGROUPS, "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     # As an init system leaves it: what is mounted on the node later reaches those who have mounts of their own.
     kernel.mount("none", "/", None, MS_REC | MS_SHARED)
+
+
+def _enter_cgroups(groups: dict[str, str], kernel: Kernel) -> None:
+    """Make the cluster's groups of version 1 all that the node sees: two clusters may have nodes of one name."""
+    for group in groups.values():
+        Path(group, "cgroup.procs").write_text("0", "ascii")
+    kernel.unshare(CLONE_NEWCGROUP)
+    kernel.umount(CGROUPS)
+    kernel.mount("tmpfs", CGROUPS, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=64k")
+    for controller in groups:
+        place = Path(CGROUPS, controller)
+        place.mkdir()
+        kernel.mount("cgroup", str(place), "cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, controller)
 
 
 def _make_run(spec: dict[str, Any], kernel: Kernel) -> None:

@@ -7,11 +7,12 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
-from tools.cluster import gpus, network, processes, registry
+from tools.cluster import cgroup, controllers, gpus, network, processes, registry
 from tools.cluster.accounts import numbers
 from tools.cluster.config import CONTROLLER, Settings, daemon_path
 from tools.cluster.errors import ClusterError
@@ -61,8 +62,10 @@ def start_registry(s: Settings, group: Path, keep: Keep) -> None:
 def start_imaged(layout: Layout, group: Path, keep: Keep) -> None:
     """Start the image service under its own account, for which it needs a store and a socket's directory."""
     uid, gid = numbers("piolet-images")
-    for directory in (layout.images, layout.images_socket.parent):
-        directory.mkdir(mode=0o755, exist_ok=True)
+    # As the packages make it: who may use an image can open it by name, and nobody can list what there is.
+    for directory, mode in ((layout.images, 0o711), (layout.images_socket.parent, 0o755)):
+        directory.mkdir(exist_ok=True)
+        directory.chmod(mode)
         os.chown(directory, uid, gid)
     log = layout.log / "piolet-imaged.log"
     argv = [find("setpriv"), f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--no-new-privs"]
@@ -96,13 +99,24 @@ def start_nodes(s: Settings, group: Path, keep: Keep) -> list[Process]:
     for name in node_names(s.nodes):
         argv = [find("slurmd"), "-D", "-N", name, "-f", str(layout.slurm_conf)]
         machines.append((name, f"slurmd-{name}", argv))
-    return start_machines(layout, machines, group, keep)
+    groups: dict[str, str] = {}
+    if s.cgroups == 1:
+        found = controllers.find(cgroup.MOUNTINFO.read_text("utf-8"))
+        groups = {name: str(mount / controllers.PARENT.format(tag=layout.tag)) for name, mount in found.mounts.items()}
+    return start_machines(layout, machines, group, keep, groups)
 
 
 def start_machines(
-    layout: Layout, machines: Sequence[tuple[str, str, list[str]]], group: Path, keep: Keep
+    layout: Layout,
+    machines: Sequence[tuple[str, str, list[str]]],
+    group: Path,
+    keep: Keep,
+    cgroups: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Process]:
-    """Start programs on machines of their own: (host name, process name, argv). All at once, then wait."""
+    """Start programs on machines of their own: (host name, process name, argv). All at once, then wait.
+
+    `cgroups` are the groups of version 1 that are all that a node sees of control groups, by controller.
+    """
     waiting: list[tuple[Process, int, Path]] = []
     # The machines stand for installed ones, so the interpreter is the system's, bare, and starts fast.
     python = [find("python3"), "-I", "-S", str(NODEINIT)]
@@ -113,6 +127,7 @@ def start_machines(
             "hosts": str(layout.hosts),
             "binds": [str(layout.run)],
             "run_size": NODE_RUN_SIZE,
+            "cgroups": dict(cgroups) if host != CONTROLLER else {},
             "ready_fd": write_end,
         }
         # With -D Slurm's daemons say everything twice, once to their log file; this keeps the other copy apart.
@@ -170,7 +185,7 @@ def start_pioletd(layout: Layout, nodes: Sequence[tuple[str, Process]], group: P
         log = layout.log / f"{pioletd_name(node)}.log"
         # A socket that a killed daemon left behind would look as if the new one were ready.
         socket_in_node(slurmd).unlink(missing_ok=True)
-        argv = [find("nsenter"), f"--target={slurmd.pid}", "--mount", "--uts", "--"]
+        argv = [find("nsenter"), f"--target={slurmd.pid}", "--mount", "--uts", "--cgroup", "--"]
         argv += [str(layout.venv_bin / "pioletd"), "--config", str(layout.piolet_toml)]
         environment = {"PATH": daemon_path(layout)} | gpus.variables(layout.gpus, node)
         process = processes.spawn(pioletd_name(node), argv, log, group, environment)

@@ -34,7 +34,7 @@ class State:
     """A cluster on record.
 
     `ready` says that `up` came to its end; `boot` is the boot that it belongs to; `installed` the root directory of the
-    RPMs that it runs, if any.
+    RPMs that it runs, if any; `cgroups` the version of control groups that confine its steps, or 0.
     """
 
     boot: str
@@ -46,6 +46,7 @@ class State:
     ready: bool = False
     processes: tuple[Process, ...] = field(default=())
     installed: str | None = None
+    cgroups: int = 0
 
     def with_process(self, process: Process) -> State:
         others = tuple(p for p in self.processes if p.name != process.name)

@@ -16,7 +16,8 @@ __all__ = ["BAD", "CHECKS", "OK", "SKIPPED", "WARN", "Finding", "Machine", "exam
 
 CHECKS: tuple[Check, ...] = (
     configuration.configuration, slurm.plugins, kernel.kernel, kernel.image_mounts, kernel.user_namespaces,
-    kernel.devices, daemons.programs, daemons.accounts, daemons.daemons, store.store, store.cage, slurm.task_prolog,
+    kernel.devices, daemons.programs, daemons.accounts, daemons.daemons, store.store, store.cage,
+    slurm.process_tracking, slurm.task_prolog,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Slurm's side: whether it loads the plugins, and whether its task prolog is in the containers."""
+"""Slurm's side: whether it loads the plugins, how it follows processes, whether its task prolog is in containers."""
 
 from __future__ import annotations
 
@@ -64,6 +64,25 @@ def _missing(option: str, plugin: str, said: list[str]) -> Finding:
         return Finding("plugins", BAD, f"srun does not start: {errors[-1]}", "see slurm.conf, and `srun --version`")
     hint = "plugstack.conf, beside slurm.conf, needs the line: include /etc/slurm/plugstack.conf.d/*.conf"
     return Finding("plugins", BAD, f"no line of plugstack.conf loads {plugin}: --{option} is missing", hint)
+
+
+def process_tracking(machine: Machine) -> Iterator[Finding]:
+    """Whether Slurm follows a job's processes by control groups, which none can leave."""
+    scontrol = shutil.which("scontrol", path=machine.path)
+    if not machine.here("pioletd") or scontrol is None:
+        return  # what is missing is told by the task prolog
+    done = ask(machine, scontrol, "show", "config")
+    found = re.search(r"^ProctrackType\s*=\s*(\S+)", done.stdout, re.MULTILINE) if done is not None else None
+    if found is None:
+        return
+    if found[1] == "proctrack/cgroup":
+        yield Finding("process tracking", OK, "Slurm ends a job by its control group")
+        return
+    text = (
+        f"ProctrackType is {found[1]}: processes that leave their session outlive a job, and what mounts users' own "
+        "images has not the job's limits"
+    )
+    yield Finding("process tracking", WARN, text, "set ProctrackType=proctrack/cgroup and TaskPlugin=task/cgroup")
 
 
 def task_prolog(machine: Machine) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ import os
 import resource
 import select
 import signal
+import struct
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ WALLS = ("namespaces", "landlock")
 _ALONE = 3  # before, truncate(2) is not governed
 _OPEN_FILES = 1024
 _PROBE_S = 10.0
-_PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _CAPABILITIES = 4, 24, 64
+_PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 24, 38
+_CAPABILITIES, _CAPABILITY_VERSION = 64, 0x20080522
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYSTEM = (
     "/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32", "/etc/ld.so.cache", "/etc/ld.so.conf",
@@ -77,9 +79,7 @@ class Cage:
                 standing.append("namespaces")
             else:
                 self.reasons.append(f"user namespaces: {refusal}")
-        for number in range(_CAPABILITIES):
-            _LIBC.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # only root has any, in a store of its own
-        _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        _give_up_rights()
         if "landlock" in self.walls:
             standing += self._landlock(readable, "namespaces" in standing)
         if seccomp.known():
@@ -107,6 +107,16 @@ class Cage:
             self.reasons.append(f"Landlock: {error.strerror}")
             return []
         return ["landlock"]
+
+
+def _give_up_rights() -> None:
+    """Have no capabilities, here and in any program: root's in a store of its own, and those over new namespaces."""
+    _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    for number in range(_CAPABILITIES):
+        _LIBC.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+    if _LIBC.capset(struct.pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24)):
+        raise ImageError(f"capabilities cannot be given up: {os.strerror(ctypes.get_errno())}")
+    _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def narrow() -> None:

@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import platform
+import resource
 import shutil
 import signal
 import sys
@@ -98,10 +99,24 @@ def _cage(job: dict[str, Any]) -> cage.Cage:
     return cage.Cage(job["scratch"], readable, network=remote, walls=tuple(job["walls"]))
 
 
-def _skopeo(job: dict[str, Any]) -> Skopeo:
+def _skopeo(job: dict[str, Any], most: int | None = None) -> Skopeo:
+    """Return how skopeo is called; no file that it writes has more than `most` bytes: a registry may send for ever."""
+
+    def narrow() -> None:
+        cage.narrow()
+        if most is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
     home = os.path.join(job["scratch"], "home")
     _furnish(home, job["home"])
-    return Skopeo(job["skopeo"], job["auth_fd"], job["insecure"], job["timeout_s"], home, job["scratch"], cage.narrow)
+    return Skopeo(job["skopeo"], job["auth_fd"], job["insecure"], job["timeout_s"], home, job["scratch"], narrow)
+
+
+def _largest(folder: str) -> int:
+    """Return how large the largest file in the folder is."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return max((entry.stat().st_size for entry in entries), default=0)
+    return 0
 
 
 def _furnish(home: str, of_user: str | None) -> None:
@@ -155,7 +170,13 @@ def _copy(job: dict[str, Any]) -> dict[str, Any]:
             disk_full().hint,
         )
     meter = _meter(folder, size, job["layers"], _Speaker(), what)
-    _skopeo(job).copy(job["source"], folder, what, meter)
+    most = None if size is None else size + documents.LIMIT_BYTES
+    try:
+        _skopeo(job, most).copy(job["source"], folder, what, meter)
+    except ImageError:
+        if most is not None and _largest(folder) >= most:
+            raise ImageError(f"the registry sends more of {what} than its manifest promises") from None
+        raise
     with open(os.path.join(folder, "manifest.json"), "rb") as file:
         manifest = documents.parse_manifest(file.read(documents.LIMIT_BYTES + 1), what)
     if job["digest"] not in (None, manifest.digest):
