@@ -64,7 +64,7 @@ WEAKENINGS: dict[str, Weakening] = {
         ),
     ),
     "squashfuse stays in pioletd's control group": _of(
-        (f"{NODE}/monitor.py", "groups = who.control_groups if order.foreign else []", "groups = []"),
+        (f"{NODE}/monitor.py", "groups = who.control_groups if order.foreign or served else []", "groups = []"),
     ),
     # The pause makes the moment in which the user can end the killer as long as a busy machine may make it.
     "a container is killed once": _of(
