@@ -307,6 +307,13 @@ def test_user_namespaces_are_off(machine: Machine, setting: str, value: str, hin
     only(machine, "user namespaces", "users may not make them", hint)
 
 
+def test_user_namespaces_that_pioletd_makes(machine: Machine) -> None:
+    (machine.proc / "sys/kernel/unprivileged_userns_clone").write_text("0\n")
+    imagemounts.note(Choice("idmap", True, helped=True), machine.config.node.state)
+    (found,) = kernel.user_namespaces(machine)
+    assert found.state == OK and "pioletd makes those of containers" in found.text
+
+
 def test_user_namespaces_are_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "_CLONE_NEWUSER", 1 << 62)  # a flag that no kernel takes
     only(machine, "user namespaces", "unshare(2) is refused", "kernel's log")

@@ -26,12 +26,12 @@ ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "kernels"
 DOCUMENT = ROOT / "docs" / "kernels.md"
 GUEST_S = 900
-TESTS = ("tests/kernels", "tests/cluster")
+TESTS = ("tests/kernels", "tests/cluster", "tests/attacks")
 REFUSED = ("tests/cluster/test_kernel_too_old.py",)
 
 JOB = """
 cd {root}
-export PIOLET_TEST_NODES=1 PYTHONDONTWRITEBYTECODE=1
+export PIOLET_TEST_NODES=1 PIOLET_TEST_GUEST=1 PYTHONDONTWRITEBYTECODE=1
 {python} -m tools.kernels.way >/mnt/out/way
 exec {python} -m pytest -v -p no:cacheprovider --durations=10 --junitxml=/mnt/out/results.xml {arguments}
 """

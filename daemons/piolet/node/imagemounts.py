@@ -55,6 +55,7 @@ class Choice:
     tried    why the ways before it do not work: way, and a clause
     refusal  why there are no containers at all on this node, or ''
     rooted   containers' overlays are root's to mount (rootoverlay.py)
+    helped   users' namespaces are to be made with CAP_SYS_ADMIN (usernamespaces.py)
     hint     what an administrator does where nothing works
     """
 
@@ -64,6 +65,7 @@ class Choice:
     refusal: str = ""
     hint: str = ""
     rooted: bool = False
+    helped: bool = False
 
     def describe(self) -> str:
         """Return it in a sentence, for the log and for `piolet doctor`."""
@@ -98,16 +100,16 @@ def choose(wanted: str, base: str, mapper: DeviceMapper, squashfuse: str) -> Cho
     tried: list[tuple[str, str]] = []
     fuse = probe_fuse(squashfuse) is None
     with tempfile.TemporaryDirectory(dir=base) as target:
-        rooted = rootoverlay.is_needed(target)
+        rooted, helped = rootoverlay.is_needed(target), usernamespaces.needs_administrator()
         for way in WAYS if wanted == AUTO else (wanted,):
             error = tries[way](target)
             if error is None:
-                return Choice(way, fuse, tried, rooted=rooted)
+                return Choice(way, fuse, tried, rooted=rooted, helped=helped)
             tried.append((way, _clause(way, error)))
     hint = "any of these will do; on RHEL 9 and before Linux 6.2 device mapper is the fast one: modprobe dm_mod"
     if wanted != AUTO:
         hint = '[node] image_mounts = "auto" takes what works'
-    return Choice("", fuse, tried, hint=hint)
+    return Choice("", fuse, tried, hint=hint, rooted=rooted, helped=helped)
 
 
 def choose_apart(wanted: str, squashfuse: str) -> Choice | None:

@@ -222,7 +222,9 @@ class Monitor:
             stepd = who.peer if order.foreign or served else 0
             rooted = view is not None and not served and self._images.rooted
             label = leftovers.label(who.step, self._place) if rooted else ""
-            todo = worker.Order(who.uid, who.gid, who.groups, stepd, order.plan, self._means, served, label)
+            todo = worker.Order(
+                who.uid, who.gid, who.groups, stepd, order.plan, self._means, served, label, self._images.helped
+            )
             step.worker, step.channel = self._workers.give(todo, None if view is None else view.descriptor)
         except OSError as error:
             hint = usernamespaces.hint() if error.filename == "unshare" else None

@@ -145,6 +145,11 @@ class Images:
         """Whether the overlay on a mounted image is root's to mount."""
         return self._choice.rooted
 
+    @property
+    def helped(self) -> bool:
+        """Whether workers make their user namespaces with CAP_SYS_ADMIN."""
+        return self._choice.helped
+
     def key(self, wanted: Wanted) -> tuple[str, int, int]:
         """Return what those have in common whom one mount serves."""
         if self._choice.way == IDMAP:

@@ -38,6 +38,7 @@ class Order:
     stepd   the slurmstepd whose control groups it enters, or 0
     served  the image comes as an open file, which squashfuse is to serve, and not as a mount
     label   the name of the container's root, where root is to mount its overlay (rootoverlay.py); or ''
+    helped  users may make no user namespace here: this one keeps CAP_SYS_ADMIN until it has
     """
 
     uid: int
@@ -48,6 +49,7 @@ class Order:
     means: Means
     served: bool = False
     label: str = ""
+    helped: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def run(monitor: socket.socket, namespace: int) -> None:
         if image is not None and order.label:
             image, kind = _mount_root(order, image, namespace, monitor), container.ROOT
         os.close(namespace)
-        linux.become(order.uid, order.gid, order.groups)
+        linux.become(order.uid, order.gid, order.groups, administrator=order.helped)
         # The change of user has cleared it.
         linux.die_with_parent(signal.SIGKILL)
         linux.no_new_privileges()
@@ -130,9 +132,9 @@ def _mount_root(order: Order, image: int, namespace: int, monitor: socket.socket
 def _build(order: Order, image: int | None, kind: str, monitor: socket.socket, marks: Marks) -> tuple[str, str]:
     """Build the container; return an error, empty if it stands, and a hint."""
     try:
+        linux.unshare(linux.CLONE_NEWUSER)
         todo = plan.from_json(order.plan)
         mounter = None
-        linux.unshare(linux.CLONE_NEWUSER)
         marks.add("unshare")
         monitor.send(UNSHARED)
         if monitor.recv(16) != MAPPED:
