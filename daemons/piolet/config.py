@@ -215,6 +215,12 @@ class NodeConfig:
     )
     verbose: bool = _setting(False, "Log every step, and where its start spent the time (as pioletd --verbose).")
     image_idle_s: int = _setting(600, "An image that no step has used for this many seconds is unmounted.")
+    image_mounts: Literal["auto", "idmap", "devicemapper", "fuse"] = _setting(
+        "auto", "How users get images of the store: auto (what the kernel can do), idmap, devicemapper or fuse."
+    )
+    views_per_image: int = _setting(
+        8, "With devicemapper, so many users have a view of one image; squashfuse serves more.", least=1
+    )
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ WEAKENINGS: dict[str, Weakening] = {
         ),
     ),
     "squashfuse stays in pioletd's control group": _of(
-        (f"{NODE}/monitor.py", "stepd = who.peer if order.foreign else 0", "stepd = 0"),
+        (f"{NODE}/monitor.py", "stepd = who.peer if order.foreign or served else 0", "stepd = 0"),
     ),
     # The pause makes the moment in which the user can end the killer as long as a busy machine may make it.
     "a container is killed once": _of(

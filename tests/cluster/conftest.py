@@ -17,7 +17,8 @@ import pytest
 from tests.cluster.support import BUSYBOX, ROOT, Cluster, busybox_layer, call_tool
 from tools.cluster.packages import missing
 
-NODES, GPUS = 4, 2
+# A guest with another kernel (tools/kernels) is slow: one node is what its tests need.
+NODES, GPUS = int(os.environ.get("PIOLET_TEST_NODES", "4")), 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A cluster of four nodes with pioletd on each, the image service and a registry."""
+    """A cluster of four nodes (or PIOLET_TEST_NODES) with pioletd on each, the image service and a registry."""
     named = os.environ.get("PIOLET_TEST_CLUSTER")
     directory = Path(named) if named else ROOT / "build" / "test-cluster"
     if not named:

@@ -58,6 +58,7 @@ def test_salloc_is_the_same(cluster: Cluster, room: Path) -> None:
     assert done.good() == EXPECTED
 
 
+@pytest.mark.kernels
 def test_the_command_line_wins_over_the_script(cluster: Cluster, room: Path) -> None:
     script = f"#!/bin/bash\n#SBATCH --environment=./tiny.toml\nsrun sh -c '{WHERE}'\n"
     assert cluster.sbatch("alice", script, "--environment=./other.toml", cwd=room) == "in the other image\n"

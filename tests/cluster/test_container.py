@@ -72,6 +72,7 @@ def refused(done: Result, *words: str) -> None:
 # -- the root
 
 
+@pytest.mark.kernels
 def test_a_writable_root_is_of_one_step_and_node(node: Node, tiny: str) -> None:
     script = "touch /etc/new /new; mkdir -p /a/b; echo more >> /marker; ls /etc/new; rm /bin/ls"
     text = f'image = "{tiny}"\n'
@@ -116,6 +117,7 @@ def data(cluster: Cluster) -> Path:
     return room
 
 
+@pytest.mark.kernels
 def test_mounts(node: Node, tiny: str, data: Path) -> None:
     text = f"""
 image = "{tiny}"
@@ -197,6 +199,7 @@ def test_links_where_the_hosts_files_belong(node: Node, linked: str) -> None:
     assert said.splitlines()[-4:] == ["alice", zone.strip(), "/srv/homes/alice", "drwxrwxrwt"]
 
 
+@pytest.mark.kernels
 def test_squashfs_files(node: Node, tiny: str, tmp_path: Path) -> None:
     room = node.cluster.room("alice")
     for name in ("root", "more"):
@@ -356,6 +359,7 @@ def test_an_image_of_one_static_program(node: Node) -> None:
     assert node.srun(frozen, "/busybox", "ls", "-d", "/a/b/c").good() == "/a/b/c\n"
 
 
+@pytest.mark.kernels
 def test_an_image_with_files_that_only_root_may_read(node: Node) -> None:
     entries = [
         oci.file("closed", b"mode 0\n", 0o000, uid=0, gid=0),

@@ -40,7 +40,9 @@ def kill_pioletd(faults: Faults, node: str, which: str) -> None:
             kill(pid)
 
 
-@pytest.mark.parametrize("which", ["group", "monitor", "server", "vetting", "scoring"])
+@pytest.mark.parametrize(
+    "which", [pytest.param("group", marks=pytest.mark.kernels), "monitor", "server", "vetting", "scoring"]
+)
 def test_pioletd_is_killed_while_steps_run(faults: Faults, which: str) -> None:
     """The steps go on, pioletd ends as a whole, and the next one takes the steps over."""
     with faults.nothing_left():
@@ -62,6 +64,7 @@ def test_pioletd_is_killed_while_steps_run(faults: Faults, which: str) -> None:
         faults.wait_tasks("sleep 7202", 0, 5)
 
 
+@pytest.mark.kernels
 def test_the_waiting_worker_is_killed(faults: Faults) -> None:
     with faults.nothing_left():
         waiting = faults.workers("node1")

@@ -42,6 +42,7 @@ def test_the_user_is_the_same_person(cluster: Cluster) -> None:
         assert sorted(said[2].split()) == sorted(names.split())
 
 
+@pytest.mark.kernels
 def test_home_is_there_and_their_own(cluster: Cluster, tiny_edf: Path) -> None:
     home = Path(pwd.getpwnam(ALICE).pw_dir)
     mark = home / f".piolet-test-{os.getpid()}"
@@ -93,6 +94,7 @@ def shared(cluster: Cluster) -> Path:
 
 
 @pytest.mark.parametrize("user", [ALICE, BOB])
+@pytest.mark.kernels
 def test_a_group_that_takes_access_away_keeps_doing_so(cluster: Cluster, tiny: str, shared: Path, user: str) -> None:
     (shared / "pioletlab").chmod(0o604)
     (shared / "alicegrp").chmod(0o604)
@@ -102,6 +104,7 @@ def test_a_group_that_takes_access_away_keeps_doing_so(cluster: Cluster, tiny: s
 
 
 @pytest.mark.parametrize("user", [ALICE, BOB])
+@pytest.mark.kernels
 def test_supplementary_groups_keep_their_access(cluster: Cluster, tiny: str, shared: Path, user: str) -> None:
     edf = cluster.edf(user, f'image = "{tiny}"\nmounts = ["{shared}:/shared"]\n')
     script = (
@@ -114,6 +117,7 @@ def test_supplementary_groups_keep_their_access(cluster: Cluster, tiny: str, sha
     (shared / "pioletlab.d" / "new").unlink()
 
 
+@pytest.mark.kernels
 def test_no_capability_is_left(cluster: Cluster, tiny_edf: Path) -> None:
     out = cluster.srun(ALICE, tiny_edf, "grep", "-E", "^(Cap|NoNewPrivs)", "/proc/self/status").good()
     fields = dict(line.split() for line in out.splitlines())
@@ -138,6 +142,7 @@ dd if=/dev/mem of=/dev/null bs=1 count=1; echo 1 > /proc/sys/kernel/sysrq; cat /
 """
 
 
+@pytest.mark.kernels
 def test_what_needs_a_right_fails(cluster: Cluster, tiny_edf: Path) -> None:
     script = "".join(
         f"({line.strip()}) >/dev/null 2>&1 && echo could: '{line.strip()}'\n"
@@ -147,6 +152,7 @@ def test_what_needs_a_right_fails(cluster: Cluster, tiny_edf: Path) -> None:
     assert cluster.srun(ALICE, tiny_edf, "sh", "-c", script + "echo tried").good() == "tried\n"
 
 
+@pytest.mark.kernels
 def test_a_setuid_program_of_the_image_gives_nothing(cluster: Cluster) -> None:
     programs = [
         oci.file("bin/rootid", BUSYBOX.read_bytes(), 0o4755, uid=0, gid=0),
@@ -183,6 +189,7 @@ def refused(done: Result, *words: str) -> None:
         assert word in done.err, done.err
 
 
+@pytest.mark.kernels
 def test_a_directory_that_the_user_cannot_read_is_not_mounted(cluster: Cluster, tiny: str) -> None:
     secret = cluster.room(BOB)
     (secret / "file").write_text("secret\n")
@@ -356,6 +363,7 @@ def guarded(cluster: Cluster) -> Iterator[Registry]:
     running.stop()
 
 
+@pytest.mark.kernels
 def test_a_private_image_is_for_who_pulled_it(cluster: Cluster, guarded: Registry) -> None:
     folder = cluster.room(ALICE)
     # Unlike any other: with an image of the same digest bob would have what alice has.

@@ -159,6 +159,7 @@ def test_a_wrong_option_is_refused_before_anything_runs(cluster: Cluster, option
     assert batch.status == 1 and text in batch.err
 
 
+@pytest.mark.kernels
 def test_a_batch_script_and_an_exception(cluster: Cluster) -> None:
     """sbatch's option is that of its sruns; 'none' takes a step out; the vet step and the script are not scored."""
     room = cluster.room("alice")

@@ -164,6 +164,7 @@ def test_output_of_ten_megabytes_is_unharmed(cluster: Cluster, tiny_edf: Path) -
     assert out == "".join(f"{number}\n" for number in range(1, 1_500_001))
 
 
+@pytest.mark.kernels
 def test_a_terminal(cluster: Cluster, tiny_edf: Path) -> None:
     inner = "tty; stty size; read word; echo heard $word; cat /marker; exit 3"
     line = f"stty rows 33 cols 99; srun --pty --environment={tiny_edf} sh -c '{inner}'"
@@ -220,6 +221,7 @@ def test_exported_variables(cluster: Cluster, tiny_edf: Path) -> None:
         assert words[5] == "/bin"
 
 
+@pytest.mark.kernels
 def test_limits_mask_and_priority_are_those_of_the_host(cluster: Cluster) -> None:
     # In the demo image: it has the same shell as the host, and shells have habits of their own about signals.
     script = "umask 027; ulimit -Sn 999; ulimit -c 0; exec nice -n 3 srun"

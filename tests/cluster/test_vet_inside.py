@@ -84,6 +84,14 @@ def test_the_environment_of_sbatch_is_that_of_the_vetting(cluster: Cluster, room
     assert len([line for line in out.splitlines() if line.startswith("left out: ")]) == 1, out
 
 
+@pytest.mark.kernels
+def test_one_node_is_vetted_in_its_environment(cluster: Cluster, room: Path) -> None:
+    words = ("srun", "-N1", "--environment=./e.toml", "--vet=p.yaml", "hostname")
+    done = cluster.run("alice", *words, cwd=room, timeout=180)
+    assert done.good().split() == ["node1"]
+    assert "good" in done.err and "left out" not in done.err, done.err
+
+
 def test_an_image_without_python(cluster: Cluster, room: Path, tiny_edf: Path) -> None:
     """It says so for every node, in bounded time, and starts nothing."""
     words = ["srun", "-N2", f"--environment={tiny_edf}", "--vet=p.yaml,retries=0", "touch", f"{room}/started"]

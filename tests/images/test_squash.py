@@ -80,7 +80,7 @@ def test_what_is_in_it(room: Path) -> None:
     assert out.stat().st_mtime == 1_500_000_000 and stat.S_IMODE(out.stat().st_mode) == 0o711
     assert (out / "usr/bin").stat().st_mtime == 1_600_000_001 and stat.S_IMODE((out / "usr").stat().st_mode) == 0o755
     if os.geteuid() == 0:
-        assert {path.lstat().st_uid for path in out.rglob("*")} == {0}
+        assert {(path.lstat().st_uid, path.lstat().st_gid) for path in (out, *out.rglob("*"))} == {(0, 1)}
 
 
 def test_contents_of_all_sizes(room: Path) -> None:

@@ -202,8 +202,10 @@ def test_a_lock_that_is_held_is_not_waited_for_for_ever(tmp_path: Path) -> None:
 @needs_root
 def test_accounts_are_made_found_again_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     user, group = f"piotest{os.getpid() % 100000}", f"piotestg{os.getpid() % 100000}"
+    other = f"piotesto{os.getpid() % 100000}"
     monkeypatch.setattr(accounts, "RECORD", tmp_path / "lib" / "created.json")
-    monkeypatch.setattr(accounts, "USERS", (user,))
+    monkeypatch.setattr(accounts, "USERS", (user, other))
+    monkeypatch.setattr(accounts, "PRIMARY", {other: group})
     monkeypatch.setattr(accounts, "SERVICES", ())
     monkeypatch.setattr(accounts, "GROUPS", {group: (user,)})
     monkeypatch.setattr(accounts, "SCRATCH", tmp_path / "scratch")
@@ -211,11 +213,13 @@ def test_accounts_are_made_found_again_and_removed(tmp_path: Path, monkeypatch: 
         assert user in accounts.ensure()
         made = pwd.getpwnam(user)
         assert grp.getgrnam(group).gr_mem == [user]
+        primary = pwd.getpwnam(other)
+        assert primary.pw_gid == grp.getgrnam(group).gr_gid != primary.pw_uid
         assert (tmp_path / "scratch" / user).stat().st_uid == made.pw_uid
         assert "all there" in accounts.ensure()
     finally:
         removed = accounts.remove()
-    assert {user, group} <= set(removed)
+    assert {user, other, group} <= set(removed)
     with pytest.raises(KeyError):
         pwd.getpwnam(user)
     with pytest.raises(KeyError):
@@ -228,6 +232,7 @@ def test_accounts_are_made_found_again_and_removed(tmp_path: Path, monkeypatch: 
 def test_what_was_there_before_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "RECORD", tmp_path / "lib" / "created.json")
     monkeypatch.setattr(accounts, "USERS", ("root",))
+    monkeypatch.setattr(accounts, "PRIMARY", {})
     monkeypatch.setattr(accounts, "SERVICES", ())
     monkeypatch.setattr(accounts, "GROUPS", {})
     monkeypatch.setattr(accounts, "SCRATCH", tmp_path)

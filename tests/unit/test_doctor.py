@@ -19,6 +19,8 @@ from piolet.cli import doctor as cli_doctor
 from piolet.cli.main import main
 from piolet.config import Config
 from piolet.doctor import BAD, OK, SKIPPED, WARN, Finding, Machine, configuration, daemons, findings, kernel, store
+from piolet.node import imagemounts
+from piolet.node.imagemounts import Choice
 
 HELP = "Options provided by plugins:\n  --environment=NAME\n  --score[=...]\n  --vet=PROTOCOL\n"
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -46,6 +48,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     program(tmp_path / "bin/scontrol", "echo 'ProctrackType = proctrack/cgroup'; echo 'TaskProlog = (null)'")
     (tmp_path / "proc/filesystems").write_text("nodev\toverlay\n\tsquashfs\n")
     (tmp_path / "proc/sys/user/max_user_namespaces").write_text("1000\n")
+    imagemounts.note(Choice("idmap", True), str(tmp_path))
     environment = dataclasses.replace(
         base.environment, crun=f"{bin_}/crun", entry_program=f"{bin_}/entry", squashfuse=f"{bin_}/squashfuse"
     )
@@ -56,6 +59,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     node = dataclasses.replace(
         base.node, socket=str(tmp_path / "node.sock"), vet_socket=str(tmp_path / "vet.sock"),
         score_socket=str(tmp_path / "score.sock"), vet_program=f"{bin_}/task", account=ME,
+        state=str(tmp_path),
     )  # fmt: skip
     config = dataclasses.replace(base, environment=environment, images=images, node=node)
     listeners = [listen(path) for path in (node.vet_socket, node.score_socket)]
@@ -133,6 +137,7 @@ def test_all_is_well(machine: Machine) -> None:
         "configuration",
         "plugins",
         "kernel",
+        "image mounts",
         "user namespaces",
         "programs",
         "accounts",
@@ -242,11 +247,46 @@ def test_srun_is_asked_as_a_user(machine: Machine, tmp_path: Path) -> None:
     assert not bad(machine)
 
 
+def test_a_kernel_that_is_too_old(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagemounts, "can_set_attributes", lambda: False)
+    only(dataclasses.replace(machine, release="5.10.0-8-amd64"), "kernel", "5.12 is the oldest", "boot a newer kernel")
+
+
 @pytest.mark.parametrize(
-    ("release", "text"), [("5.10.0-8-amd64", "5.12 is the oldest"), ("5.14.0-427.el9", "idmapped SquashFS")]
+    ("choice", "text", "hint", "state"),
+    [
+        (
+            Choice("", tried=[("idmap", "no")], hint="do this"),
+            "cannot be mounted here: idmapped SquashFS mounts: no",
+            "do this",
+            BAD,
+        ),
+        (
+            Choice("fuse", True, [("idmap", "no")]),
+            "are mounted by squashfuse (idmapped SquashFS mounts: no)",
+            "dm_mod",
+            WARN,
+        ),
+    ],
 )
-def test_a_kernel_that_is_too_old(machine: Machine, release: str, text: str) -> None:
-    only(dataclasses.replace(machine, release=release), "kernel", text, "boot")
+def test_how_the_kernel_mounts_images(machine: Machine, choice: Choice, text: str, hint: str, state: str) -> None:
+    imagemounts.note(choice, machine.config.node.state)
+    only(machine, "image mounts", text, hint, state)
+
+
+@pytest.mark.parametrize("way", ["idmap", "devicemapper"])
+def test_the_fast_ways_are_well(machine: Machine, way: str) -> None:
+    imagemounts.note(Choice(way), machine.config.node.state)
+    assert not [finding for finding in doctor.examine(machine) if finding.state not in (OK, SKIPPED)]
+
+
+def test_how_images_are_mounted_is_tried_where_no_daemon_was(machine: Machine) -> None:
+    imagemounts.forget(machine.config.node.state)
+    (found,) = kernel.image_mounts(machine)
+    if os.geteuid() == 0:
+        assert found.text.startswith("images of the site's store")
+    else:
+        assert (found.state, found.hint) == (SKIPPED, "start it, or look again as root")
 
 
 def test_a_file_system_that_the_kernel_does_not_know(machine: Machine) -> None:
@@ -265,6 +305,13 @@ def test_a_file_system_that_the_kernel_does_not_know(machine: Machine) -> None:
 def test_user_namespaces_are_off(machine: Machine, setting: str, value: str, hint: str) -> None:
     (machine.proc / "sys" / setting).write_text(f"{value}\n")
     only(machine, "user namespaces", "users may not make them", hint)
+
+
+def test_user_namespaces_that_pioletd_makes(machine: Machine) -> None:
+    (machine.proc / "sys/kernel/unprivileged_userns_clone").write_text("0\n")
+    imagemounts.note(Choice("idmap", True, helped=True), machine.config.node.state)
+    (found,) = kernel.user_namespaces(machine)
+    assert found.state == OK and "pioletd makes those of containers" in found.text
 
 
 def test_user_namespaces_are_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 from piolet.node import linux
-from piolet.node.mounts import Images, explain, identity_of
+from piolet.node.devicemapper import DeviceMapper
+from piolet.node.imagemounts import FUSE, IDMAP, Choice, too_old
+from piolet.node.mounts import Images, Wanted, explain, identity_of
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not Path("/dev/loop-control").exists(), reason="images are mounted by root, with loop devices"
 )
 DIGEST = "sha256:" + "ab" * 32
+UID, GID = 4242, 5353
 
 
 class Stored:
@@ -40,23 +43,27 @@ class Stored:
     def record(self, sha256: object) -> None:
         self.file.with_suffix(".json").write_text(json.dumps({"version": 1, "sha256": sha256}))
 
-    def images(self, verify: str) -> Images:
-        return Images(str(self.store), 0, str(self.base), verify)
+    def images(self, verify: str, way: str = IDMAP) -> Images:
+        return Images(str(self.store), 0, str(self.base), Choice(way, True), DeviceMapper("test.0"), 8, verify)
 
     def identity(self) -> list[int]:
         return identity_of(os.stat(self.file))
 
+    def wanted(self, identity: list[int] | None = None, uid: int = UID) -> Wanted:
+        return Wanted(DIGEST, identity or self.identity(), uid, GID)
+
     def mount(self, images: Images, identity: list[int] | None = None) -> int:
         """Mount the image as the monitor does; return the child's exit status."""
-        mounting = images.start_mount(DIGEST, identity or self.identity())
+        mounting = images.start_mount(self.wanted(identity))
         assert select.select([mounting.child.pidfd], [], [], 20)[0]
         code = mounting.child.collect()
         assert code is not None
         if code == 0:
-            assert Path(mounting.path, "marker").read_text() == "in the image"
-            images.mounted(DIGEST, mounting.identity, mounting.path, 1.0)
+            if mounting.way != FUSE:
+                assert Path(mounting.path, "marker").read_text() == "in the image"
+            images.mounted(mounting, 1.0)
         else:
-            images.failed(mounting.path)
+            images.failed(mounting)
         return code
 
 
@@ -80,7 +87,7 @@ def altered(stored: Stored) -> None:
 def test_a_good_image_is_mounted(stored: Stored, verify: str) -> None:
     images = stored.images(verify)
     assert stored.mount(images) == 0
-    assert images.lookup(DIGEST, stored.identity(), 2.0) is not None
+    assert images.lookup(stored.wanted(), 2.0) is not None
     images.expire(3.0)
     assert not list(stored.base.iterdir())
 
@@ -142,3 +149,49 @@ def test_a_link_in_the_place_of_the_file_is_not_followed(stored: Stored) -> None
     stored.file.rename(stored.store / "elsewhere")
     stored.file.symlink_to("elsewhere")
     assert stored.mount(stored.images("first"), identity) == errno.ELOOP
+
+
+def test_an_image_that_squashfuse_serves_is_a_file_of_the_users_own(stored: Stored) -> None:
+    """Which they can open by the path of the descriptor, as squashfuse does, read-only, and nobody else can."""
+    images = stored.images("first", FUSE)
+    assert stored.mount(images) == 0
+    assert not list(stored.base.iterdir()), "no mount is needed any more"
+    image = images.lookup(stored.wanted(), 2.0)
+    assert image is not None and images.lookup(stored.wanted(uid=UID + 1), 2.0) is None
+    view = images.view(image, stored.wanted())
+    try:
+        assert view.is_file
+        status = os.fstat(view.descriptor)
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (UID, GID, 0o400)
+        path, digest = f"/proc/self/fd/{view.descriptor}", hashlib.sha256(stored.file.read_bytes()).hexdigest()
+        script = f"sha256sum <{path} | grep -q {digest} && ! (: >>{path}) 2>/dev/null && ! chmod 600 {path}"
+        for uid, good in ((UID, True), (UID + 1, False)):
+            become = ["setpriv", f"--reuid={uid}", f"--regid={GID}", "--clear-groups"]
+            done = subprocess.run(
+                [*become, "sh", "-c", script], pass_fds=[view.descriptor], capture_output=True, check=False
+            )
+            assert (done.returncode == 0) is good, (uid, done)
+    finally:
+        os.close(view.descriptor)
+    assert (stored.file.stat().st_uid, stored.file.stat().st_mode & 0o777) == (0, 0o600)
+    before = len(os.listdir("/proc/self/fd"))
+    images.expire(3.0)
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+
+
+def test_an_altered_image_is_not_served(stored: Stored) -> None:
+    altered(stored)
+    assert stored.mount(stored.images("first", FUSE)) == errno.EBADMSG
+    assert not list(stored.base.iterdir())
+
+
+def test_where_no_way_is_left(stored: Stored) -> None:
+    choice = Choice("", tried=[(IDMAP, "no")], hint="do this")
+    images = Images(str(stored.store), 0, str(stored.base), choice, DeviceMapper("test.0"), 8)
+    assert images.refusal(of_the_store=False) is None
+    assert images.refusal(of_the_store=True) == (choice.describe(), "do this")
+    old = Images(str(stored.store), 0, str(stored.base), too_old("5.10"), DeviceMapper("test.0"), 8)
+    assert old.refusal(of_the_store=False) == (
+        "Linux 5.10 is too old for containers: 5.12 is the oldest",
+        "boot a newer kernel on the nodes",
+    )

@@ -364,12 +364,31 @@ def test_the_slurmstepd_above(public: Path, program: str, owner: int, uid: int, 
 
 
 def test_end_all_says_what_it_cannot_end() -> None:
-    """Nothing was started: that is the end of all."""
+    """A process in a frozen group is not killed before that is thawed, as one is not that hangs in the kernel."""
+    root = hierarchies.directory(Group(("freezer",), "/"), hierarchies.own_mounts())
+    if root is None or not os.access(root, os.W_OK):
+        pytest.skip("no control groups can be frozen here")
+    group = Path(root) / f"piolet-frozen-{os.getpid()}"
+    group.mkdir()
     pid = os.fork()
     if pid == 0:
-        descendants.collect_orphans()
-        os._exit(0 if descendants.end_all(1.0) and not descendants.children() else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+        status = 1
+        try:
+            descendants.collect_orphans()
+            nothing_yet = descendants.end_all(1.0)
+            child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+            (group / "cgroup.procs").write_text(str(child.pid))
+            (group / "freezer.state").write_text("FROZEN")
+            frozen = descendants.end_all(0.2)
+            (group / "freezer.state").write_text("THAWED")
+            status = 0 if nothing_yet and not frozen and descendants.end_all(10.0) else 1
+        finally:
+            os._exit(status)
+    try:
+        assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        (group / "freezer.state").write_text("THAWED")
+        group.rmdir()
 
 
 # -- the kernel's log
@@ -452,4 +471,33 @@ def test_whoever_becomes_a_user_leaves_roots_keys_behind() -> None:
         before = libc.syscall(250, 1, None)
         linux.become(NOBODY, NOBODY, [])
         os._exit(0 if before > 0 and libc.syscall(250, 0, -3, 0) != before else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_deep_tree_is_found_and_ended() -> None:
+    """By a pass over all that is below, not one generation after the other."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            descendants.collect_orphans()
+            read, write = os.pipe()
+            generation = 0
+            while generation < 30 and os.fork() == 0:
+                generation += 1
+                os.setsid()
+                os.write(write, b"x")
+            if generation:
+                signal.pause()
+            told = b""
+            while len(told) < 30:
+                told += os.read(read, 30)
+            table = descendants._table()
+            below = descendants._below(os.getpid(), table)
+            for one in below:
+                descendants._kill(one, table)
+            # Those whose parent was killed first have another one by now: they are left for the next pass.
+            status = 0 if len(below) == 30 and descendants.end_all(10.0) else 1
+        finally:
+            os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0

@@ -21,11 +21,14 @@ from piolet import peer
 from piolet.config import Config
 from piolet.errors import WireError
 from piolet.node import requests
-from piolet.node.monitor import Monitor, Step
+from piolet.node.devicemapper import DeviceMapper
+from piolet.node.imagemounts import IDMAP, Choice
+from piolet.node.monitor import Monitor
 from piolet.node.mounts import Images
 from piolet.node.requests import Announced, Build, End, encode, take_start
 from piolet.node.server import Server
 from piolet.node.state import StepFiles
+from piolet.node.steps import Step
 from piolet.node.worker import Means
 from piolet.node.zygote import Work, Zygote
 
@@ -294,7 +297,7 @@ def _no_work() -> Work:
 
 def test_a_monitor_ends_quietly_when_its_server_does(listener: Listener, tmp_path: Path) -> None:
     def run(channel: socket.socket) -> None:
-        images = Images(str(tmp_path), NOBODY, str(tmp_path))
+        images = Images(str(tmp_path), NOBODY, str(tmp_path), Choice(IDMAP), DeviceMapper("nowhere.0"), 8)
         means = Means(str(tmp_path), "/no/crun", "/no/squashfuse")
         monitor = Monitor(
             channel, images, StepFiles(str(tmp_path / "steps")), means, listener.file, 600.0, "nowhere.0", -1
@@ -330,7 +333,7 @@ def test_a_connection_of_a_users_is_refused_by_the_server(listener: Listener) ->
 def test_a_step_and_its_worker_end_at_once(listener: Listener, tmp_path: Path) -> None:
     """As where srun is killed while its container is built: both are told in one round of the monitor's loop."""
     (server, ours), (worker, theirs) = (socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2))
-    images = Images(str(tmp_path), NOBODY, str(tmp_path))
+    images = Images(str(tmp_path), NOBODY, str(tmp_path), Choice(IDMAP), DeviceMapper("nowhere.0"), 8)
     means = Means(str(tmp_path), "/no/crun", "/no/squashfuse")
     monitor = Monitor(ours, images, StepFiles(str(tmp_path / "steps")), means, listener.file, 600.0, "nowhere.0", -1)
     order = Build(key=1, digest=None, identity=[], timeout_s=5.0, plan="{}")

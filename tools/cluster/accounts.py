@@ -19,8 +19,10 @@ from pathlib import Path
 from tools.cluster.errors import ClusterError
 from tools.cluster.state import locked, write_atomically
 
-USERS = ("alice", "bob")
+USERS = ("alice", "bob", "carol")
 SERVICES = ("piolet", "piolet-images")
+# Whose uid and gid are different numbers, as at most sites; of the others each has a group of their own.
+PRIMARY = {"carol": "pioletlab"}
 # `pioletlab` has both users, `alicegrp` alice alone: what supplementary groups are tested with.
 GROUPS = {"pioletlab": ("alice", "bob"), "alicegrp": ("alice",)}
 SCRATCH = Path("/scratch")
@@ -55,18 +57,21 @@ def ensure() -> str:
     with locked(RECORD.with_name("lock"), "the accounts of this machine"):
         record = load_record(RECORD)
         made: list[str] = []
-        for name in (*USERS, *SERVICES):
-            if not _user_exists(name):
-                record = Created((*record.users, name), record.groups, record.directories)
-                save_record(RECORD, record)  # first, so that a kill right after useradd leaves nothing unknown
-                _make_user(name)
-                made.append(name)
-        for name, wanted in GROUPS.items():
-            if not _group_exists(name):
+        for name in (*(user for user in USERS if user not in PRIMARY), *SERVICES, *GROUPS, *PRIMARY):
+            if _group_exists(name) if name in GROUPS else _user_exists(name):
+                continue
+            # First, so that a kill right afterwards leaves nothing unknown.
+            if name in GROUPS:
                 record = Created(record.users, (*record.groups, name), record.directories)
-                save_record(RECORD, record)
+            else:
+                record = Created((*record.users, name), record.groups, record.directories)
+            save_record(RECORD, record)
+            if name in GROUPS:
                 _run(["groupadd", name])
-                made.append(name)
+            else:
+                _make_user(name)
+            made.append(name)
+        for name, wanted in GROUPS.items():
             for user in wanted:
                 if user not in grp.getgrnam(name).gr_mem:
                     _run(["usermod", "--append", "--groups", name, user])
@@ -88,7 +93,15 @@ def _make_user(name: str) -> None:
         kind = ["--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
     else:
         kind = ["--create-home", "--shell", "/bin/bash"]
-    _run(["useradd", *kind, "--user-group", name])
+    if name in PRIMARY:
+        group = grp.getgrnam(PRIMARY[name])
+        # useradd's own choice may be the very number of the group.
+        taken = {user.pw_uid for user in pwd.getpwall()} | {group.gr_gid}
+        number = next(number for number in range(2000, 60000) if number not in taken)
+        kind += ["--uid", str(number), "--no-user-group", "--gid", group.gr_name]
+    else:
+        kind += ["--user-group"]
+    _run(["useradd", *kind, name])
 
 
 def _make_scratch(path: Path) -> None:

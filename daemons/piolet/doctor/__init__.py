@@ -15,9 +15,9 @@ from piolet.doctor.findings import BAD, OK, SKIPPED, WARN, Check, Finding, Machi
 __all__ = ["BAD", "CHECKS", "OK", "SKIPPED", "WARN", "Finding", "Machine", "examine"]
 
 CHECKS: tuple[Check, ...] = (
-    configuration.configuration, slurm.plugins, kernel.kernel, kernel.user_namespaces, kernel.devices,
-    daemons.programs, daemons.accounts, daemons.daemons, store.store, store.cage, slurm.process_tracking,
-    slurm.task_prolog,
+    configuration.configuration, slurm.plugins, kernel.kernel, kernel.image_mounts, kernel.user_namespaces,
+    kernel.devices, daemons.programs, daemons.accounts, daemons.daemons, store.store, store.cage,
+    slurm.process_tracking, slurm.task_prolog,
 )  # fmt: skip
 
 

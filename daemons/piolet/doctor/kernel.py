@@ -1,39 +1,32 @@
-"""The node's kernel: its age, its file systems and devices, and whether users may make namespaces."""
+"""The node's kernel: its file systems and devices, how it mounts images, whether users may make namespaces."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
-import re
 import signal
 import stat
 import time
 from collections.abc import Iterator
 
 from piolet.doctor.findings import BAD, NOBODY, OK, SKIPPED, WARN, Finding, Machine
+from piolet.node import imagemounts, usernamespaces
 
-_LEAST, _STORE = (5, 12), (6, 2)
 _WAIT_S = 3.0
 _CLONE_NEWUSER, _CLONE_NEWNS = 0x10000000, 0x00020000
 
 
 def kernel(machine: Machine) -> Iterator[Finding]:
-    """Whether the kernel is new enough for the mounts that containers are made of."""
+    """Whether the kernel can make containers, and which file systems it knows."""
     if not machine.here("pioletd"):
         yield Finding("kernel", SKIPPED, "no containers are made here")
         return
-    match = re.match(r"(\d+)\.(\d+)", machine.release)
-    version = (int(match[1]), int(match[2])) if match else (0, 0)
-    if version < _LEAST:
-        least = "{}.{}".format(*_LEAST)
-        text = f"Linux {machine.release} cannot make containers without root: {least} is the oldest"
-        yield Finding("kernel", BAD, text, "boot a newer kernel")
-    elif version < _STORE:
-        text = f"Linux {machine.release} has no idmapped SquashFS: steps with images of the site's store fail"
-        yield Finding("kernel", BAD, text, "boot Linux 6.2 or newer")
-    else:
+    if imagemounts.can_set_attributes():
         yield Finding("kernel", OK, f"Linux {machine.release}")
+    else:
+        choice = imagemounts.too_old(machine.release)
+        yield Finding("kernel", BAD, choice.refusal, choice.hint)
     known = (machine.proc / "filesystems").read_text("ascii").split()
     for name in ("overlay", "squashfs"):
         if name not in known:
@@ -41,19 +34,39 @@ def kernel(machine: Machine) -> Iterator[Finding]:
             yield Finding("kernel", WARN, text, f"modprobe {name}, and note it in /etc/modules-load.d")
 
 
+def image_mounts(machine: Machine) -> Iterator[Finding]:
+    """By which way images of the store come to users: as pioletd has found, or as root finds here."""
+    name = "image mounts"
+    if not machine.here("pioletd") or not imagemounts.can_set_attributes():
+        return
+    node, squashfuse = machine.config.node, machine.config.environment.squashfuse
+    choice = imagemounts.noted(node.state)
+    if choice is None and os.geteuid() == 0:
+        choice = imagemounts.choose_apart(node.image_mounts, squashfuse)
+    if choice is None:
+        text = "pioletd, which tries how this kernel mounts images, has not been started yet"
+        yield Finding(name, SKIPPED, text, "start it, or look again as root")
+    elif not choice.way:
+        yield Finding(name, BAD, choice.describe(), choice.hint)
+    elif choice.way == imagemounts.FUSE and node.image_mounts != imagemounts.FUSE:
+        hint = "modprobe dm_mod, note it in /etc/modules-load.d, and start pioletd again: device mapper is faster"
+        yield Finding(name, WARN, choice.describe(), hint)
+    else:
+        yield Finding(name, OK, choice.describe())
+
+
 def user_namespaces(machine: Machine) -> Iterator[Finding]:
     """Whether an ordinary user may make a user namespace: settings first, since they say how to mend it."""
     name = "user namespaces"
     if not machine.here("pioletd"):
         return
-    for setting, bad in (
-        ("user/max_user_namespaces", "0"),
-        ("kernel/unprivileged_userns_clone", "0"),
-        ("kernel/apparmor_restrict_unprivileged_userns", "1"),
-    ):
+    choice = imagemounts.noted(machine.config.node.state)
+    if choice is not None and choice.helped:
+        yield Finding(name, OK, "users may make none by themselves; pioletd makes those of containers")
+        return
+    for key, bad, good in usernamespaces.SETTINGS:
         with contextlib.suppress(OSError):
-            if (machine.proc / "sys" / setting).read_text("ascii").strip() == bad:
-                key, good = setting.replace("/", "."), "15000" if bad == "0" and "max" in setting else str(1 - int(bad))
+            if (machine.proc / "sys" / key.replace(".", "/")).read_text("ascii").strip() == bad:
                 hint = f"sysctl -w {key}={good}, and note it in /etc/sysctl.d"
                 yield Finding(name, BAD, f"users may not make them: {key} is {bad}", hint)
                 return

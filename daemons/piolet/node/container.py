@@ -38,6 +38,7 @@ _PROPAGATION = {
     "rshared": linux.MS_SHARED,
 }
 ENTRY_WORDS = "/run/piolet/entrypoint"
+MOUNT, FILE, ROOT = "mount", "file", "root"
 _SUPER_FLAGS = linux.MS_NOSUID | linux.MS_NODEV
 
 
@@ -53,6 +54,7 @@ class Source:
 def build(
     plan: Plan,
     image: int | None,
+    kind: str,
     scratch: str,
     crun: str,
     mounter: fuse.Mounter | None,
@@ -61,15 +63,16 @@ def build(
     """Build the container and make it this process's root.
 
     plan     what to build
-    image    the image's detached mount, or None when plan.sqsh names a file
+    image    a descriptor, or None when plan.sqsh names a file
+    kind     what it is: MOUNT, the image's detached mount; FILE, its file, for `mounter`; ROOT, the finished overlay
     scratch  an existing directory to build in
     crun     the OCI runtime, for a plan that wants it
-    mounter  mounts the user's SquashFS files; None when there are none
+    mounter  mounts SquashFS files as the user; None when there are none
     mark     is told when a phase is over
 
     Raises ContainerError, with one sentence for the user.
     """
-    _prepare(plan, image, scratch, mounter)
+    _prepare(plan, image, kind, scratch, mounter)
     mark("image and overlay")
     sources = _sources(plan, mounter, scratch)
     mark("open the sources")
@@ -94,7 +97,7 @@ def build(
     mark("accounts and rest")
 
 
-def _prepare(plan: Plan, image: int | None, scratch: str, mounter: fuse.Mounter | None) -> None:
+def _prepare(plan: Plan, image: int | None, kind: str, scratch: str, mounter: fuse.Mounter | None) -> None:
     """Mount the scratch tmpfs, the image and the overlay."""
     try:
         linux.mount("piolet", scratch, "tmpfs", _SUPER_FLAGS, "mode=0755")
@@ -103,10 +106,15 @@ def _prepare(plan: Plan, image: int | None, scratch: str, mounter: fuse.Mounter 
     except OSError as error:
         raise ContainerError(f"cannot make the container's scratch space: {error.strerror}") from None
     try:
-        if image is not None:
-            linux.attach(image, f"{scratch}/lower")
+        if image is not None and kind == FILE:
+            assert mounter is not None
+            mounter.serve(image, "the image", f"{scratch}/lower")
+        elif image is not None:
+            linux.attach(image, f"{scratch}/{'root' if kind == ROOT else 'lower'}")
     except OSError as error:
         raise ContainerError(f"cannot attach the image: {error.strerror}") from None
+    if kind == ROOT:
+        return
     if plan.sqsh is not None:
         assert mounter is not None
         mounter.mount(plan.sqsh, f"{scratch}/lower")

@@ -16,6 +16,7 @@ from piolet.node import leftovers, linux
 
 _FAST_PASSES = 16
 _PAUSE_S, _PAUSE_MAX_S = 0.0002, 0.05
+_LATE_S, _LATE_PAUSE_S = 2.0, 0.5
 
 
 def collect_orphans() -> None:
@@ -39,19 +40,23 @@ def end_all(within_s: float) -> bool:
     Each that is killed leaves its children to this process, which kills them next. One that forks faster than this
     is met by passes over the whole tree.
     """
-    end = time.monotonic() + within_s
+    began = time.monotonic()
     passes, pause = 0, _PAUSE_S
     while _reap():
         for pid in children():
             _kill(pid)
         if passes >= _FAST_PASSES:
-            for pid, started in _below(os.getpid()):
-                _kill(pid, started)
-        if time.monotonic() >= end:
+            table = _table()
+            for pid in _below(os.getpid(), table):
+                _kill(pid, table)
+        spent = time.monotonic() - began
+        if spent >= within_s:
             return not _reap()
         passes += 1
-        time.sleep(pause)
-        pause = min(2 * pause, _PAUSE_MAX_S) if passes >= _FAST_PASSES else pause
+        time.sleep(min(pause, within_s - spent))
+        # What is left so late forks no more: it hangs in the kernel, or its control group is frozen.
+        most = _PAUSE_MAX_S if spent < _LATE_S else _LATE_PAUSE_S
+        pause = min(2 * pause, most) if passes >= _FAST_PASSES else pause
     return True
 
 
@@ -79,12 +84,12 @@ def _reap() -> bool:
     return True
 
 
-def _kill(pid: int, started: int | None = None) -> None:
-    """Kill the process, unless it is another one than that which `started` then."""
-    with contextlib.suppress(OSError):
+def _kill(pid: int, table: dict[int, tuple[int, int]] | None = None) -> None:
+    """Kill the process; one that is no child of this process, if it and its parent are still those of the table."""
+    with contextlib.suppress(OSError, IndexError, ValueError, KeyError):
         process = os.pidfd_open(pid)
         try:
-            if started is None or leftovers.start_time(pid) == started:
+            if table is None or all(_entry(one) == table[one] for one in (pid, table[pid][0])):
                 signal.pidfd_send_signal(process, signal.SIGKILL)
         finally:
             os.close(process)
@@ -94,20 +99,24 @@ def _table() -> dict[int, tuple[int, int]]:
     """Return the parent and the start time of every process."""
     found = {}
     for pid in leftovers.processes():
-        with contextlib.suppress(OSError, IndexError, ValueError), open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-            found[pid] = int(fields[1]), int(fields[19])
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            found[pid] = _entry(pid)
     return found
 
 
-def _below(root: int) -> list[tuple[int, int]]:
-    table = _table()
+def _entry(pid: int) -> tuple[int, int]:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return int(fields[1]), int(fields[19])
+
+
+def _below(root: int, table: dict[int, tuple[int, int]]) -> list[int]:
     below: dict[int, list[int]] = {}
     for pid, (parent, _) in table.items():
         below.setdefault(parent, []).append(pid)
     found, todo = [], list(below.get(root, []))
     while todo:
         pid = todo.pop()
-        found.append((pid, table[pid][1]))
+        found.append(pid)
         todo += below.get(pid, [])
     return found

@@ -1,4 +1,4 @@
-"""Mounts a user's own SquashFS files with squashfuse, as the user.
+"""Mounts SquashFS files with squashfuse, as the user: their own, and where the kernel has no better way the store's.
 
 The kernel never parses what a user wrote. The file system is mounted inside the container's mount namespace, and
 squashfuse itself runs outside of it: when the namespace goes, the kernel ends the connection and squashfuse
@@ -48,42 +48,55 @@ class Mounter:
 
         Raises ContainerError: not readable, not SquashFS, or squashfuse does not serve it, or is not there.
         """
-        if not os.access(self._squashfuse, os.X_OK):
-            raise ContainerError(
-                f"cannot mount {path}: {self._squashfuse} is not there, or cannot be run",
-                "an administrator installs squashfuse on the node",
-            )
+        self._check(path)
         try:
             # Non-blocking, so that a FIFO cannot hold the worker.
             image = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise ContainerError(f"cannot open the image {path}: {error.strerror}") from None
         try:
-            magic = os.pread(image, 4, 0)
-        except OSError:
-            magic = b""
-        if magic != _SQUASHFS_MAGIC:
+            try:
+                magic = os.pread(image, 4, 0)
+            except OSError:
+                magic = b""
+            if magic != _SQUASHFS_MAGIC:
+                raise ContainerError(
+                    f"{path} is not a SquashFS file", "make one with: piolet image pull, or mksquashfs"
+                )
+            self._serve(image, path, target)
+        finally:
             os.close(image)
-            raise ContainerError(f"{path} is not a SquashFS file", "make one with: piolet image pull, or mksquashfs")
+
+    def serve(self, image: int, name: str, target: str) -> None:
+        """Mount the SquashFS file behind a descriptor, which messages call `name`. Raises ContainerError as `mount`."""
+        self._check(name)
+        self._serve(image, name, target)
+
+    def _check(self, name: str) -> None:
+        if not os.access(self._squashfuse, os.X_OK):
+            raise ContainerError(
+                f"cannot mount {name}: {self._squashfuse} is not there, or cannot be run",
+                "an administrator installs squashfuse on the node",
+            )
+
+    def _serve(self, image: int, name: str, target: str) -> None:
         try:
             device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            os.close(image)
             raise ContainerError(
-                f"cannot mount {path}: /dev/fuse: {error.strerror}",
+                f"cannot mount {name}: /dev/fuse: {error.strerror}",
                 "an administrator loads the module fuse and gives /dev/fuse the mode 0666",
             ) from None
         try:
             options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},allow_other"
             flags = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
-            linux.mount(f"piolet:{os.path.basename(path)}", target, "fuse.squashfuse", flags, options)
+            linux.mount(f"piolet:{os.path.basename(name)}", target, "fuse.squashfuse", flags, options)
             socket.send_fds(self._socket, [b"mount"], [image, device])
-            os.close(device)
         except OSError as error:
-            raise ContainerError(f"cannot mount {path}: {error.strerror}") from None
+            raise ContainerError(f"cannot mount {name}: {error.strerror}") from None
         finally:
-            os.close(image)
-        self._answer(path, target)
+            os.close(device)
+        self._answer(name, target)
 
     def _answer(self, path: str, target: str) -> None:
         """Wait until the file system answers: a look at its root blocks until squashfuse serves, or fails.

@@ -20,18 +20,23 @@ def mount_image(image: int, target: str) -> None:
 
     Raises OSError: no loop device to be had, or not a SquashFS file.
     """
-    device, path = _attach(image)
+    device, path = attach(image)
     try:
         linux.mount(path, target, "squashfs", linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV)
     except OSError:
-        # Autoclear acts when a mount goes; without one the device must be let go by hand.
-        fcntl.ioctl(device, _LOOP_CLR_FD)
+        let_go(device)
         raise
     finally:
         os.close(device)
 
 
-def _attach(image: int) -> tuple[int, str]:
+def let_go(device: int) -> None:
+    """Let a loop device go that nothing was mounted from: autoclear acts when a mount goes."""
+    fcntl.ioctl(device, _LOOP_CLR_FD)
+
+
+def attach(image: int) -> tuple[int, str]:
+    """Return a descriptor and the path of a loop device of the file `image`: read-only, let go by its last user."""
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
         for _ in range(_TRIES):

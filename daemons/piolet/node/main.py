@@ -7,6 +7,7 @@ ends, all do. Containers of running steps outlive it: their tasks hold the names
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING
 from piolet import __version__, logs, notify, peer
 from piolet.config import Config, load
 from piolet.errors import ConfigError, PioletError
-from piolet.node import leftovers, linux
+from piolet.node import imagemounts, leftovers, linux
+from piolet.node.devicemapper import DeviceMapper
 from piolet.node.monitor import Monitor
 from piolet.node.mounts import Images
 from piolet.node.state import StepFiles
@@ -72,6 +74,7 @@ def _run(config: Config) -> int:
     score_path = Path(config.node.score_socket)
     try:
         base = _prepare_directories(state, socket_path, vet_path, score_path)
+        imagemounts.forget(str(state))
         # Only Slurm's slurmstepd, which is root, has business at the first and the last.
         listener, score_listener = _listen(socket_path, 0o600), _listen(score_path, 0o600)
         # Everybody may connect and is told in a sentence what is not for them; the kernel says who it is.
@@ -307,7 +310,7 @@ def _monitor(
         signal.signal(number, lambda *_: None)
     files = StepFiles(str(state / "steps"))
     namespace = _leave_alone(base / "images")
-    store = Images(config.images.store, images.pw_uid, str(base / "images"), config.images.verify)
+    store = _images(config, images, base / "images", state, place)
     # The garbage collector would touch, and so copy, every page in each forked worker.
     gc.collect()
     gc.freeze()
@@ -322,6 +325,21 @@ def _monitor(
     finally:
         channel.close()
     return _wait_server(server) if well else 1
+
+
+def _images(config: Config, account: pwd.struct_passwd, base: Path, state: Path, place: str) -> Images:
+    """Return what mounts images, by the way that this kernel has, and say which that is."""
+    log = logging.getLogger("pioletd.monitor")
+    mapper = DeviceMapper(place)
+    # Without device mapper there is nothing that an earlier daemon could have left of it.
+    with contextlib.suppress(OSError):
+        for name in mapper.sweep(config.images.store):
+            log.info("a view of an image that an earlier pioletd was killed over is removed: %s", name)
+    choice = imagemounts.choose(config.node.image_mounts, str(base), mapper, config.environment.squashfuse)
+    log.log(logging.INFO if choice.way else logging.ERROR, "%s", choice.describe())
+    imagemounts.note(choice, str(state))
+    views, verify = config.node.views_per_image, config.images.verify
+    return Images(config.images.store, account.pw_uid, str(base), choice, mapper, views, verify)
 
 
 def _wait_server(server: int) -> int:

@@ -11,7 +11,6 @@ writes that child's id maps and opens its namespaces. When the step ends, what s
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import logging
 import os
@@ -20,16 +19,16 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from piolet import peer
 from piolet.errors import WireError
-from piolet.node import earlier, hierarchies, packets, worker
+from piolet.node import earlier, hierarchies, leftovers, packets, usernamespaces, worker
 from piolet.node.children import Child
 from piolet.node.endings import Endings, Remains
-from piolet.node.mounts import Images, Mounting, explain
-from piolet.node.requests import MESSAGE_MAX, Announced, Answer, Build, End, decode, take_start
+from piolet.node.mounts import Images, View, explain
+from piolet.node.requests import MESSAGE_MAX, Answer, Build, End, decode, take_start
 from piolet.node.state import StepFiles
+from piolet.node.steps import Awaited, Step
 from piolet.node.workers import Workers
 
 _log = logging.getLogger("pioletd.monitor")
@@ -42,29 +41,6 @@ _WORKERS_MAX, _WORKERS_PER_USER_MAX = 256, 16
 _SPARE_S = 0.1
 _EXPIRY_S = 1.0
 _MOUNT_MAX_S = 1800.0
-
-
-@dataclass
-class Step:
-    """A step with a container, being built or running."""
-
-    order: Build
-    who: Announced
-    deadline: float
-    worker: Child | None = None
-    channel: socket.socket | None = None
-    remains: Remains | None = None
-    ready: bool = False
-    marks: list[tuple[str, float]] = field(default_factory=list)
-
-
-@dataclass
-class Awaited:
-    """An image that is being mounted, until when, and the steps that wait for it."""
-
-    mounting: Mounting
-    deadline: float
-    waiting: list[int]
 
 
 class Monitor:
@@ -94,7 +70,7 @@ class Monitor:
         self._clock = clock
         self._place = place
         self._steps: dict[int, Step] = {}
-        self._mounting: dict[str, Awaited] = {}
+        self._mounting: dict[tuple[str, int, int], Awaited] = {}
         self._queue: list[int] = []
         self._building: Counter[int] = Counter()  # by user
         self._last_start = 0.0
@@ -167,42 +143,47 @@ class Monitor:
             descriptors.clear()
             with connection:
                 who = take_start(connection, self._listener)
-            self._steps[order.key] = Step(order, who, now + order.timeout_s, marks=[("monitor", now)])
-            self._build(order, now)
+            step = Step(order, who, now + order.timeout_s, marks=[("monitor", now)])
+            self._steps[order.key] = step
+            self._build(step, now)
         except WireError as error:
             self._answer(Answer(order.key, error.message, error.hint or ""))
         except OSError as error:
             self._fail(order.key, f"cannot start building the container: {error.strerror}", None)
 
-    def _build(self, order: Build, now: float) -> None:
-        if order.digest is None or self._images.lookup(order.digest, order.identity, now) is not None:
-            self._enqueue(order.key)
+    def _build(self, step: Step, now: float) -> None:
+        refusal = self._images.refusal(step.wanted is not None)
+        if refusal is not None:
+            self._fail(step.order.key, *refusal)
             return
-        awaited = self._mounting.get(order.digest)
+        if step.wanted is None or self._images.lookup(step.wanted, now) is not None:
+            self._enqueue(step.order.key)
+            return
+        key = self._images.key(step.wanted)
+        awaited = self._mounting.get(key)
         if awaited is not None:
-            awaited.waiting.append(order.key)
+            awaited.waiting.append(step.order.key)
             return
-        digest = order.digest
-        mounting = self._images.start_mount(digest, order.identity)
-        self._mounting[digest] = Awaited(mounting, now + _MOUNT_MAX_S, [order.key])
-        self._selector.register(mounting.child.pidfd, selectors.EVENT_READ, lambda: self._on_mounted(digest))
+        mounting = self._images.start_mount(step.wanted)
+        self._mounting[key] = Awaited(mounting, now + _MOUNT_MAX_S, [step.order.key])
+        self._selector.register(mounting.child.pidfd, selectors.EVENT_READ, lambda: self._on_mounted(key))
 
-    def _on_mounted(self, digest: str) -> None:
-        awaited = self._mounting.pop(digest)
+    def _on_mounted(self, key: tuple[str, int, int]) -> None:
+        awaited = self._mounting.pop(key)
         mounting = awaited.mounting
         self._selector.unregister(mounting.child.pidfd)
         code = mounting.child.collect()
-        waiting = [self._steps[key] for key in awaited.waiting if key in self._steps]
+        waiting = [self._steps[number] for number in awaited.waiting if number in self._steps]
         if code == 0:
-            self._images.mounted(digest, mounting.identity, mounting.path, self._clock())
+            self._images.mounted(mounting, self._clock())
             for step in waiting:
                 self._enqueue(step.order.key)
             return
-        self._images.failed(mounting.path)
+        self._images.failed(mounting)
         why, hint = explain(code or 0)
-        _log.error("the image %s is not mounted: %s", digest, why)
+        _log.error("the image %s is not mounted: %s", key[0], why)
         for step in waiting:
-            self._fail(step.order.key, f"cannot mount the image {digest[:19]}: {why}", hint)
+            self._fail(step.order.key, f"cannot mount the image {key[0][:19]}: {why}", hint)
 
     # -- workers
 
@@ -227,27 +208,31 @@ class Monitor:
         self._queue = left
 
     def _start_worker(self, step: Step) -> None:
-        order, who, image = step.order, step.who, None
+        order, who, wanted = step.order, step.who, step.wanted
+        view: View | None = None
         try:
-            if order.digest is not None:
-                mounted = self._images.lookup(order.digest, order.identity, self._clock())
+            if wanted is not None:
+                mounted = self._images.lookup(wanted, self._clock())
                 if mounted is None:
-                    self._fail(order.key, f"the image {order.digest[:19]} was replaced just now", "start it again")
+                    self._fail(order.key, f"the image {wanted.digest[:19]} was replaced just now", "start it again")
                     return
-                image = self._images.view(mounted, who.uid, who.gid)
+                view = self._images.view(mounted, wanted)
             step.marks.append(("mount the image", self._clock()))
-            stepd = who.peer if order.foreign else 0
-            todo = worker.Order(who.uid, who.gid, who.groups, stepd, order.plan, self._means)
-            step.worker, step.channel = self._workers.give(todo, image)
+            served = view is not None and view.is_file
+            stepd = who.peer if order.foreign or served else 0
+            rooted = view is not None and not served and self._images.rooted
+            label = leftovers.label(who.step, self._place) if rooted else ""
+            todo = worker.Order(
+                who.uid, who.gid, who.groups, stepd, order.plan, self._means, served, label, self._images.helped
+            )
+            step.worker, step.channel = self._workers.give(todo, None if view is None else view.descriptor)
         except OSError as error:
-            hint = "idmapped SquashFS mounts need Linux 6.2 or newer" if error.errno == errno.EINVAL else None
-            if error.filename == "unshare":
-                hint = worker.NO_NAMESPACE_HINT
+            hint = usernamespaces.hint() if error.filename == "unshare" else None
             self._fail(order.key, f"cannot start building the container: {error.strerror}", hint)
             return
         finally:
-            if image is not None:
-                os.close(image)
+            if view is not None:
+                os.close(view.descriptor)
         self._building[who.uid] += 1
         self._last_start = self._clock()
         self._selector.register(step.channel, selectors.EVENT_READ, lambda: self._on_worker(step))
@@ -389,7 +374,7 @@ class Monitor:
     def _too_late(self, step: Step) -> tuple[str, str]:
         """Return what to say of a step whose container is not ready in time, and a hint."""
         seconds = f"the container was not ready after {step.order.timeout_s:.0f} s"
-        awaited = self._mounting.get(step.order.digest or "")
+        awaited = None if step.wanted is None else self._mounting.get(self._images.key(step.wanted))
         if awaited is not None:
             return (
                 f"{seconds}: the image is still being {awaited.mounting.doing}",

@@ -1,9 +1,10 @@
-"""The images that this node has mounted, and their views mapped to a user.
+"""The images that this node has mounted, and what a user's container gets of them.
 
 Root's part of an image: a SquashFS file of the site's store is mounted once per node and digest, in a mount
 namespace that no process but the monitor is in, and where it ends with the monitor. Each container gets a
-detached copy in which the image's root is the job's user (an idmapped mount). Before the kernel reads a file for the
-first time, it is read once to see whether it is what the image service wrote.
+detached copy in which the image's root is the job's user (an idmapped mount). Where the kernel has no such mounts
+(imagemounts.py), there is one mount for each user, or an open file that the user's own squashfuse serves. Before a
+file is used for the first time, it is read once to see whether it is what the image service wrote.
 """
 
 from __future__ import annotations
@@ -17,20 +18,23 @@ import os
 import socket
 from dataclasses import dataclass
 
-from piolet.node import children, linux, loop
+from piolet.node import children, linux, loop, ownfile
 from piolet.node.children import Child
+from piolet.node.devicemapper import DeviceMapper
+from piolet.node.imagemounts import DEVICE_MAPPER, FUSE, IDMAP, Choice
+from piolet.node.usernamespaces import IdMaps
 
-_USER_NS_MAX = 256
-_USER_NS_S = 5.0
 _PIECE = 1 << 20
 _RECORD_MAX = 8 << 20
 
 _DAMAGED = "its file in the store may be damaged: see piolet image verify; an administrator may piolet image rm DIGEST"
 _ALTERED = "an administrator looks into it, and has it made again: piolet image verify; piolet image rm DIGEST"
+_OLD = "have it converted again: piolet image rm REFERENCE, then piolet image pull REFERENCE"
 _NOT_THE_STORES = "the files of the store must belong to the account of the image service, and only it may write them"
 _HINTS = {
     errno.EINVAL: _DAMAGED,
     errno.EIO: _DAMAGED,
+    errno.EUCLEAN: _DAMAGED,
     errno.EPERM: _NOT_THE_STORES,
     errno.EACCES: _NOT_THE_STORES,
     errno.ENOENT: "start the step again: the image may have been removed just now",
@@ -45,32 +49,58 @@ def explain(code: int) -> tuple[str, str]:
         return "it was replaced just now", "start the step again"
     if code == errno.EBADMSG:
         return "its file is not what the image service has written", _ALTERED
+    if code == errno.EOVERFLOW:
+        return "it was converted by an earlier release, and this node's kernel cannot give it to your group", _OLD
     return os.strerror(code), _HINTS.get(code, "the node may lack loop devices (/dev/loop-control) or SquashFS")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An image of the store, as the file with this identity (`identity_of`), and the user who is to have it."""
+
+    digest: str
+    identity: list[int]
+    uid: int
+    gid: int
 
 
 @dataclass
 class MountedImage:
-    """One mounted image; `identity` is as in `identity_of`."""
+    """An image that is mounted at `path`, or whose open file is `file`; for one user, or by idmapped mounts for all."""
 
+    wanted: Wanted
     path: str
-    identity: list[int]
+    file: int | None
     last_used: float
+
+
+@dataclass(frozen=True)
+class View:
+    """What a container gets: the descriptor of a detached mount, or of the image's file for squashfuse to serve."""
+
+    descriptor: int
+    is_file: bool
 
 
 @dataclass
 class Mounting:
-    """A child that mounts an image at `path`; `seen` counts the bytes of its file that it has read before."""
+    """A child that mounts an image at `path`; `seen` counts the bytes of its file that it has read before.
 
+    `channel` is where the file comes from, if it is one for squashfuse.
+    """
+
+    wanted: Wanted
+    way: str
     child: Child
     path: str
-    identity: list[int]
     seen: mmap.mmap
+    channel: socket.socket
 
     @property
     def doing(self) -> str:
         """What the child does, for those who wait."""
         done = int.from_bytes(self.seen[:8], "little")
-        size = self.identity[2]
+        size = self.wanted.identity[2]
         return f"read to check it: {done >> 20} of {size >> 20} MiB" if 0 < done < size else "mounted"
 
 
@@ -80,144 +110,187 @@ def identity_of(status: os.stat_result) -> list[int]:
 
 
 class Images:
-    """Mounts images of `store`, whose files belong to `owner`, below the directory `base`; `verify` as in [images]."""
+    """Mounts images of `store`, whose files belong to `owner`, below the directory `base`.
 
-    def __init__(self, store: str, owner: int, base: str, verify: str = "first") -> None:
+    choice   how this kernel gives them to users
+    mapper   makes views, where that is the way
+    views    how many users have a view of one image; more are served by squashfuse, where it is there
+    verify   as in [images]
+    """
+
+    def __init__(
+        self, store: str, owner: int, base: str, choice: Choice, mapper: DeviceMapper, views: int, verify: str = "first"
+    ) -> None:
         self._store = store
         self._owner = owner
         self._base = base
+        self._choice = choice
+        self._mapper = mapper
+        self._views = views
         self._verify = verify
-        self._mounted: dict[str, MountedImage] = {}
+        self._mounted: dict[tuple[str, int, int], MountedImage] = {}
         self._verified: dict[str, list[int]] = {}
-        self._user_ns: dict[tuple[int, int], int] = {}
+        self._id_maps = IdMaps()
+        self._coming: list[Mounting] = []
         self._made = 0
 
-    def lookup(self, digest: str, identity: list[int], now: float) -> MountedImage | None:
-        """Return the image if it is mounted from the file with this identity."""
-        image = self._mounted.get(digest)
-        if image is None or image.identity != identity:
+    def refusal(self, of_the_store: bool) -> tuple[str, str] | None:
+        """Return why no container, or none with an image of the store, can be built here, and a hint; or None."""
+        if self._choice.refusal or (of_the_store and not self._choice.way):
+            return self._choice.describe(), self._choice.hint
+        return None
+
+    @property
+    def rooted(self) -> bool:
+        """Whether the overlay on a mounted image is root's to mount."""
+        return self._choice.rooted
+
+    @property
+    def helped(self) -> bool:
+        """Whether workers make their user namespaces with CAP_SYS_ADMIN."""
+        return self._choice.helped
+
+    def key(self, wanted: Wanted) -> tuple[str, int, int]:
+        """Return what those have in common whom one mount serves."""
+        if self._choice.way == IDMAP:
+            return wanted.digest, -1, -1
+        return wanted.digest, wanted.uid, wanted.gid
+
+    def lookup(self, wanted: Wanted, now: float) -> MountedImage | None:
+        """Return the image if it is there for this user, from the file with this identity."""
+        image = self._mounted.get(self.key(wanted))
+        if image is None or image.wanted.identity != wanted.identity:
             return None
         image.last_used = now
         return image
 
-    def start_mount(self, digest: str, identity: list[int]) -> Mounting:
+    def start_mount(self, wanted: Wanted) -> Mounting:
         """Start mounting in a child, since a hung store must not hang the monitor. It exits with 0, or with an errno.
 
         Raises OSError: there is no child to be had.
         """
         self._made += 1
-        target = f"{self._base}/{digest[7:19]}-{self._made}"
-        os.mkdir(target)
+        target = f"{self._base}/{wanted.digest[7:19]}-{self._made}"
+        way = self._way(wanted.digest)
         seen = mmap.mmap(-1, mmap.PAGESIZE)
-        try:
-            child = children.fork(set())
-        except OSError:
-            os.rmdir(target)
-            raise
-        if child is not None:
-            return Mounting(child, target, identity, seen)
-        code = errno.EIO
-        try:
-            check = self._verify == "always" or (self._verify == "first" and self._verified.get(digest) != identity)
-            code = self._mount(f"{self._store}/{digest.replace(':', '-')}", identity, target, seen if check else None)
-        finally:
-            os._exit(code)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            os.mkdir(target)
+            try:
+                child = children.fork({theirs.fileno()})
+            except OSError:
+                ours.close()
+                os.rmdir(target)
+                raise
+            if child is not None:
+                mounting = Mounting(wanted, way, child, target, seen, ours)
+                self._coming.append(mounting)
+                return mounting
+            code = errno.EIO
+            try:
+                first = self._verified.get(wanted.digest) != wanted.identity
+                check = self._verify == "always" or (self._verify == "first" and first)
+                code = self._mount(wanted, way, target, seen if check else None, theirs)
+            finally:
+                os._exit(code)
 
-    def _mount(self, path: str, identity: list[int], target: str, seen: mmap.mmap | None) -> int:
+    def _way(self, digest: str) -> str:
+        if self._choice.way != DEVICE_MAPPER or not self._choice.fuse:
+            return self._choice.way
+        there = sum(1 for key, image in self._mounted.items() if key[0] == digest and image.file is None)
+        coming = sum(1 for one in self._coming if one.wanted.digest == digest and one.way == DEVICE_MAPPER)
+        return FUSE if there + coming >= self._views else DEVICE_MAPPER
+
+    def _mount(self, wanted: Wanted, way: str, target: str, seen: mmap.mmap | None, monitor: socket.socket) -> int:
+        path = f"{self._store}/{wanted.digest.replace(':', '-')}"
         try:
             # The owner opens it: on a file system that squashes root, root could not.
             os.seteuid(self._owner)
             image = os.open(f"{path}.sqsh", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             status = os.fstat(image)
-            if identity_of(status) != identity:
+            if identity_of(status) != wanted.identity:
                 return errno.ESTALE
             if status.st_uid != self._owner or status.st_mode & 0o022:
                 return errno.EPERM
             recorded = None if seen is None else _recorded(f"{path}.json")
             if seen is not None and recorded is not None and _sha256(image, seen) != recorded:
                 return errno.EBADMSG
-            if identity_of(os.fstat(image)) != identity:
+            if identity_of(os.fstat(image)) != wanted.identity:
                 return errno.ESTALE  # it was written to meanwhile
             os.seteuid(0)
-            loop.mount_image(image, target)
+            if way == IDMAP:
+                loop.mount_image(image, target)
+            elif way == FUSE or not self._make_view(image, wanted, target):
+                name = os.path.basename(f"{path}.sqsh")
+                file = ownfile.open_for(self._store, name, self._owner, (wanted.uid, wanted.gid), target)
+                if identity_of(os.stat(f"{path}.sqsh")) != wanted.identity:
+                    return errno.ESTALE
+                socket.send_fds(monitor, [b"file"], [file])
         except OSError as error:
             return error.errno or errno.EIO
         return 0
 
-    def mounted(self, digest: str, identity: list[int], path: str, now: float) -> None:
-        """Note that a mount that `start_mount` began has succeeded."""
-        old = self._mounted.pop(digest, None)
-        if old is not None:
-            self._umount(old)
-        self._mounted[digest] = MountedImage(path, identity, now)
-        self._verified[digest] = identity
-
-    def failed(self, path: str) -> None:
-        """Note that a mount that `start_mount` began has failed."""
-        with contextlib.suppress(OSError):
-            linux.umount(path)  # it was mounted, and its child killed before it could say so
-        with contextlib.suppress(OSError):
-            os.rmdir(path)
-
-    def view(self, image: MountedImage, uid: int, gid: int) -> int:
-        """Return a detached copy of the image, its root's files belonging to `uid` and `gid`."""
-        tree = linux.clone_tree(image.path, recursive=False)
+    def _make_view(self, image: int, wanted: Wanted, target: str) -> bool:
+        """Mount a view; return False where the image is an old one, which only squashfuse can give to this user."""
         try:
-            linux.set_mount_attributes(tree, 0, user_ns=self._namespace(uid, gid), recursive=False)
-        except OSError:
-            os.close(tree)
+            self._mapper.mount_view(image, {0: wanted.uid, 1: wanted.gid}, target)
+        except OSError as error:
+            if error.errno == errno.EOVERFLOW and self._choice.fuse:
+                return False
             raise
-        return tree
+        return True
+
+    def mounted(self, mounting: Mounting, now: float) -> None:
+        """Note that a mount that `start_mount` began has succeeded."""
+        self._coming.remove(mounting)
+        files: list[int] = []
+        with mounting.channel, contextlib.suppress(OSError):
+            _, files, _, _ = socket.recv_fds(mounting.channel, 16, 1, socket.MSG_DONTWAIT)
+        if files:
+            os.rmdir(mounting.path)
+        key = self.key(mounting.wanted)
+        old = self._mounted.pop(key, None)
+        if old is not None:
+            self._drop(old)
+        self._mounted[key] = MountedImage(mounting.wanted, mounting.path, files[0] if files else None, now)
+        self._verified[mounting.wanted.digest] = mounting.wanted.identity
+
+    def failed(self, mounting: Mounting) -> None:
+        """Note that a mount that `start_mount` began has failed."""
+        self._coming.remove(mounting)
+        mounting.channel.close()
+        with contextlib.suppress(OSError):
+            linux.umount(mounting.path)  # it was mounted, and its child killed before it could say so
+        with contextlib.suppress(OSError):
+            os.rmdir(mounting.path)
+
+    def view(self, image: MountedImage, wanted: Wanted) -> View:
+        """Return what a container of this user gets of the image; the descriptor is the caller's. Raises OSError."""
+        if image.file is not None:
+            return View(os.dup(image.file), True)
+        tree = linux.clone_tree(image.path, recursive=False)
+        if self._choice.way == IDMAP:
+            try:
+                # Group 1 on disk, or 0 in an image that an older release wrote: its root has what all files have.
+                namespace = self._id_maps.get(wanted.uid, wanted.gid, os.fstat(tree).st_gid)
+                linux.set_mount_attributes(tree, 0, user_ns=namespace, recursive=False)
+            except OSError:
+                os.close(tree)
+                raise
+        return View(tree, False)
 
     def expire(self, older_than: float) -> None:
-        """Unmount what was last used before `older_than`; running containers keep their copies."""
-        for digest in [d for d, image in self._mounted.items() if image.last_used < older_than]:
-            self._umount(self._mounted.pop(digest))
+        """Let go of what was last used before `older_than`; running containers keep their copies."""
+        for key in [key for key, image in self._mounted.items() if image.last_used < older_than]:
+            self._drop(self._mounted.pop(key))
 
-    def _umount(self, image: MountedImage) -> None:
-        try:
+    def _drop(self, image: MountedImage) -> None:
+        if image.file is not None:
+            os.close(image.file)
+            return
+        with contextlib.suppress(OSError):
             linux.umount(image.path)
             os.rmdir(image.path)
-        except OSError:
-            pass
-
-    def _namespace(self, uid: int, gid: int) -> int:
-        """Return a user namespace that maps 0 on disk to this user; cached, since making one costs a fork."""
-        known = self._user_ns.get((uid, gid))
-        if known is not None:
-            return known
-        while len(self._user_ns) >= _USER_NS_MAX:
-            os.close(self._user_ns.pop(next(iter(self._user_ns))))
-        made = _make_user_namespace(uid, gid)
-        self._user_ns[(uid, gid)] = made
-        return made
-
-
-def _make_user_namespace(uid: int, gid: int) -> int:
-    """Make a user namespace by a child that is root, so that no user can hold it up; the wait is short, and bounded."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        child = children.fork({theirs.fileno()})
-        if child is None:
-            try:
-                linux.unshare(linux.CLONE_NEWUSER)
-                theirs.send(b"1")
-                theirs.recv(1)
-            finally:
-                os._exit(0)
-        theirs.close()
-        ours.settimeout(_USER_NS_S)
-        try:
-            if ours.recv(1) != b"1":
-                raise OSError(errno.EPERM, "no user namespace to be had", "unshare")
-            child.write_map("uid_map", [(0, uid)])
-            child.write_map("gid_map", [(0, gid)])
-            return child.open("ns/user")
-        except TimeoutError:
-            raise OSError(errno.EPERM, "no user namespace to be had", "unshare") from None
-        finally:
-            child.kill()
-            child.wait()
 
 
 def _recorded(path: str) -> str | None:

@@ -2,7 +2,7 @@
 
 Forked by the monitor ahead of time, one for each step and node; it ends as soon as the monitor has opened its
 namespaces. It leaves the monitor's mount namespace, where images are, before it has an order. Conversation, over a
-socket pair: monitor Order, with the image's mount; worker "unshared"; monitor "mapped"; worker Built.
+socket pair: monitor Order, with the image's mount or file; worker "unshared"; monitor "mapped"; worker Built.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import time
 from dataclasses import dataclass, field
 
 from piolet.errors import PioletError
-from piolet.node import container, fuse, hierarchies, linux, packets, plan
+from piolet.node import container, fuse, hierarchies, linux, packets, plan, rootoverlay, usernamespaces
 from piolet.node.requests import MESSAGE_MAX
 
-NO_NAMESPACE_HINT = "user namespaces may be switched off, or used up: sysctl user.max_user_namespaces"
 UNSHARED, MAPPED = b"unshared", b"mapped"
 _TEXT_MAX = 900
 
@@ -36,7 +35,10 @@ class Means:
 class Order:
     """What the monitor gives a worker: who it becomes, and what it builds.
 
-    `stepd` is the slurmstepd whose control groups it enters, or 0.
+    stepd   the slurmstepd whose control groups it enters, or 0
+    served  the image comes as an open file, which squashfuse is to serve, and not as a mount
+    label   the name of the container's root, where root is to mount its overlay (rootoverlay.py); or ''
+    helped  users may make no user namespace here: this one keeps CAP_SYS_ADMIN until it has
     """
 
     uid: int
@@ -45,6 +47,9 @@ class Order:
     stepd: int
     plan: str
     means: Means
+    served: bool = False
+    label: str = ""
+    helped: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Marks:
 
 
 def send_order(channel: socket.socket, order: Order, image: int | None) -> None:
-    """Give a waiting worker its order, with the image's detached mount."""
+    """Give a waiting worker its order, with the image's detached mount or its file."""
     socket.send_fds(channel, [packets.encode(order)], [] if image is None else [image])
 
 
@@ -84,20 +89,24 @@ def run(monitor: socket.socket, namespace: int) -> None:
     try:
         linux.set_name("pioletd-worker")
         linux.setns(namespace, linux.CLONE_NEWNS)
-        os.close(namespace)
         data, descriptors, _, _ = socket.recv_fds(monitor, 2 * MESSAGE_MAX, 1)
         if not data:
             os._exit(0)
         order = packets.decode(Order, data)
         if order.stepd:
             hierarchies.enter(hierarchies.of_stepd(order.stepd), hierarchies.own_mounts())
-        linux.become(order.uid, order.gid, order.groups)
+        image = descriptors[0] if descriptors else None
+        kind = container.FILE if order.served else container.MOUNT
+        if image is not None and order.label:
+            image, kind = _mount_root(order, image, namespace, monitor), container.ROOT
+        os.close(namespace)
+        linux.become(order.uid, order.gid, order.groups, administrator=order.helped)
         # The change of user has cleared it.
         linux.die_with_parent(signal.SIGKILL)
         linux.no_new_privileges()
         marks = Marks()
         marks.add("become the user")
-        error, hint = _build(order, descriptors[0] if descriptors else None, monitor, marks)
+        error, hint = _build(order, image, kind, monitor, marks)
         monitor.send(packets.encode(Built(error[:_TEXT_MAX], hint[:_TEXT_MAX], marks.taken)))
         # The monitor closes its end when it holds the namespaces.
         monitor.recv(16)
@@ -108,24 +117,36 @@ def run(monitor: socket.socket, namespace: int) -> None:
         os._exit(status)
 
 
-def _build(order: Order, image: int | None, monitor: socket.socket, marks: Marks) -> tuple[str, str]:
+def _mount_root(order: Order, image: int, namespace: int, monitor: socket.socket) -> int:
+    """Mount the container's overlay as root, who has read nothing of the user's; return its detached mount."""
+    try:
+        tree = rootoverlay.make(image, (order.uid, order.gid), order.label, order.means.scratch, namespace)
+    except OSError as error:
+        text = f"cannot mount the container's overlay: {error.strerror} ({error.filename})"
+        monitor.send(packets.encode(Built(text[:_TEXT_MAX])))
+        raise
+    os.close(image)
+    return tree
+
+
+def _build(order: Order, image: int | None, kind: str, monitor: socket.socket, marks: Marks) -> tuple[str, str]:
     """Build the container; return an error, empty if it stands, and a hint."""
     try:
+        linux.unshare(linux.CLONE_NEWUSER)
         todo = plan.from_json(order.plan)
         mounter = None
-        linux.unshare(linux.CLONE_NEWUSER)
         marks.add("unshare")
         monitor.send(UNSHARED)
         if monitor.recv(16) != MAPPED:
             sys.exit(1)
         marks.add("map ids")
-        if todo.sqsh is not None or any(mount.kind == "sqsh" for mount in todo.mounts):
+        if order.served or todo.sqsh is not None or any(mount.kind == "sqsh" for mount in todo.mounts):
             mounter = fuse.Mounter(order.means.squashfuse)
         linux.unshare(linux.CLONE_NEWNS)
-        container.build(todo, image, order.means.scratch, order.means.crun, mounter, marks.add)
+        container.build(todo, image, kind, order.means.scratch, order.means.crun, mounter, marks.add)
     except PioletError as error:
         return error.message, error.hint or ""
     except OSError as error:
-        hint = NO_NAMESPACE_HINT if error.filename == "unshare" else ""
+        hint = usernamespaces.hint() if error.filename == "unshare" else ""
         return f"cannot build the container: {error.strerror} ({error.filename})", hint
     return "", ""

@@ -38,7 +38,7 @@ _log = logging.getLogger("pioletd.zygote")
 
 MESSAGE_MAX = 256
 VETTINGS_MAX, USERS_VETTINGS_MAX = 512, 32
-_END_S, _AGAIN_S = 10.0, 1.0
+_END_S, _AGAIN_S, _AGAIN_MAX_S = 10.0, 1.0, 30.0
 _ZYGOTE_END_S = 3.0
 
 Facts = dict[str, list[str]]
@@ -214,8 +214,10 @@ def _watch(
             _log.error("processes of a vetting do not end %d s after they were killed", _END_S)
         _answer(channel, {"key": key, "status": code})
         channel.close()
-        while not descendants.end_all(_AGAIN_S):
-            time.sleep(_AGAIN_S)
+        pause = _AGAIN_S
+        while not descendants.end_all(0.0):
+            time.sleep(pause)
+            pause = min(2 * pause, _AGAIN_MAX_S)
         status = 0
     except (OSError, PioletError) as error:
         _tell(connection, error)

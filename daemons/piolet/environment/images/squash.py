@@ -27,6 +27,8 @@ from piolet.environment.images.tarstream import BLOCK, TarReader, header
 from piolet.environment.images.tree import MEMORY_LIMIT, Inode, Tree
 from piolet.errors import ImageError
 
+GROUP = 1
+"""The group of every file; their owner is 0."""
 _LEVELS = {"zstd": ("-Xcompression-level", "3")}
 
 
@@ -96,7 +98,10 @@ def squash(tree: Tree, layers: list[Layer], out: str, how: Squasher, tell: Calla
 
     Raises ImageError: mksquashfs failed (with its last lines), the disk is full.
     """
-    command = [how.program, "-", out, "-tar", "-noappend", "-all-root", "-no-xattrs", "-comp", how.compression]
+    # Two ids, root's and a group of another number, so that a table of them can stand for any user and any group:
+    # with one, whoever's gid is not the number of their uid could write nothing (decision 70).
+    command = [how.program, "-", out, "-tar", "-noappend", "-all-root", "-force-gid", str(GROUP), "-no-xattrs"]
+    command += ["-comp", how.compression]
     command += [*_LEVELS.get(how.compression, ()), "-mkfs-time", "0", "-noI"]
     command += ["-root-mode", f"{stat.S_IMODE(tree.root.mode):o}", "-processors", "2", "-mem", f"{how.caches}M"]
     command += ["-no-progress", "-quiet"]

@@ -1,0 +1,1 @@
+"""Tests that `make test-kernels` runs on other kernels."""

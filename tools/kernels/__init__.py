@@ -1,0 +1,1 @@
+"""Tests on other kernels: `make test-kernels`."""

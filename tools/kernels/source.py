@@ -1,0 +1,101 @@
+"""Kernels of Debian's: found and downloaded by apt, unpacked below build/kernels, nothing installed.
+
+apt works with lists of its own there, so that this machine's sources stay as they are, and a release that it does not
+follow can be asked.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.cluster.errors import ClusterError
+
+MIRROR = "http://deb.debian.org/debian"
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+DOWNLOAD_S = 300
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel to test on: `name` is that of the command line, `suite` where Debian has it."""
+
+    name: str
+    suite: str
+    runs: bool = True
+    """Whether containers run on it; where not, the tests are that this is said."""
+
+
+KERNELS = (
+    Kernel("6.1", "bookworm"),
+    Kernel("6.12", "bookworm-backports"),
+    Kernel("5.10", "bullseye", runs=False),
+)
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """A kernel that is there: its release as `uname -r` says it, its image, and the directory that has lib/modules."""
+
+    release: str
+    image: Path
+    base: Path
+
+
+class UnavailableError(ClusterError):
+    """The kernel cannot be had: a test of it is left out, and says so."""
+
+
+def fetch(kernel: Kernel, work: Path, mirror: str = MIRROR) -> Unpacked:
+    """Return the kernel, downloaded and unpacked if need be. Raises UnavailableError."""
+    place = work / kernel.name
+    found = _find(place)
+    if found is not None:
+        return found
+    if not KEYRING.exists():
+        raise UnavailableError(f"{kernel.name}: {KEYRING} is not there", "install debian-archive-keyring")
+    apt = place / "apt"
+    for directory in ("lists/partial", "cache/archives/partial"):
+        (apt / directory).mkdir(parents=True, exist_ok=True)
+    sources = apt / "sources.list"
+    sources.write_text(f"deb [signed-by={KEYRING}] {mirror} {kernel.suite} main\n", "utf-8")
+    options = [
+        f"Dir::Etc::sourcelist={sources}", "Dir::Etc::sourceparts=-", f"Dir::State::lists={apt / 'lists'}",
+        f"Dir::Cache={apt / 'cache'}", "APT::Sandbox::User=root", "Acquire::Languages=none",
+    ]  # fmt: skip
+    words = [word for option in options for word in ("-o", option)]
+    architecture = _run(["dpkg", "--print-architecture"], place, kernel).strip()
+    _run(["apt-get", "-q", *words, "update"], place, kernel)
+    depends = _run(["apt-cache", *words, "depends", f"linux-image-{architecture}"], place, kernel)
+    names = re.findall(r"Depends: (linux-image-\S+)", depends)
+    if not names:
+        raise UnavailableError(f"{kernel.name}: {kernel.suite} has no linux-image-{architecture}")
+    _run(["apt-get", "-q", *words, "download", names[0]], place, kernel)
+    for package in place.glob("*.deb"):
+        _run(["dpkg", "-x", str(package), str(place / "root")], place, kernel)
+        package.unlink()
+    found = _find(place)
+    if found is None:
+        raise UnavailableError(f"{kernel.name}: {names[0]} holds no kernel")
+    return found
+
+
+def _find(place: Path) -> Unpacked | None:
+    for image in (place / "root/boot").glob("vmlinuz-*"):
+        release = image.name.removeprefix("vmlinuz-")
+        for base in (place / "root", place / "root/usr"):
+            if (base / "lib/modules" / release / "kernel").is_dir():
+                return Unpacked(release, image, base)
+    return None
+
+
+def _run(command: list[str], place: Path, kernel: Kernel) -> str:
+    done = subprocess.run(
+        command, cwd=place, capture_output=True, text=True, timeout=DOWNLOAD_S, check=False, stdin=subprocess.DEVNULL
+    )
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise UnavailableError(f"{kernel.name}: {command[0]} failed: {''.join(last)}")
+    return done.stdout
