@@ -34,7 +34,7 @@ def test_the_directory_of_a_score_is_a_link_to_anothers(cluster: Cluster, faults
 
 @by_kernel("what is written for a user is written by a process of its own")
 def test_a_fifo_in_the_place_of_a_data_set_holds_up_others(cluster: Cluster, faults: Faults) -> None:
-    """Class of FIFOs. Promise: a FIFO where alice's samples belong holds up neither her srun nor the scoring of bob's."""
+    """Class of FIFOs. Promise: a FIFO where alice's samples belong holds up neither her srun nor bob's scoring."""
     room, bobs = cluster.room("alice"), cluster.room("bob")
     (room / "score").mkdir()
     cluster.give("alice", room / "score")
