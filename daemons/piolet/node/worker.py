@@ -33,8 +33,9 @@ class Means:
 
 @dataclass(frozen=True)
 class Order:
-    """What the monitor gives a worker: who it becomes, which control groups it enters, and what it builds.
+    """What the monitor gives a worker: who it becomes, and what it builds.
 
+    stepd   the slurmstepd of the step whose control groups it enters, or 0
     served  the image comes as an open file, which squashfuse is to serve, and not as a mount
     label   the name of the container's root, where root is to mount its overlay (rootoverlay.py); or ''
     helped  users may make no user namespace here: this one keeps CAP_SYS_ADMIN until it has
@@ -43,7 +44,7 @@ class Order:
     uid: int
     gid: int
     groups: list[int]
-    control_groups: list[hierarchies.Group]
+    stepd: int
     plan: str
     means: Means
     served: bool = False
@@ -92,8 +93,8 @@ def run(monitor: socket.socket, namespace: int) -> None:
         if not data:
             os._exit(0)
         order = packets.decode(Order, data)
-        if order.control_groups:
-            hierarchies.enter(order.control_groups, hierarchies.own_mounts())
+        if order.stepd:
+            hierarchies.enter(hierarchies.of_task(order.stepd), hierarchies.own_mounts())
         image = descriptors[0] if descriptors else None
         kind = container.FILE if order.served else container.MOUNT
         if image is not None and order.label:
