@@ -19,7 +19,8 @@ import pytest
 from piolet import sizes
 from piolet.config import ImagesConfig
 from piolet.environment.images import limits, service
-from piolet.environment.images.importer import Importer, Requester
+from piolet.environment.images.conversion import Requester
+from piolet.environment.images.importer import Importer
 from piolet.environment.images.listening import listen
 from piolet.environment.images.quota import Held, OverQuota, Quota
 from piolet.environment.images.store import Access, Store
