@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -248,3 +249,29 @@ def test_an_image_used_by_its_removed_store(site: Site, registry: Registry, imag
         assert "and its image" in site.piolet(0, "image", "rm", site.ask(ALICE, reference)["digest"]).stdout
         assert held.read(4) == b"hsqs"
     assert "error" not in site.ask(ALICE, reference) and len(site.images()) == 1
+
+
+def test_images_of_an_earlier_release_are_found_by_their_one_id(site: Site, registry: Registry, room: Path) -> None:
+    """A store that outlives an upgrade: what was converted before it is removed by --old-format, and nothing else."""
+    for name in ("old", "new"):
+        oci.build(room / name, [[oci.file("name", name.encode())]])
+        site.piolet(ALICE, "image", "pull", registry.push(room / name, f"{name}:1"))
+    listed = site.piolet(0, "image", "list").stdout.splitlines()
+    (digest,) = [path for path in site.images() if _content(site.store / path, room / f"out-{path}") == "old"]
+    path = site.store / digest
+    subprocess.run(["unsquashfs", "-q", "-n", "-d", room / "again", path], check=True, stdout=subprocess.DEVNULL)
+    made = room / "again.sqsh"
+    words = ["mksquashfs", room / "again", made, "-all-root", "-no-xattrs", "-noI", "-quiet", "-no-progress"]
+    subprocess.run(list(map(str, words)), check=True, stdout=subprocess.DEVNULL)
+    path.write_bytes(made.read_bytes())
+    assert len(listed) >= 2
+    assert "would remove 1 images" in site.piolet(0, "image", "prune", "--old-format", "--dry-run").stdout
+    assert "removed 0 images" in site.piolet(0, "image", "prune", "--old-format", "--older-than", "1h").stdout
+    assert "removed 1 images" in site.piolet(0, "image", "prune", "--old-format").stdout
+    assert digest not in site.images() and len(site.images()) == 1
+    assert "removed 0 images" in site.piolet(0, "image", "prune", "--old-format").stdout
+
+
+def _content(image: Path, out: Path) -> str:
+    subprocess.run(["unsquashfs", "-q", "-n", "-d", out, image], check=True, stdout=subprocess.DEVNULL)
+    return (out / "name").read_text()

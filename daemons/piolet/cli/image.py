@@ -42,7 +42,8 @@ def add_parser(subparsers: Any) -> None:
     which.add_argument("target", metavar="REF|DIGEST", nargs="?", help="a reference, or sha256: and at least 8 digits")
     which.add_argument("--all", action="store_true", help="every image that you may use")
     prune = actions.add_parser("prune", help="remove images that were not used for long")
-    prune.add_argument("--older-than", default="30d", metavar="AGE", help="30d, 12h, 90min (default: 30d)")
+    prune.add_argument("--older-than", metavar="AGE", help="30d, 12h, 90min (default: 30d; 0s with --old-format)")
+    prune.add_argument("--old-format", action="store_true", help="only images that an earlier release converted")
     prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
 
@@ -114,16 +115,16 @@ def _verify(args: argparse.Namespace, config: Config) -> int:
 
 
 def _prune(args: argparse.Namespace, config: Config) -> int:
-    seconds = _age(args.older_than)
+    seconds = _age(args.older_than or ("0s" if args.old_format else "30d"))
     own = client.own_store()
     if own is None:
-        request = {"op": "prune", "older_than_s": seconds, "dry_run": args.dry_run}
+        request = {"op": "prune", "older_than_s": seconds, "dry_run": args.dry_run, "old_format": args.old_format}
         entries = client.ask(config, request, lambda _: None).get("entries", [])
     else:
         from piolet.environment.images import personal
 
         entries = personal.manage(
-            config, own, lambda store: {"entries": store.prune(os.geteuid(), seconds, args.dry_run)}
+            config, own, lambda store: {"entries": store.prune(os.geteuid(), seconds, args.dry_run, args.old_format)}
         )["entries"]
     total = sum(entry["size"] for entry in entries)
     if entries:

@@ -17,6 +17,7 @@ from piolet.environment.images.lease import Presence
 from piolet.environment.images.reference import is_digest, parse
 from piolet.environment.images.store import Access, Filed, Store
 from piolet.errors import ImageError
+from piolet.node import idtable
 
 _SHORTEST = 8
 _LIST = "piolet image list"
@@ -75,13 +76,13 @@ class Admin:
             return {"removed": f"{reference}; other references keep the image"}
         return {"removed": f"{reference} {self._give_up(uid, digest, filed)}"}
 
-    def prune(self, uid: int, older_than_s: float, dry_run: bool) -> list[dict[str, Any]]:
+    def prune(self, uid: int, older_than_s: float, dry_run: bool, old_format: bool = False) -> list[dict[str, Any]]:
         """Remove what nobody asked for since `older_than_s` seconds; return the entries that were, or would be.
 
-        Of a user who is not the store's, only private images.
+        Of a user who is not the store's, only private images; with `old_format` only what has one id (decision 70).
         """
         with self._presence.at_work():
-            return self._prune(uid, older_than_s, dry_run)
+            return self._prune(uid, older_than_s, dry_run, old_format=old_format)
 
     def expire(self, idle_s: float) -> list[dict[str, Any]]:
         """Remove public images that nobody asked for since `idle_s` seconds; return their entries."""
@@ -103,7 +104,7 @@ class Admin:
         return [entry for entry in entries if entry["digest"] == digest]
 
     def _prune(
-        self, uid: int, older_than_s: float, dry_run: bool, *, public_only: bool = False
+        self, uid: int, older_than_s: float, dry_run: bool, *, public_only: bool = False, old_format: bool = False
     ) -> list[dict[str, Any]]:
         gone = []
         filed = list(self._store.references())  # once for all images: there may be thousands of each
@@ -117,7 +118,7 @@ class Admin:
             unused = self._unused_s(entry["digest"])
             if access is None or not self._may_remove(uid, access) or unused < older_than_s:
                 continue
-            if public_only and not access.public:
+            if (public_only and not access.public) or (old_format and not self._has_one_id(entry["digest"])):
                 continue
             gone.append(entry)
             if not dry_run:
@@ -134,6 +135,19 @@ class Admin:
         who = "public" if access.public else f"{len(access.users)} user{'s' * (len(access.users) != 1)}"
         who += ", yours" if access.first == uid and not access.given_up else ""
         return {"digest": digest, "references": references[:20], "size": size, "unused_s": unused, "access": who}
+
+    def _has_one_id(self, digest: str) -> bool:
+        """Return whether an image is one of an earlier release, in which files belong to a single id."""
+        try:
+            file = os.open(self._store.image_path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            return len(idtable.read(file).ids) == 1
+        except OSError:
+            return False  # not one that we know how to tell: it stays
+        finally:
+            os.close(file)
 
     def _unused_s(self, digest: str) -> float:
         return max(0.0, time.time() - self._store.last_used(digest))

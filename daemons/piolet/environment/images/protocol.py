@@ -10,7 +10,7 @@ any number of {"progress": text} and {"part": […]}, then one {"result": …} o
   list     parts: entries
   rm       target
   verify   target, or null for all; parts: entries with their state
-  prune    older_than_s, dry_run; parts: entries
+  prune    older_than_s, dry_run, old_format (only images with one id; may be left out); parts: entries
 """
 
 from __future__ import annotations

@@ -171,9 +171,11 @@ class Service:
             return await _parts(connection, await self._verify(connection, uid, target))
         if op == "prune":
             older, dry_run = request.get("older_than_s"), request.get("dry_run")
-            if not isinstance(older, int | float) or isinstance(older, bool) or not isinstance(dry_run, bool):
+            old = request.get("old_format", False)
+            switches = isinstance(dry_run, bool) and isinstance(old, bool)
+            if not isinstance(older, int | float) or isinstance(older, bool) or not switches:
                 raise ImageError("the request to prune is malformed")
-            return await _parts(connection, await self._manage(connection, self._admin.prune, uid, older, dry_run))
+            return await _parts(connection, await self._manage(connection, self._admin.prune, uid, older, dry_run, old))
         raise ImageError(f"the request asks for the unknown operation {str(op)[:40]!r}")
 
     async def _manage(self, connection: socket.socket, act: Callable[..., _T], *arguments: Any) -> _T:
