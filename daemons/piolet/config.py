@@ -175,6 +175,9 @@ class ImagesConfig:
     insecure_registries: tuple[str, ...] = _setting(
         [], "Registries (host:port) that are spoken to without TLS; loopback ones always may be.", _registry
     )
+    processors: int = _setting(
+        0, "Processors that one conversion may use, at a low priority; 0: half of the machine's, at most 8."
+    )
     memory: int = _setting(
         6144,
         "MiB of memory that each of the two processes of a conversion may take: about 1 GiB per million files.",

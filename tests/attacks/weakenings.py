@@ -82,7 +82,7 @@ WEAKENINGS: dict[str, Weakening] = {
     ),
     "an eval's orphans are not looked for": _of(
         (f"{NODE}/zygote.py", "        if not descendants.end_all(_END_S):\n", "        if False:\n"),
-        (f"{NODE}/zygote.py", "        while not descendants.end_all(_AGAIN_S):\n", "        while False:\n"),
+        (f"{NODE}/zygote.py", "        while not descendants.end_all(0.0):\n", "        while False:\n"),
     ),
     "squashfuse keeps what it inherits": _of(
         (

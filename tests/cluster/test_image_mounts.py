@@ -263,6 +263,14 @@ def test_a_kernel_on_which_no_way_is_left(faults: Faults, image: str) -> None:
         done = faults.srun("alice", "-w", NODE, "true")
         assert_sentence(done, f"node {NODE}: ", "this kernel refuses them", 'image_mounts = "auto" takes what works')
         faults.cluster.run("alice", "srun", "-w", NODE, "true").good()
+        # In a job on the node, srun knows it before an image is pulled.
+        new = faults.cluster.push("never-pulled", [busybox_layer(), [oci.file("new", b"")]], Env=["PATH=/bin"])
+        edf = faults.cluster.edf("alice", f'image = "{new}"\n')
+        out = faults.cluster.sbatch("alice", f"srun --environment={edf} true\necho status $?\n", "-w", NODE)
+        assert f"node {NODE}: images of the site's store cannot be mounted here: " in out and "status 0" not in out
+        assert "pulling" not in out and "converting" not in out
+        images = faults.cluster.run("alice", "piolet", "image", "list").good()
+        assert "never-pulled" not in images
 
 
 def test_a_kernel_too_old_for_containers(faults: Faults) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from piolet.environment.images import limits
 from piolet.environment.images import manifest as documents
 from piolet.environment.images.squash import Squasher, layers_of, merge, squash
 from piolet.errors import ImageError
@@ -121,3 +122,10 @@ def test_the_program_fails(room: Path) -> None:
     script.write_text("#!/bin/sh\nkill -9 $$\n")
     with pytest.raises(ImageError, match="ended by SIGKILL"):
         make(room, "e", [[file("a", b"x" * 3_000_000)]], str(script))
+
+
+def test_processors_of_a_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert limits.processors_of(3) == 3
+    for there, used in ((1, 1), (2, 1), (8, 4), (128, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, count=there: range(count))
+        assert limits.processors_of(0) == used

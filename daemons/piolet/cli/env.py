@@ -119,6 +119,21 @@ def _verdict(name: str, rendered: Rendered) -> str:
     return f"{name} is valid: {image}, {count} mount{'' if count == 1 else 's'}"
 
 
+def _refuse_in_vain(settings: config.Config) -> None:
+    """Within a job, say of its node before anything is pulled what pioletd there would say afterwards.
+
+    On a login node nothing is known of the nodes. Raises ImageError.
+    """
+    node = os.environ.get("SLURMD_NODENAME")
+    if not node:
+        return
+    from piolet.node import imagemounts
+
+    choice = imagemounts.noted(settings.node.state)
+    if choice is not None and (choice.refusal or not (choice.way or os.environ.get("EDF_IMAGESTORE"))):
+        raise ImageError(f"node {node}: {choice.describe()}", choice.hint)
+
+
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.environment import submit
     from piolet.environment.dependencies import Dependency, Kind
@@ -132,6 +147,7 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
 
         for name in _CLIENT_VARIABLES:
             host.variable(name)
+        _refuse_in_vain(settings)
         with progress() as show:
             info = client.resolve(reference, settings, pull=True, progress=show)
         if info.image.digest is None and info.image.path is None:

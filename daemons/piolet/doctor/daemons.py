@@ -8,6 +8,7 @@ import pwd
 import re
 import shutil
 import socket
+import stat
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,9 +102,20 @@ def daemons(machine: Machine) -> Iterator[Finding]:
         if not machine.here(daemon):
             yield Finding("daemons", SKIPPED, f"{name}: {daemon} is not installed here")
             continue
+        if os.geteuid() != 0 and _is_roots_alone(path):
+            yield Finding("daemons", SKIPPED, f"{name}: {path} is for root alone, who can see whether {daemon} answers")
+            continue
         why, hint = _answers(path, daemon, greet)
         good = f"{daemon} {'answers' if greet else 'takes connections'} on {path}"
         yield Finding("daemons", BAD if why else OK, f"{name}: {why or good}", hint)
+
+
+def _is_roots_alone(path: str) -> bool:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISSOCK(status.st_mode) and status.st_uid == 0 and not status.st_mode & 0o077
 
 
 def _answers(path: str, unit: str, greet: Greeting | None) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from piolet.errors import PioletError
 
 _NAME = re.compile(r"[A-Za-z0-9_+-]{1,60}")
 _STEP, _JOB = "step_", "job_"
-_LOOK_S, _SETTLED_S = 0.001, 0.01
+_LOOK_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,11 @@ def in_step(group: Group) -> bool:
     return any(part.startswith(_STEP) for part in group.path.split("/"))
 
 
+def in_job(group: Group) -> bool:
+    """Return whether the path is that of a job, or of a step."""
+    return any(part.startswith((_JOB, _STEP)) for part in group.path.split("/"))
+
+
 def enter(groups: Sequence[Group], seen: Sequence[Mount]) -> None:
     """Move this process into the groups. Raises PioletError: those of the step are not to be had."""
     for group in groups:
@@ -110,58 +115,50 @@ def enter(groups: Sequence[Group], seen: Sequence[Mount]) -> None:
                 ) from None
 
 
-def open_step(groups: Sequence[Group], job: int) -> int | None:
-    """Return a descriptor of the step's group of version 2, which stays that group's; None where there is none.
+def of_task(stepd: int, within_s: float = 2.0) -> list[Group]:
+    """Return the groups of a step, which are those of a task of it, once slurmstepd has forked one. Raises OSError.
 
-    Only below a group of that job, so that a number that was used again cannot lead to another's. Raises OSError.
+    It announces a step before it makes the step's groups, one after the other, and forks the tasks when it has made
+    them all; then it moves each task from its own groups to the task's.
     """
+    end = time.monotonic() + within_s
+    while True:
+        late = time.monotonic() >= end
+        tasks = children_of(stepd)
+        if tasks or late:
+            jobs = [group for group in of(stepd) if in_job(group)]
+            groups = of(tasks[0]) if tasks else []
+            if all(any(one.controllers == job.controllers and in_step(one) for one in groups) for job in jobs):
+                return groups
+            if late:
+                return groups or jobs
+        time.sleep(_LOOK_S)
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the children of all threads of a process. Raises OSError."""
+    found: list[int] = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/task/{thread}/children") as file:
+            found += map(int, file.read().split())
+    return found
+
+
+def step_group(groups: Sequence[Group], job: str, step: str) -> str | None:
+    """Return the directory of the step's group of version 2, if these groups are in it and root made it."""
     for group in groups:
         parts = group.path.split("/")
-        steps = [number for number, part in enumerate(parts) if part.startswith(_STEP)]
-        if group.controllers or not steps or f"{_JOB}{job}" not in parts[: steps[0]]:
-            continue
-        where = directory(Group((), "/".join(parts[: steps[0] + 1])), own_mounts())
-        if where is not None and os.path.exists(f"{where}/cgroup.kill"):
-            return os.open(where, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        for place in range(1, len(parts)):
+            if not group.controllers and parts[place - 1 : place + 1] == [_JOB + job, _STEP + step]:
+                where = directory(Group((), "/".join(parts[: place + 1])), own_mounts())
+                return where if where is not None and roots_own(where) else None
     return None
 
 
-def of_stepd(pid: int, within_s: float = 0.3) -> list[Group]:
-    """Return the groups that a slurmstepd is in, once it has joined those of its step. Raises OSError.
-
-    It announces a step some milliseconds before it makes the step's groups, one after the other. So it is waited until
-    they are there and stay the same; and not at all where Slurm has made no group (proctrack/linuxproc).
-    """
-    if not _made_by_slurm(own_mounts()):
-        return of(pid)
-    end = time.monotonic() + within_s
-    before, since = of(pid), time.monotonic()
-    while time.monotonic() < end:
-        time.sleep(_LOOK_S)
-        now = of(pid)
-        if now != before:
-            before, since = now, time.monotonic()
-        elif any(in_step(group) for group in now) and time.monotonic() - since >= _SETTLED_S:
-            break
-    return before
-
-
-def _made_by_slurm(seen: Sequence[Mount]) -> bool:
-    for mount in seen:
-        for place in (mount.point, f"{mount.point}/system.slice"):
-            with contextlib.suppress(OSError):
-                if any(name.startswith("slurm") or name.endswith("slurmstepd.scope") for name in os.listdir(place)):
-                    return True
-    return False
-
-
-def kill(step: int) -> None:
-    """Kill every process in the group behind the descriptor, whatever it does meanwhile. Raises OSError."""
-    switch = os.open("cgroup.kill", os.O_WRONLY | os.O_CLOEXEC, dir_fd=step)
-    try:
-        os.write(switch, b"1")
-    finally:
-        os.close(switch)
+def kill(where: str) -> None:
+    """Kill every process in the group at `where`, whatever it does meanwhile. Raises OSError."""
+    with open(f"{where}/cgroup.kill", "w", encoding="ascii") as file:
+        file.write("1")
 
 
 def step_of(groups: Sequence[Group], seen: Sequence[Mount]) -> tuple[str, str | None] | None:

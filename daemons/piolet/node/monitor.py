@@ -22,12 +22,12 @@ from collections.abc import Callable
 
 from piolet import peer
 from piolet.errors import WireError
-from piolet.node import earlier, hierarchies, leftovers, packets, usernamespaces, worker
+from piolet.node import earlier, leftovers, packets, usernamespaces, worker
 from piolet.node.children import Child
 from piolet.node.endings import Endings, Remains
 from piolet.node.mounts import Images, View, explain
 from piolet.node.requests import MESSAGE_MAX, Answer, Build, End, decode, take_start
-from piolet.node.state import StepFiles
+from piolet.node.state import Known, StepFiles
 from piolet.node.steps import Awaited, Step
 from piolet.node.workers import Workers
 
@@ -263,9 +263,8 @@ class Monitor:
     def _write_maps(self, step: Step, child: Child) -> None:
         who = step.who
         # From here on, whatever comes to be in the container can be ended with it.
-        step.remains = Remains(who.step, child.open("ns/user"), hierarchies.open_step(who.control_groups, who.job))
-        if step.remains.group is not None:
-            step.remains.stepd = os.pidfd_open(who.peer)
+        known = Known(who.step, who.peer, leftovers.start_time(who.peer))
+        step.remains = Remains(known, child.open("ns/user"))
         child.write_map("uid_map", [(who.uid, who.uid)])
         # With the supplementary groups mapped, the user sees them by name; setgroups stays denied, so
         # that a group that takes access away cannot be dropped.
@@ -293,7 +292,8 @@ class Monitor:
             for descriptor in namespaces:
                 os.close(descriptor)
         self._let_go(step)
-        self._files.write(step.who.step, step.who.peer)
+        if step.remains is not None:
+            self._files.write(step.remains.of)
 
     def _let_go(self, step: Step) -> None:
         """Close the worker's channel, at which it ends."""

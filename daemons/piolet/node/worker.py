@@ -35,7 +35,7 @@ class Means:
 class Order:
     """What the monitor gives a worker: who it becomes, and what it builds.
 
-    stepd   the slurmstepd whose control groups it enters, or 0
+    stepd   the slurmstepd of the step whose control groups it enters, or 0
     served  the image comes as an open file, which squashfuse is to serve, and not as a mount
     label   the name of the container's root, where root is to mount its overlay (rootoverlay.py); or ''
     helped  users may make no user namespace here: this one keeps CAP_SYS_ADMIN until it has
@@ -94,7 +94,7 @@ def run(monitor: socket.socket, namespace: int) -> None:
             os._exit(0)
         order = packets.decode(Order, data)
         if order.stepd:
-            hierarchies.enter(hierarchies.of_stepd(order.stepd), hierarchies.own_mounts())
+            hierarchies.enter(hierarchies.of_task(order.stepd), hierarchies.own_mounts())
         image = descriptors[0] if descriptors else None
         kind = container.FILE if order.served else container.MOUNT
         if image is not None and order.label:

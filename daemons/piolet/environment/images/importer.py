@@ -324,6 +324,7 @@ class Importer:
             "skopeo": self._config.skopeo,
             "mksquashfs": self._config.mksquashfs,
             "compression": self._config.compression,
+            "processors": self._config.processors,
             "timeout_s": self._config.pull_timeout_s,
             "memory": self._config.memory,
             "unpack_ratio": self._config.unpack_ratio,

@@ -34,12 +34,13 @@ _LEVELS = {"zstd": ("-Xcompression-level", "3")}
 
 @dataclass(frozen=True)
 class Squasher:
-    """How SquashFS files are written: program, compression, what is called before it runs, its caches in MiB."""
+    """How SquashFS files are written: program, compression, what is called before it runs, caches (MiB), processors."""
 
     program: str
     compression: str
     before_exec: Callable[[], None] | None = None
     caches: int = 512
+    processors: int = 2
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ def squash(tree: Tree, layers: list[Layer], out: str, how: Squasher, tell: Calla
     command = [how.program, "-", out, "-tar", "-noappend", "-all-root", "-force-gid", str(GROUP), "-no-xattrs"]
     command += ["-comp", how.compression]
     command += [*_LEVELS.get(how.compression, ()), "-mkfs-time", "0", "-noI"]
-    command += ["-root-mode", f"{stat.S_IMODE(tree.root.mode):o}", "-processors", "2", "-mem", f"{how.caches}M"]
-    command += ["-no-progress", "-quiet"]
+    command += ["-root-mode", f"{stat.S_IMODE(tree.root.mode):o}", "-mem", f"{how.caches}M"]
+    command += ["-processors", str(how.processors), "-no-progress", "-quiet"]
     with tempfile.TemporaryFile(dir=os.path.dirname(out)) as log:
         try:
             child = subprocess.Popen(
