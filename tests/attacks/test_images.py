@@ -131,6 +131,7 @@ def test_an_archive_with_deep_names_eats_the_memory(cluster: Cluster, faults: Fa
         entries.append(oci.symlink(f"l{chain}", here))
         here = f"l{chain}/"
     entries += [oci.file(f"{here}{number}") for number in range(10_000)]
+    entries.append(oci.file("new", os.urandom(16)))  # an image that is in the store is not converted again
     data = archives.tar(archives.image_files([entries]))
     peak, over = [0], threading.Event()
 

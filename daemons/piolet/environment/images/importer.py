@@ -147,7 +147,8 @@ class Importer:
         async with self._deadline(reference), self._copies.place(who.uid, tell):
             with self._scratch() as scratch:
                 job = self._job("copy", str(reference), scratch, None)
-                job |= {"source": kind, "archive_fd": fd, "digest": None, "size": None, "layers": 0}
+                room = None if self._quota is None else await asyncio.to_thread(self._quota.room, who.uid)
+                job |= {"source": kind, "archive_fd": fd, "digest": None, "size": None, "layers": 0, "room": room}
                 copied = await jobs.run(job, [fd], tell)
                 digest: str = copied["digest"]
                 await self._squash(reference, digest, copied["config"], scratch, who, tell)

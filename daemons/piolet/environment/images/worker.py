@@ -68,7 +68,7 @@ def main() -> int:
     os.umask(0o077)
     standing: tuple[str, ...] = ()
     status = 0
-    store = os.path.dirname(os.path.dirname(job["scratch"]))
+    store = os.path.dirname(os.path.dirname(job.get("scratch", "")))
     try:
         job["scratch"] = os.path.realpath(job["scratch"])
         if job["kind"] == "squash":
@@ -198,7 +198,10 @@ def _unpack(job: dict[str, Any], folder: str) -> dict[str, Any]:
     def tell(done: int) -> None:
         speaker.tell(f"reading {what}: {done >> 20} MiB")
 
-    manifest = archive.read(job["archive_fd"], job["source"], folder, what, UNPACKED_MOST, tell)
+    # Nobody knows how much will come: no more than the quota has room for, nor than half of what is free.
+    space = os.statvfs(job["scratch"])
+    rooms = [UNPACKED_MOST, space.f_bavail * space.f_frsize // 2, *([] if job["room"] is None else [job["room"]])]
+    manifest = archive.read(job["archive_fd"], job["source"], folder, what, min(rooms), tell)
     return {"digest": manifest.digest, "config": dataclasses.asdict(_config(manifest, folder, what))}
 
 
