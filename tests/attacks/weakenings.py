@@ -216,12 +216,12 @@ WEAKENINGS: dict[str, Weakening] = {
     "users may remove public images": _of(
         (
             f"{IMAGES}/admin.py",
-            "return self._rules(uid) or (not access.public and uid in access.users)",
+            "return rules(uid) or (not access.public and uid in access.users)",
             "return True",
         ),
         (
             f"{IMAGES}/admin.py",
-            "if access is None or self._rules(uid) or not (access.public or set(access.users) - {uid}):",
+            "if access is None or rules(uid) or not (access.public or set(access.users) - {uid}):",
             "if True:",
         ),
     ),

@@ -176,7 +176,7 @@ def test_a_service_that_dies_in_between(site: Site, registry: Registry, image: P
     site.start()
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(site.piolet, 0, *RENEW)
-        wait_until(lambda: bool(list((site.store / "tmp").rglob("image.sqsh*"))), what="the conversion")
+        wait_until(lambda: bool(list((site.store / "tmp").rglob("blobs/*"))), what="the conversion")
         assert site.process is not None
         site.process.kill()
         site.process.wait()
