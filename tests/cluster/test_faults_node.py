@@ -159,7 +159,7 @@ def test_the_nodes_run_is_full(faults: Faults) -> None:
     filler = faults.root("node3") / "run/filler"
     with faults.nothing_left():
         try:
-            with filler.open("wb") as file, pytest.raises(OSError, match="No space left"):
+            with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
                 while True:
                     file.write(bytes(1 << 20))
             faults.cluster.run("alice", "srun", "-w", "node3", "true").good()
