@@ -14,7 +14,6 @@ An image is there when its access file is: it is written last and removed first.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -124,7 +123,7 @@ class Store:
         self.grant(digest, access)
 
     def outdated(self, digest: str) -> bool:
-        """Return whether the file is not of two ids, as images are since decision 70: an older release wrote it.
+        """Return whether the file has one id, and not two as images do since decision 70: an older release wrote it.
 
         The file says so itself, in its table of ids; nothing else of it is read.
         """
@@ -133,9 +132,9 @@ class Store:
         except OSError:
             return False  # it is not there, or cannot be read: its age is not what is wrong with it
         try:
-            return len(idtable.read(fd).ids) != 2
-        except OSError as error:
-            return error.errno == errno.EUCLEAN
+            return len(idtable.read(fd).ids) == 1
+        except OSError:
+            return False  # nor here, and what is converted again and again helps nobody
         finally:
             os.close(fd)
 
