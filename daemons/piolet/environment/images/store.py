@@ -145,7 +145,7 @@ class Store:
         """
         with self.changing:
             if self.access(digest) is None:
-                raise ImageError("the image was removed while it was converted again", "pull it again")
+                raise removed_meanwhile()
             used = self.last_used(digest)
             old = self.metadata(digest)
             # In between nobody finds the record of one file beside the other: a node compares where there is one.
@@ -306,6 +306,11 @@ class Store:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def removed_meanwhile() -> ImageError:
+    """Return the error for an image that somebody removed while it was converted again."""
+    return ImageError("the image was removed while it was converted again", "pull it, if you want to have it")
 
 
 def whole(path: str) -> str:
