@@ -106,8 +106,8 @@ def run(monitor: socket.socket, namespace: int) -> None:
         linux.no_new_privileges()
         marks = Marks()
         marks.add("become the user")
-        error, hint = _build(order, image, kind, monitor, marks)
-        monitor.send(packets.encode(Built(error[:_TEXT_MAX], hint[:_TEXT_MAX], marks.taken)))
+        why, hint = _build(order, image, kind, monitor, marks)
+        monitor.send(packets.encode(Built(why[:_TEXT_MAX], hint[:_TEXT_MAX], marks.taken)))
         # The monitor closes its end when it holds the namespaces.
         monitor.recv(16)
         status = 0
