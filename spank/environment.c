@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* What Slurm looks up by name; all else is hidden. */
@@ -37,9 +38,9 @@ static const struct travel travel = {
 static struct {
 	char *part;		/* in srun: what an earlier part of a heterogeneous step asked for, or NULL */
 	int fd;			/* the connection to pioletd, or -1 */
-	int64_t deadline_ms;
+	int64_t deadline_ms, mounts;	/* mounts: the mount namespace from which the step was announced */
 	struct failure failure;	/* of a hook that must not fail; task_init reports it */
-} state = { NULL, -1, 0, { false, "", "" } };
+} state = { NULL, -1, 0, 0, { false, "", "" } };
 
 static struct spank_option option = {
 	.name = "environment",
@@ -118,6 +119,14 @@ static void clear_the_way(spank_t spank)
 		memmove(command[0], command[0] + strlen(ABSENT), strlen(command[0]) - strlen(ABSENT) + 1);
 }
 
+/* The number of the mount namespace that this process is in, 0 if that is not to be had. */
+static int64_t own_mounts(void)
+{
+	struct stat status = { 0 };
+
+	return stat("/proc/self/ns/mnt", &status) ? 0 : (int64_t)status.st_ino;
+}
+
 int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 {
 	spank_context_t context = spank_context();
@@ -139,6 +148,7 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 		fail(&state.failure, "start it as another user", "a step of root has no environment");
 	if (state.fd < 0 && !state.failure.set) {
 		state.deadline_ms = now_ms() + plugin.timeout_s * 1000;
+		state.mounts = own_mounts();
 		state.fd = plugin_announce(spank, PIOLET_PLUGIN_ENVIRONMENT, &travel, &state.failure);
 	}
 	return 0;
@@ -197,7 +207,11 @@ static int enter(spank_t spank, struct failure *f)
 
 	if (channel_peek(state.fd, state.deadline_ms, &reply, f) < 0)
 		return -1;
-	rc = apply_environment(spank, &reply, f);
+	/* Slurm may have put the task among mounts of its job's own, another /tmp for one; so then has to be the container. */
+	state.mounts = reply.ready->header.reserved ? reply.ready->header.reserved : state.mounts;
+	rc = reply.user_ns < 0 || (state.mounts && state.mounts == own_mounts()) ? apply_environment(spank, &reply, f) :
+	     fail(f, "tell an administrator: docs/admin.md, jobs with a /tmp of their own",
+		  "the job has mounts of its own that pioletd did not find: the container would have the node's /tmp");
 	if (rc == 0 && reply.user_ns >= 0)
 		launcher_replace(plugin.entry);
 	if (rc == 0)

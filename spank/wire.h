@@ -48,7 +48,7 @@ struct piolet_header {
 	uint16_t version;
 	uint16_t kind;
 	uint32_t length;	/* of the whole message, this header included */
-	uint32_t reserved;	/* 0 */
+	uint32_t reserved;	/* 0, but for READY */
 };
 
 /* Followed by `groups` numbers of 32 bits (the supplementary groups), then by `definition` bytes
@@ -71,7 +71,9 @@ struct piolet_start {
 #define PIOLET_HAS_MOUNT_NS 2
 #define PIOLET_HAS_ENVIRONMENT 4
 
-/* The environment is a file of NUL-terminated entries: "+NAME=VALUE" sets, "-NAME" unsets. */
+/* The header's `reserved` is the number of the job's own mount namespace, if the container was made among its mounts, and
+ * 0 if it was made among the node's. A task that is elsewhere does not enter.
+ * The environment is a file of NUL-terminated entries: "+NAME=VALUE" sets, "-NAME" unsets. */
 struct piolet_ready {
 	struct piolet_header header;
 	uint32_t descriptors;	/* PIOLET_HAS_* */

@@ -239,13 +239,13 @@ class Target:
     """What is to be measured.
 
     gpus      UUIDs or indices of the step's GPUs (as in CUDA_VISIBLE_DEVICES); None: all that can be seen
-    cgroup    the step's directory below /sys/fs/cgroup, '' for the whole node
+    groups    the step's control groups: (controller of version 1, or '' for version 2; directory); none: the whole node
     period    seconds between samples
     root      in front of /proc and /sys: tests put recorded trees there
     """
 
     gpus: tuple[str, ...] | None = None
-    cgroup: str = ""
+    groups: tuple[tuple[str, str], ...] = ()
     period: float = 0.1
     root: str = ""
 

@@ -132,8 +132,9 @@ def decode_vet(data: bytes) -> str:
         raise WireError("the plan in a VET message is not UTF-8") from None
 
 
-def encode_ready(*, namespaces: bool, environment: int, workdir: str, entrypoint: str) -> bytes:
-    """Return a READY message. `environment` is the size of the environment file in bytes, 0 without one."""
+def encode_ready(*, namespaces: bool, environment: int, workdir: str, entrypoint: str, made_in: int = 0) -> bytes:
+    """Return a READY message. `environment` is the size of the environment file in bytes, 0 without one; `made_in` the
+    number of the job's own mount namespace, if the container was made there."""
     ready = _ffi.new("struct piolet_ready *")
     _fill_header(ready.header, _lib.PIOLET_READY, _ffi.sizeof("struct piolet_ready"))
     if namespaces:
@@ -141,6 +142,7 @@ def encode_ready(*, namespaces: bool, environment: int, workdir: str, entrypoint
     if environment:
         ready.descriptors |= _lib.PIOLET_HAS_ENVIRONMENT
         ready.environment = environment
+    ready.header.reserved = made_in
     ready.workdir = _text(workdir, 4096)
     ready.entrypoint = _text(entrypoint, 256)
     return bytes(_ffi.buffer(ready))

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from piolet.config import ImagesConfig
+from piolet.environment.images.conversion import Requester
+from piolet.environment.images.importer import Importer
+from piolet.environment.images.reference import parse
 from piolet.environment.images.store import REPLACED_KEPT_S, Access, Store, locate
+from piolet.environment.images.verify import verify
+from piolet.errors import ImageError
 
 from tests.images.conftest import ALICE, BOB, SERVICE, Site, needs_root
 from tests.images.test_users import credentials
@@ -187,6 +196,20 @@ def test_a_service_that_dies_in_between(site: Site, registry: Registry, image: P
     assert "converted 1 of 1" in site.piolet(0, *RENEW).stdout and ids(file_of(site, digest)) == 2
 
 
+def test_an_image_that_is_removed_meanwhile_does_not_come_back(tmp_path: Path) -> None:
+    importer = Importer(ImagesConfig(), str(tmp_path / "store"))
+    importer.store.prepare()
+    digest = "sha256:" + "ab" * 32
+    who = Requester(0, renews=True)
+    with pytest.raises(ImageError, match="removed while it was converted again"):
+        asyncio.run(importer._squash_now(parse(f"quay.io/app@{digest}"), digest, {}, "/nowhere", who, lambda _: None))
+    sqsh = tmp_path / "store/tmp/new"
+    sqsh.write_bytes(b"new")
+    with pytest.raises(ImageError, match="removed while it was converted again"):
+        importer.store.replace(digest, str(sqsh), {"sources": []})
+    assert importer.store.digests() == [] and importer.store.orphans() == []
+
+
 def test_converted_files_are_kept_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(str(tmp_path / "store"))
     store.prepare()
@@ -208,6 +231,29 @@ def test_converted_files_are_kept_for_a_while(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(time, "time", lambda: later)
     store.remove_replaced()
     assert not kept.exists() and store.present(digest)
+
+
+def test_an_image_that_is_converted_again_while_it_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old record was read, and then the new file: it is not damaged."""
+    store = Store(str(tmp_path / "store"))
+    store.prepare()
+    digest = "sha256:" + "ab" * 32
+    sqsh = tmp_path / "store/tmp/new"
+    records = [{"sha256": hashlib.sha256(data).hexdigest(), "size": 3, "sources": []} for data in (b"old", b"new")]
+    sqsh.write_bytes(b"old")
+    store.publish(digest, str(sqsh), records[0], Access(True, (1,), 1))
+    sqsh.write_bytes(b"new")
+    opens = store.image_path
+
+    def image_path(wanted: str) -> str:
+        if sqsh.exists():
+            monkeypatch.setattr(store, "image_path", opens)
+            store.replace(digest, str(sqsh), records[1])
+        return opens(wanted)
+
+    monkeypatch.setattr(store, "image_path", image_path)
+    (entry,) = verify(store, [{"digest": digest, "references": [], "size": 3}], lambda _: None, threading.Event())
+    assert not sqsh.exists() and entry["state"] == "good"
 
 
 def test_no_file_is_beside_the_record_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

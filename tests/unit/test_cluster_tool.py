@@ -122,6 +122,17 @@ def test_steps_are_confined_where_that_was_asked_for(settings: config.Settings) 
         assert ("IgnoreSystemd=yes" in text) is (version == 2)
 
 
+def test_jobs_have_directories_of_their_own_where_that_was_asked_for(settings: config.Settings) -> None:
+    """By whichever plugin that version of Slurm has."""
+    assert "Contain" not in config.slurm_conf(settings)
+    for version, line in (
+        ((22, 5), "JobContainerType=job_container/tmpfs"),
+        ((26, 5), "NamespaceType=namespace/linux"),
+    ):
+        text = config.slurm_conf(replace(settings, private_tmp=True, slurm=version))
+        assert f"PrologFlags=Contain\n{line}\n" in text
+
+
 CONTROLLERS = "".join(
     f"3{number} 31 0:{number} / /cg/{name} rw - cgroup cgroup rw,{name}\n"
     for number, name in enumerate(("cpu", "cpuset", "devices", "freezer", "memory"))

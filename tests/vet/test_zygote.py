@@ -314,6 +314,24 @@ def test_names_of_steps(tmp_path: Path, path: str, found: tuple[str, str | None]
     assert hierarchies.step_of([Group((), path)], [Mount((), "/", str(tmp_path))]) == found
 
 
+def test_groups_of_a_step_by_controller(tmp_path: Path) -> None:
+    """The step's, not the task's; each controller of a combined hierarchy; whatever the job is called in the path."""
+    for path in ("a/job_5/step_0/task_0", "b/s1KXQ/step_0/user/task_0", "c"):
+        (tmp_path / path).mkdir(parents=True)
+    seen = [Mount(("cpuacct", "cpu"), "/", str(tmp_path / "a")), Mount((), "/", str(tmp_path / "b"))]
+    groups = [
+        Group(("cpu", "cpuacct"), "/job_5/step_0/task_0"),
+        Group((), "/s1KXQ/step_0/user/task_0"),
+        Group(("pids",), "/"),
+        Group(("memory",), "/job_5/step_0"),
+    ]
+    assert hierarchies.of_step(groups, seen) == [
+        ("cpu", str(tmp_path / "a/job_5/step_0")),
+        ("cpuacct", str(tmp_path / "a/job_5/step_0")),
+        ("", str(tmp_path / "b/s1KXQ/step_0")),
+    ]
+
+
 def test_hierarchies_that_do_not_agree_are_none(tmp_path: Path) -> None:
     for path in ("a/job_5/step_0", "b/job_6/step_0"):
         (tmp_path / path).mkdir(parents=True)

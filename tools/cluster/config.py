@@ -30,6 +30,7 @@ class Settings:
     address        where everything listens
     clients_stay   Slurm commands on this machine can listen on `address` too (see network.own_name_address)
     cgroups        the version of control groups that confine steps, or 0: none do
+    private_tmp    jobs have a /tmp and a /dev/shm of their own, by Slurm
     """
 
     layout: Layout
@@ -41,6 +42,7 @@ class Settings:
     slurm: tuple[int, int]
     gpus: int = 0
     cgroups: int = 0
+    private_tmp: bool = False
 
     @property
     def registry(self) -> str:
@@ -105,6 +107,8 @@ def slurm_conf(s: Settings, stay: bool = True) -> str:
     ]
     if s.piolet:
         lines.append(f"PlugStackConfig={layout.etc}/plugstack.conf")
+    if s.private_tmp:
+        lines += ["PrologFlags=Contain", private_tmp(s.slurm)[0]]
     if s.gpus:
         lines.append("GresTypes=gpu")
     gres = f" Gres=gpu:{s.gpus}" if s.gpus else ""
@@ -137,6 +141,18 @@ def cgroup_conf(slurm: tuple[int, int], cgroups: int = 0) -> str:
         return "\n".join(lines) + "\n"
     plugin = "disabled" if slurm >= (24, 5) else "cgroup/v1"
     return f"# Written by tools/cluster.\nCgroupPlugin={plugin}\n"
+
+
+def private_tmp(slurm: tuple[int, int]) -> tuple[str, str, str]:
+    """Return what gives jobs a /tmp and a /dev/shm of their own: a line of slurm.conf; a file's name, and its text.
+
+    They are below /run of the job's node, which no other node has.
+    """
+    if slurm >= (26, 5):
+        text = "# Written by tools/cluster.\ndefaults:\n  auto_base_path: true\n  base_path: /run/slurm-private\n"
+        return "NamespaceType=namespace/linux", "namespace.yaml", text
+    text = "# Written by tools/cluster.\nAutoBasePath=true\nBasePath=/run/slurm-private\n"
+    return "JobContainerType=job_container/tmpfs", "job_container.conf", text
 
 
 def plugstack_conf(layout: Layout) -> str:
@@ -281,13 +297,16 @@ def write(s: Settings, own_name: str, own_hosts: str) -> None:
     names = ("piolet.conf", "vet.conf", "score.conf")
     piolet_line, vet_line, score_line = (layout.etc / "plugstack.conf.d" / name for name in names)
     gres = layout.etc / "gres.conf"
+    _, name, namespaces = private_tmp(s.slurm)
     stale = (layout.client_conf, layout.client_conf.with_name("cgroup.conf"), piolet_line, vet_line, score_line, gres)
-    for path in stale:
+    for path in (*stale, layout.etc / name):
         path.unlink(missing_ok=True)
     if s.gpus:
         write_atomically(gres, gpus.gres_conf(layout.gpus, s.gpus))
     write_atomically(layout.slurm_conf, slurm_conf(s))
     write_atomically(layout.etc / "cgroup.conf", cgroup_conf(s.slurm, s.cgroups))
+    if s.private_tmp:
+        write_atomically(layout.etc / name, namespaces)
     if not s.clients_stay:
         write_atomically(layout.client_conf, slurm_conf(s, stay=False))
         write_atomically(layout.client_conf.with_name("cgroup.conf"), cgroup_conf(s.slurm, s.cgroups))

@@ -44,6 +44,7 @@ class Request:
     piolet: bool
     gpus: int = 0
     cgroups: bool = False
+    private_tmp: bool = False
 
 
 class Record:
@@ -79,14 +80,15 @@ def up(layout: Layout, request: Request, report: Report, hints: bool = True) -> 
         state = running(layout)
         if state is not None:
             rpms = str(layout.installed) if layout.installed else None
-            has = (state.nodes, state.piolet, state.installed, bool(state.cgroups))
-            if has == (request.nodes, request.piolet, rpms, request.cgroups):
+            has = (state.nodes, state.piolet, state.installed, bool(state.cgroups), state.private_tmp)
+            if has == (request.nodes, request.piolet, rpms, request.cgroups, request.private_tmp):
                 report.line(f"The cluster in {layout.root} is running, with {_count(state.nodes)}.")
                 return
             raise ClusterError(
                 f"a cluster of {_count(state.nodes)} {'with' if state.piolet else 'without'} piolet"
                 f"{' from RPMs' if state.installed else ''}"
-                f"{' with control groups' if state.cgroups else ''} is running in {layout.root}",
+                f"{' with control groups' if state.cgroups else ''}"
+                f"{' with private directories' if state.private_tmp else ''} is running in {layout.root}",
                 "end it first: make cluster-down",
             )
         try:
@@ -117,7 +119,7 @@ def _start(layout: Layout, request: Request, report: Report, hints: bool) -> Non
     settings = replace(_settle(layout, request), cgroups=found.version if found else 0)
     group = cgroup.create(layout.tag, layout.root / "cgroup")
     state = State(boot_id(), request.nodes, request.piolet, str(group), dict(settings.ports), time.time())
-    state = replace(state, cgroups=settings.cgroups)
+    state = replace(state, cgroups=settings.cgroups, private_tmp=request.private_tmp)
     if layout.installed:
         state = replace(state, installed=str(layout.installed))
         write_atomically(layout.installed_file, f"{layout.installed}\n")
@@ -175,6 +177,7 @@ def _settle(layout: Layout, request: Request) -> config.Settings:
         ports=ports,
         slurm=packages.slurm_version(),
         gpus=request.gpus,
+        private_tmp=request.private_tmp,
     )
 
 

@@ -1,9 +1,9 @@
 """Become one machine of the cluster: own host name, own mounts, own /run; then exec its daemon.
 
 Run as a file of its own by the system's python3, as root: `nodeinit.py JSON PROGRAM ARGUMENT…`, where JSON is
-{"hostname", "hosts", "binds": [paths], "run_size", "cgroups": {controller: group}, "ready_fd"}. It says nothing on
-`ready_fd` and the exec closes it; what went wrong is written there. It changes nothing outside the namespaces that it
-makes, but for entering the control groups.
+{"hostname", "hosts", "binds": [paths], "run_size", "cgroups": {controller: group}, "one_cpu", "ready_fd"}. It says
+nothing on `ready_fd` and the exec closes it; what went wrong is written there. It changes nothing outside the
+namespaces that it makes, but for entering the control groups.
 """
 
 from __future__ import annotations
@@ -70,6 +70,10 @@ def resolver_configuration() -> tuple[Path, bytes] | None:
 
 def make_machine(spec: dict[str, Any], kernel: Kernel) -> None:
     """Enter new namespaces and set them up as `spec` says."""
+    if spec["one_cpu"]:
+        # Of two processors Linux 6.18 numbers namespaces independently, and refuses to keep one of a smaller number
+        # than that of its own mounts in a file, which Slurm does with those of jobs: half of them failed.
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     resolver = resolver_configuration()
     kernel.unshare(CLONE_NEWNS | CLONE_NEWUTS)
     kernel.mount("none", "/", None, MS_REC | MS_PRIVATE)

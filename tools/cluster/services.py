@@ -103,7 +103,7 @@ def start_nodes(s: Settings, group: Path, keep: Keep) -> list[Process]:
     if s.cgroups == 1:
         found = controllers.find(cgroup.MOUNTINFO.read_text("utf-8"))
         groups = {name: str(mount / controllers.PARENT.format(tag=layout.tag)) for name, mount in found.mounts.items()}
-    return start_machines(layout, machines, group, keep, groups)
+    return start_machines(layout, machines, group, keep, groups, s.private_tmp)
 
 
 def start_machines(
@@ -112,10 +112,12 @@ def start_machines(
     group: Path,
     keep: Keep,
     cgroups: Mapping[str, str] = MappingProxyType({}),
+    one_cpu: bool = False,
 ) -> list[Process]:
     """Start programs on machines of their own: (host name, process name, argv). All at once, then wait.
 
     `cgroups` are the groups of version 1 that are all that a node sees of control groups, by controller.
+    `one_cpu`: what runs there shares one processor (see nodeinit.py).
     """
     waiting: list[tuple[Process, int, Path]] = []
     # The machines stand for installed ones, so the interpreter is the system's, bare, and starts fast.
@@ -128,6 +130,7 @@ def start_machines(
             "binds": [str(layout.run)],
             "run_size": NODE_RUN_SIZE,
             "cgroups": dict(cgroups) if host != CONTROLLER else {},
+            "one_cpu": one_cpu,
             "ready_fd": write_end,
         }
         # With -D Slurm's daemons say everything twice, once to their log file; this keeps the other copy apart.

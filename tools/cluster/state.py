@@ -34,7 +34,8 @@ class State:
     """A cluster on record.
 
     `ready` says that `up` came to its end; `boot` is the boot that it belongs to; `installed` the root directory of the
-    RPMs that it runs, if any; `cgroups` the version of control groups that confine its steps, or 0.
+    RPMs that it runs, if any; `cgroups` the version of control groups that confine its steps, or 0;
+    `private_tmp` whether its jobs have a /tmp of their own.
     """
 
     boot: str
@@ -47,6 +48,7 @@ class State:
     processes: tuple[Process, ...] = field(default=())
     installed: str | None = None
     cgroups: int = 0
+    private_tmp: bool = False
 
     def with_process(self, process: Process) -> State:
         others = tuple(p for p in self.processes if p.name != process.name)

@@ -12,6 +12,7 @@ import time
 
 from piolet import __file__ as package_file
 from piolet import config
+from piolet.cli import thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
 from piolet.environment.definition import from_json
@@ -102,6 +103,9 @@ def _asking(settings: config.Config, *, offline: bool) -> Resolver:
             return unresolved(reference)
         from piolet.environment.images import client, failures
 
+        refusal = thismachine.refusal(reference, settings)
+        if refusal is not None:
+            _warn(refusal.message)
         try:
             with progress() as show:
                 return client.resolve(reference, settings, pull=False, progress=show)
@@ -119,21 +123,6 @@ def _verdict(name: str, rendered: Rendered) -> str:
     return f"{name} is valid: {image}, {count} mount{'' if count == 1 else 's'}"
 
 
-def _refuse_in_vain(settings: config.Config) -> None:
-    """Within a job, say of its node before anything is pulled what pioletd there would say afterwards.
-
-    On a login node nothing is known of the nodes. Raises ImageError.
-    """
-    node = os.environ.get("SLURMD_NODENAME")
-    if not node:
-        return
-    from piolet.node import imagemounts
-
-    choice = imagemounts.noted(settings.node.state)
-    if choice is not None and (choice.refusal or not (choice.way or os.environ.get("EDF_IMAGESTORE"))):
-        raise ImageError(f"node {node}: {choice.describe()}", choice.hint)
-
-
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.environment import submit
     from piolet.environment.dependencies import Dependency, Kind
@@ -147,7 +136,9 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
 
         for name in _CLIENT_VARIABLES:
             host.variable(name)
-        _refuse_in_vain(settings)
+        refusal = thismachine.refusal(reference, settings)
+        if refusal is not None and not client.is_there(reference, settings):
+            raise refusal  # before gigabytes come in vain
         with progress() as show:
             info = client.resolve(reference, settings, pull=True, progress=show)
         if info.image.digest is None and info.image.path is None:

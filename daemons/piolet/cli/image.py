@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from piolet import sizes
+from piolet.cli import thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
 from piolet.config import Config
@@ -67,6 +68,9 @@ def run(args: argparse.Namespace, config: Config) -> int:
 def _pull(args: argparse.Namespace, config: Config) -> int:
     if is_path(args.reference):
         raise UsageError(f"{args.reference} is a file, and needs no pull", "name it in the definition as it is")
+    refusal = thismachine.refusal(args.reference, config)
+    if refusal is not None:  # the store is every node's, and others may differ
+        print(f"piolet: warning: {printable(refusal.message)}", file=sys.stderr)
     with progress() as show:
         info = client.find(args.reference, config, "refresh" if args.refresh else "pull", show)
     print(f"{info.image.reference} {info.image.digest}")

@@ -161,6 +161,21 @@ def kill(where: str) -> None:
         file.write("1")
 
 
+def of_step(groups: Sequence[Group], seen: Sequence[Mount]) -> list[tuple[str, str]]:
+    """Return the directories of the step: for each controller of version 1 that it has a group of, '' for version 2.
+
+    The step's is the first group on the way that is called so: it has its tasks' groups below it, and is root's.
+    """
+    found = []
+    for group in groups:
+        parts = group.path.split("/")
+        steps = [number for number, part in enumerate(parts) if part.startswith(_STEP)]
+        where = directory(Group(group.controllers, "/".join(parts[: steps[0] + 1])), seen) if steps else None
+        if where is not None:
+            found += [(name, where) for name in group.controllers or ("",)]
+    return found
+
+
 def step_of(groups: Sequence[Group], seen: Sequence[Mount]) -> tuple[str, str | None] | None:
     """Return the job and the step whose groups these are; None where there are none, or where they do not agree.
 

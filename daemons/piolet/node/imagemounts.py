@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from piolet.errors import WireError
 from piolet.node import linux, loop, packets, rootoverlay, usernamespaces
 from piolet.node.devicemapper import DeviceMapper, tiny_image
+from piolet.node.fuse import is_of_fuse_2
 
 IDMAP, DEVICE_MAPPER, FUSE = "idmap", "devicemapper", "fuse"
 WAYS = (IDMAP, DEVICE_MAPPER, FUSE)
@@ -201,6 +202,8 @@ def probe_fuse(squashfuse: str) -> OSError | None:
     """Return what is in the way of squashfuse for users: that it is not there, or its device."""
     if not os.access(squashfuse, os.X_OK):
         return FileNotFoundError(errno.ENOENT, "it is not there, or cannot be run", squashfuse)
+    if is_of_fuse_2(squashfuse):
+        return OSError(errno.ENOTSUP, "it was built with FUSE 2, which takes over no mount", squashfuse)
     try:
         mode = os.stat("/dev/fuse").st_mode
     except OSError as error:

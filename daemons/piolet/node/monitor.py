@@ -21,8 +21,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from piolet import peer
-from piolet.errors import WireError
-from piolet.node import earlier, leftovers, packets, usernamespaces, worker
+from piolet.errors import PioletError, WireError
+from piolet.node import earlier, jobnamespaces, leftovers, packets, usernamespaces, worker
 from piolet.node.children import Child
 from piolet.node.endings import Endings, Remains
 from piolet.node.mounts import Images, View, explain
@@ -145,8 +145,11 @@ class Monitor:
                 who = take_start(connection, self._listener)
             step = Step(order, who, now + order.timeout_s, marks=[("monitor", now)])
             self._steps[order.key] = step
+            step.namespace = jobnamespaces.find(who.peer, who.job)
+            step.made_in = 0 if step.namespace is None else os.fstat(step.namespace).st_ino
             self._build(step, now)
-        except WireError as error:
+        except PioletError as error:
+            self._steps.pop(order.key, None)
             self._answer(Answer(order.key, error.message, error.hint or ""))
         except OSError as error:
             self._fail(order.key, f"cannot start building the container: {error.strerror}", None)
@@ -223,14 +226,25 @@ class Monitor:
             rooted = view is not None and not served and self._images.rooted
             label = leftovers.label(who.step, self._place) if rooted else ""
             todo = worker.Order(
-                who.uid, who.gid, who.groups, stepd, order.plan, self._means, served, label, self._images.helped
+                who.uid,
+                who.gid,
+                who.groups,
+                stepd,
+                order.plan,
+                self._means,
+                served=served,
+                label=label,
+                helped=self._images.helped,
+                own=step.namespace is not None,
             )
-            step.worker, step.channel = self._workers.give(todo, None if view is None else view.descriptor)
+            image = None if view is None else view.descriptor
+            step.worker, step.channel = self._workers.give(todo, image, step.namespace)
         except OSError as error:
             hint = usernamespaces.hint() if error.filename == "unshare" else None
             self._fail(order.key, f"cannot start building the container: {error.strerror}", hint)
             return
         finally:
+            step.forget_namespace()
             if view is not None:
                 os.close(view.descriptor)
         self._building[who.uid] += 1
@@ -287,7 +301,7 @@ class Monitor:
             for kind in ("user", "mnt"):
                 namespaces.append(child.open(f"ns/{kind}"))
             step.ready = True
-            self._answer(Answer(step.order.key, marks=[*step.marks, *marks]), namespaces)
+            self._answer(Answer(step.order.key, marks=[*step.marks, *marks], made_in=step.made_in), namespaces)
         finally:
             for descriptor in namespaces:
                 os.close(descriptor)
@@ -315,6 +329,7 @@ class Monitor:
 
     def _clear(self, step: Step) -> None:
         """End the step's worker, and whatever is in its container."""
+        step.forget_namespace()
         if step.channel is not None and step.worker is not None:
             step.worker.kill()
         self._let_go(step)

@@ -68,13 +68,15 @@ class _Request:
 class Answer:
     """What became of a Build: two descriptors come with it, or `error` says why not.
 
-    `marks` are [name, monotonic seconds] of when each phase was over.
+    `marks` are [name, monotonic seconds] of when each phase was over; `made_in` is the number of the job's own mount
+    namespace, if the container was made there.
     """
 
     key: int
     error: str = ""
     hint: str = ""
     marks: list[tuple[str, float]] = field(default_factory=list)
+    made_in: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class Announced:
     uid: int
     gid: int
     groups: list[int]
+
+    @property
+    def job(self) -> int:
+        """The job's number."""
+        return int(self.step.partition(".")[0])
 
 
 def encode(request: Build | End) -> bytes:

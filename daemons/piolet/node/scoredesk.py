@@ -25,7 +25,7 @@ from pathlib import Path
 from piolet import peer, wire
 from piolet.api import Target
 from piolet.errors import PioletError, WireError
-from piolet.node import leftovers, packets
+from piolet.node import hierarchies, leftovers, packets
 from piolet.node.shares import Sparse
 from piolet.score import request
 from piolet.score.choose import choose
@@ -48,8 +48,9 @@ _F_SETPIPE_SZ = 1031
 class Facts:
     """What is kept of a step for a restart; `started` is when its slurmstepd, the process `peer`, was started.
 
-    nodes      how many the step has, 0: not known
-    restarts   how often the job was requeued
+    control_groups   of the step, as in Target
+    nodes            how many the step has, 0: not known
+    restarts         how often the job was requeued
     """
 
     job: int
@@ -61,7 +62,7 @@ class Facts:
     definition: str
     peer: int
     started: int | None
-    cgroup: str = ""
+    control_groups: list[tuple[str, str]] = field(default_factory=list)
     gpus: list[str] = field(default_factory=list)
     nodes: int = 0
     restarts: int = 0
@@ -189,7 +190,7 @@ class ScoreDesk:
                 pid = next((peer.UCRED.unpack(value)[0] for _, kind, value in extra if kind == 2), 0)
                 scored.facts = replace(
                     scored.facts,
-                    cgroup=step_cgroup(pid),
+                    control_groups=step_groups(pid),
                     gpus=list(gpus.names),
                     nodes=gpus.nodes,
                     restarts=gpus.restarts,
@@ -203,7 +204,7 @@ class ScoreDesk:
 
     def _begin(self, scored: _Scored, facts: Facts) -> None:
         wish = request.from_json(facts.definition.encode())
-        target = Target(gpus=tuple(facts.gpus), cgroup=facts.cgroup, period=wish.period)
+        target = Target(gpus=tuple(facts.gpus), groups=tuple(facts.control_groups), period=wish.period)
         collectors, why_not = choose(target, wish.collector, lambda: self._sampler.working(facts.name))
         step = Step(
             str(facts.job),
@@ -334,13 +335,10 @@ def _facts(start: wire.Start, peer: int) -> Facts:
     )
 
 
-def step_cgroup(pid: int) -> str:
-    """Return the control group (version 2) of the step that a task belongs to, '' where Slurm makes none."""
+def step_groups(pid: int) -> list[tuple[str, str]]:
+    """Return the control groups of the step that a task belongs to, as in Target; none where Slurm makes none."""
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
-            path = next((line[3:].strip() for line in file if line.startswith("0::")), "")
+        groups, seen = hierarchies.of(pid), hierarchies.own_mounts()
     except OSError:
-        return ""
-    parts = path.split("/")
-    steps = [index for index, part in enumerate(parts) if part.startswith("step_")]
-    return "/".join(parts[: steps[0] + 1]) if steps else ""
+        return []
+    return hierarchies.of_step(groups, seen)

@@ -278,7 +278,7 @@ class Server:
                 connection.asked = False
                 self._fail(connection, PioletError(answer.error, answer.hint or None))
             else:
-                self._ready(connection, descriptors)
+                self._ready(connection, descriptors, answer.made_in)
                 _trace(connection, answer.marks)
         finally:
             for descriptor in descriptors:
@@ -286,7 +286,7 @@ class Server:
 
     # -- answers
 
-    def _ready(self, connection: Connection, namespaces: list[int]) -> None:
+    def _ready(self, connection: Connection, namespaces: list[int], made_in: int = 0) -> None:
         definition = connection.definition
         assert definition is not None
         try:
@@ -296,6 +296,7 @@ class Server:
                 environment=len(environment),
                 workdir=definition.workdir or ("/" if namespaces else ""),
                 entrypoint=ENTRY_PROGRAM if definition.entrypoint else "",
+                made_in=made_in,
             )
         except PioletError as error:
             self._fail(connection, error)

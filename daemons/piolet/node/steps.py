@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass, field
 
@@ -13,7 +14,11 @@ from piolet.node.requests import Announced, Build
 
 @dataclass
 class Step:
-    """A step with a container, being built or running."""
+    """A step with a container, being built or running.
+
+    `namespace` is a descriptor of the job's own mount namespace, if it has one, until a worker has it; `made_in` is its
+    number.
+    """
 
     order: Build
     who: Announced
@@ -23,6 +28,8 @@ class Step:
     remains: Remains | None = None
     ready: bool = False
     marks: list[tuple[str, float]] = field(default_factory=list)
+    namespace: int | None = None
+    made_in: int = 0
 
     @property
     def wanted(self) -> Wanted | None:
@@ -30,6 +37,12 @@ class Step:
         if self.order.digest is None:
             return None
         return Wanted(self.order.digest, self.order.identity, self.who.uid, self.who.gid)
+
+    def forget_namespace(self) -> None:
+        """Close the descriptor of the job's mount namespace."""
+        if self.namespace is not None:
+            os.close(self.namespace)
+            self.namespace = None
 
 
 @dataclass

@@ -14,8 +14,8 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from piolet.errors import PioletError
-from piolet.node import container, fuse, hierarchies, linux, packets, plan, rootoverlay, usernamespaces
+from piolet.errors import ContainerError, PioletError
+from piolet.node import container, fuse, hierarchies, jobnamespaces, linux, packets, plan, rootoverlay, usernamespaces
 from piolet.node.requests import MESSAGE_MAX
 
 UNSHARED, MAPPED = b"unshared", b"mapped"
@@ -39,6 +39,7 @@ class Order:
     served  the image comes as an open file, which squashfuse is to serve, and not as a mount
     label   the name of the container's root, where root is to mount its overlay (rootoverlay.py); or ''
     helped  users may make no user namespace here: this one keeps CAP_SYS_ADMIN until it has
+    own     the job has a mount namespace of its own, which comes as a descriptor, after the image's
     """
 
     uid: int
@@ -50,6 +51,7 @@ class Order:
     served: bool = False
     label: str = ""
     helped: bool = False
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ class Marks:
         self.taken.append((name, time.monotonic()))
 
 
-def send_order(channel: socket.socket, order: Order, image: int | None) -> None:
-    """Give a waiting worker its order, with the image's detached mount or its file."""
-    socket.send_fds(channel, [packets.encode(order)], [] if image is None else [image])
+def send_order(channel: socket.socket, order: Order, image: int | None, namespace: int | None) -> None:
+    """Give a waiting worker its order, with the image's detached mount or its file, and the job's namespace if any."""
+    socket.send_fds(channel, [packets.encode(order)], [one for one in (image, namespace) if one is not None])
 
 
 def run(monitor: socket.socket, namespace: int) -> None:
@@ -89,25 +91,23 @@ def run(monitor: socket.socket, namespace: int) -> None:
     try:
         linux.set_name("pioletd-worker")
         linux.setns(namespace, linux.CLONE_NEWNS)
-        data, descriptors, _, _ = socket.recv_fds(monitor, 2 * MESSAGE_MAX, 1)
+        data, descriptors, _, _ = socket.recv_fds(monitor, 2 * MESSAGE_MAX, 2)
         if not data:
             os._exit(0)
         order = packets.decode(Order, data)
-        if order.stepd:
-            hierarchies.enter(hierarchies.of_task(order.stepd), hierarchies.own_mounts())
-        image = descriptors[0] if descriptors else None
-        kind = container.FILE if order.served else container.MOUNT
-        if image is not None and order.label:
-            image, kind = _mount_root(order, image, namespace, monitor), container.ROOT
-        os.close(namespace)
+        try:
+            image, kind = _prepare(order, descriptors, namespace)
+        except PioletError as error:
+            monitor.send(packets.encode(Built(error.message[:_TEXT_MAX], (error.hint or "")[:_TEXT_MAX])))
+            raise
         linux.become(order.uid, order.gid, order.groups, administrator=order.helped)
         # The change of user has cleared it.
         linux.die_with_parent(signal.SIGKILL)
         linux.no_new_privileges()
         marks = Marks()
         marks.add("become the user")
-        error, hint = _build(order, image, kind, monitor, marks)
-        monitor.send(packets.encode(Built(error[:_TEXT_MAX], hint[:_TEXT_MAX], marks.taken)))
+        why, hint = _build(order, image, kind, monitor, marks)
+        monitor.send(packets.encode(Built(why[:_TEXT_MAX], hint[:_TEXT_MAX], marks.taken)))
         # The monitor closes its end when it holds the namespaces.
         monitor.recv(16)
         status = 0
@@ -117,16 +117,30 @@ def run(monitor: socket.socket, namespace: int) -> None:
         os._exit(status)
 
 
-def _mount_root(order: Order, image: int, namespace: int, monitor: socket.socket) -> int:
-    """Mount the container's overlay as root, who has read nothing of the user's; return its detached mount."""
+def _prepare(order: Order, descriptors: list[int], namespace: int) -> tuple[int | None, str]:
+    """Do what is root's to do, who has read nothing of the user's; return what the image comes as. Raises PioletError.
+
+    `namespace` leads to the mount namespace that this process is in, and is closed.
+    """
+    kind, what = container.FILE if order.served else container.MOUNT, "enter the step's control groups"
     try:
-        tree = rootoverlay.make(image, (order.uid, order.gid), order.label, order.means.scratch, namespace)
+        if order.stepd:
+            hierarchies.enter(hierarchies.of_task(order.stepd), hierarchies.own_mounts())
+        if order.own:
+            what, own = "enter the job's mount namespace", descriptors.pop()
+            os.close(namespace)
+            namespace = jobnamespaces.enter(own, order.means.scratch)
+            os.close(own)
+        image = descriptors[0] if descriptors else None
+        if image is not None and order.label:
+            what, mount = "mount the container's overlay", image
+            image = rootoverlay.make(mount, (order.uid, order.gid), order.label, order.means.scratch, namespace)
+            kind = container.ROOT
+            os.close(mount)
+        os.close(namespace)
+        return image, kind
     except OSError as error:
-        text = f"cannot mount the container's overlay: {error.strerror} ({error.filename})"
-        monitor.send(packets.encode(Built(text[:_TEXT_MAX])))
-        raise
-    os.close(image)
-    return tree
+        raise ContainerError(f"cannot {what}: {error.strerror} ({error.filename})") from None
 
 
 def _build(order: Order, image: int | None, kind: str, monitor: socket.socket, marks: Marks) -> tuple[str, str]:

@@ -33,18 +33,18 @@ class Workers:
             with contextlib.suppress(OSError):
                 self._spare = self._fork()
 
-    def give(self, order: worker.Order, image: int | None) -> tuple[Child, socket.socket]:
+    def give(self, order: worker.Order, image: int | None, own: int | None) -> tuple[Child, socket.socket]:
         """Give an order to the waiting worker, or to a new one: there may be none, or it was killed meanwhile."""
         if self._spare is not None:
             child, channel = self._spare
             self._spare = None
             try:
-                worker.send_order(channel, order, image)
+                worker.send_order(channel, order, image, own)
                 return child, channel
             except ConnectionError:
                 channel.close()
         child, channel = self._fork()
-        worker.send_order(channel, order, image)
+        worker.send_order(channel, order, image, own)
         return child, channel
 
     def _fork(self) -> tuple[Child, socket.socket]:

@@ -64,6 +64,18 @@ def find(reference: str, config: Config, mode: str, progress: Callable[[str], No
     return _info(_ask_as_self(config, wanted, request | {"mode": mode}, progress), "site")
 
 
+def is_there(reference: str, config: Config) -> bool:
+    """Return whether an image needs no pull. Raises ImageError: the reference is none, or nobody answers."""
+    if is_path(reference):
+        return True
+    wanted, own = parse(reference), own_store()
+    if own is not None:
+        from piolet.environment.images.store import Store
+
+        return Store(own).known(wanted, os.geteuid()) is not None
+    return bool(ask(config, {"op": "resolve", "reference": reference, "mode": "known"}, lambda _: None))
+
+
 def renew(reference: str, config: Config, progress: Callable[[str], None]) -> None:
     """Have an image of the site's store, named by its digest, converted again if an older release wrote it.
 

@@ -30,7 +30,7 @@ from piolet.environment.images.limits import conversions_at_once, seconds, unpac
 from piolet.environment.images.quota import OverQuota, Quota
 from piolet.environment.images.reference import Reference, parse
 from piolet.environment.images.slots import Slots, within
-from piolet.environment.images.store import Access, Store, whole
+from piolet.environment.images.store import Access, Store, removed_meanwhile, whole
 from piolet.errors import ImageError
 
 _LOG = logging.getLogger("piolet-imaged")
@@ -286,6 +286,8 @@ class Importer:
             if not self.store.outdated(digest):
                 return
             who = replace(who, renews=True)  # what it takes is counted already
+        elif who.renews:
+            raise removed_meanwhile()
         with os.scandir(os.path.join(scratch, "blobs")) as blobs:
             packed = sum(blob.stat().st_size for blob in blobs)
         await self._afford(who, reference, packed)

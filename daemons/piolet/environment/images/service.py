@@ -177,7 +177,8 @@ class Service:
             if not isinstance(older, int | float) or isinstance(older, bool) or not isinstance(dry_run, bool):
                 raise ImageError("the request to prune is malformed")
             return await _parts(connection, await self._manage(connection, self._admin.prune, uid, older, dry_run))
-        raise ImageError(f"the request asks for the unknown operation {str(op)[:40]!r}")
+        what = f"the request asks for the unknown operation {str(op)[:40]!r}"
+        raise ImageError(what, "client and service differ in age")
 
     async def _manage(self, connection: socket.socket, act: Callable[..., _T], *arguments: Any) -> _T:
         """Return what `act` returns, a method of Admin; nobody else is held up by it."""

@@ -14,7 +14,6 @@ An image is there when its access file is: it is written last and removed first.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -124,7 +123,7 @@ class Store:
         self.grant(digest, access)
 
     def outdated(self, digest: str) -> bool:
-        """Return whether the file is not of two ids, as images are since decision 70: an older release wrote it.
+        """Return whether the file has one id, and not two as images do since decision 70: an older release wrote it.
 
         The file says so itself, in its table of ids; nothing else of it is read.
         """
@@ -133,9 +132,9 @@ class Store:
         except OSError:
             return False  # it is not there, or cannot be read: its age is not what is wrong with it
         try:
-            return len(idtable.read(fd).ids) != 2
-        except OSError as error:
-            return error.errno == errno.EUCLEAN
+            return len(idtable.read(fd).ids) == 1
+        except OSError:
+            return False  # nor here, and what is converted again and again helps nobody
         finally:
             os.close(fd)
 
@@ -146,7 +145,7 @@ class Store:
         """
         with self.changing:
             if self.access(digest) is None:
-                raise ImageError("the image was removed while it was converted again", "pull it again")
+                raise removed_meanwhile()
             used = self.last_used(digest)
             old = self.metadata(digest)
             # In between nobody finds the record of one file beside the other: a node compares where there is one.
@@ -307,6 +306,11 @@ class Store:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def removed_meanwhile() -> ImageError:
+    """Return the error for an image that somebody removed while it was converted again."""
+    return ImageError("the image was removed while it was converted again", "pull it, if you want to have it")
 
 
 def whole(path: str) -> str:

@@ -1,0 +1,132 @@
+"""The mount namespace that Slurm has made around a job, where it makes one: a /tmp and a /dev/shm of the job's own.
+
+job_container/tmpfs, namespace/tmpfs and namespace/linux make it before the job's first step and keep it in a file below
+their BasePath: JOB/.ns, or JOB/.ns/mnt. slurmstepd stays in the node's namespace; each task joins the job's, and so
+only that file leads there before there are tasks. It is looked for among the mounts that slurmstepd sees, which are
+root's: who has mounts of their own has a namespace of their own, and is not slurmstepd.
+
+Refused: a namespace that belongs to another user namespace than ours (namespace/linux with CLONE_NEWUSER), of which a
+container that the job's tasks may join cannot be made from here; and more than one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import stat
+
+from piolet.errors import PioletError
+from piolet.node import linux
+
+_NS_GET_USERNS, _NS_GET_NSTYPE = 0xB701, 0xB703
+_MOUNTED = re.compile(r"mnt:\[(\d+)\]")
+_MOUNTINFO_MAX = 64 << 20
+_HINT = "leave out --environment, or ask an administrator: see docs/admin.md on jobs with a /tmp of their own"
+
+
+def find(stepd: int, job: int) -> int | None:
+    """Return a descriptor of the job's mount namespace, None where it has none. `stepd` is its slurmstepd's number.
+
+    Raises PioletError: there is one, and no container can be made in it.
+    """
+    try:
+        process = os.open(f"/proc/{stepd}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None  # it has ended, and nobody waits for a container
+    try:
+        # Another process may have that number by now; this one stays this one as long as it is open.
+        base = f"/proc/self/fd/{process}"
+        with open(f"{base}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read(_MOUNTINFO_MAX)
+        places = candidates(text, job)
+        if not places:
+            return None
+        with open(f"{base}/status", encoding="utf-8", errors="replace") as file:
+            uids = next((line.split()[1:] for line in file if line.startswith("Uid:")), [])
+        if set(uids) != {"0"}:
+            raise PioletError("the step's slurmstepd is gone", "start the step again")
+        if len(places) > 1:
+            raise PioletError("the job has more than one mount namespace of its own on this node", _HINT)
+        ((number, path),) = places.items()
+        return _open(f"{base}/root{path}", number)
+    except OSError as error:
+        raise PioletError(f"the job's mount namespace cannot be opened: {error.strerror}", _HINT) from None
+    finally:
+        os.close(process)
+
+
+def candidates(mountinfo: str, job: int) -> dict[int, str]:
+    """Return the mount namespaces that are kept for the job, by number, with where."""
+    found = {}
+    for line in mountinfo.splitlines():
+        if " - nsfs " not in line:
+            continue
+        fields = line.split(" ")
+        match = _MOUNTED.fullmatch(fields[3])
+        if match is not None and fields[4].endswith((f"/{job}/.ns", f"/{job}/.ns/mnt")):
+            found[int(match[1])] = re.sub(r"\\([0-7]{3})", lambda escape: chr(int(escape[1], 8)), fields[4])
+    return found
+
+
+def _open(path: str, number: int) -> int:
+    namespace = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        # What was opened is what mountinfo told, and of the kernel's making: numbers are the node's.
+        found, ours = os.fstat(namespace), os.stat("/proc/self/ns/mnt")
+        if (found.st_dev, found.st_ino) != (ours.st_dev, number):
+            raise PioletError("the job's mount namespace was replaced just now", "start the step again")
+        if fcntl.ioctl(namespace, _NS_GET_NSTYPE) != linux.CLONE_NEWNS or not _is_ours(namespace):
+            raise PioletError(
+                "an environment cannot be made for a job that Slurm puts into a user namespace of its own "
+                "(namespace/linux with CLONE_NEWUSER)",
+                _HINT,
+            )
+        return namespace
+    except BaseException:
+        os.close(namespace)
+        raise
+
+
+def _is_ours(namespace: int) -> bool:
+    """Return whether the namespace belongs to the user namespace that this process is in."""
+    try:
+        owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+    except OSError:
+        return False
+    try:
+        there, here = os.fstat(owner), os.stat("/proc/self/ns/user")
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+    finally:
+        os.close(owner)
+
+
+def enter(namespace: int, scratch: str) -> int:
+    """Go to a copy of the job's mounts that has a place to build in; return a descriptor of the copy's namespace.
+
+    `scratch` is made as it is among the node's mounts: a directory in a tmpfs, below a directory that is root's.
+    Raises PioletError: no such directory is there; and OSError.
+    """
+    # Opened before: a job with a PID namespace has a /proc of its own, in which this process is not.
+    own = os.open("/proc/self/ns", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        linux.setns(namespace, linux.CLONE_NEWNS)
+        linux.unshare(linux.CLONE_NEWNS)
+        linux.mount("none", "/", None, linux.MS_REC | linux.MS_SLAVE)
+        base = os.path.dirname(scratch)
+        # Among these mounts a directory may be the job's user's, and what is in it, too.
+        place = base
+        while True:
+            status = os.lstat(place)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
+                raise PioletError(f"no container can be built in this job: {place} is not root's there", _HINT)
+            if place == "/":
+                break
+            place = os.path.dirname(place)
+        linux.mount("pioletd", base, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755,size=16m")
+        os.mkdir(scratch, 0o755)
+        return os.open("mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=own)
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(own)

@@ -1,0 +1,83 @@
+"""A node whose steps have control groups of their own: what of the node's figures is the step's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from piolet.score.dataset import open_dataset
+
+from tests.cluster.support import ROOT, Cluster, call_tool
+from tools.cluster import cgroup, controllers
+from tools.cluster.errors import ClusterError
+
+MIB = 50
+BURN_S = 2.0
+# It says itself what it used, for this machine may have no processor for it alone; and a child of it burns, too.
+PROGRAM = f"""
+import os, sys, time
+def burn(seconds):
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+held = bytearray({MIB} << 20)
+for place in range(0, len(held), 4096):
+    held[place] = 1
+burn({BURN_S})
+child = os.fork()
+if child == 0:
+    burn({BURN_S / 4})
+    os._exit(0)
+os.waitpid(child, 0)
+print(sum(os.times()[:4]), flush=True)
+time.sleep(1.5)
+"""
+
+
+@pytest.fixture(scope="module")
+def confined() -> Iterator[Cluster]:
+    """A cluster of one node with control groups, of the version that this machine has."""
+    try:
+        controllers.find(cgroup.MOUNTINFO.read_text("utf-8"))
+    except ClusterError as error:
+        pytest.skip(f"make cluster CGROUPS=1 is not to be had: {error}")
+    directory = ROOT / "build" / "test-confined"
+    call_tool("down", "--dir", str(directory))
+    call_tool("up", "--nodes", "1", "--cgroups", "--dir", str(directory))
+    try:
+        made = Cluster(directory)
+        yield made
+        made.remove_rooms()
+    finally:
+        call_tool("down", "--dir", str(directory))
+
+
+def host_figures(data: Path) -> dict[str, list[float]]:
+    """Return the host's quantities of the one node in a data set, by sample, and `span` in seconds."""
+    (node,) = open_dataset(data).nodes
+    names = [str(name) for name in node.facts.header["host_columns"]]
+    chunks = list(node.chunks(names, host=True))
+    return {name: [float(value) for chunk in chunks for value in chunk[name]] for name in [*names, "span"]}
+
+
+def test_the_steps_own_figures(confined: Cluster) -> None:
+    """One processor and 50 MB are measured as that, while another job on the node burns as well."""
+    room = confined.room("alice")
+    program = confined.write("alice", room / "program.py", PROGRAM)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(confined.run, "bob", "srun", "-n1", "python3", program)
+        done = confined.run("alice", "srun", "--score", "-n1", "python3", program, cwd=room)
+        others = float(other.result().good())
+    used = float(done.good())
+    assert used >= BURN_S * 1.2 and others >= BURN_S * 1.2
+    (data,) = room.glob("piolet-score-*")
+    found = host_figures(data)
+    measured = sum(cpu * span for cpu, span in zip(found["cpu"], found["span"], strict=True) if not math.isnan(cpu))
+    assert measured == pytest.approx(used, abs=0.4), (found, done.err)
+    most = max(found["memory_anon"]) / 2**20
+    assert MIB <= most < MIB + 40, found["memory_anon"]
+    assert "host (the step, by control groups of version " in " ".join(done.err.split()), done.err
+    assert "the whole node" not in done.err
