@@ -156,7 +156,6 @@ PLACES = [
 
 
 @by_kernel("mounts are attached after the change of root, so that a link of the image ends in the image")
-@pytest.mark.kernels
 def test_links_of_an_image_direct_our_mounts(cluster: Cluster) -> None:
     """Class of CVE-2024-0132 (links of an image that direct what the runtime mounts or writes). Promise: where an image
     has links in the place of what is mounted or written, no file of the host changes, nor comes to be, nor is seen."""

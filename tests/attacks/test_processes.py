@@ -211,7 +211,6 @@ def listed(text: str) -> list[str]:
     return [f"{n} -> {to}" for n, to in links.items() if int(n) > 2 and not re.search(r"/fd$|^/proc/\d+/fd$", to)]
 
 
-@pytest.mark.kernels
 @by_kernel("descriptors are opened close-on-exec")
 @pytest.mark.parametrize("how", ["task", "entrypoint"])
 def test_descriptors_of_ours_in_a_task(cluster: Cluster, faults: Faults, how: str) -> None:
@@ -289,7 +288,6 @@ def test_descriptors_of_ours_in_an_eval(cluster: Cluster) -> None:
     done.good()
 
 
-@pytest.mark.kernels
 @by_kernel("a process that changes its user is not dumpable")
 def test_a_worker_is_traced_by_its_user(cluster: Cluster, faults: Faults) -> None:
     """Row 13. Promise: a worker that has become the user answers the monitor; its user cannot make it say what it does

@@ -90,6 +90,8 @@ def _command(kernel: Unpacked, initrd: Path, disk: Path, out: Path) -> list[str]
         ("out", str(out), "security_model=passthrough"),
     )
     command = [
+        # It ends with whoever started it.
+        "setpriv", "--pdeathsig", "KILL",
         "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", MEMORY, "-smp", str(CPUS),
         "-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot",
         "-kernel", str(kernel.image), "-initrd", str(initrd),
