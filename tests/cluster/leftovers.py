@@ -151,7 +151,8 @@ def _namespaces(kinds: dict[int, str]) -> Iterator[str]:
 def _mounts(kinds: dict[int, str]) -> Iterator[str]:
     """Yield the mounts of every namespace: of this machine, of each node, of each pioletd, of each container."""
     seen: set[int] = set()
-    for pid, kind in [(os.getpid(), "this machine"), *sorted(kinds.items(), key=lambda i: not i[1].endswith("d"))]:
+    # Daemons on record first, whose names have no blank: a child that was forked just now is in the same namespace.
+    for pid, kind in [(os.getpid(), "this machine"), *sorted(kinds.items(), key=lambda i: " " in i[1])]:
         with contextlib.suppress(OSError):
             number = os.stat(f"/proc/{pid}/ns/mnt").st_ino
             if number in seen:

@@ -300,7 +300,7 @@ def test_a_monitor_ends_quietly_when_its_server_does(listener: Listener, tmp_pat
         images = Images(str(tmp_path), NOBODY, str(tmp_path), Choice(IDMAP), DeviceMapper("nowhere.0"), 8)
         means = Means(str(tmp_path), "/no/crun", "/no/squashfuse")
         monitor = Monitor(
-            channel, images, StepFiles(str(tmp_path / "steps")), means, listener.file, 600.0, "nowhere.0", -1
+            channel, images, StepFiles(str(tmp_path / "steps")), means, listener.file, 600.0, "nowhere.0", -1, 0
         )
         assert monitor.run(os.pipe()[0], {})
 
@@ -335,7 +335,7 @@ def test_a_step_and_its_worker_end_at_once(listener: Listener, tmp_path: Path) -
     (server, ours), (worker, theirs) = (socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2))
     images = Images(str(tmp_path), NOBODY, str(tmp_path), Choice(IDMAP), DeviceMapper("nowhere.0"), 8)
     means = Means(str(tmp_path), "/no/crun", "/no/squashfuse")
-    monitor = Monitor(ours, images, StepFiles(str(tmp_path / "steps")), means, listener.file, 600.0, "nowhere.0", -1)
+    monitor = Monitor(ours, images, StepFiles(str(tmp_path / "steps")), means, listener.file, 600.0, "nowhere.0", -1, 0)
     order = Build(key=1, digest=None, identity=[], timeout_s=5.0, plan="{}")
     step = Step(order, Announced("1.0", 0, NOBODY, NOBODY, []), 1e9, channel=theirs)
     monitor._steps[1] = step

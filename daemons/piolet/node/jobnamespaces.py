@@ -1,9 +1,10 @@
 """The mount namespace that Slurm has made around a job, where it makes one: a /tmp and a /dev/shm of the job's own.
 
 job_container/tmpfs, namespace/tmpfs and namespace/linux make it before the job's first step and keep it in a file below
-their BasePath: JOB/.ns, or JOB/.ns/mnt. slurmstepd stays in the node's namespace; each task joins the job's, and so
-only that file leads there before there are tasks. It is looked for among the mounts that slurmstepd sees, which are
-root's: who has mounts of their own has a namespace of their own, and is not slurmstepd.
+their BasePath: JOB/.ns, or JOB/.ns/mnt. Up to Slurm 25 or so slurmstepd stays in the node's namespace; each task joins
+the job's, and so only that file leads there before there are tasks. It is looked for among the mounts that slurmstepd
+sees, which are root's: who has mounts of their own has a namespace of their own, and is not slurmstepd. In 26.05
+slurmstepd has joined when it announces the step, and its own namespace is the one.
 
 Refused: a namespace that belongs to another user namespace than ours (namespace/linux with CLONE_NEWUSER), of which a
 container that the job's tasks may join cannot be made from here; and more than one.
@@ -26,8 +27,11 @@ _MOUNTINFO_MAX = 64 << 20
 _HINT = "leave out --environment, or ask an administrator: see docs/admin.md on jobs with a /tmp of their own"
 
 
-def find(stepd: int, job: int) -> int | None:
-    """Return a descriptor of the job's mount namespace, None where it has none. `stepd` is its slurmstepd's number.
+def find(stepd: int, job: int, home: int) -> int | None:
+    """Return a descriptor of the job's mount namespace, None where it has none.
+
+    stepd  the number of its slurmstepd
+    home   the number of the node's mount namespace, as pioletd found it when it began
 
     Raises PioletError: there is one, and no container can be made in it.
     """
@@ -41,16 +45,18 @@ def find(stepd: int, job: int) -> int | None:
         with open(f"{base}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             text = file.read(_MOUNTINFO_MAX)
         places = candidates(text, job)
-        if not places:
+        if not places and os.stat(f"{base}/ns/mnt").st_ino == home:
             return None
         with open(f"{base}/status", encoding="utf-8", errors="replace") as file:
-            uids = next((line.split()[1:] for line in file if line.startswith("Uid:")), [])
-        if set(uids) != {"0"}:
+            uid = next((line.split()[1] for line in file if line.startswith("Uid:")), "")
+        # The real one: slurmstepd may be doing something as the user just now.
+        if uid != "0":
             raise PioletError("the step's slurmstepd is gone", "start the step again")
         if len(places) > 1:
             raise PioletError("the job has more than one mount namespace of its own on this node", _HINT)
-        ((number, path),) = places.items()
-        return _open(f"{base}/root{path}", number)
+        for number, path in places.items():
+            return _open(f"{base}/root{path}", number)
+        return _open(f"{base}/ns/mnt", os.stat(f"{base}/ns/mnt").st_ino, follow=True)
     except OSError as error:
         raise PioletError(f"the job's mount namespace cannot be opened: {error.strerror}", _HINT) from None
     finally:
@@ -70,8 +76,9 @@ def candidates(mountinfo: str, job: int) -> dict[int, str]:
     return found
 
 
-def _open(path: str, number: int) -> int:
-    namespace = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _open(path: str, number: int, follow: bool = False) -> int:
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    namespace = os.open(path, flags)
     try:
         # What was opened is what mountinfo told, and of the kernel's making: numbers are the node's.
         found, ours = os.fstat(namespace), os.stat("/proc/self/ns/mnt")

@@ -72,6 +72,7 @@ def _run(config: Config) -> int:
     socket_path = Path(config.node.socket)
     vet_path = Path(config.node.vet_socket)
     score_path = Path(config.node.score_socket)
+    home = os.stat("/proc/self/ns/mnt").st_ino
     try:
         base = _prepare_directories(state, socket_path, vet_path, score_path)
         imagemounts.forget(str(state))
@@ -103,7 +104,7 @@ def _run(config: Config) -> int:
         end.close()
     try:
         siblings = {os.pidfd_open(vetting): "the vetting process", os.pidfd_open(scoring): "the scoring process"}
-        return _monitor(ours, server, siblings, images_account, (base, state), config, place)
+        return _monitor(ours, server, siblings, images_account, (base, state), config, (place, home))
     finally:
         alive.close()
         for path in (socket_path, vet_path, score_path):
@@ -301,9 +302,9 @@ def _monitor(
     images: pwd.struct_passwd,
     room: tuple[Path, Path],
     config: Config,
-    place: str,
+    where: tuple[str, int],
 ) -> int:
-    base, state = room
+    (base, state), (place, home) = room, where
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -320,7 +321,7 @@ def _monitor(
     try:
         means = Means(str(base / "build"), config.environment.crun, config.environment.squashfuse)
         listener = peer.file_of(config.node.socket)
-        monitor = Monitor(channel, store, files, means, listener, config.node.image_idle_s, place, namespace)
+        monitor = Monitor(channel, store, files, means, listener, config.node.image_idle_s, place, namespace, home)
         well = monitor.run(wake_read, siblings)
     finally:
         channel.close()

@@ -46,7 +46,8 @@ _MOUNT_MAX_S = 1800.0
 class Monitor:
     """The event loop. `channel` is the pair's end, `listener` the node's socket's file, `place` as in leftovers.
 
-    `namespace` is a descriptor of the mount namespace in which workers build: the node's, without images.
+    `namespace` is a descriptor of the mount namespace in which workers build: the node's, without images. `home` is the
+    number of the node's own, to tell from it where a slurmstepd is.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Monitor:
         image_idle_s: float,
         place: str,
         namespace: int,
+        home: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._channel = channel
@@ -69,6 +71,7 @@ class Monitor:
         self._image_idle_s = image_idle_s
         self._clock = clock
         self._place = place
+        self._home = home
         self._steps: dict[int, Step] = {}
         self._mounting: dict[tuple[str, int, int], Awaited] = {}
         self._queue: list[int] = []
@@ -145,7 +148,7 @@ class Monitor:
                 who = take_start(connection, self._listener)
             step = Step(order, who, now + order.timeout_s, marks=[("monitor", now)])
             self._steps[order.key] = step
-            step.namespace = jobnamespaces.find(who.peer, who.job)
+            step.namespace = jobnamespaces.find(who.peer, who.job, self._home)
             step.made_in = 0 if step.namespace is None else os.fstat(step.namespace).st_ino
             self._build(step, now)
         except PioletError as error:

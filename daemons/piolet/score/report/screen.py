@@ -127,11 +127,14 @@ def _facts(summary: Summary) -> Table:
     if "cpu" in host and host["cpu"].size:
         import numpy as np
 
+        # Either may be missing: it is by the step's control groups whether there is a figure.
+        parts = []
         if not np.isnan(host["cpu"]).all():
-            memory = float(np.nanmax(host["memory"])) / 1e9
-            table.add_row(
-                "host", f"{float(np.nanmean(host['cpu'])):.1f} cores per node, at most {memory:.1f} GB of memory"
-            )
+            parts.append(f"{float(np.nanmean(host['cpu'])):.1f} cores per node")
+        if not np.isnan(host["memory"]).all():
+            parts.append(f"at most {float(np.nanmax(host['memory'])) / 1e9:.1f} GB of memory")
+        if parts:
+            table.add_row("host", ", ".join(parts))
     table.add_row("source", "; ".join(summary.collectors))
     for name, why in summary.not_used.items():
         table.add_row("", f"not {name}: {why}")
