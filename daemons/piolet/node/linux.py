@@ -102,7 +102,8 @@ def set_mount_attributes(
     """Set MOUNT_ATTR_* on the mount that `tree` is the root of; with `user_ns` map its ids by that namespace."""
     if user_ns is not None:
         attributes |= MOUNT_ATTR_IDMAP
-    block = ctypes.create_string_buffer(struct.pack("=QQQQ", attributes, 0, propagation, user_ns or 0))
+    # Bytes, as ctypes makes a type for each buffer: a circle, and the monitor's garbage collector is off.
+    block = struct.pack("=QQQQ", attributes, 0, propagation, user_ns or 0)
     flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
     _check(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", flags, block, ctypes.c_size_t(32)), "mount_setattr")
 
