@@ -24,7 +24,7 @@ def make(room: Path, name: str, layers: list[list[Entry]], program: str = "mksqu
     image = room / f"{name}.image"
     oci.build(image, layers)
     manifest = documents.parse_manifest((image / "manifest.json").read_bytes(), name)
-    config = documents.parse_config((image / manifest.config.hex).read_bytes(), name, "amd64")
+    config = documents.parse_config((image / manifest.config.hex).read_bytes(), name, oci.ARCHITECTURE)
     places = layers_of(manifest, config, str(image))
     tree = merge(places, config, lambda _: None)
     out = room / f"{name}.sqsh"
