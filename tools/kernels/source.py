@@ -49,7 +49,7 @@ class UnavailableError(ClusterError):
 
 
 def fetch(kernel: Kernel, work: Path, mirror: str = MIRROR, architecture: str | None = None) -> Unpacked:
-    """Return the kernel, downloaded and unpacked if need be; `architecture` as Debian says it. Raises UnavailableError."""
+    """Return the kernel, downloaded and unpacked if need be, for Debian's `architecture`. Raises UnavailableError."""
     place = work / kernel.name
     found = _find(place)
     if found is not None:
