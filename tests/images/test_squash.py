@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from piolet.environment.images import manifest as documents
 from piolet.environment.images.squash import Squasher, layers_of, merge, squash
 from piolet.errors import ImageError
+from piolet.node import devicemapper
 
 from tests.support import oci
 from tests.support.oci import Entry, device, file, folder, hardlink, symlink, whiteout
@@ -98,6 +100,12 @@ def test_the_same_layers_give_the_same_bytes(room: Path, count: int) -> None:
     wait_until(lambda: int(time.time()) != second, what="the next second")
     again = make(room, "again", layers)
     assert hashlib.sha256(first.read_bytes()).digest() == hashlib.sha256(again.read_bytes()).digest()
+
+
+def test_kernels_with_large_pages_can_mount_it(room: Path) -> None:
+    """Their pages have up to 64 KiB, and a SquashFS has to have blocks at least as large."""
+    for start in (make(room, "x", [[file("a", b"a")]]).read_bytes(), devicemapper.TINY):
+        assert struct.unpack_from("<4sIII", start)[::3] == (b"hsqs", 128 << 10)
 
 
 def test_an_image_of_nothing(room: Path) -> None:
