@@ -1,11 +1,12 @@
 """Builds and tests Piolet for aarch64 on a machine that is none: make test-arm64.
 
-    python -m tools.arm64 [--only emulated|guest] [--mirror URL] [--limit SECONDS] [--again] [PYTEST_ARGUMENT...]
+    python -m tools.arm64 [--only PART] [--mirror URL] [--limit SECONDS] [--again] [PYTEST_ARGUMENT...]
 
-Debian 12 for arm64 in build/arm64/root, where the plugins and the package are built. Then two parts: the tests of
-files and bytes by qemu-user, without those of `left_out.py`, each of which is named with its reason; and a boot of
-Debian's arm64 kernel with a private cluster of one node, for those that need the kernel. Afterwards a table; the exit
-status is 1 where a test failed, or a part came to none.
+Debian 12 for arm64 in build/arm64/root, where the plugins and the package are built. Then the parts: `emulated`, the
+tests of files and bytes by qemu-user, without those of `left_out.py`, each of which is named with its reason; and a
+boot of each of two kernels of Debian's with a private cluster of one node, for what needs the kernel: that of Debian
+12, and one whose pages have 16 KiB (Debian has none with 64 KiB). Afterwards a table; the exit status is 1 where a test
+failed, or a part came to none.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ LOG = WORK / "log"
 EMULATED_S, GUEST_S = 2400, 1800
 # A processor with the atomics of Armv8.1, which emulate fast; no vectors of variable length and no signed pointers.
 MACHINE = guest.Machine("qemu-system-aarch64", ("-machine", "virt", "-cpu", "neoverse-n1"), "ttyAMA0", root.HOME)
-KERNEL = source.Kernel("6.1", "bookworm")
+KERNELS = (
+    source.Kernel("6.1", "bookworm"),
+    source.Kernel("6.12-16k", "bookworm-backports", flavour="arm64-16k"),
+)
+PARTS = ("emulated", *(kernel.name for kernel in KERNELS))
 EMULATED = ("tests/unit", "tests/wire", "tests/images")
 # In the guest: each way of the kernel's that differs by architecture, once.
 BOOTED = (
@@ -67,20 +72,23 @@ def emulated(arguments: list[str]) -> tuple[str, tuple[str, ...], str]:
     return row("qemu-user", "this machine's", found, time.monotonic() - began)
 
 
-def booted(mirror: str, limit_s: float, arguments: list[str]) -> tuple[str, tuple[str, ...], str]:
-    """Boot Debian's kernel and test in the guest; return a row, what failed, and how images are mounted there."""
+def booted(
+    kernel: source.Kernel, mirror: str, limit_s: float, arguments: list[str]
+) -> tuple[str, tuple[str, ...], str]:
+    """Boot a kernel and test in the guest; return a row, what failed, and how images are mounted there."""
     # Below the root, which is what the guest sees.
-    kernel = source.fetch(KERNEL, root.HOME / "kernels", mirror, "arm64")
-    place = WORK / "guest"
+    unpacked = source.fetch(kernel, root.HOME / "kernels", mirror, "arm64")
+    place = WORK / kernel.name
     place.mkdir(exist_ok=True)
-    print(f"testing on {kernel.release} in a guest; {place / 'out/log'}", flush=True)
-    ended = guest.boot(kernel, place, JOB.format(arguments=shlex.join(arguments or list(BOOTED))), limit_s, MACHINE)
+    print(f"testing on {unpacked.release} in a guest; {place / 'out/log'}", flush=True)
+    ended = guest.boot(unpacked, place, JOB.format(arguments=shlex.join(arguments or list(BOOTED))), limit_s, MACHINE)
     found = place / "out" / "results.xml"
     if not found.exists():
         raise ClusterError("the guest did not come to the tests", log=place / "out/log")
-    line, failed, _ = row("a guest", kernel.release, found, ended.seconds)
+    line, failed, skipped = row(f"a guest, {kernel.name}", unpacked.release, found, ended.seconds)
     way = (place / "out/way").read_text("utf-8").strip()
-    return line, failed, f"the guest was up after {ended.up_s:.0f} s; images of the store: {way}"
+    up = f"{kernel.name}: up after {ended.up_s:.0f} s; images of the store: {way}"
+    return line, failed, "\n".join(filter(None, [up, skipped]))
 
 
 def row(name: str, kernel: str, found: Path, seconds: float) -> tuple[str, tuple[str, ...], str]:
@@ -93,33 +101,35 @@ def row(name: str, kernel: str, found: Path, seconds: float) -> tuple[str, tuple
 def main() -> int:
     """Build, test, and print a table."""
     parser = argparse.ArgumentParser(prog="arm64", description="Build and test for aarch64, emulated.")
-    parser.add_argument("--only", choices=("emulated", "guest"), help="this part")
+    parser.add_argument("--only", action="append", choices=PARTS, help="this part")
     parser.add_argument("--mirror", default=source.MIRROR, help=f"where Debian's packages come from; {source.MIRROR}")
-    parser.add_argument("--limit", type=int, default=GUEST_S, help=f"seconds for the guest; {GUEST_S}")
+    parser.add_argument("--limit", type=int, default=GUEST_S, help=f"seconds for a guest; {GUEST_S}")
     parser.add_argument("--again", action="store_true", help="make the root anew, of today's packages")
     parser.add_argument("tests", metavar="PYTEST_ARGUMENT", nargs="*", help="instead of the tests of each part")
     args = parser.parse_args()
+    wanted = args.only or PARTS
     WORK.mkdir(parents=True, exist_ok=True)
     LOG.unlink(missing_ok=True)
     os.nice(5)
     try:
         if os.geteuid() != 0:
             raise ClusterError("a root for another architecture is made by root", "run it as root")
+        lacking = [*emulation.missing(), *(guest.missing(MACHINE) if root.HOME.exists() else [])]
+        if lacking:
+            raise ClusterError(f"these programs are missing: {', '.join(lacking)}", "tools/bootstrap.sh arm64")
         with emulation.registered():
             root.make(args.mirror, args.again, LOG)
-            lacking = guest.missing(MACHINE)
-            if lacking:
-                raise ClusterError(f"these programs are missing: {', '.join(lacking)}", "tools/bootstrap.sh arm64")
             print(root.build(LOG), flush=True)
             parts = []
-            if args.only != "guest":
+            if "emulated" in wanted:
                 parts.append(emulated(args.tests))
-        if args.only != "emulated":
-            parts.append(booted(args.mirror, args.limit, args.tests))
+        for kernel in KERNELS:
+            if kernel.name in wanted:
+                parts.append(booted(kernel, args.mirror, args.limit, args.tests))
     except ClusterError as error:
         print(error.render(), file=sys.stderr)
         return 1
-    if args.only != "guest" and not args.tests:
+    if "emulated" in wanted and not args.tests:
         print("\n".join(f"qemu-user: left out: {name}: {why}" for name, why in left_out.REASONS.items()))
     for line, failed, more in parts:
         print("\n".join([*filter(None, [more]), *(f"{line.split('|')[1].strip()}: failed: {one}" for one in failed)]))

@@ -26,6 +26,8 @@ class Kernel:
     suite: str
     runs: bool = True
     """Whether containers run on it; where not, the tests are that this is said."""
+    flavour: str = ""
+    """What Debian calls a kernel that is not the architecture's own, "arm64-16k" say."""
 
 
 KERNELS = (
@@ -69,10 +71,10 @@ def fetch(kernel: Kernel, work: Path, mirror: str = MIRROR, architecture: str | 
     ]  # fmt: skip
     words = [word for option in options for word in ("-o", option)]
     _run(["apt-get", "-q", *words, "update"], place, kernel)
-    depends = _run(["apt-cache", *words, "depends", f"linux-image-{architecture}"], place, kernel)
+    depends = _run(["apt-cache", *words, "depends", f"linux-image-{kernel.flavour or architecture}"], place, kernel)
     names = re.findall(r"Depends: (linux-image-\S+)", depends)
     if not names:
-        raise UnavailableError(f"{kernel.name}: {kernel.suite} has no linux-image-{architecture}")
+        raise UnavailableError(f"{kernel.name}: {kernel.suite} has no linux-image-{kernel.flavour or architecture}")
     _run(["apt-get", "-q", *words, "download", names[0]], place, kernel)
     for package in place.glob("*.deb"):
         _run(["dpkg", "-x", str(package), str(place / "root")], place, kernel)
