@@ -25,7 +25,7 @@ from tools.slurm_versions import inside, read_results
 
 WORK = root.WORK
 LOG = WORK / "log"
-EMULATED_S, GUEST_S = 2400, 1800
+EMULATED_S, GUEST_S, TEST_S = 2400, 1800, 300
 # A processor with the atomics of Armv8.1, which emulate fast; no vectors of variable length and no signed pointers.
 MACHINE = guest.Machine("qemu-system-aarch64", ("-machine", "virt", "-cpu", "neoverse-n1"), "ttyAMA0", root.HOME)
 KERNELS = (
@@ -63,7 +63,8 @@ def emulated(arguments: list[str]) -> tuple[str, tuple[str, ...], str]:
     words = arguments or [*EMULATED, *(f"--deselect={name}" for name in left_out.REASONS)]
     print(f"testing by qemu-user; {LOG}", flush=True)
     began = time.monotonic()
-    pytest = ["build/venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=10"]
+    pytest = ["build/venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tools.arm64.patience"]
+    pytest += ["--durations=10", f"--timeout={TEST_S}"]
     try:
         inside(root.HOME, [*pytest, "--junitxml=build/results.xml", *words], LOG, EMULATED_S, "the tests by qemu-user")
     except ClusterError:
@@ -81,7 +82,9 @@ def booted(
     place = WORK / kernel.name
     place.mkdir(exist_ok=True)
     print(f"testing on {unpacked.release} in a guest; {place / 'out/log'}", flush=True)
-    ended = guest.boot(unpacked, place, JOB.format(arguments=shlex.join(arguments or list(BOOTED))), limit_s, MACHINE)
+    ended = guest.boot(
+        unpacked, place, JOB.format(arguments=shlex.join(arguments or ["-k", "not crun", *BOOTED])), limit_s, MACHINE
+    )
     found = place / "out" / "results.xml"
     if not found.exists():
         raise ClusterError("the guest did not come to the tests", log=place / "out/log")
