@@ -50,7 +50,7 @@ BOOTED = (
 )
 JOB = """
 cd /piolet
-export PIOLET_TEST_NODES=1
+export PIOLET_TEST_NODES=1 PIOLET_TEST_PATIENCE=5
 build/venv/bin/python -m tools.kernels.way >/mnt/out/way
 exec build/venv/bin/python -m pytest -v -p no:cacheprovider --durations=12 --junitxml=/mnt/out/results.xml {arguments}
 """
