@@ -121,7 +121,7 @@ def build(work: Path, wheels: Path, release: str, *options: str) -> list[Path]:
 def rpmbuild(work: Path, release: str, *options: str) -> list[Path]:
     """Run rpmbuild where the sources are already; return the packages of this release."""
     command = ["rpmbuild", "-bb", *options, "--define", f"_topdir {work}", "--define", f"piolet_release {release}"]
-    command += ["--define", f"piolet_python {_interpreter()}"]
+    command += ["--define", f"piolet_python {interpreter()}"]
     if shutil.which("dpkg") is not None:
         # What the spec needs is installed here by another package manager, so RPM does not know of it.
         command.append("--nodeps")
@@ -131,7 +131,7 @@ def rpmbuild(work: Path, release: str, *options: str) -> list[Path]:
     return sorted((work / "RPMS").rglob(f"*-{release}.*.rpm"))
 
 
-def _interpreter() -> str:
+def interpreter() -> str:
     """Return the system's interpreter of this version, under the name that the packages will ask for."""
     return f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
 

@@ -3,10 +3,10 @@
     python -m tools.arm64 [--only PART] [--mirror URL] [--limit SECONDS] [--again] [PYTEST_ARGUMENT...]
 
 Debian 12 for arm64 in build/arm64/root, where the plugins and the package are built. Then the parts: `emulated`, the
-tests of files and bytes by qemu-user, without those of `left_out.py`, each of which is named with its reason; and a
-boot of each of two kernels of Debian's with a private cluster of one node, for what needs the kernel: that of Debian
-12, and one whose pages have 16 KiB (Debian has none with 64 KiB). Afterwards a table; the exit status is 1 where a test
-failed, or a part came to none.
+tests of files and bytes by qemu-user, without those of `left_out.py`, each of which is named with its reason; `rpm`,
+rpmbuild in the same way; and a boot of each of two kernels of Debian's with a private cluster of one node, for what
+needs the kernel: that of Debian 12, and one whose pages have 16 KiB (Debian has none with 64 KiB). Afterwards a table;
+the exit status is 1 where a test failed, or a part came to none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KERNELS = (
     source.Kernel("6.1", "bookworm"),
     source.Kernel("6.12-16k", "bookworm-backports", flavour="arm64-16k"),
 )
-PARTS = ("emulated", *(kernel.name for kernel in KERNELS))
+PARTS = ("emulated", "rpm", *(kernel.name for kernel in KERNELS))
 EMULATED = ("tests/unit", "tests/wire", "tests/images")
 # In the guest: each way of the kernel's that differs by architecture, once.
 BOOTED = (
@@ -126,6 +126,8 @@ def main() -> int:
             parts = []
             if "emulated" in wanted:
                 parts.append(emulated(args.tests))
+            if "rpm" in wanted:
+                print("rpmbuild made", *root.rpms(LOG), sep="\n  ", flush=True)
         for kernel in KERNELS:
             if kernel.name in wanted:
                 parts.append(booted(kernel, args.mirror, args.limit, args.tests))

@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools import slurm_versions
+from tools import rpm, slurm_versions
 from tools.cluster import image
+from tools.cluster.errors import ClusterError
 from tools.slurm_versions import inside, run
 
 ROOT = slurm_versions.ROOT
@@ -20,7 +21,7 @@ PLACE = HOME / slurm_versions.PLACE
 SUITE = "bookworm"
 # Beside those of a private cluster: to load modules in a guest, and to build RPMs.
 MORE = ("kmod", "rpm", "git")
-ROOT_S, BUILD_S, IMAGE_S = 2400, 1800, 60
+ROOT_S, BUILD_S, ASK_S, RPM_S = 2400, 1800, 120, 2400
 
 
 def make(mirror: str, again: bool, log: Path) -> Path:
@@ -62,9 +63,31 @@ def build(log: Path) -> str:
     return f"{said[0]}, {said[1]}, {said[2]}; plugins of {machine}"
 
 
+def rpms(log: Path) -> list[str]:
+    """Build the RPMs in the root, with wheels that are fetched here; return their names. Raises ClusterError."""
+    if not (HOME / rpm.interpreter().lstrip("/")).exists():
+        raise ClusterError(
+            f"{SUITE} has no {rpm.interpreter()}, for which wheels are fetched", "run it with its Python"
+        )
+    place = PLACE / "build" / "rpmbuild"
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        when = rpm.epoch()
+        rpm.fetch(WORK / "wheels", ["aarch64"])
+        rpm.sources(place / "SOURCES", WORK / "wheels", when)
+    except rpm.RpmError as error:
+        raise ClusterError(str(error), error.hint) from None
+    where = f"/{slurm_versions.PLACE}/build/rpmbuild"
+    command = ["env", f"SOURCE_DATE_EPOCH={when}", "LC_ALL=C.UTF-8", "TZ=UTC", "rpmbuild", "-bb", "--nodeps"]
+    for define in (f"_topdir {where}", "piolet_release 1", f"piolet_python {rpm.interpreter()}"):
+        command += ["--define", define]
+    inside(HOME, [*command, "packaging/rpm/piolet.spec"], log, RPM_S, "rpmbuild in the root")
+    return sorted(path.name for path in (place / "RPMS").rglob("*.rpm"))
+
+
 def inside_text(command: list[str], log: Path) -> str:
     """Run a command in the checkout in the root and return what it wrote to its output. Raises ClusterError."""
     said = PLACE / "build" / "said"
     said.parent.mkdir(parents=True, exist_ok=True)
-    inside(HOME, ["sh", "-c", '"$@" >build/said', "sh", *command], log, IMAGE_S, command[0])
+    inside(HOME, ["sh", "-c", '"$@" >build/said', "sh", *command], log, ASK_S, command[0])
     return said.read_text("utf-8")
