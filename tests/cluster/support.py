@@ -75,7 +75,7 @@ class Cluster:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Result:
-        """Run a command as a user. Raises subprocess.TimeoutExpired, command ended, after `timeout` s times PATIENCE."""
+        """Run a command as a user. Raises subprocess.TimeoutExpired, command ended after `timeout` s times PATIENCE."""
         process = self.start(user, *command, cwd=cwd, env=env)
         try:
             out, err = process.communicate(stdin or "", timeout * PATIENCE)
