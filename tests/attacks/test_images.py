@@ -239,7 +239,7 @@ def endless_registry(cluster: Cluster, what: str) -> None:
     layer = oci.pack([oci.file("a", b"x")])
     config = json.dumps(
         {
-            "architecture": "amd64",
+            "architecture": oci.ARCHITECTURE,
             "os": "linux",
             "config": {},
             "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},

@@ -103,7 +103,7 @@ def test_a_list_of_platforms(site: Site, registry: Registry, room: Path) -> None
         entries.append({"mediaType": kind, "digest": digest, "size": size, "platform": platform})
     body = {"schemaVersion": 2, "mediaType": f"{oci.OCI}.index.v1+json", "manifests": entries}
     registry.put_manifest("app", "both", json.dumps(body).encode(), f"{oci.OCI}.index.v1+json")
-    mine = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+    mine = oci.ARCHITECTURE
     wanted = next(entry["digest"] for entry in entries if entry["platform"] == {"os": "linux", "architecture": mine})
     assert site.ask(ALICE, f"{registry.address}/app:both")["digest"] == wanted
     listed = oci.digest(json.dumps(body).encode())

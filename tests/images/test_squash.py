@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from piolet.environment.images import limits
 from piolet.environment.images import manifest as documents
 from piolet.environment.images.squash import Squasher, layers_of, merge, squash
 from piolet.errors import ImageError
+from piolet.node import devicemapper
 
 from tests.support import oci
 from tests.support.oci import Entry, device, file, folder, hardlink, symlink, whiteout
@@ -25,7 +27,7 @@ def make(room: Path, name: str, layers: list[list[Entry]], program: str = "mksqu
     image = room / f"{name}.image"
     oci.build(image, layers)
     manifest = documents.parse_manifest((image / "manifest.json").read_bytes(), name)
-    config = documents.parse_config((image / manifest.config.hex).read_bytes(), name, "amd64")
+    config = documents.parse_config((image / manifest.config.hex).read_bytes(), name, oci.ARCHITECTURE)
     places = layers_of(manifest, config, str(image))
     tree = merge(places, config, lambda _: None)
     out = room / f"{name}.sqsh"
@@ -99,6 +101,12 @@ def test_the_same_layers_give_the_same_bytes(room: Path, count: int) -> None:
     wait_until(lambda: int(time.time()) != second, what="the next second")
     again = make(room, "again", layers)
     assert hashlib.sha256(first.read_bytes()).digest() == hashlib.sha256(again.read_bytes()).digest()
+
+
+def test_kernels_with_large_pages_can_mount_it(room: Path) -> None:
+    """Their pages have up to 64 KiB, and a SquashFS has to have blocks at least as large."""
+    for start in (make(room, "x", [[file("a", b"a")]]).read_bytes(), devicemapper.TINY):
+        assert struct.unpack_from("<4sIII", start)[::3] == (b"hsqs", 128 << 10)
 
 
 def test_an_image_of_nothing(room: Path) -> None:
