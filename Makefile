@@ -13,7 +13,7 @@ SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name 'slurm_e
 	setup.py pyproject.toml
 PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
 
-.PHONY: help man demo test test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels venv bootstrap clean
+.PHONY: help man demo test test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels test-arm64 venv bootstrap clean
 .NOTPARALLEL:
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo 'make rpm                  build the RPMs into build/rpm'
 	@echo 'make test-slurm-versions  the cluster tests with Slurm 22.05, 24.11 and 26.05 (some twenty minutes)'
 	@echo 'make test-kernels         tests on other kernels, emulated: Linux 6.1, 6.12 and 5.10 (some thirty minutes)'
+	@echo 'make test-arm64           build and test for aarch64, emulated (some forty minutes)'
 	@echo 'make man                  write the manual pages and the shell completion anew'
 	@echo 'make venv                 only the Python that it needs, in build/venv'
 	@echo 'make clean                end every cluster and remove build/'
@@ -101,6 +102,10 @@ test-slurm-versions: bootstrap
 test-kernels: plugins
 	@tools/bootstrap.sh kernels
 	@$(PYTHON) -m tools.kernels
+
+test-arm64: bootstrap
+	@tools/bootstrap.sh arm64
+	@$(PYTHON) -m tools.arm64
 
 bench: plugins
 	@$(PYTHON) -m tests.benchmarks --rounds $(ROUNDS)

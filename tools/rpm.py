@@ -1,8 +1,11 @@
-"""Builds Piolet's RPMs: python -m tools.rpm [--output DIR] [--release N] [--define 'NAME VALUE'] [--sources DIR].
+"""Builds Piolet's RPMs: python -m tools.rpm [--output DIR] [--release N] [--define 'NAME VALUE'].
+
+    python -m tools.rpm --sources DIR [--target MACHINE]...     only what rpmbuild wants to have in SOURCES
 
 The wheels that the packages hold are fetched once into build/wheels, by packaging/rpm/wheels.lock; the build itself
 uses no network. The sources are the files of this checkout that git tracks or would track. Every time stamp is that
-of the last commit, or SOURCE_DATE_EPOCH, so that the same files give the same packages, byte for byte.
+of the last commit, or SOURCE_DATE_EPOCH, so that the same files give the same packages, byte for byte. Packages are
+built on a machine of their own architecture; the sources can hold the wheels of several, so that one set serves all.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import argparse
 import gzip
 import io
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -24,6 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SPEC = ROOT / "packaging" / "rpm" / "piolet.spec"
 LOCK = SPEC.with_name("wheels.lock")
 FETCH_S, BUILD_S = 900, 1800
+MACHINES = ("x86_64", "aarch64")  # ExclusiveArch of the spec
+# Of RHEL 8; what is built on a newer system runs on all that Piolet is for.
+GLIBC_MINOR = 28
 
 
 class RpmError(Exception):
@@ -48,18 +55,31 @@ def epoch() -> int:
     return int(given) if given else int(_git("log", "-1", "--format=%ct"))
 
 
-def fetch(directory: Path) -> None:
-    """Make `directory` hold the wheels of the lock and nothing else; at once if it does."""
+def fetch(directory: Path, machines: Sequence[str] = ()) -> None:
+    """Make `directory` hold the wheels of the lock for `machines` (this one's) and nothing else; at once if it does."""
+    machines = sorted(set(machines)) or [platform.machine()]
     stamp = directory / ".lock"
-    wanted = sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()
+    wanted = sha256(LOCK.read_bytes() + sys.version.encode() + repr((machines, GLIBC_MINOR)).encode()).hexdigest()
     if stamp.exists() and stamp.read_text("ascii") == wanted:
         return
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(directory), "--requirement", str(LOCK)]
-    _run(command, FETCH_S, "fetching the wheels", "is a package index reachable? pip's own configuration names it")
+    for machine in machines:
+        what = f"fetching the wheels for {machine}"
+        hint = "is a package index reachable? pip's own configuration names it"
+        _run([*command, *_compatible(machine)], FETCH_S, what, hint)
     stamp.write_text(wanted, "ascii")
+
+
+def _compatible(machine: str) -> list[str]:
+    """Return what has pip take what this Python would run on `machine` with glibc 2.28, wherever pip itself runs."""
+    version = f"{sys.version_info.major}{sys.version_info.minor}"
+    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_MINOR, 16, -1)] + [f"manylinux2014_{machine}"]
+    words = ["--implementation", "cp", "--python-version", version]
+    words += [word for abi in (f"cp{version}", "abi3", "none") for word in ("--abi", abi)]
+    return words + [word for tag in tags for word in ("--platform", tag)]
 
 
 def sources(directory: Path, wheels: Path, when: int) -> None:
@@ -101,7 +121,7 @@ def build(work: Path, wheels: Path, release: str, *options: str) -> list[Path]:
 def rpmbuild(work: Path, release: str, *options: str) -> list[Path]:
     """Run rpmbuild where the sources are already; return the packages of this release."""
     command = ["rpmbuild", "-bb", *options, "--define", f"_topdir {work}", "--define", f"piolet_release {release}"]
-    command += ["--define", f"piolet_python {_interpreter()}"]
+    command += ["--define", f"piolet_python {interpreter()}"]
     if shutil.which("dpkg") is not None:
         # What the spec needs is installed here by another package manager, so RPM does not know of it.
         command.append("--nodeps")
@@ -111,7 +131,7 @@ def rpmbuild(work: Path, release: str, *options: str) -> list[Path]:
     return sorted((work / "RPMS").rglob(f"*-{release}.*.rpm"))
 
 
-def _interpreter() -> str:
+def interpreter() -> str:
     """Return the system's interpreter of this version, under the name that the packages will ask for."""
     return f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -145,16 +165,22 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--release", default="1", help="their release number (default: 1)")
     parser.add_argument("--define", action="append", default=[], metavar="'NAME VALUE'", help="what the spec can set")
     parser.add_argument("--sources", type=Path, help="only write the sources, for an rpmbuild of your own")
+    parser.add_argument("--target", action="append", choices=MACHINES, help="with --sources: hold this one's wheels")
     chosen = parser.parse_args(arguments)
+    if chosen.target and not chosen.sources:
+        parser.error("--target is of --sources: packages are built on a machine of their own architecture")
     wheels = (ROOT / "build" / "wheels").resolve()
     try:
         changed = _git("status", "--porcelain")
         if changed:
             print(f"packed as they are, though not committed:\n{changed}", file=sys.stderr)
-        fetch(wheels)
         if chosen.sources:
+            # Beside the wheels of builds here, which are of this machine alone.
+            wheels = wheels.with_name("wheels-of-sources") if chosen.target else wheels
+            fetch(wheels, chosen.target or ())
             sources(chosen.sources, wheels, epoch())
             return 0
+        fetch(wheels)
         work = (ROOT / "build" / "rpmbuild").resolve()
         options = [word for one in chosen.define for word in ("--define", one)]
         made = build(work, wheels, chosen.release, *options)

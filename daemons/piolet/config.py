@@ -33,9 +33,9 @@ def _setting(default: Any, text: str, check: Check | None = None, *, least: int 
     return field(default=values, metadata={"help": text, "check": check, "least": least})
 
 
-def _found(*places: str) -> str:
-    """Return the first of these programs that is there; the first of all where none is."""
-    return next((place for place in places if os.access(place, os.X_OK)), places[0])
+def _found(*places: str, usual: str) -> str:
+    """Return the first of these programs that is there; the usual one where none is."""
+    return next((place for place in places if os.access(place, os.X_OK)), usual)
 
 
 def _absolute(text: str) -> None:
@@ -140,7 +140,9 @@ class EnvironmentConfig:
         _absolute,
     )
     squashfuse: str = _setting(
-        "/usr/bin/squashfuse", "Mounts the .sqsh files that users bring, as the user.", _absolute
+        _found("/usr/libexec/piolet/squashfuse", usual="/usr/bin/squashfuse"),
+        "Mounts the .sqsh files that users bring, as the user; that of the package piolet-squashfuse if it is there.",
+        _absolute,
     )
 
 
@@ -159,7 +161,7 @@ class ImagesConfig:
     )
     skopeo: str = _setting("/usr/bin/skopeo", "Copies images out of registries.", _absolute)
     mksquashfs: str = _setting(
-        _found("/usr/bin/mksquashfs", "/usr/sbin/mksquashfs"),
+        _found("/usr/bin/mksquashfs", "/usr/sbin/mksquashfs", usual="/usr/bin/mksquashfs"),
         "Writes SquashFS files (4.5 or newer); the default is in /usr/sbin where only that is there, as on RHEL.",
         _absolute,
     )
@@ -174,6 +176,9 @@ class ImagesConfig:
     )
     insecure_registries: tuple[str, ...] = _setting(
         [], "Registries (host:port) that are spoken to without TLS; loopback ones always may be.", _registry
+    )
+    processors: int = _setting(
+        0, "Processors that one conversion may use, at a low priority; 0: half of the machine's, at most 8."
     )
     memory: int = _setting(
         6144,

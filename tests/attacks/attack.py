@@ -14,6 +14,7 @@ import pytest
 WEAKENED = (Path(sys.prefix) / "weakened").exists()
 """Whether this interpreter is that of the build with the checks removed."""
 
+
 class Broken(AssertionError):  # noqa: N818 - it is no error of the test
     """An attack has succeeded: the promise that it is about was broken, and how."""
 

@@ -138,10 +138,10 @@ def test_a_full_backlog_costs_the_daemon_its_socket(tmp_path: Path) -> None:
     from piolet.errors import PioletError
     from piolet.node import main
 
-    for place, start in (
-        ("node", lambda path: main._listen(path, 0o600)),
-        ("images", lambda path: listening.listen(str(path))),
-    ):
+    def start(place: str, path: Path) -> socket.socket:
+        return main._listen(path, 0o600) if place == "node" else listening.listen(str(path))
+
+    for place in ("node", "images"):
         path = tmp_path / f"{place}.sock"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as busy, contextlib.ExitStack() as held:
             busy.bind(str(path))
@@ -156,7 +156,7 @@ def test_a_full_backlog_costs_the_daemon_its_socket(tmp_path: Path) -> None:
             signal.signal(signal.SIGALRM, _too_long)
             signal.alarm(5)
             with contextlib.suppress(PioletError, OSError):
-                held.enter_context(start(path))
+                held.enter_context(start(place, path))
             if not path.exists() or path.stat().st_ino != inode:
                 raise Broken(f"the socket of a busy daemon ({place}) was taken for a dead one's")
 

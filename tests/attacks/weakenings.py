@@ -64,7 +64,7 @@ WEAKENINGS: dict[str, Weakening] = {
         ),
     ),
     "squashfuse stays in pioletd's control group": _of(
-        (f"{NODE}/monitor.py", "groups = who.control_groups if order.foreign else []", "groups = []"),
+        (f"{NODE}/monitor.py", "stepd = who.peer if order.foreign or served else 0", "stepd = 0"),
     ),
     # The pause makes the moment in which the user can end the killer as long as a busy machine may make it.
     "a container is killed once": _of(
@@ -82,7 +82,7 @@ WEAKENINGS: dict[str, Weakening] = {
     ),
     "an eval's orphans are not looked for": _of(
         (f"{NODE}/zygote.py", "        if not descendants.end_all(_END_S):\n", "        if False:\n"),
-        (f"{NODE}/zygote.py", "        while not descendants.end_all(_AGAIN_S):\n", "        while False:\n"),
+        (f"{NODE}/zygote.py", "        while not descendants.end_all(0.0):\n", "        while False:\n"),
     ),
     "squashfuse keeps what it inherits": _of(
         (
@@ -216,12 +216,12 @@ WEAKENINGS: dict[str, Weakening] = {
     "users may remove public images": _of(
         (
             f"{IMAGES}/admin.py",
-            "return self._rules(uid) or (not access.public and uid in access.users)",
+            "return rules(uid) or (not access.public and uid in access.users)",
             "return True",
         ),
         (
             f"{IMAGES}/admin.py",
-            "if access is None or self._rules(uid) or not (access.public or set(access.users) - {uid}):",
+            "if access is None or rules(uid) or not (access.public or set(access.users) - {uid}):",
             "if True:",
         ),
     ),

@@ -28,6 +28,8 @@ from tools.cluster.layout import Layout, layout_for
 ROOT = Path(__file__).resolve().parents[2]
 BUSYBOX = Path("/bin/busybox")
 TIMEOUT_S = 60.0
+# How many times slower than a machine this one is: a guest that is emulated.
+PATIENCE = float(os.environ.get("PIOLET_TEST_PATIENCE", "1"))
 PUSH = ("skopeo", "--insecure-policy", "copy", "-q", "--preserve-digests", "--dest-tls-verify=false")
 
 
@@ -73,10 +75,10 @@ class Cluster:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Result:
-        """Run a command as a user. Raises subprocess.TimeoutExpired after `timeout` seconds, command ended."""
+        """Run a command as a user. Raises subprocess.TimeoutExpired, command ended after `timeout` s times PATIENCE."""
         process = self.start(user, *command, cwd=cwd, env=env)
         try:
-            out, err = process.communicate(stdin or "", timeout)
+            out, err = process.communicate(stdin or "", timeout * PATIENCE)
         except subprocess.TimeoutExpired:
             # srun cancels its step on SIGTERM; SIGKILL would leave it running.
             process.terminate()
@@ -232,10 +234,10 @@ def busybox_layer(*more: oci.Entry, etc: bool = True) -> list[oci.Entry]:
 
 
 def wait_until(happened: Callable[[], object], limit_s: float = 20.0, what: str = "it") -> None:
-    """Return when `happened()` is true; AssertionError after `limit_s` seconds."""
-    deadline = time.monotonic() + limit_s
+    """Return when `happened()` is true; AssertionError after `limit_s` seconds (times PATIENCE)."""
+    deadline = time.monotonic() + limit_s * PATIENCE
     while not happened():
-        assert time.monotonic() < deadline, f"{what} did not happen in {limit_s} s"
+        assert time.monotonic() < deadline, f"{what} did not happen in {limit_s * PATIENCE:.0f} s"
         time.sleep(0.05)
 
 

@@ -33,7 +33,9 @@ def doctor(cluster: Cluster, faults: Faults, user: str = "root") -> tuple[int, s
 @pytest.mark.parametrize("user", ["root", "alice"])
 def test_a_node_is_well(cluster: Cluster, faults: Faults, user: str) -> None:
     status, out = doctor(cluster, faults, user)
-    assert status == 0 and " 0 bad" in out and "pioletd answers on" in out, out
+    assert status == 0 and " 0 bad" in out and "pioletd takes connections on" in out, out
+    # The sockets on which Slurm announces steps are root's alone.
+    assert ("pioletd answers on" in out) is (user == "root"), out
     # The cluster for tests has no control groups, and that is all there is to warn of.
     assert "ProctrackType is proctrack/linuxproc" in out and " 1 warning," in out, out
 

@@ -159,7 +159,7 @@ def test_the_nodes_run_is_full(faults: Faults) -> None:
     filler = faults.root("node3") / "run/filler"
     with faults.nothing_left():
         try:
-            with filler.open("wb") as file, pytest.raises(OSError, match="No space left"):
+            with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
                 while True:
                     file.write(bytes(1 << 20))
             faults.cluster.run("alice", "srun", "-w", "node3", "true").good()
@@ -233,3 +233,31 @@ def own_image(faults: Faults, user: str = "alice") -> Path:
     image.chmod(0o644)
     faults.cluster.give(user, image)
     return image
+
+
+def test_processes_of_others_are_hidden_on_the_node(faults: Faults) -> None:
+    """hidepid=2, as many sites mount /proc: of no process of another user can be seen that it is there."""
+    with faults.nothing_left():
+        subprocess.run(faults.on_node("node3", "mount", "-t", "proc", "-o", "hidepid=2", "proc", "/proc"), check=True)
+        try:
+            faults.restart_pioletd("node3")
+            script = "cat /marker; ls -d /proc/1 2>/dev/null | wc -l; exit 5"
+            done = faults.srun("alice", "-w", "node3", "sh", "-c", script)
+            assert (done.status, done.out) == (5, "in the image\n0\n"), done
+            assert faults.srun("bob", "-w", "node3", "-n2", "cat", "/marker").good() == "in the image\n" * 2
+        finally:
+            subprocess.run(faults.on_node("node3", "umount", "-l", "/proc"), check=True)
+            faults.restart_pioletd("node3")
+
+
+def test_nothing_may_be_run_from_the_nodes_run(faults: Faults) -> None:
+    """/run with noexec, as hardened machines have it; images are mounted below it."""
+    with faults.nothing_left():
+        subprocess.run(faults.on_node("node3", "mount", "-o", "remount,noexec", "/run"), check=True)
+        try:
+            faults.restart_pioletd("node3")
+            done = faults.srun("alice", "-w", "node3", "sh", "-c", "cat /marker; /bin/busybox true; exit 6")
+            assert (done.status, done.out) == (6, "in the image\n"), done
+        finally:
+            subprocess.run(faults.on_node("node3", "mount", "-o", "remount,exec", "/run"), check=True)
+            faults.restart_pioletd("node3")

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import pwd
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from piolet.config import load
 from piolet.node import imagemounts
 from piolet.node.imagemounts import DEVICE_MAPPER, FUSE, IDMAP, WAYS, Choice
 
 from tests.cluster.faults import Faults, assert_sentence
 from tests.cluster.support import Cluster, busybox_layer, wait_until
 from tests.support import oci
+from tests.support.oldstore import age, ids
 
 NODE = "node1"
 SIMULATORS = Path(__file__).parents[1] / "simulators"
@@ -160,6 +163,38 @@ def test_a_kernel_whose_tmpfs_has_no_attributes_of_users(faults: Faults, image: 
 
 
 @pytest.mark.kernels
+def test_an_image_of_an_older_release(faults: Faults, way: str) -> None:
+    """Of one id: served by the way that can, to users whose gid is their uid and to others; and converted again."""
+    cluster = faults.cluster
+    files = [oci.file("etc/kept", b"kept\n"), oci.file("opt/full/gone"), oci.file("etc/passwd", b"")]
+    image = cluster.push(f"older-{way}", [busybox_layer(), files], Env=["PATH=/bin"])
+    digest = cluster.run("alice", "piolet", "image", "pull", image).good().split()[1]
+    file = age(Path(load(cluster.layout.piolet_toml).images.store), digest)
+    choice = imagemounts.noted(str(faults.root(NODE) / "run/piolet"))
+    assert choice is not None and ids(file) == 1
+    edfs = {user: cluster.edf(user, f'image = "{image}"\n') for user in ("alice", "carol")}
+    for user, edf in edfs.items():
+        done = faults.srun(user, "-w", NODE, "sh", "-c", CHANGES, edf=edf)
+        if user == "carol" and way == DEVICE_MAPPER and not choice.fuse:
+            assert_sentence(done, "it was converted by an earlier release", "piolet image prune --old-format")
+        else:
+            assert done.good().endswith("kept\nmore\n")
+    # A step that runs while its image is converted again keeps what it has.
+    words = ("srun", "-w", NODE, f"--environment={edfs['alice']}", "sh", "-c", "echo ready; read line; cat /etc/kept")
+    step = cluster.start("alice", *words)
+    try:
+        assert step.stdout is not None and step.stdout.readline() == "ready\n"
+        command = (cluster.layout.venv_bin / "piolet", "--config", cluster.layout.piolet_toml, "image", "prune")
+        said = subprocess.run([*command, "--old-format"], capture_output=True, text=True, check=True, cwd="/").stdout
+        assert image in said and "converted again" in said and ids(file) == 2
+    finally:
+        out, _ = step.communicate("\n", 30)
+    assert out == "kept\n"
+    for user, edf in edfs.items():
+        assert faults.srun(user, "-w", NODE, "sh", "-c", CHANGES, edf=edf).good().endswith("kept\nmore\n")
+
+
+@pytest.mark.kernels
 def test_a_root_that_is_not_writable(faults: Faults, image: str, way: str) -> None:
     edf = faults.cluster.edf("carol", f'image = "{image}"\nwritable = false\n')
     done = faults.srun("carol", "-w", NODE, "sh", "-c", "cat /opt/secret; touch /etc/new", edf=edf)
@@ -263,6 +298,14 @@ def test_a_kernel_on_which_no_way_is_left(faults: Faults, image: str) -> None:
         done = faults.srun("alice", "-w", NODE, "true")
         assert_sentence(done, f"node {NODE}: ", "this kernel refuses them", 'image_mounts = "auto" takes what works')
         faults.cluster.run("alice", "srun", "-w", NODE, "true").good()
+        # In a job on the node, srun knows it before an image is pulled.
+        new = faults.cluster.push("never-pulled", [busybox_layer(), [oci.file("new", b"")]], Env=["PATH=/bin"])
+        edf = faults.cluster.edf("alice", f'image = "{new}"\n')
+        out = faults.cluster.sbatch("alice", f"srun --environment={edf} true\necho status $?\n", "-w", NODE)
+        assert f"node {NODE}: images of the site's store cannot be mounted here: " in out and "status 0" not in out
+        assert "pulling" not in out and "converting" not in out
+        images = faults.cluster.run("alice", "piolet", "image", "list").good()
+        assert "never-pulled" not in images
 
 
 def test_a_kernel_too_old_for_containers(faults: Faults) -> None:

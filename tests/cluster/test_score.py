@@ -84,6 +84,16 @@ def test_two_nodes_are_scored(cluster: Cluster) -> None:
     assert {path.stat().st_uid for path in data.iterdir()} == {owner}
 
 
+@pytest.mark.kernels
+def test_a_step_in_a_container_is_scored(cluster: Cluster, tiny_edf: Path) -> None:
+    room = cluster.room("alice")
+    words = (f"--environment={tiny_edf}", "-w", "node1", "--gres=gpu:2", "sh", "-c", "cat /marker; sleep 3")
+    done = scored(cluster, room, *words, timeout=180)
+    assert done.good() == "in the image\n"
+    assert "SIMULATED FIGURES" in done.err and "2 GPUs on 1 node" in done.err, done.err
+    assert {path.stat().st_uid for path in room.glob("piolet-score-*/*")} == {room.stat().st_uid}
+
+
 def test_only_the_gpus_of_the_step(cluster: Cluster) -> None:
     """One of two: the first, which computes; the other is somebody else's."""
     room = cluster.room("alice")
@@ -159,7 +169,6 @@ def test_a_wrong_option_is_refused_before_anything_runs(cluster: Cluster, option
     assert batch.status == 1 and text in batch.err
 
 
-@pytest.mark.kernels
 def test_a_batch_script_and_an_exception(cluster: Cluster) -> None:
     """sbatch's option is that of its sruns; 'none' takes a step out; the vet step and the script are not scored."""
     room = cluster.room("alice")
@@ -309,14 +318,14 @@ def test_two_steps_at_once_on_one_node(cluster: Cluster, faults: Faults) -> None
 
 
 def test_nobody_but_slurm_announces_a_step(cluster: Cluster, faults: Faults) -> None:
-    """A user's connection is closed."""
+    """A user does not even connect."""
     code = (
         "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
         "s.settimeout(5); s.connect('/run/piolet/score.sock'); print(s.recv(10))"
     )
     argv = faults.on_node("node1", "/usr/bin/python3", "-I", "-c", code, user="alice")
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
-    assert done.stdout == "b''\n", done
+    assert done.stdout == "" and "PermissionError" in done.stderr, done
 
 
 def test_many_scored_steps_leave_nothing(faults: Faults) -> None:

@@ -164,7 +164,6 @@ def test_output_of_ten_megabytes_is_unharmed(cluster: Cluster, tiny_edf: Path) -
     assert out == "".join(f"{number}\n" for number in range(1, 1_500_001))
 
 
-@pytest.mark.kernels
 def test_a_terminal(cluster: Cluster, tiny_edf: Path) -> None:
     inner = "tty; stty size; read word; echo heard $word; cat /marker; exit 3"
     line = f"stty rows 33 cols 99; srun --pty --environment={tiny_edf} sh -c '{inner}'"

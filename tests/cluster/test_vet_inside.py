@@ -86,7 +86,8 @@ def test_the_environment_of_sbatch_is_that_of_the_vetting(cluster: Cluster, room
 
 @pytest.mark.kernels
 def test_one_node_is_vetted_in_its_environment(cluster: Cluster, room: Path) -> None:
-    words = ("srun", "-N1", "--environment=./e.toml", "--vet=p.yaml", "hostname")
+    cluster.write("alice", room / "one.yaml", PROTOCOL.rpartition("- {name: pairs")[0])
+    words = ("srun", "-N1", "--environment=./e.toml", "--vet=one.yaml", "hostname")
     done = cluster.run("alice", *words, cwd=room, timeout=180)
     assert done.good().split() == ["node1"]
     assert "good" in done.err and "left out" not in done.err, done.err

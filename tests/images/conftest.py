@@ -166,6 +166,7 @@ class Site:
             env=environment() | more,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=60,
             cwd="/",
         )

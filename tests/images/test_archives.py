@@ -37,7 +37,7 @@ class Layout:
     blobs: list[bytes] = field(default_factory=list)
 
     @classmethod
-    def of(cls, entries: list[Entry], *, architecture: str = "amd64", compression: str = "gzip") -> Layout:
+    def of(cls, entries: list[Entry], *, architecture: str = oci.ARCHITECTURE, compression: str = "gzip") -> Layout:
         """Make the archive of an image of one layer."""
         layer = oci.pack(entries, compression)
         config = json.dumps(
@@ -199,7 +199,7 @@ def many(_: Place) -> list[Entry]:
 def nested(_: Place) -> list[Entry]:
     made = Layout.of([file("a")])
     inner = made.described(
-        made.manifest, f"{oci.OCI}.manifest.v1+json", platform={"os": "linux", "architecture": "amd64"}
+        made.manifest, f"{oci.OCI}.manifest.v1+json", platform={"os": "linux", "architecture": oci.ARCHITECTURE}
     )
     for _depth in range(2):
         data = json.dumps({"schemaVersion": 2, "manifests": [inner]}).encode()
@@ -296,7 +296,7 @@ def old_docker(place: Place, *, linked: bool) -> list[Entry]:
     first, second = "1" * 64, "2" * 64
     config = json.dumps(
         {
-            "architecture": "amd64",
+            "architecture": oci.ARCHITECTURE,
             "os": "linux",
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest(layer)}"] * (2 if linked else 1)},
         }
@@ -393,11 +393,11 @@ def _file(path: Path, data: bytes) -> str:
 @needs_root()
 def test_an_index_with_platforms_and_attestations(place: Place) -> None:
     """As builders write it: index.json names an index, and that two platforms and what was attested of them."""
-    ours, theirs = Layout.of([file("a")]), Layout.of([file("b")], architecture="arm64")
-    made = Layout(dict(ours.documents), [*ours.blobs, *theirs.blobs])
+    parts = {name: Layout.of([file(name)], architecture=name) for name in ("arm64", "amd64")}
+    made = Layout(dict(parts["amd64"].documents), [blob for part in parts.values() for blob in part.blobs])
     described = [
         made.described(part.manifest, f"{oci.OCI}.manifest.v1+json", platform={"os": "linux", "architecture": name})
-        for name, part in (("arm64", theirs), ("amd64", ours))
+        for name, part in parts.items()
     ]
     attested = made.described(
         b"{}", f"{oci.OCI}.manifest.v1+json", platform={"os": "unknown", "architecture": "unknown"}
@@ -406,7 +406,7 @@ def test_an_index_with_platforms_and_attestations(place: Place) -> None:
     index = json.dumps({"schemaVersion": 2, "manifests": [*described, attested]}).encode()
     made.blobs.append(index)
     made.name([made.described(index, f"{oci.OCI}.index.v1+json")])
-    wanted = {"x86_64": ours, "aarch64": theirs}[os.uname().machine].manifest
+    wanted = parts[oci.ARCHITECTURE].manifest
     done = place.bring(made.entries())
     assert done.returncode == 0 and f"sha256:{digest(wanted)}" in done.stdout, done.stderr
 

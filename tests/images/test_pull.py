@@ -103,7 +103,7 @@ def test_a_list_of_platforms(site: Site, registry: Registry, room: Path) -> None
         entries.append({"mediaType": kind, "digest": digest, "size": size, "platform": platform})
     body = {"schemaVersion": 2, "mediaType": f"{oci.OCI}.index.v1+json", "manifests": entries}
     registry.put_manifest("app", "both", json.dumps(body).encode(), f"{oci.OCI}.index.v1+json")
-    mine = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+    mine = oci.ARCHITECTURE
     wanted = next(entry["digest"] for entry in entries if entry["platform"] == {"os": "linux", "architecture": mine})
     assert site.ask(ALICE, f"{registry.address}/app:both")["digest"] == wanted
     listed = oci.digest(json.dumps(body).encode())
@@ -135,7 +135,7 @@ def test_device_nodes_are_left_out_and_counted(site: Site, registry: Registry, r
     pulled = site.piolet(ALICE, "image", "pull", registry.push(room / "i", "app:1"))
     assert "left out 2 device nodes, FIFOs and sockets" in pulled.stderr
     listed = subprocess.run(["unsquashfs", "-ll", site.store / site.images()[0]], capture_output=True, text=True)
-    assert "null" not in listed.stdout and "pipe" not in listed.stdout and "---------- root/root" in listed.stdout
+    assert "null" not in listed.stdout and "pipe" not in listed.stdout and "---------- root/" in listed.stdout
 
 
 def test_a_blob_that_is_not_its_digest(site: Site, registry: Registry, room: Path) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import struct
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from piolet.environment.images import limits
 from piolet.environment.images import manifest as documents
 from piolet.environment.images.squash import Squasher, layers_of, merge, squash
 from piolet.errors import ImageError
+from piolet.node import devicemapper
 
 from tests.support import oci
 from tests.support.oci import Entry, device, file, folder, hardlink, symlink, whiteout
@@ -24,7 +27,7 @@ def make(room: Path, name: str, layers: list[list[Entry]], program: str = "mksqu
     image = room / f"{name}.image"
     oci.build(image, layers)
     manifest = documents.parse_manifest((image / "manifest.json").read_bytes(), name)
-    config = documents.parse_config((image / manifest.config.hex).read_bytes(), name, "amd64")
+    config = documents.parse_config((image / manifest.config.hex).read_bytes(), name, oci.ARCHITECTURE)
     places = layers_of(manifest, config, str(image))
     tree = merge(places, config, lambda _: None)
     out = room / f"{name}.sqsh"
@@ -100,6 +103,12 @@ def test_the_same_layers_give_the_same_bytes(room: Path, count: int) -> None:
     assert hashlib.sha256(first.read_bytes()).digest() == hashlib.sha256(again.read_bytes()).digest()
 
 
+def test_kernels_with_large_pages_can_mount_it(room: Path) -> None:
+    """Their pages have up to 64 KiB, and a SquashFS has to have blocks at least as large."""
+    for start in (make(room, "x", [[file("a", b"a")]]).read_bytes(), devicemapper.TINY):
+        assert struct.unpack_from("<4sIII", start)[::3] == (b"hsqs", 128 << 10)
+
+
 def test_an_image_of_nothing(room: Path) -> None:
     assert list(unpack(room, make(room, "x", [])).iterdir()) == []
 
@@ -121,3 +130,10 @@ def test_the_program_fails(room: Path) -> None:
     script.write_text("#!/bin/sh\nkill -9 $$\n")
     with pytest.raises(ImageError, match="ended by SIGKILL"):
         make(room, "e", [[file("a", b"x" * 3_000_000)]], str(script))
+
+
+def test_processors_of_a_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert limits.processors_of(3) == 3
+    for there, used in ((1, 1), (2, 1), (8, 4), (128, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, count=there: range(count))
+        assert limits.processors_of(0) == used

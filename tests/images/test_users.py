@@ -238,6 +238,11 @@ def test_a_quota(site: Site, registry: Registry, image: Path) -> None:
     assert "take 0 B of 1.0 MiB, the quota" in refused["error"] and "of 2.0 MiB" in refused["error"], refused
     assert not any("pulling" in text for text in refused["said"])
     assert "error" not in site.ask(0, f"{registry.address}/big:1"), "root has none"
+    # And of an archive, whose size nobody knows before, no more is written than there is room for.
+    oci.archive(site.room / "big", site.room / "big.tar")
+    said = site.piolet(4303, "image", "import", str(site.room / "big.tar"), "--name", "big").stderr
+    assert "larger than 1.0 MiB, the limit" in said and "quota" in said, said
+    assert site.leftovers() == []
 
 
 def test_an_image_used_by_its_removed_store(site: Site, registry: Registry, image: Path) -> None:

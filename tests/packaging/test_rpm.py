@@ -6,12 +6,13 @@ import hashlib
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 
 from tests.support.rpm import Builds, Packages, query, run
 from tools.cluster.packages import slurm_version
-from tools.rpm import LOCK, ROOT, SPEC, version
+from tools.rpm import LOCK, MACHINES, ROOT, SPEC, fetch, sources, version
 
 PLUGINS = "/usr/lib64/slurm"
 ENTRIES = "/etc/slurm/plugstack.conf.d"
@@ -78,15 +79,36 @@ def test_what_is_required_of_the_system(packages: Packages) -> None:
     libraries = {name for name in names if re.match(r"((lib[\w+]+|ld-linux[\w-]*)\.so\.\d|rtld\()", name)}
     python = f"/usr/bin/python3.{sys.version_info.minor}"
     assert names - libraries == {python, "/bin/sh", "skopeo", "squashfs-tools", "zstd", "(slurm"}
-    assert query(packages["node"], "--recommends") == ["squashfuse"]
+    assert query(packages["node"], "--recommends") == ["(piolet-squashfuse or squashfuse)"]
     sonames = {name.split("(")[0] for name in libraries}
-    known = "libc libm libdl libpthread librt libgcc_s libstdc++ libz ld-linux-x86-64 libslurm rtld"
+    known = "libc libm libdl libpthread librt libgcc_s libstdc++ libz ld-linux-x86-64 ld-linux-aarch64 libslurm rtld"
     assert {name.split(".so")[0] for name in sonames} <= set(known.split())
     major, minor = slurm_version()
     wanted = f"(slurm >= {major}.{minor:02} with slurm < {major}.{minor + 1:02})"
     assert wanted in query(packages["plugins"], "--requires")
     provided = {line.split()[0] for path in packages.paths.values() for line in query(path, "--provides")}
     assert not {name for name in provided if not re.match(r"piolet-|config\(piolet-|bundled\(", name)}
+
+
+def test_one_set_of_sources_is_for_every_architecture(tmp_path: Path) -> None:
+    """Each distribution of the lock has a wheel for each architecture of the spec, or one for all."""
+    wheels = (ROOT / "build").resolve() / "wheels-of-sources"
+    fetch(wheels, MACHINES)
+    sources(tmp_path, wheels, 0)
+    with tarfile.open(tmp_path / "piolet-wheels.tar") as archive:
+        names = [name.removeprefix("wheels/") for name in archive.getnames()]
+    said = run("rpmspec", "-P", SPEC).stdout
+    assert re.findall(r"^ExclusiveArch: +(.*)$", said, re.MULTILINE) == [" ".join(MACHINES)]
+    locked = re.findall(r"^([\w.-]+)==(\S+)$", LOCK.read_text("utf-8"), re.MULTILINE)
+    for distribution, number in locked:
+        start = f"{re.sub('[-_.]+', '_', distribution).lower()}-{number}-"
+        found = [name for name in names if name.lower().startswith(start)]
+        assert found, distribution
+        if not found[0].endswith("-any.whl"):
+            assert {name.rpartition("manylinux_2_")[2].split("_", 1)[1] for name in found} == {
+                f"{machine}.whl" for machine in MACHINES
+            }, found
+    assert len(locked) > 20 and len(names) > len(locked)
 
 
 def test_names_of_another_slurm() -> None:

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -19,6 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from piolet.environment.images.manifest import machine_architecture
+
+# What images are made for unless a test says otherwise: this machine.
+ARCHITECTURE = machine_architecture(os.uname().machine)
 OCI = "application/vnd.oci.image"
 DOCKER = "application/vnd.docker"
 
@@ -115,7 +120,7 @@ def build(
     layers: Sequence[Sequence[Entry] | bytes | Packed],
     *,
     docker: bool = False,
-    architecture: str = "amd64",
+    architecture: str = ARCHITECTURE,
     settings: dict[str, Any] | None = None,
     diff_ids: list[str] | None = None,
 ) -> str:

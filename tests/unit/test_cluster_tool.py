@@ -22,6 +22,7 @@ import pytest
 
 from tools import demo
 from tools.cluster import (
+    accounts,
     cli,
     config,
     controllers,
@@ -173,7 +174,7 @@ def test_env_sh_survives_awkward_paths(settings: config.Settings, tmp_path: Path
     )
     slurm_conf, users, path = result.stdout.splitlines()
     assert slurm_conf == str(awkward.layout.slurm_conf)
-    assert users == "alice bob"
+    assert users == " ".join(accounts.USERS)
     assert path == f"{awkward.layout.bin}:{awkward.layout.venv_bin}:/bin"
 
 

@@ -112,11 +112,11 @@ def test_a_byte_order_mark_is_skipped(file: Path) -> None:
 
 def test_a_default_is_where_the_distribution_has_the_program(tmp_path: Path) -> None:
     places = [str(tmp_path / name) for name in ("bin", "sbin")]
-    assert config._found(*places) == places[0]
+    assert config._found(*places, usual="/usr/bin/it") == "/usr/bin/it"
     (tmp_path / "sbin").touch(0o755)
-    assert config._found(*places) == places[1]
+    assert config._found(*places, usual="/usr/bin/it") == places[1]
     (tmp_path / "bin").touch(0o755)
-    assert config._found(*places) == places[0]
+    assert config._found(*places, usual="/usr/bin/it") == places[0]
 
 
 def test_files_that_cannot_be_read(file: Path) -> None:

@@ -307,6 +307,13 @@ def test_user_namespaces_are_off(machine: Machine, setting: str, value: str, hin
     only(machine, "user namespaces", "users may not make them", hint)
 
 
+def test_user_namespaces_that_pioletd_makes(machine: Machine) -> None:
+    (machine.proc / "sys/kernel/unprivileged_userns_clone").write_text("0\n")
+    imagemounts.note(Choice("idmap", True, helped=True), machine.config.node.state)
+    (found,) = kernel.user_namespaces(machine)
+    assert found.state == OK and "pioletd makes those of containers" in found.text
+
+
 def test_user_namespaces_are_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "_CLONE_NEWUSER", 1 << 62)  # a flag that no kernel takes
     only(machine, "user namespaces", "unshare(2) is refused", "kernel's log")
@@ -391,7 +398,7 @@ def test_a_program_is_too_old(
 def test_a_squashfuse_of_fuse_2(machine: Machine, tmp_path: Path) -> None:
     """As it is in EPEL and in SLES 15: it starts, and serves nothing."""
     (tmp_path / "bin/squashfuse").write_bytes(b"\x7fELF\0libc.so.6\0libfuse.so.2\0")
-    only(machine, "programs", "was built with FUSE 2", "built with FUSE 3", WARN)
+    only(machine, "programs", "was built with FUSE 2", "piolet-squashfuse", WARN)
     (tmp_path / "bin/squashfuse").write_bytes(b"\x7fELF\0libc.so.6\0libfuse3.so.3\0")
     assert not bad(machine)
 

@@ -19,7 +19,8 @@ import pytest
 from piolet import sizes
 from piolet.config import ImagesConfig
 from piolet.environment.images import limits, service
-from piolet.environment.images.importer import Importer, Requester
+from piolet.environment.images.conversion import Requester
+from piolet.environment.images.importer import Importer
 from piolet.environment.images.listening import listen
 from piolet.environment.images.quota import Held, OverQuota, Quota
 from piolet.environment.images.store import Access, Store
@@ -39,7 +40,7 @@ from piolet.environment.images import manifest as documents
 from piolet.errors import ImageError
 limits.bound_memory(int(sys.argv[2]))
 manifest = documents.parse_manifest(open(sys.argv[1] + "/manifest.json", "rb").read(), "test")
-config = documents.parse_config(open(f"{sys.argv[1]}/{manifest.config.hex}", "rb").read(), "test", "amd64")
+config = documents.parse_config(open(f"{sys.argv[1]}/{manifest.config.hex}", "rb").read(), "test", sys.argv[3])
 layers = squash.layers_of(manifest, config, sys.argv[1])
 try:
     tree = squash.merge(layers, config, lambda _: None)
@@ -70,7 +71,10 @@ def deep(path: Path, steps: int, files: int) -> int:
 def merged(path: Path, mebibytes: int) -> tuple[str, int]:
     """Merge an image in a process of its own with so much memory; return what it said, and the MiB that it took."""
     done = subprocess.run(
-        [sys.executable, "-c", MERGE, str(path), str(mebibytes)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", MERGE, str(path), str(mebibytes), oci.ARCHITECTURE],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     text, peak = done.stdout.splitlines()
     return text, int(peak)

@@ -17,7 +17,8 @@ import pytest
 from piolet.config import ImagesConfig
 from piolet.environment.images import protocol, service
 from piolet.environment.images.admin import Admin
-from piolet.environment.images.importer import Importer, Requester
+from piolet.environment.images.conversion import Requester
+from piolet.environment.images.importer import Importer
 from piolet.environment.images.lease import Presence
 from piolet.environment.images.listening import listen
 from piolet.environment.images.reference import parse

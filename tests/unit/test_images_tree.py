@@ -26,7 +26,7 @@ def merged(tmp_path: Path, layers: Layers, limit: int = UNPACKED_MOST, **more: l
     oci.build(tmp_path / "image", layers, **more)  # type: ignore[arg-type]
     manifest = documents.parse_manifest((tmp_path / "image/manifest.json").read_bytes(), "test")
     raw = (tmp_path / "image" / manifest.config.hex).read_bytes()
-    config = documents.parse_config(raw, "test", "amd64")
+    config = documents.parse_config(raw, "test", oci.ARCHITECTURE)
     places = squash.layers_of(manifest, config, str(tmp_path / "image"))
     return squash.merge(places, config, lambda _: None, Budget(limit))
 

@@ -7,11 +7,12 @@ import resource
 import select
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from piolet.node import children, hierarchies
+from piolet.node import children, hierarchies, leftovers
 
 
 def ended(child: children.Child) -> int:
@@ -103,34 +104,55 @@ def _group(pid: int) -> hierarchies.Group:
 
 @needs_root
 @pytest.mark.skipif(not _V2, reason="no control groups of version 2 are mounted here")
-@pytest.mark.parametrize("job", ["job_7", "sG5ZQW0K3HB"])
-def test_a_steps_group_is_found_and_killed(job: str) -> None:
+def test_a_steps_group_is_found_and_killed() -> None:
     own = _group(os.getpid()).path.rstrip("/")
-    name = f"{own}/piolet-test-{os.getpid()}/{job}/step_0"
+    name = f"{own}/piolet-test-{os.getpid()}/job_7/step_0"
     step = Path(f"{_V2}{name}")
-    (step / "user").mkdir(parents=True)
+    (step / "user" / "task_0").mkdir(parents=True)
     try:
         process = subprocess.Popen(["sleep", "100"])
-        (step / "user" / "cgroup.procs").write_text(str(process.pid))
+        (step / "user" / "task_0" / "cgroup.procs").write_text(str(process.pid))
         groups = [_group(process.pid)]
-        assert groups[0].path == f"{name}/user" and hierarchies.in_step(groups[0])
-        # By its number; or, where Slurm puts another name there, if it is certain whose groups these are.
-        assert hierarchies.open_step(groups, 8, lambda: job == "job_7") is None, "another job's"
-        held = hierarchies.open_step(groups, 7, lambda: job != "job_7")
-        assert held is not None
-        hierarchies.kill(held)
+        assert groups[0].path == f"{name}/user/task_0" and hierarchies.in_step(groups[0])
+        assert hierarchies.step_group(groups, "8", "0") is None, "another job's"
+        assert hierarchies.step_group(groups, "7", "1") is None, "another step's"
+        step.chmod(0o777)
+        assert hierarchies.step_group(groups, "7", "0") is None, "one that a user may have made"
+        step.chmod(0o755)
+        leftovers._kill_group(process.pid, "7.1")
+        assert process.poll() is None
+        leftovers._kill_group(process.pid, "7.0")
         assert process.wait(20) == -signal.SIGKILL
-        end = time.monotonic() + 20
-        while (step / "user" / "cgroup.procs").read_text():
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        (step / "user").rmdir()
-        step.rmdir()
-        step.mkdir()  # another step of that name: what is held is not that one
-        with pytest.raises(OSError, match=r"No such (file|device)"):
-            hierarchies.kill(held)
-        os.close(held)
     finally:
-        for directory in (step / "user", step, step.parent, step.parent.parent):
-            if directory.exists():
-                directory.rmdir()
+        _remove(step / "user" / "task_0", 4)
+
+
+def _remove(group: Path, levels: int) -> None:
+    """Remove a group, once the kernel has forgotten who was in it, and those above it."""
+    end = time.monotonic() + 20
+    for _ in range(levels + 1):
+        while True:
+            try:
+                group.rmdir()
+                break
+            except OSError:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+        group = group.parent
+
+
+def test_the_groups_of_a_step_are_those_of_its_task() -> None:
+    """Not before there is one."""
+    code = "import os, sys, time; sys.stdin.readline(); os.fork() or time.sleep(100); time.sleep(100)"
+    stepd = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True, process_group=0)
+    try:
+        assert hierarchies.children_of(stepd.pid) == []
+        assert hierarchies.of_task(stepd.pid, 0.05) == [], "it is in no group of Slurm's, and has no task"
+        assert stepd.stdin is not None
+        stepd.stdin.write("go\n")
+        stepd.stdin.flush()
+        assert hierarchies.of_task(stepd.pid, 20) == hierarchies.of(stepd.pid)
+        assert len(hierarchies.children_of(stepd.pid)) == 1
+    finally:
+        os.killpg(stepd.pid, signal.SIGKILL)
+        stepd.communicate()

@@ -92,6 +92,16 @@ def test_squashfuse_that_is_not_there(tmp_path: Path) -> None:
     assert error is not None and "is not there" in str(error)
 
 
+def test_a_squashfuse_of_fuse_2_is_none(tmp_path: Path, squashfuse: str) -> None:
+    """It can be run, but serves nothing here: a node that has but this one has no way."""
+    Path(squashfuse).write_bytes(b"\x7fELF\0libc.so.6\0libfuse.so.2\0")
+    error = imagemounts.probe_fuse(squashfuse)
+    assert error is not None and "built with FUSE 2" in str(error) and squashfuse in str(error)
+    Path(squashfuse).write_bytes(b"\x7fELF\0libc.so.6\0libfuse3.so.3\0")
+    error = imagemounts.probe_fuse(squashfuse)
+    assert error is None or "/dev/fuse" in str(error)
+
+
 def test_a_note_is_read_as_it_was_written(tmp_path: Path) -> None:
     state = str(tmp_path)
     assert imagemounts.noted(state) is None

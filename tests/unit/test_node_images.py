@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from piolet.node import linux
+from piolet.node import linux, mounts
 from piolet.node.devicemapper import DeviceMapper
 from piolet.node.imagemounts import FUSE, IDMAP, Choice, too_old
 from piolet.node.mounts import Images, Wanted, explain, identity_of
@@ -142,6 +142,21 @@ def test_a_file_that_was_replaced_is_not_mounted(stored: Stored) -> None:
     copy.write_bytes(stored.file.read_bytes())
     copy.rename(stored.file)
     assert stored.mount(stored.images("first"), identity) == errno.ESTALE
+
+
+def test_a_file_that_is_replaced_while_it_is_checked_is_not_called_damaged(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its image was converted again meanwhile, and the record that is found is the new file's."""
+
+    def replaced(path: str) -> str:
+        copy = stored.store / "copy"
+        copy.write_bytes(stored.file.read_bytes() + b"another file")
+        copy.rename(stored.file)
+        return hashlib.sha256(stored.file.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(mounts, "_recorded", replaced)  # the child that mounts does it
+    assert stored.mount(stored.images("first")) == errno.ESTALE
 
 
 def test_a_link_in_the_place_of_the_file_is_not_followed(stored: Stored) -> None:

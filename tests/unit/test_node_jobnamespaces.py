@@ -21,7 +21,11 @@ for job in "$@"; do
     unshare ${USERS:+--user --map-root-user} --mount --propagation private sleep 60 <&- >&- &
     while [ "$(readlink /proc/$!/ns/mnt)" = "$(readlink /proc/self/ns/mnt)" ]; do :; done
     readlink /proc/$!/ns/mnt
-    mount --bind /proc/$!/ns/mnt "$0/$job/.ns"
+    # On a loaded machine the first one may be refused.
+    for try in 1 2 3 4 5 6 7 8 9; do
+        if mount --bind /proc/$!/ns/mnt "$0/$job/.ns" 2>/dev/null; then break; fi
+        sleep 0.1
+    done
 done
 echo ready
 read x

@@ -31,8 +31,9 @@ def test_a_pid_that_was_used_again_is_not_mistaken() -> None:
 def test_notes_are_read_back(tmp_path: Path) -> None:
     files = StepFiles(str(tmp_path / "steps"))
     assert (tmp_path / "steps").stat().st_mode & 0o777 == 0o700
-    files.write("7.1", os.getpid())
-    assert files.read() == [Known("7.1", os.getpid(), leftovers.start_time(os.getpid()))]
+    known = Known("7.1", os.getpid(), leftovers.start_time(os.getpid()))
+    files.write(known)
+    assert files.read() == [known]
     files.remove("7.1")
     files.remove("7.1")
     assert files.read() == [] and list((tmp_path / "steps").iterdir()) == []
@@ -59,7 +60,7 @@ def test_broken_notes_are_removed(tmp_path: Path, name: str, text: str) -> None:
 def test_a_note_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     files = StepFiles(str(tmp_path / "steps"))
     (tmp_path / "steps").rmdir()
-    files.write("7.1", os.getpid())
+    files.write(Known("7.1", os.getpid(), None))
 
 
 def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The demo image: Python and NumPy from the packages of the distribution that this machine runs.
 
-Made once by mmdebstrap, kept as an OCI layout in the cache, shared by all clusters of a checkout.
+Made once by mmdebstrap, kept as an OCI layout in the cache, shared by all clusters of a checkout. It can be made for
+another architecture than this machine's where the kernel runs that one's programs by an emulator (tools/arm64).
 """
 
 from __future__ import annotations
@@ -85,9 +86,15 @@ def apt_options(dump: str) -> list[str]:
     return [line.rstrip(";") for line in dump.splitlines() if line.startswith(wanted) and '""' not in line]
 
 
-def command(source: Source, target: Path) -> list[str]:
+def command(source: Source, target: Path, architecture: str | None = None) -> list[str]:
     """Return the mmdebstrap command that writes the root file system as a tar file."""
-    argv = [find("mmdebstrap"), "--variant=essential", f"--include={','.join(PACKAGES)}", "--skip=output/dev"]
+    argv = [
+        find("mmdebstrap"),
+        *([f"--architectures={architecture}"] if architecture else []),
+        "--variant=essential",
+        f"--include={','.join(PACKAGES)}",
+        "--skip=output/dev",
+    ]
     if MERGED_USR_HOOKS.is_dir():
         argv.append(f"--hook-dir={MERGED_USR_HOOKS}")  # else a package that does it at run time brings all of Perl
     dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
@@ -97,11 +104,12 @@ def command(source: Source, target: Path) -> list[str]:
     return [*argv, source.suite, str(target), source.mirror]
 
 
-def ensure(cache: Path, note: Callable[[str], None]) -> tuple[Path, bool]:
-    """Return the OCI layout of the demo image and whether it had to be made."""
-    architecture = ARCHITECTURES.get(platform.machine())
+def ensure(cache: Path, note: Callable[[str], None], machine: str | None = None) -> tuple[Path, bool]:
+    """Return the OCI layout of the demo image and whether it had to be made; `machine` as `uname -m` says it."""
+    machine = machine or platform.machine()
+    architecture = ARCHITECTURES.get(machine)
     if architecture is None:
-        raise ClusterError(f"the demo image is not made for the architecture {platform.machine()}")
+        raise ClusterError(f"the demo image is not made for the architecture {machine}")
     source = find_source()
     recipe = [asdict(source), PACKAGES, EXCLUDED, CUSTOMIZE, ENV, TAG, architecture]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
@@ -114,6 +122,7 @@ def ensure(cache: Path, note: Callable[[str], None]) -> tuple[Path, bool]:
 
 
 def _make(source: Source, architecture: str, directory: Path, note: Callable[[str], None]) -> None:
+    mine = ARCHITECTURES.get(platform.machine())
     directory.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
     for stale in directory.parent.glob("demo-image-part-*"):
@@ -130,7 +139,7 @@ def _make(source: Source, architecture: str, directory: Path, note: Callable[[st
         with log.open("wb") as output:
             try:
                 result = subprocess.run(
-                    command(source, work / "root.tar"),
+                    command(source, work / "root.tar", None if architecture == mine else architecture),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

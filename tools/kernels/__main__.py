@@ -31,7 +31,7 @@ REFUSED = ("tests/cluster/test_kernel_too_old.py",)
 
 JOB = """
 cd {root}
-export PIOLET_TEST_NODES=1 PYTHONDONTWRITEBYTECODE=1
+export PIOLET_TEST_NODES=1 PIOLET_TEST_GUEST=1 PYTHONDONTWRITEBYTECODE=1
 {python} -m tools.kernels.way >/mnt/out/way
 exec {python} -m pytest -v -p no:cacheprovider --durations=10 --junitxml=/mnt/out/results.xml {arguments}
 """

@@ -1,8 +1,9 @@
-"""Boots a kernel in QEMU with this machine's root: read-only, by 9p, below an overlay on a disk of the guest's own.
+"""Boots a kernel in QEMU with a root that is shared: read-only, by 9p, below an overlay on a disk of the guest's own.
 
-So the guest has this checkout, its build/venv and every installed package, at their paths, and can change none of
-them. A script runs in it, with a directory for what it has to say; then it is over. Emulated, since a machine in a
-cloud may offer KVM and not have it: some ten times slower than this machine.
+The root is this machine's: so the guest has this checkout, its build/venv and every installed package, at their paths,
+and can change none of them. Or it is one of another architecture, made by tools/arm64. A script runs in the guest, with
+a directory for what it has to say; then it is over. Emulated, since a machine in a cloud may offer KVM and not have
+it: some ten times slower than this machine.
 """
 
 from __future__ import annotations
@@ -22,12 +23,29 @@ from tools.cluster.errors import ClusterError
 from tools.kernels.source import Unpacked
 
 HERE = Path(__file__).resolve().parent
-BUSYBOX = Path("/bin/busybox")
-PROGRAMS = ("qemu-system-x86_64", "depmod", "modprobe", "cpio", "mkfs.ext4")
+PROGRAMS = ("depmod", "modprobe", "cpio", "mkfs.ext4")
 MEMORY, CPUS, DISK = "4G", 2, 16 << 30
 # What it takes to get at the root; the others are loaded from there.
 MODULES = ("crc32c_generic", "crc32c", "libcrc32c", "virtio_pci", "virtio_blk", "9pnet_virtio", "9p", "overlay", "ext4")
 MARK = "piolet-guest:"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is emulated, and the root that it has; `busybox` is below that, linked statically."""
+
+    program: str
+    hardware: tuple[str, ...]
+    console: str
+    root: Path = Path("/")
+
+    @property
+    def busybox(self) -> Path:
+        """Return the busybox that its first process is."""
+        return self.root / "bin/busybox"
+
+
+HERE_LIKE = Machine("qemu-system-x86_64", ("-cpu", "max"), "ttyS0")
 
 
 @dataclass(frozen=True)
@@ -39,17 +57,18 @@ class Ended:
     seconds: float
 
 
-def missing() -> list[str]:
-    """Return what this machine lacks to boot guests."""
+def missing(machine: Machine = HERE_LIKE) -> list[str]:
+    """Return what this machine lacks to boot guests like `machine`."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    lacking = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
-    return lacking + ([] if BUSYBOX.exists() else ["busybox (busybox-static)"])
+    lacking = [name for name in (machine.program, *PROGRAMS) if shutil.which(name, path=path) is None]
+    return lacking + ([] if machine.busybox.exists() else ["busybox (busybox-static)"])
 
 
-def boot(kernel: Unpacked, work: Path, script: str, limit_s: float) -> Ended:
+def boot(kernel: Unpacked, work: Path, script: str, limit_s: float, machine: Machine = HERE_LIKE) -> Ended:
     """Boot the kernel, run `script` with bash as root, and return how it ended.
 
-    work  the guest's directory, emptied but for what can be used again: out/ is /mnt/out in the guest, console its log
+    kernel   its modules are below the machine's root
+    work     the guest's directory, emptied but for what can be used again: out/ is /mnt/out there, console its log
 
     Raises ClusterError: QEMU does not start, the guest is not up in time, or its script is not done.
     """
@@ -64,10 +83,10 @@ def boot(kernel: Unpacked, work: Path, script: str, limit_s: float) -> Ended:
         disk = Path(room) / "disk"
         _run(["truncate", "-s", str(DISK), str(disk)])
         _run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=1,lazy_journal_init=1", str(disk)])
+        command = _command(machine, kernel, _initrd(machine, kernel, work), disk, out)
         process = subprocess.Popen(
-            _command(kernel, _initrd(kernel, work), disk, out), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            preexec_fn=lambda: os.nice(5),
-        )  # fmt: skip
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=lambda: os.nice(5)
+        )
         try:
             process.wait(limit_s)
         except subprocess.TimeoutExpired:
@@ -84,16 +103,19 @@ def boot(kernel: Unpacked, work: Path, script: str, limit_s: float) -> Ended:
     return Ended(int(status) if status else None, float(up[1]), time.monotonic() - began)
 
 
-def _command(kernel: Unpacked, initrd: Path, disk: Path, out: Path) -> list[str]:
+def _command(machine: Machine, kernel: Unpacked, initrd: Path, disk: Path, out: Path) -> list[str]:
     shared = (
-        ("root", "/", "security_model=passthrough,readonly=on,multidevs=remap"),
+        ("root", str(machine.root), "security_model=passthrough,readonly=on,multidevs=remap"),
         ("out", str(out), "security_model=passthrough"),
     )
+    modules = Path("/") / (kernel.base.resolve() / "lib/modules").relative_to(machine.root)
     command = [
-        "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", MEMORY, "-smp", str(CPUS),
+        # It ends with whoever started it.
+        "setpriv", "--pdeathsig", "KILL",
+        machine.program, "-accel", "tcg", *machine.hardware, "-m", MEMORY, "-smp", str(CPUS),
         "-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot",
         "-kernel", str(kernel.image), "-initrd", str(initrd),
-        "-append", f"console=ttyS0 quiet panic=-1 modules={kernel.base.resolve() / 'lib/modules'}",
+        "-append", f"console={machine.console} quiet panic=-1 modules={modules}",
         "-drive", f"file={disk},if=virtio,format=raw,cache=unsafe", "-device", "virtio-rng-pci",
     ]  # fmt: skip
     for name, path, options in shared:
@@ -102,7 +124,7 @@ def _command(kernel: Unpacked, initrd: Path, disk: Path, out: Path) -> list[str]
     return command
 
 
-def _initrd(kernel: Unpacked, work: Path) -> Path:
+def _initrd(machine: Machine, kernel: Unpacked, work: Path) -> Path:
     """Return the archive from which the kernel starts: busybox, our init, and the modules in order."""
     archive = work / "initrd"
     if archive.exists() and archive.stat().st_mtime > (HERE / "init").stat().st_mtime:
@@ -111,7 +133,7 @@ def _initrd(kernel: Unpacked, work: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=work) as room:
         root = Path(room)
         (root / "bin").mkdir()
-        shutil.copy(BUSYBOX, root / "bin/busybox")
+        shutil.copy(machine.busybox, root / "bin/busybox")
         shutil.copy(HERE / "init", root / "init")
         (root / "init").chmod(0o755)
         names = []

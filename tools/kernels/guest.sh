@@ -11,7 +11,7 @@ mount -t cgroup2 cgroup /sys/fs/cgroup
 # What programs of this machine may be writing to just now: the guest has its own. Homes stay empty.
 mkdir -p /var/lib/containers
 mount -t tmpfs -o mode=700 containers /var/lib/containers
-owners=$(stat -c '%u:%g:%a:%n' /home/*)
+owners=$(stat -c '%u:%g:%a:%n' /home/* 2>/dev/null)
 mount -t tmpfs -o mode=755 home /home
 for owner in $owners; do
 	IFS=: read -r uid gid mode path <<<"$owner"

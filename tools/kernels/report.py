@@ -46,11 +46,11 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 def write(document: Path, rows: Sequence[Row]) -> None:
     """Put the rows into the document's table, in place of those of the same kernels, with the day."""
     text = document.read_text("utf-8")
-    old = re.search(rf"^{re.escape(HEAD)}\n(?:\|.*\n)*\n(?:Taken on .*\n)?", text, re.MULTILINE)
+    old = re.search(rf"^{re.escape(HEAD)}\n(?:\|.*\n)*\n(?:Taken on .*\n\n)?", text, re.MULTILINE)
     if old is None:
         raise ValueError(f"{document} has no table of kernels")
     new = {row.name: line for row, line in zip(rows, list(table(rows))[2:], strict=True)}
     kept = {line.split("|")[1].strip(): line for line in old[0].splitlines()[2:] if line.startswith("|")}
     lines = [*list(table([])), *(kept | new).values(), ""]
-    lines.append(f"Taken on {datetime.date.today()}, emulated, on a machine with {os.cpu_count()} cores.")
+    lines += [f"Taken on {datetime.date.today()}, emulated, on a machine with {os.cpu_count()} cores.", ""]
     document.write_text(text.replace(old[0], "\n".join(lines) + "\n"), "utf-8")

@@ -26,6 +26,8 @@ class Kernel:
     suite: str
     runs: bool = True
     """Whether containers run on it; where not, the tests are that this is said."""
+    flavour: str = ""
+    """What Debian calls a kernel that is not the architecture's own, "arm64-16k" say."""
 
 
 KERNELS = (
@@ -48,8 +50,8 @@ class UnavailableError(ClusterError):
     """The kernel cannot be had: a test of it is left out, and says so."""
 
 
-def fetch(kernel: Kernel, work: Path, mirror: str = MIRROR) -> Unpacked:
-    """Return the kernel, downloaded and unpacked if need be. Raises UnavailableError."""
+def fetch(kernel: Kernel, work: Path, mirror: str = MIRROR, architecture: str | None = None) -> Unpacked:
+    """Return the kernel, downloaded and unpacked if need be, for Debian's `architecture`. Raises UnavailableError."""
     place = work / kernel.name
     found = _find(place)
     if found is not None:
@@ -61,17 +63,18 @@ def fetch(kernel: Kernel, work: Path, mirror: str = MIRROR) -> Unpacked:
         (apt / directory).mkdir(parents=True, exist_ok=True)
     sources = apt / "sources.list"
     sources.write_text(f"deb [signed-by={KEYRING}] {mirror} {kernel.suite} main\n", "utf-8")
+    architecture = architecture or _run(["dpkg", "--print-architecture"], place, kernel).strip()
     options = [
         f"Dir::Etc::sourcelist={sources}", "Dir::Etc::sourceparts=-", f"Dir::State::lists={apt / 'lists'}",
         f"Dir::Cache={apt / 'cache'}", "APT::Sandbox::User=root", "Acquire::Languages=none",
+        f"APT::Architecture={architecture}", f"APT::Architectures={architecture}",
     ]  # fmt: skip
     words = [word for option in options for word in ("-o", option)]
-    architecture = _run(["dpkg", "--print-architecture"], place, kernel).strip()
     _run(["apt-get", "-q", *words, "update"], place, kernel)
-    depends = _run(["apt-cache", *words, "depends", f"linux-image-{architecture}"], place, kernel)
+    depends = _run(["apt-cache", *words, "depends", f"linux-image-{kernel.flavour or architecture}"], place, kernel)
     names = re.findall(r"Depends: (linux-image-\S+)", depends)
     if not names:
-        raise UnavailableError(f"{kernel.name}: {kernel.suite} has no linux-image-{architecture}")
+        raise UnavailableError(f"{kernel.name}: {kernel.suite} has no linux-image-{kernel.flavour or architecture}")
     _run(["apt-get", "-q", *words, "download", names[0]], place, kernel)
     for package in place.glob("*.deb"):
         _run(["dpkg", "-x", str(package), str(place / "root")], place, kernel)

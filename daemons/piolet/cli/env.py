@@ -12,6 +12,7 @@ import time
 
 from piolet import __file__ as package_file
 from piolet import config
+from piolet.cli import thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
 from piolet.environment.definition import from_json
@@ -102,6 +103,9 @@ def _asking(settings: config.Config, *, offline: bool) -> Resolver:
             return unresolved(reference)
         from piolet.environment.images import client, failures
 
+        refusal = thismachine.refusal(reference, settings)
+        if refusal is not None:
+            _warn(refusal.message)
         try:
             with progress() as show:
                 return client.resolve(reference, settings, pull=False, progress=show)
@@ -132,6 +136,9 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
 
         for name in _CLIENT_VARIABLES:
             host.variable(name)
+        refusal = thismachine.refusal(reference, settings)
+        if refusal is not None and not client.is_there(reference, settings):
+            raise refusal  # before gigabytes come in vain
         with progress() as show:
             info = client.resolve(reference, settings, pull=True, progress=show)
         if info.image.digest is None and info.image.path is None:

@@ -10,11 +10,14 @@ import argparse
 import contextlib
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from piolet import sizes
+from piolet.cli import thismachine
+from piolet.cli.main import printable
 from piolet.cli.progress import progress
 from piolet.config import Config
 from piolet.environment.images import client
@@ -41,9 +44,12 @@ def add_parser(subparsers: Any) -> None:
     which = verify.add_mutually_exclusive_group(required=True)
     which.add_argument("target", metavar="REF|DIGEST", nargs="?", help="a reference, or sha256: and at least 8 digits")
     which.add_argument("--all", action="store_true", help="every image that you may use")
-    prune = actions.add_parser("prune", help="remove images that were not used for long")
-    prune.add_argument("--older-than", default="30d", metavar="AGE", help="30d, 12h, 90min (default: 30d)")
-    prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    prune = actions.add_parser("prune", help="remove images that were not used for long, or convert old ones again")
+    what = prune.add_mutually_exclusive_group()
+    what.add_argument("--older-than", default="30d", metavar="AGE", help="30d, 12h, 90min (default: 30d)")
+    old = "instead, have images of an older release converted again, from their registries"
+    what.add_argument("--old-format", action="store_true", help=old)
+    prune.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
@@ -62,6 +68,9 @@ def run(args: argparse.Namespace, config: Config) -> int:
 def _pull(args: argparse.Namespace, config: Config) -> int:
     if is_path(args.reference):
         raise UsageError(f"{args.reference} is a file, and needs no pull", "name it in the definition as it is")
+    refusal = thismachine.refusal(args.reference, config)
+    if refusal is not None:  # the store is every node's, and others may differ
+        print(f"piolet: warning: {printable(refusal.message)}", file=sys.stderr)
     with progress() as show:
         info = client.find(args.reference, config, "refresh" if args.refresh else "pull", show)
     print(f"{info.image.reference} {info.image.digest}")
@@ -114,6 +123,8 @@ def _verify(args: argparse.Namespace, config: Config) -> int:
 
 
 def _prune(args: argparse.Namespace, config: Config) -> int:
+    if args.old_format:
+        return _renew(config, args.dry_run)
     seconds = _age(args.older_than)
     own = client.own_store()
     if own is None:
@@ -129,6 +140,33 @@ def _prune(args: argparse.Namespace, config: Config) -> int:
     if entries:
         _table(entries)
     print(f"{'would remove' if args.dry_run else 'removed'} {len(entries)} images, {sizes.shown(total)}")
+    return 0
+
+
+def _renew(config: Config, dry_run: bool) -> int:
+    from piolet.environment.images import renewal
+
+    if client.own_store() is not None:
+        raise UsageError("images in a store of your own are used as they are", "unset EDF_IMAGESTORE for the site's")
+    with progress() as show:
+        entries = renewal.renew(config, show, dry_run=dry_run)
+    if entries:
+        _table(entries, "STATE", lambda entry: str(entry["state"]))
+    of = {state: [e for e in entries if e["state"] == state] for state in (renewal.DONE, renewal.TO_DO)}
+    done = of[renewal.TO_DO if dry_run else renewal.DONE]
+    print(f"{'would convert' if dry_run else 'converted'} {len(done)} of {len(entries)} images of an older release")
+    if any(entry["state"] == renewal.IMPORTED for entry in entries):
+        print("imported: it is in no registry; piolet image import of its archive converts it again")
+    failed = [entry for entry in entries if entry["state"] == renewal.FAILED]
+    for entry in failed:
+        name = (entry["references"] or [entry["digest"][:19]])[0]
+        print(f"piolet: warning: {printable(name)}: {printable(entry['why'].message)}", file=sys.stderr)
+    if failed:
+        raise ImageError(
+            f"{len(failed)} of {len(entries)} images could not be converted again, and are as they were",
+            "who may pull a private one has it done: piolet image prune --old-format; one that its registry no longer "
+            "has works on where it did",
+        )
     return 0
 
 

@@ -7,6 +7,7 @@ a bounded time for the nodes' last samples, and never raises.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -142,8 +143,13 @@ def _wait(directory: Path, seconds: float) -> str:
 def _ended(journal: Path) -> bool:
     """Return whether a journal has its end mark, in one of its last frames, or is a Parquet file by now."""
     try:
-        with journal.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
-            return b'"event":"end"' in file.read()
+        # Others may write there, too: what is no file must not hold this up.
+        descriptor = os.open(journal, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return True
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return True
+        file.seek(max(0, status.st_size - _TAIL))
+        return b'"event":"end"' in file.read()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import re
 import shutil
 import socket
+import stat
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from piolet._wire import ffi
 from piolet.doctor.findings import BAD, OK, SKIPPED, WARN, Finding, Machine, ask
 from piolet.environment.images import protocol
 from piolet.errors import PioletError
+from piolet.node.fuse import is_of_fuse_2
 
 _WAIT_S = 3.0
 Greeting = Callable[[socket.socket], tuple[int, int]]
@@ -41,23 +41,15 @@ def programs(machine: Machine) -> Iterator[Finding]:
             yield Finding("programs", state, f"{path} is not there: {why}", hint)
         elif path in (images.skopeo, images.mksquashfs):
             yield _version_of(machine, path, *_OLDEST["skopeo" if path == images.skopeo else "mksquashfs"])
-        elif path == own.squashfuse and _is_of_fuse_2(path):
+        elif path == own.squashfuse and is_of_fuse_2(path):
             text = (
                 f"{path} was built with FUSE 2, which takes over no mount: .sqsh files that users bring cannot be used"
             )
-            yield Finding("programs", WARN, text, "install a squashfuse that was built with FUSE 3")
+            yield Finding("programs", WARN, text, "build the package piolet-squashfuse, which has FUSE 3")
         else:
             yield Finding("programs", OK, path)
     if service and shutil.which("zstd", path=machine.path) is None:
         yield Finding("programs", WARN, "there is no zstd: images with zstd layers cannot be converted", "install zstd")
-
-
-def _is_of_fuse_2(path: str) -> bool:
-    """Return whether a program is linked with the old libfuse: only the new one serves a mount that was made for it."""
-    with contextlib.suppress(OSError):
-        program = Path(path).read_bytes()
-        return b"\0libfuse.so.2\0" in program and b"\0libfuse3.so." not in program
-    return False
 
 
 def _version_of(machine: Machine, path: str, option: str, least: tuple[int, int]) -> Finding:
@@ -101,9 +93,20 @@ def daemons(machine: Machine) -> Iterator[Finding]:
         if not machine.here(daemon):
             yield Finding("daemons", SKIPPED, f"{name}: {daemon} is not installed here")
             continue
+        if os.geteuid() != 0 and _is_roots_alone(path):
+            yield Finding("daemons", SKIPPED, f"{name}: {path} is for root alone, who can see whether {daemon} answers")
+            continue
         why, hint = _answers(path, daemon, greet)
         good = f"{daemon} {'answers' if greet else 'takes connections'} on {path}"
         yield Finding("daemons", BAD if why else OK, f"{name}: {why or good}", hint)
+
+
+def _is_roots_alone(path: str) -> bool:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISSOCK(status.st_mode) and status.st_uid == 0 and not status.st_mode & 0o077
 
 
 def _answers(path: str, unit: str, greet: Greeting | None) -> tuple[str, str]:

@@ -105,9 +105,15 @@ class DeviceMapper:
                 os.unlink(f"/dev/{entry}")
         with _control() as control:
             for name in _names(control):
-                if name.startswith(self._prefix) and _shows_only(control, name, os.path.realpath(store)):
-                    _command(control, _REMOVE, name, _DEFERRED)
-                    removed.append(name)
+                if not name.startswith(self._prefix):
+                    continue
+                try:
+                    if _shows_only(control, name, os.path.realpath(store)):
+                        _command(control, _REMOVE, name, _DEFERRED)
+                        removed.append(name)
+                except OSError as error:
+                    if error.errno != errno.ENXIO:  # it has gone meanwhile, as it was told to
+                        raise
         return removed
 
     def probe(self, target: str) -> OSError | None:

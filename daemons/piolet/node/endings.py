@@ -3,23 +3,21 @@
 A container is its user namespace. A killer joins it and calls kill(-1): that walks all processes under the lock that
 fork needs, so a call that has returned left nobody. Until then, which is some microseconds, a killer can be killed or
 stopped by the user whose namespace it is in. So its exit status says whether it came to that; one that does not end is
-ended by root, and the next one is sent, until one has made the call. The namespace is kept as long. Where the step has
-a control group of version 2, that is killed, too.
+ended by root, and the next one is sent, until one has made the call. The namespace is kept as long. From the third one
+on, root also kills from outside whom it sees in there, and the step's control group where it is of version 2.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import select
 import selectors
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from piolet.node import hierarchies, leftovers
+from piolet.node import leftovers
 from piolet.node.children import Child
-from piolet.node.state import StepFiles
+from piolet.node.state import Known, StepFiles
 
 _log = logging.getLogger("pioletd.monitor")
 
@@ -33,25 +31,12 @@ _AGAIN_S, _AGAIN_MAX_S = 0.002, 2.0
 _TRIES_TOLD = 50
 
 
-@dataclass
+@dataclass(frozen=True)
 class Remains:
-    """What may still run of a step. The descriptors are the ending's to close.
+    """What may still run of a step: what is in the user namespace behind `user_ns`, the ending's to close."""
 
-    user_ns   the container's user namespace
-    group     the step's control group of version 2, where it has one
-    stepd     a pidfd of its slurmstepd, where it has a group: the group is killed only when that has ended
-    """
-
-    step: str
+    of: Known
     user_ns: int
-    group: int | None = None
-    stepd: int | None = None
-
-    def close(self) -> None:
-        """Let go of the namespace and the group."""
-        for descriptor in (self.user_ns, self.group, self.stepd):
-            if descriptor is not None:
-                os.close(descriptor)
 
 
 @dataclass(eq=False)
@@ -118,11 +103,11 @@ class Endings:
         ending.tries += 1
         by_force = ending.tries > _TRIES_GENTLE
         try:
-            if by_force:
-                _kill_group(remains)
-            killer = leftovers.start_killing(remains.user_ns, by_force)
+            # While slurmstepd is there, the step's control group is its business, and it is in there itself.
+            step = remains.of.step if by_force and not remains.of.alive() else None
+            killer = leftovers.start_killing(remains.user_ns, by_force, step)
         except OSError as error:
-            _log.warning("step %s: cannot end what runs in its container yet: %s", remains.step, error.strerror)
+            _log.warning("step %s: cannot end what runs in its container yet: %s", remains.of.step, error.strerror)
             ending.due = now + _AGAIN_MAX_S
             return
         ending.killer, ending.due = killer, now + min(_KILLER_MAX_S, _KILLER_S * ending.tries)
@@ -130,12 +115,12 @@ class Endings:
 
     def _on_killer(self, ending: _Ending, killer: Child) -> None:
         self._selector.unregister(killer.pidfd)
-        status, step = killer.collect(), ending.remains.step
+        status, step = killer.collect(), ending.remains.of.step
         ending.killer = None
         if status == 0:
             self._endings.remove(ending)
-            ending.remains.close()
-            if all(other.remains.step != step for other in self._endings):
+            os.close(ending.remains.user_ns)
+            if all(other.remains.of.step != step for other in self._endings):
                 self._files.remove(step)
             return
         ending.due = self._clock() + min(_AGAIN_MAX_S, _AGAIN_S * (ending.tries - 1) ** 2)
@@ -145,7 +130,7 @@ class Endings:
     def _look(self, one: _Labelled) -> None:
         found = leftovers.in_containers().get(one.label, [])
         for user_ns in leftovers.user_namespaces(one.label, found):
-            self.empty(Remains(one.step, user_ns))
+            self.empty(Remains(Known(one.step, 0, None), user_ns))
         one.looks += 1
         if not found:
             self._files.remove(one.step)
@@ -154,10 +139,3 @@ class Endings:
         else:
             one.next_look = self._clock() + min(_LOOK_AGAIN_MAX_S, _LOOK_AGAIN_S * one.looks)
             self._labelled.append(one)
-
-
-def _kill_group(remains: Remains) -> None:
-    if remains.group is None or remains.stepd is None or not select.select([remains.stepd], [], [], 0)[0]:
-        return
-    with contextlib.suppress(OSError):  # Slurm has removed it, with all that was in it
-        hierarchies.kill(remains.group)

@@ -22,6 +22,17 @@ from piolet.node import linux
 
 _SQUASHFS_MAGIC = b"hsqs"
 _ANSWER_S = 10.0
+_PROGRAM_MAX = 64 << 20
+
+
+def is_of_fuse_2(squashfuse: str) -> bool:
+    """Return whether a program is linked with the old libfuse: only the new one serves a mount that was made for it."""
+    try:
+        with open(squashfuse, "rb") as file:
+            program = file.read(_PROGRAM_MAX)
+    except OSError:
+        return False
+    return b"\0libfuse.so.2\0" in program and b"\0libfuse3.so." not in program
 
 
 class Mounter:

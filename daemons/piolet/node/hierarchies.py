@@ -8,16 +8,19 @@ Names of groups are believed where root made them: in a part that is delegated, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from piolet.errors import PioletError
 
 _NAME = re.compile(r"[A-Za-z0-9_+-]{1,60}")
 _STEP, _JOB = "step_", "job_"
+_LOOK_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,11 @@ def in_step(group: Group) -> bool:
     return any(part.startswith(_STEP) for part in group.path.split("/"))
 
 
+def in_job(group: Group) -> bool:
+    """Return whether the path is that of a job, or of a step."""
+    return any(part.startswith((_JOB, _STEP)) for part in group.path.split("/"))
+
+
 def enter(groups: Sequence[Group], seen: Sequence[Mount]) -> None:
     """Move this process into the groups. Raises PioletError: those of the step are not to be had."""
     for group in groups:
@@ -107,25 +115,50 @@ def enter(groups: Sequence[Group], seen: Sequence[Mount]) -> None:
                 ) from None
 
 
-def open_step(groups: Sequence[Group], job: int, surely: Callable[[], bool] = lambda: False) -> int | None:
-    """Return a descriptor of the step's group of version 2, which stays that group's; None where there is none.
+def of_task(stepd: int, within_s: float = 2.0) -> list[Group]:
+    """Return the groups of a step, which are those of a task of it, once slurmstepd has forked one. Raises OSError.
 
-    Only below a group of that job, so that a number that was used again cannot lead to another's. Where the path does
-    not name a job by its number (Slurm 26.05 has its SLUID), `surely` is asked whether the groups are those of the
-    step's slurmstepd. Raises OSError.
+    It announces a step before it makes the step's groups, one after the other, and forks the tasks when it has made
+    them all; then it moves each task from its own groups to the task's.
     """
+    end = time.monotonic() + within_s
+    while True:
+        late = time.monotonic() >= end
+        tasks = children_of(stepd)
+        if tasks or late:
+            jobs = [group for group in of(stepd) if in_job(group)]
+            groups = of(tasks[0]) if tasks else []
+            if all(any(one.controllers == job.controllers and in_step(one) for one in groups) for job in jobs):
+                return groups
+            if late:
+                return groups or jobs
+        time.sleep(_LOOK_S)
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the children of all threads of a process. Raises OSError."""
+    found: list[int] = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/task/{thread}/children") as file:
+            found += map(int, file.read().split())
+    return found
+
+
+def step_group(groups: Sequence[Group], job: str, step: str) -> str | None:
+    """Return the directory of the step's group of version 2, if these groups are in it and root made it."""
     for group in groups:
         parts = group.path.split("/")
-        steps = [number for number, part in enumerate(parts) if part.startswith(_STEP)]
-        if group.controllers or not steps:
-            continue
-        above = parts[: steps[0]]
-        if f"{_JOB}{job}" not in above and (any(part.startswith(_JOB) for part in above) or not surely()):
-            continue
-        where = directory(Group((), "/".join(parts[: steps[0] + 1])), own_mounts())
-        if where is not None and os.path.exists(f"{where}/cgroup.kill"):
-            return os.open(where, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        for place in range(1, len(parts)):
+            if not group.controllers and parts[place - 1 : place + 1] == [_JOB + job, _STEP + step]:
+                where = directory(Group((), "/".join(parts[: place + 1])), own_mounts())
+                return where if where is not None and roots_own(where) else None
     return None
+
+
+def kill(where: str) -> None:
+    """Kill every process in the group at `where`, whatever it does meanwhile. Raises OSError."""
+    with open(f"{where}/cgroup.kill", "w", encoding="ascii") as file:
+        file.write("1")
 
 
 def of_step(groups: Sequence[Group], seen: Sequence[Mount]) -> list[tuple[str, str]]:
@@ -141,15 +174,6 @@ def of_step(groups: Sequence[Group], seen: Sequence[Mount]) -> list[tuple[str, s
         if where is not None:
             found += [(name, where) for name in group.controllers or ("",)]
     return found
-
-
-def kill(step: int) -> None:
-    """Kill every process in the group behind the descriptor, whatever it does meanwhile. Raises OSError."""
-    switch = os.open("cgroup.kill", os.O_WRONLY | os.O_CLOEXEC, dir_fd=step)
-    try:
-        os.write(switch, b"1")
-    finally:
-        os.close(switch)
 
 
 def step_of(groups: Sequence[Group], seen: Sequence[Mount]) -> tuple[str, str | None] | None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from piolet.errors import WireError
 from piolet.node import linux, loop, packets, rootoverlay, usernamespaces
 from piolet.node.devicemapper import DeviceMapper, tiny_image
+from piolet.node.fuse import is_of_fuse_2
 
 IDMAP, DEVICE_MAPPER, FUSE = "idmap", "devicemapper", "fuse"
 WAYS = (IDMAP, DEVICE_MAPPER, FUSE)
@@ -55,6 +56,7 @@ class Choice:
     tried    why the ways before it do not work: way, and a clause
     refusal  why there are no containers at all on this node, or ''
     rooted   containers' overlays are root's to mount (rootoverlay.py)
+    helped   users' namespaces are to be made with CAP_SYS_ADMIN (usernamespaces.py)
     hint     what an administrator does where nothing works
     """
 
@@ -64,6 +66,7 @@ class Choice:
     refusal: str = ""
     hint: str = ""
     rooted: bool = False
+    helped: bool = False
 
     def describe(self) -> str:
         """Return it in a sentence, for the log and for `piolet doctor`."""
@@ -98,16 +101,16 @@ def choose(wanted: str, base: str, mapper: DeviceMapper, squashfuse: str) -> Cho
     tried: list[tuple[str, str]] = []
     fuse = probe_fuse(squashfuse) is None
     with tempfile.TemporaryDirectory(dir=base) as target:
-        rooted = rootoverlay.is_needed(target)
+        rooted, helped = rootoverlay.is_needed(target), usernamespaces.needs_administrator()
         for way in WAYS if wanted == AUTO else (wanted,):
             error = tries[way](target)
             if error is None:
-                return Choice(way, fuse, tried, rooted=rooted)
+                return Choice(way, fuse, tried, rooted=rooted, helped=helped)
             tried.append((way, _clause(way, error)))
     hint = "any of these will do; on RHEL 9 and before Linux 6.2 device mapper is the fast one: modprobe dm_mod"
     if wanted != AUTO:
         hint = '[node] image_mounts = "auto" takes what works'
-    return Choice("", fuse, tried, hint=hint)
+    return Choice("", fuse, tried, hint=hint, rooted=rooted, helped=helped)
 
 
 def choose_apart(wanted: str, squashfuse: str) -> Choice | None:
@@ -199,6 +202,8 @@ def probe_fuse(squashfuse: str) -> OSError | None:
     """Return what is in the way of squashfuse for users: that it is not there, or its device."""
     if not os.access(squashfuse, os.X_OK):
         return FileNotFoundError(errno.ENOENT, "it is not there, or cannot be run", squashfuse)
+    if is_of_fuse_2(squashfuse):
+        return OSError(errno.ENOTSUP, "it was built with FUSE 2, which takes over no mount", squashfuse)
     try:
         mode = os.stat("/dev/fuse").st_mode
     except OSError as error:

@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Iterator
 
-from piolet.node import children, linux
+from piolet.node import children, hierarchies, linux
 from piolet.node.children import Child
 
 LABEL = "piolet:"
@@ -82,13 +82,14 @@ def in_containers() -> dict[str, list[int]]:
     return found
 
 
-def start_killing(user_ns: int, by_force: bool = False) -> Child:
+def start_killing(user_ns: int, by_force: bool = False, step: str | None = None) -> Child:
     """Kill everything in the user namespace behind the descriptor and in those below it, at once.
 
     Returns the child that does it; its status is 0 if the call was made. kill(-1) walks the processes under the lock
     that fork needs, so that not even a storm of forks gets away. Whom it reaches the kernel decides: the child belongs
     to a user without processes, and has capabilities in that namespace only. There it can be killed by the user whose
-    namespace it is; `by_force` kills as root from outside before that whoever is seen to be in there.
+    namespace it is; `by_force` kills as root from outside before that whoever is seen to be in there, and with `step`
+    ("JOB.STEP", whose slurmstepd has ended) all in the control group (version 2) of that step that one of them is in.
     """
     monitor = os.getpid()
     child = children.fork({user_ns})
@@ -97,7 +98,7 @@ def start_killing(user_ns: int, by_force: bool = False) -> Child:
     status = 1
     try:
         if by_force:
-            _kill_seen(user_ns)
+            _kill_seen(user_ns, step)
         linux.keep_capabilities()
         own = _NOBODY_AT_ALL | os.getpid()
         os.setgroups([])
@@ -114,7 +115,7 @@ def start_killing(user_ns: int, by_force: bool = False) -> Child:
         os._exit(status)
 
 
-def _kill_seen(user_ns: int) -> None:
+def _kill_seen(user_ns: int, step: str | None = None) -> None:
     """Kill every process that is seen to be in the user namespace or below it: not all, if they fork fast."""
     wanted = os.fstat(user_ns).st_ino
     if wanted == os.stat("/proc/self/ns/user").st_ino:
@@ -125,9 +126,19 @@ def _kill_seen(user_ns: int) -> None:
             try:
                 # Looked at after it is held: the number may have become another's before.
                 if _is_below(pid, wanted):
+                    if step is not None:
+                        _kill_group(pid, step)
                     signal.pidfd_send_signal(process, signal.SIGKILL)
             finally:
                 os.close(process)
+
+
+def _kill_group(pid: int, step: str) -> None:
+    """Kill all in the step's control group, if it is of version 2 and the process is in it."""
+    where = hierarchies.step_group(hierarchies.of(pid), *step.split("."))
+    if where is not None:
+        with contextlib.suppress(FileNotFoundError):  # before Linux 5.14 there is no such switch
+            hierarchies.kill(where)
 
 
 def _is_below(pid: int, wanted: int) -> bool:

@@ -29,7 +29,8 @@ _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 0x04, 0x10
 _AT_FDCWD = -100
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 1, 4, 15, 28, 38
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_KEEPCAPS, _PR_SET_CHILD_SUBREAPER = 8, 36
+_CAPABILITY_VERSION, _CAP_SYS_ADMIN = 0x20080522, 21
 _SECBIT_NO_SETUID_FIXUP = 4
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = 428, 429, 436, 442
 _SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING = {"x86_64": 250, "aarch64": 219, "ppc64le": 271}, 1
@@ -101,7 +102,8 @@ def set_mount_attributes(
     """Set MOUNT_ATTR_* on the mount that `tree` is the root of; with `user_ns` map its ids by that namespace."""
     if user_ns is not None:
         attributes |= MOUNT_ATTR_IDMAP
-    block = ctypes.create_string_buffer(struct.pack("=QQQQ", attributes, 0, propagation, user_ns or 0))
+    # Bytes, as ctypes makes a type for each buffer: a circle, and the monitor's garbage collector is off.
+    block = struct.pack("=QQQQ", attributes, 0, propagation, user_ns or 0)
     flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
     _check(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", flags, block, ctypes.c_size_t(32)), "mount_setattr")
 
@@ -172,11 +174,24 @@ def _leave_keyring() -> None:
             raise OSError(error, os.strerror(error), "session keyring")
 
 
-def become(uid: int, gid: int, groups: list[int]) -> None:
+def _keep_only(capability: int) -> None:
+    """Give up every capability but this one. Raises OSError."""
+    header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
+    bit = 1 << capability
+    # Of each half of the bits: effective, permitted, inheritable.
+    _check(_libc.capset(header, struct.pack("=6I", bit, bit, 0, 0, 0, 0)), "capset")
+
+
+def become(uid: int, gid: int, groups: list[int], *, administrator: bool = False) -> None:
     """Become this user for good, and prove that there is no way back.
 
-    Raises PermissionError when there is one (never seen; the proof is the point).
+    With `administrator` CAP_SYS_ADMIN stays, and nothing else, until a new user namespace takes it away: read nothing
+    of the user's before that. The process is not dumpable then.
+
+    Raises PermissionError when there is a way back (never seen; the proof is the point).
     """
+    if administrator:
+        _prctl(_PR_SET_KEEPCAPS, 1, "PR_SET_KEEPCAPS")
     # As root: a user whose quota of keys is used up would keep root's.
     _leave_keyring()
     os.setgroups(groups)
@@ -184,6 +199,10 @@ def become(uid: int, gid: int, groups: list[int]) -> None:
     os.setresuid(uid, uid, uid)
     if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3:
         raise PermissionError("the change of user did not take")
+    if administrator:
+        not_dumpable()
+        _keep_only(_CAP_SYS_ADMIN)
+        _prctl(_PR_SET_KEEPCAPS, 0, "PR_SET_KEEPCAPS")
     if uid == 0:
         return
     ways_back: list[Callable[[], None]] = [

@@ -338,7 +338,10 @@ def _images(config: Config, account: pwd.struct_passwd, base: Path, state: Path,
             log.info("a view of an image that an earlier pioletd was killed over is removed: %s", name)
     choice = imagemounts.choose(config.node.image_mounts, str(base), mapper, config.environment.squashfuse)
     log.log(logging.INFO if choice.way else logging.ERROR, "%s", choice.describe())
-    imagemounts.note(choice, str(state))
+    try:
+        imagemounts.note(choice, str(state))
+    except OSError as error:
+        log.warning("what the kernel can do is not noted in %s: %s", state, error.strerror)
     views, verify = config.node.views_per_image, config.images.verify
     return Images(config.images.store, account.pw_uid, str(base), choice, mapper, views, verify)
 

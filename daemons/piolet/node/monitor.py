@@ -22,12 +22,12 @@ from collections.abc import Callable
 
 from piolet import peer
 from piolet.errors import PioletError, WireError
-from piolet.node import earlier, hierarchies, jobnamespaces, leftovers, packets, usernamespaces, vettask, worker
+from piolet.node import earlier, jobnamespaces, leftovers, packets, usernamespaces, worker
 from piolet.node.children import Child
 from piolet.node.endings import Endings, Remains
 from piolet.node.mounts import Images, View, explain
 from piolet.node.requests import MESSAGE_MAX, Answer, Build, End, decode, take_start
-from piolet.node.state import StepFiles
+from piolet.node.state import Known, StepFiles
 from piolet.node.steps import Awaited, Step
 from piolet.node.workers import Workers
 
@@ -225,11 +225,20 @@ class Monitor:
                 view = self._images.view(mounted, wanted)
             step.marks.append(("mount the image", self._clock()))
             served = view is not None and view.is_file
-            groups = who.control_groups if order.foreign or served else []
+            stepd = who.peer if order.foreign or served else 0
             rooted = view is not None and not served and self._images.rooted
             label = leftovers.label(who.step, self._place) if rooted else ""
             todo = worker.Order(
-                who.uid, who.gid, who.groups, groups, order.plan, self._means, served, label, step.namespace is not None
+                who.uid,
+                who.gid,
+                who.groups,
+                stepd,
+                order.plan,
+                self._means,
+                served=served,
+                label=label,
+                helped=self._images.helped,
+                own=step.namespace is not None,
             )
             image = None if view is None else view.descriptor
             step.worker, step.channel = self._workers.give(todo, image, step.namespace)
@@ -271,10 +280,8 @@ class Monitor:
     def _write_maps(self, step: Step, child: Child) -> None:
         who = step.who
         # From here on, whatever comes to be in the container can be ended with it.
-        group = hierarchies.open_step(who.control_groups, who.job, lambda: vettask.is_slurmstepd_of(who.peer, who.step))
-        step.remains = Remains(who.step, child.open("ns/user"), group)
-        if step.remains.group is not None:
-            step.remains.stepd = os.pidfd_open(who.peer)
+        known = Known(who.step, who.peer, leftovers.start_time(who.peer))
+        step.remains = Remains(known, child.open("ns/user"))
         child.write_map("uid_map", [(who.uid, who.uid)])
         # With the supplementary groups mapped, the user sees them by name; setgroups stays denied, so
         # that a group that takes access away cannot be dropped.
@@ -302,7 +309,8 @@ class Monitor:
             for descriptor in namespaces:
                 os.close(descriptor)
         self._let_go(step)
-        self._files.write(step.who.step, step.who.peer)
+        if step.remains is not None:
+            self._files.write(step.remains.of)
 
     def _let_go(self, step: Step) -> None:
         """Close the worker's channel, at which it ends."""

@@ -29,7 +29,7 @@ _RECORD_MAX = 8 << 20
 
 _DAMAGED = "its file in the store may be damaged: see piolet image verify; an administrator may piolet image rm DIGEST"
 _ALTERED = "an administrator looks into it, and has it made again: piolet image verify; piolet image rm DIGEST"
-_OLD = "have it converted again: piolet image rm REFERENCE, then piolet image pull REFERENCE"
+_OLD = "have it converted again: piolet image prune --old-format, by an administrator if the image is public"
 _NOT_THE_STORES = "the files of the store must belong to the account of the image service, and only it may write them"
 _HINTS = {
     errno.EINVAL: _DAMAGED,
@@ -145,6 +145,11 @@ class Images:
         """Whether the overlay on a mounted image is root's to mount."""
         return self._choice.rooted
 
+    @property
+    def helped(self) -> bool:
+        """Whether workers make their user namespaces with CAP_SYS_ADMIN."""
+        return self._choice.helped
+
     def key(self, wanted: Wanted) -> tuple[str, int, int]:
         """Return what those have in common whom one mount serves."""
         if self._choice.way == IDMAP:
@@ -209,7 +214,8 @@ class Images:
                 return errno.EPERM
             recorded = None if seen is None else _recorded(f"{path}.json")
             if seen is not None and recorded is not None and _sha256(image, seen) != recorded:
-                return errno.EBADMSG
+                # The record may be of a file that has taken this one's place meanwhile.
+                return errno.EBADMSG if identity_of(os.stat(f"{path}.sqsh")) == wanted.identity else errno.ESTALE
             if identity_of(os.fstat(image)) != wanted.identity:
                 return errno.ESTALE  # it was written to meanwhile
             os.seteuid(0)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from piolet import peer
 from piolet.errors import WireError
-from piolet.node import hierarchies, packets
+from piolet.node import packets
 
 MESSAGE_MAX = 256 * 1024
 _STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
@@ -81,17 +81,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Announced:
-    """Whose step it is: `step` is "JOB.STEP", `peer` the pid of its slurmstepd, `groups` the user's.
-
-    `control_groups` are those of slurmstepd at that time.
-    """
+    """Whose step it is: `step` is "JOB.STEP", `peer` the pid of its slurmstepd."""
 
     step: str
     peer: int
     uid: int
     gid: int
     groups: list[int]
-    control_groups: list[hierarchies.Group] = field(default_factory=list)
 
     @property
     def job(self) -> int:
@@ -139,12 +135,7 @@ def take_start(connection: socket.socket, listener: peer.File) -> Announced:
     if uid == 0:
         # The plan is the server's word, and would be carried out as root.
         raise WireError("a step of root has no environment", "start it as another user")
-    try:
-        groups = [group for group in hierarchies.of(pid) if hierarchies.in_step(group)]
-    except OSError:
-        groups = []  # it has ended
-    numbers = list(struct.unpack_from(f"={count}I", data, START.size))
-    return Announced(f"{job}.{step}", pid, uid, gid, numbers, groups)
+    return Announced(f"{job}.{step}", pid, uid, gid, list(struct.unpack_from(f"={count}I", data, START.size)))
 
 
 def is_step(text: str) -> bool:

@@ -18,8 +18,11 @@ _FLAGS = linux.MS_NOSUID | linux.MS_NODEV
 
 
 def is_needed(target: str) -> bool:
-    """Return whether a tmpfs lacks user.* attributes, seen by one at the empty directory `target`. Raises OSError."""
-    linux.mount("piolet", target, "tmpfs", _FLAGS, "mode=0700,size=64k")
+    """Return whether a tmpfs lacks user.* attributes, seen by one at the empty directory `target`."""
+    try:
+        linux.mount("piolet", target, "tmpfs", _FLAGS, "mode=0700,size=64k")
+    except OSError:
+        return False  # then there are no containers either, and a step is told why
     try:
         os.setxattr(target, "user.piolet", b"1")
     except OSError as error:

@@ -41,16 +41,16 @@ class StepFiles:
         except OSError as error:
             raise PioletError(f"cannot make {directory}: {error.strerror}", "is the file system full?") from None
 
-    def write(self, step: str, peer: int) -> None:
+    def write(self, known: Known) -> None:
         """Note that the step runs. A failure is logged and does no harm."""
-        path = f"{self._directory}/{step}"
+        path = f"{self._directory}/{known.step}"
         try:
             with open(f"{path}.tmp", "w", encoding="ascii") as file:
                 # dumps, since dump leaves cycles behind, and the monitor's garbage collector is off.
-                file.write(json.dumps({"peer": peer, "started": leftovers.start_time(peer)}))
+                file.write(json.dumps({"peer": known.peer, "started": known.started}))
             os.rename(f"{path}.tmp", path)
         except OSError as error:
-            _log.warning("cannot note step %s in %s: %s", step, self._directory, error.strerror)
+            _log.warning("cannot note step %s in %s: %s", known.step, self._directory, error.strerror)
             with contextlib.suppress(OSError):
                 os.unlink(f"{path}.tmp")
 

@@ -10,6 +10,7 @@ from piolet.node import children, linux
 
 _CACHED_MAX = 256
 _MADE_S = 5.0
+_NOBODY = 65534
 
 # What keeps users from making one, and what lets them; the second is Debian's, the third Ubuntu's from 24.04 on.
 SETTINGS = (
@@ -30,6 +31,29 @@ def hint() -> str:
         if value == bad:
             return f"an administrator lets users make user namespaces on the nodes: sysctl -w {key}={good}"
     return "they may be used up, or forbidden by a security module: sysctl user.max_user_namespaces, the kernel's log"
+
+
+def needs_administrator() -> bool:
+    """Return whether users are refused a user namespace in which they can mount, and one with CAP_SYS_ADMIN is not.
+
+    So it is with `kernel.unprivileged_userns_clone = 0`, and on Ubuntu from 24.04 on as it comes. Tried by children.
+    """
+    return not _user_can(administrator=False) and _user_can(administrator=True)
+
+
+def _user_can(*, administrator: bool) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            linux.become(_NOBODY, _NOBODY, [], administrator=administrator)
+            linux.unshare(linux.CLONE_NEWUSER)
+            linux.unshare(linux.CLONE_NEWNS)
+            linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 class IdMaps:

@@ -170,21 +170,6 @@ def _stepd_above(pid: int, parent: int) -> tuple[str, str] | None:
     return None
 
 
-def is_slurmstepd_of(pid: int, step: str) -> bool:
-    """Return whether the process is root's slurmstepd of that step, "JOB.STEP"."""
-    try:
-        process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        title = _stepd_title(f"/proc/self/fd/{process}")
-    except (OSError, KeyError):
-        return False
-    finally:
-        os.close(process)
-    return title is not None and ".".join(title) == step
-
-
 def _stepd_title(base: str) -> tuple[str, str] | None:
     """Return job and step if the process is root's slurmstepd, of a program that is root's."""
     # The real user: that of a program with the setuid bit is the user who started it. Nothing is read of the memory of

@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from piolet.errors import PioletError
+from piolet.errors import ContainerError, PioletError
 from piolet.node import container, fuse, hierarchies, jobnamespaces, linux, packets, plan, rootoverlay, usernamespaces
 from piolet.node.requests import MESSAGE_MAX
 
@@ -33,21 +33,24 @@ class Means:
 
 @dataclass(frozen=True)
 class Order:
-    """What the monitor gives a worker: who it becomes, which control groups it enters, and what it builds.
+    """What the monitor gives a worker: who it becomes, and what it builds.
 
+    stepd   the slurmstepd of the step whose control groups it enters, or 0
     served  the image comes as an open file, which squashfuse is to serve, and not as a mount
     label   the name of the container's root, where root is to mount its overlay (rootoverlay.py); or ''
+    helped  users may make no user namespace here: this one keeps CAP_SYS_ADMIN until it has
     own     the job has a mount namespace of its own, which comes as a descriptor, after the image's
     """
 
     uid: int
     gid: int
     groups: list[int]
-    control_groups: list[hierarchies.Group]
+    stepd: int
     plan: str
     means: Means
     served: bool = False
     label: str = ""
+    helped: bool = False
     own: bool = False
 
 
@@ -92,24 +95,19 @@ def run(monitor: socket.socket, namespace: int) -> None:
         if not data:
             os._exit(0)
         order = packets.decode(Order, data)
-        if order.control_groups:
-            hierarchies.enter(order.control_groups, hierarchies.own_mounts())
-        if order.own:
-            os.close(namespace)
-            namespace = _enter_job(descriptors.pop(), order.means.scratch, monitor)
-        image = descriptors[0] if descriptors else None
-        kind = container.FILE if order.served else container.MOUNT
-        if image is not None and order.label:
-            image, kind = _mount_root(order, image, namespace, monitor), container.ROOT
-        os.close(namespace)
-        linux.become(order.uid, order.gid, order.groups)
+        try:
+            image, kind = _prepare(order, descriptors, namespace)
+        except PioletError as error:
+            monitor.send(packets.encode(Built(error.message[:_TEXT_MAX], (error.hint or "")[:_TEXT_MAX])))
+            raise
+        linux.become(order.uid, order.gid, order.groups, administrator=order.helped)
         # The change of user has cleared it.
         linux.die_with_parent(signal.SIGKILL)
         linux.no_new_privileges()
         marks = Marks()
         marks.add("become the user")
-        error, hint = _build(order, image, kind, monitor, marks)
-        monitor.send(packets.encode(Built(error[:_TEXT_MAX], hint[:_TEXT_MAX], marks.taken)))
+        why, hint = _build(order, image, kind, monitor, marks)
+        monitor.send(packets.encode(Built(why[:_TEXT_MAX], hint[:_TEXT_MAX], marks.taken)))
         # The monitor closes its end when it holds the namespaces.
         monitor.recv(16)
         status = 0
@@ -119,39 +117,38 @@ def run(monitor: socket.socket, namespace: int) -> None:
         os._exit(status)
 
 
-def _enter_job(own: int, scratch: str, monitor: socket.socket) -> int:
-    """Go to where the job's tasks are, for its /tmp is the container's; return a descriptor that leads there again."""
-    try:
-        return jobnamespaces.enter(own, scratch)
-    except PioletError as error:
-        monitor.send(packets.encode(Built(error.message[:_TEXT_MAX], (error.hint or "")[:_TEXT_MAX])))
-        raise
-    except OSError as error:
-        text = f"cannot enter the job's mount namespace: {error.strerror} ({error.filename})"
-        monitor.send(packets.encode(Built(text[:_TEXT_MAX])))
-        raise
-    finally:
-        os.close(own)
+def _prepare(order: Order, descriptors: list[int], namespace: int) -> tuple[int | None, str]:
+    """Do what is root's to do, who has read nothing of the user's; return what the image comes as. Raises PioletError.
 
-
-def _mount_root(order: Order, image: int, namespace: int, monitor: socket.socket) -> int:
-    """Mount the container's overlay as root, who has read nothing of the user's; return its detached mount."""
+    `namespace` leads to the mount namespace that this process is in, and is closed.
+    """
+    kind, what = container.FILE if order.served else container.MOUNT, "enter the step's control groups"
     try:
-        tree = rootoverlay.make(image, (order.uid, order.gid), order.label, order.means.scratch, namespace)
+        if order.stepd:
+            hierarchies.enter(hierarchies.of_task(order.stepd), hierarchies.own_mounts())
+        if order.own:
+            what, own = "enter the job's mount namespace", descriptors.pop()
+            os.close(namespace)
+            namespace = jobnamespaces.enter(own, order.means.scratch)
+            os.close(own)
+        image = descriptors[0] if descriptors else None
+        if image is not None and order.label:
+            what, mount = "mount the container's overlay", image
+            image = rootoverlay.make(mount, (order.uid, order.gid), order.label, order.means.scratch, namespace)
+            kind = container.ROOT
+            os.close(mount)
+        os.close(namespace)
+        return image, kind
     except OSError as error:
-        text = f"cannot mount the container's overlay: {error.strerror} ({error.filename})"
-        monitor.send(packets.encode(Built(text[:_TEXT_MAX])))
-        raise
-    os.close(image)
-    return tree
+        raise ContainerError(f"cannot {what}: {error.strerror} ({error.filename})") from None
 
 
 def _build(order: Order, image: int | None, kind: str, monitor: socket.socket, marks: Marks) -> tuple[str, str]:
     """Build the container; return an error, empty if it stands, and a hint."""
     try:
+        linux.unshare(linux.CLONE_NEWUSER)
         todo = plan.from_json(order.plan)
         mounter = None
-        linux.unshare(linux.CLONE_NEWUSER)
         marks.add("unshare")
         monitor.send(UNSHARED)
         if monitor.recv(16) != MAPPED:

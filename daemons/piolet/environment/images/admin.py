@@ -14,12 +14,22 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from piolet.environment.images.lease import Presence
-from piolet.environment.images.reference import is_digest, parse
+from piolet.environment.images.reference import LOCAL, is_digest, parse
 from piolet.environment.images.store import Access, Filed, Store
 from piolet.errors import ImageError
 
 _SHORTEST = 8
 _LIST = "piolet image list"
+
+
+def rules(uid: int) -> bool:
+    """Return whether all images are `uid`'s to remove."""
+    return uid in (0, os.geteuid())
+
+
+def may_remove(uid: int, access: Access) -> bool:
+    """Return whether an image of which `access` speaks is `uid`'s to remove, if it is nobody else's."""
+    return rules(uid) or (not access.public and uid in access.users)
 
 
 class Admin:
@@ -31,7 +41,7 @@ class Admin:
 
     def entries(self, uid: int) -> list[dict[str, Any]]:
         """Return one object an image that `uid` may see: digest, references, size, used, access."""
-        return self._entries(uid, self._store.references(None if self._rules(uid) else uid))
+        return self._entries(uid, self._store.references(None if rules(uid) else uid))
 
     def _entries(self, uid: int, filed: Iterable[Filed]) -> list[dict[str, Any]]:
         names: dict[str, set[str]] = {}
@@ -40,7 +50,7 @@ class Admin:
         found = []
         for digest in self._store.digests():
             access = self._store.access(digest)
-            if access is None or not (access.allows(uid) or self._rules(uid)):
+            if access is None or not (access.allows(uid) or rules(uid)):
                 continue
             found.append(self._entry(uid, digest, access, sorted(names.get(digest, []))))
         return sorted(found, key=lambda entry: (entry["references"] or ["~"], entry["digest"]))
@@ -63,13 +73,13 @@ class Admin:
             raise ImageError(f"there is no image {reference} in the store that is yours to see", _LIST)
         digest, path = hit
         everybodys = path == self._store.index_path(reference, None)
-        if not everybodys or self._rules(uid):
+        if not everybodys or rules(uid):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         access = self._store.access(digest)
         filed = self._filed(digest)
-        mine = [owner for owner, _, _, _ in filed if owner == uid or (owner is None and self._rules(uid))]
-        if access is not None and access.public and not self._rules(uid):
+        mine = [owner for owner, _, _, _ in filed if owner == uid or (owner is None and rules(uid))]
+        if access is not None and access.public and not rules(uid):
             return {"removed": f"{reference} {self._take_back(uid, digest, [] if mine else filed, not everybodys)}"}
         if access is None or mine or (access.public and filed):
             return {"removed": f"{reference}; other references keep the image"}
@@ -86,6 +96,7 @@ class Admin:
     def expire(self, idle_s: float) -> list[dict[str, Any]]:
         """Remove public images that nobody asked for since `idle_s` seconds; return their entries."""
         with self._presence.at_work():
+            self._store.remove_replaced()
             return self._prune(os.geteuid(), idle_s, dry_run=False, public_only=True)
 
     def chosen(self, uid: int, target: str | None) -> list[dict[str, Any]]:
@@ -102,6 +113,24 @@ class Admin:
             digest = hit[0]
         return [entry for entry in entries if entry["digest"] == digest]
 
+    def outdated(self, uid: int) -> list[dict[str, Any]]:
+        """Return the entries of images that an older release converted and that `uid` may have converted again.
+
+        Each has `sources` besides: the repositories that it can be had from again, as far as they are uid's to know.
+        """
+        found = []
+        for entry in self.entries(uid):
+            access = self._store.access(entry["digest"])
+            if access is None or not may_remove(uid, access) or not self._store.outdated(entry["digest"]):
+                continue
+            names = [parse(reference).name for reference in entry["references"]]
+            if rules(uid):
+                names += self._store.metadata(entry["digest"]).get("sources", [])
+            local = f"{LOCAL}/"
+            sources = [name for name in dict.fromkeys(map(str, names)) if not name.startswith(local)]
+            found.append({**entry, "sources": sources[:20]})
+        return found
+
     def _prune(
         self, uid: int, older_than_s: float, dry_run: bool, *, public_only: bool = False
     ) -> list[dict[str, Any]]:
@@ -110,12 +139,12 @@ class Admin:
         of_image: dict[str, list[Filed]] = {}
         for reference in filed:
             of_image.setdefault(reference[2], []).append(reference)
-        seen = filed if self._rules(uid) else [reference for reference in filed if reference[0] in (None, uid)]
+        seen = filed if rules(uid) else [reference for reference in filed if reference[0] in (None, uid)]
         for entry in self._entries(uid, seen):
             access = self._store.access(entry["digest"])
             # It may have been used since the listing began.
             unused = self._unused_s(entry["digest"])
-            if access is None or not self._may_remove(uid, access) or unused < older_than_s:
+            if access is None or not may_remove(uid, access) or unused < older_than_s:
                 continue
             if public_only and not access.public:
                 continue
@@ -138,12 +167,6 @@ class Admin:
     def _unused_s(self, digest: str) -> float:
         return max(0.0, time.time() - self._store.last_used(digest))
 
-    def _rules(self, uid: int) -> bool:
-        return uid in (0, os.geteuid())
-
-    def _may_remove(self, uid: int, access: Access) -> bool:
-        return self._rules(uid) or (not access.public and uid in access.users)
-
     def _filed(self, digest: str) -> list[Filed]:
         return [reference for reference in self._store.references() if reference[2] == digest]
 
@@ -151,7 +174,7 @@ class Admin:
         """Take the image, to which `filed` refer, away from `uid`, from the disk if nobody else has it; say so."""
         with self._store.changing:
             access = self._store.access(digest)
-            if access is None or self._rules(uid) or not (access.public or set(access.users) - {uid}):
+            if access is None or rules(uid) or not (access.public or set(access.users) - {uid}):
                 self._store.remove(digest, filed)
                 return "and its image"
             if not access.public:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from piolet import sizes
 from piolet.environment.images import manifest as documents
 from piolet.environment.images.blob import LayerStream, Source, needs_a_file, unpacked
 from piolet.environment.images.reference import is_digest
@@ -175,6 +176,13 @@ def _docker(found: _Found, folder: str, what: str) -> bytes:
     return json.dumps(made).encode()
 
 
+def _too_large(limit: int) -> ImageError:
+    return ImageError(
+        f"it is larger than {sizes.shown(limit)}, the limit",
+        "an archive may take what your quota leaves, at most 512 GiB, and half of what is free in the store",
+    )
+
+
 def _take(stream: LayerStream, folder: str, limit: int, tell: Callable[[int], None]) -> _Found:
     """Write each blob of the archive to `folder`, named by its digest, and keep the documents."""
     found, seen = _Found(), set()
@@ -195,7 +203,7 @@ def _take(stream: LayerStream, folder: str, limit: int, tell: Callable[[int], No
         _refuse(member, name)
         if (match := _BLOB.fullmatch(name)) or _DOCKER.fullmatch(name):
             if done + member.size > limit:
-                raise ImageError(f"it is larger than {limit >> 30} GiB, the limit")
+                raise _too_large(limit)
             found.blobs[name] = _blob(reader, member, folder, match[1] if match else None, done, tell)
             done += member.size
             continue
@@ -320,7 +328,7 @@ def _spooled(fd: int, magic: bytes, spare: str, limit: int) -> int:
         while chunk := _patient(fd, 1 << 20):
             out.write(chunk)
             if out.tell() > limit:
-                raise ImageError(f"it is larger than {limit >> 30} GiB, the limit")
+                raise _too_large(limit)
         out.flush()
         whole = os.dup(out.fileno())
     os.lseek(whole, 0, os.SEEK_SET)

@@ -20,7 +20,7 @@ from piolet.environment.definition import Image
 from piolet.environment.images import credentials, protocol
 from piolet.environment.images.failures import ServiceBusy, from_wire
 from piolet.environment.images.info import ImageInfo
-from piolet.environment.images.reference import is_path, parse
+from piolet.environment.images.reference import Reference, is_path, parse
 from piolet.errors import ImageError
 
 _SILENCE_S = 60.0
@@ -61,13 +61,40 @@ def find(reference: str, config: Config, mode: str, progress: Callable[[str], No
         answer = ask(config, request | {"mode": "known"}, progress)
         if answer:
             return _info(answer, "site")
+    return _info(_ask_as_self(config, wanted, request | {"mode": mode}, progress), "site")
+
+
+def is_there(reference: str, config: Config) -> bool:
+    """Return whether an image needs no pull. Raises ImageError: the reference is none, or nobody answers."""
+    if is_path(reference):
+        return True
+    wanted, own = parse(reference), own_store()
+    if own is not None:
+        from piolet.environment.images.store import Store
+
+        return Store(own).known(wanted, os.geteuid()) is not None
+    return bool(ask(config, {"op": "resolve", "reference": reference, "mode": "known"}, lambda _: None))
+
+
+def renew(reference: str, config: Config, progress: Callable[[str], None]) -> None:
+    """Have an image of the site's store, named by its digest, converted again if an older release wrote it.
+
+    Raises ImageError: it is not the caller's to convert again, or the registry does not give it to the caller.
+    """
+    request = {"op": "resolve", "reference": reference, "mode": "renew"}
+    _ask_as_self(config, parse(reference), request, progress)
+
+
+def _ask_as_self(
+    config: Config, wanted: Reference, request: dict[str, Any], progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return the service's result for a request that may need the user's credentials."""
     entry = None if wanted.is_local else credentials.find(wanted, os.environ)
-    request["mode"] = mode
     if entry is None:
-        return _info(ask(config, request, progress), "site")
+        return ask(config, request, progress)
     fd = credentials.in_memory(credentials.document(wanted.registry, entry))
     try:
-        return _info(ask(config, request, progress, fd), "site")
+        return ask(config, request, progress, fd)
     finally:
         os.close(fd)
 

@@ -15,52 +15,31 @@ import contextlib
 import hashlib
 import logging
 import os
-import stat
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from piolet.config import ImagesConfig
-from piolet.environment.images import credentials, jobs
+from piolet.environment.images import admin, credentials, jobs
 from piolet.environment.images.archive import KINDS
+from piolet.environment.images.conversion import Conversion, Requester, Tell
 from piolet.environment.images.failures import from_os
 from piolet.environment.images.lease import Presence, remove_tree
 from piolet.environment.images.limits import conversions_at_once, seconds, unpacked_limit
 from piolet.environment.images.quota import OverQuota, Quota
 from piolet.environment.images.reference import Reference, parse
 from piolet.environment.images.slots import Slots, within
-from piolet.environment.images.store import Access, Store
+from piolet.environment.images.store import Access, Store, removed_meanwhile, whole
 from piolet.errors import ImageError
 
 _LOG = logging.getLogger("piolet-imaged")
 
-Tell = Callable[[str], None]
 _T = TypeVar("_T")
 _LOOK_TIMEOUT_S = 60
 _SLOW = "try again: the registry is slow, or many ask at once"
 _IN_HAND = "waiting for another importer that has this image in hand"
 _LONG = "try again; the site can raise pull_timeout_s in [images]"
-
-
-@dataclass(frozen=True)
-class Requester:
-    """Who asks: `entry` is their credentials for the registry, if they have any."""
-
-    uid: int
-    entry: dict[str, str] | None = None
-
-
-@dataclass
-class _Conversion:
-    uid: int
-    begun: bool = False
-    listeners: list[Tell] = field(default_factory=list)
-    task: asyncio.Task[None] | None = None
-
-    def tell(self, text: str) -> None:
-        for listener in list(self.listeners):
-            listener(text)
 
 
 class Importer:
@@ -71,7 +50,7 @@ class Importer:
         self._home = home
         self.presence = Presence(root, config.lease_stale_s)
         self.store = Store(root, self.presence.token)
-        self._running: dict[tuple[str, str], _Conversion] = {}
+        self._running: dict[tuple[str, str], Conversion] = {}
         self._looks = Slots(16, 4, "looked up")
         self._copies = Slots(8, 2, "fetched")
         self._conversions = Slots(conversions_at_once(config.memory), 1, "converted")
@@ -84,6 +63,7 @@ class Importer:
         with self.presence.at_work():
             self.presence.sweep()
             self._remove_orphans()
+            self.store.remove_replaced()
         beating = asyncio.create_task(self._beat())
         try:
             yield
@@ -110,9 +90,11 @@ class Importer:
 
         mode 'known': what the store has for the requester, or nothing; 'pull': from the store if it is
         there, else pulled; 'refresh': the registry is asked again; 'look': nothing is written, and the
-        answer may be about an image that is not there.
+        answer may be about an image that is not there; 'renew': an image of an older release is converted again.
         """
         reference = parse(text)
+        if mode == "renew":
+            return await self._working(self._renew(replace(who, renews=True), reference, tell))
         if mode != "refresh":
             known = self.store.known(reference, who.uid)
             if known is not None or mode == "known":
@@ -139,6 +121,17 @@ class Importer:
             self.store.unfile(reference, who.uid)  # it is looked at first, and may mean another image
         return self.store.answer(reference, digest, self.store.index_path(reference, owner))
 
+    async def _renew(self, who: Requester, reference: Reference, tell: Tell) -> dict[str, Any]:
+        digest = reference.digest
+        access = None if digest is None else self.store.access(digest)
+        if digest is None or access is None or not admin.may_remove(who.uid, access):
+            raise ImageError(f"there is no image {reference} in the store that is yours to convert again")
+        if self.store.outdated(digest):
+            found = await self._look(who, reference, tell, want_config=False)
+            async with self._deadline(reference):
+                await self._join(digest, who, reference, found, tell)
+        return {"digest": digest}
+
     async def bring(self, who: Requester, kind: str, fd: int, name: str, tell: Tell) -> dict[str, Any]:
         """Import the archive that is open at `fd`, private to the requester, and file it as `localhost/NAME`."""
         return await self._working(self._bring(who, kind, fd, name, tell))
@@ -154,7 +147,8 @@ class Importer:
         async with self._deadline(reference), self._copies.place(who.uid, tell):
             with self._scratch() as scratch:
                 job = self._job("copy", str(reference), scratch, None)
-                job |= {"source": kind, "archive_fd": fd, "digest": None, "size": None, "layers": 0}
+                room = None if self._quota is None else await asyncio.to_thread(self._quota.room, who.uid)
+                job |= {"source": kind, "archive_fd": fd, "digest": None, "size": None, "layers": 0, "room": room}
                 copied = await jobs.run(job, [fd], tell)
                 digest: str = copied["digest"]
                 await self._squash(reference, digest, copied["config"], scratch, who, tell)
@@ -216,10 +210,10 @@ class Importer:
         Nobody joins what comes from another repository, nor what still stands in another user's line:
         that user could have seen to it that it goes on for ever.
         """
-        key = (digest, reference.name)
+        key = (digest, f"{reference.name} again" if who.renews else reference.name)
         conversion = self._running.get(key)
         if conversion is None or not (conversion.begun or conversion.uid == who.uid):
-            conversion = self._running[key] = _Conversion(who.uid)
+            conversion = self._running[key] = Conversion(who.uid)
             work = self._working(self._convert(digest, who, reference, found, conversion))
             conversion.task = asyncio.create_task(work)
         task = conversion.task
@@ -237,7 +231,7 @@ class Importer:
                     await task
 
     async def _convert(
-        self, digest: str, who: Requester, reference: Reference, found: dict[str, Any], conversion: _Conversion
+        self, digest: str, who: Requester, reference: Reference, found: dict[str, Any], conversion: Conversion
     ) -> None:
         # Fetched once from each repository, on whatever machine; converted once.
         fetching = f"{digest}-{hashlib.sha256(reference.name.encode()).hexdigest()[:16]}"
@@ -247,7 +241,7 @@ class Importer:
             self._copies.place(who.uid, tell),
             self._lease(fetching, tell),
         ):
-            if self.store.present(digest):
+            if self.store.present(digest) and not (who.renews and self.store.outdated(digest)):
                 return  # another machine's service was first
             await self._afford(who, reference, found["size"])
             conversion.begun = True
@@ -284,10 +278,16 @@ class Importer:
         self, reference: Reference, digest: str, config: dict[str, Any], scratch: str, who: Requester, tell: Tell
     ) -> None:
         public = who.entry is None and not self._home and not reference.is_local
-        if self.store.present(digest):
-            # This user had every blob of it, so it is no secret to them.
-            self._allow(digest, who.uid, public=public, source=reference.name)
-            return
+        there = self.store.present(digest)
+        if there:
+            if not who.renews:
+                # This user had every blob of it, so it is no secret to them.
+                self._allow(digest, who.uid, public=public, source=reference.name)
+            if not self.store.outdated(digest):
+                return
+            who = replace(who, renews=True)  # what it takes is counted already
+        elif who.renews:
+            raise removed_meanwhile()
         with os.scandir(os.path.join(scratch, "blobs")) as blobs:
             packed = sum(blob.stat().st_size for blob in blobs)
         await self._afford(who, reference, packed)
@@ -298,14 +298,17 @@ class Importer:
         await self._afford(who, reference, done["size"])
         if done["left_out"]:
             tell(f"{reference}: left out {done['left_out']} device nodes, FIFOs and sockets")
-        metadata = {"version": 1, "digest": digest, "size": done["size"], "sha256": done["sha256"], "config": config}
-        access = Access(public, (who.uid,), who.uid)
-        sqsh = _whole(os.path.join(scratch, "image.sqsh"))
-        self.store.publish(digest, sqsh, {**metadata, "sources": [reference.name]}, access)
+        metadata = {"version": 1, "digest": digest, "size": done["size"], "sha256": done["sha256"]}
+        metadata |= {"config": config, "sources": [reference.name]}
+        sqsh = whole(os.path.join(scratch, "image.sqsh"))
+        if there:
+            self.store.replace(digest, sqsh, metadata)
+        else:
+            self.store.publish(digest, sqsh, metadata, Access(public, (who.uid,), who.uid))
 
     async def _afford(self, who: Requester, reference: Reference, size: int) -> None:
-        """Raise OverQuota when the requester's quota has no room for an image of `size` bytes."""
-        if self._quota is not None:
+        """Raise OverQuota when the requester's quota has no room for an image of `size` bytes more."""
+        if self._quota is not None and not who.renews:
             await asyncio.to_thread(self._quota.check, who.uid, str(reference), size)
 
     def _job(
@@ -324,6 +327,7 @@ class Importer:
             "skopeo": self._config.skopeo,
             "mksquashfs": self._config.mksquashfs,
             "compression": self._config.compression,
+            "processors": self._config.processors,
             "timeout_s": self._config.pull_timeout_s,
             "memory": self._config.memory,
             "unpack_ratio": self._config.unpack_ratio,
@@ -380,16 +384,3 @@ class Importer:
                 with contextlib.suppress(OSError):
                     self.presence.beat()
             self.presence.rest()
-
-
-def _whole(path: str) -> str:
-    """Return `path`, closed to others, if it is a plain file with no other name: who wrote it is not trusted."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid != os.geteuid():
-            raise ImageError("the program that converts images left something that is not a file of its own")
-        os.fchmod(fd, 0o600)
-    finally:
-        os.close(fd)
-    return path

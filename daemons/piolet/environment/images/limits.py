@@ -21,6 +21,7 @@ UNPACKED_FREE = 1 << 30
 """An image may always unpack to so much, however small its layers are: a base image of zeros is no attack."""
 PATIENCE_S = 120
 _SLOTS_LEAST, _SLOTS_MOST = 2, 8
+_PROCESSORS_MOST = 8
 _CHECK_S = 1.0
 
 
@@ -36,6 +37,11 @@ def unpacked_limit(packed: int, ratio: int) -> int:
 def seconds(count: int, rate: int) -> float:
     """Return how long a conversion may take that has `count` bytes to read, at `rate` MiB a second."""
     return PATIENCE_S + count / (rate << 20)
+
+
+def processors_of(wanted: int) -> int:
+    """Return how many processors a conversion uses: `wanted`, or for 0 half of the machine's, at most 8."""
+    return wanted or max(1, min(_PROCESSORS_MOST, len(os.sched_getaffinity(0)) // 2))
 
 
 def conversions_at_once(memory: int) -> int:

@@ -11,8 +11,9 @@ from typing import Any
 from piolet.config import Config
 from piolet.environment.images import admin, credentials
 from piolet.environment.images import verify as verification
+from piolet.environment.images.conversion import Requester
 from piolet.environment.images.failures import from_os
-from piolet.environment.images.importer import Importer, Requester
+from piolet.environment.images.importer import Importer
 from piolet.environment.images.reference import parse
 from piolet.environment.images.store import Store
 

@@ -5,9 +5,11 @@ A SOCK_SEQPACKET Unix socket; every message is a JSON object of at most 64 KiB. 
 any number of {"progress": text} and {"part": […]}, then one {"result": …} or {"error": …}.
 
   ping
-  resolve  reference, mode ('known', 'pull', 'look', 'refresh'); descriptor: an auth.json, if there are credentials
+  resolve  reference, mode ('known', 'pull', 'look', 'refresh', 'renew'); descriptor: an auth.json, if there
+           are credentials
   import   kind ('oci-archive', 'docker-archive'), name; descriptor: the archive, or a pipe
   list     parts: entries
+  outdated parts: entries with their sources
   rm       target
   verify   target, or null for all; parts: entries with their state
   prune    older_than_s, dry_run; parts: entries

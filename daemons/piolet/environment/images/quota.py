@@ -86,6 +86,13 @@ class Quota:
         if self._bytes and held.size + held.given_up_size + more > 2 * self._bytes:
             raise _too_soon(uid, sizes.shown(held.given_up_size), what)
 
+    def room(self, uid: int) -> int | None:
+        """Return how many bytes more `uid` may have, or None: as many as there are."""
+        if uid in (0, os.geteuid()) or not self._bytes:
+            return None
+        held = self.held(uid)
+        return max(0, min(self._bytes - held.size, 2 * self._bytes - held.size - held.given_up_size))
+
     def _read(self) -> None:
         found: dict[str, _Counted] = {}
         with os.scandir(self._store.root) as entries:

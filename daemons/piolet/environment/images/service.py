@@ -27,8 +27,9 @@ from piolet import config as configuration
 from piolet import logs, notify, peer, sizes
 from piolet.environment.images import credentials, protocol
 from piolet.environment.images.admin import Admin
+from piolet.environment.images.conversion import Requester
 from piolet.environment.images.failures import ServiceBusy, from_os, to_wire
-from piolet.environment.images.importer import Importer, Requester
+from piolet.environment.images.importer import Importer
 from piolet.environment.images.listening import listen
 from piolet.environment.images.reference import parse
 from piolet.environment.images.slots import Slots
@@ -151,7 +152,7 @@ class Service:
             return {"pong": True}
         if op == "resolve":
             text, mode = _text(request, "reference"), _text(request, "mode")
-            if mode not in ("known", "pull", "look", "refresh"):
+            if mode not in ("known", "pull", "look", "refresh", "renew"):
                 raise ImageError(f"the request has the unknown mode '{mode[:20]}'")
             entry = credentials.read(descriptors[0], parse(text).registry) if descriptors else None
             told = _Teller(connection)
@@ -164,6 +165,8 @@ class Service:
             return await told.during(self._importer.bring(Requester(uid), kind, descriptors[0], name, told.tell))
         if op == "list":
             return await _parts(connection, await self._manage(connection, self._admin.entries, uid))
+        if op == "outdated":
+            return await _parts(connection, await self._manage(connection, self._admin.outdated, uid))
         if op == "rm":
             return await self._manage(connection, self._admin.remove, uid, _text(request, "target"))
         if op == "verify":
@@ -174,7 +177,8 @@ class Service:
             if not isinstance(older, int | float) or isinstance(older, bool) or not isinstance(dry_run, bool):
                 raise ImageError("the request to prune is malformed")
             return await _parts(connection, await self._manage(connection, self._admin.prune, uid, older, dry_run))
-        raise ImageError(f"the request asks for the unknown operation {str(op)[:40]!r}")
+        what = f"the request asks for the unknown operation {str(op)[:40]!r}"
+        raise ImageError(what, "client and service differ in age")
 
     async def _manage(self, connection: socket.socket, act: Callable[..., _T], *arguments: Any) -> _T:
         """Return what `act` returns, a method of Admin; nobody else is held up by it."""

@@ -28,18 +28,20 @@ from piolet.environment.images.tree import MEMORY_LIMIT, Inode, Tree
 from piolet.errors import ImageError
 
 GROUP = 1
+DATA_BLOCK = 128 << 10
 """The group of every file; their owner is 0."""
 _LEVELS = {"zstd": ("-Xcompression-level", "3")}
 
 
 @dataclass(frozen=True)
 class Squasher:
-    """How SquashFS files are written: program, compression, what is called before it runs, its caches in MiB."""
+    """How SquashFS files are written: program, compression, what is called before it runs, caches (MiB), processors."""
 
     program: str
     compression: str
     before_exec: Callable[[], None] | None = None
     caches: int = 512
+    processors: int = 2
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,11 @@ def squash(tree: Tree, layers: list[Layer], out: str, how: Squasher, tell: Calla
     # Two ids, root's and a group of another number, so that a table of them can stand for any user and any group:
     # with one, whoever's gid is not the number of their uid could write nothing (decision 70).
     command = [how.program, "-", out, "-tar", "-noappend", "-all-root", "-force-gid", str(GROUP), "-no-xattrs"]
-    command += ["-comp", how.compression]
+    # A kernel mounts no SquashFS whose blocks are smaller than its pages, and those of aarch64 may have 64 KiB.
+    command += ["-comp", how.compression, "-b", str(DATA_BLOCK)]
     command += [*_LEVELS.get(how.compression, ()), "-mkfs-time", "0", "-noI"]
-    command += ["-root-mode", f"{stat.S_IMODE(tree.root.mode):o}", "-processors", "2", "-mem", f"{how.caches}M"]
-    command += ["-no-progress", "-quiet"]
+    command += ["-root-mode", f"{stat.S_IMODE(tree.root.mode):o}", "-mem", f"{how.caches}M"]
+    command += ["-processors", str(how.processors), "-no-progress", "-quiet"]
     with tempfile.TemporaryFile(dir=os.path.dirname(out)) as log:
         try:
             child = subprocess.Popen(

@@ -5,6 +5,7 @@
   sha256-HEX.access   who may use it, and nothing else (0644, read on the nodes)
   refs/public, refs/UID   one file a reference, which gives its digest; what A pulled with credentials
                           is in A's folder, so B cannot even learn that it exists
+  replaced            files of an older release that were converted again, for steps that still use them
   leases, tmp         see lease.py
 
 An image is there when its access file is: it is written last and removed first. Readers take no lock.
@@ -26,12 +27,15 @@ from typing import Any
 
 from piolet.environment.images.reference import Reference, is_digest
 from piolet.errors import ImageError
+from piolet.node import idtable
 
 Filed = tuple[int | None, str, str, str]
 """An index file: owner (None: everybody), reference, digest, path."""
 
 _LIMIT = 8 * 1024 * 1024
 _PUBLIC = "public"
+_REPLACED = "replaced"
+REPLACED_KEPT_S = 30 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Store:
         """Make what is missing; raises ImageError when the store is not ours, or others can write to it."""
         for name in ("", "refs", f"refs/{_PUBLIC}"):
             self._folder(os.path.join(self.root, name), 0o711)
-        for name in ("leases", "tmp"):
+        for name in ("leases", "tmp", _REPLACED):
             self._folder(os.path.join(self.root, name), 0o700)
         found = os.stat(self.root)
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
@@ -117,6 +121,52 @@ class Store:
         os.rename(sqsh, self.image_path(digest))
         self._write(self._path(digest, "json"), metadata, 0o600)
         self.grant(digest, access)
+
+    def outdated(self, digest: str) -> bool:
+        """Return whether the file has one id, and not two as images do since decision 70: an older release wrote it.
+
+        The file says so itself, in its table of ids; nothing else of it is read.
+        """
+        try:
+            fd = os.open(self.image_path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return False  # it is not there, or cannot be read: its age is not what is wrong with it
+        try:
+            return len(idtable.read(fd).ids) == 1
+        except OSError:
+            return False  # nor here, and what is converted again and again helps nobody
+        finally:
+            os.close(fd)
+
+    def replace(self, digest: str, sqsh: str, metadata: dict[str, Any]) -> None:
+        """Put the finished and synced file `sqsh` in the place of the one that is there (writes).
+
+        Who may use the image, and when it was last asked for, stays. Raises ImageError: it is not there any more.
+        """
+        with self.changing:
+            if self.access(digest) is None:
+                raise removed_meanwhile()
+            used = self.last_used(digest)
+            old = self.metadata(digest)
+            # In between nobody finds the record of one file beside the other: a node compares where there is one.
+            self.describe(digest, {key: value for key, value in old.items() if key not in ("sha256", "size")})
+            # Steps that run may have the old file open on other machines, where NFS needs a name to find it by.
+            name = os.path.basename(self.image_path(digest))
+            os.link(self.image_path(digest), os.path.join(self.root, _REPLACED, f"{secrets.token_hex(8)}-{name}"))
+            os.rename(sqsh, self.image_path(digest))
+            sources = [*old.get("sources", []), *metadata["sources"]]
+            self.describe(digest, {**metadata, "sources": list(dict.fromkeys(sources))})
+            with contextlib.suppress(OSError):
+                os.utime(self._path(digest, "json"), (used, used))
+
+    def remove_replaced(self) -> None:
+        """Remove the files that `replace` has kept for long enough (writes)."""
+        folder = os.path.join(self.root, _REPLACED)
+        for name in _names(folder):
+            path = os.path.join(folder, name)
+            with contextlib.suppress(OSError):
+                if time.time() - os.stat(path).st_ctime > REPLACED_KEPT_S:
+                    os.unlink(path)
 
     def grant(self, digest: str, access: Access) -> None:
         """Set who may use the image (writes)."""
@@ -256,6 +306,24 @@ class Store:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def removed_meanwhile() -> ImageError:
+    """Return the error for an image that somebody removed while it was converted again."""
+    return ImageError("the image was removed while it was converted again", "pull it, if you want to have it")
+
+
+def whole(path: str) -> str:
+    """Return `path`, closed to others, if it is a plain file with no other name: who wrote it is not trusted."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid != os.geteuid():
+            raise ImageError("the program that converts images left something that is not a file of its own")
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
+    return path
 
 
 def due(root: str, every_s: float = 86400.0) -> bool:

@@ -40,9 +40,18 @@ def verify(
 
 def _state(store: Store, digest: str, told: Callable[[int], None], stop: threading.Event) -> str:
     metadata = store.metadata(digest)
+    state = _held_against(store, digest, metadata, told, stop)
+    if state == DAMAGED and store.metadata(digest) != metadata:  # it was converted again just now
+        return _held_against(store, digest, store.metadata(digest), told, stop)
+    return state
+
+
+def _held_against(
+    store: Store, digest: str, metadata: dict[str, Any], told: Callable[[int], None], stop: threading.Event
+) -> str:
     recorded = metadata.get("sha256")
     try:
-        # The record is read first: a file that is there later than its record is a newer one, of the same bytes.
+        # The record is read first: a file that is there later than its record is a newer one.
         fd = os.open(store.image_path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return UNREADABLE

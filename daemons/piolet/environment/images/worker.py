@@ -32,12 +32,13 @@ from piolet.environment.images import archive, cage, walls
 from piolet.environment.images import manifest as documents
 from piolet.environment.images.blob import Budget, check
 from piolet.environment.images.failures import disk_full, from_os, no_memory, to_wire
-from piolet.environment.images.limits import UNPACKED_MOST, bound_memory, bounded_time, unpacked_limit
+from piolet.environment.images.limits import UNPACKED_MOST, bound_memory, bounded_time, processors_of, unpacked_limit
 from piolet.environment.images.registry import Skopeo
 from piolet.environment.images.squash import Squasher, layers_of, merge, squash
 from piolet.errors import ImageError
 
 _INTERVAL_S = 0.5
+_NICE = 10
 
 
 class _Speaker:
@@ -67,9 +68,11 @@ def main() -> int:
     os.umask(0o077)
     standing: tuple[str, ...] = ()
     status = 0
-    store = os.path.dirname(os.path.dirname(job["scratch"]))
+    store = os.path.dirname(os.path.dirname(job.get("scratch", "")))
     try:
         job["scratch"] = os.path.realpath(job["scratch"])
+        if job["kind"] == "squash":
+            os.nice(_NICE)  # nobody's step is to wait for somebody's conversion
         standing = _cage(job).enter()
         say({"result": _JOBS[job["kind"]](job)})
     except ImageError as error:
@@ -195,7 +198,10 @@ def _unpack(job: dict[str, Any], folder: str) -> dict[str, Any]:
     def tell(done: int) -> None:
         speaker.tell(f"reading {what}: {done >> 20} MiB")
 
-    manifest = archive.read(job["archive_fd"], job["source"], folder, what, UNPACKED_MOST, tell)
+    # Nobody knows how much will come: no more than the quota has room for, nor than half of what is free.
+    space = os.statvfs(job["scratch"])
+    rooms = [UNPACKED_MOST, space.f_bavail * space.f_frsize // 2, *([] if job["room"] is None else [job["room"]])]
+    manifest = archive.read(job["archive_fd"], job["source"], folder, what, min(rooms), tell)
     return {"digest": manifest.digest, "config": dataclasses.asdict(_config(manifest, folder, what))}
 
 
@@ -222,7 +228,8 @@ def _squash(job: dict[str, Any]) -> dict[str, Any]:
     packed = sum(os.stat(path).st_size for path in {layer.path for layer in layers})
     budget = Budget(unpacked_limit(packed, job["unpack_ratio"]), packed)
     out = os.path.join(job["scratch"], "image.sqsh")
-    how = Squasher(job["mksquashfs"], job["compression"], cage.narrow, min(512, memory // 4))
+    caches, processors = min(512, memory // 4), processors_of(job["processors"])
+    how = Squasher(job["mksquashfs"], job["compression"], cage.narrow, caches, processors)
     with bounded_time(lambda: packed + budget.spent, job["conversion_rate"]):
         tree = merge(layers, config, tell, budget, memory << 20)
         left_out = squash(tree, layers, out, how, tell)

@@ -1,0 +1,1 @@
+"""Piolet on aarch64, emulated: `make test-arm64`."""

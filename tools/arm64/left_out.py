@@ -1,0 +1,23 @@
+"""Tests that qemu-user cannot run: the start of their names, and why. What they test is tested on x86-64.
+
+What is said to be of the kernel's is tested in the guests as well, as far as it differs by architecture.
+"""
+
+from __future__ import annotations
+
+_THREAD = "it makes a user namespace, which the kernel denies to a process with two threads; qemu-user's have one more"
+_CREDENTIALS = "qemu-user does not pass on SIOCUNIXFILE, by which the server knows who connected"
+_TIME = "it goes by a few seconds, and takes more than those here"
+
+REASONS: dict[str, str] = {
+    "tests/wire/test_command.py::test_the_command_ignores_what_srun_was_started_to_ignore": (
+        "/proc/PID/status shows the handlers that qemu-user has for itself"
+    ),
+    "tests/wire/test_launcher.py::test_the_descriptor_of_the_own_program_becomes_the_entry_program": (
+        "qemu-user answers readlink and open of /proc/self/exe itself, and not of the descriptor"
+    ),
+    "tests/wire/test_trust.py": _CREDENTIALS,
+    "tests/wire/test_fuzz.py": "a hundred thousand inputs take an hour, and AddressSanitizer's shadow is not mapped",
+    "tests/unit/test_doctor.py": _THREAD,
+    "tests/unit/test_cli_env.py::test_submit_does_not_cache_for_another_configuration": _TIME,
+}
