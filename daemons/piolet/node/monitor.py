@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from piolet import peer
 from piolet.errors import PioletError, WireError
-from piolet.node import earlier, jobnamespaces, leftovers, packets, usernamespaces, worker
+from piolet.node import earlier, leftovers, packets, usernamespaces, worker
 from piolet.node.children import Child
 from piolet.node.endings import Endings, Remains
 from piolet.node.mounts import Images, View, explain
@@ -148,8 +148,7 @@ class Monitor:
                 who = take_start(connection, self._listener)
             step = Step(order, who, now + order.timeout_s, marks=[("monitor", now)])
             self._steps[order.key] = step
-            step.namespace = jobnamespaces.find(who.peer, who.job, self._home)
-            step.made_in = 0 if step.namespace is None else os.fstat(step.namespace).st_ino
+            step.find_namespace(self._home)
             self._build(step, now)
         except PioletError as error:
             self._steps.pop(order.key, None)

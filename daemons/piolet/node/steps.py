@@ -6,6 +6,7 @@ import os
 import socket
 from dataclasses import dataclass, field
 
+from piolet.node import jobnamespaces
 from piolet.node.children import Child
 from piolet.node.endings import Remains
 from piolet.node.mounts import Mounting, Wanted
@@ -37,6 +38,11 @@ class Step:
         if self.order.digest is None:
             return None
         return Wanted(self.order.digest, self.order.identity, self.who.uid, self.who.gid)
+
+    def find_namespace(self, home: int) -> None:
+        """Look for the job's own mount namespace; as jobnamespaces.find does, which raises PioletError."""
+        self.namespace = jobnamespaces.find(self.who.peer, self.who.job, home)
+        self.made_in = 0 if self.namespace is None else os.fstat(self.namespace).st_ino
 
     def forget_namespace(self) -> None:
         """Close the descriptor of the job's mount namespace."""
