@@ -57,11 +57,7 @@ WEAKENINGS: dict[str, Weakening] = {
         ),
     ),
     "binds of the host keep suid": _of(
-        (
-            f"{NODE}/container.py",
-            "attributes, propagation = linux.MOUNT_ATTR_NOSUID, 0",
-            "attributes, propagation = 0, 0",
-        ),
+        (f"{NODE}/container.py", "        linux.set_mount_attributes(tree, linux.MOUNT_ATTR_NOSUID)\n", ""),
     ),
     "squashfuse stays in pioletd's control group": _of(
         (f"{NODE}/monitor.py", "stepd = who.peer if order.foreign or served else 0", "stepd = 0"),

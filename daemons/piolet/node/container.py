@@ -80,6 +80,7 @@ def build(
     mark("user database")
     if plan.runtime == "crun":
         _enter_crun(plan, crun, sources, scratch, accounts)
+        _forbid_setuid()
         if plan.entrypoint:
             _put_entrypoint(plan)
         mark("crun")
@@ -88,6 +89,7 @@ def build(
     mark("change root")
     for source in sources:
         _attach(source)
+    _forbid_setuid()
     mark("attach the sources")
     _write_accounts(*accounts)
     if plan.entrypoint:
@@ -169,12 +171,12 @@ def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> So
 
 
 def _set_flags(tree: int, flags: tuple[str, ...]) -> None:
-    # Tasks gain nothing by a setuid program anyway (no_new_privs); what else comes to run in there must not, either.
-    attributes, propagation = linux.MOUNT_ATTR_NOSUID, 0
+    attributes, propagation = 0, 0
     for flag in flags:
         attributes |= _ATTRIBUTES.get(flag, 0)
         propagation = _PROPAGATION.get(flag, propagation)
-    linux.set_mount_attributes(tree, attributes, propagation=propagation)
+    if attributes or propagation:
+        linux.set_mount_attributes(tree, attributes, propagation=propagation)
 
 
 def _enter_crun(plan: Plan, crun: str, sources: list[Source], scratch: str, accounts: tuple[str, list[str]]) -> None:
@@ -336,6 +338,17 @@ def _put_entrypoint(plan: Plan) -> None:
             file.write(b"".join(os.fsencode(word) + b"\0" for word in plan.entrypoint))
     except OSError as error:
         raise ContainerError(f"cannot write the entrypoint into the container: {error.strerror}") from None
+
+
+def _forbid_setuid() -> None:
+    """Make every mount of the container nosuid. Tasks gain nothing by a setuid program anyway (no_new_privs); what else
+    comes to run in here must not, either."""
+    try:
+        tree = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        linux.set_mount_attributes(tree, linux.MOUNT_ATTR_NOSUID)
+        os.close(tree)
+    except OSError as error:
+        raise ContainerError(f"cannot forbid setuid programs in the container: {error.strerror}") from None
 
 
 def _freeze_root() -> None:

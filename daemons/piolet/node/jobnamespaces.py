@@ -23,6 +23,7 @@ from piolet.node import linux
 
 _NS_GET_USERNS, _NS_GET_NSTYPE = 0xB701, 0xB703
 _MOUNTED = re.compile(r"mnt:\[(\d+)\]")
+_KEPT = b" - nsfs "
 _MOUNTINFO_MAX = 64 << 20
 _HINT = "leave out --environment, or ask an administrator: see docs/admin.md on jobs with a /tmp of their own"
 
@@ -42,9 +43,10 @@ def find(stepd: int, job: int, home: int) -> int | None:
     try:
         # Another process may have that number by now; this one stays this one as long as it is open.
         base = f"/proc/self/fd/{process}"
-        with open(f"{base}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            text = file.read(_MOUNTINFO_MAX)
-        places = candidates(text, job)
+        with open(f"{base}/mountinfo", "rb", buffering=0) as file:
+            mounts = file.readall()[:_MOUNTINFO_MAX]
+        # Each step comes by here, and few nodes keep a namespace.
+        places = candidates(mounts.decode("utf-8", "surrogateescape"), job) if _KEPT in mounts else {}
         if not places and os.stat(f"{base}/ns/mnt").st_ino == home:
             return None
         with open(f"{base}/status", encoding="utf-8", errors="replace") as file:
@@ -67,7 +69,7 @@ def candidates(mountinfo: str, job: int) -> dict[int, str]:
     """Return the mount namespaces that are kept for the job, by number, with where."""
     found = {}
     for line in mountinfo.splitlines():
-        if " - nsfs " not in line:
+        if _KEPT.decode() not in line:
             continue
         fields = line.split(" ")
         match = _MOUNTED.fullmatch(fields[3])

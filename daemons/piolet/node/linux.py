@@ -164,7 +164,7 @@ def keep_capabilities() -> None:
     _prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, "PR_SET_SECUREBITS")
 
 
-def _leave_keyring() -> None:
+def leave_keyring() -> None:
     """Have a new session keyring: whoever holds a process of ours must not hold the keys of its session, too."""
     number = _SYS_KEYCTL.get(platform.machine())
     if number is not None and _libc.syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None) < 0:
@@ -182,8 +182,10 @@ def _keep_only(capability: int) -> None:
     _check(_libc.capset(header, struct.pack("=6I", bit, bit, 0, 0, 0, 0)), "capset")
 
 
-def become(uid: int, gid: int, groups: list[int], *, administrator: bool = False) -> None:
+def become(uid: int, gid: int, groups: list[int], *, administrator: bool = False, keyring: bool = True) -> None:
     """Become this user for good, and prove that there is no way back.
+
+    With `keyring` root's session keyring is left, for which a process that has time has called `leave_keyring` before.
 
     With `administrator` CAP_SYS_ADMIN stays, and nothing else, until a new user namespace takes it away: read nothing
     of the user's before that. The process is not dumpable then.
@@ -192,8 +194,8 @@ def become(uid: int, gid: int, groups: list[int], *, administrator: bool = False
     """
     if administrator:
         _prctl(_PR_SET_KEEPCAPS, 1, "PR_SET_KEEPCAPS")
-    # As root: a user whose quota of keys is used up would keep root's.
-    _leave_keyring()
+    if keyring:
+        leave_keyring()  # as root: a user whose quota of keys is used up would keep root's
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)

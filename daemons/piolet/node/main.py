@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from piolet import __version__, logs, notify, peer
 from piolet.config import Config, load
 from piolet.errors import ConfigError, PioletError
-from piolet.node import imagemounts, leftovers, linux
+from piolet.node import imagemounts, leftovers, linux, worker
 from piolet.node.devicemapper import DeviceMapper
 from piolet.node.monitor import Monitor
 from piolet.node.mounts import Images
@@ -312,6 +312,7 @@ def _monitor(
     files = StepFiles(str(state / "steps"))
     namespace = _leave_alone(base / "images")
     store = _images(config, images, base / "images", state, place)
+    worker.get_ready()
     # The garbage collector would touch, and so copy, every page in each forked worker.
     gc.collect()
     gc.freeze()

@@ -77,6 +77,11 @@ class Marks:
         self.taken.append((name, time.monotonic()))
 
 
+def get_ready() -> None:
+    """Do in the monitor what each of its workers would have to do otherwise."""
+    packets.learn(Order, Built, plan.Plan)
+
+
 def send_order(channel: socket.socket, order: Order, image: int | None, namespace: int | None) -> None:
     """Give a waiting worker its order, with the image's detached mount or its file, and the job's namespace if any."""
     socket.send_fds(channel, [packets.encode(order)], [one for one in (image, namespace) if one is not None])
@@ -91,6 +96,7 @@ def run(monitor: socket.socket, namespace: int) -> None:
     try:
         linux.set_name("pioletd-worker")
         linux.setns(namespace, linux.CLONE_NEWNS)
+        linux.leave_keyring()
         data, descriptors, _, _ = socket.recv_fds(monitor, 2 * MESSAGE_MAX, 2)
         if not data:
             os._exit(0)
@@ -100,7 +106,7 @@ def run(monitor: socket.socket, namespace: int) -> None:
         except PioletError as error:
             monitor.send(packets.encode(Built(error.message[:_TEXT_MAX], (error.hint or "")[:_TEXT_MAX])))
             raise
-        linux.become(order.uid, order.gid, order.groups, administrator=order.helped)
+        linux.become(order.uid, order.gid, order.groups, administrator=order.helped, keyring=False)
         # The change of user has cleared it.
         linux.die_with_parent(signal.SIGKILL)
         linux.no_new_privileges()
