@@ -45,8 +45,6 @@ BOOTED = (
     "tests/cluster/test_image_mounts.py::test_all_files_of_an_image_are_the_users_to_change[fuse-carol]",
     "tests/cluster/test_batch.py::test_the_command_line_wins_over_the_script",
     "tests/cluster/test_faults_daemon.py::test_pioletd_is_killed_while_steps_run[group]",
-    "tests/cluster/test_vet_inside.py::test_one_node_is_vetted_in_its_environment",
-    "tests/cluster/test_score.py::test_a_batch_script_and_an_exception",
 )
 JOB = """
 cd /piolet
