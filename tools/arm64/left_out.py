@@ -19,6 +19,8 @@ REASONS: dict[str, str] = {
     "tests/wire/test_trust.py": _CREDENTIALS,
     "tests/wire/test_fuzz.py": "a hundred thousand inputs take an hour, and AddressSanitizer's shadow is not mapped",
     "tests/unit/test_doctor.py": _THREAD,
-    "tests/unit/test_images_bounds.py": "it bounds or measures memory, in which qemu-user's own is",
+    "tests/unit/test_images_bounds.py::test_too_little_memory_is_an_error_and_no_killed_service": (
+        "it bounds memory, and qemu-user does not hand that bound on"
+    ),
     "tests/unit/test_cli_env.py::test_submit_does_not_cache_for_another_configuration": _TIME,
 }
