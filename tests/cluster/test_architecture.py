@@ -8,7 +8,7 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-from tests.cluster.support import PUSH, Cluster, busybox_layer
+from tests.cluster.support import PATIENCE, PUSH, Cluster, busybox_layer
 from tests.support import oci
 
 SLOW_S = 600.0
@@ -60,3 +60,19 @@ def test_the_demo_image_computes(cluster: Cluster) -> None:
     program = "import numpy, platform; print(platform.machine(), int(numpy.eye(64).dot(numpy.eye(64)).trace()))"
     done = cluster.srun("alice", edf, "python3", "-c", program, timeout=SLOW_S)
     assert done.good().split() == [os.uname().machine, "64"]
+
+
+def test_nodes_are_vetted(cluster: Cluster) -> None:
+    """An eval of the processor's arithmetic and one of memory, with what the image does not bring."""
+    room = cluster.room("alice")
+    evals = "- {name: limits, type: limits}\n- {name: gemm, type: cpu_gemm, size: 64, repeats: 2}\n"
+    cluster.write("alice", room / "p.yaml", f"name: here\nevals:\n{evals}")
+    done = cluster.run("alice", "srun", "-N1", "--vet=p.yaml", "uname", "-m", cwd=room, timeout=120)
+    assert done.good().split() == [os.uname().machine] and "1 of 1 node good" in done.err, done.err
+
+
+def test_a_step_is_scored(cluster: Cluster) -> None:
+    room = cluster.room("alice")
+    words = ("srun", "-N1", "--gres=gpu:1", "--score", "sleep", f"{5 * PATIENCE:.0f}")
+    done = cluster.run("alice", *words, cwd=room, timeout=120)
+    assert "piolet score: " in done.good() + done.err and list(room.glob("piolet-score-*")), done.err

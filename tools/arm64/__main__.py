@@ -25,7 +25,7 @@ from tools.slurm_versions import inside, read_results
 
 WORK = root.WORK
 LOG = WORK / "log"
-EMULATED_S, GUEST_S, TEST_S = 2400, 1800, 300
+EMULATED_S, GUEST_S, TEST_S = 5400, 1800, 300
 # A processor with the atomics of Armv8.1, which emulate fast; no vectors of variable length and no signed pointers.
 MACHINE = guest.Machine("qemu-system-aarch64", ("-machine", "virt", "-cpu", "neoverse-n1"), "ttyAMA0", root.HOME)
 KERNELS = (
@@ -33,7 +33,8 @@ KERNELS = (
     source.Kernel("6.12-16k", "bookworm-backports", flavour="arm64-16k"),
 )
 PARTS = ("emulated", "rpm", *(kernel.name for kernel in KERNELS))
-EMULATED = ("tests/unit", "tests/wire", "tests/images")
+# What pulls and imports does so in namespaces, which qemu-user's second thread keeps it from: it is for the guests.
+EMULATED = ("tests/unit", "tests/wire", "tests/images/test_squash.py")
 # In the guest: each way of the kernel's that differs by architecture, once.
 BOOTED = (
     "tests/cluster/test_architecture.py",
@@ -45,8 +46,6 @@ BOOTED = (
     "tests/cluster/test_image_mounts.py::test_all_files_of_an_image_are_the_users_to_change[fuse-carol]",
     "tests/cluster/test_batch.py::test_the_command_line_wins_over_the_script",
     "tests/cluster/test_faults_daemon.py::test_pioletd_is_killed_while_steps_run[group]",
-    "tests/cluster/test_vet_inside.py::test_one_node_is_vetted_in_its_environment",
-    "tests/cluster/test_score.py::test_a_batch_script_and_an_exception",
 )
 JOB = """
 cd /piolet
@@ -90,7 +89,7 @@ def booted(
         raise ClusterError("the guest did not come to the tests", log=place / "out/log")
     line, failed, skipped = row(f"a guest, {kernel.name}", unpacked.release, found, ended.seconds)
     way = (place / "out/way").read_text("utf-8").strip()
-    up = f"{kernel.name}: up after {ended.up_s:.0f} s; images of the store: {way}"
+    up = f"{kernel.name}: up after {ended.up_s:.0f} s; {way}"
     return line, failed, "\n".join(filter(None, [up, skipped]))
 
 
