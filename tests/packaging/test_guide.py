@@ -47,8 +47,13 @@ def installed(fresh: Site) -> Site:
         places = {"every": fresh.machines, "once": (fresh.login,), "login": (fresh.login,), "node": fresh.nodes}
         said = fresh.follow([block], *places[block.where])
         if "doctor" in block.commands:
-            assert said.count(" 0 warnings, 0 bad") == len(fresh.machines), said
+            assert said.count(", 0 bad") == len(fresh.machines) and not warnings(said), said
     return fresh
+
+
+def warnings(said: str) -> list[str]:
+    """Return what the doctor warns of, but for Slurm's own: these machines have no control group controllers for it."""
+    return [line for line in said.splitlines() if line.startswith("warning") and "process tracking" not in line]
 
 
 def complaints(machine: Machine) -> str:
@@ -125,7 +130,8 @@ def test_a_step_outlives_an_upgrade(installed: Site, next_release: Packages) -> 
 
     assert installed.nodes[0].good("systemctl", "show", "-p", "MainPID", "pioletd") != before
     assert "piolet-node-0.1.0-2" in installed.nodes[0].good("rpm", "-qa", "piolet-node")
-    assert " 0 warnings, 0 bad" in installed.nodes[0].good("piolet", "doctor")
+    said = installed.nodes[0].good("piolet", "doctor")
+    assert ", 0 bad" in said and not warnings(said)
     go.touch()
     installed.login.good("timeout", "20", "sh", "-c", "while squeue -h | grep -q .; do sleep 0.1; done")
     assert (installed.shared / "home" / USER / "out").read_text() == "still there\n"
