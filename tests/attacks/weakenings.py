@@ -125,7 +125,14 @@ WEAKENINGS: dict[str, Weakening] = {
             "        if not isinstance(value, list) or len(value) != len(readers):\n",
             "        if False:\n",
         ),
-        (f"{NODE}/packets.py", " or not math.isfinite(value)", ""),
+        (
+            f"{NODE}/packets.py",
+            """    if type(value) is not float or not math.isfinite(value):
+        raise _wrong(where, "float", value)
+    return value
+""",
+            "    return value  # type: ignore[return-value]\n",
+        ),
     ),
     "sockets of root are everybody's": _of(
         (
