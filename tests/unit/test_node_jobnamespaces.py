@@ -86,15 +86,32 @@ def test_the_jobs_own_is_found(stepd: Stepd) -> None:
     pid, numbers = stepd("7", "8")
     home = os.stat(f"/proc/{pid}/ns/mnt").st_ino
     for job, number in zip((7, 8), numbers, strict=True):
-        found = jobnamespaces.find(pid, job, home)
+        found = jobnamespaces.find(pid, job, jobnamespaces.Home(home))
         assert found is not None and os.fstat(found).st_ino == number
         os.close(found)
-    assert jobnamespaces.find(pid, 9, home) is None
-    assert jobnamespaces.find(2**22 - 1, 7, home) is None
+    assert jobnamespaces.find(pid, 9, jobnamespaces.Home(home)) is None
+    assert jobnamespaces.find(2**22 - 1, 7, jobnamespaces.Home(home)) is None
     # Slurm 26.05: slurmstepd is there itself.
-    found = jobnamespaces.find(pid, 9, home=os.stat("/proc/self/ns/mnt").st_ino)
+    found = jobnamespaces.find(pid, 9, jobnamespaces.Home(os.stat("/proc/self/ns/mnt").st_ino))
     assert found is not None and os.fstat(found).st_ino == home
     os.close(found)
+
+
+@needs_root
+def test_one_that_is_kept_later_is_seen(stepd: Stepd, tmp_path: Path) -> None:
+    """Although the node's mounts are not read again for each step."""
+    pid, _ = stepd()
+    later, _ = stepd()
+    home = jobnamespaces.Home(os.stat(f"/proc/{pid}/ns/mnt").st_ino)
+    assert [jobnamespaces.find(pid, 5, home) for _ in range(2)] == [None, None]
+    kept = tmp_path / "5" / ".ns"
+    script = f"mkdir {kept.parent} && : >{kept} && mount --bind /proc/{later}/ns/mnt {kept}"
+    subprocess.run(["nsenter", f"--target={pid}", "--mount", "sh", "-c", script], check=True)
+    for _ in range(2):
+        found = jobnamespaces.find(pid, 5, home)
+        assert found is not None and os.fstat(found).st_ino == os.stat(f"/proc/{later}/ns/mnt").st_ino
+        os.close(found)
+    assert jobnamespaces.find(pid, 6, home) is None
 
 
 @needs_root
@@ -102,7 +119,7 @@ def test_more_than_one_is_refused(stepd: Stepd) -> None:
     """Which is the job's cannot be told."""
     pid, _ = stepd("a/7", "b/7")
     with pytest.raises(PioletError, match="more than one mount namespace"):
-        jobnamespaces.find(pid, 7, 0)
+        jobnamespaces.find(pid, 7, jobnamespaces.Home(0))
 
 
 @needs_root
@@ -110,7 +127,7 @@ def test_one_of_another_user_namespace_is_refused(stepd: Stepd) -> None:
     """Its tasks could not join a container that was made from ours."""
     pid, _ = stepd("7", users=True)
     with pytest.raises(PioletError, match="user namespace of its own"):
-        jobnamespaces.find(pid, 7, 0)
+        jobnamespaces.find(pid, 7, jobnamespaces.Home(0))
 
 
 @needs_root
@@ -121,7 +138,7 @@ def test_mounts_of_a_process_that_is_not_roots_are_not_believed(
     pid, _ = stepd("7", user=65534)
     monkeypatch.setattr(jobnamespaces, "candidates", lambda *_: {1: "/7/.ns"})
     with pytest.raises(PioletError, match="slurmstepd is gone"):
-        jobnamespaces.find(pid, 7, 0)
+        jobnamespaces.find(pid, 7, jobnamespaces.Home(0))
 
 
 @needs_root

@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import os
 import re
+import select
 import stat
 
 from piolet.errors import PioletError
@@ -28,15 +29,58 @@ _MOUNTINFO_MAX = 64 << 20
 _HINT = "leave out --environment, or ask an administrator: see docs/admin.md on jobs with a /tmp of their own"
 
 
-def find(stepd: int, job: int, home: int) -> int | None:
+class Home:
+    """The node's own mount namespace, with the number `number`: most slurmstepds are in it, and most nodes keep none.
+
+    Its mounts are read again only when the kernel says that they have changed: every step comes by here.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._mounts = -1
+        self._changes = select.poll()
+        self._none_kept = False
+
+    def has(self, stepd: int) -> bool:
+        """Return whether the process is in it. Raises OSError: it has ended."""
+        return os.stat(f"/proc/{stepd}/ns/mnt").st_ino == self.number
+
+    def keeps_none(self, stepd: int) -> bool:
+        """Return whether the process is in it, and no namespace is kept in a file there. Raises OSError."""
+        if not self.has(stepd):
+            return False
+        if self._mounts < 0:
+            opened = os.open(f"/proc/{stepd}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+            if not self.has(stepd):  # its number was another's in between
+                os.close(opened)
+                return False
+            self._mounts = opened
+            self._changes.register(opened, select.POLLERR | select.POLLPRI)
+        elif not self._changes.poll(0):
+            return self._none_kept
+        self._none_kept = _KEPT not in _read(self._mounts)
+        return self._none_kept
+
+
+def _read(mounts: int) -> bytes:
+    os.lseek(mounts, 0, os.SEEK_SET)
+    pieces = []
+    while piece := os.read(mounts, 1 << 16):
+        pieces.append(piece)
+    return b"".join(pieces)[:_MOUNTINFO_MAX]
+
+
+def find(stepd: int, job: int, home: Home) -> int | None:
     """Return a descriptor of the job's mount namespace, None where it has none.
 
     stepd  the number of its slurmstepd
-    home   the number of the node's mount namespace, as pioletd found it when it began
+    home   the node's mount namespace, as pioletd found it when it began
 
     Raises PioletError: there is one, and no container can be made in it.
     """
     try:
+        if home.keeps_none(stepd):
+            return None
         process = os.open(f"/proc/{stepd}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return None  # it has ended, and nobody waits for a container
@@ -44,10 +88,8 @@ def find(stepd: int, job: int, home: int) -> int | None:
         # Another process may have that number by now; this one stays this one as long as it is open.
         base = f"/proc/self/fd/{process}"
         with open(f"{base}/mountinfo", "rb", buffering=0) as file:
-            mounts = file.readall()[:_MOUNTINFO_MAX]
-        # Each step comes by here, and few nodes keep a namespace.
-        places = candidates(mounts.decode("utf-8", "surrogateescape"), job) if _KEPT in mounts else {}
-        if not places and os.stat(f"{base}/ns/mnt").st_ino == home:
+            places = candidates(_read(file.fileno()).decode("utf-8", "surrogateescape"), job)
+        if not places and os.stat(f"{base}/ns/mnt").st_ino == home.number:
             return None
         with open(f"{base}/status", encoding="utf-8", errors="replace") as file:
             uid = next((line.split()[1] for line in file if line.startswith("Uid:")), "")

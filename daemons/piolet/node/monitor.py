@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from piolet import peer
 from piolet.errors import PioletError, WireError
-from piolet.node import earlier, leftovers, packets, usernamespaces, worker
+from piolet.node import earlier, jobnamespaces, leftovers, packets, usernamespaces, worker
 from piolet.node.children import Child
 from piolet.node.endings import Endings, Remains
 from piolet.node.mounts import Images, View, explain
@@ -71,7 +71,7 @@ class Monitor:
         self._image_idle_s = image_idle_s
         self._clock = clock
         self._place = place
-        self._home = home
+        self._home = jobnamespaces.Home(home)
         self._steps: dict[int, Step] = {}
         self._mounting: dict[tuple[str, int, int], Awaited] = {}
         self._queue: list[int] = []
@@ -264,6 +264,7 @@ class Monitor:
             if data == worker.UNSHARED and step.remains is None:
                 self._write_maps(step, step.worker)
                 step.channel.send(worker.MAPPED)
+                step.know_peer()
                 return
             if not data:
                 self._fail(step.order.key, _WORKER_DIED, "the node may be short of memory")
@@ -279,8 +280,7 @@ class Monitor:
     def _write_maps(self, step: Step, child: Child) -> None:
         who = step.who
         # From here on, whatever comes to be in the container can be ended with it.
-        known = Known(who.step, who.peer, leftovers.start_time(who.peer))
-        step.remains = Remains(known, child.open("ns/user"))
+        step.remains = Remains(Known(who.step, who.peer, None), child.open("ns/user"))
         child.write_map("uid_map", [(who.uid, who.uid)])
         # With the supplementary groups mapped, the user sees them by name; setgroups stays denied, so
         # that a group that takes access away cannot be dropped.

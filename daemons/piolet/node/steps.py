@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from piolet.node import jobnamespaces
+from piolet.node import jobnamespaces, leftovers
 from piolet.node.children import Child
 from piolet.node.endings import Remains
 from piolet.node.mounts import Mounting, Wanted
@@ -39,10 +39,17 @@ class Step:
             return None
         return Wanted(self.order.digest, self.order.identity, self.who.uid, self.who.gid)
 
-    def find_namespace(self, home: int) -> None:
+    def find_namespace(self, home: jobnamespaces.Home) -> None:
         """Look for the job's own mount namespace; as jobnamespaces.find does, which raises PioletError."""
         self.namespace = jobnamespaces.find(self.who.peer, self.who.job, home)
         self.made_in = 0 if self.namespace is None else os.fstat(self.namespace).st_ino
+
+    def know_peer(self) -> None:
+        """Note when the slurmstepd was started, by which it is known later; while the worker is at work."""
+        if self.remains is not None:
+            self.remains = replace(
+                self.remains, of=replace(self.remains.of, started=leftovers.start_time(self.who.peer))
+            )
 
     def forget_namespace(self) -> None:
         """Close the descriptor of the job's mount namespace."""
