@@ -29,7 +29,7 @@ from piolet.node.mounts import Images, View, explain
 from piolet.node.requests import MESSAGE_MAX, Answer, Build, End, decode, take_start
 from piolet.node.state import Known, StepFiles
 from piolet.node.steps import Awaited, Step
-from piolet.node.workers import Workers
+from piolet.node.workers import SPARE_S, Workers
 
 _log = logging.getLogger("pioletd.monitor")
 
@@ -38,7 +38,6 @@ _MARKS_MAX = 32
 _MAP_BYTES_MAX = 4000  # the kernel takes less than a page
 # Workers at one time: a user can stop their own, and each then stays until its step's deadline.
 _WORKERS_MAX, _WORKERS_PER_USER_MAX = 256, 16
-_SPARE_S = 0.1
 _EXPIRY_S = 1.0
 _MOUNT_MAX_S = 1800.0
 
@@ -80,7 +79,7 @@ class Monitor:
         self._next_expiry = 0.0
         self._selector = selectors.DefaultSelector()
         self._endings = Endings(files, self._selector, clock)
-        self._workers = Workers(self._selector, namespace)
+        self._workers = Workers(namespace)
         channel.setblocking(False)
         self._selector.register(channel, selectors.EVENT_READ, self._on_server)
         self._stop, self._well = False, True
@@ -95,7 +94,7 @@ class Monitor:
             self._selector.register(pidfd, selectors.EVENT_READ, lambda n=name: self._on_sibling(n))
         self._selector.register(wakeup, selectors.EVENT_READ, self._on_signal)
         earlier.take_up(self._files, self._endings, self._place, self._selector)
-        self._workers.keep_spare()
+        self._workers.tidy()
         while not self._stop:
             for key, _ in self._selector.select(self._timeout()):
                 key.data()
@@ -365,15 +364,13 @@ class Monitor:
         times += [] if look is None else [look]
         times += [step.deadline for step in self._steps.values() if not step.ready]
         times += [awaited.deadline for awaited in self._mounting.values()]
-        if self._workers.wanted:
-            times.append(self._last_start + _SPARE_S)
+        times += self._workers.due(now, self._last_start)
         return max(0.0, min(times) - now)
 
     def _tick(self) -> None:
         now = self._clock()
-        # Not while a container is being built: it would wait for the fork.
-        if not self._stop and (not self._building or now >= self._last_start + _SPARE_S):
-            self._workers.keep_spare()
+        if not self._stop and now >= self._last_start + SPARE_S and not self._workers.tidy():
+            self._last_start = now  # not at once again
         for key, step in list(self._steps.items()):
             if not step.ready and now >= step.deadline:
                 self._fail(key, *self._too_late(step))

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import selectors
 import socket
 
 from piolet.node import children, linux, worker
 from piolet.node.children import Child
 from piolet.node.requests import MESSAGE_MAX
 
+SPARE_S = 0.05
+"""So long after a step's start the next worker is forked: before, the step would wait for that."""
+_TIDY_S = 1.0
+
 
 class Workers:
-    """Workers in the loop of `selector`, where each is collected, and the one of them that waits.
+    """All workers that have not been collected, and the one of them that waits.
 
     `namespace` is a descriptor of the mount namespace that they go to.
     """
 
-    def __init__(self, selector: selectors.BaseSelector, namespace: int) -> None:
-        self._selector = selector
+    def __init__(self, namespace: int) -> None:
         self._namespace = namespace
+        self._all: list[Child] = []
         self._spare: tuple[Child, socket.socket] | None = None
 
-    @property
-    def wanted(self) -> bool:
-        """Whether there is none that waits."""
-        return self._spare is None
+    def due(self, now: float, last_start: float) -> list[float]:
+        """Return when `tidy` has something to do: when the tasks of the last step have begun, or before long."""
+        if self._spare is None:
+            return [last_start + SPARE_S]
+        return [now + _TIDY_S] if len(self._all) > 1 else []
 
-    def keep_spare(self) -> None:
-        """Have a worker ready for the next step."""
+    def tidy(self) -> bool:
+        """Collect those that have ended, and have one ready for the next step; return whether there is."""
+        self._all = [child for child in self._all if child.collect() is None]
         if self._spare is None:
             with contextlib.suppress(OSError):
                 self._spare = self._fork()
+        return self._spare is not None
 
     def give(self, order: worker.Order, image: int | None, own: int | None) -> tuple[Child, socket.socket]:
         """Give an order to the waiting worker, or to a new one: there may be none, or it was killed meanwhile."""
@@ -59,9 +65,5 @@ class Workers:
                 worker.run(theirs, self._namespace)
                 raise AssertionError("a worker never returns")
         ours.setblocking(False)
-        self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._on_end(child))
+        self._all.append(child)
         return child, ours
-
-    def _on_end(self, child: Child) -> None:
-        self._selector.unregister(child.pidfd)
-        child.collect()
