@@ -231,6 +231,9 @@ class Faults:
         self.repair()
         self.warm()
         wait_until(lambda: not self.cluster.jobs(), 10, "the end of earlier jobs")
+        for node in node_names(self.state.nodes):  # it is forked a moment after a step's start
+            with contextlib.suppress(AssertionError, StopIteration, KeyError):  # a daemon may be down
+                wait_until(lambda node=node: len(self.workers(node)) == 1, 3, "the waiting worker")  # type: ignore[misc]
         before = leftovers.take(self.cluster.layout)
         try:
             yield before

@@ -79,7 +79,7 @@ class Monitor:
         self._next_expiry = 0.0
         self._selector = selectors.DefaultSelector()
         self._endings = Endings(files, self._selector, clock)
-        self._workers = Workers(namespace)
+        self._workers = Workers(self._selector, namespace)
         channel.setblocking(False)
         self._selector.register(channel, selectors.EVENT_READ, self._on_server)
         self._stop, self._well = False, True
@@ -94,7 +94,7 @@ class Monitor:
             self._selector.register(pidfd, selectors.EVENT_READ, lambda n=name: self._on_sibling(n))
         self._selector.register(wakeup, selectors.EVENT_READ, self._on_signal)
         earlier.take_up(self._files, self._endings, self._place, self._selector)
-        self._workers.tidy()
+        self._workers.keep_spare()
         while not self._stop:
             for key, _ in self._selector.select(self._timeout()):
                 key.data()
@@ -364,12 +364,12 @@ class Monitor:
         times += [] if look is None else [look]
         times += [step.deadline for step in self._steps.values() if not step.ready]
         times += [awaited.deadline for awaited in self._mounting.values()]
-        times += self._workers.due(now, self._last_start)
+        times += self._workers.due(self._last_start)
         return max(0.0, min(times) - now)
 
     def _tick(self) -> None:
         now = self._clock()
-        if not self._stop and now >= self._last_start + SPARE_S and not self._workers.tidy():
+        if not self._stop and now >= self._last_start + SPARE_S and not self._workers.keep_spare():
             self._last_start = now  # not at once again
         for key, step in list(self._steps.items()):
             if not step.ready and now >= step.deadline:

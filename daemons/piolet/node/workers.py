@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import selectors
 import socket
 
 from piolet.node import children, linux, worker
@@ -11,29 +12,25 @@ from piolet.node.requests import MESSAGE_MAX
 
 SPARE_S = 0.05
 """So long after a step's start the next worker is forked: before, the step would wait for that."""
-_TIDY_S = 1.0
 
 
 class Workers:
-    """All workers that have not been collected, and the one of them that waits.
+    """Workers in the loop of `selector`, where each is collected, and the one of them that waits.
 
     `namespace` is a descriptor of the mount namespace that they go to.
     """
 
-    def __init__(self, namespace: int) -> None:
+    def __init__(self, selector: selectors.BaseSelector, namespace: int) -> None:
+        self._selector = selector
         self._namespace = namespace
-        self._all: list[Child] = []
         self._spare: tuple[Child, socket.socket] | None = None
 
-    def due(self, now: float, last_start: float) -> list[float]:
-        """Return when `tidy` has something to do: when the tasks of the last step have begun, or before long."""
-        if self._spare is None:
-            return [last_start + SPARE_S]
-        return [now + _TIDY_S] if len(self._all) > 1 else []
+    def due(self, last_start: float) -> list[float]:
+        """Return when `keep_spare` has something to do: when the tasks of the last step have begun."""
+        return [last_start + SPARE_S] if self._spare is None else []
 
-    def tidy(self) -> bool:
-        """Collect those that have ended, and have one ready for the next step; return whether there is."""
-        self._all = [child for child in self._all if child.collect() is None]
+    def keep_spare(self) -> bool:
+        """Have a worker ready for the next step; return whether there is one."""
         if self._spare is None:
             with contextlib.suppress(OSError):
                 self._spare = self._fork()
@@ -65,5 +62,9 @@ class Workers:
                 worker.run(theirs, self._namespace)
                 raise AssertionError("a worker never returns")
         ours.setblocking(False)
-        self._all.append(child)
+        self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._on_end(child))
         return child, ours
+
+    def _on_end(self, child: Child) -> None:
+        self._selector.unregister(child.pidfd)
+        child.collect()
