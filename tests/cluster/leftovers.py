@@ -71,7 +71,7 @@ def take(layout: Layout) -> Census:
     )
 
 
-# The monitor keeps a namespace for each user of idmapped mounts, and a node may see a user for the first time.
+# The monitor keeps a namespace for each user of idmapped mounts, whom a node may see for the first time; a leak is more.
 _KEPT = re.compile(r"descriptor: [12] more: pioletd-\S+: user:\[N\]")
 
 
