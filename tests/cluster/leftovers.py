@@ -71,16 +71,12 @@ def take(layout: Layout) -> Census:
     )
 
 
-# The monitor keeps a namespace for each user of idmapped mounts, whom a node may see for the first time; a leak is more.
-_KEPT = re.compile(r"descriptor: [12] more: pioletd-\S+: user:\[N\]")
-
-
 def wait_settled(layout: Layout, before: Census, limit_s: float = 15.0) -> Census:
     """Wait until there is nothing that was not there `before`; AssertionError says what still is."""
     deadline = time.monotonic() + limit_s
     while True:
         now = take(layout)
-        more = [line for line in now.difference(before) if not _KEPT.fullmatch(line)]
+        more = now.difference(before)
         if not more:
             return now
         assert time.monotonic() < deadline, f"left over after {limit_s:.0f} s:\n  " + "\n  ".join(more)
