@@ -24,7 +24,6 @@ from tests.cluster.faults import Faults
 from tests.cluster.support import Cluster, Result, busybox_layer
 from tests.support import oci
 from tests.support.registry import reply, sham
-from tools.cluster import cgroup
 from tools.cluster.accounts import numbers
 
 MANIFEST = f"{oci.OCI}.manifest.v1+json"
@@ -139,7 +138,7 @@ def test_an_archive_with_deep_names_eats_the_memory(cluster: Cluster, faults: Fa
         imaged, uid = faults.daemon("piolet-imaged").pid, str(numbers("piolet-images")[0])
         while not over.wait(0.02):
             # All that the service has started, also those that have a process between them and it.
-            for pid in cgroup.members(faults.group):
+            for pid in faults.members():
                 if pid == imaged or leftovers.status(pid, "Uid").split()[:1] != [uid]:
                     continue
                 found = leftovers.status(pid, "VmHWM").split()

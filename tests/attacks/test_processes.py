@@ -18,7 +18,6 @@ from tests.attacks.test_mounts import image_of, own_image
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, end, kill
 from tests.cluster.support import Cluster, busybox_layer, wait_until
-from tools.cluster import cgroup
 
 # Not the freezer, in which Slurm puts tasks alone: what is no task is ended by us.
 CONTROLLERS = ("cpuset", "devices", "memory")
@@ -37,9 +36,10 @@ def groups_of(pid: int) -> dict[str, str]:
 
 def sleepers(faults: Faults, mark: str) -> list[int]:
     """Return the processes of a cluster that are `sleep MARK`, those that speak of it not."""
-    return [pid for pid in cgroup.members(faults.group) if leftovers.command_of(pid) == f"sleep {mark}"]
+    return [pid for pid in faults.members() if leftovers.command_of(pid) == f"sleep {mark}"]
 
 
+@pytest.mark.kernels
 @attack("squashfuse stays in pioletd's control group")
 def test_squashfuse_is_outside_of_the_jobs_limits(confined: Faults) -> None:
     """Row 4. Promise: what mounts a user's own image is in the step: its memory, its devices, its processors, its end.
@@ -275,6 +275,7 @@ class Lister(Eval):
 """
 
 
+@pytest.mark.kernels
 @attack("an eval keeps what it inherits")
 def test_descriptors_of_ours_in_an_eval(cluster: Cluster) -> None:
     """Class of CVE-2024-21626. Promise: an eval has its two pipes and its standard streams, and no descriptor of root's

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.cluster import leftovers
 from tests.cluster.support import ROOT, Cluster, Result, wait_until
-from tools.cluster import cgroup, lifecycle, packages, processes, services
+from tools.cluster import controllers, lifecycle, packages, processes, services
 from tools.cluster.layout import node_names
 from tools.cluster.state import Process, State, load
 
@@ -64,8 +64,12 @@ class Faults:
         assert found, f"no server on {node}"
         return found[0]
 
+    def members(self) -> list[int]:
+        """Return the pids of the cluster, those of its steps included."""
+        return controllers.members(self.state)
+
     def children(self, pid: int) -> list[int]:
-        return [child for child in cgroup.members(self.group) if leftovers.parent(child) == pid]
+        return [child for child in self.members() if leftovers.parent(child) == pid]
 
     def workers(self, node: str) -> list[int]:
         """Return the workers of pioletd on a node, the one that waits for the next step included."""
@@ -87,7 +91,7 @@ class Faults:
     def tasks(self, marker: str) -> list[int]:
         """Return the processes of the cluster's steps whose command line contains `marker`."""
         found = []
-        for pid in cgroup.members(self.group):
+        for pid in self.members():
             command = leftovers.command_of(pid)
             if marker in command and not command.startswith(("srun", "slurm", "/usr/bin/srun")):
                 found.append(pid)
@@ -100,7 +104,7 @@ class Faults:
     def stepds(self, node: str | None = None) -> list[int]:
         """Return the slurmstepds of steps (not those of batch scripts), on one node or all."""
         found = []
-        for pid in cgroup.members(self.group):
+        for pid in self.members():
             if re.match(r"slurmstepd: \[\d+\.\d+\]", leftovers.command_of(pid)):
                 with contextlib.suppress(OSError):
                     here = os.stat(f"/proc/{pid}/ns/mnt").st_ino
@@ -119,7 +123,7 @@ class Faults:
         monitor = self.daemon(f"pioletd-{node}")
 
         def gone() -> bool:
-            alike = [p for p in cgroup.members(self.group) if "pioletd" in leftovers.command_of(p)]
+            alike = [p for p in self.members() if "pioletd" in leftovers.command_of(p)]
             here = [p for p in alike if _node_of(p) == node]
             return not processes.alive(monitor) and not here
 

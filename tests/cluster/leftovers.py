@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.cluster import cgroup
+from tools.cluster import controllers
 from tools.cluster.layout import Layout, node_names
 from tools.cluster.state import State, load
 
@@ -55,7 +55,7 @@ def take(layout: Layout) -> Census:
     """Count everything now. Things that come and go meanwhile may or may not be counted."""
     state = load(layout.state_file)
     assert state is not None, f"no cluster is running in {layout.root}"
-    pids = cgroup.members(Path(state.cgroup))
+    pids = controllers.members(state)
     roles = _roles(state)
     kinds = {pid: kind for pid in pids if (kind := _kind(pid, roles)) is not None}
     return Census(

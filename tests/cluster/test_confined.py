@@ -64,6 +64,7 @@ def host_figures(data: Path) -> dict[str, list[float]]:
     return {name: [float(value) for chunk in chunks for value in chunk[name]] for name in [*names, "span"]}
 
 
+@pytest.mark.kernels
 def test_the_steps_own_figures(confined: Cluster) -> None:
     """One processor and 50 MB are measured as that, while another job on the node burns as well."""
     room = confined.room("alice")

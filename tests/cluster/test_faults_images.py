@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from piolet.node import imagemounts
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, assert_sentence, elapsed, end, kill
@@ -88,6 +89,8 @@ def test_no_loop_device(faults: Faults, image: str) -> None:
     with faults.nothing_left():
         faults.cluster.run("alice", "piolet", "image", "pull", image).good()
         faults.restart_pioletd("node1")
+        # It listens before it has tried what the kernel can.
+        wait_until((faults.root("node1") / "run/piolet" / imagemounts.FILE).exists, 10, "pioletd's choice")
         cover = faults.on_node("node1", "mount", "--bind", "/dev/null", "/dev/loop-control")
         subprocess.run(cover, check=True)
         try:
@@ -260,7 +263,7 @@ def small_disk(faults: Faults) -> Iterator[Path]:
 
 
 def commands(faults: Faults) -> str:
-    return " ".join(leftovers.command_of(pid) for pid in cgroup.members(faults.group))
+    return " ".join(leftovers.command_of(pid) for pid in faults.members())
 
 
 def importing(faults: Faults) -> list[int]:

@@ -18,7 +18,7 @@ import pytest
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, end, kill
 from tests.cluster.support import Cluster, Result, wait_until
-from tools.cluster import cgroup, gpus
+from tools.cluster import gpus
 from tools.cluster.layout import node_names
 
 MATMUL, SPIN, COPY = "gpu\nload matmul 600\n", "gpu\nload spin 600\n", "gpu\nload copy 600\n"
@@ -56,7 +56,7 @@ def summary(cluster: Cluster, room: Path) -> dict[str, Any]:
 def samplers(faults: Faults, name: str, node: str = "") -> list[int]:
     """Return the processes of pioletd that have a name, on one node or all."""
     found = []
-    for pid in cgroup.members(faults.group):
+    for pid in faults.members():
         try:
             comm = Path(f"/proc/{pid}/comm").read_text("ascii").strip()
             here = os.readlink(f"/proc/{pid}/ns/uts")

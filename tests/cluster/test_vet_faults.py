@@ -21,7 +21,7 @@ from tests.cluster.faults import Faults, kill
 from tests.cluster.leftovers import parent
 from tests.cluster.support import Cluster, wait_until
 from tests.simulators.timeserver import TimeServer
-from tools.cluster import cgroup, gpus
+from tools.cluster import gpus
 from tools.cluster.layout import node_names
 
 IDLE = "gpu\n" * 2
@@ -127,7 +127,7 @@ def everything_on(faults: Faults, node: str) -> list[int]:
     """Return the processes of a node: it is a UTS namespace of its own."""
     own = os.readlink(f"{faults.root(node).parent}/ns/uts")
     found = []
-    for pid in cgroup.members(faults.group):
+    for pid in faults.members():
         with contextlib.suppress(OSError):
             if os.readlink(f"/proc/{pid}/ns/uts") == own:
                 found.append(pid)

@@ -5,7 +5,8 @@ and a node sees that group as the whole hierarchy (a cgroup namespace, see nodei
 gives, slurm_NODE, are no other cluster's, and they go with the cluster's group, however the cluster ends.
 
 Version 2: slurmd makes /sys/fs/cgroup/system.slice/NODE_slurmstepd.scope by the node's name, outside of the cluster's
-own group. A second cluster with nodes of the same names is refused.
+own group. A second cluster with nodes of the same names is refused. Where there is no systemd, system.slice and the
+controllers of what is below it are made here, and stay.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 
 from tools.cluster import cgroup
 from tools.cluster.errors import ClusterError
+from tools.cluster.layout import node_names
+from tools.cluster.state import State
 
 NEEDED = ("cpuset", "devices", "freezer", "memory")
 """The controllers that proctrack/cgroup and task/cgroup use, of version 1."""
@@ -73,6 +76,8 @@ def find(mountinfo: str) -> Controllers:
 
 def prepare(found: Controllers, tag: str, nodes: Sequence[str]) -> None:
     """Make the groups that the nodes enter. Raises ClusterError: they cannot be made, or are another cluster's."""
+    if found.version == 2:
+        _make_slice(found.mounts["unified"])
     for group in found.groups(tag, nodes):
         if found.version == 2:
             if cgroup.members(group):
@@ -89,6 +94,27 @@ def prepare(found: Controllers, tag: str, nodes: Sequence[str]) -> None:
                     (group / name).write_text((group.parent / name).read_text("ascii"), "ascii")
         except OSError as error:
             raise ClusterError(f"cannot make the control group {group}: {error.strerror}") from None
+
+
+def _make_slice(unified: Path) -> None:
+    """Make what systemd has made where it runs: the group in which Slurm makes its own, with controllers."""
+    place = unified / "system.slice"
+    try:
+        for group in () if place.is_dir() else (unified, place):
+            group.mkdir(exist_ok=True)
+            there = (group / "cgroup.controllers").read_text("ascii").split()
+            (group / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in there), "ascii")
+    except OSError as error:
+        raise ClusterError(f"cannot make the control group {place}: {error.strerror}") from None
+
+
+def members(state: State) -> list[int]:
+    """Return the pids of a cluster: with version 2, those of its steps are in no group of the cluster's own."""
+    pids = cgroup.members(Path(state.cgroup))
+    if state.cgroups == 2:
+        for group in find(cgroup.MOUNTINFO.read_text("utf-8")).groups("", node_names(state.nodes)):
+            pids += cgroup.members(group)
+    return pids
 
 
 def remove(mountinfo: str, tag: str, nodes: Sequence[str]) -> list[str]:

@@ -265,7 +265,9 @@ def _stop(layout: Layout, report: Report) -> None:
     with report.step("stop") as said:
         state = load(layout.state_file)
         group = Path(state.cgroup) if state is not None else _find_group(layout)
-        count = len(cgroup.members(group)) if group is not None else 0
+        count = len(
+            controllers.members(state) if state is not None else cgroup.members(group) if group is not None else []
+        )
         if state is not None and state.boot == boot_id():
             _cancel_jobs(layout, state)
             # Slurm's own daemons keep nothing that outlives the cluster; these may have to tidy up.
@@ -365,7 +367,7 @@ def status(layout: Layout, report: Report) -> bool:
     for process in state.processes:
         if process.name not in dead:
             report.line(f"  {process.name:<18}pid {process.pid}")
-    report.line(f"  {'processes':<18}{len(cgroup.members(Path(state.cgroup)))} in {state.cgroup}")
+    report.line(f"  {'processes':<18}{len(controllers.members(state))} in {state.cgroup}")
     report.line(f"  {'registry':<18}port {state.ports.get('registry')}")
     report.line(f"  {'logs':<18}{layout.log}")
     return word == "up"

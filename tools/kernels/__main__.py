@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "kernels"
 DOCUMENT = ROOT / "docs" / "kernels.md"
 GUEST_S = 900
-TESTS = ("tests/kernels", "tests/cluster")
+TESTS = ("tests/kernels", "tests/cluster", "tests/attacks")
 REFUSED = ("tests/cluster/test_kernel_too_old.py",)
 
 JOB = """
