@@ -53,7 +53,7 @@ setup(
         "console_scripts": [
             "piolet = piolet.cli.start:main",
             "pioletd = piolet.node.main:main",
-            "piolet-imaged = piolet.environment.images.service:main",
+            "piolet-imaged = piolet.images.service:main",
         ]
     },
 )

@@ -19,7 +19,7 @@ from pathlib import Path
 import shtab
 from piolet import config
 from piolet.cli import main as cli
-from piolet.environment.images import service
+from piolet.images import service
 from piolet.node import main as node
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from piolet.base.errors import ConfigError, EnvironmentFileError
+from piolet.base.nearest import nearest
 from piolet.environment import mounts
-from piolet.environment.nearest import nearest
-from piolet.errors import ConfigError, EnvironmentFileError
 
 DEFAULT_PATH = Path("/etc/piolet/piolet.toml")
 _SOCKET_MOST = 107  # bytes of the path of a socket, says the kernel
@@ -64,7 +64,7 @@ def _mount(text: str) -> None:
 
 
 def _interval(text: str) -> None:
-    from piolet.score.request import period_of  # who sets nothing loads nothing
+    from piolet.samples.request import period_of  # who sets nothing loads nothing
 
     try:
         period_of(text)
@@ -78,7 +78,7 @@ def _registry(text: str) -> None:
 
 
 def _size(text: str) -> None:
-    from piolet.sizes import bytes_of  # who sets nothing loads nothing
+    from piolet.base.sizes import bytes_of  # who sets nothing loads nothing
 
     if text and bytes_of(text) is None:
         raise ConfigError(f"'{text}' is not a size", "write a number and a unit: 500GiB, 2TiB, 800GB")
@@ -322,7 +322,7 @@ class _Place:
     key: str | None = None
 
     def __str__(self) -> str:
-        from piolet.environment.positions import scan  # only errors need it
+        from piolet.base.positions import scan  # only errors need it
 
         text = self.text.replace("\r\n", "\n")
         keys = scan(text).keys

@@ -80,7 +80,7 @@ def test_a_verdict_names_another_node_and_job(cluster: Cluster, faults: Faults) 
 def test_one_users_verdicts_push_out_those_of_others(tmp_path: Path) -> None:
     """Row 11. Promise: what one user's vettings say cannot push what others' said out of the spool. Alice says as much
     as 12 connections could in a minute; bob has said one thing before."""
-    from piolet.node.spool import Spool, Who
+    from piolet.node.server.spool import Spool, Who
 
     spool = Spool(str(tmp_path), "node1")
     line = b'{"origin":"user","kind":null,"plan":null,"said":{"eval":"x","text":"%s"}}'

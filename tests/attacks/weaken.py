@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {
     "piolet": "piolet.cli.start",
     "pioletd": "piolet.node.main",
-    "piolet-imaged": "piolet.environment.images.service",
+    "piolet-imaged": "piolet.images.service",
 }
 _START = """#!/usr/lib/piolet/bin/python3 -I
 import sys

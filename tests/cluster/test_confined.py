@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from piolet.score.dataset import open_dataset
+from piolet.samples.dataset import open_dataset
 
 from tests.cluster.support import ROOT, Cluster, call_tool
 from tools.cluster import cgroup, controllers

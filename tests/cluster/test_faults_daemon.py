@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from piolet.node import leftovers as node_leftovers
+from piolet.node.root import leftovers as node_leftovers
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, assert_sentence, elapsed, end, error_lines, kill, python

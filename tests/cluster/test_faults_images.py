@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from piolet.node import imagemounts
+from piolet.node.root import imagemounts
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, assert_sentence, elapsed, end, kill

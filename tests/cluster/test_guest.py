@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from piolet.node import imagemounts
+from piolet.node.root import imagemounts
 
 from tests.cluster.faults import Faults
 from tests.cluster.support import Cluster, wait_until

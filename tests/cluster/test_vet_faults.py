@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.vet.plan import Plan, Task
+from piolet.vet.runner.plan import Plan, Task
 
 from tests.cluster.faults import Faults, kill
 from tests.cluster.leftovers import parent

@@ -24,7 +24,7 @@ from tests.support.registry import Registry, wait_until
 PYTHON = str(Path(sys.executable).parent.resolve() / "python")
 SERVICE, ALICE, BOB = 4242, 4301, 4302
 PROGRAMS = ("skopeo", "mksquashfs", "unsquashfs", "docker-registry", "zstd", "setpriv")
-SERVE = "import sys; from piolet.environment.images.service import main; sys.exit(main(sys.argv[1:]))"
+SERVE = "import sys; from piolet.images.service import main; sys.exit(main(sys.argv[1:]))"
 ASK = """
 import json, pathlib, sys
 from piolet import config
@@ -130,7 +130,7 @@ class Site:
     def python(self, code: str) -> list[str]:
         """Return the start of a command that runs `code`, in which a cage has `walls`."""
         if self.walls is not None:
-            code = f"from piolet.environment.images import jobs; jobs.WALLS = {self.walls!r}\n" + code
+            code = f"from piolet.images import jobs; jobs.WALLS = {self.walls!r}\n" + code
         return [PYTHON, "-c", code]
 
     def alive(self) -> bool:

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from piolet.environment.images import protocol
-from piolet.environment.images.squash import Squasher, squash
-from piolet.environment.images.tarstream import Member
-from piolet.environment.images.tree import Tree
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images import protocol
+from piolet.images.squash import Squasher, squash
+from piolet.images.tarstream import Member
+from piolet.images.tree import Tree
 
 from tests.images.conftest import ALICE, BOB, PYTHON, SERVICE, Site, become, environment, finish, needs_root
 from tests.images.test_users import credentials
@@ -141,7 +141,7 @@ def test_a_conversion_that_takes_too_long_for_its_size(site: Site, registry: Reg
     script.chmod(0o755)
     impatient = site.room / "impatient.py"
     impatient.write_text(
-        "import sys\nfrom piolet.environment.images import limits, service\n"
+        "import sys\nfrom piolet.images import limits, service\n"
         "limits.PATIENCE_S = 1\nlimits._CHECK_S = 0.1\nsys.exit(service.main(sys.argv[1:]))\n"
     )
     site.stop()

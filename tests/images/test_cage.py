@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.environment.images import seccomp
+from piolet.images import seccomp
 
 from tests.images.conftest import ALICE, ASK, BOB, PYTHON, SERVICE, Site, become, environment, finish, needs_root
 from tests.images.test_faults import pids

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from piolet.environment.images import protocol
+from piolet.images import protocol
 
 from tests.images.conftest import ALICE, BOB, PYTHON, SERVICE, Site, become, finish, needs_root
 from tests.images.test_pull import children

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from piolet.environment.images.store import locate
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.store import locate
 
 from tests.images.conftest import ALICE, BOB, Site, finish, needs_root
 from tests.support import oci

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from piolet.environment.images.reference import parse
-from piolet.environment.images.store import Access, Store, locate
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.reference import parse
+from piolet.images.store import Access, Store, locate
 
 from tests.images.conftest import ALICE, BOB, SERVICE, Site, needs_root
 from tests.support import oci

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.node import devicemapper, linux, loop
-from piolet.node.devicemapper import DeviceMapper
+from piolet.node.root import devicemapper
+from piolet.node.root.devicemapper import DeviceMapper
+from piolet.system import linux, loop
 
 from tests.kernels.support import Store, devices, wait_until
 

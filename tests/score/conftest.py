@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from piolet.score.dataset import Dataset
+from piolet.samples.dataset import Dataset
 from piolet.score.summary import Summary, summarise
 
 from tests.score import simulation

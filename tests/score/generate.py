@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES
-from piolet.score import dataset
+from piolet.samples import dataset
 
 START = 1_700_000_000_000_000_000
 _CHUNK = 50_000

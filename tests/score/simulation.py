@@ -15,11 +15,11 @@ from pathlib import Path
 
 import piolet
 from piolet.api import Target
-from piolet.score.choose import choose
-from piolet.score.collectors import host
-from piolet.score.dataset import Dataset, open_dataset
-from piolet.score.journal import open_for_writing
-from piolet.score.sampler import Clock, Sampler, Sink, Step
+from piolet.samples.choose import choose
+from piolet.samples.collectors import host
+from piolet.samples.dataset import Dataset, open_dataset
+from piolet.samples.journal import open_for_writing
+from piolet.samples.sampler import Clock, Sampler, Sink, Step
 
 from tests.simulators.dcgm import build as dcgm
 from tests.simulators.nvml import build as nvml

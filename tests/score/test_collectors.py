@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from piolet.api import HOST_QUANTITIES, Target, Unavailable
-from piolet.score import journal
-from piolet.score.choose import choose
-from piolet.score.collectors.host import Host
-from piolet.score.dataset import Dataset
+from piolet.samples import journal
+from piolet.samples.choose import choose
+from piolet.samples.collectors.host import Host
+from piolet.samples.dataset import Dataset
 from piolet.score.failures import ScoreError
 
 from tests.score import simulation
@@ -26,7 +26,7 @@ def run(libraries: Path, tmp_path: Path, script: str, code: str) -> str:
     """Run Python where the scripted GPUs are, and return what it printed."""
     path = tmp_path / "script"
     path.write_text(script)
-    prefix = "from piolet.api import Target\nfrom piolet.score.choose import choose\n"
+    prefix = "from piolet.api import Target\nfrom piolet.samples.choose import choose\n"
     done = subprocess.run(
         [sys.executable, "-c", prefix + code],
         env=simulation.environment(libraries, path),

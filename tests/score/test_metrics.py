@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from piolet.base.errors import ConfigError, PioletError
 from piolet.config import address_of
-from piolet.errors import ConfigError, PioletError
-from piolet.score.metrics import serve
-from piolet.score.sampler import Sampler, Totals
+from piolet.samples.metrics import serve
+from piolet.samples.sampler import Sampler, Totals
 
 from tests.score import simulation
 

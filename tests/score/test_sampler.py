@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 from piolet.api import Collector, Device, Reading, Target
-from piolet.score import journal
-from piolet.score.dataset import Dataset, finish, open_dataset
+from piolet.samples import journal
+from piolet.samples.dataset import Dataset, finish, open_dataset
+from piolet.samples.sampler import GPU_COLUMNS, KEEP, Clock, Sampler, Session, Sink, Step
 from piolet.score.failures import ScoreError
-from piolet.score.sampler import GPU_COLUMNS, KEEP, Clock, Sampler, Session, Sink, Step
 from piolet.score.summary import summarise
 
 from tests.score import simulation
@@ -331,8 +331,10 @@ def test_the_cost_is_measured_and_small(running: subprocess.Popen[bytes], tmp_pa
 
 def test_the_sampler_stays_small() -> None:
     """It imports neither numpy nor pyarrow nor what draws."""
-    modules = "piolet.score.local, piolet.score.writer, piolet.score.collectors.gpm, piolet.score.collectors.dcgm"
-    code = f"import sys, {modules}, piolet.score.collectors.host; print(*sys.modules)"
+    modules = (
+        "piolet.samples.local, piolet.samples.writer, piolet.samples.collectors.gpm, piolet.samples.collectors.dcgm"
+    )
+    code = f"import sys, {modules}, piolet.samples.collectors.host; print(*sys.modules)"
     environment = {"PYTHONPATH": str(Path(journal.__file__).parents[2]), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert not {"numpy", "pyarrow", "rich", "matplotlib", "pandas"} & set(done.stdout.split())
@@ -340,7 +342,7 @@ def test_the_sampler_stays_small() -> None:
 
 def test_the_writer_is_the_user_and_finishes(simulate: Callable[..., Dataset], tmp_path: Path) -> None:
     """What goes through a pipe becomes the same data set."""
-    from piolet.score.writer import write
+    from piolet.samples.writer import write
 
     data = simulate("gpu\nload matmul 100\n", 5)
     source = data.nodes[0].path

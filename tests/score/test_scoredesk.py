@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 from piolet.api import Collector, Target
-from piolet.errors import WireError
-from piolet.node import scoredesk
-from piolet.node.keeper import USERS_WRITERS_MAX, Keeper, Order, decode
-from piolet.node.scoredesk import ScoreDesk, _Scored
-from piolet.score import request
-from piolet.score.choose import choose
+from piolet.base.errors import WireError
+from piolet.node.root.keeper import USERS_WRITERS_MAX, Keeper, Order, decode
+from piolet.node.server import scoredesk
+from piolet.node.server.scoredesk import ScoreDesk, _Scored
+from piolet.samples import request
+from piolet.samples.choose import choose
+from piolet.samples.request import Wish
+from piolet.samples.sampler import Clock, Sampler
 from piolet.score.failures import ScoreError
-from piolet.score.request import Wish
-from piolet.score.sampler import Clock, Sampler
 
 from tests.wire import messages
 

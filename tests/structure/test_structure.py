@@ -42,12 +42,16 @@ def loaded(*modules: str) -> set[str]:
 
 def test_the_monitor_stays_small() -> None:
     """Root's process imports the standard library and the node's own modules: no parser of what users write."""
-    modules = loaded("piolet.node.monitor")
+    modules = loaded("piolet.node.root.monitor")
     ours = {name for name in modules if name.partition(".")[0] == "piolet"}
     foreign = {name for name in modules - ours if name.partition(".")[0] not in sys.stdlib_module_names}
     assert not foreign
-    assert {name for name in ours if not name.startswith("piolet.node")} <= {"piolet", "piolet.errors", "piolet.peer"}
-    assert not modules & {"tomllib", "yaml", "xml", "sqlite3", "ssl", "http", "asyncio", "piolet.node.server"}
+    assert {name for name in ours if not name.startswith("piolet.node")} <= {
+        "piolet",
+        "piolet.base.errors",
+        "piolet.system.peer",
+    }
+    assert not modules & {"tomllib", "yaml", "xml", "sqlite3", "ssl", "http", "asyncio", "piolet.node.server.server"}
 
 
 @pytest.mark.parametrize("module", ["expand", "edf", "layer", "mounts", "definition"])
@@ -76,7 +80,7 @@ def _allowed(path: Path) -> set[str]:
 
 def test_starting_a_step_imports_little() -> None:
     """What srun waits for does not load what only reports and pulls need."""
-    modules = loaded("piolet.cli.main", "piolet.cli.env", "piolet.environment.render", "piolet.environment.submit")
+    modules = loaded("piolet.cli.main", "piolet.cli.env", "piolet.environment.render", "piolet.submission.submit")
     heavy = {"numpy", "pyarrow", "yaml", "asyncio", "ssl", "http.client", "cffi", "pycparser", "rich", "matplotlib"}
     assert not modules & heavy
 

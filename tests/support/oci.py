@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from piolet.environment.images.manifest import machine_architecture
+from piolet.images.manifest import machine_architecture
 
 # What images are made for unless a test says otherwise: this machine.
 ARCHITECTURE = machine_architecture(os.uname().machine)

@@ -12,22 +12,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from piolet import config
+from piolet import config, images
+from piolet.base.errors import ImageError, UsageError
 from piolet.cli import main as cli
-from piolet.environment import images, submit
 from piolet.environment.definition import Image, from_json
-from piolet.environment.images.failures import RegistryUnreachable
-from piolet.environment.images.info import ImageInfo
-from piolet.errors import ImageError, UsageError
+from piolet.images.failures import RegistryUnreachable
+from piolet.images.info import ImageInfo
+from piolet.submission import submit
 
 DIGEST = "sha256:" + "b" * 64
 
 
 class Client(types.ModuleType):
-    """Stands for piolet.environment.images.client; `failure` is raised when it is set."""
+    """Stands for piolet.images.client; `failure` is raised when it is set."""
 
     def __init__(self) -> None:
-        super().__init__("piolet.environment.images.client")
+        super().__init__("piolet.images.client")
         self.failure: Exception | None = None
         self.asked: list[tuple[str, bool]] = []
         self.said = ["pulling: 1 of 1 layers"]

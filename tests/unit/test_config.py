@@ -8,8 +8,8 @@ from typing import get_args, get_type_hints
 
 import pytest
 from piolet import config
-from piolet.errors import ConfigError
-from piolet.score.choose import NAMES
+from piolet.base.errors import ConfigError
+from piolet.samples.choose import NAMES
 
 
 def refusal(path: Path) -> ConfigError:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from piolet.base.errors import PioletError
 from piolet.environment.definition import LIMIT_BYTES, Definition, Image, Mount, from_json
-from piolet.errors import PioletError
 
 DIGEST = "sha256:" + "0" * 64
 FULL = Definition(

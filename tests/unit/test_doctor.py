@@ -19,8 +19,8 @@ from piolet.cli import doctor as cli_doctor
 from piolet.cli.main import main
 from piolet.config import Config
 from piolet.doctor import BAD, OK, SKIPPED, WARN, Finding, Machine, configuration, daemons, findings, kernel, store
-from piolet.node import imagemounts
-from piolet.node.imagemounts import Choice
+from piolet.node.root import imagemounts
+from piolet.node.root.imagemounts import Choice
 
 HELP = "Options provided by plugins:\n  --environment=NAME\n  --score[=...]\n  --vet=PROTOCOL\n"
 ME = pwd.getpwuid(os.geteuid()).pw_name

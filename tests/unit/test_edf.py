@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from piolet.base.errors import EnvironmentFileError
 from piolet.config import EnvironmentConfig
 from piolet.environment import edf
-from piolet.environment.dependencies import Host, Kind
 from piolet.environment.layer import Entry, Layer, combine, combine_all
 from piolet.environment.source import parse
-from piolet.errors import EnvironmentFileError
+from piolet.submission.dependencies import Host, Kind
 
 
 def layer(text: str) -> Layer:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from piolet.base.errors import PioletError
 from piolet.environment.expand import DEPTH_LIMIT, LENGTH_LIMIT, ExpandError, escape, expand
-from piolet.errors import PioletError
 
 VARIABLES = {"USER": "ada", "EMPTY": "", "PATH": "/bin:/usr/bin", "ODD": "${USER}", "BAD": "a\udcff"}
 

@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet import sizes
+from piolet.base import sizes
+from piolet.base.errors import ImageError
 from piolet.config import ImagesConfig
-from piolet.environment.images import limits, service
-from piolet.environment.images.conversion import Requester
-from piolet.environment.images.importer import Importer
-from piolet.environment.images.listening import listen
-from piolet.environment.images.quota import Held, OverQuota, Quota
-from piolet.environment.images.store import Access, Store
-from piolet.environment.images.tarstream import Member
-from piolet.environment.images.tree import Tree
-from piolet.errors import ImageError
+from piolet.images import limits, service
+from piolet.images.conversion import Requester
+from piolet.images.importer import Importer
+from piolet.images.listening import listen
+from piolet.images.quota import Held, OverQuota, Quota
+from piolet.images.store import Access, Store
+from piolet.images.tarstream import Member
+from piolet.images.tree import Tree
 
 from tests.support import oci
 from tests.unit.test_images_tree import merged as merge
@@ -285,7 +285,7 @@ def test_nobody_is_refused_for_the_quota_of_another(tmp_path: Path, monkeypatch:
 
 def test_a_fault_of_the_worker_forges_no_line_of_the_log(tmp_path: Path) -> None:
     """What it was given is checked before; here it is not there at all."""
-    code = "import piolet.environment.images.worker as w, sys; sys.exit(w.main())"
+    code = "import piolet.images.worker as w, sys; sys.exit(w.main())"
     hostile = "x\npiolet-imaged: forged\x1b[2J"
     job = {"kind": hostile, "what": hostile, "parent": os.getpid()}
     done = subprocess.run([sys.executable, "-c", code], input=json.dumps(job), capture_output=True, text=True)

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.environment.images import credentials, protocol, registry, store
-from piolet.environment.images import manifest as documents
-from piolet.environment.images.failures import RegistryUnreachable, from_wire, to_wire
-from piolet.environment.images.lease import Presence
-from piolet.environment.images.reference import parse
-from piolet.environment.images.slots import Slots
-from piolet.environment.images.store import Access, Store
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images import credentials, protocol, registry, store
+from piolet.images import manifest as documents
+from piolet.images.failures import RegistryUnreachable, from_wire, to_wire
+from piolet.images.lease import Presence
+from piolet.images.reference import parse
+from piolet.images.slots import Slots
+from piolet.images.store import Access, Store
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -154,7 +154,7 @@ def test_what_a_read_only_store_keeps_goes_later(tmp_path: Path, monkeypatch: py
 def dead(tmp_path: Path) -> str:
     """Return the token of a process that took a lease and a scratch folder and died."""
     code = (
-        "import sys; from piolet.environment.images.lease import Presence\n"
+        "import sys; from piolet.images.lease import Presence\n"
         "p = Presence(sys.argv[1], 30); p.start(); p.take('x'); p.scratch(); print(p.token)"
     )
     daemons = Path(documents.__file__).parents[3]

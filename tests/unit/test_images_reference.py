@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from piolet.environment.images.reference import Reference, is_path, parse
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.reference import Reference, is_path, parse
 
 HEX = "0123456789abcdef" * 4
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 from piolet.config import ImagesConfig
-from piolet.environment.images import protocol, service
-from piolet.environment.images.admin import Admin
-from piolet.environment.images.conversion import Requester
-from piolet.environment.images.importer import Importer
-from piolet.environment.images.lease import Presence
-from piolet.environment.images.listening import listen
-from piolet.environment.images.reference import parse
-from piolet.environment.images.store import Access, Store
+from piolet.images import protocol, service
+from piolet.images.admin import Admin
+from piolet.images.conversion import Requester
+from piolet.images.importer import Importer
+from piolet.images.lease import Presence
+from piolet.images.listening import listen
+from piolet.images.reference import parse
+from piolet.images.store import Access, Store
 
 
 def digest(number: int) -> str:

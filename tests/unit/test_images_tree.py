@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from piolet.environment.images import manifest as documents
-from piolet.environment.images import squash
-from piolet.environment.images.blob import Budget
-from piolet.environment.images.limits import UNPACKED_MOST
-from piolet.environment.images.tarstream import TarReader
-from piolet.environment.images.tree import Directory, HardLink, Tree
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images import manifest as documents
+from piolet.images import squash
+from piolet.images.blob import Budget
+from piolet.images.limits import UNPACKED_MOST
+from piolet.images.tarstream import TarReader
+from piolet.images.tree import Directory, HardLink, Tree
 
 from tests.support import oci
 from tests.support.oci import Entry, Packed, device, file, folder, hardlink, opaque, symlink, whiteout

@@ -7,8 +7,8 @@ import io
 import logging
 from collections.abc import Iterator
 
-from piolet import logs
-from piolet.rates import Rates
+from piolet.base import logs
+from piolet.base.rates import Rates
 
 
 @contextlib.contextmanager

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from piolet.base.errors import EnvironmentFileError
 from piolet.environment import lookup
-from piolet.environment.dependencies import Dependency, Host, Kind, squeeze
-from piolet.errors import EnvironmentFileError
+from piolet.submission.dependencies import Dependency, Host, Kind, squeeze
 
 
 @pytest.fixture

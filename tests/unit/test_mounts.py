@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from piolet.base.errors import EnvironmentFileError
 from piolet.environment.definition import Mount
 from piolet.environment.mounts import FLAGS, arrange, parse, parse_flags, quote, unparse, unquote
-from piolet.errors import EnvironmentFileError
 
 
 @pytest.mark.parametrize(

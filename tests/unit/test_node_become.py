@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from piolet.node import linux, usernamespaces
+from piolet.system import linux, usernamespaces
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes its user")
 UID, GID = 4242, 5353

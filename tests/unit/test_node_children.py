@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from piolet.node import children, hierarchies, leftovers
+from piolet.node.root import leftovers
+from piolet.steps import hierarchies
+from piolet.system import children
 
 
 def ended(child: children.Child) -> int:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from piolet.node import leftovers, linux
-from piolet.node.endings import Endings, Remains
-from piolet.node.state import Known, StepFiles
+from piolet.node.root import leftovers
+from piolet.node.root.endings import Endings, Remains
+from piolet.node.root.state import Known, StepFiles
+from piolet.system import linux
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a container is ended by root")
 USER = 61234

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from piolet.errors import ContainerError
-from piolet.node.fuse import Mounter
+from piolet.base.errors import ContainerError
+from piolet.container.fuse import Mounter
 
 
 def test_a_squashfuse_that_is_not_there_is_not_taken_for_a_damaged_image(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from piolet.node import idtable
-from piolet.node.devicemapper import TINY
+from piolet.node.root.devicemapper import TINY
+from piolet.system import idtable
 
 
 def make(room: Path, *options: str, size: int = 0) -> Path:

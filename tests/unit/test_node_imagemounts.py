@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-from piolet.node import devicemapper, imagemounts, linux, usernamespaces
-from piolet.node.devicemapper import DeviceMapper
-from piolet.node.imagemounts import DEVICE_MAPPER, FUSE, IDMAP, Choice
+from piolet.node.root import devicemapper, imagemounts
+from piolet.node.root.devicemapper import DeviceMapper
+from piolet.node.root.imagemounts import DEVICE_MAPPER, FUSE, IDMAP, Choice
+from piolet.system import linux, usernamespaces
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from piolet.node import linux, mounts
-from piolet.node.devicemapper import DeviceMapper
-from piolet.node.imagemounts import FUSE, IDMAP, Choice, too_old
-from piolet.node.mounts import Images, Wanted, explain, identity_of
+from piolet.node.root import mounts
+from piolet.node.root.devicemapper import DeviceMapper
+from piolet.node.root.imagemounts import FUSE, IDMAP, Choice, too_old
+from piolet.node.root.mounts import Images, Wanted, explain, identity_of
+from piolet.system import linux
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not Path("/dev/loop-control").exists(), reason="images are mounted by root, with loop devices"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from piolet.errors import PioletError
-from piolet.node import jobnamespaces
+from piolet.base.errors import PioletError
+from piolet.steps import jobnamespaces
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount")
 # A slurmd's mounts with namespaces kept in files, and processes that stay: $0 is a directory.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from piolet.errors import WireError
-from piolet.node import packets
+from piolet.base.errors import WireError
+from piolet.transport import packets
 
 
 @dataclass(frozen=True)

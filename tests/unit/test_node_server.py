@@ -8,10 +8,10 @@ import socket
 import weakref
 from pathlib import Path
 
-from piolet import wire
 from piolet.config import Config
 from piolet.environment.definition import Definition
-from piolet.node.server import Connection, Server
+from piolet.node.server.server import Connection, Server
+from piolet.transport import wire
 
 
 def test_a_step_is_freed_when_it_is_forgotten(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from piolet.errors import PioletError
-from piolet.node import leftovers, main
+from piolet.base.errors import PioletError
+from piolet.node import main
 from piolet.node.requests import is_step
-from piolet.node.state import Known, StepFiles
+from piolet.node.root import leftovers
+from piolet.node.root.state import Known, StepFiles
 
 
 def test_a_pid_that_was_used_again_is_not_mistaken() -> None:

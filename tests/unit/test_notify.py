@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from piolet import notify
+from piolet.system import notify
 
 
 @pytest.mark.parametrize("abstract", [False, True])

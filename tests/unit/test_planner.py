@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from piolet.config import Config, EnvironmentConfig
+from piolet.container.plan import PlannedMount
 from piolet.environment.definition import Definition, Image, Mount
-from piolet.node.plan import PlannedMount
-from piolet.node.planner import make_plan
+from piolet.node.server.planner import make_plan
 
 BASE = Definition("x.toml", image=Image("a/b:1", "site", "a" * 64))
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from piolet.base.errors import EnvironmentFileError, ImageError, PioletError
 from piolet.config import EnvironmentConfig
 from piolet.environment.definition import LIMIT_BYTES, Image, Mount, from_json
-from piolet.environment.dependencies import Host, Kind
 from piolet.environment.explain import explain
-from piolet.environment.images.info import ImageInfo
 from piolet.environment.render import Rendered, render
-from piolet.errors import EnvironmentFileError, ImageError, PioletError
+from piolet.images.info import ImageInfo
+from piolet.submission.dependencies import Host, Kind
 
 DIGEST = "sha256:" + "a" * 64
 INFO = ImageInfo(

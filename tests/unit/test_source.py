@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from piolet.base.errors import EnvironmentFileError
+from piolet.base.positions import scan
 from piolet.environment import source
-from piolet.environment.positions import scan
-from piolet.errors import EnvironmentFileError
 
 
 def error_of(text: str) -> EnvironmentFileError:

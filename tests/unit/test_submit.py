@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from piolet._wire import ffi
-from piolet.environment import submit
+from piolet.base.errors import PioletError
 from piolet.environment.definition import LIMIT_BYTES
-from piolet.environment.dependencies import Dependency, Kind, Stamp
-from piolet.errors import PioletError
+from piolet.submission import submit
+from piolet.submission.dependencies import Dependency, Kind, Stamp
 from piolet.vet.store import cache_directory
 
 HEAD = struct.Struct("=6I")

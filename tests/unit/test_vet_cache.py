@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from piolet.api import FAIL, PASS, Inconclusive, Verdict
-from piolet.vet import cache, records, requirements, results, store, verdicts
+from piolet.vet import cache, requirements, results, store, verdicts
 from piolet.vet.failures import VetError
-from piolet.vet.plan import Plan, Task
+from piolet.vet.runner import records
+from piolet.vet.runner.plan import Plan, Task
 
 TASK = Task("a", "a", "m:a", cache_s=100.0, better="higher")
 PLAN = Plan("p", (TASK,))

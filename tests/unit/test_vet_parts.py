@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from piolet.vet import hostlist, parts, records
+from piolet.base import hostlist
 from piolet.vet.failures import VetError
+from piolet.vet.runner import parts, records
 
 
 def long_line(text: str) -> bytes:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from piolet.vet import plan, protocol, quantities, yamltext
+from piolet.base import quantities
+from piolet.vet import protocol, yamltext
 from piolet.vet.catalogue import catalogue
 from piolet.vet.failures import VetError
+from piolet.vet.runner import plan
 
 LISTING = """\
 name: "ML Training Node Vetting"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from piolet.vet import relaunch, request, srunwords
+from piolet.slurm import srunwords
+from piolet.vet import relaunch, request
 from piolet.vet.failures import VetError
-from piolet.vet.plan import Plan, Task
+from piolet.vet.runner.plan import Plan, Task
 from piolet.vet.verdicts import BAD, GOOD, WARNED, Decision
 
 NODES = ["node1", "node2", "node3", "node4"]

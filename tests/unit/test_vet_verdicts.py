@@ -6,9 +6,10 @@ import dataclasses
 
 import pytest
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict, at_least, at_most, worst
-from piolet.vet import records, screen, verdicts
-from piolet.vet.plan import Plan, Task
-from piolet.vet.records import Record
+from piolet.vet import screen, verdicts
+from piolet.vet.runner import records
+from piolet.vet.runner.plan import Plan, Task
+from piolet.vet.runner.records import Record
 
 NODES = ["n1", "n2", "n3", "n4", "n5", "n6"]
 

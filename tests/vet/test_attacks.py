@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet import peer
-from piolet.node import linux
-from piolet.node.spool import Spool
-from piolet.node.vetdesk import VetDesk
-from piolet.node.zygote import Zygote
+from piolet.node.root.zygote import Zygote
+from piolet.node.server.spool import Spool
+from piolet.node.server.vetdesk import VetDesk
+from piolet.system import linux, peer
 from piolet.vet import node
-from piolet.vet.plan import Plan, Task
+from piolet.vet.runner.plan import Plan, Task
 
 from tests.wire import messages
 
@@ -195,7 +194,7 @@ def test_connections_in_a_loop(node1: Node, caplog: pytest.LogCaptureFixture) ->
 
 def test_refusals_of_one_user_take_none_of_anothers(tmp_path: Path) -> None:
     """The oldest of whoever has most goes first."""
-    from piolet.node import refusals
+    from piolet.node.server import refusals
 
     selector = selectors.DefaultSelector()
     desk = refusals.Refusals(selector)

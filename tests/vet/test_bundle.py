@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.vet import bundle, protocol, records, yamltext
+from piolet.vet import bundle, protocol, yamltext
 from piolet.vet.catalogue import catalogue
+from piolet.vet.runner import records
 
 PROTOCOL = "evals:\n- {type: limits, where: environment}\n- type: env\n- {type: my.own.Eval, where: environment}\n"
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
-from piolet.vet import jobs, parts, records, step
-from piolet.vet.plan import Plan, Task
+from piolet.vet import jobs, step
+from piolet.vet.runner import parts, records
+from piolet.vet.runner.plan import Plan, Task
 
 from tests.support.registry import wait_until
 

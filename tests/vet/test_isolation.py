@@ -10,9 +10,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from piolet.score import local
-from piolet.vet import bundle, protocol, records, requirements, yamltext
+from piolet.samples import local
+from piolet.vet import bundle, protocol, requirements, yamltext
 from piolet.vet.catalogue import catalogue
+from piolet.vet.runner import records
 from piolet.vet.step import Launch
 
 # Modules that the programs import, of which some are found before others.

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 from piolet.api import Context
-from piolet.node import linux
-from piolet.vet import protocol, runner, session, yamltext
+from piolet.system import linux
+from piolet.vet import protocol, yamltext
 from piolet.vet.catalogue import catalogue
-from piolet.vet.plan import HOST, Plan
+from piolet.vet.runner import runner, session
+from piolet.vet.runner.plan import HOST, Plan
 
 from tests.vet import nodes
 from tests.vet.nodes import TOKEN, Work

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
-from piolet.vet import localise, protocol, records, screen, yamltext
+from piolet.vet import localise, protocol, screen, yamltext
 from piolet.vet.catalogue import catalogue
 from piolet.vet.evals import _link, network_pair
 from piolet.vet.evals._link import Link, LinkError, Server
-from piolet.vet.plan import Plan
+from piolet.vet.runner import records
+from piolet.vet.runner.plan import Plan
 from piolet.vet.verdicts import Decision
 
 from tests.vet import nodes

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.vet import node, parts, protocol, records, yamltext
+from piolet.vet import node, protocol, yamltext
 from piolet.vet.catalogue import catalogue
+from piolet.vet.runner import parts, records
 
 NAUGHTY = str(Path(__file__).parent)
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from piolet import wire
-from piolet.node import vetdesk
-from piolet.node.spool import Spool
-from piolet.node.vetdesk import VetDesk
+from piolet.node.server import vetdesk
+from piolet.node.server.spool import Spool
+from piolet.node.server.vetdesk import VetDesk
+from piolet.transport import wire
 
 TASK = Path(__file__).resolve().parents[2] / "build" / "plugins" / "piolet-vet-task"
 LINE = b'{"piolet-vet":"end"}\n'

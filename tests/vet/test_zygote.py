@@ -19,10 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from piolet import peer
-from piolet.node import descendants, hierarchies, kernellog, linux, vettask, zygote
-from piolet.node.hierarchies import Group, Mount
-from piolet.node.zygote import Facts, Work, Zygote
+from piolet.node.root import descendants, kernellog, vettask, zygote
+from piolet.node.root.zygote import Facts, Work, Zygote
+from piolet.steps import hierarchies
+from piolet.steps.hierarchies import Group, Mount
+from piolet.system import linux, peer
 
 from tests.wire import messages
 from tests.wire.test_trust import NOBODY, Listener, listener, running
@@ -219,7 +220,7 @@ def test_job_and_step_are_those_of_the_control_group(step: Path) -> None:
 def test_a_vetting_enters_its_steps_group_or_fails(step: Path) -> None:
     process = inside(step)
     code = (
-        "import sys; from piolet.node.vettask import adopt, look_up\n"
+        "import sys; from piolet.node.root.vettask import adopt, look_up\n"
         "task = look_up(int(sys.argv[1]), int(sys.argv[2]))\n"
         "if len(sys.argv) > 3: task.cgroups[:] = [type(g)(g.controllers, '/job_1/step_9') for g in task.cgroups]\n"
         "adopt(task)\nprint(open('/proc/self/cgroup').read())\n"
@@ -254,7 +255,7 @@ def test_all_hierarchies_are_entered() -> None:
         if not made:
             pytest.skip("no control groups can be made here")
         code = (
-            "import sys; from piolet.node.vettask import adopt, look_up\n"
+            "import sys; from piolet.node.root.vettask import adopt, look_up\n"
             "adopt(look_up(int(sys.argv[1]), int(sys.argv[2])))\nprint(open('/proc/self/cgroup').read(), end='')\n"
         )
         command = [sys.executable, "-c", code, str(process.pid), str(NOBODY)]

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from piolet.environment import submit
-from piolet.environment.dependencies import Dependency, Kind, Stamp
+from piolet.submission import submit
+from piolet.submission.dependencies import Dependency, Kind, Stamp
 
 from tests.wire.messages import lib as numbers
 from tests.wire.messages import record

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from typing import IO
 
-from piolet.rates import Rates
+from piolet.base.rates import Rates
 
 LENGTH_MOST = 2000
 LINES_A_SECOND, LINES_BURST = 20, 100

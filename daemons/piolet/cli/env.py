@@ -12,15 +12,15 @@ import time
 
 from piolet import __file__ as package_file
 from piolet import config
+from piolet.base.errors import ImageError, PioletError
 from piolet.cli import thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
 from piolet.environment.definition import from_json
-from piolet.environment.dependencies import Host
-from piolet.environment.images.info import ImageInfo
-from piolet.environment.images.reference import is_path
 from piolet.environment.render import Rendered, Resolver, render, unresolved
-from piolet.errors import ImageError, PioletError
+from piolet.images.info import ImageInfo
+from piolet.images.reference import is_path
+from piolet.submission.dependencies import Host
 
 # What the image client looks at besides the variables that the definition names.
 _CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE")
@@ -101,7 +101,7 @@ def _asking(settings: config.Config, *, offline: bool) -> Resolver:
         if offline and not is_path(reference):
             _warn(f"the image {reference} was not looked at (--offline), so its digest and variables are not known")
             return unresolved(reference)
-        from piolet.environment.images import client, failures
+        from piolet.images import client, failures
 
         refusal = thismachine.refusal(reference, settings)
         if refusal is not None:
@@ -124,15 +124,15 @@ def _verdict(name: str, rendered: Rendered) -> str:
 
 
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:
-    from piolet.environment import submit
-    from piolet.environment.dependencies import Dependency, Kind
+    from piolet.submission import submit
+    from piolet.submission.dependencies import Dependency, Kind
 
     host = this_host()
     host.watch(args.config or str(config.DEFAULT_PATH))
     host.watch(package_file)
 
     def resolve(reference: str) -> ImageInfo:
-        from piolet.environment.images import client
+        from piolet.images import client
 
         for name in _CLIENT_VARIABLES:
             host.variable(name)

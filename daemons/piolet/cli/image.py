@@ -15,14 +15,14 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from piolet import sizes
+from piolet.base import sizes
+from piolet.base.errors import ImageError, UsageError
 from piolet.cli import thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
 from piolet.config import Config
-from piolet.environment.images import client
-from piolet.environment.images.reference import is_path
-from piolet.errors import ImageError, UsageError
+from piolet.images import client
+from piolet.images.reference import is_path
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -82,7 +82,7 @@ def _list(_: argparse.Namespace, config: Config) -> int:
     if own is None:
         entries = client.ask(config, {"op": "list"}, lambda _: None).get("entries", [])
     else:
-        from piolet.environment.images import personal
+        from piolet.images import personal
 
         entries = personal.manage(config, own, lambda store: {"entries": store.entries(os.geteuid())})["entries"]
     _table(entries)
@@ -94,7 +94,7 @@ def _remove(args: argparse.Namespace, config: Config) -> int:
     if own is None:
         done = client.ask(config, {"op": "rm", "target": args.target}, lambda _: None)
     else:
-        from piolet.environment.images import personal
+        from piolet.images import personal
 
         done = personal.manage(config, own, lambda store: store.remove(os.geteuid(), args.target))
     print(f"removed {done['removed']}")
@@ -107,7 +107,7 @@ def _verify(args: argparse.Namespace, config: Config) -> int:
         if own is None:
             entries = client.ask(config, {"op": "verify", "target": args.target}, show).get("entries", [])
         else:
-            from piolet.environment.images import personal
+            from piolet.images import personal
 
             entries = personal.verify(config, own, args.target, show)["entries"]
     _table(entries, "STATE", lambda entry: str(entry["state"]))
@@ -131,7 +131,7 @@ def _prune(args: argparse.Namespace, config: Config) -> int:
         request = {"op": "prune", "older_than_s": seconds, "dry_run": args.dry_run}
         entries = client.ask(config, request, lambda _: None).get("entries", [])
     else:
-        from piolet.environment.images import personal
+        from piolet.images import personal
 
         entries = personal.manage(
             config, own, lambda store: {"entries": store.prune(os.geteuid(), seconds, args.dry_run)}
@@ -144,7 +144,7 @@ def _prune(args: argparse.Namespace, config: Config) -> int:
 
 
 def _renew(config: Config, dry_run: bool) -> int:
-    from piolet.environment.images import renewal
+    from piolet.images import renewal
 
     if client.own_store() is not None:
         raise UsageError("images in a store of your own are used as they are", "unset EDF_IMAGESTORE for the site's")
@@ -179,7 +179,7 @@ def _import(args: argparse.Namespace, config: Config) -> int:
         if own is None:
             done = client.ask(config, {"op": "import", "kind": kind, "name": name}, show, fd)
         else:
-            from piolet.environment.images import personal
+            from piolet.images import personal
 
             done = personal.bring(config, own, kind, fd, name, show)
     print(f"{done['reference']} {done['digest']}")
@@ -219,7 +219,7 @@ def _archive(kind: str, path: str) -> Iterator[int]:
         finally:
             os.close(fd)
         return
-    from piolet.environment.images import layout
+    from piolet.images import layout
 
     with layout.opened(path) as found:
         reading, writing = os.pipe()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from piolet import config
-from piolet.errors import PioletError, UsageError
+from piolet.base.errors import PioletError, UsageError
 
 COMMANDS = {
     "env": ("piolet.cli.env", "check, render and explain environment definition files"),

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from piolet import __file__ as package_file
+from piolet.base.errors import ConfigError, PioletError
 from piolet.cli.main import printable
 from piolet.config import DEFAULT_PATH, ScoreConfig
-from piolet.errors import ConfigError, PioletError
+from piolet.samples.request import Wish, from_json, parse, period_of, run_name
 from piolet.score.failures import ScoreError
-from piolet.score.request import Wish, from_json, parse, period_of, run_name
 
 VARIABLE = "SLURM_PIOLET_SCORE"
 _POLL_S = 0.05
@@ -33,7 +33,7 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
     Raises ScoreError, ConfigError: the request or the site's defaults are wrong, or this is root (decision 53).
     """
     from piolet.cli.env import this_host
-    from piolet.environment import submit as records
+    from piolet.submission import submit as records
 
     if os.getuid() == 0:
         raise ScoreError("a step of root is not scored", "start it as another user, or without --score")
@@ -80,8 +80,8 @@ def _default(settings: ScoreConfig) -> Wish:
 def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any], str]) -> int:
     """Show the score of a step on stderr; return the exit status, which says whether there was one."""
     try:
+        from piolet.samples.dataset import open_dataset
         from piolet.score import peaks
-        from piolet.score.dataset import open_dataset
         from piolet.score.summary import summarise
 
         wish = from_json(os.fsencode(os.environ.get(VARIABLE, "")))
@@ -115,8 +115,8 @@ def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any],
 
 def _wait(directory: Path, seconds: float) -> str:
     """Wait until every node's samples are complete; return which are not. A node without any is not waited for long."""
-    from piolet.score.dataset import HOST_PARQUET, PARQUET, open_dataset
-    from piolet.score.journal import SUFFIX
+    from piolet.samples.dataset import HOST_PARQUET, PARQUET, open_dataset
+    from piolet.samples.journal import SUFFIX
 
     wanted = 0
     deadline = time.monotonic() + seconds

@@ -16,10 +16,10 @@ import sys
 import time
 
 from piolet import config
+from piolet.base.errors import UsageError
 from piolet.cli.main import printable
-from piolet.errors import UsageError
 from piolet.vet.failures import VetError
-from piolet.vet.plan import Plan
+from piolet.vet.runner.plan import Plan
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -108,7 +108,7 @@ def _check(args: argparse.Namespace, settings: config.Config) -> int:
 
 
 def _list(args: argparse.Namespace, settings: config.Config) -> int:
-    from piolet.environment.nearest import nearest
+    from piolet.base.nearest import nearest
     from piolet.vet import listing
     from piolet.vet.catalogue import catalogue
 
@@ -169,7 +169,8 @@ def _why(args: argparse.Namespace) -> int:
 def _gate(args: argparse.Namespace, settings: config.Config) -> int:
     for number in _ENDS:
         signal.signal(number, _interrupt)
-    from piolet.vet import gate, request, shortcut, srunwords
+    from piolet.slurm import srunwords
+    from piolet.vet import gate, request, shortcut
 
     def say(text: str) -> None:
         sys.stderr.write(printable(text))

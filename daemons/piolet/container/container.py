@@ -19,9 +19,10 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from piolet.errors import ContainerError
-from piolet.node import fuse, linux, oci
-from piolet.node.plan import Plan, PlannedMount
+from piolet.base.errors import ContainerError
+from piolet.container import fuse, oci
+from piolet.container.plan import Plan, PlannedMount
+from piolet.system import linux
 
 _ATTRIBUTES = {
     "ro": linux.MOUNT_ATTR_RDONLY,

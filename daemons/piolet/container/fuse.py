@@ -17,8 +17,8 @@ import select
 import signal
 import socket
 
-from piolet.errors import ContainerError
-from piolet.node import linux
+from piolet.base.errors import ContainerError
+from piolet.system import linux
 
 _SQUASHFS_MAGIC = b"hsqs"
 _ANSWER_S = 10.0

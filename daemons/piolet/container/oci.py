@@ -13,9 +13,9 @@ import signal
 import subprocess
 from typing import Any
 
-from piolet.errors import ContainerError
-from piolet.node import linux
-from piolet.node.plan import ENTRY_PROGRAM, Plan
+from piolet.base.errors import ContainerError
+from piolet.container.plan import ENTRY_PROGRAM, Plan
+from piolet.system import linux
 
 _CREATE_S = 15
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from piolet.node import packets
+from piolet.transport import packets
 
 ENTRY_PROGRAM = "/run/piolet/entry"
 """Where the entry program is in a container."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 
-from piolet.node import linux
+from piolet.system import linux
 
 _FLAGS = linux.MS_NOSUID | linux.MS_NODEV
 

@@ -14,9 +14,12 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from piolet.errors import ContainerError, PioletError
-from piolet.node import container, fuse, hierarchies, jobnamespaces, linux, packets, plan, rootoverlay, usernamespaces
+from piolet.base.errors import ContainerError, PioletError
+from piolet.container import container, fuse, plan, rootoverlay
 from piolet.node.requests import MESSAGE_MAX
+from piolet.steps import hierarchies, jobnamespaces
+from piolet.system import linux, usernamespaces
+from piolet.transport import packets
 
 UNSHARED, MAPPED = b"unshared", b"mapped"
 _TEXT_MAX = 900

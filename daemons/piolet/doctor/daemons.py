@@ -12,10 +12,10 @@ import struct
 from collections.abc import Callable, Iterator
 
 from piolet._wire import ffi
+from piolet.base.errors import PioletError
+from piolet.container.fuse import is_of_fuse_2
 from piolet.doctor.findings import BAD, OK, SKIPPED, WARN, Finding, Machine, ask
-from piolet.environment.images import protocol
-from piolet.errors import PioletError
-from piolet.node.fuse import is_of_fuse_2
+from piolet.images import protocol
 
 _WAIT_S = 3.0
 Greeting = Callable[[socket.socket], tuple[int, int]]

@@ -10,8 +10,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from piolet.environment.images.reference import is_digest
-from piolet.errors import PioletError
+from piolet.base.errors import PioletError
+from piolet.images.reference import is_digest
 
 VERSION = 1
 LIMIT_BYTES = 96 * 1024

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from piolet.environment.dependencies import Stamp
-from piolet.environment.positions import NESTING_LIMIT, Path, Positions, Span, scan
-from piolet.errors import EnvironmentFileError, Location
+from piolet.base.errors import EnvironmentFileError, Location
+from piolet.base.positions import NESTING_LIMIT, Path, Positions, Span, scan
+from piolet.submission.dependencies import Stamp
 
 SIZE_LIMIT = 1 << 20
 

@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from piolet.environment.images.lease import Presence
-from piolet.environment.images.reference import LOCAL, is_digest, parse
-from piolet.environment.images.store import Access, Filed, Store
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.lease import Presence
+from piolet.images.reference import LOCAL, is_digest, parse
+from piolet.images.store import Access, Filed, Store
 
 _SHORTEST = 8
 _LIST = "piolet image list"

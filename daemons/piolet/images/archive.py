@@ -18,12 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from piolet import sizes
-from piolet.environment.images import manifest as documents
-from piolet.environment.images.blob import LayerStream, Source, needs_a_file, unpacked
-from piolet.environment.images.reference import is_digest
-from piolet.environment.images.tarstream import Member, TarReader
-from piolet.errors import ImageError
+from piolet.base import sizes
+from piolet.base.errors import ImageError
+from piolet.images import manifest as documents
+from piolet.images.blob import LayerStream, Source, needs_a_file, unpacked
+from piolet.images.reference import is_digest
+from piolet.images.tarstream import Member, TarReader
 
 KINDS = ("archive", "oci-archive", "docker-archive")
 ENTRIES_LIMIT = 10_000

@@ -14,10 +14,10 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
-from piolet import sizes
-from piolet.environment.images.cage import narrow
-from piolet.environment.images.manifest import Blob
-from piolet.errors import ImageError
+from piolet.base import sizes
+from piolet.base.errors import ImageError
+from piolet.images.cage import narrow
+from piolet.images.manifest import Blob
 
 _INPUT = 256 * 1024
 _OUTPUT = 1024 * 1024

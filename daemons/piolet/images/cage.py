@@ -24,8 +24,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from piolet.environment.images import landlock, seccomp, walls
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images import landlock, seccomp, walls
 
 WALLS = ("namespaces", "landlock")
 _ALONE = 3  # before, truncate(2) is not governed

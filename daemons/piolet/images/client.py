@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from piolet.base.errors import ImageError
 from piolet.config import Config
 from piolet.environment.definition import Image
-from piolet.environment.images import credentials, protocol
-from piolet.environment.images.failures import ServiceBusy, from_wire
-from piolet.environment.images.info import ImageInfo
-from piolet.environment.images.reference import Reference, is_path, parse
-from piolet.errors import ImageError
+from piolet.images import credentials, protocol
+from piolet.images.failures import ServiceBusy, from_wire
+from piolet.images.info import ImageInfo
+from piolet.images.reference import Reference, is_path, parse
 
 _SILENCE_S = 60.0
 _BUSY_TRIES, _BUSY_PAUSE_S = 60, 1.0
@@ -46,12 +46,12 @@ def find(reference: str, config: Config, mode: str, progress: Callable[[str], No
     wanted = parse(reference)
     own = own_store()
     if own is not None:
-        from piolet.environment.images.store import Store
+        from piolet.images.store import Store
 
         known = Store(own).known(wanted, os.geteuid()) if mode != "refresh" else None
         if known is not None:
             return _info(known, "user")  # without loading asyncio and all that a pull needs
-        from piolet.environment.images import personal
+        from piolet.images import personal
 
         answer = personal.resolve(config, own, reference, mode, progress)
         return _info(answer, "user")
@@ -70,7 +70,7 @@ def is_there(reference: str, config: Config) -> bool:
         return True
     wanted, own = parse(reference), own_store()
     if own is not None:
-        from piolet.environment.images.store import Store
+        from piolet.images.store import Store
 
         return Store(own).known(wanted, os.geteuid()) is not None
     return bool(ask(config, {"op": "resolve", "reference": reference, "mode": "known"}, lambda _: None))

@@ -14,8 +14,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from piolet.environment.images.reference import Reference
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.reference import Reference
 
 LIMIT_BYTES = 64 * 1024
 _FILE_LIMIT = 1024 * 1024

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
 
 _TEXT_LIMIT = 4000
 

@@ -20,18 +20,18 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from piolet.base.errors import ImageError
 from piolet.config import ImagesConfig
-from piolet.environment.images import admin, credentials, jobs
-from piolet.environment.images.archive import KINDS
-from piolet.environment.images.conversion import Conversion, Requester, Tell
-from piolet.environment.images.failures import from_os
-from piolet.environment.images.lease import Presence, remove_tree
-from piolet.environment.images.limits import conversions_at_once, seconds, unpacked_limit
-from piolet.environment.images.quota import OverQuota, Quota
-from piolet.environment.images.reference import Reference, parse
-from piolet.environment.images.slots import Slots, within
-from piolet.environment.images.store import Access, Store, removed_meanwhile, whole
-from piolet.errors import ImageError
+from piolet.images import admin, credentials, jobs
+from piolet.images.archive import KINDS
+from piolet.images.conversion import Conversion, Requester, Tell
+from piolet.images.failures import from_os
+from piolet.images.lease import Presence, remove_tree
+from piolet.images.limits import conversions_at_once, seconds, unpacked_limit
+from piolet.images.quota import OverQuota, Quota
+from piolet.images.reference import Reference, parse
+from piolet.images.slots import Slots, within
+from piolet.images.store import Access, Store, removed_meanwhile, whole
 
 _LOG = logging.getLogger("piolet-imaged")
 

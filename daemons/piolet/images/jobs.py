@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import piolet
-from piolet.environment.images.cage import WALLS
-from piolet.environment.images.failures import from_wire
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.cage import WALLS
+from piolet.images.failures import from_wire
 
 _LINE_LIMIT = 8 * 1024 * 1024
 
@@ -30,9 +30,7 @@ async def run(job: dict[str, Any], descriptors: Sequence[int], tell: Callable[[s
     The caller bounds the time, by cancelling. Raises ImageError: the job's own, or that it was killed.
     """
     root = str(Path(piolet.__path__[0]).resolve().parent)
-    start = (
-        f"import sys; sys.path.insert(0, {root!r}); import piolet.environment.images.worker as w; sys.exit(w.main())"
-    )
+    start = f"import sys; sys.path.insert(0, {root!r}); import piolet.images.worker as w; sys.exit(w.main())"
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-I",

@@ -11,10 +11,10 @@ import os
 import stat
 from collections.abc import Iterator
 
-from piolet.environment.images import archive
-from piolet.environment.images import manifest as documents
-from piolet.environment.images.tarstream import BLOCK, header
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images import archive
+from piolet.images import manifest as documents
+from piolet.images.tarstream import BLOCK, header
 
 _PIECE = 1 << 20
 File = tuple[str, int, int]

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
 
 _SUFFIX = ".process"
 _LIMIT = 4096

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
 
 UNPACKED_MOST = 512 << 30
 UNPACKED_FREE = 1 << 30

@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
 
 
 def listen(path: str, backlog: int = 256) -> socket.socket:

@@ -12,8 +12,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from piolet.environment.images.reference import is_digest
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.reference import is_digest
 
 LIMIT_BYTES = 4 * 1024 * 1024
 LIMIT_LAYERS = 1000

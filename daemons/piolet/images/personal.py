@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from piolet.config import Config
-from piolet.environment.images import admin, credentials
-from piolet.environment.images import verify as verification
-from piolet.environment.images.conversion import Requester
-from piolet.environment.images.failures import from_os
-from piolet.environment.images.importer import Importer
-from piolet.environment.images.reference import parse
-from piolet.environment.images.store import Store
+from piolet.images import admin, credentials
+from piolet.images import verify as verification
+from piolet.images.conversion import Requester
+from piolet.images.failures import from_os
+from piolet.images.importer import Importer
+from piolet.images.reference import parse
+from piolet.images.store import Store
 
 Tell = Callable[[str], None]
 

@@ -24,7 +24,7 @@ import os
 import socket
 from typing import Any
 
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
 
 VERSION = 1
 LIMIT_BYTES = 64 * 1024

@@ -12,11 +12,11 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from piolet import sizes
+from piolet.base import sizes
+from piolet.base.errors import ImageError
 from piolet.config import ImagesConfig
-from piolet.environment.images.reference import is_digest
-from piolet.environment.images.store import Store
-from piolet.errors import ImageError
+from piolet.images.reference import is_digest
+from piolet.images.store import Store
 
 _SUFFIX = ".access"
 _HINT = "piolet image list shows which are yours, and piolet image rm gives one up"

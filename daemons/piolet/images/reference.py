@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
 
 LOCAL = "localhost"
 """The registry name, without a port, under which imported images are filed; nothing is pulled from it."""

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
-from piolet.environment.images.failures import RegistryUnreachable, disk_full
-from piolet.environment.images.manifest import LIMIT_BYTES
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.failures import RegistryUnreachable, disk_full
+from piolet.images.manifest import LIMIT_BYTES
 
 _POLICY = "/etc/containers/policy.json"
 _GRACE_S = 10

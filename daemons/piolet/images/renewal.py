@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from piolet.base.errors import ImageError
 from piolet.config import Config
-from piolet.environment.images import client
-from piolet.errors import ImageError
+from piolet.images import client
 
 IMPORTED, TO_DO, DONE, FAILED = "imported", "to be converted again", "converted again", "not converted"
 

@@ -24,19 +24,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from piolet import config as configuration
-from piolet import logs, notify, peer, sizes
-from piolet.environment.images import credentials, protocol
-from piolet.environment.images.admin import Admin
-from piolet.environment.images.conversion import Requester
-from piolet.environment.images.failures import ServiceBusy, from_os, to_wire
-from piolet.environment.images.importer import Importer
-from piolet.environment.images.listening import listen
-from piolet.environment.images.reference import parse
-from piolet.environment.images.slots import Slots
-from piolet.environment.images.store import due
-from piolet.environment.images.verify import verify
-from piolet.errors import ImageError, PioletError
-from piolet.rates import Rates
+from piolet.base import logs, sizes
+from piolet.base.errors import ImageError, PioletError
+from piolet.base.rates import Rates
+from piolet.images import credentials, protocol
+from piolet.images.admin import Admin
+from piolet.images.conversion import Requester
+from piolet.images.failures import ServiceBusy, from_os, to_wire
+from piolet.images.importer import Importer
+from piolet.images.listening import listen
+from piolet.images.reference import parse
+from piolet.images.slots import Slots
+from piolet.images.store import due
+from piolet.images.verify import verify
+from piolet.system import notify, peer
 
 _CONNECTIONS = 256
 _PER_USER = 48

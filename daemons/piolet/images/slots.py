@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from weakref import WeakValueDictionary
 
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
 
 
 class Slots:

@@ -19,13 +19,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
-from piolet.environment.images.blob import Budget, LayerStream
-from piolet.environment.images.failures import disk_full, no_memory
-from piolet.environment.images.limits import UNPACKED_MOST, TooSlow
-from piolet.environment.images.manifest import ImageConfig, Manifest
-from piolet.environment.images.tarstream import BLOCK, TarReader, header
-from piolet.environment.images.tree import MEMORY_LIMIT, Inode, Tree
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.blob import Budget, LayerStream
+from piolet.images.failures import disk_full, no_memory
+from piolet.images.limits import UNPACKED_MOST, TooSlow
+from piolet.images.manifest import ImageConfig, Manifest
+from piolet.images.tarstream import BLOCK, TarReader, header
+from piolet.images.tree import MEMORY_LIMIT, Inode, Tree
 
 GROUP = 1
 DATA_BLOCK = 128 << 10

@@ -25,9 +25,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from piolet.environment.images.reference import Reference, is_digest
-from piolet.errors import ImageError
-from piolet.node import idtable
+from piolet.base.errors import ImageError
+from piolet.images.reference import Reference, is_digest
+from piolet.system import idtable
 
 Filed = tuple[int | None, str, str, str]
 """An index file: owner (None: everybody), reference, digest, path."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from piolet.environment.images.blob import LayerStream
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.blob import LayerStream
 
 BLOCK = 512
 NAME_LIMIT = 4096

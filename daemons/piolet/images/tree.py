@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from piolet.environment.images.tarstream import Member
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.tarstream import Member
 
 NODE_LIMIT = 5_000_000
 MEMORY_LIMIT = 4 << 30

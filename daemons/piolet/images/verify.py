@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from piolet import sizes
-from piolet.environment.images.store import Store
+from piolet.base import sizes
+from piolet.images.store import Store
 
 GOOD, DAMAGED, NO_RECORD, UNREADABLE = "good", "damaged", "no record", "unreadable"
 _CHUNK = 4 * 1024 * 1024

@@ -27,15 +27,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from piolet import logs
-from piolet.environment.images import archive, cage, walls
-from piolet.environment.images import manifest as documents
-from piolet.environment.images.blob import Budget, check
-from piolet.environment.images.failures import disk_full, from_os, no_memory, to_wire
-from piolet.environment.images.limits import UNPACKED_MOST, bound_memory, bounded_time, processors_of, unpacked_limit
-from piolet.environment.images.registry import Skopeo
-from piolet.environment.images.squash import Squasher, layers_of, merge, squash
-from piolet.errors import ImageError
+from piolet.base import logs
+from piolet.base.errors import ImageError
+from piolet.images import archive, cage, walls
+from piolet.images import manifest as documents
+from piolet.images.blob import Budget, check
+from piolet.images.failures import disk_full, from_os, no_memory, to_wire
+from piolet.images.limits import UNPACKED_MOST, bound_memory, bounded_time, processors_of, unpacked_limit
+from piolet.images.registry import Skopeo
+from piolet.images.squash import Squasher, layers_of, merge, squash
 
 _INTERVAL_S = 0.5
 _NICE = 10

@@ -21,18 +21,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piolet import __version__, logs, notify, peer
+from piolet import __version__
+from piolet.base import logs
+from piolet.base.errors import ConfigError, PioletError
 from piolet.config import Config, load
-from piolet.errors import ConfigError, PioletError
-from piolet.node import imagemounts, leftovers, linux, worker
-from piolet.node.devicemapper import DeviceMapper
-from piolet.node.monitor import Monitor
-from piolet.node.mounts import Images
-from piolet.node.state import StepFiles
-from piolet.node.worker import Means
+from piolet.container import worker
+from piolet.container.worker import Means
+from piolet.node.root import imagemounts, leftovers
+from piolet.node.root.devicemapper import DeviceMapper
+from piolet.node.root.monitor import Monitor
+from piolet.node.root.mounts import Images
+from piolet.node.root.state import StepFiles
+from piolet.system import linux, notify, peer
 
 if TYPE_CHECKING:
-    from piolet.node.zygote import Work
+    from piolet.node.root.zygote import Work
 
 _BACKLOG = 1024
 _SERVER_END_S = 2.0
@@ -204,7 +207,7 @@ def _be_zygote(channel: socket.socket, listener: peer.File, evals: tuple[str, ..
     try:
         linux.set_name("pioletd-warm")
         linux.die_with_parent(signal.SIGKILL)
-        from piolet.node.zygote import Zygote
+        from piolet.node.root.zygote import Zygote
 
         Zygote(channel, lambda: _prepare_vetting(evals), listener).run()
         status = 0
@@ -224,7 +227,7 @@ def _keep(
         linux.close_all_but({listener.fileno(), stop.fileno()})
         linux.die_with_parent(signal.SIGKILL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        from piolet.node.keeper import Keeper
+        from piolet.node.root.keeper import Keeper
 
         Keeper(account, lambda keeper: _sample(listener, keeper, files, config), stop).run()
         status = 0
@@ -236,12 +239,12 @@ def _keep(
 
 def _sample(listener: socket.socket, keeper: socket.socket, files: Path, config: Config) -> None:
     """The sampler's process, as the account."""
-    from piolet.node.scoredesk import ScoreDesk
-    from piolet.score.sampler import Sampler
+    from piolet.node.server.scoredesk import ScoreDesk
+    from piolet.samples.sampler import Sampler
 
     sampler = Sampler(totals=bool(config.score.prometheus))
     if config.score.prometheus:
-        from piolet.score.metrics import serve
+        from piolet.samples.metrics import serve
 
         try:
             serve(sampler, socket.gethostname().partition(".")[0], config.score.prometheus)
@@ -282,9 +285,9 @@ def _serve(
         linux.not_dumpable()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Imported as the account: whatever its modules do, they never do it as root.
-        from piolet.node.server import Server
-        from piolet.node.spool import Spool
-        from piolet.node.vetdesk import VetDesk
+        from piolet.node.server.server import Server
+        from piolet.node.server.spool import Spool
+        from piolet.node.server.vetdesk import VetDesk
 
         spool = Spool(config.vet.spool)
         Server(listener, monitor, config, place, lambda selector: VetDesk(selector, *vetting, spool)).run()

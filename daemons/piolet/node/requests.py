@@ -15,9 +15,9 @@ import socket
 import struct
 from dataclasses import dataclass, field
 
-from piolet import peer
-from piolet.errors import WireError
-from piolet.node import packets
+from piolet.base.errors import WireError
+from piolet.system import peer
+from piolet.transport import packets
 
 MESSAGE_MAX = 256 * 1024
 _STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")

@@ -15,12 +15,12 @@ from piolet.score.failures import ScoreError
 
 # Imported when it is its turn: none of these libraries is loaded for a step that does not need it.
 GPU_COLLECTORS = {
-    "dcgm": "piolet.score.collectors.dcgm:Dcgm",
-    "gpm": "piolet.score.collectors.gpm:Gpm",
-    "nvml": "piolet.score.collectors.nvml:Nvml",
+    "dcgm": "piolet.samples.collectors.dcgm:Dcgm",
+    "gpm": "piolet.samples.collectors.gpm:Gpm",
+    "nvml": "piolet.samples.collectors.nvml:Nvml",
 }
 HOST = "host"
-_HOST = "piolet.score.collectors.host:Host"
+_HOST = "piolet.samples.collectors.host:Host"
 NAMES = ("auto", *GPU_COLLECTORS, HOST)
 
 

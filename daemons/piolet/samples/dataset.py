@@ -22,7 +22,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Quantity
-from piolet.score import journal
+from piolet.samples import journal
 from piolet.score.failures import ScoreError
 
 Array = np.ndarray[Any, np.dtype[Any]]

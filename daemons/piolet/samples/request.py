@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from piolet.score.choose import NAMES
+from piolet.samples.choose import NAMES
 from piolet.score.failures import ScoreError
 
 PERIOD_LEAST, PERIOD_MOST = 0.1, 3600.0

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Collector, Device, Reading
-from piolet.score.journal import VERSION, Packer, json_frame
-from piolet.score.request import run_name
+from piolet.samples.journal import VERSION, Packer, json_frame
+from piolet.samples.request import run_name
 
 KEEP = 4 << 20
 HOST_PERIOD = 1.0

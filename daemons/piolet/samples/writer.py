@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from piolet.samples.journal import SUFFIX, open_for_writing, read
+from piolet.samples.request import run_name
 from piolet.score.failures import ScoreError
-from piolet.score.journal import SUFFIX, open_for_writing, read
-from piolet.score.request import run_name
 
 _PIECE = 1 << 16
 
@@ -61,6 +61,6 @@ def finish(path: str) -> str:
     """Make the Parquet files of a journal and return the path of NODE.parquet. Raises ScoreError."""
     from pathlib import Path
 
-    from piolet.score import dataset
+    from piolet.samples import dataset
 
     return str(dataset.finish(Path(path)))

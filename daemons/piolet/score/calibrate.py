@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from piolet.score.dataset import Dataset
+from piolet.samples.dataset import Dataset
 from piolet.score.failures import ScoreError
 from piolet.score.peaks import Peaks, peaks_of
 

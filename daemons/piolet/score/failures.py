@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from piolet.errors import PioletError
+from piolet.base.errors import PioletError
 
 
 class ScoreError(PioletError):

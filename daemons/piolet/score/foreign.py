@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES
-from piolet.score import dataset
+from piolet.samples import dataset
 from piolet.score.failures import ScoreError
 
 _MIB = 1048576.0

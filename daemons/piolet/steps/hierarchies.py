@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from piolet.errors import PioletError
+from piolet.base.errors import PioletError
 
 _NAME = re.compile(r"[A-Za-z0-9_+-]{1,60}")
 _STEP, _JOB = "step_", "job_"

@@ -19,8 +19,8 @@ import re
 import select
 import stat
 
-from piolet.errors import PioletError
-from piolet.node import linux
+from piolet.base.errors import PioletError
+from piolet.system import linux
 
 _NS_GET_USERNS, _NS_GET_NSTYPE = 0xB701, 0xB703
 _MOUNTED = re.compile(r"mnt:\[(\d+)\]")

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
 from piolet._wire import ffi
-from piolet.environment.dependencies import Dependency, Kind
-from piolet.errors import PioletError
+from piolet.base.errors import PioletError
+from piolet.submission.dependencies import Dependency, Kind
 
 RECORD_MAX = ffi.integer_const("PIOLET_RECORD_MAX")
 DEPENDENCIES_MAX = ffi.integer_const("PIOLET_DEPENDENCIES_MAX")

@@ -10,7 +10,7 @@ import errno
 import os
 import signal
 
-from piolet.node import linux
+from piolet.system import linux
 
 
 class Child:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import struct
 
-from piolet.node import linux
+from piolet.system import linux
 
 _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE, _LOOP_CLR_FD = 0x4C82, 0x4C0A, 0x4C01
 _LO_READ_ONLY, _LO_AUTOCLEAR = 1, 4

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 
-from piolet.node import children, linux
+from piolet.system import children, linux
 
 _CACHED_MAX = 256
 _MADE_S = 5.0

@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from piolet.errors import WireError
+from piolet.base.errors import WireError
 
 T = TypeVar("T")
 Read = Callable[[object, str], Any]

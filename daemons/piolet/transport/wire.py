@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from piolet import _wire
-from piolet.errors import WireError
+from piolet.base.errors import WireError
 
 _ffi: Any = _wire.ffi
 _lib: Any = _ffi.dlopen(None)

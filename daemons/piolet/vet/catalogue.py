@@ -14,8 +14,8 @@ from functools import cached_property
 from importlib.machinery import PathFinder
 
 from piolet.api import Eval, Inconclusive
-from piolet.vet import loading
 from piolet.vet.failures import VetError
+from piolet.vet.runner import loading
 
 OWN = {
     "clock_skew": "ClockSkew",

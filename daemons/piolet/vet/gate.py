@@ -17,14 +17,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from piolet.vet import jobs, relaunch, request, results, screen, srunwords, step
+from piolet.slurm import srunwords
+from piolet.slurm.srunwords import Words
+from piolet.vet import jobs, relaunch, request, results, screen, step
 from piolet.vet.failures import VetError
-from piolet.vet.meeting import START_S
-from piolet.vet.plan import ENVIRONMENT, Plan
 from piolet.vet.relaunch import Choice
 from piolet.vet.request import Request
+from piolet.vet.runner.meeting import START_S
+from piolet.vet.runner.plan import ENVIRONMENT, Plan
 from piolet.vet.shortcut import Watched
-from piolet.vet.srunwords import Words
 from piolet.vet.verdicts import GOOD, STATUS_BAD, Decision
 
 STAGES = ("submit", "step", "allocated")

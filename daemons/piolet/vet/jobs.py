@@ -21,10 +21,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from piolet.environment.dependencies import Stamp
-from piolet.vet import hostlist, records, store
+from piolet.base import hostlist
+from piolet.submission.dependencies import Stamp
+from piolet.vet import store
 from piolet.vet.failures import VetError
-from piolet.vet.plan import HOST, Plan
+from piolet.vet.runner import records
+from piolet.vet.runner.plan import HOST, Plan
 from piolet.vet.verdicts import BAD, GOOD, WARNED, Decision
 
 FRESH_S = 600.0

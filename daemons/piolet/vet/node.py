@@ -20,12 +20,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from piolet.api import Context
-from piolet.errors import PioletError
-from piolet.vet import cache, foreground, parts, plan, records, runner, session, store, surroundings, verdicts
-from piolet.vet.meeting import MEETING_VARIABLE, START_S
+from piolet.base.errors import PioletError
+from piolet.vet import cache, foreground, store, verdicts
 from piolet.vet.origin import USER, Origins, closed_environment
-from piolet.vet.plan import Plan, Task
-from piolet.vet.records import Record
+from piolet.vet.runner import parts, plan, records, runner, session, surroundings
+from piolet.vet.runner.meeting import MEETING_VARIABLE, START_S
+from piolet.vet.runner.plan import Plan, Task
+from piolet.vet.runner.records import Record
 
 Facts = dict[str, list[str]]
 Work = Callable[[bytes, int, Facts, int], None]

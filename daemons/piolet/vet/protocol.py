@@ -15,10 +15,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from piolet.api import Eval, Inconclusive
-from piolet.environment.nearest import nearest
-from piolet.vet import plan, quantities, yamltext
+from piolet.base import quantities
+from piolet.base.nearest import nearest
+from piolet.vet import yamltext
 from piolet.vet.catalogue import VETNODE, Catalogue
 from piolet.vet.failures import VetError
+from piolet.vet.runner import plan
 from piolet.vet.yamltext import Document, Node, Place, Scalar, Sequence
 
 _PROTOCOL_KEYS = ("name", "evals", "scheduler", "pip", "budget", "min_nodes", "spares")

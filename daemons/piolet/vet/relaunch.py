@@ -11,10 +11,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from piolet.vet import hostlist, verdicts
+from piolet.base import hostlist
+from piolet.slurm.srunwords import Words
+from piolet.vet import verdicts
 from piolet.vet.failures import VetError
-from piolet.vet.plan import Plan
-from piolet.vet.srunwords import Words
+from piolet.vet.runner.plan import Plan
 from piolet.vet.verdicts import BAD, GOOD, Decision
 
 _COUNT = re.compile(r"(\d+)([kKmM]?)(?:-(\d+)([kKmM]?))?", re.ASCII)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from piolet.vet import quantities
+from piolet.base import quantities
 from piolet.vet.failures import VetError
-from piolet.vet.plan import Plan
+from piolet.vet.runner.plan import Plan
 
 _FORM = "write --vet=FILE[,report=PATH][,min_nodes=N][,retries=N][,budget=30s][,on_inconclusive=fail|warn|pass]"
 _RETRIES_MAX = 10

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from piolet.api import FAIL, INCONCLUSIVE, PASS
-from piolet.vet.plan import Plan, Task
-from piolet.vet.records import Record
+from piolet.vet.runner.plan import Plan, Task
+from piolet.vet.runner.records import Record
 from piolet.vet.verdicts import BAD, WARNED, Decision
 
 _NODES_SHOWN = 20

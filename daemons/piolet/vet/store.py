@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from piolet.environment import submit
+from piolet.submission import submit
 from piolet.vet.failures import VetError
 
 _SIZE_MAX = 64 << 20

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from piolet.errors import Location
+from piolet.base.errors import Location
 from piolet.vet.failures import VetError
 
 SIZE_LIMIT = 1 << 20

@@ -12,7 +12,8 @@ import signal
 import time
 from collections.abc import Collection
 
-from piolet.node import leftovers, linux
+from piolet.node.root import leftovers
+from piolet.system import linux
 
 _FAST_PASSES = 16
 _PAUSE_S, _PAUSE_MAX_S = 0.0002, 0.05

@@ -21,7 +21,7 @@ import stat
 import struct
 from collections.abc import Iterator, Sequence
 
-from piolet.node import idtable, linux, loop
+from piolet.system import idtable, linux, loop
 
 PREFIX = "piolet-view-"
 _MEMORY = "piolet-view"

@@ -6,10 +6,10 @@ import logging
 import os
 import selectors
 
-from piolet.node import leftovers
-from piolet.node.endings import Endings
 from piolet.node.requests import is_step
-from piolet.node.state import Known, StepFiles
+from piolet.node.root import leftovers
+from piolet.node.root.endings import Endings
+from piolet.node.root.state import Known, StepFiles
 
 _log = logging.getLogger("pioletd.monitor")
 

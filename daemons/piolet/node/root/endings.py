@@ -15,9 +15,9 @@ import selectors
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from piolet.node import leftovers
-from piolet.node.children import Child
-from piolet.node.state import Known, StepFiles
+from piolet.node.root import leftovers
+from piolet.node.root.state import Known, StepFiles
+from piolet.system.children import Child
 
 _log = logging.getLogger("pioletd.monitor")
 

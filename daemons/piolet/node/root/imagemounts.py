@@ -19,10 +19,12 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from piolet.errors import WireError
-from piolet.node import linux, loop, packets, rootoverlay, usernamespaces
-from piolet.node.devicemapper import DeviceMapper, tiny_image
-from piolet.node.fuse import is_of_fuse_2
+from piolet.base.errors import WireError
+from piolet.container import rootoverlay
+from piolet.container.fuse import is_of_fuse_2
+from piolet.node.root.devicemapper import DeviceMapper, tiny_image
+from piolet.system import linux, loop, usernamespaces
+from piolet.transport import packets
 
 IDMAP, DEVICE_MAPPER, FUSE = "idmap", "devicemapper", "fuse"
 WAYS = (IDMAP, DEVICE_MAPPER, FUSE)

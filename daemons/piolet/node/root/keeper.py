@@ -23,8 +23,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from piolet.errors import WireError
-from piolet.node import linux, packets
+from piolet.base.errors import WireError
+from piolet.system import linux
+from piolet.transport import packets
 
 _log = logging.getLogger("pioletd.keeper")
 
@@ -142,7 +143,7 @@ class Keeper:
             os.umask(0o022)
             os.environ.clear()
             os.chdir("/")
-            from piolet.score.writer import write
+            from piolet.samples.writer import write
 
             write(source, order.directory, order.node, order.step)
             status = 0

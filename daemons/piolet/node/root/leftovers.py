@@ -12,8 +12,9 @@ import os
 import signal
 from collections.abc import Iterator
 
-from piolet.node import children, hierarchies, linux
-from piolet.node.children import Child
+from piolet.steps import hierarchies
+from piolet.system import children, linux
+from piolet.system.children import Child
 
 LABEL = "piolet:"
 _NS_GET_PARENT = 0xB702

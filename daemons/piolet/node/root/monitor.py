@@ -2,7 +2,7 @@
 
 It never parses what a user wrote, never opens a path that a user named, and never waits for a process that a user
 could stop: every wait is an event with a deadline, or (in mounts.py) a few seconds at most for a child that is root. It
-imports the standard library, piolet.node, piolet.peer and piolet.errors only. It is alone in its mount namespace.
+imports the standard library, piolet.node, piolet.system.peer and piolet.base.errors only. It is alone in its mount namespace.
 
 An image is mounted by a child of root, a container is built by a child that has become the job's user; the monitor
 writes that child's id maps and opens its namespaces. When the step ends, what still runs in the container is ended.
@@ -20,16 +20,19 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from piolet import peer
-from piolet.errors import PioletError, WireError
-from piolet.node import earlier, jobnamespaces, leftovers, packets, usernamespaces, worker
-from piolet.node.children import Child
-from piolet.node.endings import Endings, Remains
-from piolet.node.mounts import Images, View, explain
+from piolet.base.errors import PioletError, WireError
+from piolet.container import worker
 from piolet.node.requests import MESSAGE_MAX, Answer, Build, End, decode, take_start
-from piolet.node.state import Known, StepFiles
-from piolet.node.steps import Awaited, Step
-from piolet.node.workers import SPARE_S, Workers
+from piolet.node.root import earlier, leftovers
+from piolet.node.root.endings import Endings, Remains
+from piolet.node.root.mounts import Images, View, explain
+from piolet.node.root.state import Known, StepFiles
+from piolet.node.root.steps import Awaited, Step
+from piolet.node.root.workers import SPARE_S, Workers
+from piolet.steps import jobnamespaces
+from piolet.system import peer, usernamespaces
+from piolet.system.children import Child
+from piolet.transport import packets
 
 _log = logging.getLogger("pioletd.monitor")
 

@@ -18,11 +18,12 @@ import os
 import socket
 from dataclasses import dataclass
 
-from piolet.node import children, linux, loop, ownfile
-from piolet.node.children import Child
-from piolet.node.devicemapper import DeviceMapper
-from piolet.node.imagemounts import DEVICE_MAPPER, FUSE, IDMAP, Choice
-from piolet.node.usernamespaces import IdMaps
+from piolet.node.root import ownfile
+from piolet.node.root.devicemapper import DeviceMapper
+from piolet.node.root.imagemounts import DEVICE_MAPPER, FUSE, IDMAP, Choice
+from piolet.system import children, linux, loop
+from piolet.system.children import Child
+from piolet.system.usernamespaces import IdMaps
 
 _PIECE = 1 << 20
 _RECORD_MAX = 8 << 20

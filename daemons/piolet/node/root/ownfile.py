@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from piolet.node import linux
+from piolet.system import linux
 
 _FLAGS = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
 

@@ -11,9 +11,9 @@ import logging
 import os
 from dataclasses import dataclass
 
-from piolet.errors import PioletError
-from piolet.node import leftovers
+from piolet.base.errors import PioletError
 from piolet.node.requests import is_step
+from piolet.node.root import leftovers
 
 _log = logging.getLogger("pioletd.monitor")
 

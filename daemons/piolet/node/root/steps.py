@@ -6,11 +6,12 @@ import os
 import socket
 from dataclasses import dataclass, field, replace
 
-from piolet.node import jobnamespaces, leftovers
-from piolet.node.children import Child
-from piolet.node.endings import Remains
-from piolet.node.mounts import Mounting, Wanted
 from piolet.node.requests import Announced, Build
+from piolet.node.root import leftovers
+from piolet.node.root.endings import Remains
+from piolet.node.root.mounts import Mounting, Wanted
+from piolet.steps import jobnamespaces
+from piolet.system.children import Child
 
 
 @dataclass

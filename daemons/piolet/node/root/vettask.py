@@ -16,9 +16,9 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from piolet import peer
-from piolet.errors import PioletError
-from piolet.node import hierarchies
+from piolet.base.errors import PioletError
+from piolet.steps import hierarchies
+from piolet.system import peer
 
 _log = logging.getLogger("pioletd.zygote")
 

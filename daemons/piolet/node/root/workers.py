@@ -6,9 +6,10 @@ import contextlib
 import selectors
 import socket
 
-from piolet.node import children, linux, worker
-from piolet.node.children import Child
+from piolet.container import worker
 from piolet.node.requests import MESSAGE_MAX
+from piolet.system import children, linux
+from piolet.system.children import Child
 
 SPARE_S = 0.05
 """So long after a step's start the next worker is forked: before, the step would wait for that."""

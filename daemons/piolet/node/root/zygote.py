@@ -29,10 +29,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from piolet import peer, wire
-from piolet.errors import PioletError, WireError
-from piolet.node import descendants, kernellog, linux, packets, vettask
-from piolet.node.shares import Sparse
+from piolet.base.errors import PioletError, WireError
+from piolet.node.root import descendants, kernellog, vettask
+from piolet.node.server.shares import Sparse
+from piolet.system import linux, peer
+from piolet.transport import packets, wire
 
 _log = logging.getLogger("pioletd.zygote")
 

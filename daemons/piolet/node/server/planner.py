@@ -6,9 +6,9 @@ Pure: the worker, on the node and as the user, finds out what of it is there.
 from __future__ import annotations
 
 from piolet.config import Config
+from piolet.container.plan import ENTRY_PROGRAM, Plan, PlannedMount
 from piolet.environment.definition import Definition
 from piolet.environment.mounts import parse
-from piolet.node.plan import ENTRY_PROGRAM, Plan, PlannedMount
 
 # The host's device files, with /dev/shm and the terminals: a step's devices are what its cgroup allows, inside as
 # outside. The host's /proc, since there is no pid namespace: slurmstepd signals and accounts tasks by their pids.

@@ -10,7 +10,8 @@ import selectors
 import socket
 from collections import Counter
 
-from piolet import peer, wire
+from piolet.system import peer
+from piolet.transport import wire
 
 _WAITING_MAX = 128
 

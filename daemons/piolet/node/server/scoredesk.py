@@ -22,14 +22,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from piolet import peer, wire
 from piolet.api import Target
-from piolet.errors import PioletError, WireError
-from piolet.node import hierarchies, leftovers, packets
-from piolet.node.shares import Sparse
-from piolet.score import request
-from piolet.score.choose import choose
-from piolet.score.sampler import Sampler, Session, Sink, Step
+from piolet.base.errors import PioletError, WireError
+from piolet.node.root import leftovers
+from piolet.node.server.shares import Sparse
+from piolet.samples import request
+from piolet.samples.choose import choose
+from piolet.samples.sampler import Sampler, Session, Sink, Step
+from piolet.steps import hierarchies
+from piolet.system import peer
+from piolet.transport import packets, wire
 
 _log = logging.getLogger("pioletd.sampler")
 

@@ -19,17 +19,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from piolet import peer, wire
+from piolet.base.errors import PioletError
 from piolet.config import Config
+from piolet.container.plan import ENTRY_PROGRAM
 from piolet.environment.definition import Definition, from_json
-from piolet.environment.images.store import locate
-from piolet.errors import PioletError
-from piolet.node import leftovers, packets
-from piolet.node.mounts import identity_of
-from piolet.node.plan import ENTRY_PROGRAM
-from piolet.node.planner import make_plan
-from piolet.node.refusals import Refusals
+from piolet.images.store import locate
 from piolet.node.requests import MESSAGE_MAX, Answer, Build, End, encode
+from piolet.node.root import leftovers
+from piolet.node.root.mounts import identity_of
+from piolet.node.server.planner import make_plan
+from piolet.node.server.refusals import Refusals
+from piolet.system import peer
+from piolet.transport import packets, wire
 
 _log = logging.getLogger("pioletd")
 

@@ -21,13 +21,14 @@ import socket
 import time
 from dataclasses import dataclass
 
-from piolet import peer, wire
-from piolet.errors import PioletError, WireError
-from piolet.node import packets, vettask
-from piolet.node.refusals import Refusals
-from piolet.node.shares import Shares, Sparse
-from piolet.node.spool import LINE_MAX, Spool, Who
-from piolet.node.zygote import MESSAGE_MAX, Answer
+from piolet.base.errors import PioletError, WireError
+from piolet.node.root import vettask
+from piolet.node.root.zygote import MESSAGE_MAX, Answer
+from piolet.node.server.refusals import Refusals
+from piolet.node.server.shares import Shares, Sparse
+from piolet.node.server.spool import LINE_MAX, Spool, Who
+from piolet.system import peer
+from piolet.transport import packets, wire
 
 _log = logging.getLogger("pioletd")
 

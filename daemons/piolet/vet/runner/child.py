@@ -19,8 +19,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from piolet.api import INCONCLUSIVE, Context, Eval, Inconclusive, Verdict
-from piolet.vet import loading
-from piolet.vet.plan import Task
+from piolet.vet.runner import loading
+from piolet.vet.runner.plan import Task
 
 if TYPE_CHECKING:  # Python 3.8 cannot evaluate it
     Resolve = Callable[[Task], list[str]]

@@ -7,9 +7,9 @@ import os
 import sys
 import time
 
-from piolet.errors import PioletError
-from piolet.vet import parts, plan, runner, session, surroundings
-from piolet.vet.meeting import START_S
+from piolet.base.errors import PioletError
+from piolet.vet.runner import parts, plan, runner, session, surroundings
+from piolet.vet.runner.meeting import START_S
 
 
 def main(data: bytes) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable
 
-from piolet.vet import records
+from piolet.vet.runner import records
 
 LINE_MAX = 1000
 # Every character of a piece may need a second one when it is quoted.

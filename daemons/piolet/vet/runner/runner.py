@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from piolet.api import INCONCLUSIVE, Context, Verdict
-from piolet.vet import child, records, scratch
-from piolet.vet.plan import Plan, Task
-from piolet.vet.records import Record
+from piolet.vet.runner import child, records, scratch
+from piolet.vet.runner.plan import Plan, Task
+from piolet.vet.runner.records import Record
 
 _SIDE_BY_SIDE_MAX = 16
 _REAP_S = 0.2
@@ -29,7 +29,7 @@ _REAP_S = 0.2
 _GRACE_S = 0.25
 
 if TYPE_CHECKING:  # Python 3.8 cannot evaluate them
-    from piolet.vet.child import Resolve as Resolve
+    from piolet.vet.runner.child import Resolve as Resolve
 
     Emit = Callable[[Record], None]
     Amend = Callable[[Record], Record]

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from piolet.api import Context
-from piolet.vet import child, records, runner
 from piolet.vet.evals import _link
-from piolet.vet.plan import Plan, Task
-from piolet.vet.records import Record
+from piolet.vet.runner import child, records, runner
+from piolet.vet.runner.plan import Plan, Task
+from piolet.vet.runner.records import Record
 
 _READ = 65536
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Mapping, Sequence
 
 from piolet.api import Context
-from piolet.vet import hostlist
+from piolet.base import hostlist
 from piolet.vet.failures import VetError
-from piolet.vet.plan import Plan
+from piolet.vet.runner.plan import Plan
 
 _ASKED_MAX = 3
 
