@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from piolet.config import load
 from piolet.node.root import imagemounts
 from piolet.node.root.imagemounts import DEVICE_MAPPER, FUSE, IDMAP, WAYS, Choice
+from piolet.site.config import load
 
 from tests.cluster.faults import Faults, assert_sentence
 from tests.cluster.support import Cluster, busybox_layer, wait_until

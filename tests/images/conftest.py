@@ -24,10 +24,10 @@ from tests.support.registry import Registry, wait_until
 PYTHON = str(Path(sys.executable).parent.resolve() / "python")
 SERVICE, ALICE, BOB = 4242, 4301, 4302
 PROGRAMS = ("skopeo", "mksquashfs", "unsquashfs", "docker-registry", "zstd", "setpriv")
-SERVE = "import sys; from piolet.images.service import main; sys.exit(main(sys.argv[1:]))"
+SERVE = "import sys; from piolet.cli.imaged import main; sys.exit(main(sys.argv[1:]))"
 ASK = """
 import json, pathlib, sys
-from piolet import config
+from piolet.site import config
 from piolet.errors import PioletError
 from piolet.environment.images import client
 request, said = json.loads(sys.argv[2]), []

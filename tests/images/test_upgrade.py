@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from piolet.base.errors import ImageError
-from piolet.config import ImagesConfig
 from piolet.images.conversion import Requester
 from piolet.images.importer import Importer
 from piolet.images.reference import parse
+from piolet.images.settings import ImagesConfig
 from piolet.images.store import REPLACED_KEPT_S, Access, Store, locate
 from piolet.images.verify import verify
 

@@ -13,11 +13,10 @@ from pathlib import Path
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from piolet import __file__ as package_file
-from piolet.base.errors import PioletError, UsageError
+from piolet.base.errors import PioletError, ScoreError, UsageError
 from piolet.cli import score, scored
-from piolet.config import ScoreConfig
 from piolet.samples.dataset import open_dataset
-from piolet.score.failures import ScoreError
+from piolet.samples.settings import ScoreConfig
 from piolet.score.summary import summarise
 
 from tests.score import simulation

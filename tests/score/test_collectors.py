@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from piolet.api import HOST_QUANTITIES, Target, Unavailable
+from piolet.base.errors import ScoreError
 from piolet.samples import journal
 from piolet.samples.choose import choose
 from piolet.samples.collectors.host import Host
 from piolet.samples.dataset import Dataset
-from piolet.score.failures import ScoreError
 
 from tests.score import simulation
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 from piolet.base.errors import ConfigError, PioletError
-from piolet.config import address_of
 from piolet.samples.metrics import serve
 from piolet.samples.sampler import Sampler, Totals
+from piolet.samples.settings import address_of
 
 from tests.score import simulation
 

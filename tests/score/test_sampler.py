@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 from piolet.api import Collector, Device, Reading, Target
+from piolet.base.errors import ScoreError
 from piolet.samples import journal
 from piolet.samples.dataset import Dataset, finish, open_dataset
 from piolet.samples.sampler import GPU_COLUMNS, KEEP, Clock, Sampler, Session, Sink, Step
-from piolet.score.failures import ScoreError
 from piolet.score.summary import summarise
 
 from tests.score import simulation

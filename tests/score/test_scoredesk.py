@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from piolet.api import Collector, Target
-from piolet.base.errors import WireError
+from piolet.base.errors import ScoreError, WireError
 from piolet.node.root.keeper import USERS_WRITERS_MAX, Keeper, Order, decode
 from piolet.node.server import scoredesk
 from piolet.node.server.scoredesk import ScoreDesk, _Scored
@@ -20,7 +20,6 @@ from piolet.samples import request
 from piolet.samples.choose import choose
 from piolet.samples.request import Wish
 from piolet.samples.sampler import Clock, Sampler
-from piolet.score.failures import ScoreError
 
 from tests.wire import messages
 

@@ -7,10 +7,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from piolet import config
 from piolet.cli import config as cli
 from piolet.cli.config import sample, show
 from piolet.cli.main import main
+from piolet.site import config
 
 Captured = pytest.CaptureFixture[str]
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from piolet import config, images
+from piolet import images
 from piolet.base.errors import ImageError, UsageError
 from piolet.cli import main as cli
-from piolet.environment.definition import Image, from_json
+from piolet.environment.definition import from_json
 from piolet.images.failures import RegistryUnreachable
-from piolet.images.info import ImageInfo
+from piolet.images.info import Image, ImageInfo
+from piolet.site import config
 from piolet.submission import submit
 
 DIGEST = "sha256:" + "b" * 64
@@ -348,7 +349,7 @@ def test_an_interrupt_while_modules_are_loaded(work: Path) -> None:
 import importlib.abc, os, signal, sys
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "piolet.config":
+        if name == "piolet.site.config":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has tests ignore it

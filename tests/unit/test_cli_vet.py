@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from piolet.base.errors import VetError
 from piolet.cli import main as cli
 from piolet.vet.catalogue import VETNODE, catalogue
-from piolet.vet.failures import VetError
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "vet"
 

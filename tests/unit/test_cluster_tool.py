@@ -96,7 +96,7 @@ def test_slurm_conf_stays_on_loopback_and_names_every_node(settings: config.Sett
 
 
 def test_piolet_toml_is_what_piolet_reads(settings: config.Settings, tmp_path: Path) -> None:
-    from piolet.config import load
+    from piolet.site.config import load
 
     path = tmp_path / "piolet.toml"
     path.write_text(config.piolet_toml(settings.layout))

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
-from piolet import config
 from piolet.base.errors import ConfigError
+from piolet.config import schema
+from piolet.node.settings import NodeConfig
 from piolet.samples.choose import NAMES
+from piolet.samples.settings import ScoreConfig
+from piolet.site import config
 
 
 def refusal(path: Path) -> ConfigError:
@@ -43,7 +46,7 @@ def test_settings_of_every_type(file: Path) -> None:
     assert found.environment.edf_path == ("/a", "/b")
     assert found.environment.unknown_keys == "warn"
     assert (found.images.store, found.images.pull_timeout_s) == ("/s", 5)
-    assert found.node == config.NodeConfig()
+    assert found.node == NodeConfig()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +97,7 @@ def test_refusals(file: Path, text: str, message: str, hint: str | None) -> None
 
 def test_the_values_of_others_are_theirs() -> None:
     """What a setting may be is what its reader knows."""
-    kinds = get_type_hints(config.ScoreConfig)
+    kinds = get_type_hints(ScoreConfig)
     assert get_args(kinds["collector"]) == tuple(NAMES)
 
 
@@ -112,11 +115,11 @@ def test_a_byte_order_mark_is_skipped(file: Path) -> None:
 
 def test_a_default_is_where_the_distribution_has_the_program(tmp_path: Path) -> None:
     places = [str(tmp_path / name) for name in ("bin", "sbin")]
-    assert config._found(*places, usual="/usr/bin/it") == "/usr/bin/it"
+    assert schema.found(*places, usual="/usr/bin/it") == "/usr/bin/it"
     (tmp_path / "sbin").touch(0o755)
-    assert config._found(*places, usual="/usr/bin/it") == places[1]
+    assert schema.found(*places, usual="/usr/bin/it") == places[1]
     (tmp_path / "bin").touch(0o755)
-    assert config._found(*places, usual="/usr/bin/it") == places[0]
+    assert schema.found(*places, usual="/usr/bin/it") == places[0]
 
 
 def test_files_that_cannot_be_read(file: Path) -> None:

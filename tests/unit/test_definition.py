@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from piolet.base.errors import PioletError
-from piolet.environment.definition import LIMIT_BYTES, Definition, Image, Mount, from_json
+from piolet.environment.definition import LIMIT_BYTES, Definition, Mount, from_json
+from piolet.images.info import Image
 
 DIGEST = "sha256:" + "0" * 64
 FULL = Definition(

@@ -17,10 +17,10 @@ from piolet import doctor
 from piolet._wire import ffi
 from piolet.cli import doctor as cli_doctor
 from piolet.cli.main import main
-from piolet.config import Config
 from piolet.doctor import BAD, OK, SKIPPED, WARN, Finding, Machine, configuration, daemons, findings, kernel, store
 from piolet.node.root import imagemounts
 from piolet.node.root.imagemounts import Choice
+from piolet.site.config import Config
 
 HELP = "Options provided by plugins:\n  --environment=NAME\n  --score[=...]\n  --vet=PROTOCOL\n"
 ME = pwd.getpwuid(os.geteuid()).pw_name

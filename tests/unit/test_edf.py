@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from piolet.base.errors import EnvironmentFileError
-from piolet.config import EnvironmentConfig
 from piolet.environment import edf
 from piolet.environment.layer import Entry, Layer, combine, combine_all
+from piolet.environment.settings import EnvironmentConfig
 from piolet.environment.source import parse
 from piolet.submission.dependencies import Host, Kind
 

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from piolet.base import sizes
 from piolet.base.errors import ImageError
-from piolet.config import ImagesConfig
 from piolet.images import limits, service
 from piolet.images.conversion import Requester
 from piolet.images.importer import Importer
 from piolet.images.listening import listen
 from piolet.images.quota import Held, OverQuota, Quota
+from piolet.images.settings import ImagesConfig
 from piolet.images.store import Access, Store
 from piolet.images.tarstream import Member
 from piolet.images.tree import Tree

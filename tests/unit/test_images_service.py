@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.config import ImagesConfig
+from piolet.cli import imaged
 from piolet.images import protocol, service
 from piolet.images.admin import Admin
 from piolet.images.conversion import Requester
@@ -22,6 +22,7 @@ from piolet.images.importer import Importer
 from piolet.images.lease import Presence
 from piolet.images.listening import listen
 from piolet.images.reference import parse
+from piolet.images.settings import ImagesConfig
 from piolet.images.store import Access, Store
 
 
@@ -186,7 +187,7 @@ def test_a_store_on_a_read_only_file_system(
     (tmp_path / "p.toml").write_text(f'[images]\nstore = "{tmp_path}/store"\nsocket = "{tmp_path}/s.sock"\n')
     mask = os.umask(0o077)  # as the service sets it, for good
     try:
-        assert service.main(["--config", str(tmp_path / "p.toml")]) == 1
+        assert imaged.main(["--config", str(tmp_path / "p.toml")]) == 1
     finally:
         os.umask(mask)
     assert f"image store {tmp_path}/store cannot be used: Read-only file system" in caplog.text

@@ -8,9 +8,9 @@ import socket
 import weakref
 from pathlib import Path
 
-from piolet.config import Config
 from piolet.environment.definition import Definition
 from piolet.node.server.server import Connection, Server
+from piolet.site.config import Config
 from piolet.transport import wire
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from piolet.config import Config, EnvironmentConfig
 from piolet.container.plan import PlannedMount
-from piolet.environment.definition import Definition, Image, Mount
+from piolet.environment.definition import Definition, Mount
+from piolet.environment.settings import EnvironmentConfig
+from piolet.images.info import Image
 from piolet.node.server.planner import make_plan
 
 BASE = Definition("x.toml", image=Image("a/b:1", "site", "a" * 64))
@@ -14,7 +15,7 @@ BASE = Definition("x.toml", image=Image("a/b:1", "site", "a" * 64))
 
 def planned(config: EnvironmentConfig, *own: Mount) -> dict[str, PlannedMount]:
     definition = dataclasses.replace(BASE, mounts=tuple(own))
-    plan = make_plan(definition, "piolet:1.0", "/home/alice", Config(environment=config))
+    plan = make_plan(definition, "piolet:1.0", "/home/alice", config)
     return {mount.destination: mount for mount in plan.mounts}
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from piolet.base.errors import EnvironmentFileError, ImageError, PioletError
-from piolet.config import EnvironmentConfig
-from piolet.environment.definition import LIMIT_BYTES, Image, Mount, from_json
+from piolet.environment.definition import LIMIT_BYTES, Mount, from_json
 from piolet.environment.explain import explain
 from piolet.environment.render import Rendered, render
-from piolet.images.info import ImageInfo
+from piolet.environment.settings import EnvironmentConfig
+from piolet.images.info import Image, ImageInfo
 from piolet.submission.dependencies import Host, Kind
 
 DIGEST = "sha256:" + "a" * 64

@@ -12,7 +12,7 @@ import pytest
 
 UNREADABLE = """
 import os, sys
-from piolet.config import EnvironmentConfig
+from piolet.environment.settings import EnvironmentConfig
 from piolet.environment.definition import Image
 from piolet.environment.dependencies import Host
 from piolet.environment.images.info import ImageInfo

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from piolet.api import FAIL, PASS, Inconclusive, Verdict
+from piolet.base.errors import VetError
 from piolet.vet import cache, requirements, results, store, verdicts
-from piolet.vet.failures import VetError
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import Plan, Task
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from piolet.base import hostlist
-from piolet.vet.failures import VetError
+from piolet.base.errors import VetError
 from piolet.vet.runner import parts, records
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from piolet.base import quantities
+from piolet.base.errors import VetError
 from piolet.vet import protocol, yamltext
 from piolet.vet.catalogue import catalogue
-from piolet.vet.failures import VetError
 from piolet.vet.runner import plan
 
 LISTING = """\

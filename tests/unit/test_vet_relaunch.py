@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from piolet.base.errors import VetError
 from piolet.slurm import srunwords
 from piolet.vet import relaunch, request
-from piolet.vet.failures import VetError
 from piolet.vet.runner.plan import Plan, Task
 from piolet.vet.verdicts import BAD, GOOD, WARNED, Decision
 

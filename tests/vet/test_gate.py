@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
-from piolet.vet import jobs, step
+from piolet.vet import kept, step
 from piolet.vet.runner import parts, records
 from piolet.vet.runner.plan import Plan, Task
 
@@ -253,7 +253,7 @@ def test_a_jobs_vetting_is_good_for_ten_minutes_at_most() -> None:
     """A longer `cache:` is the node's, which sees a reboot or a link that went down."""
     tasks = [Task(name, name, "m:a", cache_s=seconds) for name, seconds in (("a", 3600.0), ("b", 0.0), ("c", 7.0))]
     for tasks_of, seconds in (((0,), 600.0), ((0, 1), 600.0), ((0, 2), 7.0)):
-        assert jobs.good_for_s(Plan("p", tuple(tasks[number] for number in tasks_of))) == seconds
+        assert kept.good_for_s(Plan("p", tuple(tasks[number] for number in tasks_of))) == seconds
 
 
 def test_good_news_leave_a_record_for_the_plugin(slurm: Slurm) -> None:

@@ -13,9 +13,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from piolet.config import Config
 from piolet.node import requests
 from piolet.node.server.server import Server
+from piolet.site.config import Config
 from piolet.transport import packets
 
 

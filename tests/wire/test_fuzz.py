@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from piolet.base.errors import PioletError, WireError
-from piolet.environment.definition import Definition, Image
+from piolet.environment.definition import Definition
+from piolet.images.info import Image
 from piolet.transport import wire
 
 from tests.wire.fuzz_shims import mutate

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 from piolet.base.errors import WireError
-from piolet.config import Config
 from piolet.container.worker import Means
 from piolet.node import requests
 from piolet.node.requests import Announced, Build, End, encode, take_start
@@ -30,6 +29,7 @@ from piolet.node.root.state import StepFiles
 from piolet.node.root.steps import Step
 from piolet.node.root.zygote import Work, Zygote
 from piolet.node.server.server import Server
+from piolet.site.config import Config
 from piolet.system import peer
 
 from tests.wire import messages

@@ -73,5 +73,17 @@ class ContainerError(PioletError):
     """A container could not be built on this node."""
 
 
+class SlurmError(PioletError):
+    """Slurm could not be asked, or what it said was not understood."""
+
+
+class VetError(PioletError):
+    """A protocol was wrong, or a vetting could not be done."""
+
+
+class ScoreError(PioletError):
+    """Something of `--score` could not be done; never a reason for a step to fail."""
+
+
 class WireError(PioletError):
     """A peer sent something that is not the protocol."""

@@ -8,24 +8,24 @@ from __future__ import annotations
 import itertools
 import re
 
-from piolet.vet.failures import VetError
+from piolet.base.errors import SlurmError
 
 _HOSTS_MAX = 100_000
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
 
 
 def expand(text: str) -> list[str]:
-    """Return the hosts of the list in order. Raises VetError."""
+    """Return the hosts of the list in order. Raises SlurmError."""
     hosts: list[str] = []
     for word in _words(text):
         pieces = re.split(r"\[([^\[\]]*)\]", word)
         if any(character in piece for piece in pieces[::2] for character in "[]"):
-            raise VetError(f"'{text[:200]}' is no list of hosts: its brackets do not match")
+            raise SlurmError(f"'{text[:200]}' is no list of hosts: its brackets do not match")
         choices = [_numbers(piece, text) if at % 2 else [piece] for at, piece in enumerate(pieces)]
         for combination in itertools.product(*choices):
             hosts.append("".join(combination))
             if len(hosts) > _HOSTS_MAX:
-                raise VetError(f"the list of hosts '{text[:80]}…' is longer than {_HOSTS_MAX}")
+                raise SlurmError(f"the list of hosts '{text[:80]}…' is longer than {_HOSTS_MAX}")
     return hosts
 
 
@@ -46,9 +46,9 @@ def _numbers(piece: str, text: str) -> list[str]:
     for one in piece.split(","):
         match = _RANGE.fullmatch(one.strip())
         if match is None:
-            raise VetError(f"'{text[:200]}' is no list of hosts: '{one[:40]}' is no range of numbers")
+            raise SlurmError(f"'{text[:200]}' is no list of hosts: '{one[:40]}' is no range of numbers")
         first, last = match[1], match[2] or match[1]
         if int(last) < int(first) or int(last) - int(first) > _HOSTS_MAX:
-            raise VetError(f"'{text[:200]}' is no list of hosts: the range '{one[:40]}' is impossible")
+            raise SlurmError(f"'{text[:200]}' is no list of hosts: the range '{one[:40]}' is impossible")
         found += [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     return found

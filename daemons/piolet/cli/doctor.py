@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from piolet import doctor
-from piolet.config import Config
 from piolet.doctor import configuration
+from piolet.site.config import Config
 
 
 def add_parser(commands: Any) -> None:

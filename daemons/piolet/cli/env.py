@@ -11,7 +11,6 @@ import sys
 import time
 
 from piolet import __file__ as package_file
-from piolet import config
 from piolet.base.errors import ImageError, PioletError
 from piolet.cli import thismachine
 from piolet.cli.main import printable
@@ -20,6 +19,7 @@ from piolet.environment.definition import from_json
 from piolet.environment.render import Rendered, Resolver, render, unresolved
 from piolet.images.info import ImageInfo
 from piolet.images.reference import is_path
+from piolet.site import config
 from piolet.submission.dependencies import Host
 
 # What the image client looks at besides the variables that the definition names.
@@ -108,7 +108,7 @@ def _asking(settings: config.Config, *, offline: bool) -> Resolver:
             _warn(refusal.message)
         try:
             with progress() as show:
-                return client.resolve(reference, settings, pull=False, progress=show)
+                return client.resolve(reference, settings.images, pull=False, progress=show)
         except failures.RegistryUnreachable as error:
             _warn(f"{error.message}; the digest and variables of the image are not known")
             return unresolved(reference)
@@ -137,10 +137,10 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
         for name in _CLIENT_VARIABLES:
             host.variable(name)
         refusal = thismachine.refusal(reference, settings)
-        if refusal is not None and not client.is_there(reference, settings):
+        if refusal is not None and not client.is_there(reference, settings.images):
             raise refusal  # before gigabytes come in vain
         with progress() as show:
-            info = client.resolve(reference, settings, pull=True, progress=show)
+            info = client.resolve(reference, settings.images, pull=True, progress=show)
         if info.image.digest is None and info.image.path is None:
             raise ImageError(f"the image {reference} was pulled, but is in no store")
         return info

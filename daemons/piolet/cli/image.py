@@ -20,9 +20,9 @@ from piolet.base.errors import ImageError, UsageError
 from piolet.cli import thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
-from piolet.config import Config
 from piolet.images import client
 from piolet.images.reference import is_path
+from piolet.site.config import Config
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -72,7 +72,7 @@ def _pull(args: argparse.Namespace, config: Config) -> int:
     if refusal is not None:  # the store is every node's, and others may differ
         print(f"piolet: warning: {printable(refusal.message)}", file=sys.stderr)
     with progress() as show:
-        info = client.find(args.reference, config, "refresh" if args.refresh else "pull", show)
+        info = client.find(args.reference, config.images, "refresh" if args.refresh else "pull", show)
     print(f"{info.image.reference} {info.image.digest}")
     return 0
 
@@ -80,11 +80,11 @@ def _pull(args: argparse.Namespace, config: Config) -> int:
 def _list(_: argparse.Namespace, config: Config) -> int:
     own = client.own_store()
     if own is None:
-        entries = client.ask(config, {"op": "list"}, lambda _: None).get("entries", [])
+        entries = client.ask(config.images, {"op": "list"}, lambda _: None).get("entries", [])
     else:
         from piolet.images import personal
 
-        entries = personal.manage(config, own, lambda store: {"entries": store.entries(os.geteuid())})["entries"]
+        entries = personal.manage(config.images, own, lambda store: {"entries": store.entries(os.geteuid())})["entries"]
     _table(entries)
     return 0
 
@@ -92,11 +92,11 @@ def _list(_: argparse.Namespace, config: Config) -> int:
 def _remove(args: argparse.Namespace, config: Config) -> int:
     own = client.own_store()
     if own is None:
-        done = client.ask(config, {"op": "rm", "target": args.target}, lambda _: None)
+        done = client.ask(config.images, {"op": "rm", "target": args.target}, lambda _: None)
     else:
         from piolet.images import personal
 
-        done = personal.manage(config, own, lambda store: store.remove(os.geteuid(), args.target))
+        done = personal.manage(config.images, own, lambda store: store.remove(os.geteuid(), args.target))
     print(f"removed {done['removed']}")
     return 0
 
@@ -105,11 +105,11 @@ def _verify(args: argparse.Namespace, config: Config) -> int:
     own = client.own_store()
     with progress() as show:
         if own is None:
-            entries = client.ask(config, {"op": "verify", "target": args.target}, show).get("entries", [])
+            entries = client.ask(config.images, {"op": "verify", "target": args.target}, show).get("entries", [])
         else:
             from piolet.images import personal
 
-            entries = personal.verify(config, own, args.target, show)["entries"]
+            entries = personal.verify(config.images, own, args.target, show)["entries"]
     _table(entries, "STATE", lambda entry: str(entry["state"]))
     bad = [entry for entry in entries if entry["state"] in ("damaged", "unreadable")]
     if bad:
@@ -129,12 +129,12 @@ def _prune(args: argparse.Namespace, config: Config) -> int:
     own = client.own_store()
     if own is None:
         request = {"op": "prune", "older_than_s": seconds, "dry_run": args.dry_run}
-        entries = client.ask(config, request, lambda _: None).get("entries", [])
+        entries = client.ask(config.images, request, lambda _: None).get("entries", [])
     else:
         from piolet.images import personal
 
         entries = personal.manage(
-            config, own, lambda store: {"entries": store.prune(os.geteuid(), seconds, args.dry_run)}
+            config.images, own, lambda store: {"entries": store.prune(os.geteuid(), seconds, args.dry_run)}
         )["entries"]
     total = sum(entry["size"] for entry in entries)
     if entries:
@@ -149,7 +149,7 @@ def _renew(config: Config, dry_run: bool) -> int:
     if client.own_store() is not None:
         raise UsageError("images in a store of your own are used as they are", "unset EDF_IMAGESTORE for the site's")
     with progress() as show:
-        entries = renewal.renew(config, show, dry_run=dry_run)
+        entries = renewal.renew(config.images, show, dry_run=dry_run)
     if entries:
         _table(entries, "STATE", lambda entry: str(entry["state"]))
     of = {state: [e for e in entries if e["state"] == state] for state in (renewal.DONE, renewal.TO_DO)}
@@ -177,11 +177,11 @@ def _import(args: argparse.Namespace, config: Config) -> int:
         kind = "oci-archive" if kind == "oci" else kind
         own = client.own_store()
         if own is None:
-            done = client.ask(config, {"op": "import", "kind": kind, "name": name}, show, fd)
+            done = client.ask(config.images, {"op": "import", "kind": kind, "name": name}, show, fd)
         else:
             from piolet.images import personal
 
-            done = personal.bring(config, own, kind, fd, name, show)
+            done = personal.bring(config.images, own, kind, fd, name, show)
     print(f"{done['reference']} {done['digest']}")
     return 0
 

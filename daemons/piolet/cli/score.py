@@ -18,7 +18,7 @@ from typing import Any
 
 from piolet.base.errors import UsageError
 from piolet.cli.main import printable
-from piolet.config import Config
+from piolet.site.config import Config
 
 PREFIX = "piolet-score-"
 _PERIOD_LEAST = 0.01
@@ -231,7 +231,7 @@ def _report(args: argparse.Namespace) -> int:
 
 def write(path: Path, content: bytes) -> None:
     """Write a file, which appears whole or not at all. Raises ScoreError."""
-    from piolet.score.failures import ScoreError
+    from piolet.base.errors import ScoreError
 
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from piolet import __file__ as package_file
-from piolet.base.errors import ConfigError, PioletError
+from piolet.base.errors import ConfigError, PioletError, ScoreError
 from piolet.cli.main import printable
-from piolet.config import DEFAULT_PATH, ScoreConfig
 from piolet.samples.request import Wish, from_json, parse, period_of, run_name
-from piolet.score.failures import ScoreError
+from piolet.samples.settings import ScoreConfig
+from piolet.site.config import DEFAULT_PATH
 
 VARIABLE = "SLURM_PIOLET_SCORE"
 _POLL_S = 0.05

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 
 from piolet.base.errors import ImageError
-from piolet.config import Config
 from piolet.images.reference import is_path
+from piolet.site.config import Config
 
 
 def refusal(reference: str, settings: Config) -> ImageError | None:

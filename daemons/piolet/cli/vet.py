@@ -15,10 +15,9 @@ import socket
 import sys
 import time
 
-from piolet import config
-from piolet.base.errors import UsageError
+from piolet.base.errors import UsageError, VetError
 from piolet.cli.main import printable
-from piolet.vet.failures import VetError
+from piolet.site import config
 from piolet.vet.runner.plan import Plan
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)

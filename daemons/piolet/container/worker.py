@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 
 from piolet.base.errors import ContainerError, PioletError
 from piolet.container import container, fuse, plan, rootoverlay
-from piolet.node.requests import MESSAGE_MAX
 from piolet.steps import hierarchies, jobnamespaces
 from piolet.system import linux, usernamespaces
 from piolet.transport import packets
+from piolet.transport.packets import MESSAGE_MAX
 
 UNSHARED, MAPPED = b"unshared", b"mapped"
 _TEXT_MAX = 900

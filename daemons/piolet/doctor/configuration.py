@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from piolet.base.errors import ConfigError
-from piolet.config import DEFAULT_PATH, Config, load
 from piolet.doctor.findings import BAD, OK, Finding, Machine
+from piolet.site.config import DEFAULT_PATH, Config, load
 
 _CHECK = "configuration"
 

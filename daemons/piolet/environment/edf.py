@@ -14,10 +14,10 @@ from typing import Any
 from piolet.base.errors import EnvironmentFileError
 from piolet.base.nearest import nearest
 from piolet.base.positions import Path
-from piolet.config import EnvironmentConfig
 from piolet.environment import lookup
 from piolet.environment.expand import ExpandError, expand
 from piolet.environment.layer import Entry, Layer, combine_all
+from piolet.environment.settings import EnvironmentConfig
 from piolet.environment.source import Source, read
 from piolet.submission.dependencies import Host
 

@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from piolet.base.errors import ImageError
-from piolet.config import Config
-from piolet.environment.definition import Image
 from piolet.images import credentials, protocol
 from piolet.images.failures import ServiceBusy, from_wire
-from piolet.images.info import ImageInfo
+from piolet.images.info import Image, ImageInfo
 from piolet.images.reference import Reference, is_path, parse
+from piolet.images.settings import ImagesConfig
 
 _SILENCE_S = 60.0
 _BUSY_TRIES, _BUSY_PAUSE_S = 60, 1.0
@@ -29,7 +28,7 @@ _UNIT = "piolet-imaged.service"
 _HINT = f"try again; an administrator finds more in the log of {_UNIT}"
 
 
-def resolve(reference: str, config: Config, *, pull: bool, progress: Callable[[str], None]) -> ImageInfo:
+def resolve(reference: str, config: ImagesConfig, *, pull: bool, progress: Callable[[str], None]) -> ImageInfo:
     """Return the image that `reference` means, a registry's or the path of a SquashFS file.
 
     pull: an image that is not in the store is pulled. Otherwise it is looked up in the store, and in
@@ -39,7 +38,7 @@ def resolve(reference: str, config: Config, *, pull: bool, progress: Callable[[s
     return find(reference, config, "pull" if pull else "look", progress)
 
 
-def find(reference: str, config: Config, mode: str, progress: Callable[[str], None]) -> ImageInfo:
+def find(reference: str, config: ImagesConfig, mode: str, progress: Callable[[str], None]) -> ImageInfo:
     """Like `resolve`; `mode` is 'pull', 'look', or 'refresh', which asks the registry even for what is there."""
     if is_path(reference):
         return _file(reference)
@@ -64,7 +63,7 @@ def find(reference: str, config: Config, mode: str, progress: Callable[[str], No
     return _info(_ask_as_self(config, wanted, request | {"mode": mode}, progress), "site")
 
 
-def is_there(reference: str, config: Config) -> bool:
+def is_there(reference: str, config: ImagesConfig) -> bool:
     """Return whether an image needs no pull. Raises ImageError: the reference is none, or nobody answers."""
     if is_path(reference):
         return True
@@ -76,7 +75,7 @@ def is_there(reference: str, config: Config) -> bool:
     return bool(ask(config, {"op": "resolve", "reference": reference, "mode": "known"}, lambda _: None))
 
 
-def renew(reference: str, config: Config, progress: Callable[[str], None]) -> None:
+def renew(reference: str, config: ImagesConfig, progress: Callable[[str], None]) -> None:
     """Have an image of the site's store, named by its digest, converted again if an older release wrote it.
 
     Raises ImageError: it is not the caller's to convert again, or the registry does not give it to the caller.
@@ -86,7 +85,7 @@ def renew(reference: str, config: Config, progress: Callable[[str], None]) -> No
 
 
 def _ask_as_self(
-    config: Config, wanted: Reference, request: dict[str, Any], progress: Callable[[str], None]
+    config: ImagesConfig, wanted: Reference, request: dict[str, Any], progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """Return the service's result for a request that may need the user's credentials."""
     entry = None if wanted.is_local else credentials.find(wanted, os.environ)
@@ -108,7 +107,7 @@ def own_store() -> str | None:
 
 
 def ask(
-    config: Config, request: dict[str, Any], progress: Callable[[str], None], descriptor: int | None = None
+    config: ImagesConfig, request: dict[str, Any], progress: Callable[[str], None], descriptor: int | None = None
 ) -> dict[str, Any]:
     """Send one request to the image service and return its result; parts are collected as `entries`.
 
@@ -124,10 +123,10 @@ def ask(
 
 
 def _ask(
-    config: Config, request: dict[str, Any], progress: Callable[[str], None], descriptor: int | None
+    config: ImagesConfig, request: dict[str, Any], progress: Callable[[str], None], descriptor: int | None
 ) -> dict[str, Any]:
     entries: list[Any] = []
-    for message in _talk(config.images.socket, request, descriptor):
+    for message in _talk(config.socket, request, descriptor):
         if "progress" in message:
             progress(str(message["progress"]))
         elif "part" in message:

@@ -21,7 +21,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from piolet.base.errors import ImageError
-from piolet.config import ImagesConfig
 from piolet.images import admin, credentials, jobs
 from piolet.images.archive import KINDS
 from piolet.images.conversion import Conversion, Requester, Tell
@@ -30,6 +29,7 @@ from piolet.images.lease import Presence, remove_tree
 from piolet.images.limits import conversions_at_once, seconds, unpacked_limit
 from piolet.images.quota import OverQuota, Quota
 from piolet.images.reference import Reference, parse
+from piolet.images.settings import ImagesConfig
 from piolet.images.slots import Slots, within
 from piolet.images.store import Access, Store, removed_meanwhile, whole
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from piolet.environment.definition import Image
+
+@dataclass(frozen=True)
+class Image:
+    """The image that was resolved: by `digest` in a store, or a SquashFS `path` that the user brought.
+
+    `store` is 'site' (mounted by the kernel) or 'user' (mounted as the user; `path` is then set).
+    """
+
+    reference: str
+    store: str
+    digest: str | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True)

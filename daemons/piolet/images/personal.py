@@ -8,19 +8,19 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from piolet.config import Config
 from piolet.images import admin, credentials
 from piolet.images import verify as verification
 from piolet.images.conversion import Requester
 from piolet.images.failures import from_os
 from piolet.images.importer import Importer
 from piolet.images.reference import parse
+from piolet.images.settings import ImagesConfig
 from piolet.images.store import Store
 
 Tell = Callable[[str], None]
 
 
-def resolve(config: Config, root: str, reference: str, mode: str, tell: Tell) -> dict[str, Any]:
+def resolve(config: ImagesConfig, root: str, reference: str, mode: str, tell: Tell) -> dict[str, Any]:
     """Return the importer's answer for `reference`, pulled into the store at `root` if need be."""
     wanted = parse(reference)
 
@@ -31,7 +31,7 @@ def resolve(config: Config, root: str, reference: str, mode: str, tell: Tell) ->
     return _run(config, root, work)
 
 
-def bring(config: Config, root: str, kind: str, fd: int, name: str, tell: Tell) -> dict[str, Any]:
+def bring(config: ImagesConfig, root: str, kind: str, fd: int, name: str, tell: Tell) -> dict[str, Any]:
     """Import the archive that is open at `fd`."""
 
     async def work(importer: Importer) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def bring(config: Config, root: str, kind: str, fd: int, name: str, tell: Tell) 
     return _run(config, root, work)
 
 
-def verify(config: Config, root: str, target: str | None, tell: Tell) -> dict[str, Any]:
+def verify(config: ImagesConfig, root: str, target: str | None, tell: Tell) -> dict[str, Any]:
     """Return the entries of the images in the store at `root`, or of one, with their state."""
 
     def act(keeper: admin.Admin) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def verify(config: Config, root: str, target: str | None, tell: Tell) -> dict[st
     return manage(config, root, act)
 
 
-def manage(config: Config, root: str, act: Callable[[admin.Admin], dict[str, Any]]) -> dict[str, Any]:
+def manage(config: ImagesConfig, root: str, act: Callable[[admin.Admin], dict[str, Any]]) -> dict[str, Any]:
     """Do `act`, a listing or removal, with the store at `root`."""
 
     async def work(importer: Importer) -> dict[str, Any]:
@@ -59,10 +59,10 @@ def manage(config: Config, root: str, act: Callable[[admin.Admin], dict[str, Any
     return _run(config, root, work)
 
 
-def _run(config: Config, root: str, work: Callable[[Importer], Any]) -> dict[str, Any]:
+def _run(config: ImagesConfig, root: str, work: Callable[[Importer], Any]) -> dict[str, Any]:
     async def main() -> dict[str, Any]:
         os.makedirs(root, mode=0o700, exist_ok=True)
-        importer = Importer(config.images, root, os.path.expanduser("~"))
+        importer = Importer(config, root, os.path.expanduser("~"))
         async with importer.open():
             result: dict[str, Any] = await work(importer)
             return result

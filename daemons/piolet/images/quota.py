@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from piolet.base import sizes
 from piolet.base.errors import ImageError
-from piolet.config import ImagesConfig
 from piolet.images.reference import is_digest
+from piolet.images.settings import ImagesConfig
 from piolet.images.store import Store
 
 _SUFFIX = ".access"

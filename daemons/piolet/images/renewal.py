@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from piolet.base.errors import ImageError
-from piolet.config import Config
 from piolet.images import client
+from piolet.images.settings import ImagesConfig
 
 IMPORTED, TO_DO, DONE, FAILED = "imported", "to be converted again", "converted again", "not converted"
 
 
-def renew(config: Config, tell: Callable[[str], None], *, dry_run: bool) -> list[dict[str, Any]]:
+def renew(config: ImagesConfig, tell: Callable[[str], None], *, dry_run: bool) -> list[dict[str, Any]]:
     """Return the entries of the site's images that are old and the caller's, each with its `state`.
 
     One that failed has `why`, an ImageError. Raises ImageError: the service does not answer.
@@ -32,7 +32,7 @@ def renew(config: Config, tell: Callable[[str], None], *, dry_run: bool) -> list
     return found
 
 
-def _again(config: Config, entry: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
+def _again(config: ImagesConfig, entry: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
     """Have one image converted again, from the first repository that gives it."""
     why = None
     for name in entry["sources"]:

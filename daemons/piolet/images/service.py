@@ -7,7 +7,6 @@ unknown, or too much at once. A client that stops reading, or goes away, holds u
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import errno
@@ -15,15 +14,12 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
-from piolet import config as configuration
 from piolet.base import logs, sizes
 from piolet.base.errors import ImageError, PioletError
 from piolet.base.rates import Rates
@@ -34,6 +30,7 @@ from piolet.images.failures import ServiceBusy, from_os, to_wire
 from piolet.images.importer import Importer
 from piolet.images.listening import listen
 from piolet.images.reference import parse
+from piolet.images.settings import ImagesConfig
 from piolet.images.slots import Slots
 from piolet.images.store import due
 from piolet.images.verify import verify
@@ -339,56 +336,28 @@ def _refusal(error: PioletError) -> dict[str, Any]:
     return {"error": to_wire(shown)}
 
 
-async def run(config: configuration.Config) -> None:
+async def run(config: ImagesConfig) -> None:
     """Serve until SIGTERM or SIGINT."""
-    importer = Importer(config.images, config.images.store)
-    with listen(config.images.socket, _CONNECTIONS) as listening:
+    importer = Importer(config, config.store)
+    with listen(config.socket, _CONNECTIONS) as listening:
         try:
             async with importer.open():
                 service = Service(importer)
                 serving = asyncio.create_task(service.serve(listening))
-                expiring = asyncio.create_task(service.expire(config.images.public_idle_days))
+                expiring = asyncio.create_task(service.expire(config.public_idle_days))
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, serving.cancel)
-                _LOG.info("listening at %s, store %s", config.images.socket, config.images.store)
+                _LOG.info("listening at %s, store %s", config.socket, config.store)
                 notify.ready()
                 with contextlib.suppress(asyncio.CancelledError):
                     await serving
                 expiring.cancel()
         except OSError as error:
-            failure = from_os(error, config.images.store)
+            failure = from_os(error, config.store)
             if error.errno == errno.EROFS:
                 failure.hint = "mount it with rw; systemd's unit shows the service /usr, /boot and /etc read-only, too"
             raise failure from None
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(config.images.socket)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of piolet-imaged's command line."""
-    parser = argparse.ArgumentParser(prog="piolet-imaged", description="The image service of Piolet.")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration (default: piolet.toml's place)")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the service; returns its exit status."""
-    arguments = build_parser().parse_args(argv)
-    logs.configure("%(name)s: %(message)s")
-    os.umask(0o077)
-    try:
-        asyncio.run(run(configuration.load(arguments.config)))
-    except PioletError as error:
-        for line in error.render().splitlines():
-            _LOG.error("%s", line)
-        return 1
-    except OSError as error:
-        _LOG.error("%s", error)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+                os.unlink(config.socket)

@@ -6,7 +6,6 @@ ends, all do. Containers of running steps outlive it: their tasks hold the names
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import logging
@@ -16,15 +15,11 @@ import resource
 import select
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piolet import __version__
-from piolet.base import logs
 from piolet.base.errors import ConfigError, PioletError
-from piolet.config import Config, load
 from piolet.container import worker
 from piolet.container.worker import Means
 from piolet.node.root import imagemounts, leftovers
@@ -32,6 +27,7 @@ from piolet.node.root.devicemapper import DeviceMapper
 from piolet.node.root.monitor import Monitor
 from piolet.node.root.mounts import Images
 from piolet.node.root.state import StepFiles
+from piolet.node.settings import Settings
 from piolet.system import linux, notify, peer
 
 if TYPE_CHECKING:
@@ -43,30 +39,8 @@ _AGAIN_S = 0.2
 _BUFFER = 4 << 20
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of pioletd's command line."""
-    parser = argparse.ArgumentParser(prog="pioletd", description="Piolet's daemon on a compute node.")
-    parser.add_argument("--config", type=Path, help="configuration file (default: /etc/piolet/piolet.toml)")
-    parser.add_argument("--version", action="version", version=f"pioletd {__version__}")
-    parser.add_argument("--verbose", action="store_true", help="log every step, and where its start spent the time")
-    return parser
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the daemon; return its exit status."""
-    chosen = build_parser().parse_args(arguments)
-    logs.configure("%(asctime)s %(name)s: %(message)s")
-    try:
-        config = load(chosen.config)
-        if chosen.verbose or config.node.verbose:
-            logging.getLogger().setLevel(logging.DEBUG)
-        return _run(config)
-    except PioletError as error:
-        sys.stderr.write(f"pioletd: error: {error.render()}\n")
-        return 1
-
-
-def _run(config: Config) -> int:
+def run(config: Settings) -> int:
+    """Run the daemon; return its exit status. Raises PioletError: it does not come to that."""
     if os.geteuid() != 0:
         raise PioletError("pioletd must be started as root", "start it with: systemctl start pioletd.service")
     server_account = _account(config.node.account)
@@ -218,7 +192,7 @@ def _be_zygote(channel: socket.socket, listener: peer.File, evals: tuple[str, ..
 
 
 def _keep(
-    listener: socket.socket, stop: socket.socket, account: pwd.struct_passwd, files: Path, config: Config
+    listener: socket.socket, stop: socket.socket, account: pwd.struct_passwd, files: Path, config: Settings
 ) -> None:
     """The keeper's process: root's, for scoring. Never returns."""
     status = 1
@@ -237,7 +211,7 @@ def _keep(
         os._exit(status)
 
 
-def _sample(listener: socket.socket, keeper: socket.socket, files: Path, config: Config) -> None:
+def _sample(listener: socket.socket, keeper: socket.socket, files: Path, config: Settings) -> None:
     """The sampler's process, as the account."""
     from piolet.node.server.scoredesk import ScoreDesk
     from piolet.samples.sampler import Sampler
@@ -271,7 +245,7 @@ def _serve(
     monitor: socket.socket,
     vetting: tuple[socket.socket, socket.socket],
     account: pwd.struct_passwd,
-    config: Config,
+    config: Settings,
     place: str,
 ) -> None:
     """The server's process. Never returns."""
@@ -304,7 +278,7 @@ def _monitor(
     siblings: dict[int, str],
     images: pwd.struct_passwd,
     room: tuple[Path, Path],
-    config: Config,
+    config: Settings,
     where: tuple[str, int],
 ) -> int:
     (base, state), (place, home) = room, where
@@ -332,7 +306,7 @@ def _monitor(
     return _wait_server(server) if well else 1
 
 
-def _images(config: Config, account: pwd.struct_passwd, base: Path, state: Path, place: str) -> Images:
+def _images(config: Settings, account: pwd.struct_passwd, base: Path, state: Path, place: str) -> Images:
     """Return what mounts images, by the way that this kernel has, and say which that is."""
     log = logging.getLogger("pioletd.monitor")
     mapper = DeviceMapper(place)
@@ -358,7 +332,3 @@ def _wait_server(server: int) -> int:
     os.close(ended)
     _, status = os.waitpid(server, 0)
     return 1 if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,7 +19,6 @@ from piolet.base.errors import WireError
 from piolet.system import peer
 from piolet.transport import packets
 
-MESSAGE_MAX = 256 * 1024
 _STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # struct piolet_start of wire.h, whose cffi module is too much for the monitor; tests/wire holds them together.

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable
 
 from piolet.api import Collector, Target, Unavailable
-from piolet.score.failures import ScoreError
+from piolet.base.errors import ScoreError
 
 # Imported when it is its turn: none of these libraries is loaded for a step that does not need it.
 GPU_COLLECTORS = {

@@ -22,8 +22,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Quantity
+from piolet.base.errors import ScoreError
 from piolet.samples import journal
-from piolet.score.failures import ScoreError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

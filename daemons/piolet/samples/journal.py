@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from piolet.api import Reading
-from piolet.score.failures import ScoreError
+from piolet.base.errors import ScoreError
 
 SUFFIX = ".journal"
 VERSION = 1

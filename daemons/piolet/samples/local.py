@@ -16,11 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from piolet.api import Target
-from piolet.base.errors import PioletError
+from piolet.base.errors import PioletError, ScoreError
 from piolet.samples.choose import choose
 from piolet.samples.journal import SUFFIX, open_for_writing
 from piolet.samples.sampler import Sampler, Sink, Step
-from piolet.score.failures import ScoreError
 
 _START_TIMEOUT_S, _STOP_TIMEOUT_S = 5.0, 10.0
 

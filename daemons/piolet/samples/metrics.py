@@ -21,8 +21,8 @@ from prometheus_client.registry import Collector as Exporter
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Quantity
 from piolet.base.errors import PioletError
-from piolet.config import address_of
 from piolet.samples.sampler import Sampler, Session
+from piolet.samples.settings import address_of
 
 # By the unit of a quantity: how its name ends, and what turns the value into base units. Energy is a counter already,
 # the other counters are integrals.

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from piolet.base.errors import ScoreError
 from piolet.samples.choose import NAMES
-from piolet.score.failures import ScoreError
 
 PERIOD_LEAST, PERIOD_MOST = 0.1, 3600.0
 OUT_MAX, LABEL_MAX = 3500, 200

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from piolet.base.errors import ScoreError
 from piolet.samples.journal import SUFFIX, open_for_writing, read
 from piolet.samples.request import run_name
-from piolet.score.failures import ScoreError
 
 _PIECE = 1 << 16
 

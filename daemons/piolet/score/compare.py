@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from piolet.base.errors import ScoreError
 from piolet.score.advice import percent
-from piolet.score.failures import ScoreError
 from piolet.score.report.screen import duration, energy, number
 from piolet.score.summary import Summary
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES
+from piolet.base.errors import ScoreError
 from piolet.samples import dataset
-from piolet.score.failures import ScoreError
 
 _MIB = 1048576.0
 # DCGM's field (GSSR's CSV) and tag (its JSON), our name, and what turns the unit into ours.

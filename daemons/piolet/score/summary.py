@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from piolet.base.errors import ScoreError
 from piolet.samples.dataset import Dataset, open_dataset
 from piolet.samples.request import run_name
 from piolet.score import saturation
 from piolet.score.advice import Advice, advise, used
-from piolet.score.failures import ScoreError
 from piolet.score.overview import Overview, overview
 from piolet.score.peaks import Peaks
 from piolet.score.phases import phases

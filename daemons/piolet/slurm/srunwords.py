@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from piolet.vet.failures import VetError
+from piolet.base.errors import SlurmError
 
 NONE, REQUIRED, OPTIONAL = 0, 1, 2
 
@@ -82,9 +82,9 @@ class Words:
 
 
 def parse(words: Sequence[str], plugins: Mapping[str, int] | None = None) -> Words:
-    """Return the command in `words`; `plugins` are the options of other plugins. Raises VetError."""
+    """Return the command in `words`; `plugins` are the options of other plugins. Raises SlurmError."""
     if not words:
-        raise VetError("there is no srun command to vet for")
+        raise SlurmError("there is no srun command to vet for")
     known = {**OWN, **(plugins or {})}
     options: list[Option] = []
     at = 1
@@ -107,7 +107,7 @@ def attaches(words: Sequence[str]) -> bool:
     """Return whether this srun names a job that it joins. Where its options cannot be told apart, any word counts."""
     try:
         return parse(words).value("jobid") is not None
-    except VetError:
+    except SlurmError:
         return any(word.startswith("--jobi") for word in words)
 
 
@@ -117,14 +117,14 @@ def _long(word: str, following: str | None, known: Mapping[str, int]) -> tuple[O
     if equals:
         return Option(name, value, (word,)), 1
     if name not in known:
-        raise VetError(
+        raise SlurmError(
             f"'{word}' is no option of srun that Piolet knows, so it cannot tell where the application begins",
             f"write {word}=VALUE if it takes one",
         )
     if known[name] != REQUIRED:
         return Option(name, "", (word,)), 1
     if following is None:
-        raise VetError(f"srun's option {word} has no value")
+        raise SlurmError(f"srun's option {word} has no value")
     return Option(name, following, (word, following)), 2
 
 
@@ -141,7 +141,7 @@ def _short(word: str, following: str | None) -> tuple[list[Option], int]:
     for at, letter in enumerate(word[1:], 1):
         name = _SHORT.get(letter)
         if name is None:
-            raise VetError(
+            raise SlurmError(
                 f"'-{letter}' is no option of srun that Piolet knows, so it cannot tell where the application begins"
             )
         rest = word[at + 1 :]
@@ -150,7 +150,7 @@ def _short(word: str, following: str | None) -> tuple[list[Option], int]:
         elif OWN[name] == OPTIONAL or rest:
             return [*found, Option(name, rest, (f"-{letter}{rest}",))], 1
         elif following is None:
-            raise VetError(f"srun's option -{letter} has no value")
+            raise SlurmError(f"srun's option -{letter} has no value")
         else:
             return [*found, Option(name, following, (f"-{letter}", following))], 2
     return found, 1

@@ -18,6 +18,9 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 
 from piolet.base.errors import WireError
 
+MESSAGE_MAX = 256 * 1024
+"""Of the messages that a step's container needs, between the processes of pioletd."""
+
 T = TypeVar("T")
 Read = Callable[[object, str], Any]
 _INT_MAX = 1 << 64

@@ -16,8 +16,8 @@ from dataclasses import asdict
 from typing import Any
 
 from piolet.api import PASS
+from piolet.base.errors import VetError
 from piolet.vet import store
-from piolet.vet.failures import VetError
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import Plan, Task
 from piolet.vet.runner.records import Record

@@ -14,7 +14,7 @@ from functools import cached_property
 from importlib.machinery import PathFinder
 
 from piolet.api import Eval, Inconclusive
-from piolet.vet.failures import VetError
+from piolet.base.errors import VetError
 from piolet.vet.runner import loading
 
 OWN = {

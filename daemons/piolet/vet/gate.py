@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from piolet.slurm import srunwords
+from piolet.base.errors import PioletError, SlurmError, VetError
+from piolet.slurm import jobs, srunwords
 from piolet.slurm.srunwords import Words
-from piolet.vet import jobs, relaunch, request, results, screen, step
-from piolet.vet.failures import VetError
+from piolet.vet import kept, relaunch, request, results, screen, step
 from piolet.vet.relaunch import Choice
 from piolet.vet.request import Request
 from piolet.vet.runner.meeting import START_S
@@ -70,7 +70,7 @@ class Answer:
 def answer(
     order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Watched | None = None
 ) -> Answer:
-    """Do what `order` asks. `say` is given text for people; `watched` keeps good news. Raises VetError."""
+    """Do what `order` asks. `say` is given text for people; `watched` keeps good news. Raises PioletError."""
     if order.stage == "submit":
         _plan(request.parse(order.request), load)
         return Answer(0)
@@ -118,10 +118,10 @@ class _Gate:
         nodes = jobs.nodes_of(self._job, self._environ, _tool(self._order.words, "scontrol"))
         if self._order.stage == "allocated":
             return self._allocated(nodes, *self._decide(nodes, None))
-        place = jobs.place(self._job, self._plan, self._environment, self._environ)
+        place = kept.place(self._job, self._plan, self._environment, self._environ)
         # Of several sruns that a job starts at once, one vets.
         bound = self._plan.budget_s + self._plan.meetings_s + START_S
-        with jobs.alone(place.file, bound) if place is not None else contextlib.nullcontext():
+        with kept.alone(place.file, bound) if place is not None else contextlib.nullcontext():
             _, choice = self._decide(nodes, place)
         if not choice.nodes:
             return self._refuse(choice.reason)
@@ -130,25 +130,25 @@ class _Gate:
             self._say(f"going on with {len(choice.nodes)} of {len(nodes)} nodes, without {_some(unused)}\n")
         return Answer(0, choice.words)
 
-    def _decide(self, nodes: Sequence[str], place: jobs.Place | None) -> tuple[Decision, Choice]:
-        """Return what is thought of the nodes, and which to use; `place` keeps it for the job. Raises VetError."""
+    def _decide(self, nodes: Sequence[str], place: kept.Place | None) -> tuple[Decision, Choice]:
+        """Return what is thought of the nodes, and which to use; `place` keeps it for the job. Raises PioletError."""
         scontrol = _tool(self._order.words, "scontrol")
-        kept = None
+        earlier = None
         if place is not None:
-            kept = jobs.kept(place, nodes, time.time(), lambda: jobs.started(self._job, scontrol))
-        if kept is not None:
-            decision, at = kept.decision, time.time() - kept.age_s
-            self._say(screen.brief(self._plan, decision, kept.age_s))
+            earlier = kept.kept(place, nodes, time.time(), lambda: jobs.started(self._job, scontrol))
+        if earlier is not None:
+            decision, at = earlier.decision, time.time() - earlier.age_s
+            self._say(screen.brief(self._plan, decision, earlier.age_s))
         else:
             at, begun = time.time(), time.monotonic()
             decision = self._vet(nodes)
             seconds = time.monotonic() - begun
             self._say(screen.render(self._plan, decision, seconds))
         choice, error = self._choose(nodes, decision)
-        if kept is None:
+        if earlier is None:
             self._report(decision, choice, at, seconds)
             if choice.nodes and place is not None:
-                jobs.keep(place, decision, at)
+                kept.keep(place, decision, at)
         if error is not None:
             raise error
         if choice.nodes and not choice.words and set(decision.state.values()) == {GOOD}:
@@ -162,7 +162,7 @@ class _Gate:
         if self._watched is not None and not inside and self._environ.get("SLURM_JOB_ID") == str(self._job):
             text = f"vetting '{self._plan.name}' of {time.strftime('%H:%M:%S', time.localtime(at))}"
             note = f"{text}: all {count} nodes good"
-            self._watched.keep(text, note, at, at + jobs.good_for_s(self._plan))
+            self._watched.keep(text, note, at, at + kept.good_for_s(self._plan))
 
     def _vet(self, nodes: Sequence[str]) -> Decision:
         launch = step.Launch(
@@ -172,12 +172,12 @@ class _Gate:
         found = step.run(self._plan, nodes, launch, self._environ, self._interrupted)
         return found.decision(self._plan, nodes)
 
-    def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[Choice, VetError | None]:
+    def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[Choice, PioletError | None]:
         if decision.abort:
             return Choice((), reason="the protocol says to stop"), None
         try:
             return relaunch.choose(self._words, nodes, self._plan, decision, self._environ), None
-        except VetError as error:
+        except (SlurmError, VetError) as error:
             return Choice(()), error
 
     def _report(self, decision: Decision, choice: Choice, started: float, seconds: float) -> None:
@@ -214,7 +214,7 @@ class _Gate:
 def _parse(words: Sequence[str], environ: Mapping[str, str]) -> Words:
     try:
         return srunwords.parse(words)
-    except VetError as error:
+    except SlurmError as error:
         # It may be an option of somebody else's plugin, which srun's help knows.
         try:
             text = subprocess.run(

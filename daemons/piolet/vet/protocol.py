@@ -16,10 +16,10 @@ from typing import Any
 
 from piolet.api import Eval, Inconclusive
 from piolet.base import quantities
+from piolet.base.errors import VetError
 from piolet.base.nearest import nearest
 from piolet.vet import yamltext
 from piolet.vet.catalogue import VETNODE, Catalogue
-from piolet.vet.failures import VetError
 from piolet.vet.runner import plan
 from piolet.vet.yamltext import Document, Node, Place, Scalar, Sequence
 

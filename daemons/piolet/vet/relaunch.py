@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from piolet.base import hostlist
+from piolet.base.errors import VetError
 from piolet.slurm.srunwords import Words
 from piolet.vet import verdicts
-from piolet.vet.failures import VetError
 from piolet.vet.runner.plan import Plan
 from piolet.vet.verdicts import BAD, GOOD, Decision
 

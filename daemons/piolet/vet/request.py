@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from piolet.base import quantities
-from piolet.vet.failures import VetError
+from piolet.base.errors import VetError
 from piolet.vet.runner.plan import Plan
 
 _FORM = "write --vet=FILE[,report=PATH][,min_nodes=N][,retries=N][,budget=30s][,on_inconclusive=fail|warn|pass]"

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from piolet.base.errors import VetError
 from piolet.vet import store
-from piolet.vet.failures import VetError
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import Plan
 from piolet.vet.verdicts import Decision

@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from piolet.base import hostlist
+from piolet.base.errors import VetError
 from piolet.vet import bundle, verdicts
 from piolet.vet.coordinator import Coordinator, Found
-from piolet.vet.failures import VetError
 from piolet.vet.runner import parts, records
 from piolet.vet.runner.meeting import MEETING_VARIABLE, START_S
 from piolet.vet.runner.plan import ENVIRONMENT, HOST, Plan

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from piolet.base.errors import VetError
 from piolet.submission import submit
-from piolet.vet.failures import VetError
 
 _SIZE_MAX = 64 << 20
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import yaml
 
-from piolet.base.errors import Location
-from piolet.vet.failures import VetError
+from piolet.base.errors import Location, VetError
 
 SIZE_LIMIT = 1 << 20
 DEPTH_LIMIT = 16

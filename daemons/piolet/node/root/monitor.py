@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from piolet.base.errors import PioletError, WireError
 from piolet.container import worker
-from piolet.node.requests import MESSAGE_MAX, Answer, Build, End, decode, take_start
+from piolet.node.requests import Answer, Build, End, decode, take_start
 from piolet.node.root import earlier, leftovers
 from piolet.node.root.endings import Endings, Remains
 from piolet.node.root.mounts import Images, View, explain
@@ -33,6 +33,7 @@ from piolet.steps import jobnamespaces
 from piolet.system import peer, usernamespaces
 from piolet.system.children import Child
 from piolet.transport import packets
+from piolet.transport.packets import MESSAGE_MAX
 
 _log = logging.getLogger("pioletd.monitor")
 

@@ -7,9 +7,9 @@ import selectors
 import socket
 
 from piolet.container import worker
-from piolet.node.requests import MESSAGE_MAX
 from piolet.system import children, linux
 from piolet.system.children import Child
+from piolet.transport.packets import MESSAGE_MAX
 
 SPARE_S = 0.05
 """So long after a step's start the next worker is forked: before, the step would wait for that."""

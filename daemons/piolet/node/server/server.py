@@ -20,17 +20,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from piolet.base.errors import PioletError
-from piolet.config import Config
 from piolet.container.plan import ENTRY_PROGRAM
 from piolet.environment.definition import Definition, from_json
 from piolet.images.store import locate
-from piolet.node.requests import MESSAGE_MAX, Answer, Build, End, encode
+from piolet.node.requests import Answer, Build, End, encode
 from piolet.node.root import leftovers
 from piolet.node.root.mounts import identity_of
 from piolet.node.server.planner import make_plan
 from piolet.node.server.refusals import Refusals
+from piolet.node.settings import Settings
 from piolet.system import peer
 from piolet.transport import packets, wire
+from piolet.transport.packets import MESSAGE_MAX
 
 _log = logging.getLogger("pioletd")
 
@@ -65,7 +66,7 @@ class Server:
         self,
         listener: socket.socket,
         monitor: socket.socket,
-        config: Config,
+        config: Settings,
         place: str,
         desk: Callable[[selectors.BaseSelector], object] | None = None,
     ) -> None:
@@ -238,7 +239,7 @@ class Server:
         start, definition = connection.start, connection.definition
         assert start is not None and definition is not None and definition.image is not None
         label = leftovers.label(f"{start.job}.{start.step}", self._place)
-        plan = make_plan(definition, label, home, self._config)
+        plan = make_plan(definition, label, home, self._config.environment)
         request = Build(
             key=connection.key,
             digest=definition.image.digest if definition.image.store == "site" else None,

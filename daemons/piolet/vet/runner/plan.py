@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from piolet.vet.failures import VetError
+from piolet.base.errors import VetError
 
 VERSION = 1
 LIMIT_BYTES = 256 * 1024

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from piolet.api import Context
 from piolet.base import hostlist
-from piolet.vet.failures import VetError
+from piolet.base.errors import SlurmError
 from piolet.vet.runner.plan import Plan
 
 _ASKED_MAX = 3
@@ -25,7 +25,7 @@ def nodes(environ: Mapping[str, str]) -> list[str]:
     """Return the nodes of this step, or none: Slurm does not say."""
     try:
         return hostlist.expand(environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or "")
-    except VetError:
+    except SlurmError:
         return []
 
 

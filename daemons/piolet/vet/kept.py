@@ -1,4 +1,4 @@
-"""What is known of a job: its nodes, and the vetting that it has had already.
+"""The vetting that a job has had already.
 
 A job is vetted once and not once a step. The vetting is good for a later srun of the same job with the same
 protocol, the same nodes and, where evals run inside it, the same environment: for ten minutes, or as long as the
@@ -16,22 +16,19 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from piolet.base import hostlist
+from piolet.base.errors import SlurmError, VetError
 from piolet.submission.dependencies import Stamp
 from piolet.vet import store
-from piolet.vet.failures import VetError
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import HOST, Plan
 from piolet.vet.verdicts import BAD, GOOD, WARNED, Decision
 
 FRESH_S = 600.0
 _KEPT_S = 7 * 86400.0
-_ASK_S = 30.0
 _LOOK_S = 0.02
 _DEFINITION = "SLURM_PIOLET_ENVIRONMENT"
 
@@ -51,45 +48,6 @@ class Place:
     file: str
     rests: str
     good_for_s: float
-
-
-def nodes_of(job: int, environ: Mapping[str, str], scontrol: str = "scontrol") -> list[str]:
-    """Return the job's nodes in Slurm's order. Raises VetError."""
-    text = environ.get("SLURM_JOB_NODELIST") or environ.get("SLURM_NODELIST") or ""
-    if not text or environ.get("SLURM_JOB_ID") != str(job):
-        text = _ask(job, scontrol)
-    nodes = hostlist.expand(text)
-    if not nodes:
-        raise VetError(f"job {job} has no nodes")
-    return nodes
-
-
-def started(job: int, scontrol: str = "scontrol") -> float:
-    """Return when the job began, in seconds of the epoch, to the second. Raises VetError."""
-    text = _ask(job, scontrol, "StartTime")
-    try:
-        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        raise VetError(f"{scontrol} tells no start of job {job}: {text[:40]}") from None
-
-
-def _ask(job: int, scontrol: str, field: str = "NodeList") -> str:
-    command = [scontrol, "show", "job", "--oneliner", str(job)]
-    # The user may want other times to be shown.
-    environ = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL, env=environ
-        )
-    except subprocess.TimeoutExpired:
-        raise VetError(f"{scontrol} did not tell the nodes of job {job} within {_ASK_S:g} s") from None
-    except OSError as error:
-        raise VetError(f"cannot start {scontrol}: {error.strerror}") from None
-    found = re.search(rf"(?<!\S){field}=(\S+)", done.stdout.decode("utf-8", "replace"))
-    if done.returncode or found is None:
-        why = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it did not say why"]
-        raise VetError(f"{scontrol} cannot tell the {field} of job {job}: {why[0]}")
-    return found[1]
 
 
 def place(job: int, plan: Plan, request: str, environ: Mapping[str, str]) -> Place | None:
@@ -187,7 +145,7 @@ def kept(where: Place, nodes: Sequence[str], now: float, began: Callable[[], flo
     decision = _decision(value, nodes)
     try:
         return Kept(decision, now - at) if decision is not None and began() <= at else None
-    except VetError:
+    except SlurmError:
         return None
 
 
@@ -200,41 +158,3 @@ def _decision(value: Mapping[str, Any], nodes: Sequence[str]) -> Decision | None
     except (KeyError, TypeError):
         return None
     return Decision(state, reasons, found, "", notes) if set(state.values()) <= {GOOD, WARNED, BAD} else None
-
-
-def impossible(command: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Return why Slurm can never give the srun `command` its nodes, '' when it can, or does not say."""
-    try:
-        done = subprocess.run(
-            [command[0], "--test-only", *command[1:]], capture_output=True, timeout=_ASK_S, check=False,
-            stdin=subprocess.DEVNULL, env=dict(environ),
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    return said[-1].rpartition(": ")[2][:300] if done.returncode and said else ""
-
-
-def cancel(job: int, scancel: str) -> Callable[[], None]:
-    """Begin to give an allocation back, and return what waits for its end. Both raise VetError.
-
-    It goes on when this process is killed, and the terminal's Ctrl-C does not reach it.
-    """
-    lives = f"the allocation may live on: scancel {job}"
-    try:
-        process = subprocess.Popen(
-            [scancel, str(job)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            start_new_session=True,
-        )  # fmt: skip
-    except OSError as error:
-        raise VetError(f"cannot start {scancel}: {error.strerror}", f"the allocation lives on: scancel {job}") from None
-
-    def wait() -> None:
-        try:
-            _, said = process.communicate(timeout=_ASK_S)
-        except subprocess.TimeoutExpired:
-            raise VetError(f"{scancel} {job} did not end within {_ASK_S:g} s", lives) from None
-        if process.returncode:
-            raise VetError(f"{scancel} {job} failed: {said.decode('utf-8', 'replace').strip()[:300]}", lives)
-
-    return wait
