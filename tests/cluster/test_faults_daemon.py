@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from piolet.node.root import leftovers as node_leftovers
+from piolet.container import labels
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, assert_sentence, elapsed, end, error_lines, kill, python
@@ -104,7 +104,7 @@ def test_slurmstepd_is_killed_while_pioletd_is_down(faults: Faults) -> None:
 )
 def test_a_label_that_is_no_steps_of_this_node_ends_nothing(faults: Faults, label: str) -> None:
     """A root mount that claims to be a container: a user's own, or that of a daemon of another cluster."""
-    label = f"piolet:{label.format(place=node_leftovers.place('node2', str(faults.root('node2') / 'run/piolet')))}"
+    label = f"piolet:{label.format(place=labels.place('node2', str(faults.root('node2') / 'run/piolet')))}"
     victim = faults.root("node2") / "run/victim"
     room = faults.cluster.room("alice")
     script = faults.cluster.script(

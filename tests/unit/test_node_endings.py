@@ -16,7 +16,7 @@ import pytest
 from piolet.node.root import leftovers
 from piolet.node.root.endings import Endings, Remains
 from piolet.node.root.state import Known, StepFiles
-from piolet.system import linux
+from piolet.system import linux, processes
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a container is ended by root")
 USER = 61234
@@ -56,7 +56,7 @@ class Container:
 
     def members(self) -> list[int]:
         found = []
-        for pid in leftovers.processes():
+        for pid in processes.pids():
             try:
                 if os.stat(f"/proc/{pid}/ns/user").st_ino == self.number and _state(pid) != "Z":
                     found.append(pid)
@@ -71,7 +71,7 @@ def _state(pid: int) -> str:
 
 def _strangers() -> Iterator[int]:
     """Yield those who are nobody's: the killers."""
-    for pid in leftovers.processes():
+    for pid in processes.pids():
         try:
             if os.stat(f"/proc/{pid}").st_uid >= 0x80000000:
                 yield pid

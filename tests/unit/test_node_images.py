@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from piolet.base.files import identity_of
 from piolet.node.root import mounts
 from piolet.node.root.devicemapper import DeviceMapper
 from piolet.node.root.imagemounts import FUSE, IDMAP, Choice, too_old
-from piolet.node.root.mounts import Images, Wanted, explain, identity_of
+from piolet.node.root.mounts import Images, Wanted, explain
 from piolet.system import linux
 
 pytestmark = pytest.mark.skipif(

@@ -13,18 +13,19 @@ import pytest
 from piolet.base.errors import PioletError
 from piolet.node import main
 from piolet.node.requests import is_step
-from piolet.node.root import leftovers
 from piolet.node.root.state import Known, StepFiles
+from piolet.steps import slurmstepd
+from piolet.system import processes
 
 
 def test_a_pid_that_was_used_again_is_not_mistaken() -> None:
-    started = leftovers.start_time(os.getpid())
+    started = processes.start_time(os.getpid())
     assert started is not None
     assert Known("1.0", os.getpid(), started).alive()
     assert not Known("1.0", os.getpid(), started - 1).alive(), "another process had this pid"
     assert not Known("1.0", os.getpid(), None).alive(), "the slurmstepd had ended when it was noted"
     child = subprocess.Popen([sys.executable, "-c", ""])
-    born = leftovers.start_time(child.pid)
+    born = processes.start_time(child.pid)
     child.wait()
     assert not Known("1.0", child.pid, born).alive()
 
@@ -32,7 +33,7 @@ def test_a_pid_that_was_used_again_is_not_mistaken() -> None:
 def test_notes_are_read_back(tmp_path: Path) -> None:
     files = StepFiles(str(tmp_path / "steps"))
     assert (tmp_path / "steps").stat().st_mode & 0o777 == 0o700
-    known = Known("7.1", os.getpid(), leftovers.start_time(os.getpid()))
+    known = Known("7.1", os.getpid(), processes.start_time(os.getpid()))
     files.write(known)
     assert files.read() == [known]
     files.remove("7.1")
@@ -83,7 +84,7 @@ def test_anybodys_process_does_not_pass_for_a_slurmstepd() -> None:
         deadline = time.monotonic() + 10
         while not Path(f"/proc/{forged.pid}/cmdline").read_bytes().startswith(b"slurmstepd: [991.0]"):
             assert time.monotonic() < deadline, "the process has not taken its title"
-        assert "991.0" not in leftovers.stepds()
+        assert "991.0" not in slurmstepd.running()
     finally:
         forged.kill()
         forged.wait()

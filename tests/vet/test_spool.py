@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from piolet.node.server import spool
-from piolet.node.server.shares import Shares
 from piolet.node.server.spool import Spool, Who
+from piolet.node.shares import Shares
 
 ALICE, BOB = Who(1001, 11, "7", "0", "cgroup"), Who(1002, 12, "8", "3", "slurmstepd")
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piolet.base.errors import ConfigError, PioletError
-from piolet.container import worker
+from piolet.container import labels, worker
 from piolet.container.worker import Means
-from piolet.node.root import imagemounts, leftovers
+from piolet.node.root import imagemounts
 from piolet.node.root.devicemapper import DeviceMapper
 from piolet.node.root.monitor import Monitor
 from piolet.node.root.mounts import Images
@@ -73,7 +73,7 @@ def run(config: Settings) -> int:
     scoring = os.fork()
     if scoring == 0:
         _keep(score_listener, ends, server_account, scored, config)
-    place = leftovers.place(socket.gethostname().partition(".")[0], str(state))
+    place = labels.place(socket.gethostname().partition(".")[0], str(state))
     server = os.fork()
     if server == 0:
         _serve(listener, theirs, (vet_listener, desk), server_account, config, place)

@@ -8,8 +8,11 @@ import socket
 import struct
 from typing import NamedTuple
 
+from piolet.base.errors import PioletError
+
 UCRED = struct.Struct("=iII")
 _SIOCUNIXFILE = 0x89E0
+_SO_PEERPIDFD = 77
 
 File = tuple[int, int]
 """The file of a listening socket: its device and inode."""
@@ -67,3 +70,18 @@ def of_accepted(channel: socket.socket, listener: File) -> Peer:
     if (status.st_dev, status.st_ino) != listener:
         raise PermissionError("the connection is not one that was made to pioletd")
     return of(channel)
+
+
+def pidfd_of(channel: socket.socket, pid: int) -> int:
+    """Return a descriptor of the process that connected; before Linux 6.5 of that which has its number by now.
+
+    Raises PioletError: it is gone.
+    """
+    try:
+        return channel.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:
+        pass
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        raise PioletError("the task that asked is gone") from None

@@ -12,8 +12,7 @@ import signal
 import time
 from collections.abc import Collection
 
-from piolet.node.root import leftovers
-from piolet.system import linux
+from piolet.system import linux, processes
 
 _FAST_PASSES = 16
 _PAUSE_S, _PAUSE_MAX_S = 0.0002, 0.05
@@ -99,7 +98,7 @@ def _kill(pid: int, table: dict[int, tuple[int, int]] | None = None) -> None:
 def _table() -> dict[int, tuple[int, int]]:
     """Return the parent and the start time of every process."""
     found = {}
-    for pid in leftovers.processes():
+    for pid in processes.pids():
         with contextlib.suppress(OSError, IndexError, ValueError):
             found[pid] = _entry(pid)
     return found

@@ -15,6 +15,7 @@ import selectors
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from piolet.container import labels
 from piolet.node.root import leftovers
 from piolet.node.root.state import Known, StepFiles
 from piolet.system.children import Child
@@ -128,7 +129,7 @@ class Endings:
             _log.warning("step %s: what runs in its container does not end (%s); it is tried again", step, status)
 
     def _look(self, one: _Labelled) -> None:
-        found = leftovers.in_containers().get(one.label, [])
+        found = labels.in_containers().get(one.label, [])
         for user_ns in leftovers.user_namespaces(one.label, found):
             self.empty(Remains(Known(one.step, 0, None), user_ns))
         one.looks += 1

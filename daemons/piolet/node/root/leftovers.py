@@ -10,77 +10,16 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
 
+from piolet.container import labels
 from piolet.steps import hierarchies
-from piolet.system import children, linux
+from piolet.system import children, linux, processes
 from piolet.system.children import Child
 
-LABEL = "piolet:"
 _NS_GET_PARENT = 0xB702
 # Users and groups with the highest bit set are nobody's. A killer's own pid makes its user its own, too: otherwise
 # two that are at work at one time could kill each other.
 _NOBODY_AT_ALL = 0x80000000
-
-
-def place(node: str, state: str) -> str:
-    """Return what tells the containers of this daemon from those of others: its node, and where its state is.
-
-    Several nodes, even of one name, may share a kernel, as where two test clusters run on one machine; each
-    has a file system of its own for `state`, whose number stays until a reboot. Raises OSError.
-    """
-    return f"{node}.{os.stat(state).st_dev:x}"
-
-
-def label(step: str, place: str) -> str:
-    """Return the name of a container's root mount."""
-    return f"{LABEL}{place}:{step}"
-
-
-def processes() -> Iterator[int]:
-    """Yield the pid of every process."""
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            yield int(name)
-
-
-def namespace_of(pid: int) -> int | None:
-    """Return the number of the process's mount namespace, or None when it is gone."""
-    try:
-        return os.stat(f"/proc/{pid}/ns/mnt").st_ino
-    except OSError:
-        return None
-
-
-def label_of(pid: int) -> str | None:
-    """Return the label of the container that the process is in, or None."""
-    try:
-        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                left, _, right = line.partition(" - ")
-                fields, tail = left.split(), right.split()
-                if fields[4] == "/" and len(tail) > 1 and tail[0] == "overlay" and tail[1].startswith(LABEL):
-                    return tail[1]
-    except (OSError, IndexError):
-        pass
-    return None
-
-
-def in_containers() -> dict[str, list[int]]:
-    """Return the processes of every container of ours, by label."""
-    own = namespace_of(os.getpid())
-    labels: dict[int, str | None] = {}
-    found: dict[str, list[int]] = {}
-    for pid in processes():
-        number = namespace_of(pid)
-        if number is None or number == own:
-            continue
-        if number not in labels:
-            labels[number] = label_of(pid)
-        label = labels[number]
-        if label is not None:
-            found.setdefault(label, []).append(pid)
-    return found
 
 
 def start_killing(user_ns: int, by_force: bool = False, step: str | None = None) -> Child:
@@ -121,7 +60,7 @@ def _kill_seen(user_ns: int, step: str | None = None) -> None:
     wanted = os.fstat(user_ns).st_ino
     if wanted == os.stat("/proc/self/ns/user").st_ino:
         raise PermissionError("that is the node's own user namespace")
-    for pid in processes():
+    for pid in processes.pids():
         with contextlib.suppress(OSError):
             process = os.pidfd_open(pid)
             try:
@@ -175,40 +114,9 @@ def user_namespaces(label: str, pids: list[int]) -> list[int]:
             continue
         number = os.fstat(descriptor).st_ino
         # Its number may have become another process's since it was found; that one has another label.
-        if number in seen or label_of(pid) != label:
+        if number in seen or labels.label_of(pid) != label:
             os.close(descriptor)
             continue
         seen.add(number)
         found.append(descriptor)
-    return found
-
-
-def start_time(pid: int) -> int | None:
-    """Return when the process started, in clock ticks after boot (field 22 of /proc/PID/stat), or None."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
-
-
-def stepds() -> dict[str, int]:
-    """Return the pid of every slurmstepd of this node, by "JOB.STEP": it says in its title whose it is.
-
-    Anybody can take that title, so only root's, and only of a program of that name, are believed.
-    """
-    own = os.stat("/proc/self/ns/uts").st_ino
-    found = {}
-    for pid in processes():
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                title = file.read(256).split(b"\0")[0].decode("ascii", "replace")
-            if not title.startswith("slurmstepd: [") or os.stat(f"/proc/{pid}").st_uid != 0:
-                continue
-            # Distributions add to the name: slurmstepd-wlm.
-            program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
-            if program.startswith("slurmstepd") and os.stat(f"/proc/{pid}/ns/uts").st_ino == own:
-                found[title[13:].partition("]")[0]] = pid
-        except OSError:
-            continue
     return found

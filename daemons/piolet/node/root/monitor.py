@@ -2,7 +2,8 @@
 
 It never parses what a user wrote, never opens a path that a user named, and never waits for a process that a user
 could stop: every wait is an event with a deadline, or (in mounts.py) a few seconds at most for a child that is root. It
-imports the standard library, piolet.node, piolet.system.peer and piolet.base.errors only. It is alone in its mount namespace.
+imports the standard library and rooms that parse nothing of users (a contract in pyproject.toml). It is alone in its
+mount namespace.
 
 An image is mounted by a child of root, a container is built by a child that has become the job's user; the monitor
 writes that child's id maps and opens its namespaces. When the step ends, what still runs in the container is ended.
@@ -21,9 +22,9 @@ from collections import Counter
 from collections.abc import Callable
 
 from piolet.base.errors import PioletError, WireError
-from piolet.container import worker
+from piolet.container import labels, worker
 from piolet.node.requests import Answer, Build, End, decode, take_start
-from piolet.node.root import earlier, leftovers
+from piolet.node.root import earlier
 from piolet.node.root.endings import Endings, Remains
 from piolet.node.root.mounts import Images, View, explain
 from piolet.node.root.state import Known, StepFiles
@@ -229,7 +230,7 @@ class Monitor:
             served = view is not None and view.is_file
             stepd = who.peer if order.foreign or served else 0
             rooted = view is not None and not served and self._images.rooted
-            label = leftovers.label(who.step, self._place) if rooted else ""
+            label = labels.label(who.step, self._place) if rooted else ""
             todo = worker.Order(
                 who.uid,
                 who.gid,

@@ -18,6 +18,7 @@ import os
 import socket
 from dataclasses import dataclass
 
+from piolet.base.files import identity_of
 from piolet.node.root import ownfile
 from piolet.node.root.devicemapper import DeviceMapper
 from piolet.node.root.imagemounts import DEVICE_MAPPER, FUSE, IDMAP, Choice
@@ -103,11 +104,6 @@ class Mounting:
         done = int.from_bytes(self.seen[:8], "little")
         size = self.wanted.identity[2]
         return f"read to check it: {done >> 20} of {size >> 20} MiB" if 0 < done < size else "mounted"
-
-
-def identity_of(status: os.stat_result) -> list[int]:
-    """Return what tells one file from another that has taken its place, or from itself before it was changed."""
-    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 class Images:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from piolet.base.errors import PioletError
 from piolet.node.requests import is_step
-from piolet.node.root import leftovers
+from piolet.system import processes
 
 _log = logging.getLogger("pioletd.monitor")
 
@@ -28,7 +28,7 @@ class Known:
 
     def alive(self) -> bool:
         """Return whether that very slurmstepd still runs."""
-        return self.started is not None and leftovers.start_time(self.peer) == self.started
+        return self.started is not None and processes.start_time(self.peer) == self.started
 
 
 class StepFiles:

@@ -7,10 +7,10 @@ import socket
 from dataclasses import dataclass, field, replace
 
 from piolet.node.requests import Announced, Build
-from piolet.node.root import leftovers
 from piolet.node.root.endings import Remains
 from piolet.node.root.mounts import Mounting, Wanted
 from piolet.steps import jobnamespaces
+from piolet.system import processes
 from piolet.system.children import Child
 
 
@@ -49,7 +49,7 @@ class Step:
         """Note when the slurmstepd was started, by which it is known later; while the worker is at work."""
         if self.remains is not None:
             self.remains = replace(
-                self.remains, of=replace(self.remains.of, started=leftovers.start_time(self.who.peer))
+                self.remains, of=replace(self.remains.of, started=processes.start_time(self.who.peer))
             )
 
     def forget_namespace(self) -> None:

@@ -17,15 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from piolet.base.errors import PioletError
+from piolet.node.vetting import CGROUP, SLURMSTEPD, UNKNOWN
 from piolet.steps import hierarchies
 from piolet.system import peer
 
 _log = logging.getLogger("pioletd.zygote")
 
-CGROUP, SLURMSTEPD, UNKNOWN = "cgroup", "slurmstepd", "unknown"
 _TITLE = re.compile(r"slurmstepd: \[([A-Za-z0-9_+-]{1,60})\.([A-Za-z0-9_+-]{1,60})\]")
 _ANCESTORS_MAX = 64
-_SO_PEERPIDFD = 77
 _LIMITS = {
     "Max address space": resource.RLIMIT_AS,
     "Max core file size": resource.RLIMIT_CORE,
@@ -67,7 +66,7 @@ class Place:
 def of_connection(channel: socket.socket, listener: peer.File) -> tuple[Task, Place]:
     """Return the process that made the connection, and where it belongs. Raises PioletError and OSError."""
     pid, uid, _ = peer.of_accepted(channel, listener)
-    process = pidfd_of(channel, pid)
+    process = peer.pidfd_of(channel, pid)
     try:
         task = look_up(pid, uid)
         place = place_of(task, hierarchies.own_mounts())
@@ -77,21 +76,6 @@ def of_connection(channel: socket.socket, listener: peer.File) -> tuple[Task, Pl
         return task, place
     finally:
         os.close(process)
-
-
-def pidfd_of(channel: socket.socket, pid: int) -> int:
-    """Return a descriptor of the process that connected; before Linux 6.5 of that which has its number by now.
-
-    Raises PioletError: it is gone.
-    """
-    try:
-        return channel.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-    except OSError:
-        pass
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        raise PioletError("the task that asked is gone") from None
 
 
 def look_up(pid: int, uid: int) -> Task:

@@ -5,13 +5,6 @@ first vetting comes. A vetting is two forks. The first stays root and does nothi
 connected, tells the server which job and step that is, and at the end kills what the second one left, wherever it hid.
 The second enters the task's control groups, takes over its limits, its CPUs, its environment and its directory, becomes
 its user for good, and only then reads the plan, which is the user's word.
-
-Requests come from the unprivileged server over a SOCK_SEQPACKET pair: JSON, with the task's connection as descriptor.
-    {"key"}       vet for the process that made the connection: who that is the kernel says, and what it wants is still
-                  in the connection; the child writes its lines there, and verdicts for the spool to a second descriptor
-    {"end": key}  the task is gone: end the child and all that it started
-Answers: {"began"} at its start, for it may be the second; {"key", "job", "step", "found"} before the child is forked,
-so that no user has had a say in it; {"key", "status"} when a child has ended, and all that it started.
 """
 
 from __future__ import annotations
@@ -31,13 +24,13 @@ from dataclasses import asdict, dataclass
 
 from piolet.base.errors import PioletError, WireError
 from piolet.node.root import descendants, kernellog, vettask
-from piolet.node.server.shares import Sparse
+from piolet.node.shares import Sparse
+from piolet.node.vetting import MESSAGE_MAX, Request
 from piolet.system import linux, peer
 from piolet.transport import packets, wire
 
 _log = logging.getLogger("pioletd.zygote")
 
-MESSAGE_MAX = 256
 VETTINGS_MAX, USERS_VETTINGS_MAX = 512, 32
 _END_S, _AGAIN_S, _AGAIN_MAX_S = 10.0, 1.0, 30.0
 _ZYGOTE_END_S = 3.0
@@ -45,30 +38,6 @@ _ZYGOTE_END_S = 3.0
 Facts = dict[str, list[str]]
 Work = Callable[[bytes, int, Facts, int], None]
 """What a child does as the user: with the plan, the descriptors for its lines and for the spool, and root's facts."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the server asks for: one of the two."""
-
-    key: int | None = None
-    end: int | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the server is told: that there is a new zygote, or else one of two things of a vetting.
-
-    found    where its task belongs, and what says so (vettask.Place)
-    status   it has ended, with this exit status
-    """
-
-    began: bool = False
-    key: int = -1
-    found: str | None = None
-    job: str | None = None
-    step: str | None = None
-    status: int | None = None
 
 
 @dataclass(frozen=True)

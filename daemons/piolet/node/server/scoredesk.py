@@ -24,13 +24,12 @@ from pathlib import Path
 
 from piolet.api import Target
 from piolet.base.errors import PioletError, WireError
-from piolet.node.root import leftovers
-from piolet.node.server.shares import Sparse
+from piolet.node.shares import Sparse
 from piolet.samples import request
 from piolet.samples.choose import choose
 from piolet.samples.sampler import Sampler, Session, Sink, Step
 from piolet.steps import hierarchies
-from piolet.system import peer
+from piolet.system import peer, processes
 from piolet.transport import packets, wire
 
 _log = logging.getLogger("pioletd.sampler")
@@ -306,7 +305,7 @@ class ScoreDesk:
                 path.unlink(missing_ok=True)
                 continue
             # Its number may be another process's by now.
-            if leftovers.start_time(facts.peer) != facts.started:
+            if processes.start_time(facts.peer) != facts.started:
                 os.close(pidfd)
                 path.unlink(missing_ok=True)
                 continue
@@ -333,7 +332,7 @@ def _facts(start: wire.Start, peer: int) -> Facts:
         start.node.partition(".")[0],
         start.definition.decode("utf-8"),
         peer,
-        leftovers.start_time(peer),
+        processes.start_time(peer),
     )
 
 

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from piolet.base.errors import PioletError
+from piolet.base.files import identity_of
+from piolet.container import labels
 from piolet.container.plan import ENTRY_PROGRAM
 from piolet.environment.definition import Definition, from_json
 from piolet.images.store import locate
 from piolet.node.requests import Answer, Build, End, encode
-from piolet.node.root import leftovers
-from piolet.node.root.mounts import identity_of
 from piolet.node.server.planner import make_plan
 from piolet.node.server.refusals import Refusals
 from piolet.node.settings import Settings
@@ -238,7 +238,7 @@ class Server:
     def _build(self, connection: Connection, identity: list[int], home: str | None) -> None:
         start, definition = connection.start, connection.definition
         assert start is not None and definition is not None and definition.image is not None
-        label = leftovers.label(f"{start.job}.{start.step}", self._place)
+        label = labels.label(f"{start.job}.{start.step}", self._place)
         plan = make_plan(definition, label, home, self._config.environment)
         request = Build(
             key=connection.key,

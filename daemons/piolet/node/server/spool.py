@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from piolet.node.server.shares import Shares, Sparse
+from piolet.node.shares import Shares, Sparse
 
 _log = logging.getLogger("pioletd")
 

@@ -22,11 +22,11 @@ import time
 from dataclasses import dataclass
 
 from piolet.base.errors import PioletError, WireError
-from piolet.node.root import vettask
-from piolet.node.root.zygote import MESSAGE_MAX, Answer
+from piolet.node import vetting
 from piolet.node.server.refusals import Refusals
-from piolet.node.server.shares import Shares, Sparse
 from piolet.node.server.spool import LINE_MAX, Spool, Who
+from piolet.node.shares import Shares, Sparse
+from piolet.node.vetting import MESSAGE_MAX, Answer
 from piolet.system import peer
 from piolet.transport import packets, wire
 
@@ -38,7 +38,7 @@ _AT_ONCE, _A_SECOND = 64, 16
 _ACCEPTED_MAX = 64
 _SPOOLED_MAX = 1 << 20
 _PAUSE_S = 0.05
-_FOUND = (vettask.CGROUP, vettask.SLURMSTEPD, vettask.UNKNOWN)
+_FOUND = (vetting.CGROUP, vetting.SLURMSTEPD, vetting.UNKNOWN)
 _NAME = re.compile(r"[A-Za-z0-9_+-]{1,60}")
 
 
@@ -126,7 +126,7 @@ class VetDesk:
         try:
             wire.decode_vet(data)
             request = json.dumps({"key": task.key}).encode()
-            task.pidfd = vettask.pidfd_of(task.channel, task.who.pid)
+            task.pidfd = peer.pidfd_of(task.channel, task.who.pid)
             task.verdicts, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 socket.send_fds(self._zygote, [request], [task.channel.fileno(), write])
