@@ -157,7 +157,7 @@ def dead(tmp_path: Path) -> str:
         "import sys; from piolet.images.lease import Presence\n"
         "p = Presence(sys.argv[1], 30); p.start(); p.take('x'); p.scratch(); print(p.token)"
     )
-    daemons = Path(documents.__file__).parents[3]
+    daemons = Path(documents.__file__).parents[2]
     made = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         env={"PYTHONPATH": str(daemons)},

@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import piolet
 from piolet.base.errors import ImageError
 from piolet.images import landlock, seccomp, walls
 
@@ -193,4 +194,4 @@ def _try(scratch: str, uid: int | None, answer: int) -> None:
 
 def _own() -> list[str]:
     """Return where this interpreter's library and our own code lie: some modules are loaded late."""
-    return [os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))]
+    return [os.path.dirname(os.__file__), os.path.dirname(os.path.abspath(piolet.__file__))]

@@ -9,6 +9,7 @@ that the lines go to. Evals inside an image are not its work.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import functools
 import hashlib
 import json
@@ -21,6 +22,7 @@ from dataclasses import replace
 
 from piolet.api import Context
 from piolet.base.errors import PioletError
+from piolet.vet.catalogue import catalogue
 from piolet.vet import cache, foreground, store, verdicts
 from piolet.vet.origin import USER, Origins, closed_environment
 from piolet.vet.runner import parts, plan, records, runner, session, surroundings
@@ -32,12 +34,26 @@ Facts = dict[str, list[str]]
 Work = Callable[[bytes, int, Facts, int], None]
 
 
+def preload() -> None:
+    """Import what most evals need, in a process that will be forked. Call it before threads are started.
+
+    Linear algebra gets one thread: an eval that wants more cores forks a process for each.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for name in ("numpy", "psutil", "pynvml"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+    for entry in catalogue().entries.values():
+        assert entry.kind
+
+
 def prepare(site: Sequence[str] = ()) -> Work:
     """Import what most evals need, and return what a child does. Call it before threads are started.
 
     `site` are the directories of the site's evals, as the daemon's configuration names them.
     """
-    runner.preload()
+    preload()
     # OpenSSL reads its configuration, which can name programs, when it is first used: not in the user's environment.
     hashlib.sha256(b"").digest()
     ssl.create_default_context()

@@ -52,23 +52,6 @@ class _Running:
     tail: bytes = b""
 
 
-def preload() -> None:
-    """Import what most evals need, in a process that will be forked. Call it before threads are started.
-
-    Linear algebra gets one thread: an eval that wants more cores forks a process for each.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    import importlib
-
-    for name in ("numpy", "psutil", "pynvml"):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-    from piolet.vet.catalogue import catalogue
-
-    for entry in catalogue().entries.values():
-        assert entry.kind
-
-
 def run(
     tasks: Sequence[Task], context: Context, emit: Emit, resolve: Resolve | None = None, resolve_s: float = 120.0
 ) -> None:
