@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+
 @dataclass(frozen=True)
 class Weakening:
     """`changes`: the file (a path from the top of the repository, below daemons/), a text that is there once, and what
@@ -46,7 +47,11 @@ WEAKENINGS: dict[str, Weakening] = {
         ),
     ),
     "images are mounted where users' processes are": _of(
-        ("daemons/piolet/node/main.py", '(("images", 0o700), ("build", 0o755))', '(("images", 0o755), ("build", 0o755))'),
+        (
+            "daemons/piolet/node/main.py",
+            '(("images", 0o700), ("build", 0o755))',
+            '(("images", 0o755), ("build", 0o755))',
+        ),
         (
             "daemons/piolet/node/main.py",
             '    linux.unshare(linux.CLONE_NEWNS)\n    linux.mount("pioletd", str(images)',
@@ -54,7 +59,11 @@ WEAKENINGS: dict[str, Weakening] = {
         ),
     ),
     "binds of the host keep suid": _of(
-        ("daemons/piolet/container/container.py", "        linux.set_mount_attributes(tree, linux.MOUNT_ATTR_NOSUID)\n", ""),
+        (
+            "daemons/piolet/container/container.py",
+            "        linux.set_mount_attributes(tree, linux.MOUNT_ATTR_NOSUID)\n",
+            "",
+        ),
     ),
     "squashfuse stays in pioletd's control group": _of(
         ("daemons/piolet/node/root/monitor.py", "stepd = who.peer if order.foreign or served else 0", "stepd = 0"),
@@ -70,12 +79,24 @@ WEAKENINGS: dict[str, Weakening] = {
         ),
     ),
     "no worker slots for each user": _of(
-        ("daemons/piolet/node/root/monitor.py", "if self._building.total() >= _WORKERS_MAX:", "if self._building.total() >= 12:"),
-        ("daemons/piolet/node/root/monitor.py", "if self._building[step.who.uid] >= _WORKERS_PER_USER_MAX:", "if False:"),
+        (
+            "daemons/piolet/node/root/monitor.py",
+            "if self._building.total() >= _WORKERS_MAX:",
+            "if self._building.total() >= 12:",
+        ),
+        (
+            "daemons/piolet/node/root/monitor.py",
+            "if self._building[step.who.uid] >= _WORKERS_PER_USER_MAX:",
+            "if False:",
+        ),
     ),
     "an eval's orphans are not looked for": _of(
         ("daemons/piolet/node/root/zygote.py", "        if not descendants.end_all(_END_S):\n", "        if False:\n"),
-        ("daemons/piolet/node/root/zygote.py", "        while not descendants.end_all(0.0):\n", "        while False:\n"),
+        (
+            "daemons/piolet/node/root/zygote.py",
+            "        while not descendants.end_all(0.0):\n",
+            "        while False:\n",
+        ),
     ),
     "squashfuse keeps what it inherits": _of(
         (
@@ -107,7 +128,11 @@ WEAKENINGS: dict[str, Weakening] = {
 """,
             "",
         ),
-        ("daemons/piolet/transport/packets.py", "        if not needed <= value.keys() <= readers.keys():\n", "        if False:\n"),
+        (
+            "daemons/piolet/transport/packets.py",
+            "        if not needed <= value.keys() <= readers.keys():\n",
+            "        if False:\n",
+        ),
         (
             "daemons/piolet/transport/packets.py",
             """        if not isinstance(value, list):
@@ -164,7 +189,11 @@ WEAKENINGS: dict[str, Weakening] = {
             "if False:",
         ),
         ("daemons/piolet/node/server/spool.py", 'f"verdicts-{uid}.jsonl")', '"verdicts-0.jsonl")'),
-        ("daemons/piolet/node/server/spool.py", 'f"verdicts-{uid}-{time.time_ns()}.jsonl"', 'f"verdicts-0-{time.time_ns()}.jsonl"'),
+        (
+            "daemons/piolet/node/server/spool.py",
+            'f"verdicts-{uid}-{time.time_ns()}.jsonl"',
+            'f"verdicts-0-{time.time_ns()}.jsonl"',
+        ),
     ),
     "the kernel's log as it is": _of(
         (
@@ -182,7 +211,11 @@ WEAKENINGS: dict[str, Weakening] = {
         ),
         ("daemons/piolet/samples/local.py", 'cwd="/", env=closed_environment(os.environ),', ""),
         ("daemons/piolet/vet/step.py", '("python3", "-I", "-c", bundle.LOADER)', '("python3", "-c", bundle.LOADER)'),
-        ("daemons/piolet/vet/requirements.py", '_call([sys.executable, "-I", "-m", "venv"', '_call([sys.executable, "-m", "venv"'),
+        (
+            "daemons/piolet/vet/requirements.py",
+            '_call([sys.executable, "-I", "-m", "venv"',
+            '_call([sys.executable, "-m", "venv"',
+        ),
         ("daemons/piolet/vet/requirements.py", 'env=_environment(os.environ), cwd="/", text=True', "text=True"),
         (
             "daemons/piolet/vet/requirements.py",
@@ -198,7 +231,11 @@ WEAKENINGS: dict[str, Weakening] = {
         ),
         ("daemons/piolet/images/limits.py", "    resource.setrlimit(resource.RLIMIT_DATA, (wanted, wanted))\n", ""),
         # As it was: a path may have any length, and every file keeps its own in full.
-        ("daemons/piolet/images/tree.py", "        if parent.length + 1 + len(name) > _PATH_LIMIT:\n", "        if False:\n"),
+        (
+            "daemons/piolet/images/tree.py",
+            "        if parent.length + 1 + len(name) > _PATH_LIMIT:\n",
+            "        if False:\n",
+        ),
         (
             "daemons/piolet/images/tree.py",
             "            self.parent, self.name = parent, name\n",

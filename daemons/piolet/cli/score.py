@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from piolet.base.errors import UsageError
+from piolet.cli.files import write
 from piolet.cli.main import printable
 from piolet.site.config import Config
 
@@ -227,19 +228,6 @@ def _report(args: argparse.Namespace) -> int:
             write(path, figures.png(figure))
             print(path)
     return 0
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file, which appears whole or not at all. Raises ScoreError."""
-    from piolet.base.errors import ScoreError
-
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.rename(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise ScoreError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _watch(args: argparse.Namespace) -> int:

@@ -97,7 +97,7 @@ def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any],
         if late:
             print(f"piolet: warning: the last samples of {late} did not come in time", file=sys.stderr)
         if wish.html:
-            from piolet.cli.score import write
+            from piolet.cli.files import write
             from piolet.score.report import html
 
             write(directory / "report.html", html.render(summary).encode())

@@ -9,9 +9,9 @@ that the lines go to. Evals inside an image are not its work.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import functools
 import hashlib
+import importlib
 import json
 import os
 import select
@@ -22,8 +22,8 @@ from dataclasses import replace
 
 from piolet.api import Context
 from piolet.base.errors import PioletError
-from piolet.vet.catalogue import catalogue
 from piolet.vet import cache, foreground, store, verdicts
+from piolet.vet.catalogue import catalogue
 from piolet.vet.origin import USER, Origins, closed_environment
 from piolet.vet.runner import parts, plan, records, runner, session, surroundings
 from piolet.vet.runner.meeting import MEETING_VARIABLE, START_S
