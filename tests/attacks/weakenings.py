@@ -60,7 +60,7 @@ WEAKENINGS: dict[str, Weakening] = {
     ),
     "binds of the host keep suid": _of(
         (
-            "daemons/piolet/container/container.py",
+            "daemons/piolet/container/native.py",
             "        linux.set_mount_attributes(tree, linux.MOUNT_ATTR_NOSUID)\n",
             "",
         ),

@@ -28,11 +28,11 @@ SERVE = "import sys; from piolet.cli.imaged import main; sys.exit(main(sys.argv[
 ASK = """
 import json, pathlib, sys
 from piolet.site import config
-from piolet.errors import PioletError
-from piolet.environment.images import client
+from piolet.base.errors import PioletError
+from piolet.images import client
 request, said = json.loads(sys.argv[2]), []
 try:
-    settings = config.load(pathlib.Path(sys.argv[1]))
+    settings = config.load(pathlib.Path(sys.argv[1])).images
     info = client.find(request["reference"], settings, request["mode"], said.append)
     answer = {"digest": info.image.digest, "path": info.image.path, "watch": info.watch, "env": info.env}
 except PioletError as error:

@@ -92,7 +92,7 @@ def test_a_label_may_begin_with_a_dash(libraries: Path, tmp_path: Path) -> None:
 def test_a_library_that_hangs_does_not_hold_the_command(libraries: Path, tmp_path: Path) -> None:
     """It is waited for a while, then the command runs without."""
     code = (
-        "import sys; from pathlib import Path; from piolet.score import local\n"
+        "import sys; from pathlib import Path; from piolet.samples import local\n"
         "local._START_TIMEOUT_S, local._STOP_TIMEOUT_S = 0.5, 0.5\n"
         "sys.exit(local.run(['echo', 'ran'], Path('hung'), 0.1, 'gpm', None, ''))"
     )

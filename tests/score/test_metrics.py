@@ -29,9 +29,9 @@ SCRIPT = "gpu\nload matmul 1000\ngpu\nload idle 1000\nblank 10 3\n"
 SAMPLER = """
 import os, sys
 from piolet.api import Target
-from piolet.score.choose import choose
-from piolet.score.metrics import serve
-from piolet.score.sampler import Sampler, Sink, Step
+from piolet.samples.choose import choose
+from piolet.samples.metrics import serve
+from piolet.samples.sampler import Sampler, Sink, Step
 collectors, why_not = choose(Target(period=0.1), "gpm")
 sampler = Sampler(totals=True)
 stop = serve(sampler, "nid001", sys.argv[1])

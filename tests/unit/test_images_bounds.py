@@ -35,9 +35,9 @@ GIB = 1 << 30
 STEP = "/".join(["d" * 250] * 15)
 MERGE = """
 import re, sys
-from piolet.environment.images import limits, squash
-from piolet.environment.images import manifest as documents
-from piolet.errors import ImageError
+from piolet.images import limits, squash
+from piolet.images import manifest as documents
+from piolet.base.errors import ImageError
 limits.bound_memory(int(sys.argv[2]))
 manifest = documents.parse_manifest(open(sys.argv[1] + "/manifest.json", "rb").read(), "test")
 config = documents.parse_config(open(f"{sys.argv[1]}/{manifest.config.hex}", "rb").read(), "test", sys.argv[3])
@@ -104,7 +104,7 @@ def test_too_little_memory_is_an_error_and_no_killed_service(tmp_path: Path) -> 
 def test_nodes_take_no_more_than_what_is_counted(shape: str) -> None:
     code = f"""
 import re
-from piolet.environment.images.tree import Tree
+from piolet.images.tree import Tree
 from tests.unit.test_images_bounds import fill
 peak = lambda: int(re.search("VmHWM:\\\\s+([0-9]+)", open("/proc/self/status").read())[1])  # of this program alone
 before = peak()

@@ -14,10 +14,10 @@ UNREADABLE = """
 import os, sys
 from piolet.environment.settings import EnvironmentConfig
 from piolet.environment.definition import Image
-from piolet.environment.dependencies import Host
-from piolet.environment.images.info import ImageInfo
+from piolet.submission.dependencies import Host
+from piolet.images.info import ImageInfo
 from piolet.environment.render import render
-from piolet.errors import PioletError
+from piolet.base.errors import PioletError
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
     render(sys.argv[1], Host({}, "/"), EnvironmentConfig(), lambda r: ImageInfo(Image(r, "site")))

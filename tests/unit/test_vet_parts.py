@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from piolet.base import hostlist
-from piolet.base.errors import VetError
+from piolet.base.errors import SlurmError
 from piolet.vet.runner import parts, records
 
 
@@ -73,5 +73,5 @@ def test_lists_of_hosts(text: str, hosts: list[str]) -> None:
     "text", ["n[1", "n]1", "n[3-1]", "n[a-b]", "n[[1]]", "n[1-999999999]", "n[]", "n[0-99999][0-9]"]
 )
 def test_what_is_no_list_of_hosts(text: str) -> None:
-    with pytest.raises(VetError, match="list of hosts"):
+    with pytest.raises(SlurmError, match="list of hosts"):
         hostlist.expand(text)

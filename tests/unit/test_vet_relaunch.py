@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from piolet.base.errors import VetError
+from piolet.base.errors import SlurmError, VetError
 from piolet.slurm import srunwords
 from piolet.vet import relaunch, request
 from piolet.vet.runner.plan import Plan, Task
@@ -156,7 +156,7 @@ def test_what_is_refused(command: str, environ: dict[str, str], message: str) ->
     ],
 )
 def test_words_that_cannot_be_read(command: str, message: str) -> None:
-    with pytest.raises(VetError) as error:
+    with pytest.raises(SlurmError) as error:
         srunwords.parse(command.split())
     assert message in error.value.message
 

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 
 from piolet.base.errors import ContainerError, PioletError
-from piolet.container import container, fuse, plan, rootoverlay
+from piolet.container import fuse, native, plan, rootoverlay
 from piolet.steps import hierarchies, jobnamespaces
 from piolet.system import linux, usernamespaces
 from piolet.transport import packets
@@ -166,7 +166,7 @@ def _build(order: Order, image: int | None, kind: str, monitor: socket.socket, m
         if order.served or todo.sqsh is not None or any(mount.kind == "sqsh" for mount in todo.mounts):
             mounter = fuse.Mounter(order.means.squashfuse)
         linux.unshare(linux.CLONE_NEWNS)
-        container.build(todo, image, kind, order.means.scratch, order.means.crun, mounter, marks.add)
+        native.build(todo, image, kind, order.means.scratch, order.means.crun, mounter, marks.add)
     except PioletError as error:
         return error.message, error.hint or ""
     except OSError as error:

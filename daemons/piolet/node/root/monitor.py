@@ -34,7 +34,6 @@ from piolet.steps import jobnamespaces
 from piolet.system import peer, usernamespaces
 from piolet.system.children import Child
 from piolet.transport import packets
-from piolet.transport.packets import MESSAGE_MAX
 
 _log = logging.getLogger("pioletd.monitor")
 
@@ -117,7 +116,7 @@ class Monitor:
 
     def _on_server(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_MAX, 1)
+            data, descriptors, _, _ = socket.recv_fds(self._channel, packets.MESSAGE_MAX, 1)
         except BlockingIOError:
             return
         except ConnectionResetError:
@@ -261,7 +260,7 @@ class Monitor:
         if step.channel is None or step.worker is None:
             return  # the step has ended in the same round of the loop
         try:
-            data = step.channel.recv(MESSAGE_MAX)
+            data = step.channel.recv(packets.MESSAGE_MAX)
         except OSError:
             data = b""
         try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from piolet.api import Collector, Device, Reading, Target, Unavailable
 
-from .engine import Engine, EngineError
+from ._engine import Engine, EngineError
 
 _MIB = 1048576.0
 PROFILING: tuple[tuple[str, int, float], ...] = (
