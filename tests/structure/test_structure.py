@@ -45,7 +45,7 @@ def loaded(*modules: str) -> set[str]:
 
 
 def test_the_monitor_stays_small() -> None:
-    """Root's process imports the standard library and what pyproject.toml's contracts leave: no parser of users' texts."""
+    """Root's process imports the standard library and what the contracts leave: no parser of what users write."""
     modules = loaded("piolet.node.root.monitor")
     foreign = {name for name in modules if name.partition(".")[0] not in (*sys.stdlib_module_names, "piolet")}
     assert not foreign
@@ -106,7 +106,7 @@ def test_the_rooms_import_downwards() -> None:
         re.findall(r"piolet\.(\w+)", text[text.index("layers = [") : text.index("]", text.index("layers = ["))])
     )
     assert listed == {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-logo"]
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-logo"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "daemons"}
     )

@@ -131,7 +131,7 @@ def _prepare(order: Order, descriptors: list[int], namespace: int) -> tuple[int 
 
     `namespace` leads to the mount namespace that this process is in, and is closed.
     """
-    kind, what = container.FILE if order.served else container.MOUNT, "enter the step's control groups"
+    kind, what = native.FILE if order.served else native.MOUNT, "enter the step's control groups"
     try:
         if order.stepd:
             hierarchies.enter(hierarchies.of_task(order.stepd), hierarchies.own_mounts())
@@ -144,7 +144,7 @@ def _prepare(order: Order, descriptors: list[int], namespace: int) -> tuple[int 
         if image is not None and order.label:
             what, mount = "mount the container's overlay", image
             image = rootoverlay.make(mount, (order.uid, order.gid), order.label, order.means.scratch, namespace)
-            kind = container.ROOT
+            kind = native.ROOT
             os.close(mount)
         os.close(namespace)
         return image, kind

@@ -2,8 +2,7 @@
 
 It never parses what a user wrote, never opens a path that a user named, and never waits for a process that a user
 could stop: every wait is an event with a deadline, or (in mounts.py) a few seconds at most for a child that is root. It
-imports the standard library and rooms that parse nothing of users (a contract in pyproject.toml). It is alone in its
-mount namespace.
+imports nothing that parses users' texts (pyproject.toml). It is alone in its mount namespace.
 
 An image is mounted by a child of root, a container is built by a child that has become the job's user; the monitor
 writes that child's id maps and opens its namespaces. When the step ends, what still runs in the container is ended.
