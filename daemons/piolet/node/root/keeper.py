@@ -1,7 +1,7 @@
 """Root's process for scoring: keeps the sampler running, and starts the writers that are the steps' users.
 
 The sampler has no privileges and never opens a path of a user; a writer is the user and does nothing but take the
-step's samples from a pipe (score/writer.py). This process only forks the two. If the sampler dies it is started again,
+step's samples from a pipe (samples/writer.py). This process only forks the two. If the sampler dies it is started again,
 and takes up the steps that run. Requests come from the sampler over a SOCK_SEQPACKET pair:
 
     {"uid", "gid", "groups", "directory", "node", "step"}   begin a writer; the pipe's reading end is the descriptor
