@@ -206,7 +206,8 @@ def test_several_programs(cluster: Cluster, tiny_edf: Path) -> None:
     )
     done = cluster.srun("alice", tiny_edf, "-N1", "-n4", "-wnode1", "--multi-prog", "programs", cwd=room)
     # That a job waits, srun says where the end of the one before is not known yet.
-    assert [line for line in done.err.splitlines() if " queued and waiting " not in line] == []
+    waits = re.compile("srun: job [0-9]+ (queued and waiting for|has been allocated) resources")
+    assert [line for line in done.err.splitlines() if not waits.fullmatch(line)] == []
     assert sorted(done.good().splitlines()) == sorted(
         ["first", "in the image", "in the image", "node1", "of 1", "of 2"]
     )
