@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,8 @@ from piolet.vet import bundle, protocol, requirements, yamltext
 from piolet.vet.catalogue import catalogue
 from piolet.vet.runner import records
 from piolet.vet.step import Launch
+
+from tests.support.wheel import wheel
 
 # Modules that the programs import, of which some are found before others.
 NAMES = (
@@ -94,16 +95,6 @@ def test_an_evals_own_modules_are_found(hostile: Path, tmp_path: Path) -> None:
     lines = [records.decode(line) for line in done.stdout.splitlines()]
     assert [line[1]["reason"] for line in lines if line is not None and line[0] == "verdict"] == ["found"], done.stderr
     assert_not_executed(hostile)
-
-
-def wheel(directory: Path, name: str) -> None:
-    directory.mkdir()
-    info = f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(directory / f"{name}-1.0-py3-none-any.whl", "w") as archive:
-        archive.writestr(f"{name}.py", "VALUE = 7\n")
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
 
 
 def test_installing_requirements(hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ REASONS: dict[str, str] = {
     "tests/unit/node/test_imagemounts.py::test_what_is_asked_of_the_kernel_about_its_age": _CALLS,
     "tests/unit/node/test_imagemounts.py::test_what_this_kernel_does": _CALLS,
     "tests/unit/node/test_mounts.py::test_an_image_that_squashfuse_serves_is_a_file_of_the_users_own": _CALLS,
-    "tests/unit/node/test_state.py::test_anybodys_process_does_not_pass_for_a_slurmstepd": (
+    "tests/unit/steps/test_slurmstepd.py::test_anybodys_process_does_not_pass_for_a_slurmstepd": (
         "/proc says of another process what is qemu-user's"
     ),
     "tests/unit/score/test_saturation.py::test_splitting_a_series_changes_nothing": "it computes for minutes",
