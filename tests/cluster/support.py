@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import oci
+from tools.cluster import registry
 from tools.cluster.layout import Layout, layout_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +31,6 @@ BUSYBOX = Path("/bin/busybox")
 TIMEOUT_S = 60.0
 # How many times slower than a machine this one is: a guest that is emulated.
 PATIENCE = float(os.environ.get("PIOLET_TEST_PATIENCE", "1"))
-PUSH = ("skopeo", "--insecure-policy", "copy", "-q", "--preserve-digests", "--dest-tls-verify=false")
 
 
 @dataclass(frozen=True)
@@ -196,22 +196,7 @@ class Cluster:
             digest = oci.build(Path(folder) / "image", layers, settings=settings)
             # A tag is looked up once and then known: what changes gets another.
             reference = f"{self.registry}/test/{name}:{digest[7:19]}"
-            done = subprocess.run(
-                [
-                    "skopeo",
-                    "--insecure-policy",
-                    "copy",
-                    "-q",
-                    "--preserve-digests",
-                    "--dest-tls-verify=false",
-                    f"dir:{folder}/image",
-                    f"docker://{reference}",
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
+            registry.copy(f"dir:{folder}/image", reference, timeout_s=registry.PUSH_TIMEOUT_S * PATIENCE)
         return reference
 
     def remove_rooms(self) -> None:

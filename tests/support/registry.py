@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tools.cluster.registry import copy
+
 CONFIG = """version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
 storage:
@@ -90,9 +92,7 @@ class Registry:
         """Push an image that `oci.build` made as `name`; return its whole reference."""
         reference = f"{self.address}/{name}"
         credentials = ["--dest-creds", f"{user}:{self._users[user]}"] if user else []
-        command = ["skopeo", "--insecure-policy", "copy", "-q", "--preserve-digests", "--dest-tls-verify=false"]
-        made = subprocess.run([*command, *credentials, f"dir:{image}", f"docker://{reference}"], capture_output=True)
-        assert made.returncode == 0, made.stderr.decode()
+        copy(f"dir:{image}", reference, *credentials)
         self.requests.clear()
         return reference
 
