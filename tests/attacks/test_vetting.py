@@ -10,7 +10,8 @@ import pytest
 
 from tests.attacks.attack import Broken, attack
 from tests.cluster.faults import Faults
-from tests.cluster.support import Cluster, wait_until
+from tests.cluster.support import Cluster
+from tests.support.waiting import wait_until
 
 TRAPS = (
     "heapq",

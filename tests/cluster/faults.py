@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster import leftovers
-from tests.cluster.support import ROOT, Cluster, Result, wait_until
+from tests.cluster.support import ROOT, Cluster, Result
+from tests.support.waiting import wait_until
 from tools.cluster import controllers, lifecycle, packages, processes, services
 from tools.cluster.layout import node_names
 from tools.cluster.state import Process, State, load

@@ -14,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import oci
+from tests.support.waiting import PATIENCE, wait_until
 from tools.cluster import registry
 from tools.cluster.layout import Layout, layout_for
 
 ROOT = Path(__file__).resolve().parents[2]
 BUSYBOX = Path("/bin/busybox")
 TIMEOUT_S = 60.0
-# How many times slower than a machine this one is: a guest that is emulated.
-PATIENCE = float(os.environ.get("PIOLET_TEST_PATIENCE", "1"))
 
 
 @dataclass(frozen=True)
@@ -216,14 +214,6 @@ def busybox_layer(*more: oci.Entry, etc: bool = True) -> list[oci.Entry]:
             oci.file("etc/group", b"root:x:0:\n"),
         ]
     return [*entries, *more]
-
-
-def wait_until(happened: Callable[[], object], limit_s: float = 20.0, what: str = "it") -> None:
-    """Return when `happened()` is true; AssertionError after `limit_s` seconds (times PATIENCE)."""
-    deadline = time.monotonic() + limit_s * PATIENCE
-    while not happened():
-        assert time.monotonic() < deadline, f"{what} did not happen in {limit_s * PATIENCE:.0f} s"
-        time.sleep(0.05)
 
 
 def call_tool(*arguments: str) -> None:

@@ -7,8 +7,9 @@ import os
 import urllib.request
 from pathlib import Path
 
-from tests.cluster.support import PATIENCE, Cluster, busybox_layer
+from tests.cluster.support import Cluster, busybox_layer
 from tests.support import oci
+from tests.support.waiting import PATIENCE
 from tools.cluster import registry
 
 SLOW_S = 600.0

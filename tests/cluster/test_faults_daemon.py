@@ -15,7 +15,8 @@ from piolet.container import labels
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, assert_sentence, elapsed, end, error_lines, kill, python
-from tests.cluster.support import Cluster, wait_until
+from tests.cluster.support import Cluster
+from tests.support.waiting import wait_until
 from tools.cluster import processes
 from tools.cluster.layout import node_names
 

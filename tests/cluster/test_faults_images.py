@@ -21,9 +21,10 @@ from piolet.node.root import imagemounts
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, assert_sentence, elapsed, end, kill
-from tests.cluster.support import Cluster, busybox_layer, wait_until
+from tests.cluster.support import Cluster, busybox_layer
 from tests.support import oci
 from tests.support.registry import Registry, free_port, reply, sham
+from tests.support.waiting import wait_until
 from tools.cluster import cgroup, processes
 from tools.cluster.accounts import numbers
 

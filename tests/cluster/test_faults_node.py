@@ -13,7 +13,8 @@ import pytest
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, assert_sentence, elapsed, end, error_lines, kill
-from tests.cluster.support import BUSYBOX, Cluster, wait_until
+from tests.cluster.support import BUSYBOX, Cluster
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.faults import Faults
-from tests.cluster.support import BUSYBOX, ROOT, Cluster, busybox_layer, call_tool, wait_until
+from tests.cluster.support import BUSYBOX, ROOT, Cluster, busybox_layer, call_tool
+from tests.support.waiting import wait_until
 
 # A plugin of a site that does the same with every task, and leaves no namespace where anybody could find it.
 SITE_PLUGIN = r"""

@@ -17,7 +17,8 @@ import pytest
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, end, kill
-from tests.cluster.support import Cluster, Result, wait_until
+from tests.cluster.support import Cluster, Result
+from tests.support.waiting import wait_until
 from tools.cluster import gpus
 from tools.cluster.layout import node_names
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.faults import Faults
-from tests.cluster.support import Cluster, wait_until
+from tests.cluster.support import Cluster
+from tests.support.waiting import wait_until
 
 PROTOCOL = """\
 name: nodes

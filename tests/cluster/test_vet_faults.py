@@ -19,8 +19,9 @@ from piolet.vet.runner.plan import Plan, Task
 
 from tests.cluster.faults import Faults, kill
 from tests.cluster.leftovers import parent
-from tests.cluster.support import Cluster, wait_until
+from tests.cluster.support import Cluster
 from tests.simulators.timeserver import TimeServer
+from tests.support.waiting import wait_until
 from tools.cluster import gpus
 from tools.cluster.layout import node_names
 

@@ -17,10 +17,10 @@ import os
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.support.waiting import wait_until
 from tools.cluster.registry import copy
 
 CONFIG = """version: 0.1
@@ -38,14 +38,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def wait_until(happened: Callable[[], bool], limit_s: float = 20.0, what: str = "it") -> None:
-    """Return when `happened()`; raises AssertionError after `limit_s` seconds."""
-    deadline = time.monotonic() + limit_s
-    while not happened():
-        assert time.monotonic() < deadline, f"{what} did not happen in {limit_s} s"
-        time.sleep(0.02)
 
 
 def _listens(port: int) -> bool:

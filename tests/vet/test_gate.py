@@ -20,7 +20,7 @@ from piolet.vet import kept, step
 from piolet.vet.runner import parts, records
 from piolet.vet.runner.plan import Plan, Task
 
-from tests.support.registry import wait_until
+from tests.support.waiting import wait_until
 
 NODES = ["node1", "node2", "node3", "node4"]
 PROTOCOL = "name: p\nbudget: 1s\nevals:\n- type: limits\n"
