@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.cluster import leftovers
-from tests.cluster.support import ROOT, Cluster, Result
+from tests.cluster.support import ROOT, Cluster, Result, busybox_layer
 from tests.support.waiting import wait_until
 from tools.cluster import controllers, lifecycle, packages, processes, services
 from tools.cluster.layout import node_names
@@ -257,6 +258,15 @@ class Faults:
         for user in ("alice", "bob"):
             self.cluster.run(user, "scancel", "--full", f"--user={user}")
             self.cluster.run(user, "scancel", f"--user={user}")
+
+
+def on(cluster: Cluster, *users: str, **settings: Any) -> Faults:
+    """Return a cluster to do harm to, with a small image, as `settings` say, which these users have pulled."""
+    tiny = cluster.push("tiny", [busybox_layer()], Env=["PATH=/bin"], **settings)
+    edf = cluster.edf("alice", f'image = "{tiny}"\n')
+    for user in users:
+        cluster.run(user, "piolet", "image", "pull", tiny).good()
+    return Faults(cluster, edf)
 
 
 def _node_of(pid: int) -> str:

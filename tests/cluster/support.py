@@ -6,6 +6,7 @@ asserts what a command has to do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,8 @@ from typing import Any
 
 from tests.support import oci
 from tests.support.waiting import PATIENCE, wait_until
-from tools.cluster import registry
+from tools.cluster import cgroup, controllers, packages, registry
+from tools.cluster.errors import ClusterError
 from tools.cluster.layout import Layout, layout_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -214,6 +216,38 @@ def busybox_layer(*more: oci.Entry, etc: bool = True) -> list[oci.Entry]:
             oci.file("etc/group", b"root:x:0:\n"),
         ]
     return [*entries, *more]
+
+
+@contextlib.contextmanager
+def running(name: str, *options: str) -> Iterator[Cluster]:
+    """Start a cluster in build/NAME with these options of `tools.cluster up`; end it afterwards, whatever happens."""
+    where = ("--dir", str(ROOT / "build" / name))
+    call_tool("down", *where)
+    call_tool("up", *options, *where)
+    try:
+        made = Cluster(Path(where[1]))
+        yield made
+        made.remove_rooms()
+    finally:
+        call_tool("down", *where)
+
+
+def lacking(*programs: str) -> str:
+    """Return why no cluster can be started here, and used with these programs; empty if it can."""
+    if os.geteuid() != 0:
+        return "needs root, to start a Slurm cluster of its own"
+    absent = packages.missing() + [name for name in programs if shutil.which(name) is None]
+    absent += [] if BUSYBOX.exists() else ["busybox (busybox-static)"]
+    return f"not installed: {', '.join(absent)}" if absent else ""
+
+
+def no_controllers() -> str:
+    """Return why steps have no control groups of their own on this machine; empty if they can have them."""
+    try:
+        controllers.find(cgroup.MOUNTINFO.read_text("utf-8"))
+    except ClusterError as error:
+        return str(error)
+    return ""
 
 
 def call_tool(*arguments: str) -> None:

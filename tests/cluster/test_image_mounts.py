@@ -84,11 +84,6 @@ def way(request: pytest.FixtureRequest, faults: Faults) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
-    return Faults(cluster, tiny_edf)
-
-
-@pytest.fixture(scope="module")
 def image(cluster: Cluster) -> str:
     """An image with files of several owners."""
     files = [

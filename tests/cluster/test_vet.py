@@ -39,11 +39,6 @@ class Own(Eval):
 """
 
 
-@pytest.fixture(scope="module")
-def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
-    return Faults(cluster, tiny_edf)
-
-
 @pytest.fixture
 def room(cluster: Cluster) -> Path:
     """A directory of alice with a protocol, and a directory `disk` that it writes to."""

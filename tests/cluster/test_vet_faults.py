@@ -50,11 +50,6 @@ class Sleeper(Eval):
 """
 
 
-@pytest.fixture(scope="module")
-def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
-    return Faults(cluster, tiny_edf)
-
-
 @pytest.fixture
 def room(cluster: Cluster) -> Path:
     return cluster.room("alice")
