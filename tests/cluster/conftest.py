@@ -35,7 +35,7 @@ def cluster() -> Iterator[Cluster]:
     """A cluster of four nodes (or PIOLET_TEST_NODES) with pioletd on each, the image service and a registry."""
     options = ("--nodes", str(NODES), "--gpus", str(GPUS))
     named = os.environ.get("PIOLET_TEST_CLUSTER")
-    if named is None:
+    if not named:
         with running("test-cluster", *options) as made:
             yield made
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -112,6 +113,16 @@ class Faults:
                     here = os.stat(f"/proc/{pid}/ns/mnt").st_ino
                     if node is None or here == os.stat(f"/proc/{self.daemon(f'slurmd-{node}').pid}/ns/mnt").st_ino:
                         found.append(pid)
+        return found
+
+    def spooled(self, node: str, uid: int | None = None) -> list[dict[str, Any]]:
+        """Return what a node's spool has of one user, or of all: what says who and where, and what was said."""
+        found = []
+        for path in sorted(
+            (self.root(node) / "run/piolet/spool").glob("*" if uid is None else f"verdicts-{uid}.jsonl")
+        ):
+            with path.open("rb") as file:
+                found += [json.loads(line) for line in file if line.strip().startswith(b"{")]
         return found
 
     # -- pioletd

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from piolet.samples import local
-from piolet.vet import bundle, protocol, requirements, yamltext
-from piolet.vet.catalogue import catalogue
+from piolet.vet import bundle, requirements
 from piolet.vet.runner import records
 from piolet.vet.step import Launch
 
+from tests.support.protocols import plan_of
 from tests.support.wheel import wheel
 
 # Modules that the programs import, of which some are found before others.
@@ -60,7 +60,7 @@ def test_the_modules_are_hostile(hostile: Path) -> None:
 def test_the_loader_in_an_image(hostile: Path) -> None:
     """With the words that the vet step has."""
     text = "evals:\n- {type: limits, where: environment}\n- {type: heapq.Mine, where: environment}\n"
-    what = protocol.build(yamltext.parse("p", text), catalogue(), [str(hostile)])
+    what = plan_of(text, [str(hostile)])
     words = Launch("srun", 1, "", "", ()).words(1, what, "environment")
     start = words.index("python3")
     order = json.dumps({"plan": json.loads(what.to_json()), "token": "", "shared": ""}).encode()
@@ -84,9 +84,7 @@ def test_an_evals_own_modules_are_found(hostile: Path, tmp_path: Path) -> None:
         "import heapq, helper\nfrom piolet.api import Eval, Verdict\nclass Mine(Eval):\n    name = 'mine'\n"
         "    def check(self, context):\n        return Verdict('pass', helper.NAME)\n"
     )
-    what = protocol.build(
-        yamltext.parse("p", "evals:\n- {type: mine.Mine, where: environment}\n"), catalogue(), [str(hostile)]
-    )
+    what = plan_of("evals:\n- {type: mine.Mine, where: environment}\n", [str(hostile)])
     order = json.dumps({"plan": json.loads(what.to_json()), "token": "", "shared": ""}).encode()
     done = subprocess.run(
         [sys.executable, "-I", "-c", bundle.LOADER], input=bundle.message(order), cwd=hostile,

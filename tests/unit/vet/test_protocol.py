@@ -13,6 +13,8 @@ from piolet.vet import protocol, yamltext
 from piolet.vet.catalogue import catalogue
 from piolet.vet.runner import plan
 
+from tests.support.protocols import plan_of
+
 LISTING = """\
 name: "ML Training Node Vetting"
 evals:
@@ -83,7 +85,7 @@ evals:
 
 
 def build(text: str) -> plan.Plan:
-    return protocol.build(yamltext.parse("p.yaml", text), catalogue(), ("/here",))
+    return plan_of(text, ("/here",))
 
 
 def one(text: str) -> plan.Task:
