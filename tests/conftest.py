@@ -21,8 +21,9 @@ GROUPS = {
         "unit/node/test_imagemounts.py",
         "unit/node/test_mounts.py",
         "unit/tools",
-        # It measures how fast links are, each node against the others.
+        # They measure how fast nodes talk to each other.
         "vet/test_links.py",
+        "vet/test_meetings.py",
     ),
     # Two users and the account of a service, by number; hostile programs run as each of them.
     "images": ("images",),
