@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.support import Cluster, Result, busybox_layer, wait_until
+from tests.cluster.support import Cluster, Result, busybox_layer
 from tests.support import oci
 from tests.support.registry import Registry, sham
+from tests.support.waiting import wait_until
 
 SETTINGS = {"Env": ["PATH=/bin"]}
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.faults import Faults
-from tests.cluster.support import Cluster, wait_until
+from tests.cluster.support import Cluster
+from tests.support.waiting import wait_until
 
 PROTOCOL = """\
 name: nodes
@@ -35,11 +36,6 @@ class Own(Eval):
     def check(self, context: Context) -> Verdict:
         return Verdict("pass")
 """
-
-
-@pytest.fixture(scope="module")
-def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
-    return Faults(cluster, tiny_edf)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pwd
@@ -21,16 +22,10 @@ from piolet.samples.choose import choose
 from piolet.samples.request import Wish
 from piolet.samples.sampler import Clock, Sampler
 
+from tests.score.hands import Hands
 from tests.wire import messages
 
 SOUND = Wish(out="/tmp/piolet-score-%j.%s", collector="host")
-
-
-class Hands:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 10**9
 
 
 class Noted(Collector):
@@ -47,12 +42,6 @@ class Noted(Collector):
     def close(self) -> None:
         """Note it."""
         self.closed = True
-
-
-@pytest.fixture
-def hands() -> Hands:
-    """A clock."""
-    return Hands()
 
 
 @pytest.fixture
@@ -155,6 +144,7 @@ def test_what_fails_when_a_step_begins_ends_that_step_only(
             "sampler": (Sampler, "_header"),
         }[fault]
         broken.setattr(*place, fail)
+        gc.collect()  # descriptors of earlier tests, which would otherwise be closed meanwhile
         before = len(os.listdir("/proc/self/fd"))
         announce(desk, SOUND.to_json(), 1).close()
         assert noted.closed and names(desk) == [] and len(os.listdir("/proc/self/fd")) == before
