@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from piolet._wire import ffi
 from piolet.base.errors import PioletError
+from piolet.base.files import Stamp
 from piolet.environment.definition import LIMIT_BYTES
 from piolet.submission import submit
-from piolet.submission.dependencies import Dependency, Kind, Stamp
+from piolet.submission.dependencies import Dependency, Kind
 from piolet.vet.store import cache_directory
 
 HEAD = struct.Struct("=6I")

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from piolet.base.files import Stamp
 from piolet.submission import submit
-from piolet.submission.dependencies import Dependency, Kind, Stamp
+from piolet.submission.dependencies import Dependency, Kind
 
 from tests.wire.messages import lib as numbers
 from tests.wire.messages import record

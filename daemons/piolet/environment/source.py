@@ -15,8 +15,8 @@ from functools import cached_property
 from typing import Any
 
 from piolet.base.errors import EnvironmentFileError, Location
+from piolet.base.files import Stamp
 from piolet.base.positions import NESTING_LIMIT, Path, Positions, Span, scan
-from piolet.submission.dependencies import Stamp
 
 SIZE_LIMIT = 1 << 20
 

@@ -13,7 +13,6 @@ import select
 import stat
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 
 from piolet._wire import ffi
 from piolet.base.errors import PioletError
@@ -59,7 +58,7 @@ def _pack_dependency(dependency: Dependency) -> bytes:
     entry = {"kind": int(dependency.kind), "length": size + padding, "name": len(name), "value": len(value)}
     if dependency.stamp is not None:
         # The members of the struct have the names of the stamp's.
-        entry |= asdict(dependency.stamp)
+        entry |= dependency.stamp._asdict()
     return bytes(ffi.buffer(ffi.new("struct piolet_dependency *", entry))) + name + value + bytes(padding)
 
 

@@ -13,8 +13,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from piolet.base.files import Stamp
 from piolet.submission import submit
-from piolet.submission.dependencies import Dependency, Host, Kind, Stamp
+from piolet.submission.dependencies import Dependency, Host, Kind
 
 # Which job it is: a number comes again when a job is requeued, or when a cluster is set up anew.
 _VARIABLES = (
