@@ -33,7 +33,7 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
     Raises ScoreError, ConfigError: the request or the site's defaults are wrong, or this is root (decision 53).
     """
     from piolet.cli.env import this_host
-    from piolet.submission import submit as records
+    from piolet.submission import record
 
     if os.getuid() == 0:
         raise ScoreError("a step of root is not scored", "start it as another user, or without --score")
@@ -44,17 +44,17 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
     wish = parse(request, host.cwd, _default(settings))
     definition = wish.to_json()
     taken = _is_taken(wish.out, host)
-    record = records.pack(definition, request, host.cwd, host.dependencies)
-    assert record is not None  # two files are never too many
-    records.write_record(descriptor, record)
+    packed = record.pack(definition, request, host.cwd, host.dependencies)
+    assert packed is not None  # two files are never too many
+    record.write_record(descriptor, packed)
     if taken:
         # Said before a long step, not after it. No error: scoring makes no step fail.
         said = f"{wish.out} holds a data set already\nhint: name another directory with out=, or remove this one"
         print(f"piolet: warning: no score: {printable(said)}", file=sys.stderr)
         return 0
-    path = records.cache_path(host.variables, host.cwd, request, config or "", os.getuid(), "score")
-    if path and records.is_settled(host.dependencies, started):
-        records.store(path, record)
+    path = record.cache_path(host.variables, host.cwd, request, config or "", os.getuid(), "score")
+    if path and record.is_settled(host.dependencies, started):
+        record.store(path, packed)
     return 0
 
 
