@@ -1,8 +1,9 @@
-"""Files: what tells one from another, and from itself before it was changed."""
+"""Files: what tells one from another, and from itself before it was changed; where a user's caches are."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -24,3 +25,13 @@ class Stamp(NamedTuple):
 def identity_of(status: os.stat_result) -> list[int]:
     """Return a stamp as messages carry it: a list."""
     return list(Stamp.of(status))
+
+
+def cache_directory(variables: Mapping[str, str], part: str) -> str | None:
+    """Return where a user's caches of `part` are, or None: XDG_CACHE_HOME and HOME count only if they are absolute."""
+    cache, home = variables.get("XDG_CACHE_HOME", ""), variables.get("HOME", "")
+    if not cache.startswith("/"):
+        if not home.startswith("/"):
+            return None
+        cache = f"{home}/.cache"
+    return os.path.join(cache, "piolet", part)

@@ -124,7 +124,7 @@ def _verdict(name: str, rendered: Rendered) -> str:
 
 
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:
-    from piolet.submission import record
+    from piolet.submission import cache, record
     from piolet.submission.dependencies import Dependency, Kind
 
     host = this_host()
@@ -154,8 +154,8 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes])
     packed = whole or record.pack(definition, args.request, host.cwd, ())
     assert packed is not None  # a definition without dependencies always fits
-    record.write_record(args.record_fd, packed)
-    path = record.cache_path(host.variables, host.cwd, args.request, args.config or "", os.getuid())
-    if whole and path and record.is_settled(host.dependencies, started):
-        record.store(path, whole)
+    record.write(args.record_fd, packed)
+    path = cache.path_of(host.variables, host.cwd, args.request, args.config or "", os.getuid())
+    if whole and path and cache.is_settled(host.dependencies, started):
+        cache.store(path, whole)
     return 0

@@ -33,7 +33,7 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
     Raises ScoreError, ConfigError: the request or the site's defaults are wrong, or this is root (decision 53).
     """
     from piolet.cli.env import this_host
-    from piolet.submission import record
+    from piolet.submission import cache, record
 
     if os.getuid() == 0:
         raise ScoreError("a step of root is not scored", "start it as another user, or without --score")
@@ -46,15 +46,15 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
     taken = _is_taken(wish.out, host)
     packed = record.pack(definition, request, host.cwd, host.dependencies)
     assert packed is not None  # two files are never too many
-    record.write_record(descriptor, packed)
+    record.write(descriptor, packed)
     if taken:
         # Said before a long step, not after it. No error: scoring makes no step fail.
         said = f"{wish.out} holds a data set already\nhint: name another directory with out=, or remove this one"
         print(f"piolet: warning: no score: {printable(said)}", file=sys.stderr)
         return 0
-    path = record.cache_path(host.variables, host.cwd, request, config or "", os.getuid(), "score")
-    if path and record.is_settled(host.dependencies, started):
-        record.store(path, packed)
+    path = cache.path_of(host.variables, host.cwd, request, config or "", os.getuid(), "score")
+    if path and cache.is_settled(host.dependencies, started):
+        cache.store(path, packed)
     return 0
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from piolet.base.files import Stamp
-from piolet.submission import record
+from piolet.submission import cache, record
 from piolet.submission.dependencies import Dependency, Host, Kind
 
 # Which job it is: a number comes again when a job is requeued, or when a cluster is set up anew.
@@ -40,7 +40,7 @@ class Watched:
         more = [Dependency(Kind.UNTIL, what, stamp=span), Dependency(Kind.NOTE, note)]
         packed = record.pack(_DEFINITION, self.request, self.directory, [*self.dependencies, *more])
         if packed is not None:
-            record.store(self.path, packed)
+            cache.store(self.path, packed)
 
 
 def watch(
@@ -52,7 +52,7 @@ def watch(
     """
     try:
         host = Host(environ, os.getcwd())
-        path = record.cache_path(environ, host.cwd, request, config, os.getuid(), "vet")
+        path = cache.path_of(environ, host.cwd, request, config, os.getuid(), "vet")
     except OSError:
         return None
     for name in _VARIABLES:
@@ -65,6 +65,6 @@ def watch(
     for file in files:
         host.watch(file)
     het = "SLURM_HET_SIZE" in environ
-    if path is None or het or not record.is_settled(host.dependencies, time.time_ns()):
+    if path is None or het or not cache.is_settled(host.dependencies, time.time_ns()):
         return None
     return Watched(path, request, host.cwd, host.dependencies)

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from piolet.base import files
 from piolet.base.errors import VetError
-from piolet.submission import record
 
 _SIZE_MAX = 64 << 20
 
@@ -48,4 +48,4 @@ def read(path: str) -> dict[str, Any] | None:
 
 def cache_directory(environ: Mapping[str, str]) -> str:
     """Return where a user's caches of vetting are; without a place for them nothing can be written there."""
-    return os.path.join(record.cache_base(environ) or "/nonexistent", "piolet", "vet")
+    return files.cache_directory(environ, "vet") or "/nonexistent/piolet/vet"
