@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from piolet.base import files
 from piolet.base.errors import ImageError
 from piolet.images.reference import Reference, is_digest
 from piolet.system import idtable
@@ -286,18 +287,7 @@ class Store:
     def _write(self, path: str, value: dict[str, Any], mode: int) -> None:
         """Replace the file at `path`: written aside, synced, renamed, its directory synced."""
         aside = os.path.join(self.root, "tmp", f"{self._writer}-{secrets.token_hex(8)}")
-        try:
-            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(json.dumps(value).encode())
-                file.flush()
-                os.fchmod(fd, mode)
-                os.fsync(fd)
-            os.rename(aside, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(aside)
-            raise
+        files.write_whole(path, json.dumps(value).encode(), aside, mode=mode, exclusive=True, sync=True)
         self._sync(os.path.dirname(path))
 
     def _sync(self, folder: str | None = None) -> None:

@@ -67,17 +67,9 @@ def store(path: str, record: bytes) -> bool:
         status = os.stat(directory)
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
             return False
-        # Unique enough for the callers of one user, and tempfile takes milliseconds to import.
-        temporary = f"{directory}/{_UNFINISHED}{os.getpid()}-{time.monotonic_ns()}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(record)
-            os.rename(temporary, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            return False
+        # Unique enough for the callers of one user.
+        aside = f"{directory}/{_UNFINISHED}{os.getpid()}-{time.monotonic_ns()}"
+        files.write_whole(path, record, aside, mode=0o600, exclusive=True)
         _prune(directory)
     except OSError:
         return False
