@@ -1,4 +1,4 @@
-"""Files of ours: whole or not at all, and with nothing left beside them."""
+"""Files: written whole or not at all, with nothing left beside them; and read without waiting."""
 
 from __future__ import annotations
 
@@ -71,3 +71,44 @@ def test_a_stamp_tells_a_file_from_itself_before_it_was_changed(tmp_path: Path) 
     after = files.Stamp.of(path.stat())
     assert after != before and after._replace(ctime_ns=before.ctime_ns) == before
     assert files.identity_of(path.stat()) == list(after)
+
+
+def test_a_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    for most, found in ((4, b"12345"), (3, b"1234"), (5, b"12345"), (9, b"12345")):
+        data, status = files.read_small(str(tmp_path / "a"), most)
+        assert data == found and files.Stamp.of(status) == files.Stamp.of((tmp_path / "a").stat())
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    before = os.listdir("/proc/self/fd")
+    for path in (str(tmp_path / "fifo"), "/dev/zero"):
+        with pytest.raises(files.NotRegularError):
+            files.read_small(path, 100)
+    for flags in (os.O_RDONLY, os.O_RDWR):
+        with pytest.raises(IsADirectoryError, match=f"Is a directory: '{tmp_path}'"):
+            files.open_regular(str(tmp_path), flags)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_link_is_followed_unless_that_is_not_wanted(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "link").symlink_to("a")
+    assert files.read_small(str(tmp_path / "link"), 9)[0] == b"x"
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        files.open_regular(str(tmp_path / "link"), os.O_RDONLY | os.O_NOFOLLOW)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        descriptor = files.open_regular("a", dir_fd=folder)
+        assert os.read(descriptor, 9) == b"x" and not os.get_inheritable(descriptor)
+        os.close(descriptor)
+    finally:
+        os.close(folder)
+
+
+def test_where_caches_are() -> None:
+    assert files.cache_directory({"XDG_CACHE_HOME": "/c/", "HOME": "/h"}, "x") == "/c/piolet/x"
+    assert files.cache_directory({"XDG_CACHE_HOME": "c", "HOME": "/h"}, "x") == "/h/.cache/piolet/x"
+    assert files.cache_directory({"XDG_CACHE_HOME": "c", "HOME": "h"}, "x") is None
+    assert files.cache_directory({}, "x") is None

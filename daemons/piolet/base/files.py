@@ -1,4 +1,4 @@
-"""Files: written whole or not at all; what tells one from another, and from itself before; where a user's caches are.
+"""Files: written whole or not at all; read without waiting; what tells one from another; where a user's caches are.
 
 Who starts a step waits for this module: it imports nothing that takes long (tempfile takes milliseconds).
 """
@@ -6,9 +6,15 @@ Who starts a step waits for this module: it imports nothing that takes long (tem
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+
+
+class NotRegularError(Exception):
+    """What was to be opened is a pipe, a device or a socket."""
 
 
 class Stamp(NamedTuple):
@@ -67,6 +73,37 @@ def replacing(path: str, aside: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             os.unlink(aside)
         raise
+
+
+def open_regular(path: str, flags: int = os.O_RDONLY, mode: int = 0o777, dir_fd: int | None = None) -> int:
+    """Return a descriptor of the regular file at `path`, which may be a user's: it waits for no other end of a pipe.
+
+    The arguments are those of os.open. Raises OSError, of a directory IsADirectoryError; NotRegularError.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, mode, dir_fd=dir_fd)
+    try:
+        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+        if kind == stat.S_IFDIR:  # as open itself says to who wants to write
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if kind != stat.S_IFREG:
+            raise NotRegularError(path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_small(path: str, most: int) -> tuple[bytes, os.stat_result]:
+    """Return what is in the regular file at `path`, and its status before it was read.
+
+    Of a file that is longer than `most` bytes it is one byte more than these. Raises OSError, NotRegularError.
+    """
+    with open(open_regular(path), "rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        data = bytearray()
+        while len(data) <= most and (piece := file.read(most + 1 - len(data))):
+            data += piece
+    return bytes(data), status
 
 
 def cache_directory(variables: Mapping[str, str], part: str) -> str | None:

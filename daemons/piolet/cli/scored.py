@@ -7,7 +7,6 @@ a bounded time for the nodes' last samples, and never raises.
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from piolet import __file__ as package_file
+from piolet.base import files
 from piolet.base.errors import ConfigError, PioletError, ScoreError
 from piolet.cli.main import printable
 from piolet.samples.request import Wish, from_json, parse, period_of, run_name
@@ -144,12 +144,9 @@ def _ended(journal: Path) -> bool:
     """Return whether a journal has its end mark, in one of its last frames, or is a Parquet file by now."""
     try:
         # Others may write there, too: what is no file must not hold this up.
-        descriptor = os.open(journal, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
+        descriptor = files.open_regular(str(journal))
+    except (FileNotFoundError, files.NotRegularError):
         return True
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return True
-        file.seek(max(0, status.st_size - _TAIL))
+        file.seek(max(0, os.fstat(descriptor).st_size - _TAIL))
         return b'"event":"end"' in file.read()

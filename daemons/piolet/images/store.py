@@ -305,11 +305,15 @@ def removed_meanwhile() -> ImageError:
 
 def whole(path: str) -> str:
     """Return `path`, closed to others, if it is a plain file with no other name: who wrote it is not trusted."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    wrong = ImageError("the program that converts images left something that is not a file of its own")
+    try:
+        fd = files.open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except (files.NotRegularError, IsADirectoryError):
+        raise wrong from None
     try:
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid != os.geteuid():
-            raise ImageError("the program that converts images left something that is not a file of its own")
+        if found.st_nlink != 1 or found.st_uid != os.geteuid():
+            raise wrong
         os.fchmod(fd, 0o600)
     finally:
         os.close(fd)
