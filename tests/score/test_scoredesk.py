@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pwd
@@ -155,6 +156,7 @@ def test_what_fails_when_a_step_begins_ends_that_step_only(
             "sampler": (Sampler, "_header"),
         }[fault]
         broken.setattr(*place, fail)
+        gc.collect()  # what earlier tests left open is not to be closed in between
         before = len(os.listdir("/proc/self/fd"))
         announce(desk, SOUND.to_json(), 1).close()
         assert noted.closed and names(desk) == [] and len(os.listdir("/proc/self/fd")) == before
