@@ -324,6 +324,6 @@ def test_connections_in_a_loop_do_not_fill_the_log(
             for _ in range(50):
                 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
                     client.connect(str(path))
-            one._on_connect()
+            one._listener.accept()
     assert [record.getMessage().partition(" is refused: ")[2] for record in caplog.records] == ["too many steps"]
     assert one._refused._between > 500

@@ -31,6 +31,7 @@ from piolet.samples.sampler import Sampler, Session, Sink, Step
 from piolet.steps import hierarchies
 from piolet.system import peer, processes
 from piolet.transport import packets, wire
+from piolet.transport.listener import Listener
 
 _log = logging.getLogger("pioletd.sampler")
 
@@ -40,7 +41,6 @@ _NOTE_MAX = 1 << 20
 _DRAIN_S = 10.0
 _DRAIN_POLL_S = 0.05
 _WATCH_S, _HUNG_S = 1.0, 5.0
-_PAUSE_S = 0.05
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
 
@@ -88,7 +88,6 @@ class ScoreDesk:
     """The loop. `keeper` is the pair's end; `files` a directory of the account's own."""
 
     def __init__(self, listener: socket.socket, keeper: socket.socket, files: Path, sampler: Sampler) -> None:
-        self._listener = listener
         self._keeper = keeper
         self._files = files
         self._sampler = sampler
@@ -97,8 +96,8 @@ class ScoreDesk:
         self._stop = False
         self._refused = Sparse(_log)
         self._selector = selectors.DefaultSelector()
-        listener.setblocking(False)
-        self._selector.register(listener, selectors.EVENT_READ, self._on_connect)
+        # Many at once: whoever connects in a loop must not keep the sampler from its samples.
+        self._listener = Listener(self._selector, listener, self._take, _log, at_once=_ACCEPTED_MAX)
         self._selector.register(keeper, selectors.EVENT_READ, self._on_keeper)
 
     def run(self) -> None:
@@ -145,28 +144,13 @@ class ScoreDesk:
 
     # -- announcements
 
-    def _on_connect(self) -> None:
-        # Many at once: whoever connects in a loop must not keep the sampler from its samples.
-        for _ in range(_ACCEPTED_MAX):
-            try:
-                channel, _ = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                # Out of descriptors: the connection stays in the queue, and a loop without a pause would spin.
-                _log.error("cannot take a connection: %s", error.strerror)
-                time.sleep(_PAUSE_S)
-                return
-            self._take(channel)
-
-    def _take(self, channel: socket.socket) -> None:
-        pid, uid, _ = peer.of(channel)
+    def _take(self, channel: socket.socket, who: peer.Peer) -> None:
+        pid, uid, _ = who
         if uid != 0 or len(self._steps) >= _STEPS_MAX:
             why = "too many steps" if uid == 0 else "it is no Slurm"
             self._refused.error("process %d of uid %d is refused: %s", pid, uid, why)
             channel.close()
             return
-        channel.setblocking(False)
         # A task's message then says which process the task is, and so in which control group the step runs.
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         scored = _Scored(channel, pid)
