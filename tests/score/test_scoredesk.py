@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from piolet.api import Collector, Target
 from piolet.base.errors import ScoreError, WireError
-from piolet.node.root.keeper import USERS_WRITERS_MAX, Keeper, Order, decode
+from piolet.node.root.keeper import WRITERS, Keeper, Order, decode
 from piolet.node.server import scoredesk
 from piolet.node.server.scoredesk import ScoreDesk, _Scored
 from piolet.samples import request
@@ -247,13 +247,13 @@ def test_a_users_writers_that_hang_are_that_users_trouble(
 
     monkeypatch.setattr(Keeper, "_start", start)
     taker = Keeper(pwd.getpwuid(0), lambda _: None, keeper[1])
-    for uid in [0] + [1000] * (USERS_WRITERS_MAX + 1) + [1001]:
+    for uid in [0] + [1000] * (WRITERS.each + 1) + [1001]:
         order = {"uid": uid, "gid": 1, "groups": [], "directory": "/d", "node": "n", "step": "1.0"}
         socket.send_fds(keeper[0], [json.dumps(order).encode()], [0])
         assert taker._take(keeper[1])
-    assert begun == [1000] * USERS_WRITERS_MAX + [1001]
+    assert begun == [1000] * WRITERS.each + [1001]
     assert "a step of root is not scored" in caplog.text
-    assert f"{USERS_WRITERS_MAX} writers of uid 1000 are at work" in caplog.text
+    assert f"{WRITERS.each} writers of uid 1000 are at work" in caplog.text
 
 
 def test_each_opening_counts_for_itself(hands: Hands) -> None:

@@ -24,14 +24,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from piolet.base.errors import WireError
+from piolet.node.shares import Bound
 from piolet.system import linux
 from piolet.transport import packets
 
 _log = logging.getLogger("pioletd.keeper")
 
 MESSAGE_MAX = 64 * 1024
-WRITERS_MAX = 1024
-USERS_WRITERS_MAX = 256  # a file system that hangs is the trouble of those who use it
+WRITERS = Bound(each=256, total=1024)  # a file system that hangs is the trouble of those who use it
 _POLL_S = 0.5
 _AGAIN_S = 1.0
 _NICE = 10
@@ -116,9 +116,10 @@ class Keeper:
             order = decode(data)
             if len(descriptors) != 1:
                 raise WireError("a request of the sampler has no pipe")
-            mine = sum(uid == order.uid for uid in self._writers.values())
-            if len(self._writers) >= WRITERS_MAX or mine >= USERS_WRITERS_MAX:
-                raise WireError(f"{mine} writers of uid {order.uid} are at work, of {len(self._writers)} in all")
+            users = list(self._writers.values())
+            if WRITERS.reached(order.uid, users):
+                mine = users.count(order.uid)
+                raise WireError(f"{mine} writers of uid {order.uid} are at work, of {len(users)} in all")
             self._start(order, descriptors[0])
         except (WireError, OSError) as error:
             _log.error("a step's samples are not written: %s", error)

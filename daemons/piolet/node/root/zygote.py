@@ -24,14 +24,14 @@ from dataclasses import asdict, dataclass
 
 from piolet.base.errors import PioletError, WireError
 from piolet.node.root import descendants, kernellog, vettask
-from piolet.node.shares import Sparse
+from piolet.node.shares import Bound, Sparse
 from piolet.node.vetting import MESSAGE_MAX, Request
 from piolet.system import linux, peer
 from piolet.transport import packets, wire
 
 _log = logging.getLogger("pioletd.zygote")
 
-VETTINGS_MAX, USERS_VETTINGS_MAX = 512, 32
+VETTINGS = Bound(each=32, total=512)
 _END_S, _AGAIN_S, _AGAIN_MAX_S = 10.0, 1.0, 30.0
 _ZYGOTE_END_S = 3.0
 
@@ -115,11 +115,10 @@ class Zygote:
         # A process that reads what is a user's can hang for as long as the user likes: it is their bound that it fills.
         with socket.socket(fileno=os.dup(connection)) as accepted:
             uid = peer.of(accepted).uid
-        mine = sum(one.uid == uid for one in self._vettings.values())
-        if len(self._vettings) >= VETTINGS_MAX or mine >= USERS_VETTINGS_MAX:
-            self._refused.error(
-                "%d vettings of uid %d are at work, of %d: no other begins", mine, uid, len(self._vettings)
-            )
+        users = [one.uid for one in self._vettings.values()]
+        if VETTINGS.reached(uid, users):
+            mine = users.count(uid)
+            self._refused.error("%d vettings of uid %d are at work, of %d: no other begins", mine, uid, len(users))
             _answer(self._channel, {"key": key, "status": 1})
             return
         told, hold = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

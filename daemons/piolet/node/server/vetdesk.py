@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from piolet.base.errors import PioletError, WireError
 from piolet.node import vetting
 from piolet.node.server.spool import LINE_MAX, Spool, Who
-from piolet.node.shares import Shares, Sparse
+from piolet.node.shares import Bound, Shares, Sparse
 from piolet.node.vetting import MESSAGE_MAX, Answer
 from piolet.system import peer
 from piolet.transport import packets, wire
@@ -31,8 +31,7 @@ from piolet.transport.listener import Listener, Refusals
 
 _log = logging.getLogger("pioletd")
 
-_TASKS_MAX = 256
-_TASKS_PER_USER_MAX = 16
+_TASKS = Bound(each=16, total=256)
 _AT_ONCE, _A_SECOND = 64, 16
 _ACCEPTED_MAX = 64
 _SPOOLED_MAX = 1 << 20
@@ -86,8 +85,7 @@ class VetDesk:
             self._flood.error("uid %d connects too often for vetting, last process %d: it is closed unheard", uid, pid)
             channel.close()
             return
-        mine = [task for task in self._tasks.values() if task.who.uid == uid]
-        if len(mine) >= _TASKS_PER_USER_MAX or len(self._tasks) >= _TASKS_MAX:
+        if _TASKS.reached(uid, [task.who.uid for task in self._tasks.values()]):
             message = wire.encode_error("too many vettings run on this node at once", "try again later")
             self._refusals.refuse(channel, message)
             return
