@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 from piolet.api import Collector, Target
 from piolet.base.errors import ScoreError, WireError
-from piolet.node.root.keeper import WRITERS, Keeper, Order, decode
+from piolet.node.root.keeper import WRITERS, Keeper, decode
+from piolet.node.scoring import Order
 from piolet.node.server import scoredesk
 from piolet.node.server.scoredesk import ScoreDesk, _Scored
 from piolet.samples import request
 from piolet.samples.choose import choose
 from piolet.samples.request import Wish
 from piolet.samples.sampler import Clock, Sampler
+from piolet.transport import packets
 
 from tests.wire import messages
 
@@ -151,7 +153,7 @@ def test_what_fails_when_a_step_begins_ends_that_step_only(
         broken.setattr(scoredesk, "choose", lambda *_: ([noted], {}))
         place: tuple[Any, str] = {
             "descriptors": (os, "pipe2"),
-            "keeper": (socket, "send_fds"),
+            "keeper": (packets, "send"),
             "sampler": (Sampler, "_header"),
         }[fault]
         broken.setattr(*place, fail)

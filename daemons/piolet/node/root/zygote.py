@@ -67,7 +67,7 @@ class Zygote:
         """Serve until the server ends."""
         # What a watching process that was killed has left comes to this one.
         descendants.collect_orphans()
-        self._channel.send(json.dumps({"began": True}).encode())
+        packets.send(self._channel, packets.encode({"began": True}))
         serving = True
         while serving:
             for ready, _ in self._selector.select():
@@ -82,29 +82,25 @@ class Zygote:
             select.select([vetting.pidfd], [], [], max(0.0, end - time.monotonic()))
 
     def _serve(self) -> bool:
-        try:
-            data, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_MAX, 2)
-        except ConnectionResetError:
-            return False  # the server has ended with answers unread
-        try:
-            if not data:
+        with packets.receive(self._channel, MESSAGE_MAX, 2) as packet:
+            if not packet.data:
                 return False
-            request = packets.decode(Request, data)
-            if request.end is not None:
-                if request.end in self._vettings:
-                    os.write(self._vettings[request.end].hold, b"e")
-            elif request.key is None or len(descriptors) != 2:
-                raise WireError("it has no key, or no connection")
-            elif request.key in self._vettings:
-                raise WireError(f"its key {request.key} is that of another")
-            else:
-                self._start(request.key, *descriptors)
-        except (WireError, OSError) as error:
-            _log.error("a request for vetting is refused: %s", error)
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            try:
+                self._act(packets.decode(Request, packet.data), packet.descriptors)
+            except (WireError, OSError) as error:
+                _log.error("a request for vetting is refused: %s", error)
         return True
+
+    def _act(self, request: Request, descriptors: list[int]) -> None:
+        if request.end is not None:
+            if request.end in self._vettings:
+                os.write(self._vettings[request.end].hold, b"e")
+        elif request.key is None or len(descriptors) != 2:
+            raise WireError("it has no key, or no connection")
+        elif request.key in self._vettings:
+            raise WireError(f"its key {request.key} is that of another")
+        else:
+            self._start(request.key, *descriptors)
 
     def _start(self, key: int, connection: int, spool: int) -> None:
         if self._work is None:
@@ -151,7 +147,7 @@ class Zygote:
 
 def _answer(channel: socket.socket, value: dict[str, object]) -> None:
     with contextlib.suppress(OSError):
-        channel.send(json.dumps(value, separators=(",", ":")).encode())
+        packets.send(channel, packets.encode(value, compact=True))
 
 
 def _watch(

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from piolet.api import Target
 from piolet.base.errors import PioletError, WireError
+from piolet.node.scoring import Order
 from piolet.node.shares import Sparse
 from piolet.samples import request
 from piolet.samples.choose import choose
@@ -216,18 +217,12 @@ class ScoreDesk:
 
     def _order_writer(self, facts: Facts, wish: request.Wish) -> int:
         """Return the end of a pipe that a writer, which is the step's user, takes samples from. Raises PioletError."""
-        order = {
-            "uid": facts.uid,
-            "gid": facts.gid,
-            "groups": facts.groups,
-            "directory": wish.directory(facts.job, facts.step, facts.restarts),
-            "node": facts.node,
-            "step": facts.name,
-        }
+        directory = wish.directory(facts.job, facts.step, facts.restarts)
+        order = Order(facts.uid, facts.gid, facts.groups, directory, facts.node, facts.name)
         try:
             read, write = os.pipe2(os.O_CLOEXEC)
             try:
-                socket.send_fds(self._keeper, [json.dumps(order).encode()], [read])
+                packets.send(self._keeper, packets.encode(order), [read])
             except OSError:
                 os.close(write)
                 raise

@@ -244,21 +244,17 @@ class Server:
 
     def _ask(self, request: bytes, descriptors: list[int]) -> None:
         try:
-            socket.send_fds(self._monitor, [request], descriptors)
+            packets.send(self._monitor, request, descriptors)
         except (BrokenPipeError, ConnectionResetError):
             self._stop = True  # the monitor has ended; so do we
 
     def _on_monitor(self) -> None:
-        try:
-            data, descriptors, _, _ = socket.recv_fds(self._monitor, MESSAGE_MAX, 4)
-        except ConnectionResetError:
-            data, descriptors = b"", []
-        try:
-            if not data:
+        with packets.receive(self._monitor, MESSAGE_MAX, 4) as packet:
+            if not packet.data:
                 _log.error("the monitor has ended; so does the server")
                 self._stop = True
                 return
-            answer = packets.decode(Answer, data)
+            answer = packets.decode(Answer, packet.data)
             connection = self._connections.get(answer.key)
             if connection is None:
                 return
@@ -266,11 +262,8 @@ class Server:
                 connection.asked = False
                 self._fail(connection, PioletError(answer.error, answer.hint or None))
             else:
-                self._ready(connection, descriptors, answer.made_in)
+                self._ready(connection, packet.descriptors, answer.made_in)
                 _trace(connection, answer.marks)
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
 
     # -- answers
 
@@ -318,7 +311,7 @@ class Server:
         with contextlib.suppress(OSError):
             connection.channel.recv(1)  # START, unless the monitor has taken it
         try:
-            socket.send_fds(connection.channel, [message], descriptors)
+            packets.send(connection.channel, message, descriptors)
         except OSError as error:
             _log.info("the step ended before its answer: %s", error.strerror)
 

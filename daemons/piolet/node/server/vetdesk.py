@@ -12,7 +12,6 @@ is closed without a word: a sentence would cost more than the connection.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -106,11 +105,10 @@ class VetDesk:
             return
         try:
             wire.decode_vet(data)
-            request = json.dumps({"key": task.key}).encode()
             task.pidfd = peer.pidfd_of(task.channel, task.who.pid)
             task.verdicts, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                socket.send_fds(self._zygote, [request], [task.channel.fileno(), write])
+                packets.send(self._zygote, packets.encode({"key": task.key}), [task.channel.fileno(), write])
             finally:
                 os.close(write)
             task.asked = True
@@ -168,7 +166,7 @@ class VetDesk:
             os.close(task.pidfd)
         if task.asked and not task.ended:
             with contextlib.suppress(OSError):
-                self._zygote.send(json.dumps({"end": task.key}).encode())
+                packets.send(self._zygote, packets.encode({"end": task.key}))
 
     def _on_zygote(self) -> None:
         if self._hear_zygote():
