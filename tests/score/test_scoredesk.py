@@ -146,7 +146,7 @@ def test_what_fails_when_a_step_begins_ends_that_step_only(
             "sampler": (Sampler, "_header"),
         }[fault]
         broken.setattr(*place, fail)
-        gc.collect()  # descriptors of earlier tests, which would otherwise be closed meanwhile
+        gc.collect()  # what earlier tests left open is not to be closed in between
         before = len(os.listdir("/proc/self/fd"))
         announce(desk, SOUND.to_json(), 1).close()
         assert noted.closed and names(desk) == [] and len(os.listdir("/proc/self/fd")) == before

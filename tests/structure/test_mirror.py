@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ PACKAGE = ROOT / "daemons" / "piolet"
 UNIT = TESTS / "unit"
 # Beside the rooms there are these.
 BESIDE = {"tools", "pyslurm_ext"}
+NAMED = re.compile(r"\btests/(?!unit/ROOM)[\w/.]*\w(?:::(\w+))?")
 NAMES = {"ROOT": ROOT, "REPOSITORY": ROOT, "TESTS": TESTS, "PACKAGE": PACKAGE, "UNIT": UNIT}
 LOOKS = {"glob", "rglob", "iterdir"}
 
@@ -58,3 +60,14 @@ def test_no_test_lists_a_folder_that_is_not_there() -> None:
     found = [(path.name, folder) for path in python_files() for folder in looked_into(path)]
     assert len(found) > 8
     assert not [(name, folder) for name, folder in found if not folder.is_dir()]
+
+
+def test_tests_that_tools_and_documents_name_are_there() -> None:
+    """Such as those that an emulator cannot run; SECURITY.md has a test of its own."""
+    sources = [ROOT / "Makefile", *(ROOT / "tools").rglob("*.py"), *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    found = [(path, match) for path in sources for match in NAMED.finditer(path.read_text("utf-8"))]
+    assert len(found) > 80
+    for path, match in found:
+        named = ROOT / match[0].partition("::")[0]
+        assert named.exists(), (path.name, match[0])
+        assert match[1] is None or f"def {match[1]}(" in named.read_text("utf-8"), (path.name, match[0])
