@@ -152,7 +152,8 @@ def _namespaces(kinds: dict[int, str]) -> Iterator[str]:
 def _mounts(layout: Layout, kinds: dict[int, str]) -> Iterator[str]:
     """Yield the mounts of every namespace: of this machine, of each node, of each pioletd, of each container.
 
-    Of this machine, what other tests mount meanwhile, below /tmp or as network namespaces, is none of the cluster's.
+    Of this machine, what others mount meanwhile is none of the cluster's: what other tests mount below /tmp or as
+    network namespaces, and what is neither below the cluster's directory nor of a kind that Piolet mounts.
     """
     seen: set[int] = set()
     # Daemons on record first, whose names have no blank: a child that was forked just now is in the same namespace.
@@ -167,11 +168,12 @@ def _mounts(layout: Layout, kinds: dict[int, str]) -> Iterator[str]:
                 place, tail = before.split()[4], after.split()
                 if tail[0] == "squashfs" and "/mnt/images/" in place:
                     continue  # counted as a loop device
-                own = place.startswith(f"{layout.root}/")
-                if kind == "this machine" and not own and place.startswith(_ELSEWHERE):
+                here = kind == "this machine"
+                below = here and place.startswith(f"{layout.root}/")
+                if here and not below and place.startswith(_ELSEWHERE):
                     continue
-                ours = "piolet" in line or tail[0].startswith("fuse") or tail[0] in ("overlay", "squashfs", "nsfs")
-                if ours or kind == "this machine":
+                like_ours = tail[0].startswith("fuse") or tail[0] in ("overlay", "squashfs", "nsfs")
+                if below or like_ours or "piolet" in line:
                     yield f"{kind.split(' (')[0]}: {tail[0]} {tail[1]} at {place}"
 
 
