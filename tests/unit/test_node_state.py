@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from piolet.base.errors import PioletError
 from piolet.node import main
-from piolet.node.requests import is_step
 from piolet.node.root.state import Known, StepFiles
-from piolet.steps import slurmstepd
+from piolet.steps import identity, slurmstepd
 from piolet.system import processes
 
 
@@ -72,9 +71,9 @@ def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 
 
 def test_names_of_steps() -> None:
-    assert is_step("123.0")
+    assert identity.is_name("123.0")
     for text in ("", ".", "..", "1", "1.", "1.0/", "../1.0", "1.0\n", "1.0 ", "a.b", "1.0.tmp", "12345678901.0"):
-        assert not is_step(text), text
+        assert not identity.is_name(text), text
 
 
 def test_anybodys_process_does_not_pass_for_a_slurmstepd() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from piolet.base.errors import ScoreError
 from piolet.samples.choose import NAMES
+from piolet.steps import identity
 
 PERIOD_LEAST, PERIOD_MOST = 0.1, 3600.0
 OUT_MAX, LABEL_MAX = 3500, 200
@@ -45,16 +46,7 @@ class Wish:
 
     def directory(self, job: int, step: int, restarts: int) -> str:
         """Return where the data set of a step is."""
-        return self.out.replace("%j", str(job)).replace("%s", str(step)).replace("%r", _again(restarts))
-
-
-def run_name(job: int | str, step: int | str, restarts: int) -> str:
-    """Return JOB.STEP, and behind it what tells the runs of a job that was requeued apart."""
-    return f"{job}.{step}{_again(restarts)}"
-
-
-def _again(restarts: int) -> str:
-    return f"-r{restarts}" if restarts else ""
+        return self.out.replace("%j", str(job)).replace("%s", str(step)).replace("%r", identity.run_suffix(restarts))
 
 
 def period_of(text: str, least: float = PERIOD_LEAST) -> float:

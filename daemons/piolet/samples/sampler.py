@@ -21,7 +21,7 @@ from typing import Any
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Collector, Device, Reading
 from piolet.samples.journal import VERSION, Packer, json_frame
-from piolet.samples.request import run_name
+from piolet.steps import identity
 
 KEEP = 4 << 20
 HOST_PERIOD = 1.0
@@ -49,7 +49,7 @@ class Step:
     @property
     def name(self) -> str:
         """The name of this run of the step."""
-        return run_name(self.job, self.step, self.restarts)
+        return identity.run_name(self.job, self.step, self.restarts)
 
 
 @dataclass(frozen=True)

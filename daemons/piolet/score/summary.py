@@ -13,13 +13,13 @@ import numpy as np
 
 from piolet.base.errors import ScoreError
 from piolet.samples.dataset import Dataset, open_dataset
-from piolet.samples.request import run_name
 from piolet.score import saturation
 from piolet.score.advice import Advice, advise, used
 from piolet.score.overview import Overview, overview
 from piolet.score.peaks import Peaks
 from piolet.score.phases import phases
 from piolet.score.saturation import Score
+from piolet.steps import identity
 
 MIXED = 0.1
 
@@ -86,7 +86,7 @@ class Summary:
     @property
     def name(self) -> str:
         """The name of this run of the step."""
-        return run_name(self.job, self.step, self.restarts)
+        return identity.run_name(self.job, self.step, self.restarts)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain values for JSON, without the timelines."""
@@ -152,7 +152,7 @@ def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None) ->
 
 
 def _run_of(header: dict[str, Any]) -> str:
-    return run_name(str(header["job"]), str(header["step"]), header.get("restarts", 0))
+    return identity.run_name(str(header["job"]), str(header["step"]), header.get("restarts", 0))
 
 
 def _mean(array: Any) -> float | None:

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 
 from piolet.base.errors import PioletError
-from piolet.node.requests import is_step
+from piolet.steps import identity
 from piolet.system import processes
 
 _log = logging.getLogger("pioletd.monitor")
@@ -65,7 +65,7 @@ class StepFiles:
         for name in os.listdir(self._directory):
             path = f"{self._directory}/{name}"
             try:
-                if not is_step(name):
+                if not identity.is_name(name):
                     raise ValueError(name)
                 with open(path, encoding="ascii") as file:
                     value = json.load(file)

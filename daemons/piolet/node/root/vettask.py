@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import resource
 import select
 import socket
@@ -18,12 +17,11 @@ from dataclasses import dataclass
 
 from piolet.base.errors import PioletError
 from piolet.node.vetting import CGROUP, SLURMSTEPD, UNKNOWN
-from piolet.steps import hierarchies
+from piolet.steps import hierarchies, slurmstepd
 from piolet.system import peer
 
 _log = logging.getLogger("pioletd.zygote")
 
-_TITLE = re.compile(r"slurmstepd: \[([A-Za-z0-9_+-]{1,60})\.([A-Za-z0-9_+-]{1,60})\]")
 _ANCESTORS_MAX = 64
 _LIMITS = {
     "Max address space": resource.RLIMIT_AS,
@@ -161,14 +159,13 @@ def _stepd_title(base: str) -> tuple[str, str] | None:
     if _status(base)["Uid"].split()[0] != "0":
         return None
     with open(f"{base}/cmdline", "rb") as file:
-        match = _TITLE.match(file.read(256).split(b"\0")[0].decode("ascii", "replace"))
-    if match is None:
+        said = slurmstepd.title(file.read(256))
+    if said is None:
         return None
-    # Distributions add to the name: slurmstepd-wlm. A package that was updated leaves a deleted file behind.
-    program = os.path.basename(os.readlink(f"{base}/exe"))
+    program = slurmstepd.is_program(os.readlink(f"{base}/exe"))  # of a package that was updated, a deleted file
     roots = os.stat(f"{base}/exe").st_uid == 0
     here = os.stat(f"{base}/ns/uts").st_ino == os.stat("/proc/self/ns/uts").st_ino
-    return (match[1], match[2]) if roots and here and program.startswith("slurmstepd") else None
+    return said if roots and here and program else None
 
 
 def adopt(task: Task) -> None:

@@ -28,7 +28,7 @@ from piolet.node.shares import Sparse
 from piolet.samples import request
 from piolet.samples.choose import choose
 from piolet.samples.sampler import Sampler, Session, Sink, Step
-from piolet.steps import hierarchies
+from piolet.steps import hierarchies, identity
 from piolet.system import peer, processes
 from piolet.transport import packets, wire
 
@@ -71,7 +71,7 @@ class Facts:
     @property
     def name(self) -> str:
         """The name of this run of the step."""
-        return request.run_name(self.job, self.step, self.restarts)
+        return identity.run_name(self.job, self.step, self.restarts)
 
 
 @dataclass
