@@ -13,7 +13,7 @@ import pytest
 from piolet.base.errors import PioletError
 from piolet.node import main
 from piolet.node.root.state import Known, StepFiles
-from piolet.steps import identity, slurmstepd
+from piolet.steps import slurmstepd
 from piolet.system import processes
 
 
@@ -68,12 +68,6 @@ def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PioletError, match=r"cannot make .*/file/steps"):
         StepFiles(str(tmp_path / "file" / "steps"))
-
-
-def test_names_of_steps() -> None:
-    assert identity.is_name("123.0")
-    for text in ("", ".", "..", "1", "1.", "1.0/", "../1.0", "1.0\n", "1.0 ", "a.b", "1.0.tmp", "12345678901.0"):
-        assert not identity.is_name(text), text
 
 
 def test_anybodys_process_does_not_pass_for_a_slurmstepd() -> None:

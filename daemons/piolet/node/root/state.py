@@ -28,7 +28,7 @@ class Known:
 
     def alive(self) -> bool:
         """Return whether that very slurmstepd still runs."""
-        return self.started is not None and processes.start_time(self.peer) == self.started
+        return processes.still_runs(self.peer, self.started)
 
 
 class StepFiles:

@@ -305,7 +305,7 @@ class ScoreDesk:
                 path.unlink(missing_ok=True)
                 continue
             # Its number may be another process's by now.
-            if processes.start_time(facts.peer) != facts.started:
+            if not processes.still_runs(facts.peer, facts.started):
                 os.close(pidfd)
                 path.unlink(missing_ok=True)
                 continue
