@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from piolet.base import quantities
+from piolet.base import units
 from piolet.base.errors import VetError
 from piolet.vet import protocol, yamltext
 from piolet.vet.catalogue import catalogue
@@ -245,7 +245,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
      ("0.2", "0..1", 0.2), ("1e3", "B", 1000.0)],
 )  # fmt: skip
 def test_quantities(text: str, unit: str, value: float) -> None:
-    assert quantities.parse(text, unit) == pytest.approx(value)
+    assert units.parse(text, unit) == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_quantities(text: str, unit: str, value: float) -> None:
 )
 def test_what_is_no_quantity(text: str, unit: str) -> None:
     with pytest.raises(ValueError, match="number"):
-        quantities.parse(text, unit)
+        units.parse(text, unit)
 
 
 @given(st.text(max_size=60))

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
-from piolet.base import sizes
+from piolet.base import units
 from piolet.base.errors import ImageError
 from piolet.images.cage import narrow
 from piolet.images.manifest import Blob
@@ -36,9 +36,9 @@ class Budget:
         """Take `count` bytes; raises ImageError when the image is larger than the limit."""
         self.spent += count
         if self.spent > self._limit:
-            size = "" if self._packed is None else f" for layers of {sizes.shown(self._packed)}"
+            size = "" if self._packed is None else f" for layers of {units.size(self._packed)}"
             raise ImageError(
-                f"the image has more than {sizes.shown(self._limit)} of unpacked content, the limit{size}",
+                f"the image has more than {units.size(self._limit)} of unpacked content, the limit{size}",
                 "the holes of sparse files count; an administrator can raise [images] unpack_ratio",
             )
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from piolet.base import units
 from piolet.base.errors import ScoreError
 from piolet.samples.choose import NAMES
 from piolet.steps import identity
@@ -51,13 +52,10 @@ class Wish:
 
 def period_of(text: str, least: float = PERIOD_LEAST) -> float:
     """Return the seconds in "100ms", "1s", "2min" or "1". Raises ValueError: it is none, or out of bounds."""
-    for unit, factor in (("ms", 1e-3), ("min", 60.0), ("s", 1.0), ("", 1.0)):
-        number = text.removesuffix(unit).strip()
-        if text.endswith(unit) and number.isascii() and number.replace(".", "", 1).isdecimal():
-            value = float(number) * factor
-            if least <= value <= PERIOD_MOST:
-                return value
-    raise ValueError(text)
+    value = units.seconds_of(text, plain="s")
+    if value is None or not least <= value <= PERIOD_MOST:
+        raise ValueError(text)
+    return value
 
 
 def parse(text: str, cwd: str, default: Wish) -> Wish:

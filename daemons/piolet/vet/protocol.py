@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from piolet.api import Eval, Inconclusive
-from piolet.base import quantities
+from piolet.base import units
 from piolet.base.errors import VetError
 from piolet.base.nearest import nearest
 from piolet.vet import yamltext
@@ -215,7 +215,7 @@ class _Reader:
         if not isinstance(node, Scalar):
             raise self.wrong(node, what, "a number")
         try:
-            value = quantities.parse(node.text, unit)
+            value = units.parse(node.text, unit)
         except ValueError as error:
             raise self.wrong(node, what, str(error)) from None
         if whole and value != int(value):

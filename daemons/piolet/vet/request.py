@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from piolet.base import quantities
+from piolet.base import units
 from piolet.base.errors import VetError
 from piolet.vet.runner.plan import Plan
 
@@ -82,7 +82,7 @@ def _set(request: Request, key: str, value: str) -> Request:
         return dataclasses.replace(request, retries=_whole(key, value, 0, _RETRIES_MAX))
     if key == "budget":
         try:
-            seconds = quantities.parse(value, "s")
+            seconds = units.parse(value, "s")
         except ValueError as error:
             raise VetError(f"'budget' in --vet must be {error}, not '{value}'", _FORM) from None
         if not 0 < seconds <= _BUDGET_MAX_S:
