@@ -163,7 +163,7 @@ def test_progress_on_a_terminal(site: Site, registry: Registry, image: Path) -> 
     code = (
         "from piolet.site import config; from pathlib import Path; from piolet.cli.progress import progress\n"
         "from piolet.images import client\n"
-        f"settings = config.load(Path({str(site.config)!r}))\n"
+        f"settings = config.load(Path({str(site.config)!r})).images\n"
         f"with progress() as show: client.find({reference!r}, settings, 'pull', show)"
     )
     subprocess.run([PYTHON, "-c", code], env=environment(), stderr=terminal, check=True, cwd="/")
