@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from piolet.base import places
 from piolet.base.errors import Location, VetError
 
 SIZE_LIMIT = 1 << 20
@@ -135,7 +136,7 @@ def read(path: str) -> Document:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = places.line_number(data, error.start)
         raise VetError(f"the protocol {path} is not UTF-8: line {line}") from None
     return parse(path, text)
 
@@ -177,9 +178,7 @@ def _place(event: yaml.Event) -> Place:
 
 
 def _location(path: str, lines: list[str], place: Place) -> Location:
-    text = lines[place.line] if place.line < len(lines) else ""
-    shown = "".join(c if c == "\t" or c.isprintable() else "?" for c in text)
-    return Location(path, place.line + 1, place.column + 1, shown[:240], place.width)
+    return places.of_line(path, lines, place.line, place.column, place.width)
 
 
 def _hint(lines: list[str], place: Place) -> str | None:
