@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from piolet.base import units
+from piolet.base import texts, units
 from piolet.base.errors import ImageError, UsageError
 from piolet.cli import thismachine
 from piolet.cli.main import printable
@@ -255,6 +255,5 @@ def _table(
                     shown(entry) if first else '"',
                 )
             )
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in texts.columns(rows):
+        print(line.rstrip())
