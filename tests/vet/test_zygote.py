@@ -208,7 +208,7 @@ def test_job_and_step_are_those_of_the_control_group(step: Path) -> None:
     process = inside(step)
     try:
         task = vettask.look_up(process.pid, NOBODY)
-        assert vettask.place_of(task, hierarchies.own_mounts()) == vettask.Place("77", "3", "cgroup")
+        assert vettask.place_of(task, hierarchies.own_mounts()) == vettask.Membership("77", "3", "cgroup")
         # One who is handed a part of the tree makes what names they like there.
         os.chown(step.parents[1], NOBODY, NOBODY)
         assert vettask.place_of(task, hierarchies.own_mounts()).found == "unknown"
@@ -376,7 +376,9 @@ def test_the_slurmstepd_above(public: Path, program: str, owner: int, uid: int, 
         task = vettask.look_up(int(stepd.stdout.readline()), NOBODY)
         assert task.cgroups
         place = vettask.place_of(task, [])
-        assert place == (vettask.Place(*found, "slurmstepd") if found else vettask.Place(None, None, "unknown"))
+        assert place == (
+            vettask.Membership(*found, "slurmstepd") if found else vettask.Membership(None, None, "unknown")
+        )
     finally:
         os.killpg(stepd.pid, signal.SIGKILL)
         stepd.communicate()

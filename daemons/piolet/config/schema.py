@@ -60,7 +60,7 @@ def not_empty(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
+class SettingPlace:
     """Where a section or one of its settings stands, as errors name it."""
 
     origin: str
@@ -78,7 +78,7 @@ class Place:
         return self.origin if span is None else f"{self.origin}:{places.line_number(text, span[0])}"
 
 
-def section(kind: Any, table: dict[str, Any], place: Place) -> Any:
+def section(kind: Any, table: dict[str, Any], place: SettingPlace) -> Any:
     """Return a section, the dataclass `kind`, of what `table` says. Raises ConfigError."""
     types = get_type_hints(kind)
     settings = {setting.name: setting.metadata for setting in dataclasses.fields(kind)}

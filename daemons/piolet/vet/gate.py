@@ -130,7 +130,7 @@ class _Gate:
             self._say(f"going on with {len(choice.nodes)} of {len(nodes)} nodes, without {_some(unused)}\n")
         return Answer(0, choice.words)
 
-    def _decide(self, nodes: Sequence[str], place: kept.Place | None) -> tuple[Decision, Choice]:
+    def _decide(self, nodes: Sequence[str], place: kept.KeptFile | None) -> tuple[Decision, Choice]:
         """Return what is thought of the nodes, and which to use; `place` keeps it for the job. Raises PioletError."""
         scontrol = _tool(self._order.words, "scontrol")
         earlier = None

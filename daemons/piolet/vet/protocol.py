@@ -21,7 +21,7 @@ from piolet.base.nearest import nearest
 from piolet.vet import yamltext
 from piolet.vet.catalogue import VETNODE, Catalogue
 from piolet.vet.runner import plan
-from piolet.vet.yamltext import Document, Node, Place, Scalar, Sequence
+from piolet.vet.yamltext import Document, Mark, Node, Scalar, Sequence
 
 _PROTOCOL_KEYS = ("name", "evals", "scheduler", "pip", "budget", "min_nodes", "spares")
 _EVAL_KEYS = (
@@ -66,7 +66,7 @@ def build(document: Document, known: Catalogue, search: Iterable[str] = ()) -> p
     )
 
 
-def _task(reader: _Reader, item: Node, known: Catalogue, search: tuple[str, ...]) -> tuple[plan.Task, Place]:
+def _task(reader: _Reader, item: Node, known: Catalogue, search: tuple[str, ...]) -> tuple[plan.Task, Mark]:
     document = reader.document
     if not isinstance(item, yamltext.Mapping):
         raise document.error("an eval must be a table", item.place, "it begins with '- type: …'")
@@ -173,7 +173,7 @@ class _Reader:
         shown = f", not '{node.text[:60]}'" if isinstance(node, Scalar) else ""
         return self.document.error(f"'{what}' must be {expected}{shown}", node.place)
 
-    def unknown(self, key: str, place: Place, known: Iterable[str], where: str) -> VetError:
+    def unknown(self, key: str, place: Mark, known: Iterable[str], where: str) -> VetError:
         names = list(known)
         hint = _did_you_mean(key, names) or f"known here: {', '.join(sorted(set(names)))}"
         return self.document.error(f"unknown key '{key}' in {where}", place, hint)

@@ -23,7 +23,7 @@ DEPTH_LIMIT = 16
 
 
 @dataclass(frozen=True)
-class Place:
+class Mark:
     """Where something stands: line and column count from 0, as the YAML library counts."""
 
     line: int
@@ -37,7 +37,7 @@ class Scalar:
 
     text: str
     plain: bool
-    place: Place
+    place: Mark
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Sequence:
     """A list."""
 
     items: list[Node]
-    place: Place
+    place: Mark
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Mapping:
     """A table, with the places of its keys."""
 
     items: dict[str, Node]
-    keys: dict[str, Place]
-    place: Place
+    keys: dict[str, Mark]
+    place: Mark
 
 
 Node = Scalar | Sequence | Mapping
@@ -68,7 +68,7 @@ class Document:
     lines: list[str]
     root: Node
 
-    def error(self, message: str, place: Place, hint: str | None = None) -> VetError:
+    def error(self, message: str, place: Mark, hint: str | None = None) -> VetError:
         """Return an error that points to `place`."""
         return VetError(message, hint, _location(self.path, self.lines, place))
 
@@ -80,7 +80,7 @@ class _Builder:
     events: Iterator[yaml.Event]
     depth: int = field(default=0)
 
-    def fail(self, message: str, place: Place, hint: str | None = None) -> VetError:
+    def fail(self, message: str, place: Mark, hint: str | None = None) -> VetError:
         return VetError(message, hint, _location(self.path, self.lines, place))
 
     def node(self, event: yaml.Event) -> Node:
@@ -98,15 +98,15 @@ class _Builder:
         self.depth -= 1
         return node
 
-    def sequence(self, place: Place) -> Sequence:
+    def sequence(self, place: Mark) -> Sequence:
         items: list[Node] = []
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             items.append(self.node(event))
         return Sequence(items, place)
 
-    def mapping(self, place: Place) -> Mapping:
+    def mapping(self, place: Mark) -> Mapping:
         items: dict[str, Node] = {}
-        keys: dict[str, Place] = {}
+        keys: dict[str, Mark] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key = self.node(event)
             if not isinstance(key, Scalar):
@@ -159,9 +159,9 @@ def parse(path: str, text: str) -> Document:
             raise VetError(f"the protocol {path} holds more than one document")
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
-        at = Place(mark.line, mark.column, 1) if mark is not None else Place(0, 0, 1)
+        at = Mark(mark.line, mark.column, 1) if mark is not None else Mark(0, 0, 1)
         if at.line >= len(lines):  # the file ends where something is missing
-            at = Place(len(lines) - 1, len(lines[-1]), 1)
+            at = Mark(len(lines) - 1, len(lines[-1]), 1)
         raise VetError(
             f"this is not valid YAML: {error.problem or 'malformed'}", _hint(lines, at), _location(path, lines, at)
         ) from None
@@ -170,18 +170,18 @@ def parse(path: str, text: str) -> Document:
     return Document(path, lines, root)
 
 
-def _place(event: yaml.Event) -> Place:
+def _place(event: yaml.Event) -> Mark:
     start: Any = event.start_mark
     end: Any = event.end_mark
     width = end.column - start.column if end.line == start.line else 1
-    return Place(start.line, start.column, max(1, width))
+    return Mark(start.line, start.column, max(1, width))
 
 
-def _location(path: str, lines: list[str], place: Place) -> Location:
+def _location(path: str, lines: list[str], place: Mark) -> Location:
     return places.of_line(path, lines, place.line, place.column, place.width)
 
 
-def _hint(lines: list[str], place: Place) -> str | None:
+def _hint(lines: list[str], place: Mark) -> str | None:
     if "\t" in lines[place.line][: len(lines[place.line]) - len(lines[place.line].lstrip())]:
         return "YAML is indented with spaces, not with tabs"
     return None

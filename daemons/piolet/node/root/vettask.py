@@ -53,7 +53,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Place:
+class Membership:
     """The job and step that a task belongs to, and what says so: CGROUP, SLURMSTEPD or UNKNOWN."""
 
     job: str | None
@@ -61,7 +61,7 @@ class Place:
     found: str
 
 
-def of_connection(channel: socket.socket, listener: peer.File) -> tuple[Task, Place]:
+def of_connection(channel: socket.socket, listener: peer.File) -> tuple[Task, Membership]:
     """Return the process that made the connection, and where it belongs. Raises PioletError and OSError."""
     pid, uid, _ = peer.of_accepted(channel, listener)
     process = peer.pidfd_of(channel, pid)
@@ -116,13 +116,13 @@ def _status(base: str) -> dict[str, str]:
         return dict(line.split(":", 1) for line in file if ":" in line)
 
 
-def place_of(task: Task, seen: Sequence[hierarchies.Mount]) -> Place:
+def place_of(task: Task, seen: Sequence[hierarchies.Mount]) -> Membership:
     """Return the job and step of the task: from its control group, else from the slurmstepd that it descends from."""
     named = hierarchies.step_of(task.cgroups, seen)
     if named is not None:
-        return Place(*named, CGROUP)
+        return Membership(*named, CGROUP)
     title = _stepd_above(task.pid, task.parent)
-    return Place(None, None, UNKNOWN) if title is None else Place(*title, SLURMSTEPD)
+    return Membership(None, None, UNKNOWN) if title is None else Membership(*title, SLURMSTEPD)
 
 
 def _stepd_above(pid: int, parent: int) -> tuple[str, str] | None:
