@@ -19,7 +19,7 @@ from piolet.samples.choose import choose
 from piolet.samples.collectors import host
 from piolet.samples.dataset import Dataset, open_dataset
 from piolet.samples.journal import open_for_writing
-from piolet.samples.sampler import Clock, Sampler, Sink, Step
+from piolet.samples.sampler import Clock, SampledStep, Sampler, Sink
 
 from tests.simulators.dcgm import build as dcgm
 from tests.simulators.nvml import build as nvml
@@ -112,7 +112,7 @@ def main(words: list[str]) -> None:
         collectors[0]._offset_ns = began - 10**9  # type: ignore[attr-defined]
     sampler = Sampler(scripted.clock())
     sink = Sink(open_for_writing(str(directory / "node.journal")))
-    session = sampler.add(Step("1", "0", "node", os.getuid()), collectors, period, sink, why_not)
+    session = sampler.add(SampledStep("1", "0", "node", os.getuid()), collectors, period, sink, why_not)
     end = round(seconds * 1e9)
 
     def stop() -> bool:

@@ -31,12 +31,12 @@ import os, sys
 from piolet.api import Target
 from piolet.samples.choose import choose
 from piolet.samples.metrics import serve
-from piolet.samples.sampler import Sampler, Sink, Step
+from piolet.samples.sampler import SampledStep, Sampler, Sink
 collectors, why_not = choose(Target(period=0.1), "gpm")
 sampler = Sampler(totals=True)
 stop = serve(sampler, "nid001", sys.argv[1])
 sink = Sink(os.open("/dev/null", os.O_WRONLY))
-session = sampler.add(Step("42", "0", "nid001", 1000), collectors, 0.1, sink, why_not)
+session = sampler.add(SampledStep("42", "0", "nid001", 1000), collectors, 0.1, sink, why_not)
 print("ready", flush=True)
 sampler.run_until(lambda: os.getppid() == 1)
 """

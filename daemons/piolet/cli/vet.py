@@ -179,7 +179,7 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
     started = _parent_environment()
     asked, *words = args.words
     own = args.stage == "allocated" and not srunwords.attaches(words) and not _in_a_job(started)
-    order = gate.Order(args.stage, args.job, asked, tuple(words), own, started or {})
+    order = gate.GateCall(args.stage, args.job, asked, tuple(words), own, started or {})
     protocol_file = request.parse(asked).path
     watched = shortcut.watch(
         os.environ, asked, protocol_file, args.config or "", str(config.DEFAULT_PATH), settings.vet.evals

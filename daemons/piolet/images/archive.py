@@ -21,7 +21,7 @@ from typing import Any
 from piolet.base import units
 from piolet.base.errors import ImageError
 from piolet.images import manifest as documents
-from piolet.images.blob import LayerStream, Source, needs_a_file, unpacked
+from piolet.images.blob import LayerStream, Unpacked, needs_a_file, unpacked
 from piolet.images.reference import is_digest
 from piolet.images.tarstream import Member, TarReader
 
@@ -317,7 +317,7 @@ def _stream(fd: int, spare: str, limit: int) -> LayerStream:
             return piece
         return _patient(number, count)
 
-    source: Source = unpacked(fd, magic, raw)
+    source: Unpacked = unpacked(fd, magic, raw)
     return LayerStream(source, None)
 
 

@@ -59,7 +59,7 @@ def check(path: str, blob: Blob) -> None:
         raise ImageError(f"the blob {blob.digest[:19]} does not have the content that its digest promises")
 
 
-class Source(Protocol):
+class Unpacked(Protocol):
     """Unpacked bytes: a piece at each call, none at the end."""
 
     def read(self) -> bytes: ...
@@ -140,7 +140,7 @@ class _Zstd:
             self._child.stdout.close()
 
 
-def unpacked(fd: int, magic: bytes, raw: Callable[[int, int], bytes] = os.read) -> Source:
+def unpacked(fd: int, magic: bytes, raw: Callable[[int, int], bytes] = os.read) -> Unpacked:
     """Return what is in the file at `fd`, which begins with `magic`, and which is closed with what is returned.
 
     `raw` reads it in the place of os.read, unless it is compressed with zstd.
@@ -166,7 +166,7 @@ class LayerStream:
     Of the file at `path`, or of any source.
     """
 
-    def __init__(self, path: str | Source, budget: Budget | None) -> None:
+    def __init__(self, path: str | Unpacked, budget: Budget | None) -> None:
         if isinstance(path, str):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self._source = unpacked(fd, os.pread(fd, 6, 0))

@@ -34,7 +34,7 @@ HOST_COLUMNS = tuple(quantity.name for quantity in HOST_QUANTITIES)
 
 
 @dataclass(frozen=True)
-class Step:
+class SampledStep:
     """What a data set says of its origin; `nodes` is 0 where it is not known."""
 
     job: str
@@ -132,7 +132,7 @@ class _Source:
 class Session:
     """One step that is being sampled."""
 
-    step: Step
+    step: SampledStep
     period: float
     sink: Sink
     sources: list[_Source] = field(default_factory=list)
@@ -170,7 +170,7 @@ class Sampler:
             self.busy = None
 
     def add(
-        self, step: Step, collectors: Sequence[Collector], period: float, sink: Sink, why_not: dict[str, str]
+        self, step: SampledStep, collectors: Sequence[Collector], period: float, sink: Sink, why_not: dict[str, str]
     ) -> Session:
         """Begin to sample a step with collectors that are open. `why_not`: the collectors that cannot, and why."""
         now = self.clock.monotonic_ns()

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, cast
 
 from piolet.base import texts
-from piolet.vet.catalogue import Catalogue, Entry
+from piolet.vet.catalogue import Catalogue, CatalogueEntry
 
 
 def overview(known: Catalogue) -> list[str]:
@@ -19,7 +19,7 @@ def overview(known: Catalogue) -> list[str]:
     return texts.columns(rows, (21, 9, 6), gap=1)
 
 
-def explain(entry: Entry) -> list[str]:
+def explain(entry: CatalogueEntry) -> list[str]:
     """Return everything about one eval, its parameters included."""
     kind = entry.kind
     facts = {

@@ -229,7 +229,7 @@ class Monitor:
             stepd = who.peer if order.foreign or served else 0
             rooted = view is not None and not served and self._images.rooted
             label = labels.label(who.step, self._place) if rooted else ""
-            todo = worker.Order(
+            todo = worker.WorkerOrder(
                 who.uid,
                 who.gid,
                 who.groups,

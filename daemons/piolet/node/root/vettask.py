@@ -37,7 +37,7 @@ _LIMITS = {
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskProcess:
     """A process of a vet step, as /proc knows it."""
 
     pid: int
@@ -61,7 +61,7 @@ class Membership:
     found: str
 
 
-def of_connection(channel: socket.socket, listener: peer.File) -> tuple[Task, Membership]:
+def of_connection(channel: socket.socket, listener: peer.File) -> tuple[TaskProcess, Membership]:
     """Return the process that made the connection, and where it belongs. Raises PioletError and OSError."""
     pid, uid, _ = peer.of_accepted(channel, listener)
     process = peer.pidfd_of(channel, pid)
@@ -76,7 +76,7 @@ def of_connection(channel: socket.socket, listener: peer.File) -> tuple[Task, Me
         os.close(process)
 
 
-def look_up(pid: int, uid: int) -> Task:
+def look_up(pid: int, uid: int) -> TaskProcess:
     """Return what /proc says of the process, which must be this user's. Raises PioletError."""
     try:
         process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -108,7 +108,7 @@ def look_up(pid: int, uid: int) -> Task:
     environment = {os.fsdecode(name): os.fsdecode(value) for name, _, value in entries}
     supplementary = list(map(int, status["Groups"].split()))
     parent = int(status["PPid"])
-    return Task(pid, uid, gids.pop(), supplementary, parent, groups, environment, limits, oom, directory)
+    return TaskProcess(pid, uid, gids.pop(), supplementary, parent, groups, environment, limits, oom, directory)
 
 
 def _status(base: str) -> dict[str, str]:
@@ -116,7 +116,7 @@ def _status(base: str) -> dict[str, str]:
         return dict(line.split(":", 1) for line in file if ":" in line)
 
 
-def place_of(task: Task, seen: Sequence[hierarchies.Mount]) -> Membership:
+def place_of(task: TaskProcess, seen: Sequence[hierarchies.Mount]) -> Membership:
     """Return the job and step of the task: from its control group, else from the slurmstepd that it descends from."""
     named = hierarchies.step_of(task.cgroups, seen)
     if named is not None:
@@ -168,7 +168,7 @@ def _stepd_title(base: str) -> tuple[str, str] | None:
     return said if roots and here and program else None
 
 
-def adopt(task: Task) -> None:
+def adopt(task: TaskProcess) -> None:
     """Enter the task's control groups, and take over its CPUs, niceness and resource limits.
 
     Raises PioletError: the control groups of its step cannot be entered.

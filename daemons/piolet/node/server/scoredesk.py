@@ -27,7 +27,7 @@ from piolet.base.errors import PioletError, WireError
 from piolet.node.shares import Sparse
 from piolet.samples import request
 from piolet.samples.choose import choose
-from piolet.samples.sampler import Sampler, Session, Sink, Step
+from piolet.samples.sampler import SampledStep, Sampler, Session, Sink
 from piolet.steps import hierarchies, identity
 from piolet.system import peer, processes
 from piolet.transport import packets, wire
@@ -46,7 +46,7 @@ _F_SETPIPE_SZ = 1031
 
 
 @dataclass(frozen=True)
-class Facts:
+class StepNote:
     """What is kept of a step for a restart; `started` is when its slurmstepd, the process `peer`, was started.
 
     control_groups   of the step, as in Target
@@ -80,7 +80,7 @@ class _Scored:
 
     watch: socket.socket | int
     peer: int
-    facts: Facts | None = None
+    facts: StepNote | None = None
     session: Session | None = None
 
 
@@ -203,11 +203,11 @@ class ScoreDesk:
 
     # -- sampling
 
-    def _begin(self, scored: _Scored, facts: Facts) -> None:
+    def _begin(self, scored: _Scored, facts: StepNote) -> None:
         wish = request.from_json(facts.definition.encode())
         target = Target(gpus=tuple(facts.gpus), groups=tuple(facts.control_groups), period=wish.period)
         collectors, why_not = choose(target, wish.collector, lambda: self._sampler.working(facts.name))
-        step = Step(
+        step = SampledStep(
             str(facts.job),
             str(facts.step),
             facts.node,
@@ -230,7 +230,7 @@ class ScoreDesk:
         self._note(facts)
         _log.debug("step %s is sampled: %s", facts.name, ", ".join(c.name for c in collectors))
 
-    def _order_writer(self, facts: Facts, wish: request.Wish) -> int:
+    def _order_writer(self, facts: StepNote, wish: request.Wish) -> int:
         """Return the end of a pipe that a writer, which is the step's user, takes samples from. Raises PioletError."""
         order = {
             "uid": facts.uid,
@@ -281,7 +281,7 @@ class ScoreDesk:
 
     # -- restarts
 
-    def _note(self, facts: Facts) -> None:
+    def _note(self, facts: StepNote) -> None:
         path = self._files / facts.name
         new = path.with_suffix(f"{path.suffix}.new")
         try:
@@ -297,7 +297,7 @@ class ScoreDesk:
         for path in list(self._files.iterdir()):
             try:
                 with path.open("rb") as file:
-                    facts = packets.decode(Facts, file.read(_NOTE_MAX))
+                    facts = packets.decode(StepNote, file.read(_NOTE_MAX))
                 if path.name != facts.name:
                     raise ValueError(path.name)  # half of a note: the step has another
                 pidfd = os.pidfd_open(facts.peer)
@@ -320,10 +320,10 @@ class ScoreDesk:
                 self._end(scored)
 
 
-def _facts(start: wire.Start, peer: int) -> Facts:
+def _facts(start: wire.Start, peer: int) -> StepNote:
     """Return what START says; a definition that is malformed is refused now. Raises PioletError."""
     request.from_json(start.definition)
-    return Facts(
+    return StepNote(
         start.job,
         start.step,
         start.uid,
