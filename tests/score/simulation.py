@@ -104,9 +104,9 @@ def main(words: list[str]) -> None:
     began = time.time_ns()
     collectors, why_not = choose(Target(period=period), collector)
     for each in collectors:
-        if isinstance(each, host.Host):
+        if isinstance(each, host.HostCollector):
             each.close()
-    collectors = [each for each in collectors if not isinstance(each, host.Host)]
+    collectors = [each for each in collectors if not isinstance(each, host.HostCollector)]
     if collector == "dcgm":
         # The library's stamps begin now; the scripted clock, at one second.
         collectors[0]._offset_ns = began - 10**9  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from piolet.base.errors import ConfigError, PioletError
 from piolet.samples.metrics import serve
-from piolet.samples.sampler import Sampler, Totals
+from piolet.samples.sampler import DeviceTotals, Sampler
 from piolet.samples.settings import address_of
 
 from tests.score import simulation
@@ -152,7 +152,7 @@ def test_the_text_is_as_prometheus_wants_it(address: str) -> None:
 
 def test_totals_are_integrals() -> None:
     """A missing value adds nothing, and is not a zero."""
-    totals = Totals(3)
+    totals = DeviceTotals(3)
     totals.add(0.5, (1.0, math.nan, math.nan))
     totals.add(2.0, (0.25, 3.0, math.nan))
     totals.add(1.0, (math.nan, 1.0, math.nan))

@@ -22,7 +22,7 @@ import pytest
 from piolet.node.root import descendants, kernellog, vettask, zygote
 from piolet.node.root.zygote import Facts, Work, Zygote
 from piolet.steps import hierarchies
-from piolet.steps.hierarchies import Group, Mount
+from piolet.steps.hierarchies import Group, Hierarchy
 from piolet.system import linux, peer
 
 from tests.wire import messages
@@ -312,14 +312,14 @@ def test_hierarchies_are_found_by_their_controllers(tmp_path: Path) -> None:
 )
 def test_names_of_steps(tmp_path: Path, path: str, found: tuple[str, str | None] | None) -> None:
     (tmp_path / path[1:]).mkdir(parents=True)
-    assert hierarchies.step_of([Group((), path)], [Mount((), "/", str(tmp_path))]) == found
+    assert hierarchies.step_of([Group((), path)], [Hierarchy((), "/", str(tmp_path))]) == found
 
 
 def test_groups_of_a_step_by_controller(tmp_path: Path) -> None:
     """The step's, not the task's; each controller of a combined hierarchy; whatever the job is called in the path."""
     for path in ("a/job_5/step_0/task_0", "b/s1KXQ/step_0/user/task_0", "c"):
         (tmp_path / path).mkdir(parents=True)
-    seen = [Mount(("cpuacct", "cpu"), "/", str(tmp_path / "a")), Mount((), "/", str(tmp_path / "b"))]
+    seen = [Hierarchy(("cpuacct", "cpu"), "/", str(tmp_path / "a")), Hierarchy((), "/", str(tmp_path / "b"))]
     groups = [
         Group(("cpu", "cpuacct"), "/job_5/step_0/task_0"),
         Group((), "/s1KXQ/step_0/user/task_0"),
@@ -336,7 +336,7 @@ def test_groups_of_a_step_by_controller(tmp_path: Path) -> None:
 def test_hierarchies_that_do_not_agree_are_none(tmp_path: Path) -> None:
     for path in ("a/job_5/step_0", "b/job_6/step_0"):
         (tmp_path / path).mkdir(parents=True)
-    seen = [Mount(("cpu",), "/", str(tmp_path / "a")), Mount(("memory",), "/", str(tmp_path / "b"))]
+    seen = [Hierarchy(("cpu",), "/", str(tmp_path / "a")), Hierarchy(("memory",), "/", str(tmp_path / "b"))]
     assert hierarchies.step_of([Group(("cpu",), "/job_5/step_0"), Group(("memory",), "/job_6/step_0")], seen) is None
 
 

@@ -98,7 +98,7 @@ class Sink:
         return not self._waiting
 
 
-class Totals:
+class DeviceTotals:
     """What one device has told so far: for each of the collector's quantities its integral over time and its latest
     value, and the seconds that samples cover."""
 
@@ -125,7 +125,7 @@ class _Source:
     period: int
     due: int
     failed: bool = False
-    totals: dict[int, Totals] = field(default_factory=dict)
+    totals: dict[int, DeviceTotals] = field(default_factory=dict)
 
 
 @dataclass
@@ -275,7 +275,7 @@ class Sampler:
         if self._totals:
             for reading in readings:
                 if (totals := source.totals.get(reading.device)) is None:
-                    totals = source.totals[reading.device] = Totals(len(source.collector.quantities))
+                    totals = source.totals[reading.device] = DeviceTotals(len(source.collector.quantities))
                 totals.add(reading.span, reading.values)
 
     def _flush(self, session: Session, now: int) -> None:

@@ -25,7 +25,7 @@ MIXED = 0.1
 
 
 @dataclass(frozen=True)
-class Phase:
+class NamedPhase:
     """A phase in seconds since the start, with means over all GPUs, and in a word what it was."""
 
     start: float
@@ -71,7 +71,7 @@ class Summary:
     score: Score
     utilisation: float | None
     sm: float | None
-    phases: tuple[Phase, ...]
+    phases: tuple[NamedPhase, ...]
     nodes: tuple[NodeLine, ...]
     wanted: int
     slowest: str
@@ -160,7 +160,7 @@ def _mean(array: Any) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _phases(view: Overview) -> list[Phase]:
+def _phases(view: Overview) -> list[NamedPhase]:
     if not len(view.gpus):
         return []
     lines = [np.nanmean(view.lines[name], axis=0) for name in ("s", "c", "m", "n", "engine", "sm")]
@@ -169,7 +169,7 @@ def _phases(view: Overview) -> list[Phase]:
     for phase in phases(series):
         s, c, m, n, engine, sm = phase.means
         start, end = phase.start * view.bin_seconds, phase.end * view.bin_seconds
-        result.append(Phase(start, end, _name(s, c, m, n, engine, sm), s, c, m, n, engine))
+        result.append(NamedPhase(start, end, _name(s, c, m, n, engine, sm), s, c, m, n, engine))
     return result
 
 

@@ -21,11 +21,11 @@ from piolet.base.errors import PioletError, SlurmError, VetError
 from piolet.slurm import jobs, srunwords
 from piolet.slurm.srunwords import Words
 from piolet.vet import kept, relaunch, request, results, screen, step
-from piolet.vet.relaunch import Choice
-from piolet.vet.request import Request
+from piolet.vet.relaunch import NodeChoice
+from piolet.vet.request import VetRequest
 from piolet.vet.runner.meeting import START_S
 from piolet.vet.runner.plan import ENVIRONMENT, Plan
-from piolet.vet.shortcut import Watched
+from piolet.vet.shortcut import Basis
 from piolet.vet.verdicts import GOOD, STATUS_BAD, Decision
 
 STAGES = ("submit", "step", "allocated")
@@ -68,7 +68,7 @@ class GateAnswer:
 
 
 def answer(
-    order: GateCall, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Watched | None = None
+    order: GateCall, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Basis | None = None
 ) -> GateAnswer:
     """Do what `order` asks. `say` is given text for people; `watched` keeps good news. Raises PioletError."""
     if order.stage == "submit":
@@ -86,7 +86,7 @@ def answer(
     return found
 
 
-def _plan(asked: Request, load: Load) -> Plan:
+def _plan(asked: VetRequest, load: Load) -> Plan:
     plan = asked.apply(load(asked.path))
     step.plan_text(plan)
     return plan
@@ -96,7 +96,7 @@ class _Gate:
     """One srun's vetting."""
 
     def __init__(
-        self, order: GateCall, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Watched | None,
+        self, order: GateCall, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Basis | None,
         interrupted: Callable[[], object],
     ) -> None:  # fmt: skip
         self._watched = watched
@@ -130,7 +130,7 @@ class _Gate:
             self._say(f"going on with {len(choice.nodes)} of {len(nodes)} nodes, without {_some(unused)}\n")
         return GateAnswer(0, choice.words)
 
-    def _decide(self, nodes: Sequence[str], place: kept.KeptFile | None) -> tuple[Decision, Choice]:
+    def _decide(self, nodes: Sequence[str], place: kept.KeptFile | None) -> tuple[Decision, NodeChoice]:
         """Return what is thought of the nodes, and which to use; `place` keeps it for the job. Raises PioletError."""
         scontrol = _tool(self._order.words, "scontrol")
         earlier = None
@@ -172,15 +172,15 @@ class _Gate:
         found = step.run(self._plan, nodes, launch, self._environ, self._interrupted)
         return found.decision(self._plan, nodes)
 
-    def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[Choice, PioletError | None]:
+    def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[NodeChoice, PioletError | None]:
         if decision.abort:
-            return Choice((), reason="the protocol says to stop"), None
+            return NodeChoice((), reason="the protocol says to stop"), None
         try:
             return relaunch.choose(self._words, nodes, self._plan, decision, self._environ), None
         except (SlurmError, VetError) as error:
-            return Choice(()), error
+            return NodeChoice(()), error
 
-    def _report(self, decision: Decision, choice: Choice, started: float, seconds: float) -> None:
+    def _report(self, decision: Decision, choice: NodeChoice, started: float, seconds: float) -> None:
         path = self._asked.report or f"vet-{self._job}.json"
         try:
             results.write(path, results.document(self._plan, decision, str(self._job), started, seconds, choice.nodes))
@@ -189,7 +189,7 @@ class _Gate:
             if self._asked.report:
                 self._say(f"piolet: warning: {error.message}\n")
 
-    def _allocated(self, nodes: Sequence[str], decision: Decision, choice: Choice) -> GateAnswer:
+    def _allocated(self, nodes: Sequence[str], decision: Decision, choice: NodeChoice) -> GateAnswer:
         if choice.nodes and not decision.bad:
             return GateAnswer(0)
         bad = decision.bad

@@ -21,7 +21,7 @@ from piolet.base.nearest import nearest
 from piolet.vet import yamltext
 from piolet.vet.catalogue import VETNODE, Catalogue
 from piolet.vet.runner import plan
-from piolet.vet.yamltext import Document, Mark, Node, Scalar, Sequence
+from piolet.vet.yamltext import Mark, Node, Scalar, Sequence, YamlFile
 
 _PROTOCOL_KEYS = ("name", "evals", "scheduler", "pip", "budget", "min_nodes", "spares")
 _EVAL_KEYS = (
@@ -37,7 +37,7 @@ def load(path: str, known: Catalogue, search: Iterable[str] = ()) -> plan.Plan:
     return build(yamltext.read(path), known, search)
 
 
-def build(document: Document, known: Catalogue, search: Iterable[str] = ()) -> plan.Plan:
+def build(document: YamlFile, known: Catalogue, search: Iterable[str] = ()) -> plan.Plan:
     """Return the plan in `document`; `search` is where a user's own classes will be looked for."""
     reader = _Reader(document)
     top = reader.table(document.root, _PROTOCOL_KEYS, "a protocol")
@@ -166,7 +166,7 @@ def _did_you_mean(name: str, names: Iterable[str]) -> str | None:
 class _Reader:
     """Takes values out of a document, or says where they are wrong."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: YamlFile) -> None:
         self.document = document
 
     def wrong(self, node: Node, what: str, expected: str) -> VetError:

@@ -15,7 +15,7 @@ _BUDGET_MAX_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Request:
+class VetRequest:
     """A request. None: as the protocol says.
 
     report      where the result file goes; '': vet-JOB.json in the working directory
@@ -55,12 +55,12 @@ class Request:
         )
 
 
-def parse(text: str) -> Request:
+def parse(text: str) -> VetRequest:
     """Return the request in `text`. Raises VetError."""
     path, *settings = text.split(",")
     if not path:
         raise VetError("--vet names no protocol", _FORM)
-    found = Request(path)
+    found = VetRequest(path)
     seen = set()
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -73,7 +73,7 @@ def parse(text: str) -> Request:
     return found
 
 
-def _set(request: Request, key: str, value: str) -> Request:
+def _set(request: VetRequest, key: str, value: str) -> VetRequest:
     if key == "report":
         return dataclasses.replace(request, report=value)
     if key == "min_nodes":

@@ -61,7 +61,7 @@ Node = Scalar | Sequence | Mapping
 
 
 @dataclass(frozen=True)
-class Document:
+class YamlFile:
     """A parsed file: its root, and how its places become locations."""
 
     path: str
@@ -119,7 +119,7 @@ class _Builder:
         return Mapping(items, keys, place)
 
 
-def read(path: str) -> Document:
+def read(path: str) -> YamlFile:
     """Return the file at `path`, parsed. Raises VetError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -141,7 +141,7 @@ def read(path: str) -> Document:
     return parse(path, text)
 
 
-def parse(path: str, text: str) -> Document:
+def parse(path: str, text: str) -> YamlFile:
     """Return `text` parsed; `path` is named in errors. Raises VetError."""
     text = text.removeprefix("\ufeff")
     lines = text.splitlines() or [""]
@@ -167,7 +167,7 @@ def parse(path: str, text: str) -> Document:
         ) from None
     except yaml.YAMLError as error:
         raise VetError(f"the protocol {path} is not valid YAML: {str(error).splitlines()[0]}") from None
-    return Document(path, lines, root)
+    return YamlFile(path, lines, root)
 
 
 def _place(event: yaml.Event) -> Mark:

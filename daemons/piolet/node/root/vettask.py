@@ -116,7 +116,7 @@ def _status(base: str) -> dict[str, str]:
         return dict(line.split(":", 1) for line in file if ":" in line)
 
 
-def place_of(task: TaskProcess, seen: Sequence[hierarchies.Mount]) -> Membership:
+def place_of(task: TaskProcess, seen: Sequence[hierarchies.Hierarchy]) -> Membership:
     """Return the job and step of the task: from its control group, else from the slurmstepd that it descends from."""
     named = hierarchies.step_of(task.cgroups, seen)
     if named is not None:
