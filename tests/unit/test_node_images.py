@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 from piolet.base.files import identity_of
-from piolet.node.root import mounts
+from piolet.node.root import mountedimages
 from piolet.node.root.devicemapper import DeviceMapper
 from piolet.node.root.imagemounts import FUSE, IDMAP, Choice, too_old
-from piolet.node.root.mounts import Images, WantedImage, explain
+from piolet.node.root.mountedimages import Images, WantedImage, explain
 from piolet.system import linux
 
 pytestmark = pytest.mark.skipif(
@@ -157,7 +157,7 @@ def test_a_file_that_is_replaced_while_it_is_checked_is_not_called_damaged(
         copy.rename(stored.file)
         return hashlib.sha256(stored.file.read_bytes()).hexdigest()
 
-    monkeypatch.setattr(mounts, "_recorded", replaced)  # the child that mounts does it
+    monkeypatch.setattr(mountedimages, "_recorded", replaced)  # the child that mounts does it
     assert stored.mount(stored.images("first")) == errno.ESTALE
 
 

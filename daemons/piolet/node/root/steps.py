@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from piolet.node.requests import Announced, Build
 from piolet.node.root.endings import Remains
-from piolet.node.root.mounts import Mounting, WantedImage
+from piolet.node.root.mountedimages import Mounting, WantedImage
 from piolet.steps import jobnamespaces
 from piolet.system import processes
 from piolet.system.children import Child
