@@ -9,7 +9,6 @@ A definition is canonical JSON. The sampler reads it as the word of a user: ever
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 
 from piolet.base import units
 from piolet.base.errors import ScoreError
+from piolet.base.nearest import nearest
 from piolet.samples.choose import NAMES
 from piolet.steps import identity
 
@@ -75,8 +75,8 @@ def parse(text: str, cwd: str, default: Wish) -> Wish:
         elif name in readers:
             values[fields.get(name, name)] = readers[name](value)
         else:
-            near = difflib.get_close_matches(name, [*readers, "html"], 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join([*readers, 'html'])}"
+            near = nearest(name, [*readers, "html"], fold=False)
+            hint = f"did you mean '{near}'?" if near else f"there are: {', '.join([*readers, 'html'])}"
             raise ScoreError(f"--score has no option '{part[:60]}'", hint)
     wish = replace(default, **values)
     out = os.path.normpath(os.path.join(cwd, wish.out))
