@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from piolet.api import Collector, Target
 from piolet.base.errors import ScoreError, WireError
-from piolet.node.root.keeper import USERS_WRITERS_MAX, Keeper, WriterOrder, decode
+from piolet.node.root.keeper import USERS_WRITERS_MAX, Keeper, Order, decode
 from piolet.node.server import scoredesk
 from piolet.node.server.scoredesk import ScoreDesk, _Scored
 from piolet.samples import request
@@ -241,7 +241,7 @@ def test_a_users_writers_that_hang_are_that_users_trouble(
     """There are so many of a user's and no more, what is refused is logged, and others have theirs."""
     begun: list[int] = []
 
-    def start(self: Keeper, order: WriterOrder, source: int) -> None:
+    def start(self: Keeper, order: Order, source: int) -> None:
         self._writers[len(begun)] = order.uid
         begun.append(order.uid)
 
@@ -289,7 +289,7 @@ def test_each_opening_counts_for_itself(hands: Hands) -> None:
 def test_what_the_sampler_may_not_ask(changes: dict[str, Any]) -> None:
     """The keeper is root, and the sampler is not."""
     order = {"uid": 1000, "gid": 1, "groups": [2], "directory": "/d", "node": "n", "step": "1.0"}
-    assert decode(json.dumps(order).encode()) == WriterOrder(1000, 1, [2], "/d", "n", "1.0")
+    assert decode(json.dumps(order).encode()) == Order(1000, 1, [2], "/d", "n", "1.0")
     with pytest.raises(WireError):
         decode(json.dumps({**order, **changes}).encode())
 

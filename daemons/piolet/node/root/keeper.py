@@ -38,7 +38,7 @@ _NICE = 10
 
 
 @dataclass(frozen=True)
-class WriterOrder:
+class Order:
     """A writer that is to begin: who it is, where it writes, and for which node and step."""
 
     uid: int
@@ -127,7 +127,7 @@ class Keeper:
                 os.close(descriptor)
         return True
 
-    def _start(self, order: WriterOrder, source: int) -> None:
+    def _start(self, order: Order, source: int) -> None:
         pid = os.fork()
         if pid:
             self._writers[pid] = order.uid
@@ -158,9 +158,9 @@ class Keeper:
                 del self._writers[pid]
 
 
-def decode(data: bytes) -> WriterOrder:
+def decode(data: bytes) -> Order:
     """Return a request, every field checked. Raises WireError."""
-    order = packets.decode(WriterOrder, data)
+    order = packets.decode(Order, data)
     if any(not 0 <= number < 1 << 32 for number in (order.uid, order.gid, *order.groups)):
         raise WireError("a request of the sampler has an impossible number")
     if order.uid == 0:
