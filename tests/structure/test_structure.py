@@ -80,7 +80,8 @@ def _allowed(path: Path) -> set[str]:
 
 def test_starting_a_step_imports_little() -> None:
     """What srun waits for does not load what only reports and pulls need."""
-    modules = loaded("piolet.cli.main", "piolet.cli.env", "piolet.environment.render", "piolet.submission.submit")
+    submission = ("piolet.submission.cache", "piolet.submission.record")
+    modules = loaded("piolet.cli.main", "piolet.cli.env", "piolet.environment.render", *submission)
     heavy = {"numpy", "pyarrow", "yaml", "asyncio", "ssl", "http.client", "cffi", "pycparser", "rich", "matplotlib"}
     assert not modules & heavy
 

@@ -19,7 +19,7 @@ from piolet.environment.definition import from_json
 from piolet.images.failures import RegistryUnreachable
 from piolet.images.info import Image, ImageInfo
 from piolet.site import config
-from piolet.submission import submit
+from piolet.submission import cache
 
 DIGEST = "sha256:" + "b" * 64
 
@@ -164,7 +164,7 @@ def test_submit(work: Path, client: Client, capsys: Captured) -> None:
     assert status == 0
     assert client.asked == [("img", True)]
     assert capsys.readouterr() == ("", "pulling: 1 of 1 layers\n")
-    expected = submit.cache_path(os.environ, str(work), "./x.toml", "", os.getuid())
+    expected = cache.path_of(os.environ, str(work), "./x.toml", "", os.getuid())
     assert [str(path) for path in cached] == [expected]
     assert cached[0].read_bytes() == record
     assert b"./x.toml\0" + str(work).encode() + b"\0" in record

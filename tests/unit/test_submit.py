@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from piolet._wire import ffi
 from piolet.base.errors import PioletError
+from piolet.base.files import Stamp
 from piolet.environment.definition import LIMIT_BYTES
-from piolet.submission import submit
-from piolet.submission.dependencies import Dependency, Kind, Stamp
+from piolet.submission import cache, record
+from piolet.submission.dependencies import Dependency, Kind
 from piolet.vet.store import cache_directory
 
 HEAD = struct.Struct("=6I")
@@ -41,9 +42,9 @@ def unpack(record: bytes) -> tuple[list[Dependency], bytes]:
 
 
 def packed(*dependencies: Dependency, definition: bytes = b"{}") -> bytes:
-    record = submit.pack(definition, "./x.toml", "/work", dependencies)
-    assert record is not None
-    return record
+    whole = record.pack(definition, "./x.toml", "/work", dependencies)
+    assert whole is not None
+    return whole
 
 
 def test_the_kinds_and_limits_are_those_of_wire_h() -> None:
@@ -51,7 +52,7 @@ def test_the_kinds_and_limits_are_those_of_wire_h() -> None:
     assert ffi.sizeof("struct piolet_dependency") == ENTRY.size
     for kind in Kind:
         assert ffi.integer_const(f"PIOLET_DEP_{kind.name}") == kind
-    assert submit.DEFINITION_MAX == LIMIT_BYTES
+    assert record.DEFINITION_MAX == LIMIT_BYTES
 
 
 def test_a_record_begins_with_its_request() -> None:
@@ -77,23 +78,23 @@ def test_the_bytes_of_a_record() -> None:
 
 def test_a_record_is_bounded() -> None:
     one = Dependency(Kind.VARIABLE, "X", "y" * 100_000)
-    assert submit.pack(b"{}", "r", "/", [one] * 20) is None
-    assert submit.pack(b"{}", "r", "/", [Dependency(Kind.UNSET, "X")] * 4096) is None
-    assert submit.pack(b"{}", "r", "/", [Dependency(Kind.UNSET, "X")] * 4095) is not None
+    assert record.pack(b"{}", "r", "/", [one] * 20) is None
+    assert record.pack(b"{}", "r", "/", [Dependency(Kind.UNSET, "X")] * 4096) is None
+    assert record.pack(b"{}", "r", "/", [Dependency(Kind.UNSET, "X")] * 4095) is not None
     with pytest.raises(PioletError, match=f"is {LIMIT_BYTES + 1} bytes long, more than the limit of {LIMIT_BYTES}"):
-        submit.pack(b" " * (LIMIT_BYTES + 1), "r", "/", [])
+        record.pack(b" " * (LIMIT_BYTES + 1), "r", "/", [])
 
 
 @pytest.mark.parametrize(
     ("data", "value"), [(b"", 0xCBF29CE484222325), (b"a", 0xAF63DC4C8601EC8C), (b"foobar", 0x85944171F73967E8)]
 )
 def test_fnv1a(data: bytes, value: int) -> None:
-    assert submit.fnv1a(data) == value
+    assert cache.fnv1a(data) == value
 
 
 def test_where_the_cache_is() -> None:
-    name = f"{submit.fnv1a(b'/w' + bytes(1) + b'r' + bytes(1) + b'/e' + bytes(1) + b'7'):016x}.rec"
-    where = submit.cache_path
+    name = f"{cache.fnv1a(b'/w' + bytes(1) + b'r' + bytes(1) + b'/e' + bytes(1) + b'7'):016x}.rec"
+    where = cache.path_of
     assert where({"HOME": "/h"}, "/w", "r", "/e", 7) == f"/h/.cache/piolet/env/{name}"
     assert where({"HOME": "/h", "XDG_CACHE_HOME": "/c"}, "/w", "r", "/e", 7) == f"/c/piolet/env/{name}"
     assert where({"HOME": "/h", "XDG_CACHE_HOME": "c"}, "/w", "r", "/e", 7) == f"/h/.cache/piolet/env/{name}"
@@ -107,8 +108,8 @@ def test_where_the_cache_is() -> None:
 
 def test_a_stored_record_is_whole_and_private(tmp_path: Path) -> None:
     path = tmp_path / "c/piolet/env/1.rec"
-    assert submit.store(str(path), b"one")
-    assert submit.store(str(path), b"two")
+    assert cache.store(str(path), b"one")
+    assert cache.store(str(path), b"two")
     assert path.read_bytes() == b"two"
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
@@ -117,18 +118,18 @@ def test_a_stored_record_is_whole_and_private(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert not submit.store(f"{tmp_path}/file/x.rec", b"x")
+    assert not cache.store(f"{tmp_path}/file/x.rec", b"x")
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    assert not submit.store(f"{tmp_path}/open/x.rec", b"x")
+    assert not cache.store(f"{tmp_path}/open/x.rec", b"x")
     (tmp_path / "dir/x.rec").mkdir(parents=True)
     (tmp_path / "dir").chmod(0o700)
-    assert not submit.store(f"{tmp_path}/dir/x.rec", b"x")
+    assert not cache.store(f"{tmp_path}/dir/x.rec", b"x")
     assert [entry.name for entry in (tmp_path / "dir").iterdir()] == ["x.rec"]
 
 
 def test_the_cache_does_not_grow_for_ever(tmp_path: Path) -> None:
-    for index in range(submit.CACHE_ENTRIES):
+    for index in range(cache.ENTRIES):
         (tmp_path / f"{index}.rec").touch()
         os.utime(tmp_path / f"{index}.rec", (index, index))
     tmp_path.chmod(0o700)
@@ -137,12 +138,12 @@ def test_the_cache_does_not_grow_for_ever(tmp_path: Path) -> None:
     for name in others:
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (1, 1))
-    assert submit.store(f"{tmp_path}/new.rec", b"x")
+    assert cache.store(f"{tmp_path}/new.rec", b"x")
     left = {entry.name for entry in tmp_path.iterdir()}
     assert others <= left
     left -= others
-    assert len(left) == submit.CACHE_ENTRIES // 2
-    assert {"new.rec", f"{submit.CACHE_ENTRIES - 1}.rec"} <= left
+    assert len(left) == cache.ENTRIES // 2
+    assert {"new.rec", f"{cache.ENTRIES - 1}.rec"} <= left
     assert "0.rec" not in left
 
 
@@ -159,13 +160,13 @@ def test_the_cache_does_not_grow_for_ever(tmp_path: Path) -> None:
 )
 def test_a_file_that_changed_just_now_is_not_settled(mtime: int, ctime: int, now: int, settled: bool) -> None:
     facts = [Dependency(Kind.UNSET, "X"), Dependency(Kind.FILE, "/f", stamp=Stamp(1, 1, 1, mtime, ctime))]
-    assert submit.is_settled(facts, now) is settled
+    assert cache.is_settled(facts, now) is settled
 
 
 def test_writing_to_a_memory_file() -> None:
     descriptor = os.memfd_create("record")
     try:
-        submit.write_record(descriptor, b"x" * 100_000)
+        record.write(descriptor, b"x" * 100_000)
         assert os.pread(descriptor, 200_000, 0) == b"x" * 100_000
     finally:
         os.close(descriptor)
@@ -182,7 +183,7 @@ def test_writing_to_a_pipe_that_is_read() -> None:
     thread = threading.Thread(target=drain)
     thread.start()
     try:
-        submit.write_record(writer, b"x" * 500_000)
+        record.write(writer, b"x" * 500_000)
     finally:
         os.close(writer)
         thread.join(30)
@@ -194,7 +195,7 @@ def test_writing_to_a_pipe_that_nobody_reads_ends() -> None:
     reader, writer = os.pipe()
     try:
         with pytest.raises(PioletError, match=f"nobody reads descriptor {writer}"):
-            submit.write_record(writer, b"x" * 500_000, timeout_s=0.05)
+            record.write(writer, b"x" * 500_000, timeout_s=0.05)
     finally:
         os.close(reader)
         os.close(writer)
@@ -203,7 +204,7 @@ def test_writing_to_a_pipe_that_nobody_reads_ends() -> None:
 @pytest.mark.parametrize("descriptor", [-1, 987_654, 2**40])
 def test_writing_to_no_descriptor(descriptor: int) -> None:
     with pytest.raises(PioletError, match=f"cannot write the record to descriptor {descriptor}"):
-        submit.write_record(descriptor, b"x")
+        record.write(descriptor, b"x")
 
 
 def test_a_file_that_cannot_be_written_whole_is_left_empty() -> None:
@@ -215,7 +216,7 @@ def test_a_file_that_cannot_be_written_whole_is_left_empty() -> None:
 
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
         with pytest.raises(PioletError, match="Operation not permitted"):
-            submit.write_record(descriptor, b"x" * (limit * 2))
+            record.write(descriptor, b"x" * (limit * 2))
         assert os.fstat(descriptor).st_size == 0
     finally:
         os.close(descriptor)

@@ -124,7 +124,7 @@ def _verdict(name: str, rendered: Rendered) -> str:
 
 
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:
-    from piolet.submission import submit
+    from piolet.submission import cache, record
     from piolet.submission.dependencies import Dependency, Kind
 
     host = this_host()
@@ -151,11 +151,11 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from_json(definition)  # what a node would refuse (an image can bring it in) is refused here
     # Whoever takes the record from the cache is to be warned as well.
     notes = [Dependency(Kind.NOTE, _warning(text)) for text in rendered.warnings]
-    whole = submit.pack(definition, args.request, host.cwd, [*host.dependencies, *notes])
-    record = whole or submit.pack(definition, args.request, host.cwd, ())
-    assert record is not None  # a definition without dependencies always fits
-    submit.write_record(args.record_fd, record)
-    path = submit.cache_path(host.variables, host.cwd, args.request, args.config or "", os.getuid())
-    if whole and path and submit.is_settled(host.dependencies, started):
-        submit.store(path, whole)
+    whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes])
+    packed = whole or record.pack(definition, args.request, host.cwd, ())
+    assert packed is not None  # a definition without dependencies always fits
+    record.write(args.record_fd, packed)
+    path = cache.path_of(host.variables, host.cwd, args.request, args.config or "", os.getuid())
+    if whole and path and cache.is_settled(host.dependencies, started):
+        cache.store(path, whole)
     return 0

@@ -7,7 +7,6 @@ a bounded time for the nodes' last samples, and never raises.
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from piolet import __file__ as package_file
+from piolet.base import files
 from piolet.base.errors import ConfigError, PioletError, ScoreError
 from piolet.cli.main import printable
 from piolet.samples.request import Wish, from_json, parse, period_of
@@ -34,7 +34,7 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
     Raises ScoreError, ConfigError: the request or the site's defaults are wrong, or this is root (decision 53).
     """
     from piolet.cli.env import this_host
-    from piolet.submission import submit as records
+    from piolet.submission import cache, record
 
     if os.getuid() == 0:
         raise ScoreError("a step of root is not scored", "start it as another user, or without --score")
@@ -45,17 +45,17 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
     wish = parse(request, host.cwd, _default(settings))
     definition = wish.to_json()
     taken = _is_taken(wish.out, host)
-    record = records.pack(definition, request, host.cwd, host.dependencies)
-    assert record is not None  # two files are never too many
-    records.write_record(descriptor, record)
+    packed = record.pack(definition, request, host.cwd, host.dependencies)
+    assert packed is not None  # two files are never too many
+    record.write(descriptor, packed)
     if taken:
         # Said before a long step, not after it. No error: scoring makes no step fail.
         said = f"{wish.out} holds a data set already\nhint: name another directory with out=, or remove this one"
         print(f"piolet: warning: no score: {printable(said)}", file=sys.stderr)
         return 0
-    path = records.cache_path(host.variables, host.cwd, request, config or "", os.getuid(), "score")
-    if path and records.is_settled(host.dependencies, started):
-        records.store(path, record)
+    path = cache.path_of(host.variables, host.cwd, request, config or "", os.getuid(), "score")
+    if path and cache.is_settled(host.dependencies, started):
+        cache.store(path, packed)
     return 0
 
 
@@ -145,12 +145,9 @@ def _ended(journal: Path) -> bool:
     """Return whether a journal has its end mark, in one of its last frames, or is a Parquet file by now."""
     try:
         # Others may write there, too: what is no file must not hold this up.
-        descriptor = os.open(journal, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
+        descriptor = files.open_regular(str(journal))
+    except (FileNotFoundError, files.NotRegularError):
         return True
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return True
-        file.seek(max(0, status.st_size - _TAIL))
+        file.seek(max(0, os.fstat(descriptor).st_size - _TAIL))
         return b'"event":"end"' in file.read()

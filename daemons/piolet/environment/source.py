@@ -16,8 +16,8 @@ from typing import Any
 
 from piolet.base import places
 from piolet.base.errors import EnvironmentFileError, Location
+from piolet.base.files import NotRegularError, Stamp, read_small
 from piolet.base.positions import NESTING_LIMIT, Path, Positions, scan
-from piolet.submission.dependencies import Stamp
 
 SIZE_LIMIT = 1 << 20
 
@@ -64,11 +64,19 @@ class Source:
 def read(path: str) -> Source:
     """Return the file at the absolute `path`. Raises EnvironmentFileError."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise EnvironmentFileError(f"{path} is not a regular file")
-        data, status = _read_bytes(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a device may do something when it is opened
+            raise NotRegularError(path)
+        data, status = read_small(path, SIZE_LIMIT)
+    except NotRegularError:
+        raise EnvironmentFileError(f"{path} is not a regular file") from None
     except OSError as error:
         raise EnvironmentFileError(f"cannot read {path}: {error.strerror}") from None
+    if status.st_size > SIZE_LIMIT or len(data) > SIZE_LIMIT:
+        size = max(status.st_size, len(data))
+        raise EnvironmentFileError(
+            f"{path} is {size} bytes long, more than the limit of {SIZE_LIMIT} bytes",
+            "a definition file holds settings; put data into a file that is mounted",
+        )
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -78,24 +86,6 @@ def read(path: str) -> Source:
             "a definition file is text in UTF-8",
         ) from None
     return parse(path, text, Stamp.of(status))
-
-
-def _read_bytes(path: str) -> tuple[bytes, os.stat_result]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with open(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise EnvironmentFileError(f"{path} is not a regular file")
-        data = bytearray()
-        while len(data) <= SIZE_LIMIT and (piece := file.read(SIZE_LIMIT + 1 - len(data))):
-            data += piece
-    if status.st_size > SIZE_LIMIT or len(data) > SIZE_LIMIT:
-        size = max(status.st_size, len(data))
-        raise EnvironmentFileError(
-            f"{path} is {size} bytes long, more than the limit of {SIZE_LIMIT} bytes",
-            "a definition file holds settings; put data into a file that is mounted",
-        )
-    return bytes(data), status
 
 
 def parse(path: str, text: str, stamp: Stamp | None = None) -> Source:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from piolet.base import files
 from piolet.base.errors import ImageError
 from piolet.images import credentials, protocol
 from piolet.images.failures import ServiceBusy, from_wire
@@ -194,17 +195,15 @@ def _file(path: str) -> ImageInfo:
     """Return the SquashFS file at `path`; raises ImageError unless it is one that we can read."""
     path = os.path.abspath(path)
     try:
-        # O_NONBLOCK: a FIFO in the file's place must not hold us up.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = files.open_regular(path)
+    except (files.NotRegularError, IsADirectoryError):
+        raise ImageError(f"the image {path} is not a regular file") from None
     except OSError as error:
         raise ImageError(f"cannot read the image {path}: {error.strerror}") from None
     try:
-        regular = os.path.isfile(f"/proc/self/fd/{fd}")
-        magic = os.read(fd, 4) if regular else b""
+        magic = os.read(fd, 4)
     finally:
         os.close(fd)
-    if not regular:
-        raise ImageError(f"the image {path} is not a regular file")
     if magic != b"hsqs":
         raise ImageError(
             f"the image {path} is not a SquashFS file", "other archives come in through piolet image import"

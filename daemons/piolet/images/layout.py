@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterator
 
+from piolet.base import files
 from piolet.base.errors import ImageError
 from piolet.images import archive
 from piolet.images import manifest as documents
@@ -25,17 +25,19 @@ File = tuple[str, int, int]
 def opened(path: str) -> Iterator[list[File]]:
     """Give the files of the layout at `path` that make its image, open; raises ImageError."""
     with contextlib.ExitStack() as stack:
-        top = _open(path, path, None, os.O_DIRECTORY)
+        top = _directory(path, path)
         stack.callback(os.close, top)
         found: list[File] = []
 
         def take(folder: int, name: str, shown: str) -> File:
-            fd = _open(name, f"{path}/{shown}", folder, os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fd = files.open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
+            except (files.NotRegularError, IsADirectoryError):
+                raise ImageError(f"{path}/{shown} is not a plain file, so {path} is no OCI layout") from None
+            except OSError as error:
+                raise _unreadable(f"{path}/{shown}", error) from None
             stack.callback(os.close, fd)
-            seen = os.fstat(fd)
-            if not stat.S_ISREG(seen.st_mode):
-                raise ImageError(f"{path}/{shown} is not a plain file, so {path} is no OCI layout")
-            found.append((shown, fd, seen.st_size))
+            found.append((shown, fd, os.fstat(fd).st_size))
             return found[-1]
 
         if not os.path.lexists(os.path.join(path, "oci-layout")):
@@ -44,7 +46,7 @@ def opened(path: str) -> Iterator[list[File]]:
         index = _read(take(top, "index.json", "index.json"))
         folder = top
         for name, shown in (("blobs", "blobs"), ("sha256", "blobs/sha256")):
-            folder = _open(name, f"{path}/{shown}", folder, os.O_DIRECTORY | os.O_NOFOLLOW)
+            folder = _directory(name, f"{path}/{shown}", folder)
             stack.callback(os.close, folder)
 
         def blob(digest: str) -> bytes:
@@ -77,14 +79,20 @@ def pack(files: list[File], fd: int) -> None:
         pipe.write(bytes(2 * BLOCK))
 
 
-def _open(name: str, shown: str, folder: int | None, flags: int) -> int:
+def _directory(name: str, shown: str, folder: int | None = None) -> int:
+    """Open a directory; the one at the top may be a symbolic link, what is in it not."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if folder is None else os.O_NOFOLLOW)
     try:
-        return os.open(name, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=folder)
+        return os.open(name, flags, dir_fd=folder)
     except OSError as error:
-        said = error.strerror
-        if flags & os.O_NOFOLLOW and os.path.islink(shown):
-            said = "it is a symbolic link, and an OCI layout has none"
-        raise ImageError(f"cannot read {shown}: {said}") from None
+        raise _unreadable(shown, error, folder is None) from None
+
+
+def _unreadable(shown: str, error: OSError, link_too: bool = False) -> ImageError:
+    said = error.strerror
+    if not link_too and os.path.islink(shown):
+        said = "it is a symbolic link, and an OCI layout has none"
+    return ImageError(f"cannot read {shown}: {said}")
 
 
 def _read(file: File) -> bytes:

@@ -21,6 +21,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from piolet.base import files
 from piolet.base.errors import ImageError
 from piolet.system import processes
 
@@ -172,10 +173,7 @@ class Presence:
     def _show(self) -> None:
         shown = {"where": _where(), "pid": os.getpid(), "born": _born(os.getpid()), "host": socket.gethostname()}
         path = self._process(self.token)
-        fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(json.dumps(shown).encode())
-        os.rename(path + ".new", path)
+        files.write_whole(path, json.dumps(shown).encode(), path + ".new", mode=0o600)
 
     def _now(self) -> float:
         """Return the time by the store's own clock, which need not be this machine's."""

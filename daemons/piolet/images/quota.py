@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from piolet.base import units
 from piolet.base.errors import ImageError
+from piolet.base.files import Stamp
 from piolet.images.reference import is_digest
 from piolet.images.settings import ImagesConfig
 from piolet.images.store import Store
@@ -41,7 +42,7 @@ class Held:
 
 
 class _Counted(NamedTuple):
-    version: tuple[int, int]
+    stamp: Stamp
     first: int
     given_up: bool
     size: int
@@ -101,15 +102,14 @@ class Quota:
                 if not entry.name.endswith(_SUFFIX) or not is_digest(digest):
                     continue
                 try:
-                    status = entry.stat()
-                    version = (status.st_ino, status.st_mtime_ns)
+                    stamp = Stamp.of(entry.stat())
                     known = self._counted.get(digest)
-                    if known is None or known.version != version:
+                    if known is None or known.stamp != stamp:
                         access = self._store.access(digest)
                         if access is None:
                             continue
                         size = os.stat(self._store.image_path(digest)).st_size
-                        known = _Counted(version, access.first, access.given_up, size)
+                        known = _Counted(stamp, access.first, access.given_up, size)
                 except FileNotFoundError:
                     continue  # it was removed just now
                 found[digest] = known

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from piolet.base import files
 from piolet.base.errors import ImageError
 from piolet.images.reference import Reference, is_digest
 from piolet.system import idtable
@@ -286,18 +287,7 @@ class Store:
     def _write(self, path: str, value: dict[str, Any], mode: int) -> None:
         """Replace the file at `path`: written aside, synced, renamed, its directory synced."""
         aside = os.path.join(self.root, "tmp", f"{self._writer}-{secrets.token_hex(8)}")
-        try:
-            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(json.dumps(value).encode())
-                file.flush()
-                os.fchmod(fd, mode)
-                os.fsync(fd)
-            os.rename(aside, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(aside)
-            raise
+        files.write_whole(path, json.dumps(value).encode(), aside, mode=mode, exclusive=True, sync=True)
         self._sync(os.path.dirname(path))
 
     def _sync(self, folder: str | None = None) -> None:
@@ -315,11 +305,15 @@ def removed_meanwhile() -> ImageError:
 
 def whole(path: str) -> str:
     """Return `path`, closed to others, if it is a plain file with no other name: who wrote it is not trusted."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    wrong = ImageError("the program that converts images left something that is not a file of its own")
+    try:
+        fd = files.open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except (files.NotRegularError, IsADirectoryError):
+        raise wrong from None
     try:
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid != os.geteuid():
-            raise ImageError("the program that converts images left something that is not a file of its own")
+        if found.st_nlink != 1 or found.st_uid != os.geteuid():
+            raise wrong
         os.fchmod(fd, 0o600)
     finally:
         os.close(fd)

@@ -35,7 +35,7 @@ class Build:
 
     key       the server's number for this step, which `end` and the answer carry
     digest    image of the site's store, or None: the plan names the user's own file
-    identity  of the image file (base/files.py), so that a replaced file is mounted afresh
+    identity  of the image file (base/files.py, identity_of), so that a replaced file is mounted afresh
     plan      for the worker; the monitor does not look inside
     foreign   the plan has a program run that is not ours (squashfuse, crun): that is to be in the step's control group
     """

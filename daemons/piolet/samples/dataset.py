@@ -9,7 +9,6 @@ better than that, and a file is a third of the size.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Quantity
+from piolet.base import files
 from piolet.base.errors import ScoreError
 from piolet.samples import journal
 
@@ -254,15 +254,13 @@ def write(target: Path, facts: NodeFacts, chunks: Iterator[dict[str, Array]], ho
     layout = schema(quantities, facts, host)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with pq.ParquetWriter(unfinished, layout, compression="zstd", **_encodings(quantities)) as writer:
-            for group in _groups(chunks):
-                writer.write_table(_table(group, layout, facts, host))
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
-        os.rename(unfinished, target)
+        with files.replacing(str(target), str(unfinished)):
+            with pq.ParquetWriter(unfinished, layout, compression="zstd", **_encodings(quantities)) as writer:
+                for group in _groups(chunks):
+                    writer.write_table(_table(group, layout, facts, host))
+            with open(unfinished, "rb") as file:
+                os.fsync(file.fileno())
     except (OSError, pa.ArrowException) as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
         raise ScoreError(f"cannot write {target}: {error}") from None
 
 

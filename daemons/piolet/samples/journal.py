@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import stat
 import struct
 import time
 import zlib
@@ -27,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from piolet.api import Reading
+from piolet.base import files
 from piolet.base.errors import ScoreError
 
 SUFFIX = ".journal"
@@ -95,18 +95,16 @@ def record_type(columns: Sequence[str]) -> list[tuple[str, str]]:
 def read(path: str) -> Iterator[Frame]:
     """Yield the frames up to the first that is not whole. Raises ScoreError: not a journal."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(fd, "rb") as file:
-            _require_file(fd, path)
+        with os.fdopen(files.open_regular(path), "rb") as file:
             yield from _frames(file, path)
+    except files.NotRegularError:
+        raise _no_file(path) from None
     except OSError as error:
         raise ScoreError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _require_file(fd: int, path: str) -> None:
-    """Refuse what is no plain file: a pipe would be waited for, maybe for ever."""
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise ScoreError(f"{path} is no file")
+def _no_file(path: str) -> ScoreError:
+    return ScoreError(f"{path} is no file")
 
 
 def _frames(file: BinaryIO, path: str) -> Iterator[Frame]:
@@ -137,11 +135,9 @@ def open_for_writing(path: str, may: Callable[[Any], None] = lambda _: None) -> 
 
     Called by a process that is the user; never follows a link, since the directory is the user's.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        fd = os.open(path, flags, 0o644)
+        fd = files.open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         try:
-            _require_file(fd, path)
             _lock(fd, path)
             end = 0
             with os.fdopen(fd, "rb", closefd=False) as file:
@@ -153,6 +149,8 @@ def open_for_writing(path: str, may: Callable[[Any], None] = lambda _: None) -> 
         except Exception:
             os.close(fd)
             raise
+    except files.NotRegularError:
+        raise _no_file(path) from None
     except OSError as error:
         raise ScoreError(f"cannot write {path}: {error.strerror}") from None
     return fd

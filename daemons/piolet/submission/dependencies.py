@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
+from piolet.base.files import Stamp
+
 
 class Kind(IntEnum):
     """The kinds of dependencies, numbered as in wire.h (a test compares them)."""
@@ -23,22 +25,6 @@ class Kind(IntEnum):
     REQUEST = 6
     NOTE = 7
     UNTIL = 8
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """What changes when a file changes."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Stamp:
-        """Return the stamp in the answer of stat."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @dataclass(frozen=True)

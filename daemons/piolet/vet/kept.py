@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from piolet.base.errors import SlurmError, VetError
-from piolet.submission.dependencies import Stamp
+from piolet.base.files import Stamp
 from piolet.vet import store
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import HOST, Plan
@@ -74,7 +74,7 @@ def _inside(plan: Plan, request: str, environ: Mapping[str, str]) -> str | None:
             stamps = [Stamp.of(os.stat(file)) for file in files if file is not None]
         except (ValueError, KeyError, TypeError, AttributeError, OSError):
             return None
-        found += [definition, *map(dataclasses.asdict, stamps)]
+        found += [definition, *(stamp._asdict() for stamp in stamps)]
     return f"sha256:{hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()}"
 
 

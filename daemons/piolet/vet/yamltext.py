@@ -7,15 +7,13 @@ What a scalar means is decided by whoever knows its type, so that `NCCL_DEBUG: o
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from piolet.base import places
+from piolet.base import files, places
 from piolet.base.errors import Location, VetError
 
 SIZE_LIMIT = 1 << 20
@@ -122,13 +120,9 @@ class _Builder:
 def read(path: str) -> YamlFile:
     """Return the file at `path`, parsed. Raises VetError."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise VetError(f"{path} is not a regular file")
-            data = bytearray()
-            while len(data) <= SIZE_LIMIT and (piece := file.read(SIZE_LIMIT + 1 - len(data))):
-                data += piece
+        data, _ = files.read_small(path, SIZE_LIMIT)
+    except files.NotRegularError:
+        raise VetError(f"{path} is not a regular file") from None
     except OSError as error:
         raise VetError(f"cannot read the protocol {path}: {error.strerror}") from None
     if len(data) > SIZE_LIMIT:

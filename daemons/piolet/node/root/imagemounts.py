@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from piolet.base import files
 from piolet.base.errors import WireError
 from piolet.container import rootoverlay
 from piolet.container.fuse import is_of_fuse_2
@@ -150,10 +151,7 @@ def forget(state: str) -> None:
 def note(choice: Choice, state: str) -> None:
     """Write down what was found, where `piolet doctor` reads it. Raises OSError."""
     path = os.path.join(state, FILE)
-    with open(f"{path}.new", "wb") as file:
-        file.write(packets.encode(choice))
-    os.chmod(f"{path}.new", 0o644)
-    os.replace(f"{path}.new", path)
+    files.write_whole(path, packets.encode(choice), f"{path}.new", mode=0o644)
 
 
 def noted(state: str) -> Choice | None:

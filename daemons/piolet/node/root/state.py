@@ -11,6 +11,7 @@ import logging
 import os
 from dataclasses import dataclass
 
+from piolet.base import files
 from piolet.base.errors import PioletError
 from piolet.steps import identity
 from piolet.system import processes
@@ -45,14 +46,11 @@ class StepFiles:
         """Note that the step runs. A failure is logged and does no harm."""
         path = f"{self._directory}/{known.step}"
         try:
-            with open(f"{path}.tmp", "w", encoding="ascii") as file:
-                # dumps, since dump leaves cycles behind, and the monitor's garbage collector is off.
-                file.write(json.dumps({"peer": known.peer, "started": known.started}))
-            os.rename(f"{path}.tmp", path)
+            # dumps, since dump leaves cycles behind, and the monitor's garbage collector is off.
+            text = json.dumps({"peer": known.peer, "started": known.started})
+            files.write_whole(path, text.encode(), f"{path}.tmp")
         except OSError as error:
             _log.warning("cannot note step %s in %s: %s", known.step, self._directory, error.strerror)
-            with contextlib.suppress(OSError):
-                os.unlink(f"{path}.tmp")
 
     def remove(self, step: str) -> None:
         """Forget the step, whose name is of the right form."""

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from piolet.api import Target
+from piolet.base import files
 from piolet.base.errors import PioletError, WireError
 from piolet.node.shares import Sparse
 from piolet.samples import request
@@ -283,13 +284,9 @@ class ScoreDesk:
 
     def _note(self, facts: StepNote) -> None:
         path = self._files / facts.name
-        new = path.with_suffix(f"{path.suffix}.new")
         try:
-            new.write_text(json.dumps(asdict(facts)), "utf-8")
-            new.rename(path)
+            files.write_whole(str(path), json.dumps(asdict(facts)).encode(), f"{path}.new")
         except OSError as error:
-            with contextlib.suppress(OSError):
-                new.unlink()
             _log.warning("after a restart step %s would not be sampled any more: %s", facts.name, error.strerror)
 
     def _recover(self) -> None:
