@@ -141,8 +141,8 @@ def test_a_conversion_that_takes_too_long_for_its_size(site: Site, registry: Reg
     script.chmod(0o755)
     impatient = site.room / "impatient.py"
     impatient.write_text(
-        "import sys\nfrom piolet.images import limits, service\n"
-        "limits.PATIENCE_S = 1\nlimits._CHECK_S = 0.1\nsys.exit(service.main(sys.argv[1:]))\n"
+        "import sys\nfrom piolet.cli import imaged\nfrom piolet.images import limits\n"
+        "limits.PATIENCE_S = 1\nlimits._CHECK_S = 0.1\nsys.exit(imaged.main(sys.argv[1:]))\n"
     )
     site.stop()
     site.settings |= {"mksquashfs": str(script), "unpack_ratio": 1, "conversion_rate": 1024}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import dataclass, field
 
 import pytest
@@ -74,3 +76,44 @@ def test_defaults_may_be_left_out() -> None:
 def test_what_is_malformed_is_refused(data: str | bytes) -> None:
     with pytest.raises(WireError, match="a message is"):
         packets.decode(Outer, data)
+
+
+def test_descriptors_come_beside_a_packet_and_are_closed_with_it() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, open("/dev/null") as null:
+        before = len(os.listdir("/proc/self/fd"))
+        packets.send(ours, b"two", [null.fileno(), null.fileno()])
+        with packets.receive(theirs, 16, 2) as packet:
+            assert (packet.data, len(packet.descriptors), packet.cut) == (b"two", 2, False)
+            os.close(packet.descriptors.pop())
+        packets.send(ours, b"more", [null.fileno()] * 3)
+        with packets.receive(theirs, 3, 1) as packet:
+            assert (packet.data, len(packet.descriptors), packet.cut) == (b"mor", 1, True)
+        packets.send(ours, b"none")
+        with packets.receive(theirs, 16) as packet:
+            assert (packet.data, packet.descriptors) == (b"none", [])
+        assert len(os.listdir("/proc/self/fd")) == before
+        with pytest.raises(BlockingIOError):
+            packets.receive(theirs, 16, flags=socket.MSG_DONTWAIT)
+
+
+def test_an_end_with_something_unread_is_an_end() -> None:
+    """But for who wants to know."""
+    for reset_ends in (True, False):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            packets.send(ours, b"unread")
+            theirs.close()
+            if reset_ends:
+                assert packets.receive(ours, 16) == packets.Packet()
+            else:
+                with pytest.raises(ConnectionResetError):
+                    packets.receive(ours, 16, reset_ends=False)
+            assert packets.receive(ours, 16).data == b""
+
+
+def test_a_dictionary_is_a_message_too() -> None:
+    assert packets.encode({"key": 1, "job": None}) == b'{"key": 1, "job": null}'
+    assert (
+        packets.encode({"key": 1, "inner": Inner("a", 2)}, compact=True) == b'{"key":1,"inner":{"text":"a","maybe":2}}'
+    )

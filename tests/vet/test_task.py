@@ -103,7 +103,7 @@ def desk(tmp_path: Path) -> Iterator[VetDesk]:
 
 
 def test_too_many_vettings_are_refused_with_a_sentence(tmp_path: Path, desk: VetDesk) -> None:
-    tasks = [start(tmp_path) for _ in range(vetdesk._TASKS_PER_USER_MAX + 4)]
+    tasks = [start(tmp_path) for _ in range(vetdesk._TASKS.each + 4)]
     try:
         refused = [task for task in tasks if _ended(task)]
         assert len(refused) == 4

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from piolet.node.root import descendants, kernellog, vettask, zygote
 from piolet.node.root.zygote import Facts, Work, Zygote
+from piolet.node.shares import Bound
 from piolet.steps import hierarchies
 from piolet.steps.hierarchies import Group, Hierarchy
 from piolet.system import linux, peer
@@ -462,7 +463,7 @@ def test_a_user_who_holds_up_all_their_vettings_holds_up_no_more(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that reads what is theirs may hang for as long as they like."""
-    monkeypatch.setattr(zygote, "USERS_VETTINGS_MAX", 2)
+    monkeypatch.setattr(zygote, "VETTINGS", Bound(each=2, total=512))
 
     def work(_plan: bytes, _connection: int, _facts: Facts, _spool: int) -> None:
         time.sleep(1000)

@@ -19,6 +19,7 @@ import socket
 
 from piolet.base.errors import ContainerError
 from piolet.system import linux
+from piolet.transport import packets
 
 _SQUASHFS_MAGIC = b"hsqs"
 _ANSWER_S = 10.0
@@ -102,7 +103,7 @@ class Mounter:
             options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},allow_other"
             flags = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
             linux.mount(f"piolet:{os.path.basename(name)}", target, "fuse.squashfuse", flags, options)
-            socket.send_fds(self._socket, [b"mount"], [image, device])
+            packets.send(self._socket, b"mount", [image, device])
         except OSError as error:
             raise ContainerError(f"cannot mount {name}: {error.strerror}") from None
         finally:
@@ -155,10 +156,10 @@ def _serve(requests: socket.socket, squashfuse: str) -> None:
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, 16, 2)
-        if not message or len(descriptors) != 2:
+        packet = packets.receive(requests, 16, 2)
+        if not packet.data or len(packet.descriptors) != 2:
             os._exit(0)
-        image, device = descriptors
+        image, device = packet.descriptors
         if os.fork():
             os.close(image)
             os.close(device)

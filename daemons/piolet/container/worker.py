@@ -87,7 +87,7 @@ def get_ready() -> None:
 
 def send_order(channel: socket.socket, order: WorkerOrder, image: int | None, namespace: int | None) -> None:
     """Give a waiting worker its order, with the image's detached mount or its file, and the job's namespace if any."""
-    socket.send_fds(channel, [packets.encode(order)], [one for one in (image, namespace) if one is not None])
+    packets.send(channel, packets.encode(order), [one for one in (image, namespace) if one is not None])
 
 
 def run(monitor: socket.socket, namespace: int) -> None:
@@ -100,12 +100,12 @@ def run(monitor: socket.socket, namespace: int) -> None:
         linux.set_name("pioletd-worker")
         linux.setns(namespace, linux.CLONE_NEWNS)
         linux.leave_keyring()
-        data, descriptors, _, _ = socket.recv_fds(monitor, 2 * MESSAGE_MAX, 2)
-        if not data:
+        packet = packets.receive(monitor, 2 * MESSAGE_MAX, 2)
+        if not packet.data:
             os._exit(0)
-        order = packets.decode(WorkerOrder, data)
+        order = packets.decode(WorkerOrder, packet.data)
         try:
-            image, kind = _prepare(order, descriptors, namespace)
+            image, kind = _prepare(order, packet.descriptors, namespace)
         except PioletError as error:
             monitor.send(packets.encode(Built(error.message[:_TEXT_MAX], (error.hint or "")[:_TEXT_MAX])))
             raise

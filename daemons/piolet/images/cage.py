@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 import piolet
 from piolet.base.errors import ImageError
 from piolet.images import landlock, seccomp, walls
+from piolet.system import linux
 
 WALLS = ("namespaces", "landlock")
 _ALONE = 3  # before, truncate(2) is not governed
@@ -125,7 +126,7 @@ def narrow() -> None:
 
     Outside of a cage it makes none; the worker enters one first.
     """
-    walls.end_with_parent()
+    linux.die_with_parent(signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if landlock.version():
         landlock.nest()

@@ -22,6 +22,7 @@ from piolet.images.failures import ServiceBusy, from_wire
 from piolet.images.info import Image, ImageInfo
 from piolet.images.reference import Reference, is_path, parse
 from piolet.images.settings import ImagesConfig
+from piolet.transport import packets
 
 _SILENCE_S = 60.0
 _BUSY_TRIES, _BUSY_PAUSE_S = 60, 1.0
@@ -168,7 +169,7 @@ def _talk(path: str, request: dict[str, Any], descriptor: int | None) -> Iterato
                 raise ImageError(f"the image service has been silent for {_SILENCE_S:.0f} s", _HINT) from None
             except OSError as error:
                 raise ImageError(f"the image service ended the conversation: {error.strerror}", _HINT) from None
-            protocol.close_all(descriptors)
+            packets.close_all(descriptors)
             if not data:
                 return
             yield protocol.unpack(data)

@@ -17,14 +17,12 @@ any number of {"progress": text} and {"part": […]}, then one {"result": …} o
 
 from __future__ import annotations
 
-import array
-import contextlib
 import json
-import os
 import socket
 from typing import Any
 
-from piolet.base.errors import ImageError
+from piolet.base.errors import ImageError, WireError
+from piolet.transport import packets
 
 VERSION = 1
 LIMIT_BYTES = 64 * 1024
@@ -44,8 +42,8 @@ def unpack(data: bytes) -> dict[str, Any]:
     if len(data) > LIMIT_BYTES:
         raise ImageError(f"the message is longer than the limit of {LIMIT_BYTES} bytes")
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
+        value = packets.parse(data)
+    except WireError:
         raise ImageError("the message is not JSON") from None
     if not isinstance(value, dict):
         raise ImageError("the message is not a JSON object")
@@ -57,26 +55,14 @@ def receive(connection: socket.socket) -> tuple[bytes, list[int]]:
 
     An empty packet is the end of the connection; one longer than LIMIT_BYTES was too long.
     """
-    room = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
-    data, ancillary, flags, _ = connection.recvmsg(LIMIT_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)
-    descriptors = array.array("i")
-    for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
-    if flags & socket.MSG_CTRUNC:
-        close_all(list(descriptors))
+    most, flags = LIMIT_BYTES + 1, socket.MSG_CMSG_CLOEXEC
+    packet = packets.receive(connection, most, _DESCRIPTORS, flags, reset_ends=False)
+    if packet.cut:
+        packets.close_all(packet.descriptors)
         raise ImageError("the message came with too many descriptors")
-    return data, list(descriptors)
+    return packet.data, packet.descriptors
 
 
 def send(connection: socket.socket, message: dict[str, Any], descriptor: int | None = None) -> None:
     """Send one message, with a descriptor beside it if there is one."""
-    rights = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
-    connection.sendmsg([pack(message)], rights, socket.MSG_NOSIGNAL)
-
-
-def close_all(descriptors: list[int]) -> None:
-    """Close every descriptor."""
-    for fd in descriptors:
-        with contextlib.suppress(OSError):
-            os.close(fd)
+    packets.send(connection, pack(message), () if descriptor is None else (descriptor,))

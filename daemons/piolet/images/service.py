@@ -35,6 +35,7 @@ from piolet.images.slots import Slots
 from piolet.images.store import due
 from piolet.images.verify import verify
 from piolet.system import notify, peer
+from piolet.transport import packets
 
 _CONNECTIONS = 256
 _PER_USER = 48
@@ -136,7 +137,7 @@ class Service:
             _LOG.exception("a fault in the service itself, asked by uid %d", uid, extra=logs.of(uid))
             return _refusal(ImageError("the image service has a fault; its log says more"))
         finally:
-            protocol.close_all(descriptors)
+            packets.close_all(descriptors)
 
     async def _act(
         self, connection: socket.socket, request: dict[str, Any], descriptors: list[int], uid: int
@@ -261,7 +262,7 @@ class _Teller:
             return False
         except (OSError, ImageError):
             return True
-        protocol.close_all(descriptors)
+        packets.close_all(descriptors)
         return not data
 
 
@@ -277,7 +278,7 @@ async def _request(connection: socket.socket) -> tuple[dict[str, Any], list[int]
             raise ConnectionResetError("the client has gone")
         return protocol.unpack(data), descriptors
     except BaseException:
-        protocol.close_all(descriptors)
+        packets.close_all(descriptors)
         raise
 
 

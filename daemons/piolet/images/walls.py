@@ -17,11 +17,12 @@ import struct
 from collections.abc import Sequence
 from typing import NoReturn
 
+from piolet.system import linux
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _NEWNS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _BIND, _MOVE, _REC, _PRIVATE = 1, 2, 4, 8, 4096, 8192, 16384, 1 << 18
 _DETACH, _RECURSIVE, _MOUNT_SETATTR = 2, 0x8000, 442
-_PR_SET_PDEATHSIG = 1
 _LINKS = 40
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
@@ -48,16 +49,11 @@ def enter(scratch: str, readable: Sequence[str], *, network: bool) -> str | None
     return said.decode("utf-8", "replace")
 
 
-def end_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
 def _go(scratch: str, readable: Sequence[str], network: bool, report: int) -> None:
     """Make the namespaces and return as the first process in them; where that fails, say so at `report` and end."""
     what = "new namespaces"
     try:
-        end_with_parent()
+        linux.die_with_parent(signal.SIGKILL)
         _unshare(network)
         what = "a process in new namespaces"
         alive, ours = os.pipe2(os.O_CLOEXEC)
@@ -66,7 +62,7 @@ def _go(scratch: str, readable: Sequence[str], network: bool, report: int) -> No
             os.close(report)
             _wait_for(first, ours)
         os.close(ours)
-        end_with_parent()
+        linux.die_with_parent(signal.SIGKILL)
         if select.select([alive], [], [], 0)[0]:
             os._exit(1)  # the parent ended before the kernel was told to watch it
         os.close(alive)

@@ -29,13 +29,14 @@ from typing import Any
 
 from piolet.base import logs
 from piolet.base.errors import ImageError
-from piolet.images import archive, cage, walls
+from piolet.images import archive, cage
 from piolet.images import manifest as documents
 from piolet.images.blob import Budget, check
 from piolet.images.failures import disk_full, from_os, no_memory, to_wire
 from piolet.images.limits import UNPACKED_MOST, bound_memory, bounded_time, processors_of, unpacked_limit
 from piolet.images.registry import Skopeo
 from piolet.images.squash import Squasher, layers_of, merge, squash
+from piolet.system import linux
 
 _INTERVAL_S = 0.5
 _NICE = 10
@@ -61,7 +62,7 @@ def say(message: dict[str, Any]) -> None:
 
 def main() -> int:
     """Do the job on standard input; returns 0 even when the job failed, as the answer says so."""
-    walls.end_with_parent()
+    linux.die_with_parent(signal.SIGKILL)
     job = json.loads(sys.stdin.buffer.read())
     if os.getppid() != job["parent"]:
         return 1  # the parent ended before the kernel was told to watch it

@@ -29,6 +29,7 @@ from piolet.node.root.mountedimages import Images
 from piolet.node.root.state import StepFiles
 from piolet.node.settings import Settings
 from piolet.system import linux, notify, peer
+from piolet.transport.listener import clear_path, listen
 
 if TYPE_CHECKING:
     from piolet.node.root.zygote import Work
@@ -135,21 +136,12 @@ def _leave_alone(images: Path) -> int:
 
 
 def _listen(path: Path, mode: int) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if path.is_socket():
-        if peer.listens(path):
-            raise PioletError(f"another pioletd listens on {path} already")
-        path.unlink()
-    before = os.umask(0o777)
+    if not clear_path(str(path)):
+        raise PioletError(f"another pioletd listens on {path} already")
     try:
-        listener.bind(str(path))
+        return listen(str(path), mode, _BACKLOG)
     except OSError as error:
         raise PioletError(f"cannot listen on {path}: {error.strerror}", "remove what is there instead of it") from None
-    finally:
-        os.umask(before)
-    path.chmod(mode)
-    listener.listen(_BACKLOG)
-    return listener
 
 
 def _warm(channel: socket.socket, listener: peer.File, evals: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Messages between pioletd's processes: one JSON object each, decoded strictly into the fields of a dataclass.
+"""Messages over SOCK_SEQPACKET, with descriptors; between pioletd's processes JSON objects, decoded into dataclasses.
 
 Who sends may be a process that a user has taken over. So what comes is of exactly the declared types, or it is a
 WireError: no field too many or too few, no true for a 1, no number beyond 64 bits or that is none, no nesting that
@@ -8,12 +8,16 @@ tuple[X, Y], and dataclasses of these.
 
 from __future__ import annotations
 
+import array
+import contextlib
 import dataclasses
 import functools
 import json
 import math
+import os
+import socket
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from piolet.base.errors import WireError
@@ -25,11 +29,68 @@ T = TypeVar("T")
 Read = Callable[[object, str], Any]
 _INT_MAX = 1 << 64
 _ENCODER = json.JSONEncoder(default=vars)
+_COMPACT = json.JSONEncoder(default=vars, separators=(",", ":"))
 
 
-def encode(value: Any) -> bytes:
-    """Return the message that is a dataclass."""
-    return _ENCODER.encode(value).encode()
+@dataclasses.dataclass
+class Packet:
+    """What was received; at the end of a `with` block the descriptors that are still in the list are closed.
+
+    data   empty: the other side has ended
+    cut    more descriptors came than were taken
+    """
+
+    data: bytes = b""
+    descriptors: list[int] = dataclasses.field(default_factory=list)
+    cut: bool = False
+
+    def __enter__(self) -> Packet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        close_all(self.descriptors)
+
+
+def send(channel: socket.socket, data: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send one packet, with descriptors beside it. Raises OSError."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    channel.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+
+
+def receive(
+    channel: socket.socket, limit: int, descriptors: int = 0, flags: int = 0, *, reset_ends: bool = True
+) -> Packet:
+    """Return the next packet, of which at most `limit` bytes and so many descriptors are taken.
+
+    With `reset_ends` the end is an ordinary one, too, where the other side has left something of ours unread.
+
+    Raises OSError; BlockingIOError: nothing has come.
+    """
+    taken = array.array("i")
+    room = socket.CMSG_LEN(descriptors * taken.itemsize)
+    try:
+        # Not recv_fds, which leaves the flags out in Python 3.11.
+        data, beside, said, _ = channel.recvmsg(limit, room, flags)
+    except ConnectionResetError:
+        if reset_ends:
+            return Packet()
+        raise
+    for level, kind, payload in beside:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            taken.frombytes(payload[: len(payload) - len(payload) % taken.itemsize])
+    return Packet(data, list(taken), bool(said & socket.MSG_CTRUNC))
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close every descriptor."""
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def encode(value: Any, *, compact: bool = False) -> bytes:
+    """Return the message that is a dataclass, or a dictionary with some of its fields; `compact`: without spaces."""
+    return (_COMPACT if compact else _ENCODER).encode(value).encode()
 
 
 def learn(*kinds: type) -> None:
@@ -38,12 +99,17 @@ def learn(*kinds: type) -> None:
         _reader(kind)
 
 
-def decode(kind: type[T], data: bytes | str) -> T:
-    """Return the `kind` in a message; fields with a default may be left out. Raises WireError."""
+def parse(data: bytes | str) -> object:
+    """Return the JSON value in a message. Raises WireError."""
     try:
-        value = json.loads(data)
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise WireError(f"a message is no JSON: {str(error)[:200]}") from None
+
+
+def decode(kind: type[T], data: bytes | str) -> T:
+    """Return the `kind` in a message; fields with a default may be left out. Raises WireError."""
+    value = parse(data)
     read: Read = _reader(cast(Any, kind))
     result: T = read(value, kind.__name__)
     return result

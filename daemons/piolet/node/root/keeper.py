@@ -1,10 +1,8 @@
 """Root's process for scoring: keeps the sampler running, and starts the writers that are the steps' users.
 
 The sampler has no privileges and never opens a path of a user; a writer is the user and does nothing but take the
-step's samples from a pipe (samples/writer.py). This process only forks the two. If the sampler dies it is started again,
-and takes up the steps that run. Requests come from the sampler over a SOCK_SEQPACKET pair:
-
-    {"uid", "gid", "groups", "directory", "node", "step"}   begin a writer; the pipe's reading end is the descriptor
+step's samples from a pipe (samples/writer.py). This process only forks the two. If the sampler dies it is started
+again, and takes up the steps that run. Requests come from the sampler (node/scoring.py).
 
 A writer stays in pioletd's control group: the step's is emptied by Slurm when the step ends, which is when the last
 samples come.
@@ -21,32 +19,19 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from piolet.base.errors import WireError
+from piolet.node.scoring import MESSAGE_MAX, Order
+from piolet.node.shares import Bound
 from piolet.system import linux
 from piolet.transport import packets
 
 _log = logging.getLogger("pioletd.keeper")
 
-MESSAGE_MAX = 64 * 1024
-WRITERS_MAX = 1024
-USERS_WRITERS_MAX = 256  # a file system that hangs is the trouble of those who use it
+WRITERS = Bound(each=256, total=1024)  # a file system that hangs is the trouble of those who use it
 _POLL_S = 0.5
 _AGAIN_S = 1.0
 _NICE = 10
-
-
-@dataclass(frozen=True)
-class Order:
-    """A writer that is to begin: who it is, where it writes, and for which node and step."""
-
-    uid: int
-    gid: int
-    groups: list[int]
-    directory: str
-    node: str
-    step: str
 
 
 class Keeper:
@@ -109,23 +94,23 @@ class Keeper:
                     return False
 
     def _take(self, channel: socket.socket) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_MAX, 1)
-        try:
-            if not data:
+        with packets.receive(channel, MESSAGE_MAX, 1) as packet:
+            if not packet.data:
                 return False
-            order = decode(data)
-            if len(descriptors) != 1:
-                raise WireError("a request of the sampler has no pipe")
-            mine = sum(uid == order.uid for uid in self._writers.values())
-            if len(self._writers) >= WRITERS_MAX or mine >= USERS_WRITERS_MAX:
-                raise WireError(f"{mine} writers of uid {order.uid} are at work, of {len(self._writers)} in all")
-            self._start(order, descriptors[0])
-        except (WireError, OSError) as error:
-            _log.error("a step's samples are not written: %s", error)
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            try:
+                self._act(decode(packet.data), packet.descriptors)
+            except (WireError, OSError) as error:
+                _log.error("a step's samples are not written: %s", error)
         return True
+
+    def _act(self, order: Order, descriptors: list[int]) -> None:
+        if len(descriptors) != 1:
+            raise WireError("a request of the sampler has no pipe")
+        users = list(self._writers.values())
+        if WRITERS.reached(order.uid, users):
+            mine = users.count(order.uid)
+            raise WireError(f"{mine} writers of uid {order.uid} are at work, of {len(users)} in all")
+        self._start(order, descriptors[0])
 
     def _start(self, order: Order, source: int) -> None:
         pid = os.fork()

@@ -115,28 +115,24 @@ class Monitor:
 
     def _on_server(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._channel, packets.MESSAGE_MAX, 1)
+            packet = packets.receive(self._channel, packets.MESSAGE_MAX, 1)
         except BlockingIOError:
             return
-        except ConnectionResetError:
-            data, descriptors = b"", []  # it has ended with answers unread
-        try:
-            if not data:
+        with packet:
+            if not packet.data:
                 _log.info("the server has ended; so does the monitor")
                 self._stop = True
                 return
-            request = decode(data)
-            if isinstance(request, End):
-                self._end(request.key)
-            elif request.key in self._steps:
-                _log.error("the server used the number %d twice", request.key)
-            else:
-                self._take(request, descriptors)
-        except WireError as error:
-            _log.error("%s", error)
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            try:
+                request = decode(packet.data)
+                if isinstance(request, End):
+                    self._end(request.key)
+                elif request.key in self._steps:
+                    _log.error("the server used the number %d twice", request.key)
+                else:
+                    self._take(request, packet.descriptors)
+            except WireError as error:
+                _log.error("%s", error)
 
     def _take(self, order: Build, descriptors: list[int]) -> None:
         if len(descriptors) != 1:
@@ -343,7 +339,7 @@ class Monitor:
 
     def _answer(self, answer: Answer, descriptors: list[int] | None = None) -> None:
         try:
-            socket.send_fds(self._channel, [packets.encode(answer)], descriptors or [])
+            packets.send(self._channel, packets.encode(answer), descriptors or [])
         except (BrokenPipeError, ConnectionResetError):
             self._stop = True  # the server has ended; so do we
         except BlockingIOError:

@@ -25,6 +25,7 @@ from piolet.node.root.imagemounts import DEVICE_MAPPER, FUSE, IDMAP, Choice
 from piolet.system import children, linux, loop
 from piolet.system.children import Child
 from piolet.system.usernamespaces import IdMaps
+from piolet.transport import packets
 
 _PIECE = 1 << 20
 _RECORD_MAX = 8 << 20
@@ -223,7 +224,7 @@ class Images:
                 file = ownfile.open_for(self._store, name, self._owner, (wanted.uid, wanted.gid), target)
                 if identity_of(os.stat(f"{path}.sqsh")) != wanted.identity:
                     return errno.ESTALE
-                socket.send_fds(monitor, [b"file"], [file])
+                packets.send(monitor, b"file", [file])
         except OSError as error:
             return error.errno or errno.EIO
         return 0
@@ -243,7 +244,7 @@ class Images:
         self._coming.remove(mounting)
         files: list[int] = []
         with mounting.channel, contextlib.suppress(OSError):
-            _, files, _, _ = socket.recv_fds(mounting.channel, 16, 1, socket.MSG_DONTWAIT)
+            files = packets.receive(mounting.channel, 16, 1, socket.MSG_DONTWAIT).descriptors
         if files:
             os.rmdir(mounting.path)
         key = self.key(mounting.wanted)

@@ -24,14 +24,14 @@ from dataclasses import asdict, dataclass
 
 from piolet.base.errors import PioletError, WireError
 from piolet.node.root import descendants, kernellog, vettask
-from piolet.node.shares import Sparse
+from piolet.node.shares import Bound, Sparse
 from piolet.node.vetting import MESSAGE_MAX, Request
 from piolet.system import linux, peer
 from piolet.transport import packets, wire
 
 _log = logging.getLogger("pioletd.zygote")
 
-VETTINGS_MAX, USERS_VETTINGS_MAX = 512, 32
+VETTINGS = Bound(each=32, total=512)
 _END_S, _AGAIN_S, _AGAIN_MAX_S = 10.0, 1.0, 30.0
 _ZYGOTE_END_S = 3.0
 
@@ -67,7 +67,7 @@ class Zygote:
         """Serve until the server ends."""
         # What a watching process that was killed has left comes to this one.
         descendants.collect_orphans()
-        self._channel.send(json.dumps({"began": True}).encode())
+        packets.send(self._channel, packets.encode({"began": True}))
         serving = True
         while serving:
             for ready, _ in self._selector.select():
@@ -82,29 +82,25 @@ class Zygote:
             select.select([vetting.pidfd], [], [], max(0.0, end - time.monotonic()))
 
     def _serve(self) -> bool:
-        try:
-            data, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_MAX, 2)
-        except ConnectionResetError:
-            return False  # the server has ended with answers unread
-        try:
-            if not data:
+        with packets.receive(self._channel, MESSAGE_MAX, 2) as packet:
+            if not packet.data:
                 return False
-            request = packets.decode(Request, data)
-            if request.end is not None:
-                if request.end in self._vettings:
-                    os.write(self._vettings[request.end].hold, b"e")
-            elif request.key is None or len(descriptors) != 2:
-                raise WireError("it has no key, or no connection")
-            elif request.key in self._vettings:
-                raise WireError(f"its key {request.key} is that of another")
-            else:
-                self._start(request.key, *descriptors)
-        except (WireError, OSError) as error:
-            _log.error("a request for vetting is refused: %s", error)
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            try:
+                self._act(packets.decode(Request, packet.data), packet.descriptors)
+            except (WireError, OSError) as error:
+                _log.error("a request for vetting is refused: %s", error)
         return True
+
+    def _act(self, request: Request, descriptors: list[int]) -> None:
+        if request.end is not None:
+            if request.end in self._vettings:
+                os.write(self._vettings[request.end].hold, b"e")
+        elif request.key is None or len(descriptors) != 2:
+            raise WireError("it has no key, or no connection")
+        elif request.key in self._vettings:
+            raise WireError(f"its key {request.key} is that of another")
+        else:
+            self._start(request.key, *descriptors)
 
     def _start(self, key: int, connection: int, spool: int) -> None:
         if self._work is None:
@@ -115,11 +111,10 @@ class Zygote:
         # A process that reads what is a user's can hang for as long as the user likes: it is their bound that it fills.
         with socket.socket(fileno=os.dup(connection)) as accepted:
             uid = peer.of(accepted).uid
-        mine = sum(one.uid == uid for one in self._vettings.values())
-        if len(self._vettings) >= VETTINGS_MAX or mine >= USERS_VETTINGS_MAX:
-            self._refused.error(
-                "%d vettings of uid %d are at work, of %d: no other begins", mine, uid, len(self._vettings)
-            )
+        users = [one.uid for one in self._vettings.values()]
+        if VETTINGS.reached(uid, users):
+            mine = users.count(uid)
+            self._refused.error("%d vettings of uid %d are at work, of %d: no other begins", mine, uid, len(users))
             _answer(self._channel, {"key": key, "status": 1})
             return
         told, hold = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -152,7 +147,7 @@ class Zygote:
 
 def _answer(channel: socket.socket, value: dict[str, object]) -> None:
     with contextlib.suppress(OSError):
-        channel.send(json.dumps(value, separators=(",", ":")).encode())
+        packets.send(channel, packets.encode(value, compact=True))
 
 
 def _watch(

@@ -25,6 +25,7 @@ from pathlib import Path
 from piolet.api import Target
 from piolet.base import files
 from piolet.base.errors import PioletError, WireError
+from piolet.node.scoring import Order
 from piolet.node.shares import Sparse
 from piolet.samples import request
 from piolet.samples.choose import choose
@@ -32,6 +33,7 @@ from piolet.samples.sampler import SampledStep, Sampler, Session, Sink
 from piolet.steps import hierarchies, identity
 from piolet.system import peer, processes
 from piolet.transport import packets, wire
+from piolet.transport.listener import Listener
 
 _log = logging.getLogger("pioletd.sampler")
 
@@ -41,7 +43,6 @@ _NOTE_MAX = 1 << 20
 _DRAIN_S = 10.0
 _DRAIN_POLL_S = 0.05
 _WATCH_S, _HUNG_S = 1.0, 5.0
-_PAUSE_S = 0.05
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
 
@@ -89,7 +90,6 @@ class ScoreDesk:
     """The loop. `keeper` is the pair's end; `files` a directory of the account's own."""
 
     def __init__(self, listener: socket.socket, keeper: socket.socket, files: Path, sampler: Sampler) -> None:
-        self._listener = listener
         self._keeper = keeper
         self._files = files
         self._sampler = sampler
@@ -98,8 +98,8 @@ class ScoreDesk:
         self._stop = False
         self._refused = Sparse(_log)
         self._selector = selectors.DefaultSelector()
-        listener.setblocking(False)
-        self._selector.register(listener, selectors.EVENT_READ, self._on_connect)
+        # Many at once: whoever connects in a loop must not keep the sampler from its samples.
+        self._listener = Listener(self._selector, listener, self._take, _log, at_once=_ACCEPTED_MAX)
         self._selector.register(keeper, selectors.EVENT_READ, self._on_keeper)
 
     def run(self) -> None:
@@ -146,28 +146,13 @@ class ScoreDesk:
 
     # -- announcements
 
-    def _on_connect(self) -> None:
-        # Many at once: whoever connects in a loop must not keep the sampler from its samples.
-        for _ in range(_ACCEPTED_MAX):
-            try:
-                channel, _ = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                # Out of descriptors: the connection stays in the queue, and a loop without a pause would spin.
-                _log.error("cannot take a connection: %s", error.strerror)
-                time.sleep(_PAUSE_S)
-                return
-            self._take(channel)
-
-    def _take(self, channel: socket.socket) -> None:
-        pid, uid, _ = peer.of(channel)
+    def _take(self, channel: socket.socket, who: peer.Peer) -> None:
+        pid, uid, _ = who
         if uid != 0 or len(self._steps) >= _STEPS_MAX:
             why = "too many steps" if uid == 0 else "it is no Slurm"
             self._refused.error("process %d of uid %d is refused: %s", pid, uid, why)
             channel.close()
             return
-        channel.setblocking(False)
         # A task's message then says which process the task is, and so in which control group the step runs.
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         scored = _Scored(channel, pid)
@@ -233,18 +218,12 @@ class ScoreDesk:
 
     def _order_writer(self, facts: StepNote, wish: request.Wish) -> int:
         """Return the end of a pipe that a writer, which is the step's user, takes samples from. Raises PioletError."""
-        order = {
-            "uid": facts.uid,
-            "gid": facts.gid,
-            "groups": facts.groups,
-            "directory": wish.directory(facts.job, facts.step, facts.restarts),
-            "node": facts.node,
-            "step": facts.name,
-        }
+        directory = wish.directory(facts.job, facts.step, facts.restarts)
+        order = Order(facts.uid, facts.gid, facts.groups, directory, facts.node, facts.name)
         try:
             read, write = os.pipe2(os.O_CLOEXEC)
             try:
-                socket.send_fds(self._keeper, [json.dumps(order).encode()], [read])
+                packets.send(self._keeper, packets.encode(order), [read])
             except OSError:
                 os.close(write)
                 raise

@@ -27,11 +27,11 @@ from piolet.environment.definition import Definition, from_json
 from piolet.images.store import locate
 from piolet.node.requests import Answer, Build, End, encode
 from piolet.node.server.planner import make_plan
-from piolet.node.server.refusals import Refusals
 from piolet.node.settings import Settings
 from piolet.steps import identity
-from piolet.system import peer
+from piolet.system.peer import Peer
 from piolet.transport import packets, wire
+from piolet.transport.listener import Listener, Refusals
 from piolet.transport.packets import MESSAGE_MAX
 
 _log = logging.getLogger("pioletd")
@@ -39,7 +39,6 @@ _log = logging.getLogger("pioletd")
 _CONNECTIONS_MAX = 4096
 _THREADS = 8
 _STORE, _USERS = "image store", "user database"
-_PAUSE_S = 0.05
 _TIMEOUT_MARGIN_S = 1.0
 
 
@@ -71,7 +70,6 @@ class Server:
         place: str,
         desk: Callable[[selectors.BaseSelector], object] | None = None,
     ) -> None:
-        self._listener = listener
         self._monitor = monitor
         self._config = config
         self._place = place
@@ -86,8 +84,7 @@ class Server:
         self._stop = False
         if desk is not None:
             desk(self._selector)
-        listener.setblocking(False)
-        self._watch(listener, self._on_connect)
+        Listener(self._selector, listener, self._take, _log)
         self._watch(monitor, self._on_monitor)
         self._watch(self._wake_read, self._on_done)
 
@@ -103,27 +100,16 @@ class Server:
 
     # -- plugins
 
-    def _on_connect(self) -> None:
-        try:
-            channel, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            # Out of descriptors: the connection stays in the queue, and a loop without a pause would spin.
-            _log.error("cannot take a connection: %s", error.strerror)
-            time.sleep(_PAUSE_S)
-            return
-        channel.setblocking(False)
-        pid, uid, _ = peer.of(channel)
-        if uid != 0:
-            self._refusals.refuse(
-                channel, "only Slurm, as root, may announce a step to pioletd", "use srun --environment=FILE"
-            )
+    def _take(self, channel: socket.socket, who: Peer) -> None:
+        if who.uid != 0:
+            what, hint = "only Slurm, as root, may announce a step to pioletd", "use srun --environment=FILE"
+            self._refusals.refuse(channel, wire.encode_error(what, hint))
             return
         if len(self._connections) >= _CONNECTIONS_MAX:
-            self._refusals.refuse(channel, f"pioletd serves {_CONNECTIONS_MAX} steps on this node already", None)
+            what = f"pioletd serves {_CONNECTIONS_MAX} steps on this node already"
+            self._refusals.refuse(channel, wire.encode_error(what, None))
             return
-        connection = Connection(self._next_key, channel, pid)
+        connection = Connection(self._next_key, channel, who.pid)
         self._next_key += 1
         self._connections[connection.key] = connection
         self._watch(channel, lambda: self._on_plugin(connection))
@@ -259,21 +245,17 @@ class Server:
 
     def _ask(self, request: bytes, descriptors: list[int]) -> None:
         try:
-            socket.send_fds(self._monitor, [request], descriptors)
+            packets.send(self._monitor, request, descriptors)
         except (BrokenPipeError, ConnectionResetError):
             self._stop = True  # the monitor has ended; so do we
 
     def _on_monitor(self) -> None:
-        try:
-            data, descriptors, _, _ = socket.recv_fds(self._monitor, MESSAGE_MAX, 4)
-        except ConnectionResetError:
-            data, descriptors = b"", []
-        try:
-            if not data:
+        with packets.receive(self._monitor, MESSAGE_MAX, 4) as packet:
+            if not packet.data:
                 _log.error("the monitor has ended; so does the server")
                 self._stop = True
                 return
-            answer = packets.decode(Answer, data)
+            answer = packets.decode(Answer, packet.data)
             connection = self._connections.get(answer.key)
             if connection is None:
                 return
@@ -281,11 +263,8 @@ class Server:
                 connection.asked = False
                 self._fail(connection, PioletError(answer.error, answer.hint or None))
             else:
-                self._ready(connection, descriptors, answer.made_in)
+                self._ready(connection, packet.descriptors, answer.made_in)
                 _trace(connection, answer.marks)
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
 
     # -- answers
 
@@ -333,7 +312,7 @@ class Server:
         with contextlib.suppress(OSError):
             connection.channel.recv(1)  # START, unless the monitor has taken it
         try:
-            socket.send_fds(connection.channel, [message], descriptors)
+            packets.send(connection.channel, message, descriptors)
         except OSError as error:
             _log.info("the step ended before its answer: %s", error.strerror)
 

@@ -12,32 +12,28 @@ is closed without a word: a sentence would cost more than the connection.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
 import selectors
 import socket
-import time
 from dataclasses import dataclass
 
 from piolet.base.errors import PioletError, WireError
 from piolet.node import vetting
-from piolet.node.server.refusals import Refusals
 from piolet.node.server.spool import LINE_MAX, Spool, Who
-from piolet.node.shares import Shares, Sparse
+from piolet.node.shares import Bound, Shares, Sparse
 from piolet.node.vetting import MESSAGE_MAX, Answer
 from piolet.system import peer
 from piolet.transport import packets, wire
+from piolet.transport.listener import Listener, Refusals
 
 _log = logging.getLogger("pioletd")
 
-_TASKS_MAX = 256
-_TASKS_PER_USER_MAX = 16
+_TASKS = Bound(each=16, total=256)
 _AT_ONCE, _A_SECOND = 64, 16
 _ACCEPTED_MAX = 64
 _SPOOLED_MAX = 1 << 20
-_PAUSE_S = 0.05
 _FOUND = (vetting.CGROUP, vetting.SLURMSTEPD, vetting.UNKNOWN)
 _NAME = re.compile(r"[A-Za-z0-9_+-]{1,60}")
 
@@ -71,42 +67,26 @@ class VetDesk:
         self._spool = spool
         self._selector = selector
         self._refusals = Refusals(selector)
-        self._listener = listener
         self._zygote = zygote
         self._connections = Shares(_AT_ONCE, _A_SECOND)
         self._flood = Sparse(_log)
         self._tasks: dict[int, VetTask] = {}
         self._next_key = 1
-        listener.setblocking(False)
         # If root's process for vetting hangs, vettings fail: the server has steps with containers to serve, too.
         zygote.setblocking(False)
-        selector.register(listener, selectors.EVENT_READ, self._on_connect)
+        # Many at once: whoever connects in a loop is not to be as slow to get rid of as a turn of the loop.
+        Listener(selector, listener, self._take, _log, at_once=_ACCEPTED_MAX, what="a vet step's connection")
         selector.register(zygote, selectors.EVENT_READ, self._on_zygote)
 
-    def _on_connect(self) -> None:
-        # Many at once: whoever connects in a loop is not to be as slow to get rid of as a turn of the loop.
-        for _ in range(_ACCEPTED_MAX):
-            try:
-                channel, _ = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                # Out of descriptors: the connection stays in the queue, and a loop without a pause would spin.
-                _log.error("cannot take a vet step's connection: %s", error.strerror)
-                time.sleep(_PAUSE_S)
-                return
-            self._take(channel)
-
-    def _take(self, channel: socket.socket) -> None:
-        pid, uid, _ = peer.of(channel)
+    def _take(self, channel: socket.socket, who: peer.Peer) -> None:
+        pid, uid, _ = who
         if not self._connections.take(uid):
             self._flood.error("uid %d connects too often for vetting, last process %d: it is closed unheard", uid, pid)
             channel.close()
             return
-        channel.setblocking(False)
-        mine = [task for task in self._tasks.values() if task.who.uid == uid]
-        if len(mine) >= _TASKS_PER_USER_MAX or len(self._tasks) >= _TASKS_MAX:
-            self._refusals.refuse(channel, "too many vettings run on this node at once", "try again later")
+        if _TASKS.reached(uid, [task.who.uid for task in self._tasks.values()]):
+            message = wire.encode_error("too many vettings run on this node at once", "try again later")
+            self._refusals.refuse(channel, message)
             return
         task = VetTask(self._next_key, channel, Who(uid, pid))
         self._next_key += 1
@@ -125,11 +105,10 @@ class VetDesk:
             return
         try:
             wire.decode_vet(data)
-            request = json.dumps({"key": task.key}).encode()
             task.pidfd = peer.pidfd_of(task.channel, task.who.pid)
             task.verdicts, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                socket.send_fds(self._zygote, [request], [task.channel.fileno(), write])
+                packets.send(self._zygote, packets.encode({"key": task.key}), [task.channel.fileno(), write])
             finally:
                 os.close(write)
             task.asked = True
@@ -187,7 +166,7 @@ class VetDesk:
             os.close(task.pidfd)
         if task.asked and not task.ended:
             with contextlib.suppress(OSError):
-                self._zygote.send(json.dumps({"end": task.key}).encode())
+                packets.send(self._zygote, packets.encode({"end": task.key}))
 
     def _on_zygote(self) -> None:
         if self._hear_zygote():

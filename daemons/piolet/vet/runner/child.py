@@ -95,6 +95,7 @@ def end(pid: int) -> None:
 
 def die_with(parent: int) -> None:
     """Have the kernel kill this process when `parent` ends; end now if it has."""
+    # Not system/linux.py's: that is not sent into images.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
