@@ -3,6 +3,7 @@
 NODES ?= 4
 GPUS ?= 2
 ROUNDS ?= 20
+WORKERS ?= 1
 # build/ may be a link out of a checkout that users cannot enter (tools/bootstrap.sh), and pip writes the
 # interpreter's path into the commands that it installs: so the real one, looked up after bootstrap.
 PYTHON = $(shell readlink -f build)/venv/bin/python
@@ -19,7 +20,7 @@ PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /u
 help:
 	@echo 'make demo                 train a small model in containers on a private cluster, and tidy up'
 	@echo 'make check                linters, types, and the tests that need no cluster: about a minute'
-	@echo 'make test                 linters, types, and all tests'
+	@echo 'make test                 linters, types, and all tests (WORKERS=2: two at a time, where that is safe)'
 	@echo 'make test-attacks         attacks by a user, and the same on a build from which the checks were removed'
 	@echo 'make bench                what a containerised step costs'
 	@echo 'make cluster              start a private Slurm cluster to play with (NODES=4 GPUS=2, simulated ones;'
@@ -93,8 +94,9 @@ lint: plugins
 check: lint
 	$(PYTHON) -m pytest -q tests/structure tests/unit tests/wire --deselect tests/wire/test_fuzz.py
 
+# With WORKERS=2, tests that need no cluster run beside those that do: tests/conftest.py says which may.
 test: lint
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --durations=10 $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadgroup)
 
 # The attacks on Piolet as it is, and on a build from which the checks were removed, where each has to succeed.
 test-attacks: plugins

@@ -30,6 +30,7 @@ from tools.cluster.state import State, load
 _PROGRAMS = ("squashfuse", "skopeo", "mksquashfs", "crun", "slurmstepd", "slurmd", "slurmctld", "munged")
 _ACCOUNTS = ("piolet", "piolet-images")
 _TEMPORARY = Path("/tmp")
+_ELSEWHERE = (f"{_TEMPORARY}/", "/run/netns")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def take(layout: Layout) -> Census:
             "process": Counter(kinds.values()),
             "zombie": Counter(_zombies({pid for pid, kind in kinds.items() if kind.startswith("pioletd")})),
             "namespace": Counter(_namespaces(kinds)),
-            "mount": Counter(_mounts(kinds)),
+            "mount": Counter(_mounts(layout, kinds)),
             "loop device": Counter(_loops(layout, state)),
             "descriptor": Counter(_descriptors(kinds)),
             "file": Counter(_files(layout, state)),
@@ -148,8 +149,11 @@ def _namespaces(kinds: dict[int, str]) -> Iterator[str]:
         yield from named.values()
 
 
-def _mounts(kinds: dict[int, str]) -> Iterator[str]:
-    """Yield the mounts of every namespace: of this machine, of each node, of each pioletd, of each container."""
+def _mounts(layout: Layout, kinds: dict[int, str]) -> Iterator[str]:
+    """Yield the mounts of every namespace: of this machine, of each node, of each pioletd, of each container.
+
+    Of this machine, what other tests mount meanwhile, below /tmp or as network namespaces, is none of the cluster's.
+    """
     seen: set[int] = set()
     # Daemons on record first, whose names have no blank: a child that was forked just now is in the same namespace.
     for pid, kind in [(os.getpid(), "this machine"), *sorted(kinds.items(), key=lambda i: " " in i[1])]:
@@ -163,6 +167,9 @@ def _mounts(kinds: dict[int, str]) -> Iterator[str]:
                 place, tail = before.split()[4], after.split()
                 if tail[0] == "squashfs" and "/mnt/images/" in place:
                     continue  # counted as a loop device
+                own = place.startswith(f"{layout.root}/")
+                if kind == "this machine" and not own and place.startswith(_ELSEWHERE):
+                    continue
                 ours = "piolet" in line or tail[0].startswith("fuse") or tail[0] in ("overlay", "squashfs", "nsfs")
                 if ours or kind == "this machine":
                     yield f"{kind.split(' (')[0]}: {tail[0]} {tail[1]} at {place}"

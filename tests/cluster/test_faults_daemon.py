@@ -15,17 +15,12 @@ from piolet.container import labels
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, assert_sentence, elapsed, end, error_lines, kill, python
-from tests.cluster.support import Cluster, wait_until
+from tests.support.waiting import wait_until
 from tools.cluster import processes
 from tools.cluster.layout import node_names
 
 STEPS, AT_ONCE = 200, 40
 SOCKET = "/run/piolet/node.sock"
-
-
-@pytest.fixture(scope="module")
-def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
-    return Faults(cluster, tiny_edf)
 
 
 def kill_pioletd(faults: Faults, node: str, which: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 from piolet.node.root import imagemounts
 
 from tests.cluster.faults import Faults
-from tests.cluster.support import Cluster, wait_until
+from tests.cluster.support import Cluster
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.kernels,

@@ -12,15 +12,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from piolet.vet.runner.plan import Plan, Task
 
 from tests.cluster.faults import Faults, kill
 from tests.cluster.leftovers import parent
-from tests.cluster.support import Cluster, wait_until
+from tests.cluster.support import Cluster
 from tests.simulators.timeserver import TimeServer
+from tests.support.waiting import wait_until
 from tools.cluster import gpus
 from tools.cluster.layout import node_names
 
@@ -47,11 +47,6 @@ class Sleeper(Eval):
             time.sleep(0.02)
         return Verdict("pass")
 """
-
-
-@pytest.fixture(scope="module")
-def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
-    return Faults(cluster, tiny_edf)
 
 
 @pytest.fixture
@@ -292,21 +287,15 @@ def test_the_process_for_vetting_is_killed(cluster: Cluster, faults: Faults, roo
     assert "4 of 4 nodes good" in out and "status 0" in out, out
 
 
-def spooled(faults: Faults, node: str, uid: int) -> list[dict[str, Any]]:
-    """Return the user's records in a node's spool."""
-    path = faults.root(node) / f"run/piolet/spool/verdicts-{uid}.jsonl"
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-
-
 def test_verdicts_are_spooled_on_the_node(cluster: Cluster, faults: Faults, room: Path) -> None:
     """Whose vetting it was says the kernel, and of which job and step root; a user may read nothing there."""
     spool = faults.root("node2") / "run/piolet/spool"
     uid = room.stat().st_uid
-    before = len(spooled(faults, "node2", uid))
+    before = len(faults.spooled("node2", uid))
     out = vetted(cluster, room, "name: n\nevals:\n- {type: limits}\n", 4)
     assert "4 of 4" in out
-    wait_until(lambda: len(spooled(faults, "node2", uid)) > before, what="the spool")
-    last = spooled(faults, "node2", uid)[-1]
+    wait_until(lambda: len(faults.spooled("node2", uid)) > before, what="the spool")
+    last = faults.spooled("node2", uid)[-1]
     (report,) = room.glob("vet-*.json")
     job = report.name.removeprefix("vet-").removesuffix(".json")
     assert (last["node"], last["uid"], last["job"], last["step"], last["word"]) == ("node2", uid, job, "0", "user")
@@ -342,13 +331,13 @@ def test_a_raw_message_lies_in_vain(cluster: Cluster, faults: Faults, room: Path
     cluster.write("alice", room / "plan.json", Plan("site", (task,)).to_json().decode())
     cluster.write("alice", room / "raw.py", RAW)
     uid = room.stat().st_uid
-    before = len(spooled(faults, "node1", uid))
+    before = len(faults.spooled("node1", uid))
     command = ("env", "SLURMD_NODENAME=node2", "SLURM_JOB_ID=1", "SLURM_STEP_ID=77", sys.executable, "raw.py")
     script = f"echo job $SLURM_JOB_ID\nsrun -N1 -n1 {' '.join(command)}\necho status $?\n"
     out = cluster.sbatch("alice", script, "-N1", "-wnode1", cwd=room, timeout=60)
     assert "status 0" in out, out
-    wait_until(lambda: len(spooled(faults, "node1", uid)) > before, what="the spool")
-    last = spooled(faults, "node1", uid)[-1]
+    wait_until(lambda: len(faults.spooled("node1", uid)) > before, what="the spool")
+    last = faults.spooled("node1", uid)[-1]
     job = out.partition("job ")[2].split()[0]
     envelope = [last[name] for name in ("node", "uid", "job", "step", "word", "origin", "kind")]
     assert envelope == ["node1", uid, job, "0", "user", "user", None]

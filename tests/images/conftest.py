@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from tests.support import oci
-from tests.support.registry import Registry, wait_until
+from tests.support.registry import Registry
+from tests.support.waiting import wait_until
 
 # Users must reach it: where they cannot reach the checkout, its build/ is a link to where they can.
 PYTHON = str(Path(sys.executable).parent.resolve() / "python")

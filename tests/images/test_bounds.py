@@ -22,7 +22,8 @@ from piolet.images.tree import Tree
 from tests.images.conftest import ALICE, BOB, PYTHON, SERVICE, Site, become, environment, finish, needs_root
 from tests.images.test_users import credentials
 from tests.support import oci
-from tests.support.registry import Registry, wait_until
+from tests.support.registry import Registry
+from tests.support.waiting import wait_until
 
 FLOOD = """
 import socket, sys, time

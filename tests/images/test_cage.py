@@ -21,7 +21,8 @@ from piolet.images import seccomp
 from tests.images.conftest import ALICE, ASK, BOB, PYTHON, SERVICE, Site, become, environment, finish, needs_root
 from tests.images.test_faults import pids
 from tests.support import oci
-from tests.support.registry import Registry, auth_file, wait_until
+from tests.support.registry import Registry, auth_file
+from tests.support.waiting import wait_until
 
 HOSTILE = Path(__file__).with_name("hostile.py")
 DENY = Path(__file__).parents[1] / "simulators/deny_userns.py"

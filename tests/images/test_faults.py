@@ -22,7 +22,8 @@ from piolet.images import protocol
 from tests.images.conftest import ALICE, BOB, PYTHON, SERVICE, Site, become, finish, needs_root
 from tests.images.test_pull import children
 from tests.support import oci
-from tests.support.registry import Registry, free_port, reply, sham, wait_until
+from tests.support.registry import Registry, free_port, reply, sham
+from tests.support.waiting import wait_until
 
 HOLD = """
 import socket, sys

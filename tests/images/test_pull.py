@@ -16,7 +16,8 @@ from piolet.images.store import locate
 
 from tests.images.conftest import ALICE, BOB, Site, finish, needs_root
 from tests.support import oci
-from tests.support.registry import Registry, wait_until
+from tests.support.registry import Registry
+from tests.support.waiting import wait_until
 
 
 def test_pull_then_silence(site: Site, registry: Registry, image: Path) -> None:

@@ -19,7 +19,7 @@ from piolet.node.root import devicemapper
 
 from tests.support import oci
 from tests.support.oci import Entry, device, file, folder, hardlink, symlink, whiteout
-from tests.support.registry import wait_until
+from tests.support.waiting import wait_until
 
 
 def make(room: Path, name: str, layers: list[list[Entry]], program: str = "mksquashfs") -> Path:

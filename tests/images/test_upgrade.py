@@ -24,7 +24,8 @@ from tests.images.conftest import ALICE, BOB, SERVICE, Site, needs_root
 from tests.images.test_users import credentials
 from tests.support import oci
 from tests.support.oldstore import age, ids
-from tests.support.registry import Registry, wait_until
+from tests.support.registry import Registry
+from tests.support.waiting import wait_until
 
 pytestmark = needs_root()
 RENEW = ("image", "prune", "--old-format")

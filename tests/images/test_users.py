@@ -15,7 +15,8 @@ from piolet.images.store import Access, Store, locate
 
 from tests.images.conftest import ALICE, BOB, SERVICE, Site, needs_root
 from tests.support import oci
-from tests.support.registry import Registry, auth_file, reply, sham, wait_until
+from tests.support.registry import Registry, auth_file, reply, sham
+from tests.support.waiting import wait_until
 
 pytestmark = needs_root()
 

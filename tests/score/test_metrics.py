@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from piolet.samples.sampler import DeviceTotals, Sampler
 from piolet.samples.settings import address_of
 
 from tests.score import simulation
+from tests.support.registry import free_port
 
 LIMIT_S = 60.0
 SCRIPT = "gpu\nload matmul 1000\ngpu\nload idle 1000\nblank 10 3\n"
@@ -40,13 +40,6 @@ session = sampler.add(SampledStep("42", "0", "nid001", 1000), collectors, 0.1, s
 print("ready", flush=True)
 sampler.run_until(lambda: os.getppid() == 1)
 """
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def get(url: str) -> str:

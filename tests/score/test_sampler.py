@@ -18,10 +18,11 @@ from piolet.api import Collector, Device, Reading, Target
 from piolet.base.errors import ScoreError
 from piolet.samples import journal
 from piolet.samples.dataset import Dataset, finish, open_dataset
-from piolet.samples.sampler import GPU_COLUMNS, KEEP, Clock, SampledStep, Sampler, Session, Sink
+from piolet.samples.sampler import GPU_COLUMNS, KEEP, SampledStep, Sampler, Session, Sink
 from piolet.score.summary import summarise
 
 from tests.score import simulation
+from tests.score.hands import Hands
 
 
 class Counting(Collector):
@@ -52,27 +53,6 @@ class Counting(Collector):
     def close(self) -> None:
         """Note it."""
         self.closed = True
-
-
-class Hands:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 10**9
-
-    def clock(self) -> Clock:
-        """Return what the sampler takes."""
-        return Clock(lambda: self.now, lambda: self.now + 10**18, lambda s: self.pass_(max(1, round(s * 1e9))))
-
-    def pass_(self, nanoseconds: int) -> None:
-        """Let time pass."""
-        self.now += nanoseconds
-
-
-@pytest.fixture
-def hands() -> Hands:
-    """A clock."""
-    return Hands()
 
 
 @pytest.fixture

@@ -24,16 +24,10 @@ from piolet.samples.request import Wish
 from piolet.samples.sampler import Clock, Sampler
 from piolet.transport import packets
 
+from tests.score.hands import Hands
 from tests.wire import messages
 
 SOUND = Wish(out="/tmp/piolet-score-%j.%s", collector="host")
-
-
-class Hands:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 10**9
 
 
 class Noted(Collector):
@@ -50,12 +44,6 @@ class Noted(Collector):
     def close(self) -> None:
         """Note it."""
         self.closed = True
-
-
-@pytest.fixture
-def hands() -> Hands:
-    """A clock."""
-    return Hands()
 
 
 @pytest.fixture

@@ -114,6 +114,35 @@ def test_the_rooms_import_downwards() -> None:
     assert done.returncode == 0, done.stdout
 
 
+# Imports of ours inside functions: files that may have them, and why.
+LATE = {
+    "cli/": "srun waits for the command: a verb loads what it needs",
+    "config/schema.py": "only an error needs it",
+    "images/client.py": "whose image the service has needs no store of their own",
+    "images/settings.py": "who sets nothing loads nothing",
+    "samples/settings.py": "who sets nothing loads nothing",
+    "node/main.py": "each of pioletd's processes loads its own, as the account that it is",
+    "node/root/keeper.py": "each of pioletd's processes loads its own, as the account that it is",
+    "samples/writer.py": "the keeper's process is to stay small: only a writer loads what writes Parquet",
+}
+
+
+def test_imports_in_functions_are_for_the_start_alone() -> None:
+    """None is there to get around the contracts; each file that has one is listed above, with its reason."""
+    late = set()
+    for path in python_files():
+        tree = ast.parse(path.read_text("utf-8"))
+        functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+        inner = [node for function in functions for node in ast.walk(function)]
+        names = {node.module or "" for node in inner if isinstance(node, ast.ImportFrom)}
+        names |= {alias.name for node in inner if isinstance(node, ast.Import) for alias in node.names}
+        if any(name.partition(".")[0] == "piolet" for name in names):
+            late.add(str(path.relative_to(PACKAGE)))
+    unlisted = {name for name in late if not name.startswith(tuple(LATE))}
+    assert not unlisted
+    assert not [name for name in LATE if not any(one.startswith(name) for one in late)], "listed, and not there"
+
+
 def test_only_main_prints() -> None:
     """Libraries raise; the command line and the daemons' mains print."""
     mains = {"cli", "main.py", "service.py", "__main__.py"}

@@ -20,7 +20,7 @@ from piolet.vet import kept, step
 from piolet.vet.runner import parts, records
 from piolet.vet.runner.plan import Plan, Task
 
-from tests.support.registry import wait_until
+from tests.support.waiting import wait_until
 
 NODES = ["node1", "node2", "node3", "node4"]
 PROTOCOL = "name: p\nbudget: 1s\nevals:\n- type: limits\n"
@@ -455,7 +455,7 @@ def test_an_interrupted_vetting_leaves_nothing(slurm: Slurm, number: signal.Sign
     assert process.returncode == 130 and "interrupted" in process.communicate()[1]
     assert slurm.calls == ["scancel 7"]
     assert not list(slurm.directory.glob(".piolet-vet-*"))
-    assert not Path(f"/proc/{step_pid}").exists()
+    wait_until(lambda: not Path(f"/proc/{step_pid}").exists(), 5, "the end of what was killed")
 
 
 def test_an_allocation_of_somebody_elses_is_never_given_back(slurm: Slurm) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from piolet.base import units
 from piolet.base.errors import VetError
 from piolet.vet import protocol, yamltext
 from piolet.vet.catalogue import catalogue
 from piolet.vet.runner import plan
+
+from tests.support.protocols import plan_of
 
 LISTING = """\
 name: "ML Training Node Vetting"
@@ -84,7 +85,7 @@ evals:
 
 
 def build(text: str) -> plan.Plan:
-    return protocol.build(yamltext.parse("p.yaml", text), catalogue(), ("/here",))
+    return plan_of(text, ("/here",))
 
 
 def one(text: str) -> plan.Task:
@@ -236,25 +237,6 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(VetError, match="not a regular file"):
         protocol.load(str(tmp_path / "fifo"), catalogue())
-
-
-@pytest.mark.parametrize(
-    ("text", "unit", "value"),
-    [("20 GB/s", "GB/s", 20.0), ("90.0", "GB/s", 90.0), ("1 GiB/s", "GB/s", 2**30 / 1e9), ("8 GB", "B", 8e9),
-     ("2GiB", "B", 2.0**31), ("30s", "s", 30.0), ("5 min", "s", 300.0), ("250 ms", "s", 0.25), ("1h", "s", 3600.0),
-     ("0.2", "0..1", 0.2), ("1e3", "B", 1000.0)],
-)  # fmt: skip
-def test_quantities(text: str, unit: str, value: float) -> None:
-    assert units.parse(text, unit) == pytest.approx(value)
-
-
-@pytest.mark.parametrize(
-    ("text", "unit"),
-    [("8 Gb", "B"), ("8 GB", "GB/s"), ("8 GB/s", "B"), ("x", ""), ("1e999", "B"), ("", "s"), ("3 s", "B")],
-)
-def test_what_is_no_quantity(text: str, unit: str) -> None:
-    with pytest.raises(ValueError, match="number"):
-        units.parse(text, unit)
 
 
 @given(st.text(max_size=60))

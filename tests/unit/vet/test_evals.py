@@ -34,7 +34,7 @@ from piolet.vet.evals import (
 
 from tests.simulators.timeserver import TimeServer
 
-DATA = Path(__file__).parent.parent / "data" / "vet"
+DATA = Path(__file__).resolve().parents[2] / "data" / "vet"
 
 
 def context(root: str = "", seconds: float = 10.0, **environ: str) -> Context:

@@ -1,16 +1,14 @@
-"""Fresh results are used again, until something happened to the node; requirements are installed once."""
+"""Fresh results are used again, until something happened to the node."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
-import zipfile
 from pathlib import Path
 
 import pytest
-from piolet.api import FAIL, PASS, Inconclusive, Verdict
+from piolet.api import FAIL, PASS, Verdict
 from piolet.base.errors import VetError
-from piolet.vet import cache, requirements, results, store, verdicts
+from piolet.vet import cache, results, store, verdicts
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import Plan, Task
 
@@ -134,37 +132,3 @@ def test_what_is_no_result(tmp_path: Path) -> None:
         results.read(str(tmp_path / "x"))
     with pytest.raises(VetError, match="cannot write"):
         results.write("/proc/x/y.json", {})
-
-
-def wheel(directory: Path, name: str) -> None:
-    directory.mkdir(exist_ok=True)
-    info = f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(directory / f"{name}-1.0-py3-none-any.whl", "w") as archive:
-        archive.writestr(f"{name}.py", "VALUE = 7\n")
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-
-
-def test_requirements_are_installed_once(tmp_path: Path) -> None:
-    wheel(tmp_path / "wheels", "piolettestpkg")
-    cached = str(tmp_path / "cache")
-    wanted = (("piolettestpkg", "--no-index", "--find-links", str(tmp_path / "wheels")), ("numpy",))
-    paths = requirements.resolve(cached, wanted, "", 60.0)
-    assert (Path(paths[0]) / "piolettestpkg.py").exists()
-    assert not (Path(paths[0]) / "numpy").exists()  # this interpreter has it
-    (tmp_path / "wheels" / "piolettestpkg-1.0-py3-none-any.whl").unlink()
-    started = time.monotonic()
-    assert requirements.resolve(cached, tuple(reversed(wanted)), "", 60.0) == paths
-    assert time.monotonic() - started < 0.1
-
-
-def test_requirements_without_a_network_or_time(tmp_path: Path) -> None:
-    wanted = (("piolettestpkg",),)
-    with pytest.raises(Inconclusive, match="cannot install piolettestpkg"):
-        requirements.resolve(str(tmp_path), wanted, "http://127.0.0.1:1/simple", 60.0)
-    with pytest.raises(Inconclusive, match="too long"):
-        requirements.resolve(str(tmp_path), wanted, "http://127.0.0.1:1/simple", 0.0)
-    assert not [one for one in tmp_path.iterdir() if not one.name.endswith(".lock")]
-    with pytest.raises(Inconclusive, match="cannot install requirements in"):
-        requirements.resolve("/proc/none", wanted, "", 1.0)

@@ -13,7 +13,7 @@ from piolet.cli.main import main
 from piolet.site import config
 
 Captured = pytest.CaptureFixture[str]
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_file_in_etc_is_the_sample() -> None:

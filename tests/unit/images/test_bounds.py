@@ -29,7 +29,7 @@ from piolet.images.tarstream import Member
 from piolet.images.tree import Tree
 
 from tests.support import oci
-from tests.unit.test_images_tree import merged as merge
+from tests.unit.images.test_tree import merged as merge
 
 GIB = 1 << 30
 STEP = "/".join(["d" * 250] * 15)
@@ -105,7 +105,7 @@ def test_nodes_take_no_more_than_what_is_counted(shape: str) -> None:
     code = f"""
 import re
 from piolet.images.tree import Tree
-from tests.unit.test_images_bounds import fill
+from tests.unit.images.test_bounds import fill
 peak = lambda: int(re.search("VmHWM:\\\\s+([0-9]+)", open("/proc/self/status").read())[1])  # of this program alone
 before = peak()
 tree = Tree()
@@ -113,7 +113,7 @@ fill(tree, {shape!r}, 100_000)
 nodes = (list(tree.directories()), list(tree.inodes()))
 print((peak() - before) * 1024, tree.memory)
 """
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     real, counted = map(int, done.stdout.split())
     # Directories were also listed here with their whole paths, which nobody does; they are short.

@@ -14,7 +14,7 @@ from piolet.base.errors import VetError
 from piolet.cli import main as cli
 from piolet.vet.catalogue import VETNODE, catalogue
 
-EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "vet"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "vet"
 
 
 @pytest.fixture

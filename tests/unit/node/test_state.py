@@ -6,14 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from piolet.base.errors import PioletError
 from piolet.node import main
 from piolet.node.root.state import Known, StepFiles
-from piolet.steps import slurmstepd
 from piolet.system import processes
 
 
@@ -68,19 +66,6 @@ def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PioletError, match=r"cannot make .*/file/steps"):
         StepFiles(str(tmp_path / "file" / "steps"))
-
-
-def test_anybodys_process_does_not_pass_for_a_slurmstepd() -> None:
-    """The title alone is not believed: not of a user, and not of root's if the program is another."""
-    forged = subprocess.Popen(["slurmstepd: [991.0]", "30"], executable="/bin/sleep")
-    try:
-        deadline = time.monotonic() + 10
-        while not Path(f"/proc/{forged.pid}/cmdline").read_bytes().startswith(b"slurmstepd: [991.0]"):
-            assert time.monotonic() < deadline, "the process has not taken its title"
-        assert "991.0" not in slurmstepd.running()
-    finally:
-        forged.kill()
-        forged.wait()
 
 
 def test_what_is_in_the_place_of_a_socket_is_said(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ import pwd
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import wait_until
 from tools.cluster import (
     accounts,
     cgroup,
@@ -130,14 +130,6 @@ def test_the_group_holds_children_that_left_their_session_and_kill_ends_them(tmp
         processes.reap()
         cgroup.remove(group, fallback)
     assert not group.exists()
-
-
-def wait_until(condition: object) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_the_hierarchy_is_found_among_others_and_its_path_unescaped() -> None:
