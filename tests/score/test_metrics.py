@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from piolet.base.errors import ConfigError, PioletError
 from piolet.samples.metrics import serve
-from piolet.samples.sampler import Sampler, Totals
+from piolet.samples.sampler import DeviceTotals, Sampler
 from piolet.samples.settings import address_of
 
 from tests.score import simulation
@@ -31,12 +31,12 @@ import os, sys
 from piolet.api import Target
 from piolet.samples.choose import choose
 from piolet.samples.metrics import serve
-from piolet.samples.sampler import Sampler, Sink, Step
+from piolet.samples.sampler import SampledStep, Sampler, Sink
 collectors, why_not = choose(Target(period=0.1), "gpm")
 sampler = Sampler(totals=True)
 stop = serve(sampler, "nid001", sys.argv[1])
 sink = Sink(os.open("/dev/null", os.O_WRONLY))
-session = sampler.add(Step("42", "0", "nid001", 1000), collectors, 0.1, sink, why_not)
+session = sampler.add(SampledStep("42", "0", "nid001", 1000), collectors, 0.1, sink, why_not)
 print("ready", flush=True)
 sampler.run_until(lambda: os.getppid() == 1)
 """
@@ -145,7 +145,7 @@ def test_the_text_is_as_prometheus_wants_it(address: str) -> None:
 
 def test_totals_are_integrals() -> None:
     """A missing value adds nothing, and is not a zero."""
-    totals = Totals(3)
+    totals = DeviceTotals(3)
     totals.add(0.5, (1.0, math.nan, math.nan))
     totals.add(2.0, (0.25, 3.0, math.nan))
     totals.add(1.0, (math.nan, 1.0, math.nan))

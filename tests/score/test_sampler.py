@@ -18,7 +18,7 @@ from piolet.api import Collector, Device, Reading, Target
 from piolet.base.errors import ScoreError
 from piolet.samples import journal
 from piolet.samples.dataset import Dataset, finish, open_dataset
-from piolet.samples.sampler import GPU_COLUMNS, KEEP, Sampler, Session, Sink, Step
+from piolet.samples.sampler import GPU_COLUMNS, KEEP, SampledStep, Sampler, Session, Sink
 from piolet.score.summary import summarise
 
 from tests.score import simulation
@@ -67,7 +67,7 @@ def begin(hands: Hands, path: Path, *collectors: Counting, period: float = 0.1) 
         collector.spend = hands.pass_
     sampler = Sampler(hands.clock())
     sink = Sink(journal.open_for_writing(str(path)))
-    return sampler, sampler.add(Step("1", "0", "node"), collectors, period, sink, {})
+    return sampler, sampler.add(SampledStep("1", "0", "node"), collectors, period, sink, {})
 
 
 def test_the_cadence_does_not_drift(hands: Hands, path: Path) -> None:
@@ -101,7 +101,7 @@ def test_several_steps_at_once_with_periods_of_their_own(hands: Hands, tmp_path:
     slow, fast = Counting(), Counting()
     sampler, one = begin(hands, tmp_path / "one.journal", slow, period=1.0)
     sink = Sink(journal.open_for_writing(str(tmp_path / "two.journal")))
-    sampler.add(Step("2", "0", "node"), [fast], 0.1, sink, {})
+    sampler.add(SampledStep("2", "0", "node"), [fast], 0.1, sink, {})
     start = hands.now
     sampler.run_until(lambda: hands.now >= start + 10 * 10**9)
     sampler.remove(one)
@@ -152,7 +152,7 @@ def test_a_sink_that_takes_nothing_does_not_stop_the_sampler(hands: Hands) -> No
     reader, writer = os.pipe()
     collector = Counting()
     sampler = Sampler(hands.clock())
-    session = sampler.add(Step("1", "0", "node"), [collector], 0.01, Sink(writer), {})
+    session = sampler.add(SampledStep("1", "0", "node"), [collector], 0.01, Sink(writer), {})
     sampler.run_until(lambda: hands.now >= 600 * 10**9)
     assert session.sink.dropped > 0 and session.sink._held <= KEEP
     os.set_blocking(reader, False)

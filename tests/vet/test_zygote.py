@@ -23,7 +23,7 @@ from piolet.node.root import descendants, kernellog, vettask, zygote
 from piolet.node.root.zygote import Facts, Work, Zygote
 from piolet.node.shares import Bound
 from piolet.steps import hierarchies
-from piolet.steps.hierarchies import Group, Mount
+from piolet.steps.hierarchies import Group, Hierarchy
 from piolet.system import linux, peer
 
 from tests.wire import messages
@@ -209,7 +209,7 @@ def test_job_and_step_are_those_of_the_control_group(step: Path) -> None:
     process = inside(step)
     try:
         task = vettask.look_up(process.pid, NOBODY)
-        assert vettask.place_of(task, hierarchies.own_mounts()) == vettask.Place("77", "3", "cgroup")
+        assert vettask.place_of(task, hierarchies.own_mounts()) == vettask.Membership("77", "3", "cgroup")
         # One who is handed a part of the tree makes what names they like there.
         os.chown(step.parents[1], NOBODY, NOBODY)
         assert vettask.place_of(task, hierarchies.own_mounts()).found == "unknown"
@@ -313,14 +313,14 @@ def test_hierarchies_are_found_by_their_controllers(tmp_path: Path) -> None:
 )
 def test_names_of_steps(tmp_path: Path, path: str, found: tuple[str, str | None] | None) -> None:
     (tmp_path / path[1:]).mkdir(parents=True)
-    assert hierarchies.step_of([Group((), path)], [Mount((), "/", str(tmp_path))]) == found
+    assert hierarchies.step_of([Group((), path)], [Hierarchy((), "/", str(tmp_path))]) == found
 
 
 def test_groups_of_a_step_by_controller(tmp_path: Path) -> None:
     """The step's, not the task's; each controller of a combined hierarchy; whatever the job is called in the path."""
     for path in ("a/job_5/step_0/task_0", "b/s1KXQ/step_0/user/task_0", "c"):
         (tmp_path / path).mkdir(parents=True)
-    seen = [Mount(("cpuacct", "cpu"), "/", str(tmp_path / "a")), Mount((), "/", str(tmp_path / "b"))]
+    seen = [Hierarchy(("cpuacct", "cpu"), "/", str(tmp_path / "a")), Hierarchy((), "/", str(tmp_path / "b"))]
     groups = [
         Group(("cpu", "cpuacct"), "/job_5/step_0/task_0"),
         Group((), "/s1KXQ/step_0/user/task_0"),
@@ -337,7 +337,7 @@ def test_groups_of_a_step_by_controller(tmp_path: Path) -> None:
 def test_hierarchies_that_do_not_agree_are_none(tmp_path: Path) -> None:
     for path in ("a/job_5/step_0", "b/job_6/step_0"):
         (tmp_path / path).mkdir(parents=True)
-    seen = [Mount(("cpu",), "/", str(tmp_path / "a")), Mount(("memory",), "/", str(tmp_path / "b"))]
+    seen = [Hierarchy(("cpu",), "/", str(tmp_path / "a")), Hierarchy(("memory",), "/", str(tmp_path / "b"))]
     assert hierarchies.step_of([Group(("cpu",), "/job_5/step_0"), Group(("memory",), "/job_6/step_0")], seen) is None
 
 
@@ -377,7 +377,9 @@ def test_the_slurmstepd_above(public: Path, program: str, owner: int, uid: int, 
         task = vettask.look_up(int(stepd.stdout.readline()), NOBODY)
         assert task.cgroups
         place = vettask.place_of(task, [])
-        assert place == (vettask.Place(*found, "slurmstepd") if found else vettask.Place(None, None, "unknown"))
+        assert place == (
+            vettask.Membership(*found, "slurmstepd") if found else vettask.Membership(None, None, "unknown")
+        )
     finally:
         os.killpg(stepd.pid, signal.SIGKILL)
         stepd.communicate()

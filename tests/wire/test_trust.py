@@ -24,7 +24,7 @@ from piolet.node.requests import Announced, Build, End, encode, take_start
 from piolet.node.root.devicemapper import DeviceMapper
 from piolet.node.root.imagemounts import IDMAP, Choice
 from piolet.node.root.monitor import Monitor
-from piolet.node.root.mounts import Images
+from piolet.node.root.mountedimages import Images
 from piolet.node.root.state import StepFiles
 from piolet.node.root.steps import Step
 from piolet.node.root.zygote import Work, Zygote

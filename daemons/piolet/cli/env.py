@@ -11,6 +11,7 @@ import sys
 import time
 
 from piolet import __file__ as package_file
+from piolet.base import texts
 from piolet.base.errors import ImageError, PioletError
 from piolet.cli import thismachine
 from piolet.cli.main import printable
@@ -119,8 +120,7 @@ def _asking(settings: config.Config, *, offline: bool) -> Resolver:
 def _verdict(name: str, rendered: Rendered) -> str:
     definition = rendered.definition
     image = f"image {definition.image.reference}" if definition.image else "no image, runs on the host"
-    count = len(definition.mounts)
-    return f"{name} is valid: {image}, {count} mount{'' if count == 1 else 's'}"
+    return f"{name} is valid: {image}, {texts.counted(len(definition.mounts), 'mount')}"
 
 
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:

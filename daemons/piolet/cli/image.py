@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from piolet.base import sizes
+from piolet.base import texts, units
 from piolet.base.errors import ImageError, UsageError
 from piolet.cli import thismachine
 from piolet.cli.main import printable
@@ -23,8 +23,6 @@ from piolet.cli.progress import progress
 from piolet.images import client
 from piolet.images.reference import is_path
 from piolet.site.config import Config
-
-_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -139,7 +137,7 @@ def _prune(args: argparse.Namespace, config: Config) -> int:
     total = sum(entry["size"] for entry in entries)
     if entries:
         _table(entries)
-    print(f"{'would remove' if args.dry_run else 'removed'} {len(entries)} images, {sizes.shown(total)}")
+    print(f"{'would remove' if args.dry_run else 'removed'} {len(entries)} images, {units.size(total)}")
     return 0
 
 
@@ -233,17 +231,10 @@ def _archive(kind: str, path: str) -> Iterator[int]:
 
 
 def _age(text: str) -> float:
-    match = re.fullmatch(r"([0-9]{1,9})(s|min|h|d|w)", text)
-    if match is None:
+    seconds = units.seconds_of(text)
+    if seconds is None:
         raise UsageError(f"'{text}' is not an age", "write a number and s, min, h, d or w: 30d")
-    return float(int(match[1]) * _UNITS[match[2]])
-
-
-def _since(seconds: float) -> str:
-    for unit in ("d", "h", "min"):
-        if seconds >= _UNITS[unit]:
-            return f"{int(seconds // _UNITS[unit])} {unit}"
-    return f"{int(seconds)} s"
+    return seconds
 
 
 def _table(
@@ -259,11 +250,10 @@ def _table(
                 (
                     reference,
                     entry["digest"][:19],
-                    sizes.shown(entry["size"]) if first else '"',
-                    _since(entry["unused_s"]) if first else '"',
+                    units.size(entry["size"]) if first else '"',
+                    units.age(entry["unused_s"]) if first else '"',
                     shown(entry) if first else '"',
                 )
             )
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in texts.columns(rows):
+        print(line.rstrip())

@@ -17,9 +17,10 @@ from piolet import __file__ as package_file
 from piolet.base import files
 from piolet.base.errors import ConfigError, PioletError, ScoreError
 from piolet.cli.main import printable
-from piolet.samples.request import Wish, from_json, parse, period_of, run_name
+from piolet.samples.request import Wish, from_json, parse, period_of
 from piolet.samples.settings import ScoreConfig
 from piolet.site.config import DEFAULT_PATH
+from piolet.steps import identity
 
 VARIABLE = "SLURM_PIOLET_SCORE"
 _POLL_S = 0.05
@@ -91,7 +92,7 @@ def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any],
         late = _wait(directory, settings.end_wait_s)
         table = peaks.from_file(Path(settings.calibration)) if settings.calibration else None
         summary = summarise(open_dataset(directory), table)
-        if summary.name != run_name(job, step, again):
+        if summary.name != identity.run_name(job, step, again):
             raise ScoreError(f"{directory} holds the data set of another step, {summary.name}")
         print(screen(summary, sys.stderr), end="", file=sys.stderr)
         if late:

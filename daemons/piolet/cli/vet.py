@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 
+from piolet.base import texts
 from piolet.base.errors import UsageError, VetError
 from piolet.cli.main import printable
 from piolet.site import config
@@ -101,8 +102,7 @@ def _check(args: argparse.Namespace, settings: config.Config) -> int:
     plan = _load(args.file, settings)
     own = [task.kind for task in plan.tasks if task.search and not exists(task.kind, task.search)]
     note = f", of them not known here: {', '.join(own)}" if own else ""
-    count = len(plan.tasks)
-    print(f"{args.file} is valid: {count} eval{'' if count == 1 else 's'}{note}")
+    print(f"{args.file} is valid: {texts.counted(len(plan.tasks), 'eval')}{note}")
     return 0
 
 
@@ -179,7 +179,7 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
     started = _parent_environment()
     asked, *words = args.words
     own = args.stage == "allocated" and not srunwords.attaches(words) and not _in_a_job(started)
-    order = gate.Order(args.stage, args.job, asked, tuple(words), own, started or {})
+    order = gate.GateCall(args.stage, args.job, asked, tuple(words), own, started or {})
     protocol_file = request.parse(asked).path
     watched = shortcut.watch(
         os.environ, asked, protocol_file, args.config or "", str(config.DEFAULT_PATH), settings.vet.evals

@@ -60,7 +60,7 @@ def not_empty(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
+class SettingPlace:
     """Where a section or one of its settings stands, as errors name it."""
 
     origin: str
@@ -69,15 +69,16 @@ class Place:
     key: str | None = None
 
     def __str__(self) -> str:
-        from piolet.base.positions import scan  # only errors need it
+        from piolet.base import places  # only errors need them
+        from piolet.base.positions import scan
 
         text = self.text.replace("\r\n", "\n")
         keys = scan(text).keys
         span = keys.get((self.section, self.key or "")) or keys.get((self.section,))
-        return self.origin if span is None else f"{self.origin}:{text.count(chr(10), 0, span[0]) + 1}"
+        return self.origin if span is None else f"{self.origin}:{places.line_number(text, span[0])}"
 
 
-def section(kind: Any, table: dict[str, Any], place: Place) -> Any:
+def section(kind: Any, table: dict[str, Any], place: SettingPlace) -> Any:
     """Return a section, the dataclass `kind`, of what `table` says. Raises ConfigError."""
     types = get_type_hints(kind)
     settings = {setting.name: setting.metadata for setting in dataclasses.fields(kind)}

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from piolet.base.errors import ContainerError
 from piolet.container import fuse, oci
-from piolet.container.plan import Plan, PlannedMount
+from piolet.container.plan import ContainerPlan, PlannedMount
 from piolet.system import linux
 
 _ATTRIBUTES = {
@@ -44,7 +44,7 @@ _SUPER_FLAGS = linux.MS_NOSUID | linux.MS_NODEV
 
 
 @dataclass(frozen=True)
-class Source:
+class HeldMount:
     """A mount whose source is in hand: a detached mount, and whether it is a directory."""
 
     mount: PlannedMount
@@ -53,7 +53,7 @@ class Source:
 
 
 def build(
-    plan: Plan,
+    plan: ContainerPlan,
     image: int | None,
     kind: str,
     scratch: str,
@@ -100,7 +100,7 @@ def build(
     mark("accounts and rest")
 
 
-def _prepare(plan: Plan, image: int | None, kind: str, scratch: str, mounter: fuse.Mounter | None) -> None:
+def _prepare(plan: ContainerPlan, image: int | None, kind: str, scratch: str, mounter: fuse.Mounter | None) -> None:
     """Mount the scratch tmpfs, the image and the overlay."""
     try:
         linux.mount("piolet", scratch, "tmpfs", _SUPER_FLAGS, "mode=0755")
@@ -131,7 +131,7 @@ def _prepare(plan: Plan, image: int | None, kind: str, scratch: str, mounter: fu
         ) from None
 
 
-def _sources(plan: Plan, mounter: fuse.Mounter | None, scratch: str) -> list[Source]:
+def _sources(plan: ContainerPlan, mounter: fuse.Mounter | None, scratch: str) -> list[HeldMount]:
     sources = []
     for number, mount in enumerate(plan.mounts):
         source = _source(mount, mounter, f"{scratch}/sqsh/{number}")
@@ -140,7 +140,7 @@ def _sources(plan: Plan, mounter: fuse.Mounter | None, scratch: str) -> list[Sou
     return sources
 
 
-def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> Source | None:
+def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> HeldMount | None:
     try:
         if mount.kind == "tmpfs":
             os.mkdir(spare)
@@ -168,7 +168,7 @@ def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> So
             f"cannot mount {mount.source or 'a tmpfs'} at {mount.destination}: {error.strerror}",
             "the source must exist on every node of the job and be readable by you",
         ) from None
-    return Source(mount, tree, directory)
+    return HeldMount(mount, tree, directory)
 
 
 def _set_flags(tree: int, flags: tuple[str, ...]) -> None:
@@ -180,7 +180,9 @@ def _set_flags(tree: int, flags: tuple[str, ...]) -> None:
         linux.set_mount_attributes(tree, attributes, propagation=propagation)
 
 
-def _enter_crun(plan: Plan, crun: str, sources: list[Source], scratch: str, accounts: tuple[str, list[str]]) -> None:
+def _enter_crun(
+    plan: ContainerPlan, crun: str, sources: list[HeldMount], scratch: str, accounts: tuple[str, list[str]]
+) -> None:
     """Have crun build the container from the same sources, and join it."""
     mounts = []
     with _inside(f"{scratch}/root"):
@@ -229,7 +231,7 @@ def _change_root(root: str) -> None:
         raise ContainerError(f"cannot change to the container's root: {error.strerror}") from None
 
 
-def _attach(source: Source) -> None:
+def _attach(source: HeldMount) -> None:
     place = _place(source)
     try:
         if place is not None:
@@ -241,7 +243,7 @@ def _attach(source: Source) -> None:
         os.close(source.tree)
 
 
-def _place(source: Source) -> str | None:
+def _place(source: HeldMount) -> str | None:
     """Make a mount's destination in the root that this process has; return it without links.
 
     None is an optional mount that has no place there.
@@ -260,7 +262,7 @@ def _place(source: Source) -> str | None:
     return place
 
 
-def _no_place(source: Source, error: OSError) -> ContainerError:
+def _no_place(source: HeldMount, error: OSError) -> ContainerError:
     mount, kind = source.mount, "directory" if source.directory else "file"
     return ContainerError(
         f"cannot mount {mount.source or 'a tmpfs'} at {mount.destination} in the container: {error.strerror}",
@@ -332,7 +334,7 @@ def _write_accounts(user: str, groups: list[str]) -> None:
             raise ContainerError(f"cannot write the container's {path}: {error.strerror}") from None
 
 
-def _put_entrypoint(plan: Plan) -> None:
+def _put_entrypoint(plan: ContainerPlan) -> None:
     """Write the entrypoint's words where the entry program looks for them (the program itself is a mount)."""
     try:
         with open(ENTRY_WORDS, "wb") as file:

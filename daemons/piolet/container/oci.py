@@ -14,13 +14,13 @@ import subprocess
 from typing import Any
 
 from piolet.base.errors import ContainerError
-from piolet.container.plan import ENTRY_PROGRAM, Plan
+from piolet.container.plan import ENTRY_PROGRAM, ContainerPlan
 from piolet.system import linux
 
 _CREATE_S = 15
 
 
-def config(plan: Plan, mounts: list[tuple[str, str]]) -> dict[str, Any]:
+def config(plan: ContainerPlan, mounts: list[tuple[str, str]]) -> dict[str, Any]:
     """Return the OCI runtime configuration of a container; `mounts` are pairs of host path and destination."""
     uid, gid = os.getuid(), os.getgid()
     return {
@@ -48,7 +48,7 @@ def config(plan: Plan, mounts: list[tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-def enter(plan: Plan, crun: str, bundle: str, mounts: list[tuple[str, str]]) -> None:
+def enter(plan: ContainerPlan, crun: str, bundle: str, mounts: list[tuple[str, str]]) -> None:
     """Create the container of the bundle in the directory `bundle` (its root is `root`) and join it.
 
     Raises ContainerError with the runtime's own last lines.

@@ -30,7 +30,7 @@ class PlannedMount:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ContainerPlan:
     """A container to build.
 
     label        names the root mount ("piolet:JOB.STEP"), so that a restarted daemon knows its containers
@@ -55,6 +55,6 @@ class Plan:
         return self.runtime != "native" or self.sqsh is not None or any(mount.kind == "sqsh" for mount in self.mounts)
 
 
-def from_json(text: str) -> Plan:
+def from_json(text: str) -> ContainerPlan:
     """Return the plan that `to_json` wrote. Raises WireError."""
-    return packets.decode(Plan, text)
+    return packets.decode(ContainerPlan, text)

@@ -35,7 +35,7 @@ class Means:
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkerOrder:
     """What the monitor gives a worker: who it becomes, and what it builds.
 
     stepd   the slurmstepd of the step whose control groups it enters, or 0
@@ -82,10 +82,10 @@ class Marks:
 
 def get_ready() -> None:
     """Do in the monitor what each of its workers would have to do otherwise."""
-    packets.learn(Order, Built, plan.Plan)
+    packets.learn(WorkerOrder, Built, plan.ContainerPlan)
 
 
-def send_order(channel: socket.socket, order: Order, image: int | None, namespace: int | None) -> None:
+def send_order(channel: socket.socket, order: WorkerOrder, image: int | None, namespace: int | None) -> None:
     """Give a waiting worker its order, with the image's detached mount or its file, and the job's namespace if any."""
     packets.send(channel, packets.encode(order), [one for one in (image, namespace) if one is not None])
 
@@ -103,7 +103,7 @@ def run(monitor: socket.socket, namespace: int) -> None:
         packet = packets.receive(monitor, 2 * MESSAGE_MAX, 2)
         if not packet.data:
             os._exit(0)
-        order = packets.decode(Order, packet.data)
+        order = packets.decode(WorkerOrder, packet.data)
         try:
             image, kind = _prepare(order, packet.descriptors, namespace)
         except PioletError as error:
@@ -126,7 +126,7 @@ def run(monitor: socket.socket, namespace: int) -> None:
         os._exit(status)
 
 
-def _prepare(order: Order, descriptors: list[int], namespace: int) -> tuple[int | None, str]:
+def _prepare(order: WorkerOrder, descriptors: list[int], namespace: int) -> tuple[int | None, str]:
     """Do what is root's to do, who has read nothing of the user's; return what the image comes as. Raises PioletError.
 
     `namespace` leads to the mount namespace that this process is in, and is closed.
@@ -152,7 +152,7 @@ def _prepare(order: Order, descriptors: list[int], namespace: int) -> tuple[int 
         raise ContainerError(f"cannot {what}: {error.strerror} ({error.filename})") from None
 
 
-def _build(order: Order, image: int | None, kind: str, monitor: socket.socket, marks: Marks) -> tuple[str, str]:
+def _build(order: WorkerOrder, image: int | None, kind: str, monitor: socket.socket, marks: Marks) -> tuple[str, str]:
     """Build the container; return an error, empty if it stands, and a hint."""
     try:
         linux.unshare(linux.CLONE_NEWUSER)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from piolet.base import texts
 from piolet.base.errors import ImageError
 from piolet.images.lease import Presence
 from piolet.images.reference import LOCAL, is_digest, parse
@@ -160,7 +161,7 @@ class Admin:
         with contextlib.suppress(OSError):
             size = os.stat(self._store.image_path(digest)).st_size
         unused = self._unused_s(digest)
-        who = "public" if access.public else f"{len(access.users)} user{'s' * (len(access.users) != 1)}"
+        who = "public" if access.public else texts.counted(len(access.users), "user")
         who += ", yours" if access.first == uid and not access.given_up else ""
         return {"digest": digest, "references": references[:20], "size": size, "unused_s": unused, "access": who}
 

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from piolet.base import sizes
+from piolet.base import units
 from piolet.base.errors import ImageError
 from piolet.images import manifest as documents
-from piolet.images.blob import LayerStream, Source, needs_a_file, unpacked
+from piolet.images.blob import LayerStream, Unpacked, needs_a_file, unpacked
 from piolet.images.reference import is_digest
 from piolet.images.tarstream import Member, TarReader
 
@@ -178,7 +178,7 @@ def _docker(found: _Found, folder: str, what: str) -> bytes:
 
 def _too_large(limit: int) -> ImageError:
     return ImageError(
-        f"it is larger than {sizes.shown(limit)}, the limit",
+        f"it is larger than {units.size(limit)}, the limit",
         "an archive may take what your quota leaves, at most 512 GiB, and half of what is free in the store",
     )
 
@@ -317,7 +317,7 @@ def _stream(fd: int, spare: str, limit: int) -> LayerStream:
             return piece
         return _patient(number, count)
 
-    source: Source = unpacked(fd, magic, raw)
+    source: Unpacked = unpacked(fd, magic, raw)
     return LayerStream(source, None)
 
 

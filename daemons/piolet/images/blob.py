@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
-from piolet.base import sizes
+from piolet.base import units
 from piolet.base.errors import ImageError
 from piolet.images.cage import narrow
 from piolet.images.manifest import Blob
@@ -36,9 +36,9 @@ class Budget:
         """Take `count` bytes; raises ImageError when the image is larger than the limit."""
         self.spent += count
         if self.spent > self._limit:
-            size = "" if self._packed is None else f" for layers of {sizes.shown(self._packed)}"
+            size = "" if self._packed is None else f" for layers of {units.size(self._packed)}"
             raise ImageError(
-                f"the image has more than {sizes.shown(self._limit)} of unpacked content, the limit{size}",
+                f"the image has more than {units.size(self._limit)} of unpacked content, the limit{size}",
                 "the holes of sparse files count; an administrator can raise [images] unpack_ratio",
             )
 
@@ -59,7 +59,7 @@ def check(path: str, blob: Blob) -> None:
         raise ImageError(f"the blob {blob.digest[:19]} does not have the content that its digest promises")
 
 
-class Source(Protocol):
+class Unpacked(Protocol):
     """Unpacked bytes: a piece at each call, none at the end."""
 
     def read(self) -> bytes: ...
@@ -140,7 +140,7 @@ class _Zstd:
             self._child.stdout.close()
 
 
-def unpacked(fd: int, magic: bytes, raw: Callable[[int, int], bytes] = os.read) -> Source:
+def unpacked(fd: int, magic: bytes, raw: Callable[[int, int], bytes] = os.read) -> Unpacked:
     """Return what is in the file at `fd`, which begins with `magic`, and which is closed with what is returned.
 
     `raw` reads it in the place of os.read, unless it is compressed with zstd.
@@ -166,7 +166,7 @@ class LayerStream:
     Of the file at `path`, or of any source.
     """
 
-    def __init__(self, path: str | Source, budget: Budget | None) -> None:
+    def __init__(self, path: str | Unpacked, budget: Budget | None) -> None:
         if isinstance(path, str):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self._source = unpacked(fd, os.pread(fd, 6, 0))

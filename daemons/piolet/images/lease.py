@@ -23,6 +23,7 @@ from pathlib import Path
 
 from piolet.base import files
 from piolet.base.errors import ImageError
+from piolet.system import processes
 
 _SUFFIX = ".process"
 _LIMIT = 4096
@@ -237,7 +238,7 @@ def _where() -> str:
 def _born(pid: int) -> str | None:
     """Return when the process began, in the kernel's clock ticks; None: there is none, or it is a zombie."""
     try:
-        fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else fields[19]
-    except (OSError, IndexError):
+        found = processes.stat(pid)
+    except OSError:
         return None
+    return None if found.state in "ZX" else str(found.started)

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from piolet.base import sizes
+from piolet.base import units
 from piolet.base.errors import ImageError
 from piolet.base.files import Stamp
 from piolet.images.reference import is_digest
@@ -53,7 +53,7 @@ class Quota:
 
     def __init__(self, config: ImagesConfig, store: Store) -> None:
         self._store = store
-        self._bytes = sizes.bytes_of(config.quota)
+        self._bytes = units.bytes_of(config.quota)
         self._images = config.quota_images
         self._counted: dict[str, _Counted] = {}
 
@@ -81,11 +81,11 @@ class Quota:
         if self._bytes and held.size + more > self._bytes:
             raise OverQuota(
                 uid,
-                f"your own images in the store take {sizes.shown(held.size)} of {sizes.shown(self._bytes)}, the quota: "
-                f"there is no room for {what}, of {sizes.shown(more)}",
+                f"your own images in the store take {units.size(held.size)} of {units.size(self._bytes)}, the quota: "
+                f"there is no room for {what}, of {units.size(more)}",
             )
         if self._bytes and held.size + held.given_up_size + more > 2 * self._bytes:
-            raise _too_soon(uid, sizes.shown(held.given_up_size), what)
+            raise _too_soon(uid, units.size(held.given_up_size), what)
 
     def room(self, uid: int) -> int | None:
         """Return how many bytes more `uid` may have, or None: as many as there are."""

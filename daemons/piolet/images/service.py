@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from piolet.base import logs, sizes
+from piolet.base import logs, units
 from piolet.base.errors import ImageError, PioletError
 from piolet.base.rates import Rates
 from piolet.images import credentials, protocol
@@ -208,7 +208,7 @@ class Service:
                 if due(self._importer.store.root):
                     loop = asyncio.get_running_loop()
                     gone = await loop.run_in_executor(self._managing, self._admin.expire, idle_days * 86400)
-                    size = sizes.shown(sum(entry["size"] for entry in gone))
+                    size = units.size(sum(entry["size"] for entry in gone))
                     _LOG.info("removed %d public images, %s: unused for %d days", len(gone), size, idle_days)
             except (OSError, ImageError) as error:
                 _LOG.warning("cannot look for public images that nobody uses: %s", error)

@@ -15,7 +15,7 @@ def _registry(text: str) -> None:
 
 
 def _size(text: str) -> None:
-    from piolet.base.sizes import bytes_of  # who sets nothing loads nothing
+    from piolet.base.units import bytes_of  # who sets nothing loads nothing
 
     if text and bytes_of(text) is None:
         raise ConfigError(f"'{text}' is not a size", "write a number and a unit: 500GiB, 2TiB, 800GB")

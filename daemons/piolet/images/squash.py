@@ -45,7 +45,7 @@ class Squasher:
 
 
 @dataclass(frozen=True)
-class Layer:
+class ImageLayer:
     """A layer's place: `number` counts from 1, `digest` names it in messages."""
 
     number: int
@@ -53,7 +53,7 @@ class Layer:
     path: str
 
 
-def layers_of(manifest: Manifest, config: ImageConfig, folder: str) -> list[Layer]:
+def layers_of(manifest: Manifest, config: ImageConfig, folder: str) -> list[ImageLayer]:
     """Return the layers below `folder`, where each blob is named by its hexadecimal digest.
 
     The caller has checked the blobs. Raises ImageError: the configuration counts other layers.
@@ -63,12 +63,13 @@ def layers_of(manifest: Manifest, config: ImageConfig, folder: str) -> list[Laye
             f"the image has {len(manifest.layers)} layers, but its configuration speaks of {len(config.diff_ids)}"
         )
     return [
-        Layer(number, blob.digest, os.path.join(folder, blob.hex)) for number, blob in enumerate(manifest.layers, 1)
+        ImageLayer(number, blob.digest, os.path.join(folder, blob.hex))
+        for number, blob in enumerate(manifest.layers, 1)
     ]
 
 
 def merge(
-    layers: list[Layer],
+    layers: list[ImageLayer],
     config: ImageConfig,
     tell: Callable[[str], None],
     budget: Budget | None = None,
@@ -93,7 +94,7 @@ def merge(
     return tree
 
 
-def squash(tree: Tree, layers: list[Layer], out: str, how: Squasher, tell: Callable[[str], None]) -> int:
+def squash(tree: Tree, layers: list[ImageLayer], out: str, how: Squasher, tell: Callable[[str], None]) -> int:
     """Write `tree`, whose contents are in `layers`, to the new SquashFS file `out`, synced.
 
     Returns how many device nodes, FIFOs and sockets were left out.
@@ -137,7 +138,7 @@ def squash(tree: Tree, layers: list[Layer], out: str, how: Squasher, tell: Calla
     return left_out
 
 
-def _feed(tree: Tree, layers: list[Layer], pipe: IO[bytes], tell: Callable[[str], None]) -> int:
+def _feed(tree: Tree, layers: list[ImageLayer], pipe: IO[bytes], tell: Callable[[str], None]) -> int:
     with contextlib.suppress(OSError):  # the user may have too many pipes already; a small one works as well
         fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
     write = pipe.write
@@ -236,5 +237,5 @@ def _seal(path: str, root_mtime: int) -> None:
         os.fsync(file.fileno())
 
 
-def _in_layer(layer: Layer, count: int, error: ImageError) -> ImageError:
+def _in_layer(layer: ImageLayer, count: int, error: ImageError) -> ImageError:
     return ImageError(f"layer {layer.number} of {count} ({layer.digest[:19]}) is unusable: {error.message}", error.hint)

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from piolet.base import sizes
+from piolet.base import units
 from piolet.images.store import Store
 
 GOOD, DAMAGED, NO_RECORD, UNREADABLE = "good", "damaged", "no record", "unreadable"
@@ -32,7 +32,7 @@ def verify(
         name = (entry["references"] or [entry["digest"][:19]])[0]
 
         def told(done: int, what: str = f"image {number} of {len(wanted)}, {name}", size: int = entry["size"]) -> None:
-            tell(f"reading {what}: {sizes.shown(done)} of {sizes.shown(size)}")
+            tell(f"reading {what}: {units.size(done)} of {units.size(size)}")
 
         found.append({**entry, "state": _state(store, entry["digest"], told, stop)})
     return found

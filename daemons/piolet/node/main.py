@@ -25,7 +25,7 @@ from piolet.container.worker import Means
 from piolet.node.root import imagemounts
 from piolet.node.root.devicemapper import DeviceMapper
 from piolet.node.root.monitor import Monitor
-from piolet.node.root.mounts import Images
+from piolet.node.root.mountedimages import Images
 from piolet.node.root.state import StepFiles
 from piolet.node.settings import Settings
 from piolet.system import linux, notify, peer

@@ -16,10 +16,10 @@ import struct
 from dataclasses import dataclass, field
 
 from piolet.base.errors import WireError
+from piolet.steps import identity
 from piolet.system import peer
 from piolet.transport import packets
 
-_STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # struct piolet_start of wire.h, whose cffi module is too much for the monitor; tests/wire holds them together.
 START = struct.Struct("=IHHII8I64x")
@@ -91,7 +91,7 @@ class Announced:
     @property
     def job(self) -> int:
         """The job's number."""
-        return int(self.step.partition(".")[0])
+        return int(identity.parts(self.step)[0])
 
 
 def encode(request: Build | End) -> bytes:
@@ -134,9 +134,4 @@ def take_start(connection: socket.socket, listener: peer.File) -> Announced:
     if uid == 0:
         # The plan is the server's word, and would be carried out as root.
         raise WireError("a step of root has no environment", "start it as another user")
-    return Announced(f"{job}.{step}", pid, uid, gid, list(struct.unpack_from(f"={count}I", data, START.size)))
-
-
-def is_step(text: str) -> bool:
-    """Return whether `text` is "JOB.STEP". Whatever comes from outside is asked this before it names a file."""
-    return _STEP.fullmatch(text) is not None
+    return Announced(identity.name(job, step), pid, uid, gid, list(struct.unpack_from(f"={count}I", data, START.size)))

@@ -20,7 +20,7 @@ GPU_COLLECTORS = {
     "nvml": "piolet.samples.collectors.nvml:Nvml",
 }
 HOST = "host"
-_HOST = "piolet.samples.collectors.host:Host"
+_HOST = "piolet.samples.collectors.host:HostCollector"
 NAMES = ("auto", *GPU_COLLECTORS, HOST)
 
 

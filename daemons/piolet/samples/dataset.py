@@ -36,7 +36,7 @@ _WHOLE = {quantity.name: quantity for quantity in (*GPU_QUANTITIES, *HOST_QUANTI
 
 
 @dataclass
-class Facts:
+class NodeFacts:
     """What is known of a node's data besides samples. Times are nanoseconds since 1970."""
 
     header: dict[str, Any]
@@ -62,7 +62,7 @@ class Node:
     """The data of one node: `path` is a Parquet file or a journal."""
 
     path: Path
-    facts: Facts
+    facts: NodeFacts
 
     @property
     def name(self) -> str:
@@ -134,9 +134,9 @@ def open_dataset(directory: Path) -> Dataset:
     return Dataset(directory, tuple(nodes))
 
 
-def journal_facts(path: Path) -> Facts | None:
+def journal_facts(path: Path) -> NodeFacts | None:
     """Return what a journal says besides samples; None when it does not even have a header."""
-    facts: Facts | None = None
+    facts: NodeFacts | None = None
     origin = 0
     for frame in journal.read(str(path)):
         if frame.kind == "H":
@@ -145,7 +145,7 @@ def journal_facts(path: Path) -> Facts | None:
                 raise ScoreError(f"{path} is of version {header.get('version')}, which is not known here")
             origin = header["origin"]
             if facts is None:
-                facts = Facts(header, start=header["start"] + origin, end=header["start"] + origin)
+                facts = NodeFacts(header, start=header["start"] + origin, end=header["start"] + origin)
             else:
                 facts.events.append({"event": "restart", "at": header["start"]})
         elif facts is None:
@@ -195,10 +195,10 @@ def _joined(parts: list[dict[str, Array]]) -> dict[str, Array]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _parquet_facts(path: Path) -> Facts:
+def _parquet_facts(path: Path) -> NodeFacts:
     try:
         metadata = pq.read_schema(path).metadata or {}
-        return Facts(**json.loads(metadata[_KEY]))
+        return NodeFacts(**json.loads(metadata[_KEY]))
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         if isinstance(error, OSError) and error.errno:
             raise ScoreError(f"cannot read {path}: {os.strerror(error.errno)}") from None
@@ -248,7 +248,7 @@ def finish(path: Path) -> Path:
     return target
 
 
-def write(target: Path, facts: Facts, chunks: Iterator[dict[str, Array]], host: bool = False) -> None:
+def write(target: Path, facts: NodeFacts, chunks: Iterator[dict[str, Array]], host: bool = False) -> None:
     """Write samples, as `Node.chunks` yields them, into one Parquet file, which appears whole or not at all."""
     quantities = HOST_QUANTITIES if host else GPU_QUANTITIES
     layout = schema(quantities, facts, host)
@@ -264,7 +264,7 @@ def write(target: Path, facts: Facts, chunks: Iterator[dict[str, Array]], host: 
         raise ScoreError(f"cannot write {target}: {error}") from None
 
 
-def schema(quantities: Sequence[Quantity], facts: Facts, host: bool) -> pa.Schema:
+def schema(quantities: Sequence[Quantity], facts: NodeFacts, host: bool) -> pa.Schema:
     """Return the columns, with unit and meaning in their metadata."""
 
     def column(name: str, kind: pa.DataType, unit: str, text: str) -> pa.Field:
@@ -305,7 +305,7 @@ def _groups(chunks: Iterator[dict[str, Array]]) -> Iterator[dict[str, Array]]:
         yield _joined(parts)
 
 
-def _table(group: dict[str, Array], layout: pa.Schema, facts: Facts, host: bool) -> pa.Table:
+def _table(group: dict[str, Array], layout: pa.Schema, facts: NodeFacts, host: bool) -> pa.Table:
     order = np.lexsort((group["end"], group["device"]))  # by GPU, then by time: like values lie together
     size = len(order)
     zeros = np.zeros(size, np.int32)

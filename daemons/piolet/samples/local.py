@@ -19,7 +19,7 @@ from piolet.api import Target
 from piolet.base.errors import PioletError, ScoreError
 from piolet.samples.choose import choose
 from piolet.samples.journal import SUFFIX, open_for_writing
-from piolet.samples.sampler import Sampler, Sink, Step
+from piolet.samples.sampler import SampledStep, Sampler, Sink
 
 _START_TIMEOUT_S, _STOP_TIMEOUT_S = 5.0, 10.0
 
@@ -106,7 +106,7 @@ def sample(argv: Sequence[str]) -> int:
     collectors, why_not = choose(Target(gpus=gpus, period=args.period), args.collector)
     fd = open_for_writing(str(Path(args.directory) / f"{args.node}{SUFFIX}"))
     sampler = Sampler()
-    step = Step("local", "0", args.node, os.getuid(), args.label, args.command)
+    step = SampledStep("local", "0", args.node, os.getuid(), args.label, args.command)
     session = sampler.add(step, collectors, args.period, Sink(fd), why_not)
     os.close(args.ready)
     sampler.run_until(lambda: bool(stop) or os.getppid() != args.parent)

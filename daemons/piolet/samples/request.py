@@ -9,15 +9,17 @@ A definition is canonical JSON. The sampler reads it as the word of a user: ever
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from piolet.base import units
 from piolet.base.errors import ScoreError
+from piolet.base.nearest import nearest
 from piolet.samples.choose import NAMES
+from piolet.steps import identity
 
 PERIOD_LEAST, PERIOD_MOST = 0.1, 3600.0
 OUT_MAX, LABEL_MAX = 3500, 200
@@ -45,27 +47,15 @@ class Wish:
 
     def directory(self, job: int, step: int, restarts: int) -> str:
         """Return where the data set of a step is."""
-        return self.out.replace("%j", str(job)).replace("%s", str(step)).replace("%r", _again(restarts))
-
-
-def run_name(job: int | str, step: int | str, restarts: int) -> str:
-    """Return JOB.STEP, and behind it what tells the runs of a job that was requeued apart."""
-    return f"{job}.{step}{_again(restarts)}"
-
-
-def _again(restarts: int) -> str:
-    return f"-r{restarts}" if restarts else ""
+        return self.out.replace("%j", str(job)).replace("%s", str(step)).replace("%r", identity.run_suffix(restarts))
 
 
 def period_of(text: str, least: float = PERIOD_LEAST) -> float:
     """Return the seconds in "100ms", "1s", "2min" or "1". Raises ValueError: it is none, or out of bounds."""
-    for unit, factor in (("ms", 1e-3), ("min", 60.0), ("s", 1.0), ("", 1.0)):
-        number = text.removesuffix(unit).strip()
-        if text.endswith(unit) and number.isascii() and number.replace(".", "", 1).isdecimal():
-            value = float(number) * factor
-            if least <= value <= PERIOD_MOST:
-                return value
-    raise ValueError(text)
+    value = units.seconds_of(text, plain="s")
+    if value is None or not least <= value <= PERIOD_MOST:
+        raise ValueError(text)
+    return value
 
 
 def parse(text: str, cwd: str, default: Wish) -> Wish:
@@ -85,8 +75,8 @@ def parse(text: str, cwd: str, default: Wish) -> Wish:
         elif name in readers:
             values[fields.get(name, name)] = readers[name](value)
         else:
-            near = difflib.get_close_matches(name, [*readers, "html"], 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join([*readers, 'html'])}"
+            near = nearest(name, [*readers, "html"], fold=False)
+            hint = f"did you mean '{near}'?" if near else f"there are: {', '.join([*readers, 'html'])}"
             raise ScoreError(f"--score has no option '{part[:60]}'", hint)
     wish = replace(default, **values)
     out = os.path.normpath(os.path.join(cwd, wish.out))

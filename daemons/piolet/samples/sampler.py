@@ -21,7 +21,7 @@ from typing import Any
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Collector, Device, Reading
 from piolet.samples.journal import VERSION, Packer, json_frame
-from piolet.samples.request import run_name
+from piolet.steps import identity
 
 KEEP = 4 << 20
 HOST_PERIOD = 1.0
@@ -34,7 +34,7 @@ HOST_COLUMNS = tuple(quantity.name for quantity in HOST_QUANTITIES)
 
 
 @dataclass(frozen=True)
-class Step:
+class SampledStep:
     """What a data set says of its origin; `nodes` is 0 where it is not known."""
 
     job: str
@@ -49,7 +49,7 @@ class Step:
     @property
     def name(self) -> str:
         """The name of this run of the step."""
-        return run_name(self.job, self.step, self.restarts)
+        return identity.run_name(self.job, self.step, self.restarts)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Sink:
         return not self._waiting
 
 
-class Totals:
+class DeviceTotals:
     """What one device has told so far: for each of the collector's quantities its integral over time and its latest
     value, and the seconds that samples cover."""
 
@@ -125,14 +125,14 @@ class _Source:
     period: int
     due: int
     failed: bool = False
-    totals: dict[int, Totals] = field(default_factory=dict)
+    totals: dict[int, DeviceTotals] = field(default_factory=dict)
 
 
 @dataclass
 class Session:
     """One step that is being sampled."""
 
-    step: Step
+    step: SampledStep
     period: float
     sink: Sink
     sources: list[_Source] = field(default_factory=list)
@@ -170,7 +170,7 @@ class Sampler:
             self.busy = None
 
     def add(
-        self, step: Step, collectors: Sequence[Collector], period: float, sink: Sink, why_not: dict[str, str]
+        self, step: SampledStep, collectors: Sequence[Collector], period: float, sink: Sink, why_not: dict[str, str]
     ) -> Session:
         """Begin to sample a step with collectors that are open. `why_not`: the collectors that cannot, and why."""
         now = self.clock.monotonic_ns()
@@ -275,7 +275,7 @@ class Sampler:
         if self._totals:
             for reading in readings:
                 if (totals := source.totals.get(reading.device)) is None:
-                    totals = source.totals[reading.device] = Totals(len(source.collector.quantities))
+                    totals = source.totals[reading.device] = DeviceTotals(len(source.collector.quantities))
                 totals.add(reading.span, reading.values)
 
     def _flush(self, session: Session, now: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from piolet.base.errors import ScoreError
 from piolet.samples.journal import SUFFIX, open_for_writing, read
-from piolet.samples.request import run_name
+from piolet.steps import identity
 
 _PIECE = 1 << 16
 
@@ -36,7 +36,7 @@ def write(source: int, directory: str, node: str, step: str) -> str:
 
     def refuse_another(header: dict[str, Any]) -> None:
         # Two steps in one data set would be neither's.
-        if run_name(header["job"], header["step"], header.get("restarts", 0)) != step:
+        if identity.run_name(header["job"], header["step"], header.get("restarts", 0)) != step:
             raise ScoreError(f"{directory} holds the data set of another step")
 
     target = open_for_writing(path, refuse_another)

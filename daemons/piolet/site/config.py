@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from piolet.base.errors import ConfigError
-from piolet.config.schema import Place, section
+from piolet.config.schema import SettingPlace, section
 from piolet.config.schema import known as near
 from piolet.environment.settings import EnvironmentConfig
 from piolet.images.settings import ImagesConfig
@@ -58,7 +58,7 @@ def from_dict(data: dict[str, Any], origin: str, text: str = "") -> Config:
     sections: dict[str, Any] = {}
     known = {f.name: f for f in dataclasses.fields(Config)}
     for name, table in data.items():
-        place = Place(origin, text, name)
+        place = SettingPlace(origin, text, name)
         if name not in known:
             raise ConfigError(f"{place}: unknown section [{name}]", near(name, known))
         if not isinstance(table, dict):

@@ -32,7 +32,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Mount:
+class Hierarchy:
     """A mounted hierarchy: version 2 or its controllers, the group that it begins with, and where it is."""
 
     controllers: tuple[str, ...]
@@ -55,7 +55,7 @@ def of(pid: int) -> list[Group]:
         return parse(file.read())
 
 
-def mounts(text: str) -> list[Mount]:
+def mounts(text: str) -> list[Hierarchy]:
     """Return the hierarchies in the text of a mountinfo."""
     found = []
     for line in text.splitlines():
@@ -64,17 +64,17 @@ def mounts(text: str) -> list[Mount]:
         if len(fields) < 5 or len(tail) < 3 or tail[0] not in ("cgroup", "cgroup2"):
             continue
         options = tuple(tail[2].split(",")) if tail[0] == "cgroup" else ()
-        found.append(Mount(options, _plain(fields[3]), _plain(fields[4])))
+        found.append(Hierarchy(options, _plain(fields[3]), _plain(fields[4])))
     return found
 
 
-def own_mounts() -> list[Mount]:
+def own_mounts() -> list[Hierarchy]:
     """Return the hierarchies that this process sees. Raises OSError."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         return mounts(file.read())
 
 
-def directory(group: Group, seen: Sequence[Mount]) -> str | None:
+def directory(group: Group, seen: Sequence[Hierarchy]) -> str | None:
     """Return where the group lies, or None: no mount shows it."""
     for mount in seen:
         if bool(mount.controllers) != bool(group.controllers) or not set(group.controllers) <= set(mount.controllers):
@@ -98,7 +98,7 @@ def in_job(group: Group) -> bool:
     return any(part.startswith((_JOB, _STEP)) for part in group.path.split("/"))
 
 
-def enter(groups: Sequence[Group], seen: Sequence[Mount]) -> None:
+def enter(groups: Sequence[Group], seen: Sequence[Hierarchy]) -> None:
     """Move this process into the groups. Raises PioletError: those of the step are not to be had."""
     for group in groups:
         where = directory(group, seen)
@@ -161,7 +161,7 @@ def kill(where: str) -> None:
         file.write("1")
 
 
-def of_step(groups: Sequence[Group], seen: Sequence[Mount]) -> list[tuple[str, str]]:
+def of_step(groups: Sequence[Group], seen: Sequence[Hierarchy]) -> list[tuple[str, str]]:
     """Return the directories of the step: for each controller of version 1 that it has a group of, '' for version 2.
 
     The step's is the first group on the way that is called so: it has its tasks' groups below it, and is root's.
@@ -176,7 +176,7 @@ def of_step(groups: Sequence[Group], seen: Sequence[Mount]) -> list[tuple[str, s
     return found
 
 
-def step_of(groups: Sequence[Group], seen: Sequence[Mount]) -> tuple[str, str | None] | None:
+def step_of(groups: Sequence[Group], seen: Sequence[Hierarchy]) -> tuple[str, str | None] | None:
     """Return the job and the step whose groups these are; None where there are none, or where they do not agree.
 
     A job that has no number in the path (Slurm 26.05 puts its SLUID there) is called as it is called there.
@@ -185,7 +185,7 @@ def step_of(groups: Sequence[Group], seen: Sequence[Mount]) -> tuple[str, str | 
     return found.pop() if len(found) == 1 else None
 
 
-def _step_in(group: Group, seen: Sequence[Mount]) -> tuple[str, str | None] | None:
+def _step_in(group: Group, seen: Sequence[Hierarchy]) -> tuple[str, str | None] | None:
     parts = group.path.split("/")
     steps = [number for number, part in enumerate(parts) if part.startswith(_STEP)]
     jobs = [number for number, part in enumerate(parts) if part.startswith(_JOB)]

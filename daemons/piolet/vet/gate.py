@@ -21,11 +21,11 @@ from piolet.base.errors import PioletError, SlurmError, VetError
 from piolet.slurm import jobs, srunwords
 from piolet.slurm.srunwords import Words
 from piolet.vet import kept, relaunch, request, results, screen, step
-from piolet.vet.relaunch import Choice
-from piolet.vet.request import Request
+from piolet.vet.relaunch import NodeChoice
+from piolet.vet.request import VetRequest
 from piolet.vet.runner.meeting import START_S
 from piolet.vet.runner.plan import ENVIRONMENT, Plan
-from piolet.vet.shortcut import Watched
+from piolet.vet.shortcut import Basis
 from piolet.vet.verdicts import GOOD, STATUS_BAD, Decision
 
 STAGES = ("submit", "step", "allocated")
@@ -44,7 +44,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Order:
+class GateCall:
     """What the plugin asks; `words` is how srun was called.
 
     own      the allocation was made by this srun, so that it may give it back
@@ -60,7 +60,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Answer:
+class GateAnswer:
     """The exit status, and the words of the command that srun becomes; without words it goes on as it is."""
 
     status: int
@@ -68,13 +68,13 @@ class Answer:
 
 
 def answer(
-    order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Watched | None = None
-) -> Answer:
+    order: GateCall, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Basis | None = None
+) -> GateAnswer:
     """Do what `order` asks. `say` is given text for people; `watched` keeps good news. Raises PioletError."""
     if order.stage == "submit":
         _plan(request.parse(order.request), load)
-        return Answer(0)
-    found = Answer(1)
+        return GateAnswer(0)
+    found = GateAnswer(1)
     cancel = functools.cache(lambda: jobs.cancel(order.job, _tool(order.words, "scancel")))
     own = order.stage == "allocated" and order.own
     try:
@@ -86,7 +86,7 @@ def answer(
     return found
 
 
-def _plan(asked: Request, load: Load) -> Plan:
+def _plan(asked: VetRequest, load: Load) -> Plan:
     plan = asked.apply(load(asked.path))
     step.plan_text(plan)
     return plan
@@ -96,7 +96,7 @@ class _Gate:
     """One srun's vetting."""
 
     def __init__(
-        self, order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Watched | None,
+        self, order: GateCall, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Basis | None,
         interrupted: Callable[[], object],
     ) -> None:  # fmt: skip
         self._watched = watched
@@ -112,9 +112,9 @@ class _Gate:
         attached = self._words.value("jobid")
         self._job = int(attached) if attached is not None and attached.isdecimal() else order.job
 
-    def answer(self) -> Answer:
+    def answer(self) -> GateAnswer:
         if self._words.value("interactive") is not None:
-            return Answer(0)  # salloc's own shell: its sruns are vetted
+            return GateAnswer(0)  # salloc's own shell: its sruns are vetted
         nodes = jobs.nodes_of(self._job, self._environ, _tool(self._order.words, "scontrol"))
         if self._order.stage == "allocated":
             return self._allocated(nodes, *self._decide(nodes, None))
@@ -128,9 +128,9 @@ class _Gate:
         if choice.words:
             unused = [node for node in nodes if node not in choice.nodes]
             self._say(f"going on with {len(choice.nodes)} of {len(nodes)} nodes, without {_some(unused)}\n")
-        return Answer(0, choice.words)
+        return GateAnswer(0, choice.words)
 
-    def _decide(self, nodes: Sequence[str], place: kept.Place | None) -> tuple[Decision, Choice]:
+    def _decide(self, nodes: Sequence[str], place: kept.KeptFile | None) -> tuple[Decision, NodeChoice]:
         """Return what is thought of the nodes, and which to use; `place` keeps it for the job. Raises PioletError."""
         scontrol = _tool(self._order.words, "scontrol")
         earlier = None
@@ -172,15 +172,15 @@ class _Gate:
         found = step.run(self._plan, nodes, launch, self._environ, self._interrupted)
         return found.decision(self._plan, nodes)
 
-    def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[Choice, PioletError | None]:
+    def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[NodeChoice, PioletError | None]:
         if decision.abort:
-            return Choice((), reason="the protocol says to stop"), None
+            return NodeChoice((), reason="the protocol says to stop"), None
         try:
             return relaunch.choose(self._words, nodes, self._plan, decision, self._environ), None
         except (SlurmError, VetError) as error:
-            return Choice(()), error
+            return NodeChoice(()), error
 
-    def _report(self, decision: Decision, choice: Choice, started: float, seconds: float) -> None:
+    def _report(self, decision: Decision, choice: NodeChoice, started: float, seconds: float) -> None:
         path = self._asked.report or f"vet-{self._job}.json"
         try:
             results.write(path, results.document(self._plan, decision, str(self._job), started, seconds, choice.nodes))
@@ -189,9 +189,9 @@ class _Gate:
             if self._asked.report:
                 self._say(f"piolet: warning: {error.message}\n")
 
-    def _allocated(self, nodes: Sequence[str], decision: Decision, choice: Choice) -> Answer:
+    def _allocated(self, nodes: Sequence[str], decision: Decision, choice: NodeChoice) -> GateAnswer:
         if choice.nodes and not decision.bad:
-            return Answer(0)
+            return GateAnswer(0)
         bad = decision.bad
         if decision.abort or not bad:
             return self._refuse(choice.reason)
@@ -204,11 +204,11 @@ class _Gate:
         if why:
             return self._refuse(f"no other nodes than {_some(bad)} can be had: {why}")
         self._say(f"giving job {self._job} back and asking for other nodes than {_some(bad)}\n")
-        return Answer(0, tuple(words))
+        return GateAnswer(0, tuple(words))
 
-    def _refuse(self, reason: str) -> Answer:
+    def _refuse(self, reason: str) -> GateAnswer:
         self._say(f"piolet: error: the application was not started: {reason or 'no node is good'}\n")
-        return Answer(STATUS_BAD)
+        return GateAnswer(STATUS_BAD)
 
 
 def _parse(words: Sequence[str], environ: Mapping[str, str]) -> Words:

@@ -42,7 +42,7 @@ class Kept:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class KeptFile:
     """Where a job's vetting is kept, what it rests on, and for how long it is good."""
 
     file: str
@@ -50,7 +50,7 @@ class Place:
     good_for_s: float
 
 
-def place(job: int, plan: Plan, request: str, environ: Mapping[str, str]) -> Place | None:
+def place(job: int, plan: Plan, request: str, environ: Mapping[str, str]) -> KeptFile | None:
     """Return where a job's vetting by `plan` is kept, or None: what it rests on cannot be told.
 
     `request` is the application's environment, '' for none; its definition is where the plugin of --environment has it.
@@ -60,7 +60,7 @@ def place(job: int, plan: Plan, request: str, environ: Mapping[str, str]) -> Pla
         return None
     cluster = re.sub(r"[^\w.-]", "_", environ.get("SLURM_CLUSTER_NAME", "")) or "cluster"
     file = os.path.join(store.cache_directory(environ), f"job-{cluster}-{job}-{rests[-12:]}.json")
-    return Place(file, rests, good_for_s(plan))
+    return KeptFile(file, rests, good_for_s(plan))
 
 
 def _inside(plan: Plan, request: str, environ: Mapping[str, str]) -> str | None:
@@ -78,7 +78,7 @@ def _inside(plan: Plan, request: str, environ: Mapping[str, str]) -> str | None:
     return f"sha256:{hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()}"
 
 
-def keep(where: Place, decision: Decision, now: float) -> None:
+def keep(where: KeptFile, decision: Decision, now: float) -> None:
     """Keep a vetting, and remove those of long ago. Raises nothing: without it the next srun vets again."""
     value = {
         "digest": where.rests,
@@ -129,7 +129,7 @@ def alone(file: str, seconds: float) -> Iterator[None]:
             os.close(descriptor)
 
 
-def kept(where: Place, nodes: Sequence[str], now: float, began: Callable[[], float]) -> Kept | None:
+def kept(where: KeptFile, nodes: Sequence[str], now: float, began: Callable[[], float]) -> Kept | None:
     """Return the vetting of `nodes` that is still good, or None.
 
     `began` tells when the job began: one that was requeued, or that has the number of a job of long ago, is

@@ -26,7 +26,7 @@ _DEFINITION = b"{}"
 
 
 @dataclass(frozen=True)
-class Watched:
+class Basis:
     """What a vetting rests on, as it was before the protocol was read."""
 
     path: str
@@ -45,7 +45,7 @@ class Watched:
 
 def watch(
     environ: Mapping[str, str], request: str, protocol: str, config: str, default: str, evals: Sequence[str]
-) -> Watched | None:
+) -> Basis | None:
     """Return what a vetting rests on, or None: it cannot be kept.
 
     `config` is the configuration that was named, '' for the one at `default`; `evals` are the site's directories.
@@ -67,4 +67,4 @@ def watch(
     het = "SLURM_HET_SIZE" in environ
     if path is None or het or not cache.is_settled(host.dependencies, time.time_ns()):
         return None
-    return Watched(path, request, host.cwd, host.dependencies)
+    return Basis(path, request, host.cwd, host.dependencies)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.base import sizes
+from piolet.base import units
 from piolet.base.errors import ImageError
 from piolet.images import limits, service
 from piolet.images.conversion import Requester
@@ -196,7 +196,7 @@ def test_time_follows_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
      ("1e3GiB", None), ("-1GiB", None), ("", None), ("1 GiBs", None)],
 )  # fmt: skip
 def test_sizes(text: str, count: int | None) -> None:
-    assert sizes.bytes_of(text) == count
+    assert units.bytes_of(text) == count
 
 
 def test_a_quota_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 from piolet.base.files import identity_of
-from piolet.node.root import mounts
+from piolet.node.root import mountedimages
 from piolet.node.root.devicemapper import DeviceMapper
 from piolet.node.root.imagemounts import FUSE, IDMAP, Choice, too_old
-from piolet.node.root.mounts import Images, Wanted, explain
+from piolet.node.root.mountedimages import Images, WantedImage, explain
 from piolet.system import linux
 
 pytestmark = pytest.mark.skipif(
@@ -51,8 +51,8 @@ class Stored:
     def identity(self) -> list[int]:
         return identity_of(os.stat(self.file))
 
-    def wanted(self, identity: list[int] | None = None, uid: int = UID) -> Wanted:
-        return Wanted(DIGEST, identity or self.identity(), uid, GID)
+    def wanted(self, identity: list[int] | None = None, uid: int = UID) -> WantedImage:
+        return WantedImage(DIGEST, identity or self.identity(), uid, GID)
 
     def mount(self, images: Images, identity: list[int] | None = None) -> int:
         """Mount the image as the monitor does; return the child's exit status."""
@@ -157,7 +157,7 @@ def test_a_file_that_is_replaced_while_it_is_checked_is_not_called_damaged(
         copy.rename(stored.file)
         return hashlib.sha256(stored.file.read_bytes()).hexdigest()
 
-    monkeypatch.setattr(mounts, "_recorded", replaced)  # the child that mounts does it
+    monkeypatch.setattr(mountedimages, "_recorded", replaced)  # the child that mounts does it
     assert stored.mount(stored.images("first")) == errno.ESTALE
 
 

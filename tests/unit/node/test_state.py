@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from piolet.base.errors import PioletError
 from piolet.node import main
-from piolet.node.requests import is_step
 from piolet.node.root.state import Known, StepFiles
 from piolet.system import processes
 
@@ -67,12 +66,6 @@ def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PioletError, match=r"cannot make .*/file/steps"):
         StepFiles(str(tmp_path / "file" / "steps"))
-
-
-def test_names_of_steps() -> None:
-    assert is_step("123.0")
-    for text in ("", ".", "..", "1", "1.", "1.0/", "../1.0", "1.0\n", "1.0 ", "a.b", "1.0.tmp", "12345678901.0"):
-        assert not is_step(text), text
 
 
 def test_what_is_in_the_place_of_a_socket_is_said(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_an_srun_that_asks_for_other_nodes() -> None:
 def test_a_request() -> None:
     text = "a/p.yaml,retries=2,report=r.json,min_nodes=3,budget=1min,on_inconclusive=warn"
     found = request.parse(text)
-    assert found == request.Request("a/p.yaml", "r.json", 3, 2, 60.0, "warn")
+    assert found == request.VetRequest("a/p.yaml", "r.json", 3, 2, 60.0, "warn")
     assert request.parse(found.with_retries(2)) == found
     changed = found.apply(plan())
     assert (changed.budget_s, changed.min_nodes, changed.tasks[0].on_inconclusive) == (60.0, 3, "warn")

@@ -86,7 +86,7 @@ def _reap() -> bool:
 
 def _kill(pid: int, table: dict[int, tuple[int, int]] | None = None) -> None:
     """Kill the process; one that is no child of this process, if it and its parent are still those of the table."""
-    with contextlib.suppress(OSError, IndexError, ValueError, KeyError):
+    with contextlib.suppress(OSError, KeyError):
         process = os.pidfd_open(pid)
         try:
             if table is None or all(_entry(one) == table[one] for one in (pid, table[pid][0])):
@@ -99,15 +99,14 @@ def _table() -> dict[int, tuple[int, int]]:
     """Return the parent and the start time of every process."""
     found = {}
     for pid in processes.pids():
-        with contextlib.suppress(OSError, IndexError, ValueError):
+        with contextlib.suppress(OSError):
             found[pid] = _entry(pid)
     return found
 
 
 def _entry(pid: int) -> tuple[int, int]:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    return int(fields[1]), int(fields[19])
+    found = processes.stat(pid)
+    return found.parent, found.started
 
 
 def _below(root: int, table: dict[int, tuple[int, int]]) -> list[int]:

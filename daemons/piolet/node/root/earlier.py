@@ -7,10 +7,9 @@ import os
 import selectors
 
 from piolet.container import labels
-from piolet.node.requests import is_step
 from piolet.node.root.endings import Endings
 from piolet.node.root.state import Known, StepFiles
-from piolet.steps import slurmstepd
+from piolet.steps import identity, slurmstepd
 
 _log = logging.getLogger("pioletd.monitor")
 
@@ -23,7 +22,7 @@ def take_up(files: StepFiles, endings: Endings, place: str, selector: selectors.
     for label in labels.in_containers():
         step = label.removeprefix(prefix)
         # A user can give a mount of their own any name: what is not a step's is nothing to us.
-        if label.startswith(prefix) and is_step(step):
+        if label.startswith(prefix) and identity.is_name(step):
             steps.setdefault(step, Known(step, running.get(step, 0), None))
     for step, one in steps.items():
         peer = one.peer if one.alive() else running.get(step, 0)

@@ -12,7 +12,7 @@ import os
 import signal
 
 from piolet.container import labels
-from piolet.steps import hierarchies
+from piolet.steps import hierarchies, identity
 from piolet.system import children, linux, processes
 from piolet.system.children import Child
 
@@ -75,7 +75,7 @@ def _kill_seen(user_ns: int, step: str | None = None) -> None:
 
 def _kill_group(pid: int, step: str) -> None:
     """Kill all in the step's control group, if it is of version 2 and the process is in it."""
-    where = hierarchies.step_group(hierarchies.of(pid), *step.split("."))
+    where = hierarchies.step_group(hierarchies.of(pid), *identity.parts(step))
     if where is not None:
         with contextlib.suppress(FileNotFoundError):  # before Linux 5.14 there is no such switch
             hierarchies.kill(where)

@@ -1,8 +1,8 @@
 """pioletd's root half: a closed table of operations (requests.py) for the unprivileged server, and nothing else.
 
 It never parses what a user wrote, never opens a path that a user named, and never waits for a process that a user
-could stop: every wait is an event with a deadline, or (in mounts.py) a few seconds at most for a child that is root. It
-imports nothing that parses users' texts (pyproject.toml). It is alone in its mount namespace.
+could stop: every wait is an event with a deadline, or (mountedimages.py) some seconds at most for a child that is root.
+It imports nothing that parses users' texts (pyproject.toml). It is alone in its mount namespace.
 
 An image is mounted by a child of root, a container is built by a child that has become the job's user; the monitor
 writes that child's id maps and opens its namespaces. When the step ends, what still runs in the container is ended.
@@ -25,7 +25,7 @@ from piolet.container import labels, worker
 from piolet.node.requests import Answer, Build, End, decode, take_start
 from piolet.node.root import earlier
 from piolet.node.root.endings import Endings, Remains
-from piolet.node.root.mounts import Images, View, explain
+from piolet.node.root.mountedimages import Images, View, explain
 from piolet.node.root.state import Known, StepFiles
 from piolet.node.root.steps import Awaited, Step
 from piolet.node.root.workers import SPARE_S, Workers
@@ -225,7 +225,7 @@ class Monitor:
             stepd = who.peer if order.foreign or served else 0
             rooted = view is not None and not served and self._images.rooted
             label = labels.label(who.step, self._place) if rooted else ""
-            todo = worker.Order(
+            todo = worker.WorkerOrder(
                 who.uid,
                 who.gid,
                 who.groups,

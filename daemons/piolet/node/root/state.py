@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from piolet.base import files
 from piolet.base.errors import PioletError
-from piolet.node.requests import is_step
+from piolet.steps import identity
 from piolet.system import processes
 
 _log = logging.getLogger("pioletd.monitor")
@@ -29,7 +29,7 @@ class Known:
 
     def alive(self) -> bool:
         """Return whether that very slurmstepd still runs."""
-        return self.started is not None and processes.start_time(self.peer) == self.started
+        return processes.still_runs(self.peer, self.started)
 
 
 class StepFiles:
@@ -63,7 +63,7 @@ class StepFiles:
         for name in os.listdir(self._directory):
             path = f"{self._directory}/{name}"
             try:
-                if not is_step(name):
+                if not identity.is_name(name):
                     raise ValueError(name)
                 with open(path, encoding="ascii") as file:
                     value = json.load(file)

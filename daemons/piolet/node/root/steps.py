@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from piolet.node.requests import Announced, Build
 from piolet.node.root.endings import Remains
-from piolet.node.root.mounts import Mounting, Wanted
+from piolet.node.root.mountedimages import Mounting, WantedImage
 from piolet.steps import jobnamespaces
 from piolet.system import processes
 from piolet.system.children import Child
@@ -34,11 +34,11 @@ class Step:
     made_in: int = 0
 
     @property
-    def wanted(self) -> Wanted | None:
+    def wanted(self) -> WantedImage | None:
         """The image of the store that it is to have, if it is to have one."""
         if self.order.digest is None:
             return None
-        return Wanted(self.order.digest, self.order.identity, self.who.uid, self.who.gid)
+        return WantedImage(self.order.digest, self.order.identity, self.who.uid, self.who.gid)
 
     def find_namespace(self, home: jobnamespaces.Home) -> None:
         """Look for the job's own mount namespace; as jobnamespaces.find does, which raises PioletError."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import resource
 import select
 import socket
@@ -18,12 +17,11 @@ from dataclasses import dataclass
 
 from piolet.base.errors import PioletError
 from piolet.node.vetting import CGROUP, SLURMSTEPD, UNKNOWN
-from piolet.steps import hierarchies
+from piolet.steps import hierarchies, slurmstepd
 from piolet.system import peer
 
 _log = logging.getLogger("pioletd.zygote")
 
-_TITLE = re.compile(r"slurmstepd: \[([A-Za-z0-9_+-]{1,60})\.([A-Za-z0-9_+-]{1,60})\]")
 _ANCESTORS_MAX = 64
 _LIMITS = {
     "Max address space": resource.RLIMIT_AS,
@@ -39,7 +37,7 @@ _LIMITS = {
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskProcess:
     """A process of a vet step, as /proc knows it."""
 
     pid: int
@@ -55,7 +53,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Place:
+class Membership:
     """The job and step that a task belongs to, and what says so: CGROUP, SLURMSTEPD or UNKNOWN."""
 
     job: str | None
@@ -63,7 +61,7 @@ class Place:
     found: str
 
 
-def of_connection(channel: socket.socket, listener: peer.File) -> tuple[Task, Place]:
+def of_connection(channel: socket.socket, listener: peer.File) -> tuple[TaskProcess, Membership]:
     """Return the process that made the connection, and where it belongs. Raises PioletError and OSError."""
     pid, uid, _ = peer.of_accepted(channel, listener)
     process = peer.pidfd_of(channel, pid)
@@ -78,7 +76,7 @@ def of_connection(channel: socket.socket, listener: peer.File) -> tuple[Task, Pl
         os.close(process)
 
 
-def look_up(pid: int, uid: int) -> Task:
+def look_up(pid: int, uid: int) -> TaskProcess:
     """Return what /proc says of the process, which must be this user's. Raises PioletError."""
     try:
         process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -110,7 +108,7 @@ def look_up(pid: int, uid: int) -> Task:
     environment = {os.fsdecode(name): os.fsdecode(value) for name, _, value in entries}
     supplementary = list(map(int, status["Groups"].split()))
     parent = int(status["PPid"])
-    return Task(pid, uid, gids.pop(), supplementary, parent, groups, environment, limits, oom, directory)
+    return TaskProcess(pid, uid, gids.pop(), supplementary, parent, groups, environment, limits, oom, directory)
 
 
 def _status(base: str) -> dict[str, str]:
@@ -118,13 +116,13 @@ def _status(base: str) -> dict[str, str]:
         return dict(line.split(":", 1) for line in file if ":" in line)
 
 
-def place_of(task: Task, seen: Sequence[hierarchies.Mount]) -> Place:
+def place_of(task: TaskProcess, seen: Sequence[hierarchies.Hierarchy]) -> Membership:
     """Return the job and step of the task: from its control group, else from the slurmstepd that it descends from."""
     named = hierarchies.step_of(task.cgroups, seen)
     if named is not None:
-        return Place(*named, CGROUP)
+        return Membership(*named, CGROUP)
     title = _stepd_above(task.pid, task.parent)
-    return Place(None, None, UNKNOWN) if title is None else Place(*title, SLURMSTEPD)
+    return Membership(None, None, UNKNOWN) if title is None else Membership(*title, SLURMSTEPD)
 
 
 def _stepd_above(pid: int, parent: int) -> tuple[str, str] | None:
@@ -161,17 +159,16 @@ def _stepd_title(base: str) -> tuple[str, str] | None:
     if _status(base)["Uid"].split()[0] != "0":
         return None
     with open(f"{base}/cmdline", "rb") as file:
-        match = _TITLE.match(file.read(256).split(b"\0")[0].decode("ascii", "replace"))
-    if match is None:
+        said = slurmstepd.title(file.read(256))
+    if said is None:
         return None
-    # Distributions add to the name: slurmstepd-wlm. A package that was updated leaves a deleted file behind.
-    program = os.path.basename(os.readlink(f"{base}/exe"))
+    program = slurmstepd.is_program(os.readlink(f"{base}/exe"))  # of a package that was updated, a deleted file
     roots = os.stat(f"{base}/exe").st_uid == 0
     here = os.stat(f"{base}/ns/uts").st_ino == os.stat("/proc/self/ns/uts").st_ino
-    return (match[1], match[2]) if roots and here and program.startswith("slurmstepd") else None
+    return said if roots and here and program else None
 
 
-def adopt(task: Task) -> None:
+def adopt(task: TaskProcess) -> None:
     """Enter the task's control groups, and take over its CPUs, niceness and resource limits.
 
     Raises PioletError: the control groups of its step cannot be entered.

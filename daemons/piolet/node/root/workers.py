@@ -37,7 +37,7 @@ class Workers:
                 self._spare = self._fork()
         return self._spare is not None
 
-    def give(self, order: worker.Order, image: int | None, own: int | None) -> tuple[Child, socket.socket]:
+    def give(self, order: worker.WorkerOrder, image: int | None, own: int | None) -> tuple[Child, socket.socket]:
         """Give an order to the waiting worker, or to a new one: there may be none, or it was killed meanwhile."""
         if self._spare is not None:
             child, channel = self._spare

@@ -5,7 +5,7 @@ Pure: the worker, on the node and as the user, finds out what of it is there.
 
 from __future__ import annotations
 
-from piolet.container.plan import ENTRY_PROGRAM, Plan, PlannedMount
+from piolet.container.plan import ENTRY_PROGRAM, ContainerPlan, PlannedMount
 from piolet.environment.definition import Definition
 from piolet.environment.mounts import parse
 from piolet.environment.settings import EnvironmentConfig
@@ -17,7 +17,7 @@ _HOST_DIRECTORIES = ("/tmp",)  # noqa: S108 - the node's own, as without a conta
 _HOST_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime")
 
 
-def make_plan(definition: Definition, label: str, home: str | None, config: EnvironmentConfig) -> Plan:
+def make_plan(definition: Definition, label: str, home: str | None, config: EnvironmentConfig) -> ContainerPlan:
     """Return the plan of a container; `home` is the user's home directory, mounted if the site wants that."""
     assert definition.image is not None
     mounts = [PlannedMount(path, path) for path in _SYSTEM]
@@ -36,7 +36,7 @@ def make_plan(definition: Definition, label: str, home: str | None, config: Envi
     # Shorter destinations first, so that none hides another; the user's own after ours of the same depth.
     mounts += [PlannedMount(m.source, m.destination, m.kind, m.flags) for m in definition.mounts]
     mounts.sort(key=lambda mount: mount.destination.rstrip("/").count("/"))
-    return Plan(
+    return ContainerPlan(
         label=label,
         sqsh=definition.image.path if definition.image.store == "user" else None,
         writable=definition.writable,

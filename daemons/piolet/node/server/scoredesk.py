@@ -29,8 +29,8 @@ from piolet.node.scoring import Order
 from piolet.node.shares import Sparse
 from piolet.samples import request
 from piolet.samples.choose import choose
-from piolet.samples.sampler import Sampler, Session, Sink, Step
-from piolet.steps import hierarchies
+from piolet.samples.sampler import SampledStep, Sampler, Session, Sink
+from piolet.steps import hierarchies, identity
 from piolet.system import peer, processes
 from piolet.transport import packets, wire
 from piolet.transport.listener import Listener
@@ -48,7 +48,7 @@ _F_SETPIPE_SZ = 1031
 
 
 @dataclass(frozen=True)
-class Facts:
+class StepNote:
     """What is kept of a step for a restart; `started` is when its slurmstepd, the process `peer`, was started.
 
     control_groups   of the step, as in Target
@@ -73,7 +73,7 @@ class Facts:
     @property
     def name(self) -> str:
         """The name of this run of the step."""
-        return request.run_name(self.job, self.step, self.restarts)
+        return identity.run_name(self.job, self.step, self.restarts)
 
 
 @dataclass
@@ -82,7 +82,7 @@ class _Scored:
 
     watch: socket.socket | int
     peer: int
-    facts: Facts | None = None
+    facts: StepNote | None = None
     session: Session | None = None
 
 
@@ -189,11 +189,11 @@ class ScoreDesk:
 
     # -- sampling
 
-    def _begin(self, scored: _Scored, facts: Facts) -> None:
+    def _begin(self, scored: _Scored, facts: StepNote) -> None:
         wish = request.from_json(facts.definition.encode())
         target = Target(gpus=tuple(facts.gpus), groups=tuple(facts.control_groups), period=wish.period)
         collectors, why_not = choose(target, wish.collector, lambda: self._sampler.working(facts.name))
-        step = Step(
+        step = SampledStep(
             str(facts.job),
             str(facts.step),
             facts.node,
@@ -216,7 +216,7 @@ class ScoreDesk:
         self._note(facts)
         _log.debug("step %s is sampled: %s", facts.name, ", ".join(c.name for c in collectors))
 
-    def _order_writer(self, facts: Facts, wish: request.Wish) -> int:
+    def _order_writer(self, facts: StepNote, wish: request.Wish) -> int:
         """Return the end of a pipe that a writer, which is the step's user, takes samples from. Raises PioletError."""
         directory = wish.directory(facts.job, facts.step, facts.restarts)
         order = Order(facts.uid, facts.gid, facts.groups, directory, facts.node, facts.name)
@@ -261,7 +261,7 @@ class ScoreDesk:
 
     # -- restarts
 
-    def _note(self, facts: Facts) -> None:
+    def _note(self, facts: StepNote) -> None:
         path = self._files / facts.name
         try:
             files.write_whole(str(path), json.dumps(asdict(facts)).encode(), f"{path}.new")
@@ -273,7 +273,7 @@ class ScoreDesk:
         for path in list(self._files.iterdir()):
             try:
                 with path.open("rb") as file:
-                    facts = packets.decode(Facts, file.read(_NOTE_MAX))
+                    facts = packets.decode(StepNote, file.read(_NOTE_MAX))
                 if path.name != facts.name:
                     raise ValueError(path.name)  # half of a note: the step has another
                 pidfd = os.pidfd_open(facts.peer)
@@ -281,7 +281,7 @@ class ScoreDesk:
                 path.unlink(missing_ok=True)
                 continue
             # Its number may be another process's by now.
-            if processes.start_time(facts.peer) != facts.started:
+            if not processes.still_runs(facts.peer, facts.started):
                 os.close(pidfd)
                 path.unlink(missing_ok=True)
                 continue
@@ -296,10 +296,10 @@ class ScoreDesk:
                 self._end(scored)
 
 
-def _facts(start: wire.Start, peer: int) -> Facts:
+def _facts(start: wire.Start, peer: int) -> StepNote:
     """Return what START says; a definition that is malformed is refused now. Raises PioletError."""
     request.from_json(start.definition)
-    return Facts(
+    return StepNote(
         start.job,
         start.step,
         start.uid,

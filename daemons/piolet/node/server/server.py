@@ -28,6 +28,7 @@ from piolet.images.store import locate
 from piolet.node.requests import Answer, Build, End, encode
 from piolet.node.server.planner import make_plan
 from piolet.node.settings import Settings
+from piolet.steps import identity
 from piolet.system.peer import Peer
 from piolet.transport import packets, wire
 from piolet.transport.listener import Listener, Refusals
@@ -221,15 +222,15 @@ class Server:
             error = PioletError(f"the {late} does not answer on this node", "is its file system or its service hung?")
             self._fail(connection, error)
 
-    def _build(self, connection: Connection, identity: list[int], home: str | None) -> None:
+    def _build(self, connection: Connection, image_file: list[int], home: str | None) -> None:
         start, definition = connection.start, connection.definition
         assert start is not None and definition is not None and definition.image is not None
-        label = labels.label(f"{start.job}.{start.step}", self._place)
+        label = labels.label(identity.name(start.job, start.step), self._place)
         plan = make_plan(definition, label, home, self._config.environment)
         request = Build(
             key=connection.key,
             digest=definition.image.digest if definition.image.store == "site" else None,
-            identity=identity,
+            identity=image_file,
             timeout_s=max(0.1, connection.deadline - time.monotonic()),
             plan=plan.to_json(),
             foreign=plan.foreign,
@@ -324,7 +325,7 @@ def _trace(connection: Connection, marks: list[tuple[str, float]]) -> None:
     for name, at in [*marks, ("answer", time.monotonic())]:
         phases.append(f"{name} {(at - before) * 1e3:.2f}")
         before = at
-    step = f"{connection.start.job}.{connection.start.step}"
+    step = identity.name(connection.start.job, connection.start.step)
     _log.debug("step %s: ready in %.2f ms: %s", step, (before - connection.began) * 1e3, ", ".join(phases))
 
 

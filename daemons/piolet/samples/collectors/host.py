@@ -27,7 +27,7 @@ class _MissingError(Exception):
     """The kernel does not tell this of the step; the text says why."""
 
 
-class Host(Collector):
+class HostCollector(Collector):
     """The collector."""
 
     name = "host"

@@ -58,7 +58,7 @@ def explain(code: int) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedImage:
     """An image of the store, as the file with this identity (`identity_of`), and the user who is to have it."""
 
     digest: str
@@ -71,7 +71,7 @@ class Wanted:
 class MountedImage:
     """An image that is mounted at `path`, or whose open file is `file`; for one user, or by idmapped mounts for all."""
 
-    wanted: Wanted
+    wanted: WantedImage
     path: str
     file: int | None
     last_used: float
@@ -92,7 +92,7 @@ class Mounting:
     `channel` is where the file comes from, if it is one for squashfuse.
     """
 
-    wanted: Wanted
+    wanted: WantedImage
     way: str
     child: Child
     path: str
@@ -148,13 +148,13 @@ class Images:
         """Whether workers make their user namespaces with CAP_SYS_ADMIN."""
         return self._choice.helped
 
-    def key(self, wanted: Wanted) -> tuple[str, int, int]:
+    def key(self, wanted: WantedImage) -> tuple[str, int, int]:
         """Return what those have in common whom one mount serves."""
         if self._choice.way == IDMAP:
             return wanted.digest, -1, -1
         return wanted.digest, wanted.uid, wanted.gid
 
-    def lookup(self, wanted: Wanted, now: float) -> MountedImage | None:
+    def lookup(self, wanted: WantedImage, now: float) -> MountedImage | None:
         """Return the image if it is there for this user, from the file with this identity."""
         image = self._mounted.get(self.key(wanted))
         if image is None or image.wanted.identity != wanted.identity:
@@ -162,7 +162,7 @@ class Images:
         image.last_used = now
         return image
 
-    def start_mount(self, wanted: Wanted) -> Mounting:
+    def start_mount(self, wanted: WantedImage) -> Mounting:
         """Start mounting in a child, since a hung store must not hang the monitor. It exits with 0, or with an errno.
 
         Raises OSError: there is no child to be had.
@@ -199,7 +199,7 @@ class Images:
         coming = sum(1 for one in self._coming if one.wanted.digest == digest and one.way == DEVICE_MAPPER)
         return FUSE if there + coming >= self._views else DEVICE_MAPPER
 
-    def _mount(self, wanted: Wanted, way: str, target: str, seen: mmap.mmap | None, monitor: socket.socket) -> int:
+    def _mount(self, wanted: WantedImage, way: str, target: str, seen: mmap.mmap | None, monitor: socket.socket) -> int:
         path = f"{self._store}/{wanted.digest.replace(':', '-')}"
         try:
             # The owner opens it: on a file system that squashes root, root could not.
@@ -229,7 +229,7 @@ class Images:
             return error.errno or errno.EIO
         return 0
 
-    def _make_view(self, image: int, wanted: Wanted, target: str) -> bool:
+    def _make_view(self, image: int, wanted: WantedImage, target: str) -> bool:
         """Mount a view; return False where the image is an old one, which only squashfuse can give to this user."""
         try:
             self._mapper.mount_view(image, {0: wanted.uid, 1: wanted.gid}, target)
@@ -263,7 +263,7 @@ class Images:
         with contextlib.suppress(OSError):
             os.rmdir(mounting.path)
 
-    def view(self, image: MountedImage, wanted: Wanted) -> View:
+    def view(self, image: MountedImage, wanted: WantedImage) -> View:
         """Return what a container of this user gets of the image; the descriptor is the caller's. Raises OSError."""
         if image.file is not None:
             return View(os.dup(image.file), True)
