@@ -67,6 +67,12 @@ def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
 
 
 @pytest.fixture
+def room(cluster: Cluster) -> Path:
+    """A directory of alice."""
+    return cluster.room("alice")
+
+
+@pytest.fixture
 def many() -> Iterator[ThreadPoolExecutor]:
     """Threads to wait for several commands at once."""
     with ThreadPoolExecutor(8) as pool:

@@ -19,7 +19,7 @@ import pytest
 from piolet.images import seccomp
 
 from tests.images.conftest import ALICE, ASK, BOB, PYTHON, SERVICE, Site, become, environment, finish, needs_root
-from tests.images.test_faults import pids
+from tests.images.processes import pids
 from tests.support import oci
 from tests.support.registry import Registry, auth_file
 from tests.support.waiting import wait_until

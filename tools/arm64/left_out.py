@@ -19,7 +19,7 @@ REASONS: dict[str, str] = {
     ),
     "tests/wire/test_trust.py": _CREDENTIALS,
     "tests/wire/test_fuzz.py": "a hundred thousand inputs take an hour, and AddressSanitizer's shadow is not mapped",
-    "tests/unit/doctor/test_doctor.py": _THREAD,
+    "tests/unit/doctor/": _THREAD,
     "tests/unit/images/test_bounds.py::test_too_little_memory_is_an_error_and_no_killed_service": (
         "it bounds memory, and qemu-user does not hand that bound on"
     ),

@@ -1,19 +1,13 @@
-"""`piolet env` and what the command makes of errors, with an image client put in its place."""
+"""`piolet env`, with an image client put in its place."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import types
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from piolet import images
-from piolet.base.errors import ImageError, UsageError
+from piolet.base.errors import ImageError
 from piolet.cli import main as cli
 from piolet.environment.definition import from_json
 from piolet.images.failures import RegistryUnreachable
@@ -21,61 +15,7 @@ from piolet.images.info import Image, ImageInfo
 from piolet.site import config
 from piolet.submission import cache
 
-DIGEST = "sha256:" + "b" * 64
-
-
-class Client(types.ModuleType):
-    """Stands for piolet.images.client; `failure` is raised when it is set."""
-
-    def __init__(self) -> None:
-        super().__init__("piolet.images.client")
-        self.failure: Exception | None = None
-        self.asked: list[tuple[str, bool]] = []
-        self.said = ["pulling: 1 of 1 layers"]
-
-    def resolve(
-        self, reference: str, settings: config.Config, *, pull: bool, progress: Callable[[str], None]
-    ) -> ImageInfo:
-        """Answer for one image."""
-        self.asked.append((reference, pull))
-        if self.failure is not None:
-            raise self.failure
-        for text in self.said if pull else ():
-            progress(text)
-        return ImageInfo(Image(reference, "site", DIGEST), env={"PATH": "/image/bin"})
-
-
-@pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Client:
-    fake = Client()
-    monkeypatch.setitem(sys.modules, fake.__name__, fake)
-    monkeypatch.setattr(images, "client", fake, raising=False)
-    return fake
-
-
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Client) -> Path:
-    (tmp_path / "home").mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", f"{tmp_path}/home")
-    for name in ("XDG_CACHE_HOME", "EDF_PATH", "EDF_IMAGESTORE"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "x.toml").write_text('image = "img"\nmounts = ["/tmp"]\n[env]\nA = "${PATH}"\n')
-    (tmp_path / "bad.toml").write_text('imgae = "img"\n')
-    age(tmp_path)
-    return tmp_path
-
-
-def age(directory: Path) -> None:
-    """Wait until the files of `directory` count as settled; a change time cannot be set back."""
-    import time
-
-    newest = max(path.stat().st_ctime_ns for path in directory.glob("*.toml"))
-    while time.time_ns() - newest < 60_000_000:
-        pass
-
-
-Captured = pytest.CaptureFixture[str]
+from tests.unit.cli.conftest import DIGEST, Captured, Client, age
 
 
 def test_check(work: Path, capsys: Captured) -> None:
@@ -247,169 +187,6 @@ def test_a_file_that_includes_itself(work: Path, capsys: Captured) -> None:
     (work / "x.toml").write_text('base_environment = "x.toml"\n')
     assert cli.main(["env", "check", "x.toml"]) == 1
     assert "goes in a circle" in capsys.readouterr().err
-
-
-def test_a_wrong_command_line(work: Path, capsys: Captured) -> None:
-    for words in (["env"], [], ["env", "check"], ["nope"], ["env", "submit", "--record-fd", "x", "r"]):
-        assert cli.main(words) == 2, words
-        assert "usage: piolet" in capsys.readouterr().err
-
-
-def test_help_names_every_command(capsys: Captured) -> None:
-    assert cli.main(["--help"]) == 0
-    out = capsys.readouterr().out
-    assert all(name in out for name in cli.COMMANDS)
-    assert cli.main(["env", "--help"]) == 0
-    out = capsys.readouterr().out
-    assert all(name in out for name in ("check", "render", "explain", "submit"))
-    assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("piolet ")
-
-
-def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def fail(*_: object) -> int:
-        raise error
-
-    monkeypatch.setattr("piolet.cli.env.run", fail)
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "text"),
-    [
-        (UsageError("not so"), 2, "piolet: error: not so\n"),
-        (KeyboardInterrupt(), 130, "piolet: error: interrupted\n"),
-        (
-            ValueError("odd"),
-            1,
-            "piolet: error: something unexpected happened: ValueError: odd\n"
-            "hint: --verbose shows where; please report it\n",
-        ),
-    ],
-)
-def test_errors_are_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: Captured, error: BaseException, status: int, text: str
-) -> None:
-    raising(monkeypatch, error)
-    assert cli.main(["env", "check", "x"]) == status
-    assert capsys.readouterr().err == text
-
-
-def test_verbose_gives_the_traceback(work: Path, capsys: Captured) -> None:
-    assert cli.main(["--verbose", "env", "check", "nope"]) == 1
-    err = capsys.readouterr().err
-    assert "Traceback" in err
-    assert "there is no environment 'nope'" in err
-
-
-def test_a_configuration_that_is_wrong(work: Path, capsys: Captured) -> None:
-    assert cli.main(["--config", f"{work}/none.toml", "env", "check", "x.toml"]) == 1
-    assert capsys.readouterr().err == f"piolet: error: the configuration file {work}/none.toml does not exist\n"
-
-
-def command(work: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "piolet.cli.main", *words],
-        capture_output=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])},
-        cwd=work,
-    )
-
-
-def test_the_command_as_a_process(work: Path) -> None:
-    good = command(work, "env", "check", "--offline", "x.toml")
-    assert (good.returncode, good.stdout) == (0, b"x.toml is valid: image img, 1 mount\n")
-    assert command(work, "env", "check", "bad.toml").returncode == 1
-    assert command(work, "env").returncode == 2
-
-
-def test_a_reader_that_went_away_is_no_noise(work: Path) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    try:
-        run = subprocess.run(
-            [sys.executable, "-m", "piolet.cli.main", "env", "explain", "--offline", "x.toml"],
-            stdout=writer,
-            stderr=subprocess.PIPE,
-            timeout=60,
-            check=False,
-            env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])},
-            cwd=work,
-        )
-    finally:
-        os.close(writer)
-    assert run.returncode == 141
-    assert run.stderr.count(b"\n") == 1
-    assert b"warning" in run.stderr
-
-
-def test_an_interrupt_while_modules_are_loaded(work: Path) -> None:
-    code = """
-import importlib.abc, os, signal, sys
-class Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name == "piolet.site.config":
-            os.kill(os.getpid(), signal.SIGINT)
-sys.meta_path.insert(0, Finder())
-signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has tests ignore it
-from piolet.cli.start import main
-sys.exit(main())
-"""
-    run = started(work, code, {})
-    assert (run.returncode, run.stderr) == (-signal.SIGINT, b"")
-
-
-def test_a_terminal_that_lacks_a_character(work: Path) -> None:
-    (work / "x.toml").write_text('[env]\nA = "\u65e5"\n')
-    run = started(
-        work, "import sys; from piolet.cli.start import main; sys.exit(main())", {"PYTHONIOENCODING": "ascii"}
-    )
-    assert (run.returncode, run.stderr) == (0, b"") and b'A = "\\u65e5"' in run.stdout
-
-
-@pytest.mark.parametrize(
-    ("redirect", "status", "text"),
-    [
-        (">&-", 0, b""),
-        ("2>&-", 0, b""),
-        (">/dev/full", 1, b"piolet: error: cannot write all of the output: No space left on device\n"),
-    ],
-)
-def test_an_output_that_takes_nothing(work: Path, redirect: str, status: int, text: bytes) -> None:
-    (work / "x.toml").write_text('[env]\nA = "1"\n')
-    code = "import sys; from piolet.cli.start import main; sys.exit(main())"
-    command = f"exec {sys.executable} -c '{code}' env explain --offline ./x.toml {redirect}"
-    environ = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
-    run = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, timeout=60, check=False, env=environ, cwd=work)
-    assert (run.returncode, run.stderr) == (status, text)
-
-
-def started(work: Path, code: str, environ: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-c", code, "env", "explain", "--offline", "./x.toml"],
-        capture_output=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), **environ},
-        cwd=work,
-    )
-
-
-def test_a_working_directory_that_is_gone(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    (work / "gone").mkdir()
-    monkeypatch.chdir(work / "gone")
-    (work / "gone").rmdir()
-    assert cli.main(["env", "check", "x.toml"]) == 1
-    assert "cannot tell the working directory" in capsys.readouterr().err
-
-
-def test_control_characters_of_a_file_do_not_reach_the_terminal(work: Path, capsys: Captured) -> None:
-    (work / "x.toml").write_text('"a\\u001b[2J\\u009b" = 1\n')
-    assert cli.main(["env", "check", "x.toml"]) == 1
-    err = capsys.readouterr().err
-    assert "unknown key 'a?[2J?'" in err
-    assert "\x1b" not in err
 
 
 def test_submit_refuses_what_a_node_would_refuse(
