@@ -98,7 +98,10 @@ def image(cluster: Cluster) -> str:
 
 def views(faults: Faults) -> list[str]:
     """Return the devices of device mapper that node1 has made."""
-    names = [path.read_text().strip() for path in Path("/sys/block").glob("dm-*/dm/name")]
+    names = []
+    for path in Path("/sys/block").glob("dm-*/dm/name"):
+        with contextlib.suppress(OSError):  # it goes while it is looked at
+            names.append(path.read_text().strip())
     return [name for name in names if name.startswith(f"piolet-view-{NODE}.")]
 
 

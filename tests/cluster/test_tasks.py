@@ -20,10 +20,14 @@ WAITING = "trap 'echo got TERM; exit 7' TERM; trap 'echo got USR1; exit 9' USR1;
 
 
 def plain(text: str) -> list[str]:
-    """Return srun's messages without what differs from step to step; their order is a matter of chance."""
+    """Return srun's messages without what differs from step to step; their order is a matter of chance.
+
+    So is whether srun hears from slurmctld or from slurmstepd first that it is over: only then it says "Force Terminated".
+    """
     text = re.sub(r"node\d", "NODE", text)
     text = re.sub(r"\d+\.\d+ ON", "STEP ON", re.sub(r"StepId=\d+\.\d+|step \d+\.\d+|job \d+", "STEP", text))
-    return sorted(re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+", "TIME", text).splitlines())
+    lines = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+", "TIME", text).splitlines()
+    return sorted(line for line in lines if line != "srun: Force Terminated STEP")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,10 @@ from __future__ import annotations
 _THREAD = "it makes a user namespace, which the kernel denies to a process with two threads; qemu-user's have one more"
 _CREDENTIALS = "qemu-user does not pass on SIOCUNIXFILE, by which the server knows who connected"
 _CALLS = "qemu-user does not know mount_setattr, open_tree and move_mount"
+_NAMESPACES = (
+    "it enters mount namespaces, which the kernel denies to a process with two threads, or asks ioctl_ns(2) of them,"
+    " which qemu-user does not pass on"
+)
 _TIME = "it goes by a few seconds, and takes more than those here"
 
 REASONS: dict[str, str] = {
@@ -28,6 +32,10 @@ REASONS: dict[str, str] = {
     "tests/unit/node/test_imagemounts.py::test_what_is_asked_of_the_kernel_about_its_age": _CALLS,
     "tests/unit/node/test_imagemounts.py::test_what_this_kernel_does": _CALLS,
     "tests/unit/node/test_mounts.py::test_an_image_that_squashfuse_serves_is_a_file_of_the_users_own": _CALLS,
+    "tests/unit/steps/test_jobnamespaces.py::test_one_of_another_user_namespace_is_refused": _NAMESPACES,
+    "tests/unit/steps/test_jobnamespaces.py::test_one_that_is_kept_later_is_seen": _NAMESPACES,
+    "tests/unit/steps/test_jobnamespaces.py::test_only_a_directory_of_root_is_built_in": _NAMESPACES,
+    "tests/unit/steps/test_jobnamespaces.py::test_the_jobs_own_is_found": _NAMESPACES,
     "tests/unit/steps/test_slurmstepd.py::test_anybodys_process_does_not_pass_for_a_slurmstepd": (
         "/proc says of another process what is qemu-user's"
     ),

@@ -1,6 +1,7 @@
 """Runs the tests that are marked `kernels` on kernels of Debian's, each in a guest: make test-kernels.
 
     python -m tools.kernels [--only KERNEL] [--mirror URL] [--limit SECONDS] [--write] [PYTEST_ARGUMENT...]
+    python -m tools.kernels --only 6.12 --run tests.benchmarks.views
 
 A guest has this machine's root, and so this checkout as it was built here, and a private cluster of one node. One
 guest at a time, at most 15 minutes each. A kernel that cannot be had is left out by name. On one that is too old for
@@ -35,6 +36,11 @@ export PIOLET_TEST_NODES=1 PIOLET_TEST_GUEST=1 PYTHONDONTWRITEBYTECODE=1
 {python} -m tools.kernels.way >/mnt/out/way
 exec {python} -m pytest -v -p no:cacheprovider --durations=10 --junitxml=/mnt/out/results.xml {arguments}
 """
+RUN = """
+cd {root}
+export PYTHONDONTWRITEBYTECODE=1
+exec {python} -m {module}
+"""
 
 
 def test(kernel: source.Kernel, mirror: str, arguments: list[str], limit_s: float) -> Row:
@@ -42,15 +48,29 @@ def test(kernel: source.Kernel, mirror: str, arguments: list[str], limit_s: floa
     unpacked = source.fetch(kernel, WORK, mirror)
     place = WORK / kernel.name
     words = arguments or (["-m", "kernels", "-k", "not crun", *TESTS] if kernel.runs else list(REFUSED))
-    python = Path(os.readlink(ROOT / "build") if (ROOT / "build").is_symlink() else ROOT / "build") / "venv/bin/python"
     print(f"{kernel.name}: testing on {unpacked.release}; {place / 'out/log'}", flush=True)
-    job = JOB.format(root=shlex.quote(str(ROOT)), python=shlex.quote(str(python)), arguments=shlex.join(words))
+    job = JOB.format(root=shlex.quote(str(ROOT)), python=shlex.quote(str(_python())), arguments=shlex.join(words))
     ended = guest.boot(unpacked, place, job, limit_s)
     out = place / "out"
     if not (out / "results.xml").exists():
         raise ClusterError(f"{kernel.name}: the guest did not come to the tests", log=out / "log")
     return Row(kernel.name, unpacked.release, (out / "way").read_text("utf-8").strip(),
                *read_results(out / "results.xml"), ended.seconds)  # fmt: skip
+
+
+def run(kernel: source.Kernel, mirror: str, module: str, limit_s: float) -> int:
+    """Boot a kernel, run a module there, and print what it printed; return its status. Raises ClusterError."""
+    unpacked, place = source.fetch(kernel, WORK, mirror), WORK / kernel.name
+    print(f"{kernel.name}: {module} on {unpacked.release}; {place / 'out/log'}", flush=True)
+    job = RUN.format(root=shlex.quote(str(ROOT)), python=shlex.quote(str(_python())), module=shlex.quote(module))
+    ended = guest.boot(unpacked, place, job, limit_s)
+    print((place / "out/log").read_text("utf-8", "replace"), end="")
+    return 1 if ended.status is None else ended.status
+
+
+def _python() -> Path:
+    build = ROOT / "build"
+    return Path(os.readlink(build) if build.is_symlink() else build) / "venv/bin/python"
 
 
 def main() -> int:
@@ -61,6 +81,7 @@ def main() -> int:
     parser.add_argument("--mirror", default=source.MIRROR, help=f"where Debian's packages come from; {source.MIRROR}")
     parser.add_argument("--limit", type=int, default=GUEST_S, help=f"seconds for each; {GUEST_S}")
     parser.add_argument("--write", action="store_true", help="write the table into docs/kernels.md")
+    parser.add_argument("--run", metavar="MODULE", help="run this module there instead of tests; with --only")
     parser.add_argument("tests", metavar="PYTEST_ARGUMENT", nargs="*", help="instead of -m kernels")
     args = parser.parse_args()
     lacking = guest.missing()
@@ -72,6 +93,14 @@ def main() -> int:
     WORK.mkdir(parents=True, exist_ok=True)
     # A guest has no network, so what the cluster makes once is made before.
     image.ensure(ROOT / "build" / "cache", lambda text: print(text, flush=True))
+    if args.run:
+        if not args.only:
+            parser.error("--run wants --only")
+        try:
+            return max(run(k, args.mirror, args.run, args.limit) for k in source.KERNELS if k.name in args.only)
+        except ClusterError as error:
+            print(error.render(), file=sys.stderr)
+            return 1
     rows: list[Row] = []
     left_out: list[str] = []
     well = True
