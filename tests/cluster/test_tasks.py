@@ -22,7 +22,7 @@ WAITING = "trap 'echo got TERM; exit 7' TERM; trap 'echo got USR1; exit 9' USR1;
 def plain(text: str) -> list[str]:
     """Return srun's messages without what differs from step to step; their order is a matter of chance.
 
-    So is whether srun hears from slurmctld or from slurmstepd first that it is over: only then it says "Force Terminated".
+    So is whom srun hears of the end from first, slurmctld or slurmstepd: then alone it says "Force Terminated".
     """
     text = re.sub(r"node\d", "NODE", text)
     text = re.sub(r"\d+\.\d+ ON", "STEP ON", re.sub(r"StepId=\d+\.\d+|step \d+\.\d+|job \d+", "STEP", text))
