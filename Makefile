@@ -3,6 +3,8 @@
 NODES ?= 4
 GPUS ?= 2
 ROUNDS ?= 20
+# Of `make test`: beside the tests that share clusters, one after the other, run those that need none.
+WORKERS ?= 2
 WORKERS ?= 1
 # build/ may be a link out of a checkout that users cannot enter (tools/bootstrap.sh), and pip writes the
 # interpreter's path into the commands that it installs: so the real one, looked up after bootstrap.
@@ -92,9 +94,9 @@ lint: plugins
 	$(PYTHON) -m mypy
 
 check: lint
-	$(PYTHON) -m pytest -q tests/structure tests/unit tests/wire --deselect tests/wire/test_fuzz.py
+	$(PYTHON) -m pytest -q -n 2 --dist loadgroup tests/structure tests/unit tests/wire --deselect tests/wire/test_fuzz.py
 
-# With WORKERS=2, tests that need no cluster run beside those that do: tests/conftest.py says which may.
+# tests/conftest.py says which tests may run beside each other; WORKERS=1 runs all one after the other.
 test: lint
 	$(PYTHON) -m pytest --durations=10 $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadgroup)
 

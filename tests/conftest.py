@@ -1,4 +1,4 @@
-"""Which tests may run beside each other (`make test WORKERS=2`): those of one group are run one after the other.
+"""Which tests may run beside each other (`make test`): those of one group are run one after the other.
 
 A group is for what a machine has once. All other tests are free; they use files, ports, users and names of their own.
 """
