@@ -3,6 +3,9 @@
 NODES ?= 4
 GPUS ?= 2
 ROUNDS ?= 20
+# Of `make test`: beside the tests that share clusters, one after the other, run those that need none.
+WORKERS ?= 2
+WORKERS ?= 1
 # build/ may be a link out of a checkout that users cannot enter (tools/bootstrap.sh), and pip writes the
 # interpreter's path into the commands that it installs: so the real one, looked up after bootstrap.
 PYTHON = $(shell readlink -f build)/venv/bin/python
@@ -13,12 +16,13 @@ SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name 'slurm_e
 	setup.py pyproject.toml
 PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
 
-.PHONY: help man demo test test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels test-arm64 venv bootstrap clean
+.PHONY: help man demo lint check test test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels test-arm64 venv bootstrap clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo                 train a small model in containers on a private cluster, and tidy up'
-	@echo 'make test                 linters, types, and all tests'
+	@echo 'make check                linters, types, and the tests that need no cluster: about a minute'
+	@echo 'make test                 linters, types, and all tests (WORKERS=2: two at a time, where that is safe)'
 	@echo 'make test-attacks         attacks by a user, and the same on a build from which the checks were removed'
 	@echo 'make bench                what a containerised step costs'
 	@echo 'make cluster              start a private Slurm cluster to play with (NODES=4 GPUS=2, simulated ones;'
@@ -84,11 +88,17 @@ man: plugins
 demo: plugins
 	@$(PYTHON) -m tools.demo
 
-test: plugins
+lint: plugins
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest
+
+check: lint
+	$(PYTHON) -m pytest -q -n 2 --dist loadgroup tests/structure tests/unit tests/wire --deselect tests/wire/test_fuzz.py
+
+# tests/conftest.py says which tests may run beside each other; WORKERS=1 runs all one after the other.
+test: lint
+	$(PYTHON) -m pytest --durations=10 $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadgroup)
 
 # The attacks on Piolet as it is, and on a build from which the checks were removed, where each has to succeed.
 test-attacks: plugins

@@ -52,8 +52,8 @@ setup(
     entry_points={
         "console_scripts": [
             "piolet = piolet.cli.start:main",
-            "pioletd = piolet.node.main:main",
-            "piolet-imaged = piolet.environment.images.service:main",
+            "pioletd = piolet.cli.pioletd:main",
+            "piolet-imaged = piolet.cli.imaged:main",
         ]
     },
 )

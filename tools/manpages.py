@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import shtab
-from piolet import config
+from piolet.cli import imaged
 from piolet.cli import main as cli
-from piolet.environment.images import service
-from piolet.node import main as node
+from piolet.cli import pioletd as node
+from piolet.site import config
 
 ROOT = Path(__file__).resolve().parents[1]
 MAN, COMPLETION = ROOT / "docs" / "man", ROOT / "etc" / "completion"
@@ -57,7 +57,7 @@ def pages() -> dict[str, str]:
     )
     daemon = (
         f"Runs on every compute node, as root; systemd starts it.\n\n{_options(node.build_parser())}"
-        f"## PIOLET-IMAGED\n\nThe image service, which is never root.\n\n{_options(service.build_parser())}"
+        f"## PIOLET-IMAGED\n\nThe image service, which is never root.\n\n{_options(imaged.build_parser())}"
         "## SEE ALSO\n\npiolet(1), piolet.toml(5)\n"
     )
     return {

@@ -6,7 +6,6 @@ its session there.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -18,11 +17,8 @@ import pytest
 
 from tests.attacks.attack import WEAKENED, Broken
 from tests.attacks.weakenings import WEAKENINGS
-from tests.cluster.faults import Faults
-from tests.cluster.support import BUSYBOX, ROOT, Cluster, busybox_layer, call_tool
-from tools.cluster import cgroup, controllers
-from tools.cluster.errors import ClusterError
-from tools.cluster.packages import missing
+from tests.cluster.faults import Faults, on
+from tests.cluster.support import Cluster, lacking, no_controllers, running
 
 PROGRAMS = Path(__file__).parent / "programs"
 HERE = Path(__file__).parent
@@ -33,11 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    absent = missing() + [name for name in ("cc", "squashfuse") if shutil.which(name) is None]
-    absent += [] if BUSYBOX.exists() else ["busybox (busybox-static)"]
-    why = "needs root, to start a Slurm cluster of its own" if os.geteuid() != 0 else ""
-    if not why and absent:
-        why = f"not installed: {', '.join(absent)}"
+    why = lacking("cc", "squashfuse")
     for item in items:
         if HERE not in item.path.parents:
             continue
@@ -67,36 +59,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     pytest.fail(f"the attack fails although the checks were removed: {', '.join(marker.args)}")
 
 
-def _controllers() -> bool:
-    try:
-        controllers.find(cgroup.MOUNTINFO.read_text("utf-8"))
-    except ClusterError:
-        return False
-    return True
-
-
 def _running(name: str, nodes: int, *more: str) -> Iterator[Faults]:
-    directory = ROOT / "build" / f"{'weakened-' if WEAKENED else ''}{name}"
     # The weakened build lies as RPMs do: usr/lib/piolet is the environment that this interpreter is of.
     build = ["--from-rpm", str(Path(sys.prefix).parents[2])] if WEAKENED else []
-    call_tool("down", "--dir", str(directory))
-    call_tool("up", "--nodes", str(nodes), "--dir", str(directory), *build, *more)
-    try:
-        cluster = Cluster(directory)
-        tiny = cluster.push("tiny", [busybox_layer()], Env=["PATH=/bin"])
-        edf = cluster.edf("alice", f'image = "{tiny}"\n')
-        for user in ("alice", "bob"):
-            cluster.run(user, "piolet", "image", "pull", tiny).good()
-        yield Faults(cluster, edf)
-        cluster.remove_rooms()
-    finally:
-        call_tool("down", "--dir", str(directory))
+    with running(f"{'weakened-' if WEAKENED else ''}{name}", "--nodes", str(nodes), *build, *more) as cluster:
+        yield on(cluster, "alice", "bob")
 
 
 @pytest.fixture(scope="session")
 def faults() -> Iterator[Faults]:
     """A cluster of two nodes, with control groups where there are controllers; its `edf` is of a small image."""
-    yield from _running("attacked", 2, *(["--cgroups"] if _controllers() else []))
+    yield from _running("attacked", 2, *([] if no_controllers() else ["--cgroups"]))
 
 
 @pytest.fixture(scope="session")

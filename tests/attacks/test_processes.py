@@ -17,7 +17,8 @@ from tests.attacks.attack import Broken, attack, by_kernel
 from tests.attacks.test_mounts import image_of, own_image
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, end, kill
-from tests.cluster.support import Cluster, busybox_layer, wait_until
+from tests.cluster.support import Cluster, busybox_layer
+from tests.support.waiting import wait_until
 
 # Not the freezer, in which Slurm puts tasks alone: what is no task is ended by us.
 CONTROLLERS = ("cpuset", "devices", "memory")

@@ -134,8 +134,8 @@ def _too_long(_number: int, _frame: object) -> None:
 @attack("a full backlog is taken for a dead daemon")
 def test_a_full_backlog_costs_the_daemon_its_socket(tmp_path: Path) -> None:
     """Row 16. Promise: the socket of a daemon that lives is not removed by another that starts, however busy it is."""
-    from piolet.environment.images import listening
-    from piolet.errors import PioletError
+    from piolet.base.errors import PioletError
+    from piolet.images import listening
     from piolet.node import main
 
     def start(place: str, path: Path) -> socket.socket:
@@ -166,8 +166,9 @@ def test_a_full_backlog_costs_the_daemon_its_socket(tmp_path: Path) -> None:
 def test_a_workers_answer_ends_the_daemon(data: bytes) -> None:
     """Row 13. Promise: whatever a worker, which is its user, answers, the monitor goes on: what is no answer is refused
     by the one decoder, which raises nothing else."""
-    from piolet.errors import WireError
-    from piolet.node import packets, worker
+    from piolet.base.errors import WireError
+    from piolet.container import worker
+    from piolet.transport import packets
 
     try:
         built = packets.decode(worker.Built, data)

@@ -10,7 +10,8 @@ import pytest
 
 from tests.attacks.attack import Broken, attack
 from tests.cluster.faults import Faults
-from tests.cluster.support import Cluster, wait_until
+from tests.cluster.support import Cluster
+from tests.support.waiting import wait_until
 
 TRAPS = (
     "heapq",
@@ -25,15 +26,6 @@ TRAPS = (
     "logging",
     "pip",
 )
-
-
-def spooled(faults: Faults, node: str = "node1") -> list[dict[str, object]]:
-    """Return what a node's spool has, flat: what says who and where, and what the vetting said."""
-    found = []
-    for path in sorted((faults.root(node) / "run/piolet/spool").iterdir()):
-        with path.open("rb") as file:
-            found += [json.loads(line) for line in file if line.strip().startswith(b"{")]
-    return found
 
 
 LIAR = """\
@@ -67,8 +59,8 @@ def test_a_verdict_names_another_node_and_job(cluster: Cluster, faults: Faults) 
     prolog = cluster.write("alice", room / "prolog.sh", f"#!/bin/sh\n{words}\n", 0o755)
     options = ["-w", "node1", "--vet=p.yaml,retries=0,report=/dev/null"]
     done = cluster.run("alice", "srun", *options, "true", cwd=room, env={"SLURM_TASK_PROLOG": str(prolog)})
-    wait_until(lambda: [one for one in spooled(faults) if mark in json.dumps(one)], 10, f"the record: {done}")
-    (entry, *_) = [one for one in spooled(faults) if mark in json.dumps(one)]
+    wait_until(lambda: [one for one in faults.spooled("node1") if mark in json.dumps(one)], 10, f"the record: {done}")
+    (entry, *_) = [one for one in faults.spooled("node1") if mark in json.dumps(one)]
     ours = {name: value for name, value in entry.items() if name != "said"}
     if ours["node"] != "node1" or ours["job"] == "4242" or ours["step"] == "77":
         raise Broken(f"the spool of node1 believes alice: {ours}")
@@ -80,7 +72,7 @@ def test_a_verdict_names_another_node_and_job(cluster: Cluster, faults: Faults) 
 def test_one_users_verdicts_push_out_those_of_others(tmp_path: Path) -> None:
     """Row 11. Promise: what one user's vettings say cannot push what others' said out of the spool. Alice says as much
     as 12 connections could in a minute; bob has said one thing before."""
-    from piolet.node.spool import Spool, Who
+    from piolet.node.server.spool import Spool, Who
 
     spool = Spool(str(tmp_path), "node1")
     line = b'{"origin":"user","kind":null,"plan":null,"said":{"eval":"x","text":"%s"}}'

@@ -18,8 +18,8 @@ from tests.attacks.weakenings import WEAKENINGS
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {
     "piolet": "piolet.cli.start",
-    "pioletd": "piolet.node.main",
-    "piolet-imaged": "piolet.environment.images.service",
+    "pioletd": "piolet.cli.pioletd",
+    "piolet-imaged": "piolet.cli.imaged",
 }
 _START = """#!/usr/lib/piolet/bin/python3 -I
 import sys

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NODE, VET, IMAGES = "daemons/piolet/node", "daemons/piolet/vet", "daemons/piolet/environment/images"
-
 
 @dataclass(frozen=True)
 class Weakening:
@@ -23,7 +21,7 @@ WEAKENINGS: dict[str, Weakening] = {
     # What the reader of archives does not do: give names of the archive to the file system, and follow what is there.
     "archives are unpacked": _of(
         (
-            f"{IMAGES}/archive.py",
+            "daemons/piolet/images/archive.py",
             """    os.mkdir(folder, 0o700)
     try:
 """,
@@ -41,7 +39,7 @@ WEAKENINGS: dict[str, Weakening] = {
 """,
         ),
         (
-            f"{IMAGES}/cage.py",
+            "daemons/piolet/images/cage.py",
             """        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         soft, hard""",
             """        return ("none",)
@@ -49,70 +47,94 @@ WEAKENINGS: dict[str, Weakening] = {
         ),
     ),
     "images are mounted where users' processes are": _of(
-        (f"{NODE}/main.py", '(("images", 0o700), ("build", 0o755))', '(("images", 0o755), ("build", 0o755))'),
         (
-            f"{NODE}/main.py",
+            "daemons/piolet/node/main.py",
+            '(("images", 0o700), ("build", 0o755))',
+            '(("images", 0o755), ("build", 0o755))',
+        ),
+        (
+            "daemons/piolet/node/main.py",
             '    linux.unshare(linux.CLONE_NEWNS)\n    linux.mount("pioletd", str(images)',
             '    return others\n    linux.mount("pioletd", str(images)',
         ),
     ),
     "binds of the host keep suid": _of(
-        (f"{NODE}/container.py", "        linux.set_mount_attributes(tree, linux.MOUNT_ATTR_NOSUID)\n", ""),
+        (
+            "daemons/piolet/container/native.py",
+            "        linux.set_mount_attributes(tree, linux.MOUNT_ATTR_NOSUID)\n",
+            "",
+        ),
     ),
     "squashfuse stays in pioletd's control group": _of(
-        (f"{NODE}/monitor.py", "stepd = who.peer if order.foreign or served else 0", "stepd = 0"),
+        ("daemons/piolet/node/root/monitor.py", "stepd = who.peer if order.foreign or served else 0", "stepd = 0"),
     ),
     # The pause makes the moment in which the user can end the killer as long as a busy machine may make it.
     "a container is killed once": _of(
-        (f"{NODE}/endings.py", "        if status == 0:\n", "        if True:\n"),
+        ("daemons/piolet/node/root/endings.py", "        if status == 0:\n", "        if True:\n"),
         (
-            f"{NODE}/leftovers.py",
+            "daemons/piolet/node/root/leftovers.py",
             "        if not _may_signal(1) and not _may_signal(monitor):\n",
             "        import time\n\n        time.sleep(0.05)\n"
             "        if not _may_signal(1) and not _may_signal(monitor):\n",
         ),
     ),
     "no worker slots for each user": _of(
-        (f"{NODE}/monitor.py", "if self._building.total() >= _WORKERS_MAX:", "if self._building.total() >= 12:"),
-        (f"{NODE}/monitor.py", "if self._building[step.who.uid] >= _WORKERS_PER_USER_MAX:", "if False:"),
+        (
+            "daemons/piolet/node/root/monitor.py",
+            "if self._building.total() >= _WORKERS_MAX:",
+            "if self._building.total() >= 12:",
+        ),
+        (
+            "daemons/piolet/node/root/monitor.py",
+            "if self._building[step.who.uid] >= _WORKERS_PER_USER_MAX:",
+            "if False:",
+        ),
     ),
     "an eval's orphans are not looked for": _of(
-        (f"{NODE}/zygote.py", "        if not descendants.end_all(_END_S):\n", "        if False:\n"),
-        (f"{NODE}/zygote.py", "        while not descendants.end_all(0.0):\n", "        while False:\n"),
+        ("daemons/piolet/node/root/zygote.py", "        if not descendants.end_all(_END_S):\n", "        if False:\n"),
+        (
+            "daemons/piolet/node/root/zygote.py",
+            "        while not descendants.end_all(0.0):\n",
+            "        while False:\n",
+        ),
     ),
     "squashfuse keeps what it inherits": _of(
         (
-            f"{NODE}/fuse.py",
+            "daemons/piolet/container/fuse.py",
             "                linux.close_all_but({theirs.fileno()})\n",
             "                for name in map(int, os.listdir('/proc/self/fd')):\n"
             "                    if os.path.exists(f'/proc/self/fd/{name}'):\n"
             "                        os.set_inheritable(name, True)\n",
         ),
     ),
-    "an eval keeps what it inherits": _of((f"{VET}/child.py", "    _close_others(answer)\n", "")),
+    "an eval keeps what it inherits": _of(("daemons/piolet/vet/runner/child.py", "    _close_others(answer)\n", "")),
     "packets are not checked": _of(
         (
-            f"{NODE}/packets.py",
+            "daemons/piolet/transport/packets.py",
             """        if not isinstance(value, dict):
             raise _wrong(where, "an object", value)
 """,
             "",
         ),
         (
-            f"{NODE}/packets.py",
+            "daemons/piolet/transport/packets.py",
             "    except (ValueError, RecursionError) as error:\n",
             "    except ZeroDivisionError as error:\n",
         ),
         (
-            f"{NODE}/packets.py",
+            "daemons/piolet/transport/packets.py",
             """        if type(value) is not kind:
             raise _wrong(where, kind.__name__, value)
 """,
             "",
         ),
-        (f"{NODE}/packets.py", "        if not needed <= value.keys() <= readers.keys():\n", "        if False:\n"),
         (
-            f"{NODE}/packets.py",
+            "daemons/piolet/transport/packets.py",
+            "        if not needed <= value.keys() <= readers.keys():\n",
+            "        if False:\n",
+        ),
+        (
+            "daemons/piolet/transport/packets.py",
             """        if not isinstance(value, list):
             raise _wrong(where, "an array", value)
 """,
@@ -121,12 +143,12 @@ WEAKENINGS: dict[str, Weakening] = {
     ),
     "the lengths of packets are not checked": _of(
         (
-            f"{NODE}/packets.py",
+            "daemons/piolet/transport/packets.py",
             "        if not isinstance(value, list) or len(value) != len(readers):\n",
             "        if False:\n",
         ),
         (
-            f"{NODE}/packets.py",
+            "daemons/piolet/transport/packets.py",
             """    if type(value) is not float or not math.isfinite(value):
         raise _wrong(where, "float", value)
     return value
@@ -136,42 +158,46 @@ WEAKENINGS: dict[str, Weakening] = {
     ),
     "sockets of root are everybody's": _of(
         (
-            f"{NODE}/main.py",
+            "daemons/piolet/node/main.py",
             "_listen(socket_path, 0o600), _listen(score_path, 0o600)",
             "_listen(socket_path, 0o666), _listen(score_path, 0o666)",
         ),
     ),
     "a full backlog is taken for a dead daemon": _of(
         (
-            "daemons/piolet/peer.py",
+            "daemons/piolet/system/peer.py",
             "        except BlockingIOError:\n            return True\n",
             "        except BlockingIOError:\n            return False\n",
         ),
     ),
     "whose a verdict is says the user": _of(
         (
-            f"{VET}/origin.py",
+            "daemons/piolet/vet/origin.py",
             "        if task.requirements or task.search or task.where != HOST:\n            return None\n",
             "        return BUILT_IN, task.target[-40:]\n",
         ),
         (
-            f"{VET}/origin.py",
+            "daemons/piolet/vet/origin.py",
             "return code if code is not None else (USER, None)",
             "return self.code(task) or (USER, None)",
         ),
     ),
     "the spool has no share for each user": _of(
         (
-            f"{NODE}/spool.py",
+            "daemons/piolet/node/server/spool.py",
             "if not self._lines.take(who.uid) or not self._bytes.take(who.uid, len(data)):",
             "if False:",
         ),
-        (f"{NODE}/spool.py", 'f"verdicts-{uid}.jsonl")', '"verdicts-0.jsonl")'),
-        (f"{NODE}/spool.py", 'f"verdicts-{uid}-{time.time_ns()}.jsonl"', 'f"verdicts-0-{time.time_ns()}.jsonl"'),
+        ("daemons/piolet/node/server/spool.py", 'f"verdicts-{uid}.jsonl")', '"verdicts-0.jsonl")'),
+        (
+            "daemons/piolet/node/server/spool.py",
+            'f"verdicts-{uid}-{time.time_ns()}.jsonl"',
+            'f"verdicts-0-{time.time_ns()}.jsonl"',
+        ),
     ),
     "the kernel's log as it is": _of(
         (
-            f"{NODE}/kernellog.py",
+            "daemons/piolet/node/root/kernellog.py",
             "    if not priority.isdigit() or int(priority) >> 3 != _KERNEL or not _DRIVER.match(line):\n"
             "        return None\n",
             "    return line if _DRIVER.match(line) else None\n",
@@ -179,31 +205,39 @@ WEAKENINGS: dict[str, Weakening] = {
     ),
     "Pythons are not isolated": _of(
         (
-            "daemons/piolet/score/local.py",
+            "daemons/piolet/samples/local.py",
             '[sys.executable, "-I", "-m", __name__, *arguments]',
             '[sys.executable, "-m", __name__, *arguments]',
         ),
-        ("daemons/piolet/score/local.py", 'cwd="/", env=closed_environment(os.environ),', ""),
-        (f"{VET}/step.py", '("python3", "-I", "-c", bundle.LOADER)', '("python3", "-c", bundle.LOADER)'),
-        (f"{VET}/requirements.py", '_call([sys.executable, "-I", "-m", "venv"', '_call([sys.executable, "-m", "venv"'),
-        (f"{VET}/requirements.py", 'env=_environment(os.environ), cwd="/", text=True', "text=True"),
+        ("daemons/piolet/samples/local.py", 'cwd="/", env=closed_environment(os.environ),', ""),
+        ("daemons/piolet/vet/step.py", '("python3", "-I", "-c", bundle.LOADER)', '("python3", "-c", bundle.LOADER)'),
         (
-            f"{VET}/requirements.py",
+            "daemons/piolet/vet/requirements.py",
+            '_call([sys.executable, "-I", "-m", "venv"',
+            '_call([sys.executable, "-m", "venv"',
+        ),
+        ("daemons/piolet/vet/requirements.py", 'env=_environment(os.environ), cwd="/", text=True', "text=True"),
+        (
+            "daemons/piolet/vet/requirements.py",
             'command = [sys.executable, "-I", "-m", "pip"',
             'command = [sys.executable, "-m", "pip"',
         ),
     ),
     "no bound for a conversion": _of(
         (
-            f"{IMAGES}/limits.py",
+            "daemons/piolet/images/limits.py",
             "    return min(UNPACKED_MOST, max(UNPACKED_FREE, ratio * packed))\n",
             "    return UNPACKED_MOST\n",
         ),
-        (f"{IMAGES}/limits.py", "    resource.setrlimit(resource.RLIMIT_DATA, (wanted, wanted))\n", ""),
+        ("daemons/piolet/images/limits.py", "    resource.setrlimit(resource.RLIMIT_DATA, (wanted, wanted))\n", ""),
         # As it was: a path may have any length, and every file keeps its own in full.
-        (f"{IMAGES}/tree.py", "        if parent.length + 1 + len(name) > _PATH_LIMIT:\n", "        if False:\n"),
         (
-            f"{IMAGES}/tree.py",
+            "daemons/piolet/images/tree.py",
+            "        if parent.length + 1 + len(name) > _PATH_LIMIT:\n",
+            "        if False:\n",
+        ),
+        (
+            "daemons/piolet/images/tree.py",
             "            self.parent, self.name = parent, name\n",
             "            self.parent, self.name = parent, name\n"
             "            self.target = self.target or path_of(parent, name)\n",
@@ -211,29 +245,29 @@ WEAKENINGS: dict[str, Weakening] = {
     ),
     "users may remove public images": _of(
         (
-            f"{IMAGES}/admin.py",
+            "daemons/piolet/images/admin.py",
             "return rules(uid) or (not access.public and uid in access.users)",
             "return True",
         ),
         (
-            f"{IMAGES}/admin.py",
+            "daemons/piolet/images/admin.py",
             "if access is None or rules(uid) or not (access.public or set(access.users) - {uid}):",
             "if True:",
         ),
     ),
     "logs are not escaped": _of(
         (
-            "daemons/piolet/logs.py",
+            "daemons/piolet/base/logs.py",
             "record.message = shown(record.getMessage())",
             "record.message = record.getMessage()",
         ),
     ),
     "log lines have no bound": _of(
-        ("daemons/piolet/logs.py", "if user is not None and not self._rates.take(user):", "if False:"),
+        ("daemons/piolet/base/logs.py", "if user is not None and not self._rates.take(user):", "if False:"),
     ),
     "a registry's answer has no bound": _of(
         (
-            f"{IMAGES}/worker.py",
+            "daemons/piolet/images/worker.py",
             "            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))\n",
             "            pass\n",
         ),

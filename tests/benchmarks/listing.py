@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.benchmarks.cluster import USER, Cluster
 from tests.benchmarks.paired import Pairs
 from tests.benchmarks.steps import Row
+from tests.support.registry import free_port
 
 JOBS, NODES = 10_000, 5_000
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z:]+)=(.*?)(?=\s[A-Za-z:]+=|$)")
@@ -33,12 +34,6 @@ for changed in [True] * (1 + {_LISTINGS}) + [False]:
     seconds = time.perf_counter() - began
     print(seconds, len(found.jobs), len(found.nodes), len({{job.id for job in found.jobs}}))
 """
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -59,7 +54,7 @@ def large(cluster: Cluster) -> Iterator[Path]:
     )
     lines = [line for line in text.splitlines() if not line.startswith(drop)]
     more = [
-        "ClusterName=large", f"SlurmctldHost={socket.gethostname()}(127.0.0.1)", f"SlurmctldPort={_free_port()}",
+        "ClusterName=large", f"SlurmctldHost={socket.gethostname()}(127.0.0.1)", f"SlurmctldPort={free_port()}",
         f"StateSaveLocation={place}/state", "SlurmctldSyslogDebug=quiet",
         f"SlurmctldPidFile={place}/pid", f"SlurmctldLogFile={place}/log", "MaxArraySize=20001", "MaxJobCount=30000",
         f"NodeName=n[1-{NODES}] NodeAddr=127.0.0.1 CPUs=64 RealMemory=500000 State=UNKNOWN",

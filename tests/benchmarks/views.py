@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from piolet.node import linux, loop
-from piolet.node.devicemapper import DeviceMapper
+from piolet.node.root.devicemapper import DeviceMapper
+from piolet.system import linux, loop
 
 from tests.benchmarks.cluster import ROOT, Cluster, call_tool
 from tests.benchmarks.paired import Pairs, measure, sampled

@@ -7,15 +7,14 @@ PIOLET_TEST_CLUSTER=DIRECTORY names a cluster that is used instead; it is starte
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.support import BUSYBOX, ROOT, Cluster, busybox_layer, call_tool
-from tools.cluster.packages import missing
+from tests.cluster.faults import Faults
+from tests.cluster.support import Cluster, busybox_layer, call_tool, lacking, running
 
 # A guest with another kernel (tools/kernels) is slow: one node is what its tests need.
 NODES, GPUS = int(os.environ.get("PIOLET_TEST_NODES", "4")), 2
@@ -23,11 +22,7 @@ NODES, GPUS = int(os.environ.get("PIOLET_TEST_NODES", "4")), 2
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is here as cluster tests; without what they need they are skipped, and say for lack of what."""
-    absent = missing() + [name for name in ("script", "squashfuse") if shutil.which(name) is None]
-    absent += [] if BUSYBOX.exists() else ["busybox (busybox-static)"]
-    why = "needs root, to start a Slurm cluster of its own" if os.geteuid() != 0 else ""
-    if not why and absent:
-        why = f"not installed: {', '.join(absent)}"
+    why = lacking("script", "squashfuse")
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.cluster)
@@ -38,18 +33,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A cluster of four nodes (or PIOLET_TEST_NODES) with pioletd on each, the image service and a registry."""
+    options = ("--nodes", str(NODES), "--gpus", str(GPUS))
     named = os.environ.get("PIOLET_TEST_CLUSTER")
-    directory = Path(named) if named else ROOT / "build" / "test-cluster"
     if not named:
-        call_tool("down", "--dir", str(directory))
-    call_tool("up", "--nodes", str(NODES), "--gpus", str(GPUS), "--dir", str(directory))
-    try:
-        made = Cluster(directory)
-        yield made
-        made.remove_rooms()
-    finally:
-        if not named:
-            call_tool("down", "--dir", str(directory))
+        with running("test-cluster", *options) as made:
+            yield made
+        return
+    call_tool("up", *options, "--dir", named)
+    made = Cluster(Path(named))
+    yield made
+    made.remove_rooms()
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +58,18 @@ def tiny_edf(cluster: Cluster, tiny: str) -> Path:
     for user in ("alice", "bob"):
         cluster.run(user, "piolet", "image", "pull", tiny).good()
     return edf
+
+
+@pytest.fixture(scope="module")
+def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
+    """The cluster, to do harm to."""
+    return Faults(cluster, tiny_edf)
+
+
+@pytest.fixture
+def room(cluster: Cluster) -> Path:
+    """A directory of alice."""
+    return cluster.room("alice")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -13,9 +14,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.cluster import leftovers
-from tests.cluster.support import ROOT, Cluster, Result, wait_until
+from tests.cluster.support import ROOT, Cluster, Result, busybox_layer
+from tests.support.waiting import wait_until
 from tools.cluster import controllers, lifecycle, packages, processes, services
 from tools.cluster.layout import node_names
 from tools.cluster.state import Process, State, load
@@ -110,6 +113,16 @@ class Faults:
                     here = os.stat(f"/proc/{pid}/ns/mnt").st_ino
                     if node is None or here == os.stat(f"/proc/{self.daemon(f'slurmd-{node}').pid}/ns/mnt").st_ino:
                         found.append(pid)
+        return found
+
+    def spooled(self, node: str, uid: int | None = None) -> list[dict[str, Any]]:
+        """Return what a node's spool has of one user, or of all: what says who and where, and what was said."""
+        found = []
+        for path in sorted(
+            (self.root(node) / "run/piolet/spool").glob("*" if uid is None else f"verdicts-{uid}.jsonl")
+        ):
+            with path.open("rb") as file:
+                found += [json.loads(line) for line in file if line.strip().startswith(b"{")]
         return found
 
     # -- pioletd
@@ -256,6 +269,15 @@ class Faults:
         for user in ("alice", "bob"):
             self.cluster.run(user, "scancel", "--full", f"--user={user}")
             self.cluster.run(user, "scancel", f"--user={user}")
+
+
+def on(cluster: Cluster, *users: str, **settings: Any) -> Faults:
+    """Return a cluster to do harm to, with a small image, as `settings` say, which these users have pulled."""
+    tiny = cluster.push("tiny", [busybox_layer()], Env=["PATH=/bin"], **settings)
+    edf = cluster.edf("alice", f'image = "{tiny}"\n')
+    for user in users:
+        cluster.run(user, "piolet", "image", "pull", tiny).good()
+    return Faults(cluster, edf)
 
 
 def _node_of(pid: int) -> str:

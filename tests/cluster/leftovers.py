@@ -30,6 +30,7 @@ from tools.cluster.state import State, load
 _PROGRAMS = ("squashfuse", "skopeo", "mksquashfs", "crun", "slurmstepd", "slurmd", "slurmctld", "munged")
 _ACCOUNTS = ("piolet", "piolet-images")
 _TEMPORARY = Path("/tmp")
+_ELSEWHERE = (f"{_TEMPORARY}/", "/run/netns")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def take(layout: Layout) -> Census:
             "process": Counter(kinds.values()),
             "zombie": Counter(_zombies({pid for pid, kind in kinds.items() if kind.startswith("pioletd")})),
             "namespace": Counter(_namespaces(kinds)),
-            "mount": Counter(_mounts(kinds)),
+            "mount": Counter(_mounts(layout, kinds)),
             "loop device": Counter(_loops(layout, state)),
             "descriptor": Counter(_descriptors(kinds)),
             "file": Counter(_files(layout, state)),
@@ -148,8 +149,12 @@ def _namespaces(kinds: dict[int, str]) -> Iterator[str]:
         yield from named.values()
 
 
-def _mounts(kinds: dict[int, str]) -> Iterator[str]:
-    """Yield the mounts of every namespace: of this machine, of each node, of each pioletd, of each container."""
+def _mounts(layout: Layout, kinds: dict[int, str]) -> Iterator[str]:
+    """Yield the mounts of every namespace: of this machine, of each node, of each pioletd, of each container.
+
+    Of this machine, what others mount meanwhile is none of the cluster's: what other tests mount below /tmp or as
+    network namespaces, and what is neither below the cluster's directory nor of a kind that Piolet mounts.
+    """
     seen: set[int] = set()
     # Daemons on record first, whose names have no blank: a child that was forked just now is in the same namespace.
     for pid, kind in [(os.getpid(), "this machine"), *sorted(kinds.items(), key=lambda i: " " in i[1])]:
@@ -163,8 +168,12 @@ def _mounts(kinds: dict[int, str]) -> Iterator[str]:
                 place, tail = before.split()[4], after.split()
                 if tail[0] == "squashfs" and "/mnt/images/" in place:
                     continue  # counted as a loop device
-                ours = "piolet" in line or tail[0].startswith("fuse") or tail[0] in ("overlay", "squashfs", "nsfs")
-                if ours or kind == "this machine":
+                here = kind == "this machine"
+                below = here and place.startswith(f"{layout.root}/")
+                if here and not below and place.startswith(_ELSEWHERE):
+                    continue
+                like_ours = tail[0].startswith("fuse") or tail[0] in ("overlay", "squashfs", "nsfs")
+                if below or like_ours or "piolet" in line:
                     yield f"{kind.split(' (')[0]}: {tail[0]} {tail[1]} at {place}"
 
 

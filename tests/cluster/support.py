@@ -6,6 +6,7 @@ asserts what a command has to do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
@@ -14,8 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import oci
+from tests.support.waiting import PATIENCE, wait_until
+from tools.cluster import cgroup, controllers, packages, registry
+from tools.cluster.errors import ClusterError
 from tools.cluster.layout import Layout, layout_for
 
 ROOT = Path(__file__).resolve().parents[2]
 BUSYBOX = Path("/bin/busybox")
 TIMEOUT_S = 60.0
-# How many times slower than a machine this one is: a guest that is emulated.
-PATIENCE = float(os.environ.get("PIOLET_TEST_PATIENCE", "1"))
-PUSH = ("skopeo", "--insecure-policy", "copy", "-q", "--preserve-digests", "--dest-tls-verify=false")
 
 
 @dataclass(frozen=True)
@@ -196,22 +196,7 @@ class Cluster:
             digest = oci.build(Path(folder) / "image", layers, settings=settings)
             # A tag is looked up once and then known: what changes gets another.
             reference = f"{self.registry}/test/{name}:{digest[7:19]}"
-            done = subprocess.run(
-                [
-                    "skopeo",
-                    "--insecure-policy",
-                    "copy",
-                    "-q",
-                    "--preserve-digests",
-                    "--dest-tls-verify=false",
-                    f"dir:{folder}/image",
-                    f"docker://{reference}",
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
+            registry.copy(f"dir:{folder}/image", reference, timeout_s=registry.PUSH_TIMEOUT_S * PATIENCE)
         return reference
 
     def remove_rooms(self) -> None:
@@ -233,12 +218,36 @@ def busybox_layer(*more: oci.Entry, etc: bool = True) -> list[oci.Entry]:
     return [*entries, *more]
 
 
-def wait_until(happened: Callable[[], object], limit_s: float = 20.0, what: str = "it") -> None:
-    """Return when `happened()` is true; AssertionError after `limit_s` seconds (times PATIENCE)."""
-    deadline = time.monotonic() + limit_s * PATIENCE
-    while not happened():
-        assert time.monotonic() < deadline, f"{what} did not happen in {limit_s * PATIENCE:.0f} s"
-        time.sleep(0.05)
+@contextlib.contextmanager
+def running(name: str, *options: str) -> Iterator[Cluster]:
+    """Start a cluster in build/NAME with these options of `tools.cluster up`; end it afterwards, whatever happens."""
+    where = ("--dir", str(ROOT / "build" / name))
+    call_tool("down", *where)
+    call_tool("up", *options, *where)
+    try:
+        made = Cluster(Path(where[1]))
+        yield made
+        made.remove_rooms()
+    finally:
+        call_tool("down", *where)
+
+
+def lacking(*programs: str) -> str:
+    """Return why no cluster can be started here, and used with these programs; empty if it can."""
+    if os.geteuid() != 0:
+        return "needs root, to start a Slurm cluster of its own"
+    absent = packages.missing() + [name for name in programs if shutil.which(name) is None]
+    absent += [] if BUSYBOX.exists() else ["busybox (busybox-static)"]
+    return f"not installed: {', '.join(absent)}" if absent else ""
+
+
+def no_controllers() -> str:
+    """Return why steps have no control groups of their own on this machine; empty if they can have them."""
+    try:
+        controllers.find(cgroup.MOUNTINFO.read_text("utf-8"))
+    except ClusterError as error:
+        return str(error)
+    return ""
 
 
 def call_tool(*arguments: str) -> None:

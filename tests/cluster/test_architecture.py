@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import urllib.request
 from pathlib import Path
 
-from tests.cluster.support import PATIENCE, PUSH, Cluster, busybox_layer
+from tests.cluster.support import Cluster, busybox_layer
 from tests.support import oci
+from tests.support.waiting import PATIENCE
+from tools.cluster import registry
 
 SLOW_S = 600.0
 """For what takes seconds here, and minutes in a guest that is emulated."""
@@ -23,8 +24,8 @@ def test_a_step_runs_the_image_that_is_made_for_its_nodes(cluster: Cluster, tmp_
     for architecture, variant in platforms:
         mark = oci.file("architecture", f"{architecture}\n".encode())
         digest = oci.build(tmp_path / architecture, [busybox_layer(mark)], architecture=architecture)
-        where = f"docker://{cluster.registry}/test/platforms:{architecture}"
-        subprocess.run([*PUSH, f"dir:{tmp_path / architecture}", where], check=True, timeout=SLOW_S)
+        where = f"{cluster.registry}/test/platforms:{architecture}"
+        registry.copy(f"dir:{tmp_path / architecture}", where, timeout_s=SLOW_S)
         platform = {"os": "linux", "architecture": architecture} | ({"variant": variant} if variant else {})
         size = (tmp_path / architecture / "manifest.json").stat().st_size
         kind = f"{oci.OCI}.manifest.v1+json"
@@ -47,7 +48,7 @@ def test_an_image_for_other_nodes_alone_is_refused_in_a_sentence(cluster: Cluste
     other = "s390x"
     oci.build(tmp_path / "image", [busybox_layer()], architecture=other)
     where = f"{cluster.registry}/test/other:{other}"
-    subprocess.run([*PUSH, f"dir:{tmp_path / 'image'}", f"docker://{where}"], check=True, timeout=SLOW_S)
+    registry.copy(f"dir:{tmp_path / 'image'}", where, timeout_s=SLOW_S)
     done = cluster.srun("alice", cluster.edf("alice", f'image = "{where}"\n'), "true", timeout=SLOW_S)
     assert done.status != 0 and f"linux/{other}" in done.both and f"linux/{oci.ARCHITECTURE}" in done.both
     assert "hint: " in done.both and "Traceback" not in done.both

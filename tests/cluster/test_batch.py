@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.support import Cluster, Result, busybox_layer, wait_until
+from tests.cluster.support import Cluster, Result, busybox_layer
 from tests.support import oci
+from tests.support.waiting import wait_until
 
 WHERE = "[ -e /marker ] && cat /marker || echo on the host"
 

@@ -9,11 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from piolet.score.dataset import open_dataset
+from piolet.samples.dataset import open_dataset
 
-from tests.cluster.support import ROOT, Cluster, call_tool
-from tools.cluster import cgroup, controllers
-from tools.cluster.errors import ClusterError
+from tests.cluster.support import Cluster, no_controllers, running
 
 MIB = 50
 BURN_S = 2.0
@@ -41,19 +39,11 @@ time.sleep(1.5)
 @pytest.fixture(scope="module")
 def confined() -> Iterator[Cluster]:
     """A cluster of one node with control groups, of the version that this machine has."""
-    try:
-        controllers.find(cgroup.MOUNTINFO.read_text("utf-8"))
-    except ClusterError as error:
-        pytest.skip(f"make cluster CGROUPS=1 is not to be had: {error}")
-    directory = ROOT / "build" / "test-confined"
-    call_tool("down", "--dir", str(directory))
-    call_tool("up", "--nodes", "1", "--cgroups", "--dir", str(directory))
-    try:
-        made = Cluster(directory)
+    why = no_controllers()
+    if why:
+        pytest.skip(f"make cluster CGROUPS=1 is not to be had: {why}")
+    with running("test-confined", "--nodes", "1", "--cgroups") as made:
         yield made
-        made.remove_rooms()
-    finally:
-        call_tool("down", "--dir", str(directory))
 
 
 def host_figures(data: Path) -> dict[str, list[float]]:

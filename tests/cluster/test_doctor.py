@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from tests.cluster.faults import Faults
 from tests.cluster.support import Cluster
-
-
-@pytest.fixture(scope="module")
-def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
-    return Faults(cluster, tiny_edf)
 
 
 def doctor(cluster: Cluster, faults: Faults, user: str = "root") -> tuple[int, str]:

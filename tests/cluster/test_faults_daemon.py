@@ -11,21 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from piolet.node import leftovers as node_leftovers
+from piolet.container import labels
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, assert_sentence, elapsed, end, error_lines, kill, python
-from tests.cluster.support import Cluster, wait_until
+from tests.support.waiting import wait_until
 from tools.cluster import processes
 from tools.cluster.layout import node_names
 
 STEPS, AT_ONCE = 200, 40
 SOCKET = "/run/piolet/node.sock"
-
-
-@pytest.fixture(scope="module")
-def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
-    return Faults(cluster, tiny_edf)
 
 
 def kill_pioletd(faults: Faults, node: str, which: str) -> None:
@@ -104,7 +99,7 @@ def test_slurmstepd_is_killed_while_pioletd_is_down(faults: Faults) -> None:
 )
 def test_a_label_that_is_no_steps_of_this_node_ends_nothing(faults: Faults, label: str) -> None:
     """A root mount that claims to be a container: a user's own, or that of a daemon of another cluster."""
-    label = f"piolet:{label.format(place=node_leftovers.place('node2', str(faults.root('node2') / 'run/piolet')))}"
+    label = f"piolet:{label.format(place=labels.place('node2', str(faults.root('node2') / 'run/piolet')))}"
     victim = faults.root("node2") / "run/victim"
     room = faults.cluster.room("alice")
     script = faults.cluster.script(

@@ -17,13 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from piolet.node import imagemounts
+from piolet.node.root import imagemounts
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, assert_sentence, elapsed, end, kill
-from tests.cluster.support import Cluster, busybox_layer, wait_until
+from tests.cluster.support import busybox_layer
 from tests.support import oci
 from tests.support.registry import Registry, free_port, reply, sham
+from tests.support.waiting import wait_until
 from tools.cluster import cgroup, processes
 from tools.cluster.accounts import numbers
 
@@ -31,11 +32,6 @@ Handler = http.server.BaseHTTPRequestHandler
 MANIFEST = f"{oci.OCI}.manifest.v1+json"
 MOMENTS = 10
 USERS, EACH = ("alice", "bob"), 4
-
-
-@pytest.fixture(scope="module")
-def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
-    return Faults(cluster, tiny_edf)
 
 
 @pytest.fixture

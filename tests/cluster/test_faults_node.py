@@ -13,12 +13,8 @@ import pytest
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, assert_sentence, elapsed, end, error_lines, kill
-from tests.cluster.support import BUSYBOX, Cluster, wait_until
-
-
-@pytest.fixture(scope="module")
-def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
-    return Faults(cluster, tiny_edf)
+from tests.cluster.support import BUSYBOX
+from tests.support.waiting import wait_until
 
 
 def test_slurmstepd_is_killed_while_two_tasks_run(faults: Faults) -> None:

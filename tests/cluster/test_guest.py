@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from piolet.node import imagemounts
+from piolet.node.root import imagemounts
 
 from tests.cluster.faults import Faults
-from tests.cluster.support import Cluster, wait_until
+from tests.cluster.support import Cluster
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.kernels,

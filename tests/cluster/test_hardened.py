@@ -9,35 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.faults import Faults
-from tests.cluster.support import BUSYBOX, ROOT, Cluster, busybox_layer, call_tool
-from tools.cluster import cgroup, controllers
-from tools.cluster.errors import ClusterError
+from tests.cluster.faults import Faults, on
+from tests.cluster.support import BUSYBOX, Cluster, no_controllers, running
 
 
 @pytest.fixture(scope="module")
 def faults() -> Iterator[Faults]:
     """A cluster of one such node, with control groups where the machine has controllers; and the image `tiny`."""
-    try:
-        controllers.find(cgroup.MOUNTINFO.read_text("utf-8"))
-        more = ["--cgroups"]
-    except ClusterError:
-        more = []
-    directory = ROOT / "build" / "test-hardened"
-    call_tool("down", "--dir", str(directory))
-    call_tool("up", "--nodes", "1", "--dir", str(directory), *more)
-    try:
-        cluster = Cluster(directory)
-        tiny = cluster.push("tiny", [busybox_layer()], Env=["PATH=/bin"], Entrypoint=["/bin/env", "FROM=entrypoint"])
-        cluster.run("alice", "piolet", "image", "pull", tiny).good()
-        made = Faults(cluster, cluster.edf("alice", f'image = "{tiny}"\n'))
+    more = [] if no_controllers() else ["--cgroups"]
+    with running("test-hardened", "--nodes", "1", *more) as cluster:
+        made = on(cluster, "alice", Entrypoint=["/bin/env", "FROM=entrypoint"])
         mount(made, "-t", "proc", "-o", "nosuid,nodev,noexec,hidepid=2", "proc", "/proc")
         mount(made, "-o", "remount,bind,nosuid,nodev,noexec", "/run")
         made.restart_pioletd("node1")
         yield made
-        cluster.remove_rooms()
-    finally:
-        call_tool("down", "--dir", str(directory))
 
 
 def mount(faults: Faults, *words: str) -> None:

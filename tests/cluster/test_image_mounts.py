@@ -13,14 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from piolet.config import load
-from piolet.node import imagemounts
-from piolet.node.imagemounts import DEVICE_MAPPER, FUSE, IDMAP, WAYS, Choice
+from piolet.node.root import imagemounts
+from piolet.node.root.imagemounts import DEVICE_MAPPER, FUSE, IDMAP, WAYS, Choice
+from piolet.site.config import load
 
 from tests.cluster.faults import Faults, assert_sentence
-from tests.cluster.support import Cluster, busybox_layer, wait_until
+from tests.cluster.support import Cluster, busybox_layer
 from tests.support import oci
 from tests.support.oldstore import age, ids
+from tests.support.waiting import wait_until
 
 NODE = "node1"
 SIMULATORS = Path(__file__).parents[1] / "simulators"
@@ -80,11 +81,6 @@ def way(request: pytest.FixtureRequest, faults: Faults) -> Iterator[str]:
         if choice.way != request.param:
             pytest.skip(choice.describe())
         yield request.param
-
-
-@pytest.fixture(scope="module")
-def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
-    return Faults(cluster, tiny_edf)
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.support import Cluster, Result, busybox_layer, wait_until
+from tests.cluster.support import Cluster, Result, busybox_layer
 from tests.support import oci
 from tests.support.registry import Registry, sham
+from tests.support.waiting import wait_until
 
 SETTINGS = {"Env": ["PATH=/bin"]}
 
@@ -160,7 +161,7 @@ def test_a_pull_that_hangs_can_be_interrupted(cluster: Cluster, number: signal.S
 
     def hang(handler: http.server.BaseHTTPRequestHandler) -> None:
         asked.set()
-        release.wait(30)
+        release.wait(120)
 
     with sham(hang) as address:
         edf = cluster.edf("alice", f'image = "{address}/some/image:1"\n')
@@ -168,7 +169,8 @@ def test_a_pull_that_hangs_can_be_interrupted(cluster: Cluster, number: signal.S
         try:
             wait_until(asked.is_set, what="the question to the registry")
             process.send_signal(number)
-            out, _ = process.communicate(timeout=10)
+            # The registry answers after two minutes, if at all.
+            out, _ = process.communicate(timeout=60)
         finally:
             release.set()
             process.kill()

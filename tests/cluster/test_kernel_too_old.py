@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from piolet.node import imagemounts
+from piolet.node.root import imagemounts
 
 from tests.cluster.faults import Faults, assert_sentence
 from tests.cluster.support import BUSYBOX, Cluster

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.faults import Faults
-from tests.cluster.support import BUSYBOX, ROOT, Cluster, busybox_layer, call_tool, wait_until
+from tests.cluster.faults import Faults, on
+from tests.cluster.support import BUSYBOX, Cluster, running
+from tests.support.waiting import wait_until
 
 # A plugin of a site that does the same with every task, and leaves no namespace where anybody could find it.
 SITE_PLUGIN = r"""
@@ -34,19 +35,8 @@ int slurm_spank_task_init_privileged(spank_t spank, int argc, char **argv)
 @pytest.fixture(scope="module")
 def faults() -> Iterator[Faults]:
     """A cluster of one node whose jobs have directories of their own, with the image `tiny`."""
-    directory = ROOT / "build" / "test-private-tmp"
-    call_tool("down", "--dir", str(directory))
-    call_tool("up", "--nodes", "1", "--private-tmp", "--dir", str(directory))
-    try:
-        made = Cluster(directory)
-        tiny = made.push("tiny", [busybox_layer()], Env=["PATH=/bin"])
-        edf = made.edf("alice", f'image = "{tiny}"\n')
-        for user in ("alice", "bob"):
-            made.run(user, "piolet", "image", "pull", tiny).good()
-        yield Faults(made, edf)
-        made.remove_rooms()
-    finally:
-        call_tool("down", "--dir", str(directory))
+    with running("test-private-tmp", "--nodes", "1", "--private-tmp") as cluster:
+        yield on(cluster, "alice", "bob")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.support import Cluster, wait_until
+from tests.cluster.support import Cluster
+from tests.support.waiting import wait_until
 
 PROGRAM = """\
 import json, sys

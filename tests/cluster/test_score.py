@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -17,16 +16,13 @@ import pytest
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, end, kill
-from tests.cluster.support import Cluster, Result, wait_until
+from tests.cluster.support import Cluster, Result
+from tests.support.registry import free_port
+from tests.support.waiting import wait_until
 from tools.cluster import gpus
 from tools.cluster.layout import node_names
 
 MATMUL, SPIN, COPY = "gpu\nload matmul 600\n", "gpu\nload spin 600\n", "gpu\nload copy 600\n"
-
-
-@pytest.fixture(scope="module")
-def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
-    return Faults(cluster, tiny_edf)
 
 
 @pytest.fixture(autouse=True)
@@ -345,9 +341,7 @@ def test_pioletd_serves_metrics_where_the_site_says_so(cluster: Cluster, faults:
     """While a step runs, with its labels; afterwards there is no step. By default nothing listens."""
     config = cluster.layout.piolet_toml
     before = config.read_text("utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        where = f"127.0.0.1:{probe.getsockname()[1]}"
+    where = f"127.0.0.1:{free_port()}"
     room = cluster.room("alice")
     try:
         config.write_text(f'{before}\n[score]\nprometheus = "{where}"\n', "utf-8")

@@ -40,11 +40,6 @@ evals:
 """
 
 
-@pytest.fixture(scope="module")
-def faults(cluster: Cluster, tiny_edf: Path) -> Faults:
-    return Faults(cluster, tiny_edf)
-
-
 @pytest.fixture
 def room(cluster: Cluster) -> Path:
     path = cluster.room("alice")

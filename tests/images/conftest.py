@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,21 +19,24 @@ from typing import Any
 import pytest
 
 from tests.support import oci
-from tests.support.registry import Registry, wait_until
+from tests.support.oci import Entry
+from tests.support.registry import Registry
+from tests.support.waiting import wait_until
 
 # Users must reach it: where they cannot reach the checkout, its build/ is a link to where they can.
 PYTHON = str(Path(sys.executable).parent.resolve() / "python")
 SERVICE, ALICE, BOB = 4242, 4301, 4302
+SECRET = b"what only the service may read"
 PROGRAMS = ("skopeo", "mksquashfs", "unsquashfs", "docker-registry", "zstd", "setpriv")
-SERVE = "import sys; from piolet.environment.images.service import main; sys.exit(main(sys.argv[1:]))"
+SERVE = "import sys; from piolet.cli.imaged import main; sys.exit(main(sys.argv[1:]))"
 ASK = """
 import json, pathlib, sys
-from piolet import config
-from piolet.errors import PioletError
-from piolet.environment.images import client
+from piolet.site import config
+from piolet.base.errors import PioletError
+from piolet.images import client
 request, said = json.loads(sys.argv[2]), []
 try:
-    settings = config.load(pathlib.Path(sys.argv[1]))
+    settings = config.load(pathlib.Path(sys.argv[1])).images
     info = client.find(request["reference"], settings, request["mode"], said.append)
     answer = {"digest": info.image.digest, "path": info.image.path, "watch": info.watch, "env": info.env}
 except PioletError as error:
@@ -130,7 +134,7 @@ class Site:
     def python(self, code: str) -> list[str]:
         """Return the start of a command that runs `code`, in which a cage has `walls`."""
         if self.walls is not None:
-            code = f"from piolet.environment.images import jobs; jobs.WALLS = {self.walls!r}\n" + code
+            code = f"from piolet.images import jobs; jobs.WALLS = {self.walls!r}\n" + code
         return [PYTHON, "-c", code]
 
     def alive(self) -> bool:
@@ -240,3 +244,59 @@ def image(room: Path) -> Path:
         settings={"Env": ["PATH=/bin", "A=b=c"], "Entrypoint": ["/bin/tool"], "WorkingDir": "/srv"},
     )
     return room / "image"
+
+
+@dataclass
+class Place:
+    """Where alice imports to: the image service, or a store of her own."""
+
+    site: Site
+    store: Path
+    more: dict[str, str]
+    victims: list[Path]
+
+    def bring(
+        self, entries: list[Entry] | bytes, *words: str, form: int = tarfile.PAX_FORMAT
+    ) -> subprocess.CompletedProcess[str]:
+        path = self.site.room / "a.tar"
+        path.write_bytes(entries if isinstance(entries, bytes) else oci.tar(entries, form))
+        return self.site.piolet(ALICE, "image", "import", *(words or (f"oci-archive:{path}",)), **self.more)
+
+    def listing(self) -> dict[str, Any]:
+        """Return mode, size, owner, time and links of everything in the store, in the home and beside it."""
+        found: dict[str, Any] = {}
+        for top in (self.store, self.site.room / "home", self.site.room / "secret"):
+            for path in [top, *top.rglob("*")]:
+                if path.parent.name not in ("leases", "tmp") and path.name not in ("leases", "tmp"):
+                    seen = path.lstat()
+                    target = os.readlink(path) if path.is_symlink() else ""
+                    time = 0 if path.is_dir() else seen.st_mtime_ns
+                    found[str(path)] = (
+                        seen.st_mode,
+                        seen.st_size if not path.is_dir() else 0,
+                        seen.st_uid,
+                        time,
+                        target,
+                    )
+        return found
+
+
+@pytest.fixture(params=["service", "own store"])
+def place(request: pytest.FixtureRequest, site: Site, registry: Registry, room: Path, image: Path) -> Iterator[Place]:
+    """A store with a public image in it, and a file of the account that imports."""
+    home = room / "home"
+    home.mkdir()
+    (home / ".profile").write_text("mine")
+    secret = room / "secret"
+    secret.write_bytes(SECRET)
+    secret.chmod(0o600)
+    os.chown(secret, SERVICE, SERVICE)
+    more, store = {"HOME": str(home)}, site.store
+    if request.param == "own store":
+        store = home / "images"
+        more["EDF_IMAGESTORE"] = str(store)
+        os.chown(secret, ALICE, ALICE)
+    subprocess.run(["chown", "-R", f"{ALICE}:{ALICE}", home], check=True)
+    pulled = site.ask(ALICE, registry.push(image, "demo:1"), **more)
+    name = pulled["digest"].replace(":", "-")
+    yield Place(site, store, more, [store / f"{name}.sqsh", store / f"{name}.access", home / ".profile"])

@@ -13,16 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from piolet.environment.images import protocol
-from piolet.environment.images.squash import Squasher, squash
-from piolet.environment.images.tarstream import Member
-from piolet.environment.images.tree import Tree
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images import protocol
+from piolet.images.squash import Squasher, squash
+from piolet.images.tarstream import Member
+from piolet.images.tree import Tree
 
 from tests.images.conftest import ALICE, BOB, PYTHON, SERVICE, Site, become, environment, finish, needs_root
 from tests.images.test_users import credentials
 from tests.support import oci
-from tests.support.registry import Registry, wait_until
+from tests.support.registry import Registry
+from tests.support.waiting import wait_until
 
 FLOOD = """
 import socket, sys, time
@@ -141,8 +142,8 @@ def test_a_conversion_that_takes_too_long_for_its_size(site: Site, registry: Reg
     script.chmod(0o755)
     impatient = site.room / "impatient.py"
     impatient.write_text(
-        "import sys\nfrom piolet.environment.images import limits, service\n"
-        "limits.PATIENCE_S = 1\nlimits._CHECK_S = 0.1\nsys.exit(service.main(sys.argv[1:]))\n"
+        "import sys\nfrom piolet.cli import imaged\nfrom piolet.images import limits\n"
+        "limits.PATIENCE_S = 1\nlimits._CHECK_S = 0.1\nsys.exit(imaged.main(sys.argv[1:]))\n"
     )
     site.stop()
     site.settings |= {"mksquashfs": str(script), "unpack_ratio": 1, "conversion_rate": 1024}

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.environment.images import seccomp
+from piolet.images import seccomp
 
 from tests.images.conftest import ALICE, ASK, BOB, PYTHON, SERVICE, Site, become, environment, finish, needs_root
-from tests.images.test_faults import pids
+from tests.images.processes import pids
 from tests.support import oci
-from tests.support.registry import Registry, auth_file, wait_until
+from tests.support.registry import Registry, auth_file
+from tests.support.waiting import wait_until
 
 HOSTILE = Path(__file__).with_name("hostile.py")
 DENY = Path(__file__).parents[1] / "simulators/deny_userns.py"

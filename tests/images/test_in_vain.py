@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from piolet.node import imagemounts
-from piolet.node.imagemounts import IDMAP, Choice, too_old
+from piolet.node.root import imagemounts
+from piolet.node.root.imagemounts import IDMAP, Choice, too_old
 
 from tests.images.conftest import ALICE, Site, needs_root
 from tests.support.registry import Registry

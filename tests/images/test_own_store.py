@@ -161,9 +161,9 @@ def test_progress_on_a_terminal(site: Site, registry: Registry, image: Path) -> 
     reference = registry.push(image, "app:1")
     controller, terminal = pty.openpty()
     code = (
-        "from piolet import config; from pathlib import Path; from piolet.cli.progress import progress\n"
-        "from piolet.environment.images import client\n"
-        f"settings = config.load(Path({str(site.config)!r}))\n"
+        "from piolet.site import config; from pathlib import Path; from piolet.cli.progress import progress\n"
+        "from piolet.images import client\n"
+        f"settings = config.load(Path({str(site.config)!r})).images\n"
         f"with progress() as show: client.find({reference!r}, settings, 'pull', show)"
     )
     subprocess.run([PYTHON, "-c", code], env=environment(), stderr=terminal, check=True, cwd="/")

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from piolet.environment.images.store import locate
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.store import locate
 
 from tests.images.conftest import ALICE, BOB, Site, finish, needs_root
+from tests.images.processes import children
 from tests.support import oci
-from tests.support.registry import Registry, wait_until
+from tests.support.registry import Registry
+from tests.support.waiting import wait_until
 
 
 def test_pull_then_silence(site: Site, registry: Registry, image: Path) -> None:
@@ -179,17 +181,3 @@ def test_a_client_that_leaves_ends_the_pull(site: Site, registry: Registry, room
     client.kill()
     client.communicate()
     wait_until(lambda: site.leftovers() == [] and "sleep 1000" not in children(site), what="the end of the pull")
-
-
-def children(site: Site) -> str:
-    """Return the commands of all processes below the service."""
-    assert site.process is not None
-    out = subprocess.run(["ps", "-eo", "pid,ppid,stat,args"], capture_output=True, text=True).stdout
-    below, lines = {str(site.process.pid)}, [line.split(None, 3) for line in out.splitlines()[1:]]
-    found = ""
-    for _ in range(4):
-        for pid, parent, state, command in lines:
-            if parent in below and pid not in below and "Z" not in state:
-                below.add(pid)
-                found += command + "\n"
-    return found

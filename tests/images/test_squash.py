@@ -11,15 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
-from piolet.environment.images import limits
-from piolet.environment.images import manifest as documents
-from piolet.environment.images.squash import Squasher, layers_of, merge, squash
-from piolet.errors import ImageError
-from piolet.node import devicemapper
+from piolet.base.errors import ImageError
+from piolet.images import limits
+from piolet.images import manifest as documents
+from piolet.images.squash import Squasher, layers_of, merge, squash
+from piolet.node.root import devicemapper
 
 from tests.support import oci
 from tests.support.oci import Entry, device, file, folder, hardlink, symlink, whiteout
-from tests.support.registry import wait_until
+from tests.support.waiting import wait_until
 
 
 def make(room: Path, name: str, layers: list[list[Entry]], program: str = "mksquashfs") -> Path:

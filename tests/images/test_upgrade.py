@@ -12,19 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from piolet.config import ImagesConfig
-from piolet.environment.images.conversion import Requester
-from piolet.environment.images.importer import Importer
-from piolet.environment.images.reference import parse
-from piolet.environment.images.store import REPLACED_KEPT_S, Access, Store, locate
-from piolet.environment.images.verify import verify
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.conversion import Requester
+from piolet.images.importer import Importer
+from piolet.images.reference import parse
+from piolet.images.settings import ImagesConfig
+from piolet.images.store import REPLACED_KEPT_S, Access, Store, locate
+from piolet.images.verify import verify
 
 from tests.images.conftest import ALICE, BOB, SERVICE, Site, needs_root
 from tests.images.test_users import credentials
 from tests.support import oci
 from tests.support.oldstore import age, ids
-from tests.support.registry import Registry, wait_until
+from tests.support.registry import Registry
+from tests.support.waiting import wait_until
 
 pytestmark = needs_root()
 RENEW = ("image", "prune", "--old-format")

@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from piolet.environment.images.reference import parse
-from piolet.environment.images.store import Access, Store, locate
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.reference import parse
+from piolet.images.store import Access, Store, locate
 
 from tests.images.conftest import ALICE, BOB, SERVICE, Site, needs_root
 from tests.support import oci
-from tests.support.registry import Registry, auth_file, reply, sham, wait_until
+from tests.support.registry import Registry, auth_file, reply, sham
+from tests.support.waiting import wait_until
 
 pytestmark = needs_root()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from piolet.node import linux
+from piolet.system import linux
 
 from tests.kernels.support import Store, make_images
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support.waiting import wait_until
 
 MKSQUASHFS = ("-noappend", "-no-xattrs", "-noI", "-comp", "gzip", "-quiet", "-no-progress")
 
@@ -54,9 +54,9 @@ def devices() -> set[str]:
     return found
 
 
-def wait_until(true: Callable[[], bool], what: str, limit_s: float = 20.0) -> None:
-    """Wait until something is true. Fails where that takes too long."""
-    end = time.monotonic() + limit_s
-    while not true():
-        assert time.monotonic() < end, f"{what} did not come: {devices()}"
-        time.sleep(0.02)
+def wait_gone(before: set[str], what: str) -> None:
+    """Wait until no device is there that was not there `before`; AssertionError says which ones are."""
+    try:
+        wait_until(lambda: devices() <= before, what=what)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {devices() - before}") from None

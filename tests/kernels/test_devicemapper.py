@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.node import devicemapper, linux, loop
-from piolet.node.devicemapper import DeviceMapper
+from piolet.node.root import devicemapper
+from piolet.node.root.devicemapper import DeviceMapper
+from piolet.system import linux, loop
 
-from tests.kernels.support import Store, devices, wait_until
+from tests.kernels.support import Store, devices, wait_gone
 
 UID, GID = 4242, 5353
 
@@ -47,7 +48,7 @@ def nothing_left() -> Iterator[None]:
     before = devices()
     nodes = set(os.listdir("/dev"))
     yield
-    wait_until(lambda: devices() <= before, "the end of all devices")
+    wait_gone(before, "the end of all devices")
     assert {name for name in set(os.listdir("/dev")) - nodes if name.startswith(".piolet")} == set()
 
 
@@ -185,7 +186,7 @@ def test_a_mounter_that_is_killed_leaves_nothing_that_a_sweep_does_not_take(
         # What has a table points at another store: it is not ours to take.
         assert elsewhere == [] or not held
         mapper.sweep(str(store.directory))
-        wait_until(lambda: devices() <= before, f"the end of what was killed at moment {moment}")
+        wait_gone(before, f"the end of what was killed at moment {moment}")
     assert moment > 6, "it was done before it could be killed everywhere"
 
 

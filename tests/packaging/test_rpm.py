@@ -215,7 +215,7 @@ def test_the_plugins_are_those_of_make_plugins(builds: Builds, tmp_path: Path) -
 
 def test_paths_agree_with_where_things_are(packages: Packages) -> None:
     """Units, plugstack's lines, the configuration's defaults, accounts and directories name what the packages bring."""
-    from piolet.config import Config
+    from piolet.site.config import Config
 
     everything = {path for name in packages.paths for path in packages.files(name)}
     for unit in (ROOT / "etc/systemd").iterdir():

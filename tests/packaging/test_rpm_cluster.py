@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.faults import Faults
-from tests.cluster.support import Cluster, busybox_layer, call_tool
+from tests.cluster.support import Cluster, busybox_layer, call_tool, running
 from tests.support.rpm import Root
 from tools import rpm
 from tools.cluster.packages import missing
@@ -23,15 +23,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def cluster(installed: Root) -> Iterator[Cluster]:
     """Two nodes that run what is in the root of the packages."""
-    directory = rpm.ROOT / "build" / "test-cluster-rpm"
-    call_tool("down", "--dir", str(directory))
-    call_tool("up", "--nodes", "2", "--from-rpm", str(installed.path), "--dir", str(directory))
-    try:
-        made = Cluster(directory)
+    with running("test-cluster-rpm", "--nodes", "2", "--from-rpm", str(installed.path)) as made:
         yield made
-        made.remove_rooms()
-    finally:
-        call_tool("down", "--dir", str(directory))
 
 
 def test_a_step_runs_in_its_environment(cluster: Cluster, installed: Root) -> None:

@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from piolet.node.fuse import is_of_fuse_2
+from piolet.container.fuse import is_of_fuse_2
 
 from tests.support.rpm import query, run
 from tools.rpm import ROOT, SPEC

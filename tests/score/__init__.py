@@ -1,0 +1,1 @@
+"""Tests of sampling and scoring as a whole, on scripted GPUs."""

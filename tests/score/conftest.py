@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from piolet.score.dataset import Dataset
+from piolet.samples.dataset import Dataset
 from piolet.score.summary import Summary, summarise
 
 from tests.score import simulation
+from tests.score.hands import Hands
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,12 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def simulate(libraries: Path, tmp_path: Path) -> Callable[..., Dataset]:
     """Sample a script and return the data set."""
     return lambda script, seconds, *more: simulation.simulate(libraries, tmp_path / "data", script, seconds, *more)
+
+
+@pytest.fixture
+def hands() -> Hands:
+    """A clock."""
+    return Hands()
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES
-from piolet.score import dataset
+from piolet.samples import dataset
 
 START = 1_700_000_000_000_000_000
 _CHUNK = 50_000
 
 
-def facts(node: int, gpus: int, seconds: float, period: float) -> dataset.Facts:
+def facts(node: int, gpus: int, seconds: float, period: float) -> dataset.NodeFacts:
     """Return what the sampler would have written of a node."""
     header = {
         "version": 1,
@@ -53,7 +53,7 @@ def facts(node: int, gpus: int, seconds: float, period: float) -> dataset.Facts:
     ticks = int(seconds / period)
     quality = {"ticks": ticks, "late_ticks": 0, "worst_late_s": 0.0, "dropped_frames": 0, "blanks": {}}
     end = START + int(seconds * 1e9)
-    return dataset.Facts(header, quality, [{"event": "end", "at": int(seconds * 1e9)}], START, end, True)
+    return dataset.NodeFacts(header, quality, [{"event": "end", "at": int(seconds * 1e9)}], START, end, True)
 
 
 def samples(node: int, gpus: int, seconds: float, period: float) -> Iterator[dict[str, Any]]:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import piolet
 from piolet.api import Target
-from piolet.score.choose import choose
-from piolet.score.collectors import host
-from piolet.score.dataset import Dataset, open_dataset
-from piolet.score.journal import open_for_writing
-from piolet.score.sampler import Clock, Sampler, Sink, Step
+from piolet.samples.choose import choose
+from piolet.samples.collectors import host
+from piolet.samples.dataset import Dataset, open_dataset
+from piolet.samples.journal import open_for_writing
+from piolet.samples.sampler import Clock, SampledStep, Sampler, Sink
 
 from tests.simulators.dcgm import build as dcgm
 from tests.simulators.nvml import build as nvml
@@ -104,15 +104,15 @@ def main(words: list[str]) -> None:
     began = time.time_ns()
     collectors, why_not = choose(Target(period=period), collector)
     for each in collectors:
-        if isinstance(each, host.Host):
+        if isinstance(each, host.HostCollector):
             each.close()
-    collectors = [each for each in collectors if not isinstance(each, host.Host)]
+    collectors = [each for each in collectors if not isinstance(each, host.HostCollector)]
     if collector == "dcgm":
         # The library's stamps begin now; the scripted clock, at one second.
         collectors[0]._offset_ns = began - 10**9  # type: ignore[attr-defined]
     sampler = Sampler(scripted.clock())
     sink = Sink(open_for_writing(str(directory / "node.journal")))
-    session = sampler.add(Step("1", "0", "node", os.getuid()), collectors, period, sink, why_not)
+    session = sampler.add(SampledStep("1", "0", "node", os.getuid()), collectors, period, sink, why_not)
     end = round(seconds * 1e9)
 
     def stop() -> bool:

@@ -13,11 +13,10 @@ from pathlib import Path
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from piolet import __file__ as package_file
+from piolet.base.errors import PioletError, ScoreError, UsageError
 from piolet.cli import score, scored
-from piolet.config import ScoreConfig
-from piolet.errors import PioletError, UsageError
-from piolet.score.dataset import open_dataset
-from piolet.score.failures import ScoreError
+from piolet.samples.dataset import open_dataset
+from piolet.samples.settings import ScoreConfig
 from piolet.score.summary import summarise
 
 from tests.score import simulation
@@ -93,7 +92,7 @@ def test_a_label_may_begin_with_a_dash(libraries: Path, tmp_path: Path) -> None:
 def test_a_library_that_hangs_does_not_hold_the_command(libraries: Path, tmp_path: Path) -> None:
     """It is waited for a while, then the command runs without."""
     code = (
-        "import sys; from pathlib import Path; from piolet.score import local\n"
+        "import sys; from pathlib import Path; from piolet.samples import local\n"
         "local._START_TIMEOUT_S, local._STOP_TIMEOUT_S = 0.5, 0.5\n"
         "sys.exit(local.run(['echo', 'ran'], Path('hung'), 0.1, 'gpm', None, ''))"
     )
@@ -130,7 +129,7 @@ def test_a_file_of_a_data_set_that_is_not_there(libraries: Path, tmp_path: Path)
 def test_a_sampler_that_cannot_write_says_so(libraries: Path, tmp_path: Path) -> None:
     """In a line, without a traceback."""
     words = [f"--directory={tmp_path}/none", "--node=n", "--period=1", "--collector=host", "--gpus="]
-    done = python(libraries, tmp_path, "-m", "piolet.score.local", *words)
+    done = python(libraries, tmp_path, "-m", "piolet.samples.local", *words)
     assert done.returncode == 1
     assert done.stderr.startswith("piolet: warning: nothing is sampled: cannot write ") and done.stderr.count("\n") == 1
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from piolet.api import HOST_QUANTITIES, Target, Unavailable
-from piolet.score import journal
-from piolet.score.choose import choose
-from piolet.score.collectors.host import Host
-from piolet.score.dataset import Dataset
-from piolet.score.failures import ScoreError
+from piolet.base.errors import ScoreError
+from piolet.samples import journal
+from piolet.samples.choose import choose
+from piolet.samples.collectors.host import HostCollector
+from piolet.samples.dataset import Dataset
 
 from tests.score import simulation
 
@@ -26,7 +26,7 @@ def run(libraries: Path, tmp_path: Path, script: str, code: str) -> str:
     """Run Python where the scripted GPUs are, and return what it printed."""
     path = tmp_path / "script"
     path.write_text(script)
-    prefix = "from piolet.api import Target\nfrom piolet.score.choose import choose\n"
+    prefix = "from piolet.api import Target\nfrom piolet.samples.choose import choose\n"
     done = subprocess.run(
         [sys.executable, "-c", prefix + code],
         env=simulation.environment(libraries, path),
@@ -210,7 +210,7 @@ def group(root: Path, second: int) -> None:
 def test_the_host_is_measured_by_its_cgroup(tmp_path: Path) -> None:
     """Counters become rates over the span; what went through a bond went through its devices."""
     group(tmp_path, 10)
-    host = Host()
+    host = HostCollector()
     host.open(Target(groups=(("", "/sys/fs/cgroup/job_1/step_0"),), root=str(tmp_path)))
     assert host.read(10 * 10**9) == []
     group(tmp_path, 12)
@@ -227,7 +227,7 @@ def test_a_part_that_the_kernel_does_not_tell_is_missing(tmp_path: Path) -> None
     """PSI may be off, the io controller not delegated: the rest still is measured."""
     group(tmp_path, 10)
     (tmp_path / "sys/fs/cgroup/job_1/step_0/io.stat").unlink()
-    host = Host()
+    host = HostCollector()
     host.open(Target(groups=(("", "/sys/fs/cgroup/job_1/step_0"),), root=str(tmp_path)))
     host.read(10**9)
     group_again = tmp_path / "sys/fs/cgroup/job_1/step_0/cpu.stat"
@@ -237,7 +237,7 @@ def test_a_part_that_the_kernel_does_not_tell_is_missing(tmp_path: Path) -> None
     assert got["cpu"] == pytest.approx(5) and got["read"] != got["read"]
     assert any(name == "io" and "controller io" in reason for name, reason in host.blanks)
     with pytest.raises(Unavailable):
-        Host().open(Target(root=str(tmp_path / "nothing")))
+        HostCollector().open(Target(root=str(tmp_path / "nothing")))
 
 
 def tree(root: Path, files: Mapping[str, str]) -> None:
@@ -248,11 +248,11 @@ def tree(root: Path, files: Mapping[str, str]) -> None:
         path.write_text(text)
 
 
-def measured(root: Path, groups: Mapping[str, str], first: Mapping[str, str], then: Mapping[str, str]) -> Host:
+def measured(root: Path, groups: Mapping[str, str], first: Mapping[str, str], then: Mapping[str, str]) -> HostCollector:
     """Return the collector after two looks, two seconds apart; what it gave is in `got` of it."""
     base = {"proc/stat": "cpu  1 2 3 4 5 6 7 8\n", "proc/net/dev": "Inter-|\n face |\n"}
     tree(root, base | dict(first))
-    host = Host()
+    host = HostCollector()
     host.open(Target(groups=tuple(groups.items()), root=str(root)))
     assert host.read(10**9) == []
     tree(root, then)
@@ -301,7 +301,7 @@ def test_the_step_by_control_groups_of_version_1(tmp_path: Path) -> None:
     assert {name for name, _ in host.blanks} == {"io", "pressure"}
     # Before Linux 5.0 or so there is no sum of the groups below.
     (tmp_path / f"sys/fs/cgroup/blkio/{STEP_1}/blkio.throttle.io_service_bytes_recursive").unlink()
-    old = Host()
+    old = HostCollector()
     old.open(Target(groups=tuple(V1.items()), root=str(tmp_path)))
     old.read(10**9)
     (reading,) = old.read(2 * 10**9)

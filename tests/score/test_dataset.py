@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from piolet.api import GPU_QUANTITIES
-from piolet.score import calibrate, compare, dataset, export, foreign, peaks
-from piolet.score.dataset import Dataset, finish, open_dataset
-from piolet.score.failures import ScoreError
+from piolet.base.errors import ScoreError
+from piolet.samples import dataset
+from piolet.samples.dataset import Dataset, finish, open_dataset
+from piolet.score import calibrate, compare, export, foreign, peaks
 from piolet.score.report import figures, html, screen
 from piolet.score.summary import summarise
 

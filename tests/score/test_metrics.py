@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,36 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.config import address_of
-from piolet.errors import ConfigError, PioletError
-from piolet.score.metrics import serve
-from piolet.score.sampler import Sampler, Totals
+from piolet.base.errors import ConfigError, PioletError
+from piolet.samples.metrics import serve
+from piolet.samples.sampler import DeviceTotals, Sampler
+from piolet.samples.settings import address_of
 
 from tests.score import simulation
+from tests.support.registry import free_port
 
 LIMIT_S = 60.0
 SCRIPT = "gpu\nload matmul 1000\ngpu\nload idle 1000\nblank 10 3\n"
 SAMPLER = """
 import os, sys
 from piolet.api import Target
-from piolet.score.choose import choose
-from piolet.score.metrics import serve
-from piolet.score.sampler import Sampler, Sink, Step
+from piolet.samples.choose import choose
+from piolet.samples.metrics import serve
+from piolet.samples.sampler import SampledStep, Sampler, Sink
 collectors, why_not = choose(Target(period=0.1), "gpm")
 sampler = Sampler(totals=True)
 stop = serve(sampler, "nid001", sys.argv[1])
 sink = Sink(os.open("/dev/null", os.O_WRONLY))
-session = sampler.add(Step("42", "0", "nid001", 1000), collectors, 0.1, sink, why_not)
+session = sampler.add(SampledStep("42", "0", "nid001", 1000), collectors, 0.1, sink, why_not)
 print("ready", flush=True)
 sampler.run_until(lambda: os.getppid() == 1)
 """
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def get(url: str) -> str:
@@ -152,7 +145,7 @@ def test_the_text_is_as_prometheus_wants_it(address: str) -> None:
 
 def test_totals_are_integrals() -> None:
     """A missing value adds nothing, and is not a zero."""
-    totals = Totals(3)
+    totals = DeviceTotals(3)
     totals.add(0.5, (1.0, math.nan, math.nan))
     totals.add(2.0, (0.25, 3.0, math.nan))
     totals.add(1.0, (math.nan, 1.0, math.nan))

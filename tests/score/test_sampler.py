@@ -15,13 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 from piolet.api import Collector, Device, Reading, Target
-from piolet.score import journal
-from piolet.score.dataset import Dataset, finish, open_dataset
-from piolet.score.failures import ScoreError
-from piolet.score.sampler import GPU_COLUMNS, KEEP, Clock, Sampler, Session, Sink, Step
+from piolet.base.errors import ScoreError
+from piolet.samples import journal
+from piolet.samples.dataset import Dataset, finish, open_dataset
+from piolet.samples.sampler import GPU_COLUMNS, KEEP, SampledStep, Sampler, Session, Sink
 from piolet.score.summary import summarise
 
 from tests.score import simulation
+from tests.score.hands import Hands
 
 
 class Counting(Collector):
@@ -54,27 +55,6 @@ class Counting(Collector):
         self.closed = True
 
 
-class Hands:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 10**9
-
-    def clock(self) -> Clock:
-        """Return what the sampler takes."""
-        return Clock(lambda: self.now, lambda: self.now + 10**18, lambda s: self.pass_(max(1, round(s * 1e9))))
-
-    def pass_(self, nanoseconds: int) -> None:
-        """Let time pass."""
-        self.now += nanoseconds
-
-
-@pytest.fixture
-def hands() -> Hands:
-    """A clock."""
-    return Hands()
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A journal."""
@@ -87,7 +67,7 @@ def begin(hands: Hands, path: Path, *collectors: Counting, period: float = 0.1) 
         collector.spend = hands.pass_
     sampler = Sampler(hands.clock())
     sink = Sink(journal.open_for_writing(str(path)))
-    return sampler, sampler.add(Step("1", "0", "node"), collectors, period, sink, {})
+    return sampler, sampler.add(SampledStep("1", "0", "node"), collectors, period, sink, {})
 
 
 def test_the_cadence_does_not_drift(hands: Hands, path: Path) -> None:
@@ -121,7 +101,7 @@ def test_several_steps_at_once_with_periods_of_their_own(hands: Hands, tmp_path:
     slow, fast = Counting(), Counting()
     sampler, one = begin(hands, tmp_path / "one.journal", slow, period=1.0)
     sink = Sink(journal.open_for_writing(str(tmp_path / "two.journal")))
-    sampler.add(Step("2", "0", "node"), [fast], 0.1, sink, {})
+    sampler.add(SampledStep("2", "0", "node"), [fast], 0.1, sink, {})
     start = hands.now
     sampler.run_until(lambda: hands.now >= start + 10 * 10**9)
     sampler.remove(one)
@@ -172,7 +152,7 @@ def test_a_sink_that_takes_nothing_does_not_stop_the_sampler(hands: Hands) -> No
     reader, writer = os.pipe()
     collector = Counting()
     sampler = Sampler(hands.clock())
-    session = sampler.add(Step("1", "0", "node"), [collector], 0.01, Sink(writer), {})
+    session = sampler.add(SampledStep("1", "0", "node"), [collector], 0.01, Sink(writer), {})
     sampler.run_until(lambda: hands.now >= 600 * 10**9)
     assert session.sink.dropped > 0 and session.sink._held <= KEEP
     os.set_blocking(reader, False)
@@ -331,8 +311,10 @@ def test_the_cost_is_measured_and_small(running: subprocess.Popen[bytes], tmp_pa
 
 def test_the_sampler_stays_small() -> None:
     """It imports neither numpy nor pyarrow nor what draws."""
-    modules = "piolet.score.local, piolet.score.writer, piolet.score.collectors.gpm, piolet.score.collectors.dcgm"
-    code = f"import sys, {modules}, piolet.score.collectors.host; print(*sys.modules)"
+    modules = (
+        "piolet.samples.local, piolet.samples.writer, piolet.samples.collectors.gpm, piolet.samples.collectors.dcgm"
+    )
+    code = f"import sys, {modules}, piolet.samples.collectors.host; print(*sys.modules)"
     environment = {"PYTHONPATH": str(Path(journal.__file__).parents[2]), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert not {"numpy", "pyarrow", "rich", "matplotlib", "pandas"} & set(done.stdout.split())
@@ -340,7 +322,7 @@ def test_the_sampler_stays_small() -> None:
 
 def test_the_writer_is_the_user_and_finishes(simulate: Callable[..., Dataset], tmp_path: Path) -> None:
     """What goes through a pipe becomes the same data set."""
-    from piolet.score.writer import write
+    from piolet.samples.writer import write
 
     data = simulate("gpu\nload matmul 100\n", 5)
     source = data.nodes[0].path

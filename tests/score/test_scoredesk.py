@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pwd
@@ -12,26 +13,21 @@ from typing import Any
 
 import pytest
 from piolet.api import Collector, Target
-from piolet.errors import WireError
-from piolet.node import scoredesk
-from piolet.node.keeper import USERS_WRITERS_MAX, Keeper, Order, decode
-from piolet.node.scoredesk import ScoreDesk, _Scored
-from piolet.score import request
-from piolet.score.choose import choose
-from piolet.score.failures import ScoreError
-from piolet.score.request import Wish
-from piolet.score.sampler import Clock, Sampler
+from piolet.base.errors import ScoreError, WireError
+from piolet.node.root.keeper import WRITERS, Keeper, decode
+from piolet.node.scoring import Order
+from piolet.node.server import scoredesk
+from piolet.node.server.scoredesk import ScoreDesk, _Scored
+from piolet.samples import request
+from piolet.samples.choose import choose
+from piolet.samples.request import Wish
+from piolet.samples.sampler import Clock, Sampler
+from piolet.transport import packets
 
+from tests.score.hands import Hands
 from tests.wire import messages
 
 SOUND = Wish(out="/tmp/piolet-score-%j.%s", collector="host")
-
-
-class Hands:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 10**9
 
 
 class Noted(Collector):
@@ -48,12 +44,6 @@ class Noted(Collector):
     def close(self) -> None:
         """Note it."""
         self.closed = True
-
-
-@pytest.fixture
-def hands() -> Hands:
-    """A clock."""
-    return Hands()
 
 
 @pytest.fixture
@@ -152,10 +142,11 @@ def test_what_fails_when_a_step_begins_ends_that_step_only(
         broken.setattr(scoredesk, "choose", lambda *_: ([noted], {}))
         place: tuple[Any, str] = {
             "descriptors": (os, "pipe2"),
-            "keeper": (socket, "send_fds"),
+            "keeper": (packets, "send"),
             "sampler": (Sampler, "_header"),
         }[fault]
         broken.setattr(*place, fail)
+        gc.collect()  # what earlier tests left open is not to be closed in between
         before = len(os.listdir("/proc/self/fd"))
         announce(desk, SOUND.to_json(), 1).close()
         assert noted.closed and names(desk) == [] and len(os.listdir("/proc/self/fd")) == before
@@ -166,11 +157,11 @@ def test_what_fails_when_a_step_begins_ends_that_step_only(
 def test_a_full_run_leaves_no_half_of_a_note(desk: ScoreDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step is sampled all the same."""
 
-    def full(path: Path, *_: Any) -> int:
-        path.touch()
+    def full(aside: str, _: str) -> None:
+        assert os.path.exists(aside)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "rename", full)
     with announce(desk, SOUND.to_json()):
         assert names(desk) == ["7.0"] and list(tmp_path.iterdir()) == []
 
@@ -248,13 +239,13 @@ def test_a_users_writers_that_hang_are_that_users_trouble(
 
     monkeypatch.setattr(Keeper, "_start", start)
     taker = Keeper(pwd.getpwuid(0), lambda _: None, keeper[1])
-    for uid in [0] + [1000] * (USERS_WRITERS_MAX + 1) + [1001]:
+    for uid in [0] + [1000] * (WRITERS.each + 1) + [1001]:
         order = {"uid": uid, "gid": 1, "groups": [], "directory": "/d", "node": "n", "step": "1.0"}
         socket.send_fds(keeper[0], [json.dumps(order).encode()], [0])
         assert taker._take(keeper[1])
-    assert begun == [1000] * USERS_WRITERS_MAX + [1001]
+    assert begun == [1000] * WRITERS.each + [1001]
     assert "a step of root is not scored" in caplog.text
-    assert f"{USERS_WRITERS_MAX} writers of uid 1000 are at work" in caplog.text
+    assert f"{WRITERS.each} writers of uid 1000 are at work" in caplog.text
 
 
 def test_each_opening_counts_for_itself(hands: Hands) -> None:
@@ -325,6 +316,6 @@ def test_connections_in_a_loop_do_not_fill_the_log(
             for _ in range(50):
                 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
                     client.connect(str(path))
-            one._on_connect()
+            one._listener.accept()
     assert [record.getMessage().partition(" is refused: ")[2] for record in caplog.records] == ["too many steps"]
     assert one._refused._between > 500

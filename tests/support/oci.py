@@ -8,7 +8,6 @@ A layer is a list of entries, made by `file`, `folder`, `symlink`, `hardlink`, `
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -20,11 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from piolet.environment.images.manifest import machine_architecture
+from piolet.images.manifest import machine_architecture
+
+from tools.cluster.oci import KIND as OCI
+from tools.cluster.oci import describe
+from tools.cluster.oci import digest_of as digest
+
+__all__ = ["OCI", "digest"]
 
 # What images are made for unless a test says otherwise: this machine.
 ARCHITECTURE = machine_architecture(os.uname().machine)
-OCI = "application/vnd.oci.image"
 DOCKER = "application/vnd.docker"
 
 
@@ -110,11 +114,6 @@ def pack(layer: Sequence[Entry] | bytes, compression: str = "gzip") -> Packed:
     return Packed(data, digest(raw), compression)
 
 
-def digest(data: bytes) -> str:
-    """Return `sha256:…` of `data`."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
 def build(
     path: Path,
     layers: Sequence[Sequence[Entry] | bytes | Packed],
@@ -137,24 +136,16 @@ def build(
     ).encode()
     suffix = {"gzip": "+gzip", "zstd": "+zstd", "": ""}
     described = [
-        {
-            "mediaType": f"{DOCKER}.image.rootfs.diff.tar.gzip"
-            if docker
-            else f"{OCI}.layer.v1.tar{suffix[layer.kind]}",
-            "digest": digest(layer.data),
-            "size": len(layer.data),
-        }
+        describe(
+            f"{DOCKER}.image.rootfs.diff.tar.gzip" if docker else f"{OCI}.layer.v1.tar{suffix[layer.kind]}", layer.data
+        )
         for layer in packed
     ]
     manifest = json.dumps(
         {
             "schemaVersion": 2,
             "mediaType": f"{DOCKER}.distribution.manifest.v2+json" if docker else f"{OCI}.manifest.v1+json",
-            "config": {
-                "mediaType": f"{DOCKER}.container.image.v1+json" if docker else f"{OCI}.config.v1+json",
-                "digest": digest(config),
-                "size": len(config),
-            },
+            "config": describe(f"{DOCKER}.container.image.v1+json" if docker else f"{OCI}.config.v1+json", config),
             "layers": described,
         }
     ).encode()

@@ -17,9 +17,11 @@ import os
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from tests.support.waiting import wait_until
+from tools.cluster.registry import copy
 
 CONFIG = """version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
@@ -36,14 +38,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def wait_until(happened: Callable[[], bool], limit_s: float = 20.0, what: str = "it") -> None:
-    """Return when `happened()`; raises AssertionError after `limit_s` seconds."""
-    deadline = time.monotonic() + limit_s
-    while not happened():
-        assert time.monotonic() < deadline, f"{what} did not happen in {limit_s} s"
-        time.sleep(0.02)
 
 
 def _listens(port: int) -> bool:
@@ -90,9 +84,7 @@ class Registry:
         """Push an image that `oci.build` made as `name`; return its whole reference."""
         reference = f"{self.address}/{name}"
         credentials = ["--dest-creds", f"{user}:{self._users[user]}"] if user else []
-        command = ["skopeo", "--insecure-policy", "copy", "-q", "--preserve-digests", "--dest-tls-verify=false"]
-        made = subprocess.run([*command, *credentials, f"dir:{image}", f"docker://{reference}"], capture_output=True)
-        assert made.returncode == 0, made.stderr.decode()
+        copy(f"dir:{image}", reference, *credentials)
         self.requests.clear()
         return reference
 

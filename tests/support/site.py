@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.support import oci
 from tools.cluster.config import cgroup_conf
 from tools.cluster.packages import slurm_version
+from tools.cluster.registry import COPY
 from tools.machines import Machine, booted
 
 USER, UID = "alice", 1500
@@ -88,8 +89,7 @@ class Site:
         """Put an image into the site's registry."""
         place = self.shared / "image"
         oci.build(place, layers, settings={"Env": ["PATH=/bin"]})
-        copy = ["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false"]
-        self.login.good(*copy, "dir:/shared/image", f"docker://{REGISTRY}/{name}")
+        self.login.good("skopeo", *COPY, "dir:/shared/image", f"docker://{REGISTRY}/{name}")
         shutil.rmtree(place)
 
 

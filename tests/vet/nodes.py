@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from piolet.api import Context
-from piolet.vet import runner, session
 from piolet.vet.coordinator import Coordinator
-from piolet.vet.plan import HOST, Plan
+from piolet.vet.runner import runner, session
+from piolet.vet.runner.plan import HOST, Plan
 from piolet.vet.verdicts import Decision
 
 TOKEN = b"0123456789abcdef-for-tests"

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet import peer
-from piolet.node import linux
-from piolet.node.spool import Spool
-from piolet.node.vetdesk import VetDesk
-from piolet.node.zygote import Zygote
+from piolet.node.root.zygote import Zygote
+from piolet.node.server.spool import Spool
+from piolet.node.server.vetdesk import VetDesk
+from piolet.system import linux, peer
 from piolet.vet import node
-from piolet.vet.plan import Plan, Task
+from piolet.vet.runner.plan import Plan, Task
 
 from tests.wire import messages
 
@@ -195,10 +194,11 @@ def test_connections_in_a_loop(node1: Node, caplog: pytest.LogCaptureFixture) ->
 
 def test_refusals_of_one_user_take_none_of_anothers(tmp_path: Path) -> None:
     """The oldest of whoever has most goes first."""
-    from piolet.node import refusals
+    from piolet.transport import listener as sockets
+    from piolet.transport import wire
 
     selector = selectors.DefaultSelector()
-    desk = refusals.Refusals(selector)
+    desk = sockets.Refusals(selector)
     kept = {}
     place = Path("/tmp") / f"piolet-refused-{os.getpid()}.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
@@ -206,11 +206,11 @@ def test_refusals_of_one_user_take_none_of_anothers(tmp_path: Path) -> None:
         try:
             place.chmod(0o666)
             listener.listen(8)
-            for number, uid in enumerate([BOB, *[ALICE] * (refusals._WAITING_MAX + 20)]):
+            for number, uid in enumerate([BOB, *[ALICE] * (sockets.WAITING_MAX + 20)]):
                 with user(uid, lambda: connect_and_wait(str(place))):
                     kept[number], _ = listener.accept()
                     kept[number].setblocking(False)
-                    desk.refuse(kept[number], "no", None)
+                    desk.refuse(kept[number], wire.encode_error("no", None))
         finally:
             place.unlink()
     assert kept[0].fileno() >= 0 and kept[1].fileno() < 0

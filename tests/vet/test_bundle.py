@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.vet import bundle, protocol, records, yamltext
-from piolet.vet.catalogue import catalogue
+from piolet.vet import bundle
+from piolet.vet.runner import records
+
+from tests.support.protocols import plan_of
 
 PROTOCOL = "evals:\n- {type: limits, where: environment}\n- type: env\n- {type: my.own.Eval, where: environment}\n"
 
@@ -52,7 +54,7 @@ def run(python: str, where: Path, data: bytes) -> subprocess.CompletedProcess[by
 
 
 def order() -> bytes:
-    plan = protocol.build(yamltext.parse("p", PROTOCOL), catalogue())
+    plan = plan_of(PROTOCOL)
     return bundle.message(json.dumps({"plan": json.loads(plan.to_json()), "token": "", "shared": ""}).encode())
 
 

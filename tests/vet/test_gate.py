@@ -1,4 +1,4 @@
-"""`piolet vet gate` as the plugin calls it, with commands in Slurm's place that print what was recorded."""
+"""`piolet vet gate` as the plugin calls it, with commands in Slurm's place: what is vetted, and what comes of it."""
 
 from __future__ import annotations
 
@@ -6,112 +6,15 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
-from piolet.vet import jobs, parts, records, step
-from piolet.vet.plan import Plan, Task
+from piolet.api import FAIL, INCONCLUSIVE, PASS
+from piolet.vet import step
 
-from tests.support.registry import wait_until
-
-NODES = ["node1", "node2", "node3", "node4"]
-PROTOCOL = "name: p\nbudget: 1s\nevals:\n- type: limits\n"
-SRUN = """#!/bin/sh
-printf '%s\\n' "$*" >> "$LOG"
-printf '%s' "$SLURM_PIOLET_VET" > "$LOG.plan"
-env > "$LOG.env"
-cat "$RECORDED.err" >&2
-cat "$RECORDED"
-test -e "$RECORDED.hang" && exec sleep 600
-exit 0
-"""
-SCONTROL = (
-    '#!/bin/sh\necho "JobId=$4 StartTime=2026-01-01T10:00:00 ReqNodeList=(null) NodeList=node[1-4] BatchHost=node1"\n'
-)
-SCANCEL = '#!/bin/sh\necho "scancel $*" >> "$LOG"\n'
-
-
-def verdict(node: str, outcome: str = PASS, reason: str = "", **details: Any) -> bytes:
-    value = records.record(node, "limits", "limits", Verdict(outcome, reason, details=details), 0.01)
-    return parts.split(records.encode("verdict", asdict(value)))
-
-
-def told(node: str, outcome: str = PASS, reason: str = "", **details: Any) -> bytes:
-    """Return what srun prints of a node that tells everything."""
-    hello = records.encode("hello", {"node": node, "where": "host", "evals": 1})
-    end = records.encode("end", {"node": node, "where": "host", "evals": 1})
-    return labelled(node, hello + verdict(node, outcome, reason, **details) + end)
-
-
-def labelled(node: str, text: bytes) -> bytes:
-    label = f"{NODES.index(node)}: ".encode()
-    return b"".join(label + line + b"\n" for line in text.splitlines())
-
-
-@dataclass
-class Slurm:
-    """A directory with the commands, and the files that steer them."""
-
-    directory: Path
-
-    def __post_init__(self) -> None:
-        for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("scancel", SCANCEL)):
-            (self.directory / name).write_text(text)
-            (self.directory / name).chmod(0o755)
-        (self.directory / "p.yaml").write_text(PROTOCOL)
-        (self.directory / "piolet.toml").write_text('[node]\nvet_program = "/x/vet-task"\nvet_socket = "/x/vet.sock"\n')
-        self.record(b"".join(map(told, NODES)))
-
-    def record(self, output: bytes, errors: str = "", hang: bool = False) -> None:
-        (self.directory / "recorded").write_bytes(output)
-        (self.directory / "recorded.err").write_text(errors)
-        (self.directory / "recorded.hang").unlink(missing_ok=True)
-        if hang:
-            (self.directory / "recorded.hang").touch()
-
-    @property
-    def calls(self) -> list[str]:
-        log = self.directory / "log"
-        return log.read_text().splitlines() if log.exists() else []
-
-    def gate(
-        self, words: str = "srun -N3 app", request: str = "p.yaml", stage: str = "step", **environ: str
-    ) -> tuple[int, list[str], str]:
-        """Return the exit status, the words that were handed back, and what was said."""
-        process = self.start(words, request, stage, **environ)
-        out, err = process.communicate(timeout=60)
-        assert out == ""
-        assert "Traceback" not in err
-        return process.returncode, (self.directory / "result").read_text().split("\0")[:-1], err
-
-    def start(self, words: str, request: str, stage: str, **environ: str) -> subprocess.Popen[str]:
-        """Start the command; its own process is in the file `result.pid`."""
-        where = str(self.directory)
-        own = {"PATH": f"{where}:/usr/bin:/bin", "HOME": where, "LOG": f"{where}/log", "RECORDED": f"{where}/recorded"}
-        own["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        if stage == "step":
-            own |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-4]", "SLURM_NTASKS": "16"}
-        command = [sys.executable, "-m", "piolet.cli.main", "--config", "piolet.toml", "vet", "gate"]
-        command += ["--stage", stage, "--job", "7", "--result-fd", "3", "--", request, *words.split()]
-        # The plugin's srun is the gate's parent; here it is a shell that has, or has not, been started in a job.
-        script = 'exec 3>"$RESULT"; "$@" & echo $! >"$RESULT.pid"; wait $!'
-        own["RESULT"] = f"{where}/result"
-        return subprocess.Popen(
-            ["/bin/sh", "-c", script, "sh", *command], env=own | environ, cwd=where, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-
-@pytest.fixture
-def slurm(tmp_path: Path) -> Slurm:
-    return Slurm(tmp_path)
+from tests.support.waiting import wait_until
+from tests.vet.recorded import NODES, PROTOCOL, SRUN, Slurm, labelled, told, verdict
 
 
 def test_submit_looks_at_the_protocol_only(slurm: Slurm) -> None:
@@ -232,56 +135,6 @@ def test_long_details_come_whole(slurm: Slurm) -> None:
     assert {row["details"]["x"] for row in rows} == {"y" * 9000}
 
 
-def test_a_job_is_vetted_once(slurm: Slurm) -> None:
-    slurm.record(b"".join(told(node, FAIL if node == "node4" else PASS, "bad") for node in NODES))
-    first = slurm.gate("srun -N2 app")[1]
-    slurm.record(b"")
-    status, words, said = slurm.gate("srun -N3 app")
-    assert first and (status, words[1]) == (0, "--exclude=node4")
-    assert " s ago" in said and "left out: node4" in said
-    assert len(slurm.calls) == 1
-    # Another protocol, or another job, is another vetting; nothing comes back, so nothing is good.
-    assert slurm.gate("srun -N3 app", "p.yaml,budget=2s")[0] == 3
-    (slurm.directory / "p.yaml").write_text(PROTOCOL + "  cache: 0.000001s\n")
-    slurm.record(b"".join(map(told, NODES)))
-    for _ in range(2):
-        assert "ago" not in slurm.gate()[2]
-
-
-def test_a_jobs_vetting_is_good_for_ten_minutes_at_most() -> None:
-    """A longer `cache:` is the node's, which sees a reboot or a link that went down."""
-    tasks = [Task(name, name, "m:a", cache_s=seconds) for name, seconds in (("a", 3600.0), ("b", 0.0), ("c", 7.0))]
-    for tasks_of, seconds in (((0,), 600.0), ((0, 1), 600.0), ((0, 2), 7.0)):
-        assert jobs.good_for_s(Plan("p", tuple(tasks[number] for number in tasks_of))) == seconds
-
-
-def test_good_news_leave_a_record_for_the_plugin(slurm: Slurm) -> None:
-    """Only when all nodes are good, and only from a step of this very job."""
-    records = slurm.directory / ".cache/piolet/vet"
-    os.utime(slurm.directory / "p.yaml", (1, 1))
-    time.sleep(0.1)  # what was written a moment ago may be written again with the same time
-    slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "bad") for node in NODES))
-    assert slurm.gate("srun -N3 app")[0] == 0 and not list(records.glob("*.rec"))
-    slurm.record(b"".join(map(told, NODES)))
-    request = "p.yaml,budget=5s"
-    assert slurm.gate("srun app", request, SLURM_HET_SIZE="2")[0] == 0 and not list(records.glob("*.rec"))
-    assert slurm.gate("srun --jobid=8 app", request)[0] == 0 and not list(records.glob("*.rec"))
-    assert slurm.gate("srun app", request)[0] == 0
-    (record,) = records.glob("*.rec")
-    assert b"all 4 nodes good" in record.read_bytes()
-    record.unlink()
-    # A vetting that was kept does as well.
-    assert " s ago" in slurm.gate("srun app", request)[2] and record.exists()
-
-
-def test_of_sruns_that_start_at_once_one_vets(slurm: Slurm) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: slurm.gate("srun app"), range(4)))
-    assert [status for status, _, _ in found] == [0] * 4
-    assert len(slurm.calls) == 1
-    assert sum(" s ago" in said for _, _, said in found) == 3
-
-
 def test_no_other_nodes_can_be_had(slurm: Slurm) -> None:
     """Slurm is asked before the allocation is given back: the status is 3, and not that of an srun that fails."""
     slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "bad") for node in NODES))
@@ -294,72 +147,12 @@ def test_no_other_nodes_can_be_had(slurm: Slurm) -> None:
     assert slurm.calls[-1] == "scancel 7"
 
 
-def test_another_job_with_the_number_of_an_earlier_one_is_vetted(slurm: Slurm) -> None:
-    """A job that began after the vetting is not the one that was vetted."""
-    slurm.gate("srun -N2 app")
-    later = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 5))
-    (slurm.directory / "scontrol").write_text(SCONTROL.replace("2026-01-01T10:00:00", later))
-    slurm.record(b"".join(told(node, FAIL if node == "node4" else PASS, "bad") for node in NODES))
-    status, words, said = slurm.gate("srun -N3 app")
-    assert (status, words[1]) == (0, "--exclude=node4")
-    assert "ago" not in said
-
-
-def test_how_the_user_wants_times_to_be_shown_does_not_matter(slurm: Slurm) -> None:
-    """And a job whose start cannot be told is vetted anew."""
-    told_as = "case $SLURM_TIME_FORMAT in standard) at=2026-01-01T10:00:00;; *) at=10:00;; esac\n"
-    scontrol = SCONTROL.replace("#!/bin/sh\n", f"#!/bin/sh\n{told_as}").replace("2026-01-01T10:00:00 Req", "$at Req")
-    (slurm.directory / "scontrol").write_text(scontrol)
-    slurm.gate(SLURM_TIME_FORMAT="relative")
-    assert " s ago" in slurm.gate(SLURM_TIME_FORMAT="relative")[2]
-    (slurm.directory / "scontrol").write_text(SCONTROL.replace("2026-01-01T10:00:00", "Unknown"))
-    status, _, said = slurm.gate()
-    assert status == 0 and " s ago" not in said, said
-
-
-def test_a_refusal_is_not_kept(slurm: Slurm) -> None:
-    slurm.record(b"")
-    assert slurm.gate()[0] == 3
-    slurm.record(b"".join(map(told, NODES)))
-    assert slurm.gate()[0] == 0
-
-
 def test_inside_an_environment_that_there_is_not(slurm: Slurm) -> None:
     (slurm.directory / "p.yaml").write_text(PROTOCOL + "- {type: env, where: environment}\n")
     for command in ("srun app", "srun --environment=none app"):
         status, _, said = slurm.gate(command)
         assert status == 3 and "the application has no environment (--environment)" in said
     assert slurm.gate("srun app", "p.yaml,on_inconclusive=warn")[0] == 0
-
-
-def test_a_vetting_of_another_environment_is_another_one(slurm: Slurm) -> None:
-    """What the plugin of --environment made of the request says which it is."""
-    os.utime(slurm.directory / "p.yaml", (1, 1))
-    (slurm.directory / "p.yaml").write_text(PROTOCOL + "- {type: env, where: environment, on_inconclusive: pass}\n")
-    edf = slurm.directory / "e.toml"
-    edf.write_text("")
-
-    def made(request: str, **more: object) -> str:
-        image = {"reference": "a", "store": "site", "digest": "sha256:1", "path": None}
-        return json.dumps({"request": request, "files": [str(edf)], "image": image, **more})
-
-    def vetted(words: str, definition: str | None) -> bool:
-        before = len(slurm.calls)
-        environ = {} if definition is None else {"SLURM_PIOLET_ENVIRONMENT": definition}
-        assert slurm.gate(words, **environ)[0] == 0
-        return len(slurm.calls) > before
-
-    one, other = "srun --environment=./e.toml app", "srun --environment=other app"
-    assert vetted(one, made("./e.toml"))
-    assert not vetted(one, made("./e.toml"))
-    assert vetted("srun app", None) and not vetted("srun app", None)  # without one that is inconclusive
-    assert vetted(other, made("other")) and not vetted(other, made("other"))
-    assert vetted(one, made("./e.toml", image={"reference": "a", "store": "site", "digest": "sha256:2"}))
-    edf.write_text("# changed")
-    assert vetted(one, made("./e.toml"))
-    # A definition of something else, or none, says nothing.
-    assert all(vetted(one, text) for text in (made("other"), made("other"), None, None, "{", "[]"))
-    assert not list((slurm.directory / ".cache/piolet/vet").glob("*.rec"))
 
 
 @pytest.mark.parametrize(
@@ -454,7 +247,7 @@ def test_an_interrupted_vetting_leaves_nothing(slurm: Slurm, number: signal.Sign
     assert process.returncode == 130 and "interrupted" in process.communicate()[1]
     assert slurm.calls == ["scancel 7"]
     assert not list(slurm.directory.glob(".piolet-vet-*"))
-    assert not Path(f"/proc/{step_pid}").exists()
+    wait_until(lambda: not Path(f"/proc/{step_pid}").exists(), 5, "the end of what was killed")
 
 
 def test_an_allocation_of_somebody_elses_is_never_given_back(slurm: Slurm) -> None:

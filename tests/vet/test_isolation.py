@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
-from piolet.score import local
-from piolet.vet import bundle, protocol, records, requirements, yamltext
-from piolet.vet.catalogue import catalogue
+from piolet.samples import local
+from piolet.vet import bundle, requirements
+from piolet.vet.runner import records
 from piolet.vet.step import Launch
+
+from tests.support.protocols import plan_of
+from tests.support.wheel import wheel
 
 # Modules that the programs import, of which some are found before others.
 NAMES = (
@@ -58,7 +60,7 @@ def test_the_modules_are_hostile(hostile: Path) -> None:
 def test_the_loader_in_an_image(hostile: Path) -> None:
     """With the words that the vet step has."""
     text = "evals:\n- {type: limits, where: environment}\n- {type: heapq.Mine, where: environment}\n"
-    what = protocol.build(yamltext.parse("p", text), catalogue(), [str(hostile)])
+    what = plan_of(text, [str(hostile)])
     words = Launch("srun", 1, "", "", ()).words(1, what, "environment")
     start = words.index("python3")
     order = json.dumps({"plan": json.loads(what.to_json()), "token": "", "shared": ""}).encode()
@@ -82,9 +84,7 @@ def test_an_evals_own_modules_are_found(hostile: Path, tmp_path: Path) -> None:
         "import heapq, helper\nfrom piolet.api import Eval, Verdict\nclass Mine(Eval):\n    name = 'mine'\n"
         "    def check(self, context):\n        return Verdict('pass', helper.NAME)\n"
     )
-    what = protocol.build(
-        yamltext.parse("p", "evals:\n- {type: mine.Mine, where: environment}\n"), catalogue(), [str(hostile)]
-    )
+    what = plan_of("evals:\n- {type: mine.Mine, where: environment}\n", [str(hostile)])
     order = json.dumps({"plan": json.loads(what.to_json()), "token": "", "shared": ""}).encode()
     done = subprocess.run(
         [sys.executable, "-I", "-c", bundle.LOADER], input=bundle.message(order), cwd=hostile,
@@ -93,16 +93,6 @@ def test_an_evals_own_modules_are_found(hostile: Path, tmp_path: Path) -> None:
     lines = [records.decode(line) for line in done.stdout.splitlines()]
     assert [line[1]["reason"] for line in lines if line is not None and line[0] == "verdict"] == ["found"], done.stderr
     assert_not_executed(hostile)
-
-
-def wheel(directory: Path, name: str) -> None:
-    directory.mkdir()
-    info = f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(directory / f"{name}-1.0-py3-none-any.whl", "w") as archive:
-        archive.writestr(f"{name}.py", "VALUE = 7\n")
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
 
 
 def test_installing_requirements(hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

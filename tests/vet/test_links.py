@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 from piolet.api import Context
-from piolet.node import linux
-from piolet.vet import protocol, runner, session, yamltext
-from piolet.vet.catalogue import catalogue
-from piolet.vet.plan import HOST, Plan
+from piolet.system import linux
+from piolet.vet.runner import runner, session
+from piolet.vet.runner.plan import HOST, Plan
 
+from tests.support.protocols import plan_of
 from tests.vet import nodes
 from tests.vet.nodes import TOKEN, Work
 
@@ -65,7 +65,7 @@ def fabric() -> Iterator[None]:
 
 
 def plan() -> Plan:
-    return protocol.build(yamltext.parse("p.yaml", PROTOCOL), catalogue())
+    return plan_of(PROTOCOL)
 
 
 def member(one: Plan, number: int) -> Work:

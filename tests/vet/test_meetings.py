@@ -12,21 +12,18 @@ from pathlib import Path
 
 import pytest
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
-from piolet.vet import localise, protocol, records, screen, yamltext
-from piolet.vet.catalogue import catalogue
+from piolet.vet import localise, screen
 from piolet.vet.evals import _link, network_pair
 from piolet.vet.evals._link import Link, LinkError, Server
-from piolet.vet.plan import Plan
+from piolet.vet.runner import records
+from piolet.vet.runner.plan import Plan
 from piolet.vet.verdicts import Decision
 
+from tests.support.protocols import plan_of
 from tests.vet import nodes
 from tests.vet.nodes import TOKEN, Node, Work
 
 PAIRS = "evals:\n- {type: network_pair, size: 2 MB, pings: 5}\n"
-
-
-def plan(text: str) -> Plan:
-    return protocol.build(yamltext.parse("p.yaml", text), catalogue())
 
 
 def cluster(protocol_plan: Plan, count: int, odd: dict[str, Work], shared: str = "") -> list[Node]:
@@ -51,21 +48,21 @@ def slowly(protocol_plan: Plan) -> Work:
 
 
 def test_all_good() -> None:
-    one = plan("evals:\n- type: limits\n- {type: network_pair, size: 1 MB, pings: 5, min_bandwidth: 0.0001}\n")
+    one = plan_of("evals:\n- type: limits\n- {type: network_pair, size: 1 MB, pings: 5, min_bandwidth: 0.0001}\n")
     decision = nodes.vet(one, cluster(one, 5, {}))
     assert decision.good == [f"n{number}" for number in range(5)]
     assert len(decision.records) == 10
 
 
 def test_the_node_with_the_slow_network_is_named() -> None:
-    one = plan(PAIRS)
+    one = plan_of(PAIRS)
     decision = nodes.vet(one, cluster(one, 6, {"n4": slowly(one)}))
     assert decision.bad == ["n4"], decision.reasons
     assert "bad with" in decision.reasons["n4"][0]
 
 
 def test_a_node_that_dies_during_the_vetting() -> None:
-    one = plan(PAIRS)
+    one = plan_of(PAIRS)
 
     def dies_at_once(name: str, in_fd: int, out_fd: int) -> None:
         os._exit(1)
@@ -76,7 +73,7 @@ def test_a_node_that_dies_during_the_vetting() -> None:
 
 
 def test_a_node_that_hangs_costs_only_its_own_verdict() -> None:
-    one = plan("budget: 1s\nevals:\n- type: limits\n- {type: network_pair, size: 1 MB, pings: 3}\n")
+    one = plan_of("budget: 1s\nevals:\n- type: limits\n- {type: network_pair, size: 1 MB, pings: 3}\n")
 
     def hangs(name: str, in_fd: int, out_fd: int) -> None:
         time.sleep(1000)
@@ -93,15 +90,15 @@ def test_a_class_that_cannot_be_imported_on_one_node(tmp_path: Path) -> None:
         "from piolet.api import *\nclass Good(Eval):\n    def check(self, context):\n        return Verdict(PASS)\n"
     )
     text = "evals:\n- type: limits\n- type: special.Good\n- {type: network_pair, size: 1 MB, pings: 3}\n"
-    one = protocol.build(yamltext.parse("p", text), catalogue(), [str(tmp_path)])
-    without = protocol.build(yamltext.parse("p", text), catalogue(), [str(tmp_path / "none")])
+    one = plan_of(text, [str(tmp_path)])
+    without = plan_of(text, [str(tmp_path / "none")])
     decision = nodes.vet(one, cluster(one, 4, {"n3": nodes.take_part(without)}))
     assert decision.bad == ["n3"], decision.reasons
     assert "there is no module 'special'" in decision.reasons["n3"][0]
 
 
 def test_all_bad_names_nobody_and_starts_nothing() -> None:
-    one = plan("evals:\n- {type: network_pair, size: 1 MB, pings: 3, min_bandwidth: 1000000 GB/s}\n")
+    one = plan_of("evals:\n- {type: network_pair, size: 1 MB, pings: 3, min_bandwidth: 1000000 GB/s}\n")
     decision = nodes.vet(one, cluster(one, 4, {}))
     assert decision.good == []
     assert all("who is at fault is open" in reasons[0] for reasons in decision.reasons.values()), decision.reasons
@@ -133,7 +130,7 @@ def answering(answer: Callable[[str, list[str]], Verdict | None]) -> Work:
 
 
 def together(answer: Callable[[str, list[str]], Verdict | None]) -> Decision:
-    one = plan(GROUP)
+    one = plan_of(GROUP)
     return nodes.vet(one, [nodes.start(f"n{number}", answering(answer)) for number in range(TOGETHER)])
 
 
@@ -206,7 +203,7 @@ def test_rounds_that_do_not_fit_are_told() -> None:
         time.sleep(0.1)
         return good()
 
-    one = plan("budget: 0.15s\nevals:\n- {type: network_pair, timeout: 1s}\n")
+    one = plan_of("budget: 0.15s\nevals:\n- {type: network_pair, timeout: 1s}\n")
 
     def work(name: str, in_fd: int, out_fd: int) -> None:
         os.write(out_fd, records.encode("address", {"host": "127.0.0.1", "port": 1}))
@@ -218,7 +215,7 @@ def test_rounds_that_do_not_fit_are_told() -> None:
 
 
 def test_a_node_with_the_wrong_token_is_named() -> None:
-    one = plan("evals:\n- {type: network_pair, size: 1 MB, pings: 3}\n")
+    one = plan_of("evals:\n- {type: network_pair, size: 1 MB, pings: 3}\n")
 
     def stranger(name: str, in_fd: int, out_fd: int) -> None:
         nodes.TOKEN = b"another token of another run"
@@ -230,7 +227,7 @@ def test_a_node_with_the_wrong_token_is_named() -> None:
 
 
 def test_a_node_that_talks_nonsense_hurts_nobody_else() -> None:
-    one = plan("evals:\n- type: limits\n")
+    one = plan_of("evals:\n- type: limits\n")
 
     def liar(name: str, in_fd: int, out_fd: int) -> None:
         for node in ("n0", "n1"):
@@ -290,7 +287,7 @@ def test_a_short_token_is_refused() -> None:
 
 def test_rounds_take_little_longer_than_their_measurements() -> None:
     """31 rounds of 16 pairs would be too much for two cores; the overhead of a round is what counts."""
-    one = plan("evals:\n- {type: network_pair, size: 1, pings: 1}\n")
+    one = plan_of("evals:\n- {type: network_pair, size: 1, pings: 1}\n")
     started = time.monotonic()
     decision = nodes.vet(one, cluster(one, 6, {}))
     assert (time.monotonic() - started) / len(list(localise.rounds([str(n) for n in range(6)]))) < 0.6

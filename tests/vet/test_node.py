@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.vet import node, parts, protocol, records, yamltext
-from piolet.vet.catalogue import catalogue
+from piolet.vet import node
+from piolet.vet.runner import parts, records
+
+from tests.support.protocols import plan_of
 
 NAUGHTY = str(Path(__file__).parent)
 
 
 def plan(text: str) -> bytes:
-    return protocol.build(yamltext.parse("p", text), catalogue(), [NAUGHTY]).to_json()
+    return plan_of(text, [NAUGHTY]).to_json()
 
 
 def vet(data: bytes, environ: dict[str, str], facts: dict[str, list[str]] | None = None) -> list[dict[str, Any]]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.vet import node, origin, plan
+from piolet.vet import node, origin
 from piolet.vet.origin import Origins
-from piolet.vet.plan import Plan, Task
+from piolet.vet.runner import plan
+from piolet.vet.runner.plan import Plan, Task
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose files are believed")
 LIMITS = Task("limits", "limits", "piolet.vet.evals.limits:Limits", parameters={"min_nofile": 1})

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from piolet.api import INCONCLUSIVE, PASS, Context, Inconclusive
-from piolet.vet import records, runner, scratch
-from piolet.vet.plan import Plan, Task
-from piolet.vet.records import Record
+from piolet.vet.runner import records, runner, scratch
+from piolet.vet.runner.plan import Plan, Task
+from piolet.vet.runner.records import Record
 
 HERE = str(Path(__file__).parent)
 

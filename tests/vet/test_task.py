@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from piolet import wire
-from piolet.node import vetdesk
-from piolet.node.spool import Spool
-from piolet.node.vetdesk import VetDesk
+from piolet.node.server import vetdesk
+from piolet.node.server.spool import Spool
+from piolet.node.server.vetdesk import VetDesk
+from piolet.transport import wire
 
 TASK = Path(__file__).resolve().parents[2] / "build" / "plugins" / "piolet-vet-task"
 LINE = b'{"piolet-vet":"end"}\n'
@@ -103,7 +103,7 @@ def desk(tmp_path: Path) -> Iterator[VetDesk]:
 
 
 def test_too_many_vettings_are_refused_with_a_sentence(tmp_path: Path, desk: VetDesk) -> None:
-    tasks = [start(tmp_path) for _ in range(vetdesk._TASKS_PER_USER_MAX + 4)]
+    tasks = [start(tmp_path) for _ in range(vetdesk._TASKS.each + 4)]
     try:
         refused = [task for task in tasks if _ended(task)]
         assert len(refused) == 4

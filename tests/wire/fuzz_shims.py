@@ -13,7 +13,7 @@ import socket
 import sys
 from typing import Any
 
-from piolet import wire
+from piolet.transport import wire
 
 from tests.wire import messages
 

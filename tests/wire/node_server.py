@@ -13,9 +13,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from piolet.config import Config
-from piolet.node import packets, requests
-from piolet.node.server import Server
+from piolet.node import requests
+from piolet.node.server.server import Server
+from piolet.site.config import Config
+from piolet.transport import packets
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from piolet import wire
-from piolet.environment.definition import Definition, Image
-from piolet.errors import PioletError, WireError
+from piolet.base.errors import PioletError, WireError
+from piolet.environment.definition import Definition
+from piolet.images.info import Image
+from piolet.transport import wire
 
 from tests.wire.fuzz_shims import mutate
 from tests.wire.messages import gpus, start, vet

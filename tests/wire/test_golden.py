@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from piolet import wire
-from piolet.errors import WireError
+from piolet.base.errors import WireError
+from piolet.transport import wire
 
 from tests.wire import messages
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from piolet.environment import submit
-from piolet.environment.dependencies import Dependency, Kind, Stamp
+from piolet.base.files import Stamp
+from piolet.submission import record as records
+from piolet.submission.dependencies import Dependency, Kind
 
 from tests.wire.messages import lib as numbers
 from tests.wire.messages import record
@@ -187,7 +188,7 @@ def test_what_is_good_for_a_while_only(shim: Shim, since_s: float, until_s: floa
     """A record of a vetting: it ends, and a clock that was put back does not make it good for ever."""
     now = time.time()
     span = Stamp(0, 0, 0, int((now + since_s) * 1e9), int((now + until_s) * 1e9))
-    packed = submit.pack(DEFINITION, "x.toml", os.getcwd(), [Dependency(Kind.UNTIL, "the vetting", stamp=span)])
+    packed = records.pack(DEFINITION, "x.toml", os.getcwd(), [Dependency(Kind.UNTIL, "the vetting", stamp=span)])
     assert packed is not None
     shim.cache(packed)
     shim.fresh.write_bytes(of_request())

@@ -17,20 +17,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from piolet import peer
-from piolet.config import Config
-from piolet.errors import WireError
+from piolet.base.errors import WireError
+from piolet.container.worker import Means
 from piolet.node import requests
-from piolet.node.devicemapper import DeviceMapper
-from piolet.node.imagemounts import IDMAP, Choice
-from piolet.node.monitor import Monitor
-from piolet.node.mounts import Images
 from piolet.node.requests import Announced, Build, End, encode, take_start
-from piolet.node.server import Server
-from piolet.node.state import StepFiles
-from piolet.node.steps import Step
-from piolet.node.worker import Means
-from piolet.node.zygote import Work, Zygote
+from piolet.node.root.devicemapper import DeviceMapper
+from piolet.node.root.imagemounts import IDMAP, Choice
+from piolet.node.root.monitor import Monitor
+from piolet.node.root.mountedimages import Images
+from piolet.node.root.state import StepFiles
+from piolet.node.root.steps import Step
+from piolet.node.root.zygote import Work, Zygote
+from piolet.node.server.server import Server
+from piolet.site.config import Config
+from piolet.system import peer
 
 from tests.wire import messages
 
@@ -271,7 +271,7 @@ def test_a_vetting_for_a_connection_of_the_servers_own_is_none(listener: Listene
 def test_a_vetting_has_the_limits_of_its_step(listener: Listener) -> None:
     """Without CAP_SYS_RESOURCE, which a unit may take away, those that may be set; the others are said."""
     code = (
-        "import resource, sys; from piolet.node.vettask import adopt, look_up\n"
+        "import resource, sys; from piolet.node.root.vettask import adopt, look_up\n"
         "resource.setrlimit(resource.RLIMIT_CORE, (7, 7)); adopt(look_up(int(sys.argv[1]), int(sys.argv[2])))\n"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CPU))\n"
     )

@@ -23,22 +23,22 @@ REASONS: dict[str, str] = {
     ),
     "tests/wire/test_trust.py": _CREDENTIALS,
     "tests/wire/test_fuzz.py": "a hundred thousand inputs take an hour, and AddressSanitizer's shadow is not mapped",
-    "tests/unit/test_doctor.py": _THREAD,
-    "tests/unit/test_images_bounds.py::test_too_little_memory_is_an_error_and_no_killed_service": (
+    "tests/unit/doctor/": _THREAD,
+    "tests/unit/images/test_bounds.py::test_too_little_memory_is_an_error_and_no_killed_service": (
         "it bounds memory, and qemu-user does not hand that bound on"
     ),
-    "tests/unit/test_node_become.py::test_what_is_kept_goes_with_the_new_namespace": _THREAD,
-    "tests/unit/test_node_endings.py": _THREAD,
-    "tests/unit/test_node_imagemounts.py::test_what_is_asked_of_the_kernel_about_its_age": _CALLS,
-    "tests/unit/test_node_imagemounts.py::test_what_this_kernel_does": _CALLS,
-    "tests/unit/test_node_images.py::test_an_image_that_squashfuse_serves_is_a_file_of_the_users_own": _CALLS,
-    "tests/unit/test_node_jobnamespaces.py::test_one_of_another_user_namespace_is_refused": _NAMESPACES,
-    "tests/unit/test_node_jobnamespaces.py::test_one_that_is_kept_later_is_seen": _NAMESPACES,
-    "tests/unit/test_node_jobnamespaces.py::test_only_a_directory_of_root_is_built_in": _NAMESPACES,
-    "tests/unit/test_node_jobnamespaces.py::test_the_jobs_own_is_found": _NAMESPACES,
-    "tests/unit/test_node_state.py::test_anybodys_process_does_not_pass_for_a_slurmstepd": (
+    "tests/unit/system/test_usernamespaces.py::test_what_is_kept_goes_with_the_new_namespace": _THREAD,
+    "tests/unit/node/test_endings.py": _THREAD,
+    "tests/unit/node/test_imagemounts.py::test_what_is_asked_of_the_kernel_about_its_age": _CALLS,
+    "tests/unit/node/test_imagemounts.py::test_what_this_kernel_does": _CALLS,
+    "tests/unit/node/test_mounts.py::test_an_image_that_squashfuse_serves_is_a_file_of_the_users_own": _CALLS,
+    "tests/unit/steps/test_jobnamespaces.py::test_one_of_another_user_namespace_is_refused": _NAMESPACES,
+    "tests/unit/steps/test_jobnamespaces.py::test_one_that_is_kept_later_is_seen": _NAMESPACES,
+    "tests/unit/steps/test_jobnamespaces.py::test_only_a_directory_of_root_is_built_in": _NAMESPACES,
+    "tests/unit/steps/test_jobnamespaces.py::test_the_jobs_own_is_found": _NAMESPACES,
+    "tests/unit/steps/test_slurmstepd.py::test_anybodys_process_does_not_pass_for_a_slurmstepd": (
         "/proc says of another process what is qemu-user's"
     ),
-    "tests/unit/test_score_saturation.py::test_splitting_a_series_changes_nothing": "it computes for minutes",
-    "tests/unit/test_cli_env.py::test_submit_does_not_cache_for_another_configuration": _TIME,
+    "tests/unit/score/test_saturation.py::test_splitting_a_series_changes_nothing": "it computes for minutes",
+    "tests/unit/cli/test_env.py::test_submit_does_not_cache_for_another_configuration": _TIME,
 }

@@ -13,10 +13,11 @@ CHUNK = 1 << 20
 # The layer is read once or twice on this machine: a fast compression wins over a small one.
 GZIP_LEVEL = 1
 
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-CONFIG = "application/vnd.oci.image.config.v1+json"
-LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
-INDEX = "application/vnd.oci.image.index.v1+json"
+KIND = "application/vnd.oci.image"
+MANIFEST = f"{KIND}.manifest.v1+json"
+CONFIG = f"{KIND}.config.v1+json"
+LAYER = f"{KIND}.layer.v1.tar+gzip"
+INDEX = f"{KIND}.index.v1+json"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,16 @@ class _Digesting:
 
     def flush(self) -> None:
         self._file.flush()
+
+
+def digest_of(data: bytes) -> str:
+    """Return `sha256:…` of `data`."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def describe(media_type: str, data: bytes) -> dict[str, Any]:
+    """Return what names a blob in a manifest or an index."""
+    return {"mediaType": media_type, "digest": digest_of(data), "size": len(data)}
 
 
 def write_layout(directory: Path, tag: str, layer: Path, config: ImageConfig) -> str:
@@ -108,9 +119,9 @@ def _add_layer(blobs: Path, layer: Path) -> tuple[dict[str, Any], str]:
 
 def _add_json(blobs: Path, media_type: str, value: dict[str, Any]) -> dict[str, Any]:
     data = _encode(value)
-    digest = hashlib.sha256(data).hexdigest()
-    (blobs / digest).write_bytes(data)
-    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
+    described = describe(media_type, data)
+    (blobs / described["digest"].removeprefix("sha256:")).write_bytes(data)
+    return described
 
 
 def _encode(value: dict[str, Any]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from piolet.node import imagemounts
+from piolet.node.root import imagemounts
 
 if __name__ == "__main__":
     choice = imagemounts.choose_apart("auto", "/usr/bin/squashfuse")

@@ -8,7 +8,7 @@ import json
 import textwrap
 from typing import Any
 
-from piolet.config import DEFAULT_PATH, Config
+from piolet.site.config import DEFAULT_PATH, Config
 
 _WIDTH = 100
 

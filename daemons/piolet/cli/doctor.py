@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from piolet import doctor
-from piolet.config import Config
+from piolet.base import texts
 from piolet.doctor import configuration
+from piolet.site.config import Config
 
 
 def add_parser(commands: Any) -> None:
@@ -47,8 +48,8 @@ def run(args: argparse.Namespace, _: Config) -> int:
         if finding.hint and finding.state != doctor.OK:
             print(f"         hint: {finding.hint}")
     if not args.json:
-        warned = counts[doctor.WARN]
-        print(f"{counts[doctor.OK]} ok, {warned} warning{'s' * (warned != 1)}, {counts[doctor.BAD]} bad")
+        warned = texts.counted(counts[doctor.WARN], "warning")
+        print(f"{counts[doctor.OK]} ok, {warned}, {counts[doctor.BAD]} bad")
     return 1 if counts[doctor.BAD] else 0
 
 

@@ -11,16 +11,17 @@ import sys
 import time
 
 from piolet import __file__ as package_file
-from piolet import config
+from piolet.base import texts
+from piolet.base.errors import ImageError, PioletError
 from piolet.cli import thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
 from piolet.environment.definition import from_json
-from piolet.environment.dependencies import Host
-from piolet.environment.images.info import ImageInfo
-from piolet.environment.images.reference import is_path
 from piolet.environment.render import Rendered, Resolver, render, unresolved
-from piolet.errors import ImageError, PioletError
+from piolet.images.info import ImageInfo
+from piolet.images.reference import is_path
+from piolet.site import config
+from piolet.submission.dependencies import Host
 
 # What the image client looks at besides the variables that the definition names.
 _CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE")
@@ -101,14 +102,14 @@ def _asking(settings: config.Config, *, offline: bool) -> Resolver:
         if offline and not is_path(reference):
             _warn(f"the image {reference} was not looked at (--offline), so its digest and variables are not known")
             return unresolved(reference)
-        from piolet.environment.images import client, failures
+        from piolet.images import client, failures
 
         refusal = thismachine.refusal(reference, settings)
         if refusal is not None:
             _warn(refusal.message)
         try:
             with progress() as show:
-                return client.resolve(reference, settings, pull=False, progress=show)
+                return client.resolve(reference, settings.images, pull=False, progress=show)
         except failures.RegistryUnreachable as error:
             _warn(f"{error.message}; the digest and variables of the image are not known")
             return unresolved(reference)
@@ -119,28 +120,27 @@ def _asking(settings: config.Config, *, offline: bool) -> Resolver:
 def _verdict(name: str, rendered: Rendered) -> str:
     definition = rendered.definition
     image = f"image {definition.image.reference}" if definition.image else "no image, runs on the host"
-    count = len(definition.mounts)
-    return f"{name} is valid: {image}, {count} mount{'' if count == 1 else 's'}"
+    return f"{name} is valid: {image}, {texts.counted(len(definition.mounts), 'mount')}"
 
 
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:
-    from piolet.environment import submit
-    from piolet.environment.dependencies import Dependency, Kind
+    from piolet.submission import cache, record
+    from piolet.submission.dependencies import Dependency, Kind
 
     host = this_host()
     host.watch(args.config or str(config.DEFAULT_PATH))
     host.watch(package_file)
 
     def resolve(reference: str) -> ImageInfo:
-        from piolet.environment.images import client
+        from piolet.images import client
 
         for name in _CLIENT_VARIABLES:
             host.variable(name)
         refusal = thismachine.refusal(reference, settings)
-        if refusal is not None and not client.is_there(reference, settings):
+        if refusal is not None and not client.is_there(reference, settings.images):
             raise refusal  # before gigabytes come in vain
         with progress() as show:
-            info = client.resolve(reference, settings, pull=True, progress=show)
+            info = client.resolve(reference, settings.images, pull=True, progress=show)
         if info.image.digest is None and info.image.path is None:
             raise ImageError(f"the image {reference} was pulled, but is in no store")
         return info
@@ -151,11 +151,11 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from_json(definition)  # what a node would refuse (an image can bring it in) is refused here
     # Whoever takes the record from the cache is to be warned as well.
     notes = [Dependency(Kind.NOTE, _warning(text)) for text in rendered.warnings]
-    whole = submit.pack(definition, args.request, host.cwd, [*host.dependencies, *notes])
-    record = whole or submit.pack(definition, args.request, host.cwd, ())
-    assert record is not None  # a definition without dependencies always fits
-    submit.write_record(args.record_fd, record)
-    path = submit.cache_path(host.variables, host.cwd, args.request, args.config or "", os.getuid())
-    if whole and path and submit.is_settled(host.dependencies, started):
-        submit.store(path, whole)
+    whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes])
+    packed = whole or record.pack(definition, args.request, host.cwd, ())
+    assert packed is not None  # a definition without dependencies always fits
+    record.write(args.record_fd, packed)
+    path = cache.path_of(host.variables, host.cwd, args.request, args.config or "", os.getuid())
+    if whole and path and cache.is_settled(host.dependencies, started):
+        cache.store(path, whole)
     return 0

@@ -15,16 +15,14 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from piolet import sizes
+from piolet.base import texts, units
+from piolet.base.errors import ImageError, UsageError
 from piolet.cli import thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
-from piolet.config import Config
-from piolet.environment.images import client
-from piolet.environment.images.reference import is_path
-from piolet.errors import ImageError, UsageError
-
-_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+from piolet.images import client
+from piolet.images.reference import is_path
+from piolet.site.config import Config
 
 
 def add_parser(subparsers: Any) -> None:
@@ -72,7 +70,7 @@ def _pull(args: argparse.Namespace, config: Config) -> int:
     if refusal is not None:  # the store is every node's, and others may differ
         print(f"piolet: warning: {printable(refusal.message)}", file=sys.stderr)
     with progress() as show:
-        info = client.find(args.reference, config, "refresh" if args.refresh else "pull", show)
+        info = client.find(args.reference, config.images, "refresh" if args.refresh else "pull", show)
     print(f"{info.image.reference} {info.image.digest}")
     return 0
 
@@ -80,11 +78,11 @@ def _pull(args: argparse.Namespace, config: Config) -> int:
 def _list(_: argparse.Namespace, config: Config) -> int:
     own = client.own_store()
     if own is None:
-        entries = client.ask(config, {"op": "list"}, lambda _: None).get("entries", [])
+        entries = client.ask(config.images, {"op": "list"}, lambda _: None).get("entries", [])
     else:
-        from piolet.environment.images import personal
+        from piolet.images import personal
 
-        entries = personal.manage(config, own, lambda store: {"entries": store.entries(os.geteuid())})["entries"]
+        entries = personal.manage(config.images, own, lambda store: {"entries": store.entries(os.geteuid())})["entries"]
     _table(entries)
     return 0
 
@@ -92,11 +90,11 @@ def _list(_: argparse.Namespace, config: Config) -> int:
 def _remove(args: argparse.Namespace, config: Config) -> int:
     own = client.own_store()
     if own is None:
-        done = client.ask(config, {"op": "rm", "target": args.target}, lambda _: None)
+        done = client.ask(config.images, {"op": "rm", "target": args.target}, lambda _: None)
     else:
-        from piolet.environment.images import personal
+        from piolet.images import personal
 
-        done = personal.manage(config, own, lambda store: store.remove(os.geteuid(), args.target))
+        done = personal.manage(config.images, own, lambda store: store.remove(os.geteuid(), args.target))
     print(f"removed {done['removed']}")
     return 0
 
@@ -105,11 +103,11 @@ def _verify(args: argparse.Namespace, config: Config) -> int:
     own = client.own_store()
     with progress() as show:
         if own is None:
-            entries = client.ask(config, {"op": "verify", "target": args.target}, show).get("entries", [])
+            entries = client.ask(config.images, {"op": "verify", "target": args.target}, show).get("entries", [])
         else:
-            from piolet.environment.images import personal
+            from piolet.images import personal
 
-            entries = personal.verify(config, own, args.target, show)["entries"]
+            entries = personal.verify(config.images, own, args.target, show)["entries"]
     _table(entries, "STATE", lambda entry: str(entry["state"]))
     bad = [entry for entry in entries if entry["state"] in ("damaged", "unreadable")]
     if bad:
@@ -129,27 +127,27 @@ def _prune(args: argparse.Namespace, config: Config) -> int:
     own = client.own_store()
     if own is None:
         request = {"op": "prune", "older_than_s": seconds, "dry_run": args.dry_run}
-        entries = client.ask(config, request, lambda _: None).get("entries", [])
+        entries = client.ask(config.images, request, lambda _: None).get("entries", [])
     else:
-        from piolet.environment.images import personal
+        from piolet.images import personal
 
         entries = personal.manage(
-            config, own, lambda store: {"entries": store.prune(os.geteuid(), seconds, args.dry_run)}
+            config.images, own, lambda store: {"entries": store.prune(os.geteuid(), seconds, args.dry_run)}
         )["entries"]
     total = sum(entry["size"] for entry in entries)
     if entries:
         _table(entries)
-    print(f"{'would remove' if args.dry_run else 'removed'} {len(entries)} images, {sizes.shown(total)}")
+    print(f"{'would remove' if args.dry_run else 'removed'} {len(entries)} images, {units.size(total)}")
     return 0
 
 
 def _renew(config: Config, dry_run: bool) -> int:
-    from piolet.environment.images import renewal
+    from piolet.images import renewal
 
     if client.own_store() is not None:
         raise UsageError("images in a store of your own are used as they are", "unset EDF_IMAGESTORE for the site's")
     with progress() as show:
-        entries = renewal.renew(config, show, dry_run=dry_run)
+        entries = renewal.renew(config.images, show, dry_run=dry_run)
     if entries:
         _table(entries, "STATE", lambda entry: str(entry["state"]))
     of = {state: [e for e in entries if e["state"] == state] for state in (renewal.DONE, renewal.TO_DO)}
@@ -177,11 +175,11 @@ def _import(args: argparse.Namespace, config: Config) -> int:
         kind = "oci-archive" if kind == "oci" else kind
         own = client.own_store()
         if own is None:
-            done = client.ask(config, {"op": "import", "kind": kind, "name": name}, show, fd)
+            done = client.ask(config.images, {"op": "import", "kind": kind, "name": name}, show, fd)
         else:
-            from piolet.environment.images import personal
+            from piolet.images import personal
 
-            done = personal.bring(config, own, kind, fd, name, show)
+            done = personal.bring(config.images, own, kind, fd, name, show)
     print(f"{done['reference']} {done['digest']}")
     return 0
 
@@ -219,7 +217,7 @@ def _archive(kind: str, path: str) -> Iterator[int]:
         finally:
             os.close(fd)
         return
-    from piolet.environment.images import layout
+    from piolet.images import layout
 
     with layout.opened(path) as found:
         reading, writing = os.pipe()
@@ -233,17 +231,10 @@ def _archive(kind: str, path: str) -> Iterator[int]:
 
 
 def _age(text: str) -> float:
-    match = re.fullmatch(r"([0-9]{1,9})(s|min|h|d|w)", text)
-    if match is None:
+    seconds = units.seconds_of(text)
+    if seconds is None:
         raise UsageError(f"'{text}' is not an age", "write a number and s, min, h, d or w: 30d")
-    return float(int(match[1]) * _UNITS[match[2]])
-
-
-def _since(seconds: float) -> str:
-    for unit in ("d", "h", "min"):
-        if seconds >= _UNITS[unit]:
-            return f"{int(seconds // _UNITS[unit])} {unit}"
-    return f"{int(seconds)} s"
+    return seconds
 
 
 def _table(
@@ -259,11 +250,10 @@ def _table(
                 (
                     reference,
                     entry["digest"][:19],
-                    sizes.shown(entry["size"]) if first else '"',
-                    _since(entry["unused_s"]) if first else '"',
+                    units.size(entry["size"]) if first else '"',
+                    units.age(entry["unused_s"]) if first else '"',
                     shown(entry) if first else '"',
                 )
             )
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in texts.columns(rows):
+        print(line.rstrip())

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
-from piolet import config
-from piolet.errors import PioletError, UsageError
+from piolet.base.errors import PioletError, UsageError
+from piolet.site import config
 
 COMMANDS = {
     "env": ("piolet.cli.env", "check, render and explain environment definition files"),

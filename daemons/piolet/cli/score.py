@@ -16,9 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from piolet.base.errors import UsageError
+from piolet.cli.files import write
 from piolet.cli.main import printable
-from piolet.config import Config
-from piolet.errors import UsageError
+from piolet.site.config import Config
 
 PREFIX = "piolet-score-"
 _PERIOD_LEAST = 0.01
@@ -117,7 +118,7 @@ def locate(name: str, where: Path | None = None) -> Path:
 
 
 def _interval(text: str) -> float:
-    from piolet.score.request import period_of
+    from piolet.samples.request import period_of
 
     try:
         return period_of(text, _PERIOD_LEAST)
@@ -126,7 +127,7 @@ def _interval(text: str) -> float:
 
 
 def _summary(name: str, calibration: Path | None) -> Any:
-    from piolet.score.dataset import open_dataset
+    from piolet.samples.dataset import open_dataset
     from piolet.score.summary import summarise
 
     peaks = _peaks(calibration)
@@ -167,9 +168,9 @@ def _cleaned(value: Any) -> Any:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from piolet.score import dataset, local
-    from piolet.score.choose import NAMES
-    from piolet.score.journal import SUFFIX
+    from piolet.samples import dataset, local
+    from piolet.samples.choose import NAMES
+    from piolet.samples.journal import SUFFIX
     from piolet.score.summary import summarise
 
     command = args.words[1:] if args.words[:1] == ["--"] else args.words
@@ -229,21 +230,8 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a file, which appears whole or not at all. Raises ScoreError."""
-    from piolet.score.failures import ScoreError
-
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.rename(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise ScoreError(f"cannot write {path}: {error.strerror}") from None
-
-
 def _watch(args: argparse.Namespace) -> int:
-    from piolet.score.dataset import open_dataset
+    from piolet.samples.dataset import open_dataset
     from piolet.score.summary import summarise
 
     directory, peaks = locate(args.data), _peaks(args.calibration)
@@ -266,8 +254,8 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
+    from piolet.samples.dataset import open_dataset
     from piolet.score import export
-    from piolet.score.dataset import open_dataset
 
     if args.format == "csv":
         export.to_csv(open_dataset(locate(args.data)), sys.stdout)
@@ -288,8 +276,8 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
+    from piolet.samples.dataset import open_dataset
     from piolet.score.calibrate import calibrate
-    from piolet.score.dataset import open_dataset
     from piolet.score.peaks import to_json
 
     found = calibrate([open_dataset(locate(name)) for name in args.data], args.simulated)

@@ -7,7 +7,6 @@ a bounded time for the nodes' last samples, and never raises.
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -15,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from piolet import __file__ as package_file
+from piolet.base import files
+from piolet.base.errors import ConfigError, PioletError, ScoreError
 from piolet.cli.main import printable
-from piolet.config import DEFAULT_PATH, ScoreConfig
-from piolet.errors import ConfigError, PioletError
-from piolet.score.failures import ScoreError
-from piolet.score.request import Wish, from_json, parse, period_of, run_name
+from piolet.samples.request import Wish, from_json, parse, period_of
+from piolet.samples.settings import ScoreConfig
+from piolet.site.config import DEFAULT_PATH
+from piolet.steps import identity
 
 VARIABLE = "SLURM_PIOLET_SCORE"
 _POLL_S = 0.05
@@ -33,7 +34,7 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
     Raises ScoreError, ConfigError: the request or the site's defaults are wrong, or this is root (decision 53).
     """
     from piolet.cli.env import this_host
-    from piolet.environment import submit as records
+    from piolet.submission import cache, record
 
     if os.getuid() == 0:
         raise ScoreError("a step of root is not scored", "start it as another user, or without --score")
@@ -44,17 +45,17 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
     wish = parse(request, host.cwd, _default(settings))
     definition = wish.to_json()
     taken = _is_taken(wish.out, host)
-    record = records.pack(definition, request, host.cwd, host.dependencies)
-    assert record is not None  # two files are never too many
-    records.write_record(descriptor, record)
+    packed = record.pack(definition, request, host.cwd, host.dependencies)
+    assert packed is not None  # two files are never too many
+    record.write(descriptor, packed)
     if taken:
         # Said before a long step, not after it. No error: scoring makes no step fail.
         said = f"{wish.out} holds a data set already\nhint: name another directory with out=, or remove this one"
         print(f"piolet: warning: no score: {printable(said)}", file=sys.stderr)
         return 0
-    path = records.cache_path(host.variables, host.cwd, request, config or "", os.getuid(), "score")
-    if path and records.is_settled(host.dependencies, started):
-        records.store(path, record)
+    path = cache.path_of(host.variables, host.cwd, request, config or "", os.getuid(), "score")
+    if path and cache.is_settled(host.dependencies, started):
+        cache.store(path, packed)
     return 0
 
 
@@ -80,8 +81,8 @@ def _default(settings: ScoreConfig) -> Wish:
 def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any], str]) -> int:
     """Show the score of a step on stderr; return the exit status, which says whether there was one."""
     try:
+        from piolet.samples.dataset import open_dataset
         from piolet.score import peaks
-        from piolet.score.dataset import open_dataset
         from piolet.score.summary import summarise
 
         wish = from_json(os.fsencode(os.environ.get(VARIABLE, "")))
@@ -91,13 +92,13 @@ def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any],
         late = _wait(directory, settings.end_wait_s)
         table = peaks.from_file(Path(settings.calibration)) if settings.calibration else None
         summary = summarise(open_dataset(directory), table)
-        if summary.name != run_name(job, step, again):
+        if summary.name != identity.run_name(job, step, again):
             raise ScoreError(f"{directory} holds the data set of another step, {summary.name}")
         print(screen(summary, sys.stderr), end="", file=sys.stderr)
         if late:
             print(f"piolet: warning: the last samples of {late} did not come in time", file=sys.stderr)
         if wish.html:
-            from piolet.cli.score import write
+            from piolet.cli.files import write
             from piolet.score.report import html
 
             write(directory / "report.html", html.render(summary).encode())
@@ -115,8 +116,8 @@ def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any],
 
 def _wait(directory: Path, seconds: float) -> str:
     """Wait until every node's samples are complete; return which are not. A node without any is not waited for long."""
-    from piolet.score.dataset import HOST_PARQUET, PARQUET, open_dataset
-    from piolet.score.journal import SUFFIX
+    from piolet.samples.dataset import HOST_PARQUET, PARQUET, open_dataset
+    from piolet.samples.journal import SUFFIX
 
     wanted = 0
     deadline = time.monotonic() + seconds
@@ -144,12 +145,9 @@ def _ended(journal: Path) -> bool:
     """Return whether a journal has its end mark, in one of its last frames, or is a Parquet file by now."""
     try:
         # Others may write there, too: what is no file must not hold this up.
-        descriptor = os.open(journal, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
+        descriptor = files.open_regular(str(journal))
+    except (FileNotFoundError, files.NotRegularError):
         return True
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return True
-        file.seek(max(0, status.st_size - _TAIL))
+        file.seek(max(0, os.fstat(descriptor).st_size - _TAIL))
         return b'"event":"end"' in file.read()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 
-from piolet.config import Config
-from piolet.environment.images.reference import is_path
-from piolet.errors import ImageError
+from piolet.base.errors import ImageError
+from piolet.images.reference import is_path
+from piolet.site.config import Config
 
 
 def refusal(reference: str, settings: Config) -> ImageError | None:
@@ -20,7 +20,7 @@ def refusal(reference: str, settings: Config) -> ImageError | None:
     """
     if not os.path.isdir(settings.node.state):
         return None
-    from piolet.node import imagemounts  # not where there is no pioletd
+    from piolet.node.root import imagemounts  # not where there is no pioletd
 
     choice = imagemounts.noted(settings.node.state)
     own = is_path(reference) or bool(os.environ.get("EDF_IMAGESTORE"))

@@ -15,11 +15,11 @@ import socket
 import sys
 import time
 
-from piolet import config
+from piolet.base import texts
+from piolet.base.errors import UsageError, VetError
 from piolet.cli.main import printable
-from piolet.errors import UsageError
-from piolet.vet.failures import VetError
-from piolet.vet.plan import Plan
+from piolet.site import config
+from piolet.vet.runner.plan import Plan
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -102,13 +102,12 @@ def _check(args: argparse.Namespace, settings: config.Config) -> int:
     plan = _load(args.file, settings)
     own = [task.kind for task in plan.tasks if task.search and not exists(task.kind, task.search)]
     note = f", of them not known here: {', '.join(own)}" if own else ""
-    count = len(plan.tasks)
-    print(f"{args.file} is valid: {count} eval{'' if count == 1 else 's'}{note}")
+    print(f"{args.file} is valid: {texts.counted(len(plan.tasks), 'eval')}{note}")
     return 0
 
 
 def _list(args: argparse.Namespace, settings: config.Config) -> int:
-    from piolet.environment.nearest import nearest
+    from piolet.base.nearest import nearest
     from piolet.vet import listing
     from piolet.vet.catalogue import catalogue
 
@@ -169,7 +168,8 @@ def _why(args: argparse.Namespace) -> int:
 def _gate(args: argparse.Namespace, settings: config.Config) -> int:
     for number in _ENDS:
         signal.signal(number, _interrupt)
-    from piolet.vet import gate, request, shortcut, srunwords
+    from piolet.slurm import srunwords
+    from piolet.vet import gate, request, shortcut
 
     def say(text: str) -> None:
         sys.stderr.write(printable(text))
@@ -179,7 +179,7 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
     started = _parent_environment()
     asked, *words = args.words
     own = args.stage == "allocated" and not srunwords.attaches(words) and not _in_a_job(started)
-    order = gate.Order(args.stage, args.job, asked, tuple(words), own, started or {})
+    order = gate.GateCall(args.stage, args.job, asked, tuple(words), own, started or {})
     protocol_file = request.parse(asked).path
     watched = shortcut.watch(
         os.environ, asked, protocol_file, args.config or "", str(config.DEFAULT_PATH), settings.vet.evals

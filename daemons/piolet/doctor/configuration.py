@@ -6,9 +6,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from piolet.config import DEFAULT_PATH, Config, load
+from piolet.base.errors import ConfigError
 from piolet.doctor.findings import BAD, OK, Finding, Machine
-from piolet.errors import ConfigError
+from piolet.site.config import DEFAULT_PATH, Config, load
 
 _CHECK = "configuration"
 

@@ -12,10 +12,11 @@ import struct
 from collections.abc import Callable, Iterator
 
 from piolet._wire import ffi
+from piolet.base.errors import PioletError
+from piolet.container.fuse import is_of_fuse_2
 from piolet.doctor.findings import BAD, OK, SKIPPED, WARN, Finding, Machine, ask
-from piolet.environment.images import protocol
-from piolet.errors import PioletError
-from piolet.node.fuse import is_of_fuse_2
+from piolet.images import protocol
+from piolet.transport import packets
 
 _WAIT_S = 3.0
 Greeting = Callable[[socket.socket], tuple[int, int]]
@@ -148,5 +149,5 @@ def _greet_node(channel: socket.socket) -> tuple[int, int]:
 def _greet_images(channel: socket.socket) -> tuple[int, int]:
     protocol.send(channel, {"version": protocol.VERSION, "op": "ping"})
     data, descriptors = protocol.receive(channel)
-    protocol.close_all(descriptors)
+    packets.close_all(descriptors)
     return protocol.VERSION, protocol.VERSION if "result" in protocol.unpack(data) else 0

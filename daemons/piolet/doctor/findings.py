@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from piolet.config import Config
+from piolet.site.config import Config
 
 OK, WARN, BAD, SKIPPED = "ok", "warning", "bad", "skipped"
 ASK_S = 20.0

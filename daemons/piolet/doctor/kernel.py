@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 
 from piolet.doctor.findings import BAD, NOBODY, OK, SKIPPED, WARN, Finding, Machine
-from piolet.node import imagemounts, usernamespaces
+from piolet.node.root import imagemounts
+from piolet.system import usernamespaces
 
 _WAIT_S = 3.0
 _CLONE_NEWUSER, _CLONE_NEWNS = 0x10000000, 0x00020000

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 
 from piolet.doctor.findings import BAD, NOBODY, OK, SKIPPED, WARN, Finding, Machine, look
-from piolet.environment.images.cage import probe
+from piolet.images.cage import probe
 
 _SPACE_LEAST = 0.05
 

@@ -10,25 +10,13 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from piolet.environment.images.reference import is_digest
-from piolet.errors import PioletError
+from piolet.base.errors import PioletError
+from piolet.images.info import Image
+from piolet.images.reference import is_digest
 
 VERSION = 1
 LIMIT_BYTES = 96 * 1024
 """A definition travels in one environment variable, which Linux limits to 128 KiB, and in one message."""
-
-
-@dataclass(frozen=True)
-class Image:
-    """The image that was resolved: by `digest` in a store, or a SquashFS `path` that the user brought.
-
-    `store` is 'site' (mounted by the kernel) or 'user' (mounted as the user; `path` is then set).
-    """
-
-    reference: str
-    store: str
-    digest: str | None = None
-    path: str | None = None
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from piolet.config import EnvironmentConfig
+from piolet.base.errors import EnvironmentFileError
+from piolet.base.nearest import nearest
+from piolet.base.positions import Path
 from piolet.environment import lookup
-from piolet.environment.dependencies import Host
 from piolet.environment.expand import ExpandError, expand
 from piolet.environment.layer import Entry, Layer, combine_all
-from piolet.environment.nearest import nearest
-from piolet.environment.positions import Path
+from piolet.environment.settings import EnvironmentConfig
 from piolet.environment.source import Source, read
-from piolet.errors import EnvironmentFileError
+from piolet.submission.dependencies import Host
 
 LEVELS_LIMIT = 10
 FILES_LIMIT = 100

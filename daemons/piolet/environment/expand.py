@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from piolet.environment.nearest import nearest
-from piolet.errors import EnvironmentFileError
+from piolet.base.errors import EnvironmentFileError
+from piolet.base.nearest import nearest
 
 LENGTH_LIMIT = 96 * 1024
 DEPTH_LIMIT = 8

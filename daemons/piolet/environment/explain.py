@@ -11,9 +11,9 @@ import re
 
 from piolet.environment import mounts
 from piolet.environment.expand import escape
-from piolet.environment.images.reference import is_path
 from piolet.environment.layer import Entry
 from piolet.environment.render import Rendered, image_environment
+from piolet.images.reference import is_path
 
 _CONTROLS = dict.fromkeys((*range(32), 127), "?")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")

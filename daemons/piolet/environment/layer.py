@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
 
-from piolet.environment.positions import Path
+from piolet.base.errors import Location
+from piolet.base.positions import Path
 from piolet.environment.source import Source
-from piolet.errors import Location
 
 
 @dataclass(frozen=True)

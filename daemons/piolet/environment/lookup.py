@@ -15,9 +15,9 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 
-from piolet.environment.dependencies import Host
-from piolet.environment.nearest import nearest
-from piolet.errors import EnvironmentFileError
+from piolet.base.errors import EnvironmentFileError
+from piolet.base.nearest import nearest
+from piolet.submission.dependencies import Host
 
 _NAMES_LIMIT = 5000
 

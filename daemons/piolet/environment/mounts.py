@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from piolet.base.errors import EnvironmentFileError
+from piolet.base.nearest import nearest
 from piolet.environment.definition import Mount
-from piolet.environment.dependencies import squeeze
-from piolet.environment.nearest import nearest
-from piolet.errors import EnvironmentFileError
+from piolet.submission.dependencies import squeeze
 
 _GROUPS = (
     ("ro", "rw"),

@@ -14,15 +14,15 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from piolet.config import EnvironmentConfig
+from piolet.base.errors import EnvironmentFileError, ImageError
 from piolet.environment import edf, mounts
-from piolet.environment.definition import LIMIT_BYTES, Definition, Image, Mount
-from piolet.environment.dependencies import Host, squeeze
-from piolet.environment.images.info import ImageInfo
-from piolet.environment.images.reference import is_path
+from piolet.environment.definition import LIMIT_BYTES, Definition, Mount
 from piolet.environment.layer import Entry, Layer
 from piolet.environment.lookup import nearest_path
-from piolet.errors import EnvironmentFileError, ImageError
+from piolet.environment.settings import EnvironmentConfig
+from piolet.images.info import Image, ImageInfo
+from piolet.images.reference import is_path
+from piolet.submission.dependencies import Host, squeeze
 
 Resolver = Callable[[str], ImageInfo]
 

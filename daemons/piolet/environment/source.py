@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from piolet.environment.dependencies import Stamp
-from piolet.environment.positions import NESTING_LIMIT, Path, Positions, Span, scan
-from piolet.errors import EnvironmentFileError, Location
+from piolet.base import places
+from piolet.base.errors import EnvironmentFileError, Location
+from piolet.base.files import NotRegularError, Stamp, read_small
+from piolet.base.positions import NESTING_LIMIT, Path, Positions, scan
 
 SIZE_LIMIT = 1 << 20
 
-_SHOWN = 160
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
-_CONTROLS = dict.fromkeys((*range(9), *range(10, 32), *range(127, 160)), "?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,69 +58,34 @@ class Source:
             found = self.text.find(fragment, start, end)
             if found >= 0:
                 start, end = found, found + len(fragment)
-        return locate(self.path, self.text, (start, end))
-
-
-def locate(path: str, text: str, span: Span) -> Location:
-    """Return the place of `span` in `text`; control characters of the line are shown as '?'."""
-    start, end = span
-    line_start = text.rfind("\n", 0, start) + 1
-    line_end = text.find("\n", start)
-    line = text[line_start : len(text) if line_end < 0 else line_end]
-    column = start - line_start + 1
-    width = max(1, min(end, line_start + len(line)) - start)
-    number = text.count("\n", 0, start) + 1
-    return _Place(path, number, column, line.translate(_CONTROLS), width)
-
-
-class _Place(Location):
-    """A location whose line may be a megabyte long: only the part around the column is shown."""
-
-    def render(self) -> str:
-        """Return the line, or the part of it that matters, and a caret below."""
-        if len(self.text) <= _SHOWN:
-            return super().render()
-        start = max(0, self.column - 1 - _SHOWN // 2)
-        return Location(
-            self.path, self.line, self.column - start, self.text[start : start + _SHOWN], self.width
-        ).render()
+        return places.of_span(self.path, self.text, (start, end))
 
 
 def read(path: str) -> Source:
     """Return the file at the absolute `path`. Raises EnvironmentFileError."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise EnvironmentFileError(f"{path} is not a regular file")
-        data, status = _read_bytes(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a device may do something when it is opened
+            raise NotRegularError(path)
+        data, status = read_small(path, SIZE_LIMIT)
+    except NotRegularError:
+        raise EnvironmentFileError(f"{path} is not a regular file") from None
     except OSError as error:
         raise EnvironmentFileError(f"cannot read {path}: {error.strerror}") from None
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise EnvironmentFileError(
-            f"{path} is not UTF-8: byte {error.start} in line {line} is 0x{data[error.start]:02x}",
-            "a definition file is text in UTF-8",
-        ) from None
-    return parse(path, text, Stamp.of(status))
-
-
-def _read_bytes(path: str) -> tuple[bytes, os.stat_result]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with open(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise EnvironmentFileError(f"{path} is not a regular file")
-        data = bytearray()
-        while len(data) <= SIZE_LIMIT and (piece := file.read(SIZE_LIMIT + 1 - len(data))):
-            data += piece
     if status.st_size > SIZE_LIMIT or len(data) > SIZE_LIMIT:
         size = max(status.st_size, len(data))
         raise EnvironmentFileError(
             f"{path} is {size} bytes long, more than the limit of {SIZE_LIMIT} bytes",
             "a definition file holds settings; put data into a file that is mounted",
         )
-    return bytes(data), status
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = places.line_number(data, error.start)
+        raise EnvironmentFileError(
+            f"{path} is not UTF-8: byte {error.start} in line {line} is 0x{data[error.start]:02x}",
+            "a definition file is text in UTF-8",
+        ) from None
+    return parse(path, text, Stamp.of(status))
 
 
 def parse(path: str, text: str, stamp: Stamp | None = None) -> Source:
@@ -130,7 +94,9 @@ def parse(path: str, text: str, stamp: Stamp | None = None) -> Source:
     positions = scan(text)
     if positions.too_deep is not None:
         raise EnvironmentFileError(
-            f"tables or arrays are nested more than {NESTING_LIMIT} deep", None, locate(path, text, positions.too_deep)
+            f"tables or arrays are nested more than {NESTING_LIMIT} deep",
+            None,
+            places.of_span(path, text, positions.too_deep),
         )
     try:
         data = tomllib.loads(text)
@@ -144,14 +110,16 @@ def _syntax_error(path: str, text: str, positions: Positions, message: str) -> E
     start = len(text.rstrip("\n")) if match is None or match[1] is None else _offset(text, int(match[1]), int(match[2]))
     if positions.repeated is not None and positions.repeated[1][0] <= start:
         name, again, first = positions.repeated
-        line = text.count("\n", 0, first[0]) + 1
+        line = places.line_number(text, first[0])
         what = ".".join(map(str, name))
         return EnvironmentFileError(
-            f"'{what}' is there twice, first in line {line}", "leave one of them out", locate(path, text, again)
+            f"'{what}' is there twice, first in line {line}", "leave one of them out", places.of_span(path, text, again)
         )
     what = message[: match.start()] if match else message
     return EnvironmentFileError(
-        f"this is not valid TOML: {what[:200]}", _syntax_hint(text, start, what), locate(path, text, (start, start + 1))
+        f"this is not valid TOML: {what[:200]}",
+        _syntax_hint(text, start, what),
+        places.of_span(path, text, (start, start + 1)),
     )
 
 

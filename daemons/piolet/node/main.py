@@ -6,7 +6,6 @@ ends, all do. Containers of running steps outlive it: their tasks hold the names
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import logging
@@ -16,23 +15,24 @@ import resource
 import select
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piolet import __version__, logs, notify, peer
-from piolet.config import Config, load
-from piolet.errors import ConfigError, PioletError
-from piolet.node import imagemounts, leftovers, linux, worker
-from piolet.node.devicemapper import DeviceMapper
-from piolet.node.monitor import Monitor
-from piolet.node.mounts import Images
-from piolet.node.state import StepFiles
-from piolet.node.worker import Means
+from piolet.base.errors import ConfigError, PioletError
+from piolet.container import labels, worker
+from piolet.container.worker import Means
+from piolet.node.root import imagemounts
+from piolet.node.root.devicemapper import DeviceMapper
+from piolet.node.root.monitor import Monitor
+from piolet.node.root.mountedimages import Images
+from piolet.node.root.state import StepFiles
+from piolet.node.settings import Settings
+from piolet.system import linux, notify, peer
+from piolet.transport.listener import clear_path, listen
 
 if TYPE_CHECKING:
-    from piolet.node.zygote import Work
+    from piolet.node.root.zygote import Work
 
 _BACKLOG = 1024
 _SERVER_END_S = 2.0
@@ -40,30 +40,8 @@ _AGAIN_S = 0.2
 _BUFFER = 4 << 20
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of pioletd's command line."""
-    parser = argparse.ArgumentParser(prog="pioletd", description="Piolet's daemon on a compute node.")
-    parser.add_argument("--config", type=Path, help="configuration file (default: /etc/piolet/piolet.toml)")
-    parser.add_argument("--version", action="version", version=f"pioletd {__version__}")
-    parser.add_argument("--verbose", action="store_true", help="log every step, and where its start spent the time")
-    return parser
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the daemon; return its exit status."""
-    chosen = build_parser().parse_args(arguments)
-    logs.configure("%(asctime)s %(name)s: %(message)s")
-    try:
-        config = load(chosen.config)
-        if chosen.verbose or config.node.verbose:
-            logging.getLogger().setLevel(logging.DEBUG)
-        return _run(config)
-    except PioletError as error:
-        sys.stderr.write(f"pioletd: error: {error.render()}\n")
-        return 1
-
-
-def _run(config: Config) -> int:
+def run(config: Settings) -> int:
+    """Run the daemon; return its exit status. Raises PioletError: it does not come to that."""
     if os.geteuid() != 0:
         raise PioletError("pioletd must be started as root", "start it with: systemctl start pioletd.service")
     server_account = _account(config.node.account)
@@ -96,7 +74,7 @@ def _run(config: Config) -> int:
     scoring = os.fork()
     if scoring == 0:
         _keep(score_listener, ends, server_account, scored, config)
-    place = leftovers.place(socket.gethostname().partition(".")[0], str(state))
+    place = labels.place(socket.gethostname().partition(".")[0], str(state))
     server = os.fork()
     if server == 0:
         _serve(listener, theirs, (vet_listener, desk), server_account, config, place)
@@ -158,21 +136,12 @@ def _leave_alone(images: Path) -> int:
 
 
 def _listen(path: Path, mode: int) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if path.is_socket():
-        if peer.listens(path):
-            raise PioletError(f"another pioletd listens on {path} already")
-        path.unlink()
-    before = os.umask(0o777)
+    if not clear_path(str(path)):
+        raise PioletError(f"another pioletd listens on {path} already")
     try:
-        listener.bind(str(path))
+        return listen(str(path), mode, _BACKLOG)
     except OSError as error:
         raise PioletError(f"cannot listen on {path}: {error.strerror}", "remove what is there instead of it") from None
-    finally:
-        os.umask(before)
-    path.chmod(mode)
-    listener.listen(_BACKLOG)
-    return listener
 
 
 def _warm(channel: socket.socket, listener: peer.File, evals: tuple[str, ...]) -> None:
@@ -204,7 +173,7 @@ def _be_zygote(channel: socket.socket, listener: peer.File, evals: tuple[str, ..
     try:
         linux.set_name("pioletd-warm")
         linux.die_with_parent(signal.SIGKILL)
-        from piolet.node.zygote import Zygote
+        from piolet.node.root.zygote import Zygote
 
         Zygote(channel, lambda: _prepare_vetting(evals), listener).run()
         status = 0
@@ -215,7 +184,7 @@ def _be_zygote(channel: socket.socket, listener: peer.File, evals: tuple[str, ..
 
 
 def _keep(
-    listener: socket.socket, stop: socket.socket, account: pwd.struct_passwd, files: Path, config: Config
+    listener: socket.socket, stop: socket.socket, account: pwd.struct_passwd, files: Path, config: Settings
 ) -> None:
     """The keeper's process: root's, for scoring. Never returns."""
     status = 1
@@ -224,7 +193,7 @@ def _keep(
         linux.close_all_but({listener.fileno(), stop.fileno()})
         linux.die_with_parent(signal.SIGKILL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        from piolet.node.keeper import Keeper
+        from piolet.node.root.keeper import Keeper
 
         Keeper(account, lambda keeper: _sample(listener, keeper, files, config), stop).run()
         status = 0
@@ -234,14 +203,14 @@ def _keep(
         os._exit(status)
 
 
-def _sample(listener: socket.socket, keeper: socket.socket, files: Path, config: Config) -> None:
+def _sample(listener: socket.socket, keeper: socket.socket, files: Path, config: Settings) -> None:
     """The sampler's process, as the account."""
-    from piolet.node.scoredesk import ScoreDesk
-    from piolet.score.sampler import Sampler
+    from piolet.node.server.scoredesk import ScoreDesk
+    from piolet.samples.sampler import Sampler
 
     sampler = Sampler(totals=bool(config.score.prometheus))
     if config.score.prometheus:
-        from piolet.score.metrics import serve
+        from piolet.samples.metrics import serve
 
         try:
             serve(sampler, socket.gethostname().partition(".")[0], config.score.prometheus)
@@ -268,7 +237,7 @@ def _serve(
     monitor: socket.socket,
     vetting: tuple[socket.socket, socket.socket],
     account: pwd.struct_passwd,
-    config: Config,
+    config: Settings,
     place: str,
 ) -> None:
     """The server's process. Never returns."""
@@ -282,9 +251,9 @@ def _serve(
         linux.not_dumpable()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Imported as the account: whatever its modules do, they never do it as root.
-        from piolet.node.server import Server
-        from piolet.node.spool import Spool
-        from piolet.node.vetdesk import VetDesk
+        from piolet.node.server.server import Server
+        from piolet.node.server.spool import Spool
+        from piolet.node.server.vetdesk import VetDesk
 
         spool = Spool(config.vet.spool)
         Server(listener, monitor, config, place, lambda selector: VetDesk(selector, *vetting, spool)).run()
@@ -301,7 +270,7 @@ def _monitor(
     siblings: dict[int, str],
     images: pwd.struct_passwd,
     room: tuple[Path, Path],
-    config: Config,
+    config: Settings,
     where: tuple[str, int],
 ) -> int:
     (base, state), (place, home) = room, where
@@ -329,7 +298,7 @@ def _monitor(
     return _wait_server(server) if well else 1
 
 
-def _images(config: Config, account: pwd.struct_passwd, base: Path, state: Path, place: str) -> Images:
+def _images(config: Settings, account: pwd.struct_passwd, base: Path, state: Path, place: str) -> Images:
     """Return what mounts images, by the way that this kernel has, and say which that is."""
     log = logging.getLogger("pioletd.monitor")
     mapper = DeviceMapper(place)
@@ -355,7 +324,3 @@ def _wait_server(server: int) -> int:
     os.close(ended)
     _, status = os.waitpid(server, 0)
     return 1 if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,12 +15,11 @@ import socket
 import struct
 from dataclasses import dataclass, field
 
-from piolet import peer
-from piolet.errors import WireError
-from piolet.node import packets
+from piolet.base.errors import WireError
+from piolet.steps import identity
+from piolet.system import peer
+from piolet.transport import packets
 
-MESSAGE_MAX = 256 * 1024
-_STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # struct piolet_start of wire.h, whose cffi module is too much for the monitor; tests/wire holds them together.
 START = struct.Struct("=IHHII8I64x")
@@ -36,7 +35,7 @@ class Build:
 
     key       the server's number for this step, which `end` and the answer carry
     digest    image of the site's store, or None: the plan names the user's own file
-    identity  of the image file (mounts.identity_of), so that a replaced file is mounted afresh
+    identity  of the image file (base/files.py, identity_of), so that a replaced file is mounted afresh
     plan      for the worker; the monitor does not look inside
     foreign   the plan has a program run that is not ours (squashfuse, crun): that is to be in the step's control group
     """
@@ -92,7 +91,7 @@ class Announced:
     @property
     def job(self) -> int:
         """The job's number."""
-        return int(self.step.partition(".")[0])
+        return int(identity.parts(self.step)[0])
 
 
 def encode(request: Build | End) -> bytes:
@@ -135,9 +134,4 @@ def take_start(connection: socket.socket, listener: peer.File) -> Announced:
     if uid == 0:
         # The plan is the server's word, and would be carried out as root.
         raise WireError("a step of root has no environment", "start it as another user")
-    return Announced(f"{job}.{step}", pid, uid, gid, list(struct.unpack_from(f"={count}I", data, START.size)))
-
-
-def is_step(text: str) -> bool:
-    """Return whether `text` is "JOB.STEP". Whatever comes from outside is asked this before it names a file."""
-    return _STEP.fullmatch(text) is not None
+    return Announced(identity.name(job, step), pid, uid, gid, list(struct.unpack_from(f"={count}I", data, START.size)))

@@ -1,12 +1,25 @@
-"""What each user may take of something that all share: so much at once, and so much a second after that."""
+"""What each user may take of something that all share: so many at once, and so much a second."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 _USERS_MAX = 4096
+
+
+@dataclass(frozen=True)
+class Bound:
+    """So many of something at once: `each` of one user, `total` in all."""
+
+    each: int
+    total: int
+
+    def reached(self, uid: int, users: list[int]) -> bool:
+        """Return whether no other of this user's may begin; `users` has, for each that is at work, whose it is."""
+        return len(users) >= self.total or users.count(uid) >= self.each
 
 
 class Shares:

@@ -10,8 +10,8 @@ import dataclasses
 
 import numpy as np
 
-from piolet.score.dataset import Dataset
-from piolet.score.failures import ScoreError
+from piolet.base.errors import ScoreError
+from piolet.samples.dataset import Dataset
 from piolet.score.peaks import Peaks, peaks_of
 
 _UNITS = ("tensor", "fp64", "fp32", "fp16", "dram")

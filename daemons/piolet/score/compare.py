@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from piolet.base import texts
+from piolet.base.errors import ScoreError
 from piolet.score.advice import percent
-from piolet.score.failures import ScoreError
 from piolet.score.report.screen import duration, energy, number
 from piolet.score.summary import Summary
 
@@ -80,7 +81,7 @@ def render(a: Summary, b: Summary, found: Comparison) -> str:
         ("time", duration(a.seconds), duration(b.seconds)),
         ("energy", energy(a.energy), energy(b.energy)),
     ]
-    text = "".join(f"{name:<16}{left:>16}{right:>16}\n" for name, left, right in rows)
+    text = "".join(f"{line}\n" for line in texts.columns(rows, (16, 16, 16), right=(1, 2), gap=0))
     points = [f"{100 * value:+.1f}" for value in (found.difference, found.low, found.high)]
     verdict = "" if found.is_clear else "; this may be chance"
     text += f"\nB - A: {points[0]} points of saturation (95 % interval {points[1]} to {points[2]}{verdict})\n"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from piolet.api import GPU_QUANTITIES
-from piolet.score.dataset import Dataset
+from piolet.samples.dataset import Dataset
 from piolet.score.summary import Summary
 
 FORMATS = ("csv", "json", "openmetrics")

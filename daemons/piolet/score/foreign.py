@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES
-from piolet.score import dataset
-from piolet.score.failures import ScoreError
+from piolet.base.errors import ScoreError
+from piolet.samples import dataset
 
 _MIB = 1048576.0
 # DCGM's field (GSSR's CSV) and tag (its JSON), our name, and what turns the unit into ours.
@@ -74,7 +74,9 @@ def convert(source: Path, directory: Path, model: str = "") -> int:
     return len(files)
 
 
-def _facts(job: str, step: str, node: str, gpus: list[str], model: str, period: float, **more: Any) -> dataset.Facts:
+def _facts(
+    job: str, step: str, node: str, gpus: list[str], model: str, period: float, **more: Any
+) -> dataset.NodeFacts:
     name = model or "unknown GPU"
     header = {
         "version": 1,
@@ -94,7 +96,7 @@ def _facts(job: str, step: str, node: str, gpus: list[str], model: str, period: 
         "not_used": {},
         "simulated": "",
     }
-    return dataset.Facts(header, {}, [], more["start"], more["end"], True)
+    return dataset.NodeFacts(header, {}, [], more["start"], more["end"], True)
 
 
 def _empty(size: int) -> Chunk:
@@ -111,7 +113,7 @@ def _why(error: Exception) -> str:
     return "its parts are not what they should be"
 
 
-def _json(path: Path, model: str) -> tuple[dataset.Facts, Chunk]:
+def _json(path: Path, model: str) -> tuple[dataset.NodeFacts, Chunk]:
     try:
         content = json.loads(path.read_text("utf-8"))
         about, data = content["metadata"], content["data"]
@@ -142,7 +144,7 @@ def _json_gpu(metrics: dict[str, list[float]], index: int, period: float, start:
     return chunk | {"device": np.full(size, index), "span": np.full(size, period), "end": end}
 
 
-def _csv(path: Path, model: str) -> tuple[dataset.Facts, Chunk]:
+def _csv(path: Path, model: str) -> tuple[dataset.NodeFacts, Chunk]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from piolet.samples.dataset import Dataset, Node
 from piolet.score import saturation
-from piolet.score.dataset import Dataset, Node
 from piolet.score.peaks import Peaks, peaks_of
 from piolet.score.phases import BINS_MAX
 from piolet.score.saturation import NEEDED, Totals

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from piolet.score.failures import ScoreError
+from piolet.base.errors import ScoreError
 
 GIGA = 1e9
 

@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 
+from piolet.base.errors import ScoreError
+from piolet.samples.dataset import Dataset, open_dataset
 from piolet.score import saturation
 from piolet.score.advice import Advice, advise, used
-from piolet.score.dataset import Dataset, open_dataset
-from piolet.score.failures import ScoreError
 from piolet.score.overview import Overview, overview
 from piolet.score.peaks import Peaks
 from piolet.score.phases import phases
-from piolet.score.request import run_name
 from piolet.score.saturation import Score
+from piolet.steps import identity
 
 MIXED = 0.1
 
 
 @dataclass(frozen=True)
-class Phase:
+class NamedPhase:
     """A phase in seconds since the start, with means over all GPUs, and in a word what it was."""
 
     start: float
@@ -71,7 +71,7 @@ class Summary:
     score: Score
     utilisation: float | None
     sm: float | None
-    phases: tuple[Phase, ...]
+    phases: tuple[NamedPhase, ...]
     nodes: tuple[NodeLine, ...]
     wanted: int
     slowest: str
@@ -86,7 +86,7 @@ class Summary:
     @property
     def name(self) -> str:
         """The name of this run of the step."""
-        return run_name(self.job, self.step, self.restarts)
+        return identity.run_name(self.job, self.step, self.restarts)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain values for JSON, without the timelines."""
@@ -152,7 +152,7 @@ def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None) ->
 
 
 def _run_of(header: dict[str, Any]) -> str:
-    return run_name(str(header["job"]), str(header["step"]), header.get("restarts", 0))
+    return identity.run_name(str(header["job"]), str(header["step"]), header.get("restarts", 0))
 
 
 def _mean(array: Any) -> float | None:
@@ -160,7 +160,7 @@ def _mean(array: Any) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _phases(view: Overview) -> list[Phase]:
+def _phases(view: Overview) -> list[NamedPhase]:
     if not len(view.gpus):
         return []
     lines = [np.nanmean(view.lines[name], axis=0) for name in ("s", "c", "m", "n", "engine", "sm")]
@@ -169,7 +169,7 @@ def _phases(view: Overview) -> list[Phase]:
     for phase in phases(series):
         s, c, m, n, engine, sm = phase.means
         start, end = phase.start * view.bin_seconds, phase.end * view.bin_seconds
-        result.append(Phase(start, end, _name(s, c, m, n, engine, sm), s, c, m, n, engine))
+        result.append(NamedPhase(start, end, _name(s, c, m, n, engine, sm), s, c, m, n, engine))
     return result
 
 

@@ -21,11 +21,9 @@ import zipfile
 
 import piolet
 
-_MODULES = (
-    "__init__.py", "errors.py", "api.py", "vet/__init__.py", "vet/child.py", "vet/failures.py", "vet/hostlist.py",
-    "vet/inside.py", "vet/loading.py", "vet/meeting.py", "vet/parts.py", "vet/plan.py", "vet/records.py",
-    "vet/runner.py", "vet/scratch.py", "vet/session.py", "vet/surroundings.py",
-)  # fmt: skip
+# Whole folders, and what the runner needs of others.
+_FOLDERS = ("api", "vet/runner", "vet/evals")
+_MODULES = ("__init__.py", "base/__init__.py", "base/errors.py", "base/hostlist.py", "vet/__init__.py")
 # It is read by any Python that there is, so that one that is too old can say so.
 LOADER = """\
 import os, sys
@@ -49,7 +47,7 @@ class Bundled(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def is_package(self, name): return m[name].endswith("__init__.py")
     def get_source(self, name): return z.read(m[name]).decode()
 sys.meta_path.insert(0, Bundled())
-from piolet.vet.inside import main
+from piolet.vet.runner.inside import main
 sys.exit(main(take(b)))
 """
 
@@ -57,10 +55,12 @@ sys.exit(main(take(b)))
 def build() -> bytes:
     """Return the file."""
     base = os.path.dirname(os.path.abspath(piolet.__file__))
-    evals = sorted(name for name in os.listdir(os.path.join(base, "vet/evals")) if name.endswith(".py"))
+    names = list(_MODULES)
+    for folder in _FOLDERS:
+        names += sorted(f"{folder}/{one}" for one in os.listdir(os.path.join(base, folder)) if one.endswith(".py"))
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in (*_MODULES, *(f"vet/evals/{one}" for one in evals)):
+        for name in names:
             with open(os.path.join(base, name), encoding="utf-8") as file:
                 _add(archive, f"piolet/{name}", file.read())
     return content.getvalue()

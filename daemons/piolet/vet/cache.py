@@ -16,10 +16,11 @@ from dataclasses import asdict
 from typing import Any
 
 from piolet.api import PASS
-from piolet.vet import records, store
-from piolet.vet.failures import VetError
-from piolet.vet.plan import Plan, Task
-from piolet.vet.records import Record
+from piolet.base.errors import VetError
+from piolet.vet import store
+from piolet.vet.runner import records
+from piolet.vet.runner.plan import Plan, Task
+from piolet.vet.runner.records import Record
 
 _HISTORY_MAX = 50
 _ENTRIES_MAX = 500

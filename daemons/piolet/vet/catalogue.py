@@ -14,8 +14,8 @@ from functools import cached_property
 from importlib.machinery import PathFinder
 
 from piolet.api import Eval, Inconclusive
-from piolet.vet import loading
-from piolet.vet.failures import VetError
+from piolet.base.errors import VetError
+from piolet.vet.runner import loading
 
 OWN = {
     "clock_skew": "ClockSkew",
@@ -56,7 +56,7 @@ VETNODE = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogueEntry:
     """One eval that a protocol can name. Its class is imported when it is asked for."""
 
     name: str
@@ -71,10 +71,10 @@ class Entry:
 class Catalogue:
     """The evals by short name, and by the names that vetnode's protocols use."""
 
-    def __init__(self, entries: Mapping[str, Entry]) -> None:
+    def __init__(self, entries: Mapping[str, CatalogueEntry]) -> None:
         self.entries = dict(sorted(entries.items()))
 
-    def find(self, name: str) -> Entry | None:
+    def find(self, name: str) -> CatalogueEntry | None:
         """Return the entry that a protocol calls `name`, or None: it is a user's own class, or misspelt."""
         return self.entries.get(VETNODE.get(name, name))
 
@@ -85,7 +85,7 @@ class Catalogue:
 
 def catalogue(directories: Iterable[str] = ()) -> Catalogue:
     """Return Piolet's evals and those of the site's `directories`. Raises VetError."""
-    entries = {name: Entry(name, f"piolet.vet.evals.{name}:{kind}") for name, kind in OWN.items()}
+    entries = {name: CatalogueEntry(name, f"piolet.vet.evals.{name}:{kind}") for name, kind in OWN.items()}
     for directory in directories:
         for entry in _site(directory):
             if entry.name in entries:
@@ -97,7 +97,7 @@ def catalogue(directories: Iterable[str] = ()) -> Catalogue:
     return Catalogue(entries)
 
 
-def _site(directory: str) -> list[Entry]:
+def _site(directory: str) -> list[CatalogueEntry]:
     try:
         names = sorted(
             name for name in os.listdir(directory) if name.endswith(".py") and not name.startswith(("_", "."))
@@ -109,7 +109,7 @@ def _site(directory: str) -> list[Entry]:
     return [_file_entry(os.path.join(directory, name)) for name in names]
 
 
-def _file_entry(path: str) -> Entry:
+def _file_entry(path: str) -> CatalogueEntry:
     """Return the entry of a site's file: the one class in it that is an eval."""
     try:
         module = loading.module_of(path)
@@ -122,7 +122,7 @@ def _file_entry(path: str) -> Entry:
     ]
     if len(own) != 1 or not own[0].name:
         raise VetError(f"{path} must define one class that derives from piolet.api.Eval and has a name")
-    return Entry(own[0].name, f"{path}:{own[0].__name__}")
+    return CatalogueEntry(own[0].name, f"{path}:{own[0].__name__}")
 
 
 def exists(dotted: str, search: Iterable[str]) -> bool:

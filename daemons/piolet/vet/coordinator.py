@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
-from piolet.vet import localise, records, verdicts
+from piolet.vet import localise, verdicts
 from piolet.vet.localise import Meeting
-from piolet.vet.plan import MEETING_SLACK_S as _SLACK_S
-from piolet.vet.plan import Plan, Task
-from piolet.vet.records import Record
+from piolet.vet.runner import records
+from piolet.vet.runner.plan import MEETING_SLACK_S as _SLACK_S
+from piolet.vet.runner.plan import Plan, Task
+from piolet.vet.runner.records import Record
 
 _Wait = tuple[Callable[[], bool], float]
 

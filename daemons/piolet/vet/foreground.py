@@ -6,10 +6,11 @@ import os
 import time
 from dataclasses import replace
 
-from piolet.vet import cache, requirements, runner, store, surroundings, verdicts
+from piolet.vet import cache, requirements, store, verdicts
 from piolet.vet.coordinator import Coordinator
-from piolet.vet.plan import ENVIRONMENT, HOST, Plan, Task
-from piolet.vet.records import Record
+from piolet.vet.runner import runner, surroundings
+from piolet.vet.runner.plan import ENVIRONMENT, HOST, Plan, Task
+from piolet.vet.runner.records import Record
 
 
 def vet(plan: Plan, node: str, use_cache: bool = True) -> verdicts.Decision:

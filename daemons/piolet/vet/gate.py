@@ -17,14 +17,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from piolet.vet import jobs, relaunch, request, results, screen, srunwords, step
-from piolet.vet.failures import VetError
-from piolet.vet.meeting import START_S
-from piolet.vet.plan import ENVIRONMENT, Plan
-from piolet.vet.relaunch import Choice
-from piolet.vet.request import Request
-from piolet.vet.shortcut import Watched
-from piolet.vet.srunwords import Words
+from piolet.base.errors import PioletError, SlurmError, VetError
+from piolet.slurm import jobs, srunwords
+from piolet.slurm.srunwords import Words
+from piolet.vet import kept, relaunch, request, results, screen, step
+from piolet.vet.relaunch import NodeChoice
+from piolet.vet.request import VetRequest
+from piolet.vet.runner.meeting import START_S
+from piolet.vet.runner.plan import ENVIRONMENT, Plan
+from piolet.vet.shortcut import Basis
 from piolet.vet.verdicts import GOOD, STATUS_BAD, Decision
 
 STAGES = ("submit", "step", "allocated")
@@ -43,7 +44,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Order:
+class GateCall:
     """What the plugin asks; `words` is how srun was called.
 
     own      the allocation was made by this srun, so that it may give it back
@@ -59,7 +60,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Answer:
+class GateAnswer:
     """The exit status, and the words of the command that srun becomes; without words it goes on as it is."""
 
     status: int
@@ -67,13 +68,13 @@ class Answer:
 
 
 def answer(
-    order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Watched | None = None
-) -> Answer:
-    """Do what `order` asks. `say` is given text for people; `watched` keeps good news. Raises VetError."""
+    order: GateCall, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Basis | None = None
+) -> GateAnswer:
+    """Do what `order` asks. `say` is given text for people; `watched` keeps good news. Raises PioletError."""
     if order.stage == "submit":
         _plan(request.parse(order.request), load)
-        return Answer(0)
-    found = Answer(1)
+        return GateAnswer(0)
+    found = GateAnswer(1)
     cancel = functools.cache(lambda: jobs.cancel(order.job, _tool(order.words, "scancel")))
     own = order.stage == "allocated" and order.own
     try:
@@ -85,7 +86,7 @@ def answer(
     return found
 
 
-def _plan(asked: Request, load: Load) -> Plan:
+def _plan(asked: VetRequest, load: Load) -> Plan:
     plan = asked.apply(load(asked.path))
     step.plan_text(plan)
     return plan
@@ -95,7 +96,7 @@ class _Gate:
     """One srun's vetting."""
 
     def __init__(
-        self, order: Order, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Watched | None,
+        self, order: GateCall, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Basis | None,
         interrupted: Callable[[], object],
     ) -> None:  # fmt: skip
         self._watched = watched
@@ -111,43 +112,43 @@ class _Gate:
         attached = self._words.value("jobid")
         self._job = int(attached) if attached is not None and attached.isdecimal() else order.job
 
-    def answer(self) -> Answer:
+    def answer(self) -> GateAnswer:
         if self._words.value("interactive") is not None:
-            return Answer(0)  # salloc's own shell: its sruns are vetted
+            return GateAnswer(0)  # salloc's own shell: its sruns are vetted
         nodes = jobs.nodes_of(self._job, self._environ, _tool(self._order.words, "scontrol"))
         if self._order.stage == "allocated":
             return self._allocated(nodes, *self._decide(nodes, None))
-        place = jobs.place(self._job, self._plan, self._environment, self._environ)
+        place = kept.place(self._job, self._plan, self._environment, self._environ)
         # Of several sruns that a job starts at once, one vets.
         bound = self._plan.budget_s + self._plan.meetings_s + START_S
-        with jobs.alone(place.file, bound) if place is not None else contextlib.nullcontext():
+        with kept.alone(place.file, bound) if place is not None else contextlib.nullcontext():
             _, choice = self._decide(nodes, place)
         if not choice.nodes:
             return self._refuse(choice.reason)
         if choice.words:
             unused = [node for node in nodes if node not in choice.nodes]
             self._say(f"going on with {len(choice.nodes)} of {len(nodes)} nodes, without {_some(unused)}\n")
-        return Answer(0, choice.words)
+        return GateAnswer(0, choice.words)
 
-    def _decide(self, nodes: Sequence[str], place: jobs.Place | None) -> tuple[Decision, Choice]:
-        """Return what is thought of the nodes, and which to use; `place` keeps it for the job. Raises VetError."""
+    def _decide(self, nodes: Sequence[str], place: kept.KeptFile | None) -> tuple[Decision, NodeChoice]:
+        """Return what is thought of the nodes, and which to use; `place` keeps it for the job. Raises PioletError."""
         scontrol = _tool(self._order.words, "scontrol")
-        kept = None
+        earlier = None
         if place is not None:
-            kept = jobs.kept(place, nodes, time.time(), lambda: jobs.started(self._job, scontrol))
-        if kept is not None:
-            decision, at = kept.decision, time.time() - kept.age_s
-            self._say(screen.brief(self._plan, decision, kept.age_s))
+            earlier = kept.kept(place, nodes, time.time(), lambda: jobs.started(self._job, scontrol))
+        if earlier is not None:
+            decision, at = earlier.decision, time.time() - earlier.age_s
+            self._say(screen.brief(self._plan, decision, earlier.age_s))
         else:
             at, begun = time.time(), time.monotonic()
             decision = self._vet(nodes)
             seconds = time.monotonic() - begun
             self._say(screen.render(self._plan, decision, seconds))
         choice, error = self._choose(nodes, decision)
-        if kept is None:
+        if earlier is None:
             self._report(decision, choice, at, seconds)
             if choice.nodes and place is not None:
-                jobs.keep(place, decision, at)
+                kept.keep(place, decision, at)
         if error is not None:
             raise error
         if choice.nodes and not choice.words and set(decision.state.values()) == {GOOD}:
@@ -161,7 +162,7 @@ class _Gate:
         if self._watched is not None and not inside and self._environ.get("SLURM_JOB_ID") == str(self._job):
             text = f"vetting '{self._plan.name}' of {time.strftime('%H:%M:%S', time.localtime(at))}"
             note = f"{text}: all {count} nodes good"
-            self._watched.keep(text, note, at, at + jobs.good_for_s(self._plan))
+            self._watched.keep(text, note, at, at + kept.good_for_s(self._plan))
 
     def _vet(self, nodes: Sequence[str]) -> Decision:
         launch = step.Launch(
@@ -171,15 +172,15 @@ class _Gate:
         found = step.run(self._plan, nodes, launch, self._environ, self._interrupted)
         return found.decision(self._plan, nodes)
 
-    def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[Choice, VetError | None]:
+    def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[NodeChoice, PioletError | None]:
         if decision.abort:
-            return Choice((), reason="the protocol says to stop"), None
+            return NodeChoice((), reason="the protocol says to stop"), None
         try:
             return relaunch.choose(self._words, nodes, self._plan, decision, self._environ), None
-        except VetError as error:
-            return Choice(()), error
+        except (SlurmError, VetError) as error:
+            return NodeChoice(()), error
 
-    def _report(self, decision: Decision, choice: Choice, started: float, seconds: float) -> None:
+    def _report(self, decision: Decision, choice: NodeChoice, started: float, seconds: float) -> None:
         path = self._asked.report or f"vet-{self._job}.json"
         try:
             results.write(path, results.document(self._plan, decision, str(self._job), started, seconds, choice.nodes))
@@ -188,9 +189,9 @@ class _Gate:
             if self._asked.report:
                 self._say(f"piolet: warning: {error.message}\n")
 
-    def _allocated(self, nodes: Sequence[str], decision: Decision, choice: Choice) -> Answer:
+    def _allocated(self, nodes: Sequence[str], decision: Decision, choice: NodeChoice) -> GateAnswer:
         if choice.nodes and not decision.bad:
-            return Answer(0)
+            return GateAnswer(0)
         bad = decision.bad
         if decision.abort or not bad:
             return self._refuse(choice.reason)
@@ -203,17 +204,17 @@ class _Gate:
         if why:
             return self._refuse(f"no other nodes than {_some(bad)} can be had: {why}")
         self._say(f"giving job {self._job} back and asking for other nodes than {_some(bad)}\n")
-        return Answer(0, tuple(words))
+        return GateAnswer(0, tuple(words))
 
-    def _refuse(self, reason: str) -> Answer:
+    def _refuse(self, reason: str) -> GateAnswer:
         self._say(f"piolet: error: the application was not started: {reason or 'no node is good'}\n")
-        return Answer(STATUS_BAD)
+        return GateAnswer(STATUS_BAD)
 
 
 def _parse(words: Sequence[str], environ: Mapping[str, str]) -> Words:
     try:
         return srunwords.parse(words)
-    except VetError as error:
+    except SlurmError as error:
         # It may be an option of somebody else's plugin, which srun's help knows.
         try:
             text = subprocess.run(

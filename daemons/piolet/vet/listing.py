@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, cast
 
-from piolet.vet.catalogue import Catalogue, Entry
+from piolet.base import texts
+from piolet.vet.catalogue import Catalogue, CatalogueEntry
 
 
 def overview(known: Catalogue) -> list[str]:
     """Return a line for each eval."""
-    lines = [f"{'name':21} {'unit':9} {'scope':6} what it checks; what it needs"]
+    rows = [("name", "unit", "scope", "what it checks; what it needs")]
     for entry in known.entries.values():
         kind = entry.kind
         needs = f"; needs {kind.needs}" if kind.needs else ""
-        lines.append(f"{entry.name:21} {kind.unit or '-':9} {kind.scope:6} {kind.text}{needs}")
-    return lines
+        rows.append((entry.name, kind.unit or "-", kind.scope, f"{kind.text}{needs}"))
+    return texts.columns(rows, (21, 9, 6), gap=1)
 
 
-def explain(entry: Entry) -> list[str]:
+def explain(entry: CatalogueEntry) -> list[str]:
     """Return everything about one eval, its parameters included."""
     kind = entry.kind
     facts = {

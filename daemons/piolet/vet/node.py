@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib
 import json
 import os
 import select
@@ -20,15 +21,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from piolet.api import Context
-from piolet.errors import PioletError
-from piolet.vet import cache, foreground, parts, plan, records, runner, session, store, surroundings, verdicts
-from piolet.vet.meeting import MEETING_VARIABLE, START_S
+from piolet.base.errors import PioletError
+from piolet.vet import cache, foreground, store, verdicts
+from piolet.vet.catalogue import catalogue
 from piolet.vet.origin import USER, Origins, closed_environment
-from piolet.vet.plan import Plan, Task
-from piolet.vet.records import Record
+from piolet.vet.runner import parts, plan, records, runner, session, surroundings
+from piolet.vet.runner.meeting import MEETING_VARIABLE, START_S
+from piolet.vet.runner.plan import Plan, Task
+from piolet.vet.runner.records import Record
 
 Facts = dict[str, list[str]]
 Work = Callable[[bytes, int, Facts, int], None]
+
+
+def preload() -> None:
+    """Import what most evals need, in a process that will be forked. Call it before threads are started.
+
+    Linear algebra gets one thread: an eval that wants more cores forks a process for each.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for name in ("numpy", "psutil", "pynvml"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+    for entry in catalogue().entries.values():
+        assert entry.kind
 
 
 def prepare(site: Sequence[str] = ()) -> Work:
@@ -36,7 +53,7 @@ def prepare(site: Sequence[str] = ()) -> Work:
 
     `site` are the directories of the site's evals, as the daemon's configuration names them.
     """
-    runner.preload()
+    preload()
     # OpenSSL reads its configuration, which can name programs, when it is first used: not in the user's environment.
     hashlib.sha256(b"").digest()
     ssl.create_default_context()

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from piolet.vet import catalogue
-from piolet.vet.plan import HOST, Plan, Task
+from piolet.vet.runner.plan import HOST, Plan, Task
 
 BUILT_IN, SITE, USER = "built-in", "site", "user"
 # The others load libraries that parameters or the environment name, or tell what another node says.

@@ -15,11 +15,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from piolet.api import Eval, Inconclusive
-from piolet.environment.nearest import nearest
-from piolet.vet import plan, quantities, yamltext
+from piolet.base import units
+from piolet.base.errors import VetError
+from piolet.base.nearest import nearest
+from piolet.vet import yamltext
 from piolet.vet.catalogue import VETNODE, Catalogue
-from piolet.vet.failures import VetError
-from piolet.vet.yamltext import Document, Node, Place, Scalar, Sequence
+from piolet.vet.runner import plan
+from piolet.vet.yamltext import Mark, Node, Scalar, Sequence, YamlFile
 
 _PROTOCOL_KEYS = ("name", "evals", "scheduler", "pip", "budget", "min_nodes", "spares")
 _EVAL_KEYS = (
@@ -35,7 +37,7 @@ def load(path: str, known: Catalogue, search: Iterable[str] = ()) -> plan.Plan:
     return build(yamltext.read(path), known, search)
 
 
-def build(document: Document, known: Catalogue, search: Iterable[str] = ()) -> plan.Plan:
+def build(document: YamlFile, known: Catalogue, search: Iterable[str] = ()) -> plan.Plan:
     """Return the plan in `document`; `search` is where a user's own classes will be looked for."""
     reader = _Reader(document)
     top = reader.table(document.root, _PROTOCOL_KEYS, "a protocol")
@@ -64,7 +66,7 @@ def build(document: Document, known: Catalogue, search: Iterable[str] = ()) -> p
     )
 
 
-def _task(reader: _Reader, item: Node, known: Catalogue, search: tuple[str, ...]) -> tuple[plan.Task, Place]:
+def _task(reader: _Reader, item: Node, known: Catalogue, search: tuple[str, ...]) -> tuple[plan.Task, Mark]:
     document = reader.document
     if not isinstance(item, yamltext.Mapping):
         raise document.error("an eval must be a table", item.place, "it begins with '- type: …'")
@@ -164,14 +166,14 @@ def _did_you_mean(name: str, names: Iterable[str]) -> str | None:
 class _Reader:
     """Takes values out of a document, or says where they are wrong."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: YamlFile) -> None:
         self.document = document
 
     def wrong(self, node: Node, what: str, expected: str) -> VetError:
         shown = f", not '{node.text[:60]}'" if isinstance(node, Scalar) else ""
         return self.document.error(f"'{what}' must be {expected}{shown}", node.place)
 
-    def unknown(self, key: str, place: Place, known: Iterable[str], where: str) -> VetError:
+    def unknown(self, key: str, place: Mark, known: Iterable[str], where: str) -> VetError:
         names = list(known)
         hint = _did_you_mean(key, names) or f"known here: {', '.join(sorted(set(names)))}"
         return self.document.error(f"unknown key '{key}' in {where}", place, hint)
@@ -213,7 +215,7 @@ class _Reader:
         if not isinstance(node, Scalar):
             raise self.wrong(node, what, "a number")
         try:
-            value = quantities.parse(node.text, unit)
+            value = units.parse(node.text, unit)
         except ValueError as error:
             raise self.wrong(node, what, str(error)) from None
         if whole and value != int(value):

@@ -11,10 +11,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from piolet.vet import hostlist, verdicts
-from piolet.vet.failures import VetError
-from piolet.vet.plan import Plan
-from piolet.vet.srunwords import Words
+from piolet.base import hostlist
+from piolet.base.errors import VetError
+from piolet.slurm.srunwords import Words
+from piolet.vet import verdicts
+from piolet.vet.runner.plan import Plan
 from piolet.vet.verdicts import BAD, GOOD, Decision
 
 _COUNT = re.compile(r"(\d+)([kKmM]?)(?:-(\d+)([kKmM]?))?", re.ASCII)
@@ -23,7 +24,7 @@ _HINT = "leave it out, or leave the bad nodes out yourself with --exclude"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedNodes:
     """How many nodes an srun is to run on: `most` as asked for, at least `least`."""
 
     least: int
@@ -31,7 +32,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Choice:
+class NodeChoice:
     """The nodes to run on, empty: there are too few, for `reason`; `words` empty: the srun goes on as it is."""
 
     nodes: tuple[str, ...]
@@ -39,7 +40,7 @@ class Choice:
     reason: str = ""
 
 
-def wanted(words: Words, nodes: Sequence[str], plan: Plan) -> Wanted:
+def wanted(words: Words, nodes: Sequence[str], plan: Plan) -> WantedNodes:
     """Return how many of `nodes` this srun asks for. Raises VetError: it asks for more than there are."""
     text = words.value("nodes")
     tasks = _number(words.value("ntasks"))
@@ -54,10 +55,12 @@ def wanted(words: Words, nodes: Sequence[str], plan: Plan) -> Wanted:
         raise VetError(f"srun is to run on {low} nodes, but may use {len(nodes)} of the job's", "ask for fewer with -N")
     high = min(high, len(nodes))
     least = min(low, plan.min_nodes) if plan.min_nodes else low
-    return Wanted(max(1, least), max(1, high))
+    return WantedNodes(max(1, least), max(1, high))
 
 
-def choose(words: Words, nodes: Sequence[str], plan: Plan, decision: Decision, environ: Mapping[str, str]) -> Choice:
+def choose(
+    words: Words, nodes: Sequence[str], plan: Plan, decision: Decision, environ: Mapping[str, str]
+) -> NodeChoice:
     """Return the nodes that this srun runs on, and by which words. Raises VetError."""
     excluded = set(_hosts(words.value("exclude")))
     want = wanted(words, [node for node in nodes if node not in excluded], plan)
@@ -66,23 +69,23 @@ def choose(words: Words, nodes: Sequence[str], plan: Plan, decision: Decision, e
     usable = [node for node, own in state.items() if own != BAD]
     bad_named = [node for node in named if state[node] == BAD]
     if bad_named:
-        return Choice((), reason=f"--nodelist names {', '.join(bad_named[:5])}, which must not be used")
+        return NodeChoice((), reason=f"--nodelist names {', '.join(bad_named[:5])}, which must not be used")
     if len(usable) < want.least:
         few = f"{want.least} good nodes are needed, and there are {len(usable)}"
-        return Choice((), reason=f"{few} besides those in --exclude" if excluded & set(nodes) else few)
+        return NodeChoice((), reason=f"{few} besides those in --exclude" if excluded & set(nodes) else few)
     count = min(want.most, len(usable))
     if all(own == GOOD for node, own in decision.state.items() if node not in excluded) and count == want.most:
-        return Choice(tuple(usable))
+        return NodeChoice(tuple(usable))
     if len(named) >= count:
-        return Choice(tuple(named))
+        return NodeChoice(tuple(named))
     rest = {node: own for node, own in state.items() if node not in named}
     best = verdicts.choose(dataclasses.replace(decision, state=rest), count - len(named))
     chosen = [node for node in nodes if node in best or node in named]
     out = [node for node in nodes if node not in chosen and node not in excluded]
     if not out:
-        return Choice(tuple(chosen))
+        return NodeChoice(tuple(chosen))
     _refuse(words, environ)
-    return Choice(tuple(chosen), tuple(_words(words, out, want, len(chosen), len(nodes), environ)))
+    return NodeChoice(tuple(chosen), tuple(_words(words, out, want, len(chosen), len(nodes), environ)))
 
 
 def again(words: Words, bad: Sequence[str], request: str, environ: Mapping[str, str]) -> list[str]:
@@ -96,7 +99,7 @@ def again(words: Words, bad: Sequence[str], request: str, environ: Mapping[str, 
 
 
 def _words(
-    words: Words, out: Sequence[str], want: Wanted, count: int, total: int, environ: Mapping[str, str]
+    words: Words, out: Sequence[str], want: WantedNodes, count: int, total: int, environ: Mapping[str, str]
 ) -> list[str]:
     drop = ["exclude", "vet"]
     new = [f"--exclude={_merged(words, out)}"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from piolet.vet import quantities
-from piolet.vet.failures import VetError
-from piolet.vet.plan import Plan
+from piolet.base import units
+from piolet.base.errors import VetError
+from piolet.vet.runner.plan import Plan
 
 _FORM = "write --vet=FILE[,report=PATH][,min_nodes=N][,retries=N][,budget=30s][,on_inconclusive=fail|warn|pass]"
 _RETRIES_MAX = 10
@@ -15,7 +15,7 @@ _BUDGET_MAX_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Request:
+class VetRequest:
     """A request. None: as the protocol says.
 
     report      where the result file goes; '': vet-JOB.json in the working directory
@@ -55,12 +55,12 @@ class Request:
         )
 
 
-def parse(text: str) -> Request:
+def parse(text: str) -> VetRequest:
     """Return the request in `text`. Raises VetError."""
     path, *settings = text.split(",")
     if not path:
         raise VetError("--vet names no protocol", _FORM)
-    found = Request(path)
+    found = VetRequest(path)
     seen = set()
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -73,7 +73,7 @@ def parse(text: str) -> Request:
     return found
 
 
-def _set(request: Request, key: str, value: str) -> Request:
+def _set(request: VetRequest, key: str, value: str) -> VetRequest:
     if key == "report":
         return dataclasses.replace(request, report=value)
     if key == "min_nodes":
@@ -82,7 +82,7 @@ def _set(request: Request, key: str, value: str) -> Request:
         return dataclasses.replace(request, retries=_whole(key, value, 0, _RETRIES_MAX))
     if key == "budget":
         try:
-            seconds = quantities.parse(value, "s")
+            seconds = units.parse(value, "s")
         except ValueError as error:
             raise VetError(f"'budget' in --vet must be {error}, not '{value}'", _FORM) from None
         if not 0 < seconds <= _BUDGET_MAX_S:

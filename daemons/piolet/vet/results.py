@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from piolet.vet import records, store
-from piolet.vet.failures import VetError
-from piolet.vet.plan import Plan
+from piolet.base.errors import VetError
+from piolet.vet import store
+from piolet.vet.runner import records
+from piolet.vet.runner.plan import Plan
 from piolet.vet.verdicts import Decision
 
 VERSION = 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from piolet.api import FAIL, INCONCLUSIVE, PASS
-from piolet.vet.plan import Plan, Task
-from piolet.vet.records import Record
+from piolet.base import texts
+from piolet.vet.runner.plan import Plan, Task
+from piolet.vet.runner.records import Record
 from piolet.vet.verdicts import BAD, WARNED, Decision
 
 _NODES_SHOWN = 20
@@ -17,14 +18,14 @@ def table(plan: Plan, decision: Decision) -> list[str]:
     """Return a line for each eval: counts, the middle value, and the worst nodes."""
     width = max([4, *(len(task.name) for task in plan.tasks)])
     width = min(width, 40)
-    lines = [f"{'eval':{width}}  {'pass':>5} {'fail':>5} {'incon':>5}  {'median':>14}  worst"]
+    rows = [("eval", f"{'pass':>5} {'fail':>5} {'incon':>5}", "median", "worst")]
     for task in plan.tasks:
         own = [record for record in decision.records if record.eval == task.name]
         counts = [sum(record.outcome == outcome for record in own) for outcome in (PASS, FAIL, INCONCLUSIVE)]
         name = task.name if len(task.name) <= width else task.name[: width - 1] + "…"
         numbers = f"{counts[0]:5} {counts[1]:5} {counts[2]:5}"
-        lines.append(f"{name:{width}}  {numbers}  {_median(own):>14}  {_worst(task, own)}".rstrip())
-    return lines
+        rows.append((name, numbers, _median(own), _worst(task, own)))
+    return [line.rstrip() for line in texts.columns(rows, (width, 17, 14), right=(2,))]
 
 
 def left_out(decision: Decision) -> list[str]:
@@ -47,7 +48,7 @@ def render(plan: Plan, decision: Decision, seconds: float) -> str:
     good, total = len(decision.good), len(decision.state)
     kept = f", {cached} of {len(decision.records)} results from the cache" if cached else ""
     lines = [
-        f"vetting '{plan.name}': {good} of {total} node{'' if total == 1 else 's'} good, {seconds:.2f} s{kept}",
+        f"vetting '{plan.name}': {good} of {texts.counted(total, 'node')} good, {seconds:.2f} s{kept}",
         *table(plan, decision),
         *left_out(decision),
         *(f"note: {note}" for note in decision.notes),
@@ -60,7 +61,7 @@ def render(plan: Plan, decision: Decision, seconds: float) -> str:
 def brief(plan: Plan, decision: Decision, age_s: float) -> str:
     """Return what is said of a vetting that is used again."""
     good, total = len(decision.good), len(decision.state)
-    first = f"vetting '{plan.name}': {good} of {total} node{'' if total == 1 else 's'} good, vetted {age_s:.0f} s ago"
+    first = f"vetting '{plan.name}': {good} of {texts.counted(total, 'node')} good, vetted {age_s:.0f} s ago"
     return "\n".join([first, *left_out(decision)]) + "\n"
 
 

@@ -13,8 +13,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from piolet.environment import submit
-from piolet.environment.dependencies import Dependency, Host, Kind, Stamp
+from piolet.base.files import Stamp
+from piolet.submission import cache, record
+from piolet.submission.dependencies import Dependency, Host, Kind
 
 # Which job it is: a number comes again when a job is requeued, or when a cluster is set up anew.
 _VARIABLES = (
@@ -25,7 +26,7 @@ _DEFINITION = b"{}"
 
 
 @dataclass(frozen=True)
-class Watched:
+class Basis:
     """What a vetting rests on, as it was before the protocol was read."""
 
     path: str
@@ -37,21 +38,21 @@ class Watched:
         """Write the record; `note` is what later users see. Both times are seconds of the epoch. Raises nothing."""
         span = Stamp(0, 0, 0, int(at * 1e9), int(until * 1e9))
         more = [Dependency(Kind.UNTIL, what, stamp=span), Dependency(Kind.NOTE, note)]
-        record = submit.pack(_DEFINITION, self.request, self.directory, [*self.dependencies, *more])
-        if record is not None:
-            submit.store(self.path, record)
+        packed = record.pack(_DEFINITION, self.request, self.directory, [*self.dependencies, *more])
+        if packed is not None:
+            cache.store(self.path, packed)
 
 
 def watch(
     environ: Mapping[str, str], request: str, protocol: str, config: str, default: str, evals: Sequence[str]
-) -> Watched | None:
+) -> Basis | None:
     """Return what a vetting rests on, or None: it cannot be kept.
 
     `config` is the configuration that was named, '' for the one at `default`; `evals` are the site's directories.
     """
     try:
         host = Host(environ, os.getcwd())
-        path = submit.cache_path(environ, host.cwd, request, config, os.getuid(), "vet")
+        path = cache.path_of(environ, host.cwd, request, config, os.getuid(), "vet")
     except OSError:
         return None
     for name in _VARIABLES:
@@ -64,6 +65,6 @@ def watch(
     for file in files:
         host.watch(file)
     het = "SLURM_HET_SIZE" in environ
-    if path is None or het or not submit.is_settled(host.dependencies, time.time_ns()):
+    if path is None or het or not cache.is_settled(host.dependencies, time.time_ns()):
         return None
-    return Watched(path, request, host.cwd, host.dependencies)
+    return Basis(path, request, host.cwd, host.dependencies)

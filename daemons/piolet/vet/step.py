@@ -21,12 +21,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from piolet.vet import bundle, hostlist, parts, records, verdicts
+from piolet.base import hostlist
+from piolet.base.errors import VetError
+from piolet.vet import bundle, verdicts
 from piolet.vet.coordinator import Coordinator, Found
-from piolet.vet.failures import VetError
-from piolet.vet.meeting import MEETING_VARIABLE, START_S
-from piolet.vet.plan import ENVIRONMENT, HOST, Plan
-from piolet.vet.records import Record
+from piolet.vet.runner import parts, records
+from piolet.vet.runner.meeting import MEETING_VARIABLE, START_S
+from piolet.vet.runner.plan import ENVIRONMENT, HOST, Plan
+from piolet.vet.runner.records import Record
 
 PLAN_VARIABLE = "SLURM_PIOLET_VET"
 PLAN_MAX = 98304

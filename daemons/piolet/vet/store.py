@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from piolet.environment import submit
-from piolet.vet.failures import VetError
+from piolet.base import files
+from piolet.base.errors import VetError
 
 _SIZE_MAX = 64 << 20
 
@@ -17,20 +16,13 @@ _SIZE_MAX = 64 << 20
 def write(path: str, value: Any) -> None:
     """Write `value` to `path` by way of a temporary file beside it. Raises VetError."""
     directory = os.path.dirname(path) or "."
-    unfinished = ""
+    text = json.dumps(value, sort_keys=True, indent=1) + "\n"
+    # Other nodes may write in the same directory at the same moment.
+    aside = os.path.join(directory, f".piolet-{os.urandom(8).hex()}")
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        descriptor, unfinished = tempfile.mkstemp(prefix=".piolet-", dir=directory)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(value, file, sort_keys=True, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        os.replace(unfinished, path)
+        files.write_whole(path, text.encode(), aside, mode=0o644, exclusive=True, sync=True)
     except OSError as error:
-        if unfinished and os.path.exists(unfinished):
-            os.unlink(unfinished)
         raise VetError(f"cannot write {path}: {error.strerror}") from None
 
 
@@ -48,4 +40,4 @@ def read(path: str) -> dict[str, Any] | None:
 
 def cache_directory(environ: Mapping[str, str]) -> str:
     """Return where a user's caches of vetting are; without a place for them nothing can be written there."""
-    return os.path.join(submit.cache_base(environ) or "/nonexistent", "piolet", "vet")
+    return files.cache_directory(environ, "vet") or "/nonexistent/piolet/vet"

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
-from piolet.vet import localise, records
-from piolet.vet.plan import ABORT, WARN, Plan, Task
-from piolet.vet.records import Record
+from piolet.vet import localise
+from piolet.vet.runner import records
+from piolet.vet.runner.plan import ABORT, WARN, Plan, Task
+from piolet.vet.runner.records import Record
 
 GOOD, WARNED, BAD = "good", "warned", "bad"
 STATUS_BAD = 3

@@ -7,23 +7,21 @@ What a scalar means is decided by whoever knows its type, so that `NCCL_DEBUG: o
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from piolet.errors import Location
-from piolet.vet.failures import VetError
+from piolet.base import files, places
+from piolet.base.errors import Location, VetError
 
 SIZE_LIMIT = 1 << 20
 DEPTH_LIMIT = 16
 
 
 @dataclass(frozen=True)
-class Place:
+class Mark:
     """Where something stands: line and column count from 0, as the YAML library counts."""
 
     line: int
@@ -37,7 +35,7 @@ class Scalar:
 
     text: str
     plain: bool
-    place: Place
+    place: Mark
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Sequence:
     """A list."""
 
     items: list[Node]
-    place: Place
+    place: Mark
 
 
 @dataclass(frozen=True)
@@ -53,22 +51,22 @@ class Mapping:
     """A table, with the places of its keys."""
 
     items: dict[str, Node]
-    keys: dict[str, Place]
-    place: Place
+    keys: dict[str, Mark]
+    place: Mark
 
 
 Node = Scalar | Sequence | Mapping
 
 
 @dataclass(frozen=True)
-class Document:
+class YamlFile:
     """A parsed file: its root, and how its places become locations."""
 
     path: str
     lines: list[str]
     root: Node
 
-    def error(self, message: str, place: Place, hint: str | None = None) -> VetError:
+    def error(self, message: str, place: Mark, hint: str | None = None) -> VetError:
         """Return an error that points to `place`."""
         return VetError(message, hint, _location(self.path, self.lines, place))
 
@@ -80,7 +78,7 @@ class _Builder:
     events: Iterator[yaml.Event]
     depth: int = field(default=0)
 
-    def fail(self, message: str, place: Place, hint: str | None = None) -> VetError:
+    def fail(self, message: str, place: Mark, hint: str | None = None) -> VetError:
         return VetError(message, hint, _location(self.path, self.lines, place))
 
     def node(self, event: yaml.Event) -> Node:
@@ -98,15 +96,15 @@ class _Builder:
         self.depth -= 1
         return node
 
-    def sequence(self, place: Place) -> Sequence:
+    def sequence(self, place: Mark) -> Sequence:
         items: list[Node] = []
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             items.append(self.node(event))
         return Sequence(items, place)
 
-    def mapping(self, place: Place) -> Mapping:
+    def mapping(self, place: Mark) -> Mapping:
         items: dict[str, Node] = {}
-        keys: dict[str, Place] = {}
+        keys: dict[str, Mark] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key = self.node(event)
             if not isinstance(key, Scalar):
@@ -119,16 +117,12 @@ class _Builder:
         return Mapping(items, keys, place)
 
 
-def read(path: str) -> Document:
+def read(path: str) -> YamlFile:
     """Return the file at `path`, parsed. Raises VetError."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise VetError(f"{path} is not a regular file")
-            data = bytearray()
-            while len(data) <= SIZE_LIMIT and (piece := file.read(SIZE_LIMIT + 1 - len(data))):
-                data += piece
+        data, _ = files.read_small(path, SIZE_LIMIT)
+    except files.NotRegularError:
+        raise VetError(f"{path} is not a regular file") from None
     except OSError as error:
         raise VetError(f"cannot read the protocol {path}: {error.strerror}") from None
     if len(data) > SIZE_LIMIT:
@@ -136,12 +130,12 @@ def read(path: str) -> Document:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = places.line_number(data, error.start)
         raise VetError(f"the protocol {path} is not UTF-8: line {line}") from None
     return parse(path, text)
 
 
-def parse(path: str, text: str) -> Document:
+def parse(path: str, text: str) -> YamlFile:
     """Return `text` parsed; `path` is named in errors. Raises VetError."""
     text = text.removeprefix("\ufeff")
     lines = text.splitlines() or [""]
@@ -159,31 +153,29 @@ def parse(path: str, text: str) -> Document:
             raise VetError(f"the protocol {path} holds more than one document")
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
-        at = Place(mark.line, mark.column, 1) if mark is not None else Place(0, 0, 1)
+        at = Mark(mark.line, mark.column, 1) if mark is not None else Mark(0, 0, 1)
         if at.line >= len(lines):  # the file ends where something is missing
-            at = Place(len(lines) - 1, len(lines[-1]), 1)
+            at = Mark(len(lines) - 1, len(lines[-1]), 1)
         raise VetError(
             f"this is not valid YAML: {error.problem or 'malformed'}", _hint(lines, at), _location(path, lines, at)
         ) from None
     except yaml.YAMLError as error:
         raise VetError(f"the protocol {path} is not valid YAML: {str(error).splitlines()[0]}") from None
-    return Document(path, lines, root)
+    return YamlFile(path, lines, root)
 
 
-def _place(event: yaml.Event) -> Place:
+def _place(event: yaml.Event) -> Mark:
     start: Any = event.start_mark
     end: Any = event.end_mark
     width = end.column - start.column if end.line == start.line else 1
-    return Place(start.line, start.column, max(1, width))
+    return Mark(start.line, start.column, max(1, width))
 
 
-def _location(path: str, lines: list[str], place: Place) -> Location:
-    text = lines[place.line] if place.line < len(lines) else ""
-    shown = "".join(c if c == "\t" or c.isprintable() else "?" for c in text)
-    return Location(path, place.line + 1, place.column + 1, shown[:240], place.width)
+def _location(path: str, lines: list[str], place: Mark) -> Location:
+    return places.of_line(path, lines, place.line, place.column, place.width)
 
 
-def _hint(lines: list[str], place: Place) -> str | None:
+def _hint(lines: list[str], place: Mark) -> str | None:
     if "\t" in lines[place.line][: len(lines[place.line]) - len(lines[place.line].lstrip())]:
         return "YAML is indented with spaces, not with tabs"
     return None

@@ -9,9 +9,10 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
+from piolet.base import texts
 from piolet.score.advice import percent
 from piolet.score.report.figures import figures, svg
-from piolet.score.report.screen import PARTS, count, duration, energy, nodes, number
+from piolet.score.report.screen import PARTS, duration, energy, nodes, number
 from piolet.score.summary import Summary
 
 _ROWS_MAX = 2048
@@ -100,7 +101,7 @@ def _e(text: object) -> str:
 
 
 def _subtitle(summary: Summary) -> str:
-    gpus = f"{count(summary.score.gpus, 'GPU')}, " if summary.score.gpus else ""
+    gpus = f"{texts.counted(summary.score.gpus, 'GPU')}, " if summary.score.gpus else ""
     label = f"{summary.label}, " if summary.label else ""
     return f"{label}{gpus}{nodes(summary)}, {duration(summary.seconds)}"
 

@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from piolet.base import texts
 from piolet.score.advice import percent
 from piolet.score.saturation import Score
 from piolet.score.summary import Summary
@@ -42,15 +43,10 @@ def number(score: Score) -> str:
     return f"{percent(score.low)} to {percent(score.high)}" if score.is_range else percent(score.value)
 
 
-def count(many: int, what: str) -> str:
-    """Return a number with its noun."""
-    return f"{many} {what}" + ("" if many == 1 else "s")
-
-
 def nodes(summary: Summary) -> str:
     """Return how many nodes there are samples of, and how many there should be."""
     known = len(summary.nodes)
-    return f"{known} of {summary.wanted} nodes" if summary.wanted > known else count(known, "node")
+    return f"{known} of {summary.wanted} nodes" if summary.wanted > known else texts.counted(known, "node")
 
 
 def duration(seconds: float) -> str:
@@ -115,7 +111,7 @@ def _facts(summary: Summary) -> Table:
     table.add_column(style="dim")
     table.add_column()
     known = [node.s for node in summary.nodes if node.s is not None]
-    gpus = f"{count(summary.score.gpus, 'GPU')} on " if summary.score.gpus else ""
+    gpus = f"{texts.counted(summary.score.gpus, 'GPU')} on " if summary.score.gpus else ""
     table.add_row("size", f"{gpus}{nodes(summary)}, {duration(summary.seconds)}")
     if len(known) > 1:
         table.add_row("nodes", f"{percent(min(known))} to {percent(max(known))}, balance {percent(summary.balance)}")

@@ -1,0 +1,51 @@
+"""What evals, collectors and hooks are written against: the only package of Piolet that they import.
+
+It runs under any Python from 3.8 on, since evals also run inside images (annotations are never evaluated there); it
+imports the standard library only. API is the version of the contract: a number that grows when what was right for an
+older one no longer is.
+"""
+
+from __future__ import annotations
+
+from piolet.api.collectors import Collector, Device, Reading, Target, Unavailable
+from piolet.api.evals import (
+    FAIL,
+    INCONCLUSIVE,
+    OUTCOMES,
+    PASS,
+    Context,
+    Eval,
+    Inconclusive,
+    Verdict,
+    at_least,
+    at_most,
+    parameter,
+    worst,
+)
+from piolet.api.quantities import GPU_QUANTITIES, HOST_QUANTITIES, Quantity
+
+API = 1
+
+__all__ = [
+    "API",
+    "FAIL",
+    "GPU_QUANTITIES",
+    "HOST_QUANTITIES",
+    "INCONCLUSIVE",
+    "OUTCOMES",
+    "PASS",
+    "Collector",
+    "Context",
+    "Device",
+    "Eval",
+    "Inconclusive",
+    "Quantity",
+    "Reading",
+    "Target",
+    "Unavailable",
+    "Verdict",
+    "at_least",
+    "at_most",
+    "parameter",
+    "worst",
+]

@@ -1,0 +1,98 @@
+"""The contract of collectors: sources of figures for `--score`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class Unavailable(Exception):  # noqa: N818 - it is no error: the next collector is tried, and the report says why
+    """Raised by a collector's `open` when it cannot collect here; the text is the reason that the report gives."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU or a MIG instance that a collector watches; `memory` in bytes, 0: unknown."""
+
+    uuid: str
+    name: str
+    memory: int = 0
+    power_limit: float = 0.0
+    mig: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be measured.
+
+    gpus      UUIDs or indices of the step's GPUs (as in CUDA_VISIBLE_DEVICES); None: all that can be seen
+    groups    the step's control groups: (controller of version 1, or '' for version 2; directory); none: the whole node
+    period    seconds between samples
+    root      in front of /proc and /sys: tests put recorded trees there
+    """
+
+    gpus: tuple[str, ...] | None = None
+    groups: tuple[tuple[str, str], ...] = ()
+    period: float = 0.1
+    root: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One sample: the means over `span` seconds that ended at `end`, of the quantities of its collector, in order.
+
+    device   index into the collector's `devices`; -1: the host
+    end      nanoseconds of time.monotonic_ns()
+    values   NaN where the source gave nothing
+    """
+
+    device: int
+    end: int
+    span: float
+    values: tuple[float, ...]
+
+
+class Collector:
+    """The base class of collectors: one source of figures, for one step.
+
+    name         the short name in reports and in collector=NAME
+    text         what it is, one line
+    least        the smallest period that the source can give, in seconds
+    quantities   names, of GPU_QUANTITIES or of HOST_QUANTITIES, that `read` gives, in order
+    devices      what it watches, known after `open`
+    simulated    the text with which a simulator names itself, '' for a real source
+    source       the library's and the driver's versions
+    blanks       how many values were missing, by quantity and reason
+    """
+
+    name: ClassVar[str] = ""
+    text: ClassVar[str] = ""
+    least: ClassVar[float] = 0.1
+    quantities: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        self.devices: tuple[Device, ...] = ()
+        self.simulated = ""
+        self.source = ""
+        self.blanks: dict[tuple[str, str], int] = {}
+
+    def blank(self, quantity: str, reason: str) -> float:
+        """Count a missing value and return NaN."""
+        self.blanks[quantity, reason] = self.blanks.get((quantity, reason), 0) + 1
+        return math.nan
+
+    def open(self, target: Target) -> None:
+        """Begin. Raises Unavailable."""
+        raise NotImplementedError
+
+    def read(self, now: int) -> list[Reading]:
+        """Return what has come since the last call; `now` is time.monotonic_ns(). Must not block for long."""
+        raise NotImplementedError
+
+    def rest(self, now: int) -> list[Reading]:
+        """Return at the step's end what `read` has not given out yet; most keep nothing back."""
+        return []
+
+    def close(self) -> None:
+        """End, and leave nothing behind in the source; called once, also after a failed `open`."""

@@ -1,0 +1,1 @@
+"""What every room stands on: standard library only, no word of the domain."""

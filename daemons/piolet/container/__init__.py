@@ -1,0 +1,1 @@
+"""What runs as the job's user to build a container."""

@@ -1,0 +1,175 @@
+"""The process that becomes the job's user and builds one container.
+
+Forked by the monitor ahead of time, one for each step and node; it ends as soon as the monitor has opened its
+namespaces. It leaves the monitor's mount namespace, where images are, before it has an order. Conversation, over a
+socket pair: monitor Order, with the image's mount or file; worker "unshared"; monitor "mapped"; worker Built.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+
+from piolet.base.errors import ContainerError, PioletError
+from piolet.container import fuse, native, plan, rootoverlay
+from piolet.steps import hierarchies, jobnamespaces
+from piolet.system import linux, usernamespaces
+from piolet.transport import packets
+from piolet.transport.packets import MESSAGE_MAX
+
+UNSHARED, MAPPED = b"unshared", b"mapped"
+_TEXT_MAX = 900
+
+
+@dataclass(frozen=True)
+class Means:
+    """What every worker builds with, from the monitor's own configuration: a directory, and two programs."""
+
+    scratch: str
+    crun: str
+    squashfuse: str
+
+
+@dataclass(frozen=True)
+class WorkerOrder:
+    """What the monitor gives a worker: who it becomes, and what it builds.
+
+    stepd   the slurmstepd of the step whose control groups it enters, or 0
+    served  the image comes as an open file, which squashfuse is to serve, and not as a mount
+    label   the name of the container's root, where root is to mount its overlay (rootoverlay.py); or ''
+    helped  users may make no user namespace here: this one keeps CAP_SYS_ADMIN until it has
+    own     the job has a mount namespace of its own, which comes as a descriptor, after the image's
+    """
+
+    uid: int
+    gid: int
+    groups: list[int]
+    stepd: int
+    plan: str
+    means: Means
+    served: bool = False
+    label: str = ""
+    helped: bool = False
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class Built:
+    """The worker's answer: `error` is empty if the container stands. It is the user's word.
+
+    `marks` are [name, monotonic seconds] of when each phase was over: where the time of a step's start goes.
+    """
+
+    error: str = ""
+    hint: str = ""
+    marks: list[tuple[str, float]] = field(default_factory=list)
+
+
+class Marks:
+    """When each phase of the building was over."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, float]] = []
+
+    def add(self, name: str) -> None:
+        """Note that the phase `name` is over."""
+        self.taken.append((name, time.monotonic()))
+
+
+def get_ready() -> None:
+    """Do in the monitor what each of its workers would have to do otherwise."""
+    packets.learn(WorkerOrder, Built, plan.ContainerPlan)
+
+
+def send_order(channel: socket.socket, order: WorkerOrder, image: int | None, namespace: int | None) -> None:
+    """Give a waiting worker its order, with the image's detached mount or its file, and the job's namespace if any."""
+    packets.send(channel, packets.encode(order), [one for one in (image, namespace) if one is not None])
+
+
+def run(monitor: socket.socket, namespace: int) -> None:
+    """Wait for an order in a fresh child of the monitor, and carry it out. Never returns.
+
+    `namespace` is a descriptor of the mount namespace to build in: the node's mounts, and no image.
+    """
+    status = 1
+    try:
+        linux.set_name("pioletd-worker")
+        linux.setns(namespace, linux.CLONE_NEWNS)
+        linux.leave_keyring()
+        packet = packets.receive(monitor, 2 * MESSAGE_MAX, 2)
+        if not packet.data:
+            os._exit(0)
+        order = packets.decode(WorkerOrder, packet.data)
+        try:
+            image, kind = _prepare(order, packet.descriptors, namespace)
+        except PioletError as error:
+            monitor.send(packets.encode(Built(error.message[:_TEXT_MAX], (error.hint or "")[:_TEXT_MAX])))
+            raise
+        linux.become(order.uid, order.gid, order.groups, administrator=order.helped, keyring=False)
+        # The change of user has cleared it.
+        linux.die_with_parent(signal.SIGKILL)
+        linux.no_new_privileges()
+        marks = Marks()
+        marks.add("become the user")
+        why, hint = _build(order, image, kind, monitor, marks)
+        monitor.send(packets.encode(Built(why[:_TEXT_MAX], hint[:_TEXT_MAX], marks.taken)))
+        # The monitor closes its end when it holds the namespaces.
+        monitor.recv(16)
+        status = 0
+    except (OSError, PioletError):
+        pass
+    finally:
+        os._exit(status)
+
+
+def _prepare(order: WorkerOrder, descriptors: list[int], namespace: int) -> tuple[int | None, str]:
+    """Do what is root's to do, who has read nothing of the user's; return what the image comes as. Raises PioletError.
+
+    `namespace` leads to the mount namespace that this process is in, and is closed.
+    """
+    kind, what = native.FILE if order.served else native.MOUNT, "enter the step's control groups"
+    try:
+        if order.stepd:
+            hierarchies.enter(hierarchies.of_task(order.stepd), hierarchies.own_mounts())
+        if order.own:
+            what, own = "enter the job's mount namespace", descriptors.pop()
+            os.close(namespace)
+            namespace = jobnamespaces.enter(own, order.means.scratch)
+            os.close(own)
+        image = descriptors[0] if descriptors else None
+        if image is not None and order.label:
+            what, mount = "mount the container's overlay", image
+            image = rootoverlay.make(mount, (order.uid, order.gid), order.label, order.means.scratch, namespace)
+            kind = native.ROOT
+            os.close(mount)
+        os.close(namespace)
+        return image, kind
+    except OSError as error:
+        raise ContainerError(f"cannot {what}: {error.strerror} ({error.filename})") from None
+
+
+def _build(order: WorkerOrder, image: int | None, kind: str, monitor: socket.socket, marks: Marks) -> tuple[str, str]:
+    """Build the container; return an error, empty if it stands, and a hint."""
+    try:
+        linux.unshare(linux.CLONE_NEWUSER)
+        todo = plan.from_json(order.plan)
+        mounter = None
+        marks.add("unshare")
+        monitor.send(UNSHARED)
+        if monitor.recv(16) != MAPPED:
+            sys.exit(1)
+        marks.add("map ids")
+        if order.served or todo.sqsh is not None or any(mount.kind == "sqsh" for mount in todo.mounts):
+            mounter = fuse.Mounter(order.means.squashfuse)
+        linux.unshare(linux.CLONE_NEWNS)
+        native.build(todo, image, kind, order.means.scratch, order.means.crun, mounter, marks.add)
+    except PioletError as error:
+        return error.message, error.hint or ""
+    except OSError as error:
+        hint = usernamespaces.hint() if error.filename == "unshare" else ""
+        return f"cannot build the container: {error.strerror} ({error.filename})", hint
+    return "", ""

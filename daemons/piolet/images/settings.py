@@ -1,0 +1,80 @@
+"""The section `[images]` of piolet.toml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from piolet.base.errors import ConfigError
+from piolet.config.schema import absolute, found, not_empty, setting, socket_path
+
+
+def _registry(text: str) -> None:
+    if not text or "/" in text or any(c.isspace() for c in text):
+        raise ConfigError(f"'{text}' is not a registry", "write host or host:port, as registry.example:5000")
+
+
+def _size(text: str) -> None:
+    from piolet.base.units import bytes_of  # who sets nothing loads nothing
+
+    if text and bytes_of(text) is None:
+        raise ConfigError(f"'{text}' is not a size", "write a number and a unit: 500GiB, 2TiB, 800GB")
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """`[images]`: the site's image store and the service that writes it."""
+
+    store: str = setting(
+        "/var/lib/piolet/images",
+        "The site's store, on a file system that all nodes share: a node whose store lacks an image fails the step.",
+        absolute,
+    )
+    socket: str = setting("/run/piolet-images/images.sock", "Where the image service listens.", socket_path)
+    account: str = setting(
+        "piolet-images", "The account that the image service runs as and that owns the store.", not_empty
+    )
+    skopeo: str = setting("/usr/bin/skopeo", "Copies images out of registries.", absolute)
+    mksquashfs: str = setting(
+        found("/usr/bin/mksquashfs", "/usr/sbin/mksquashfs", usual="/usr/bin/mksquashfs"),
+        "Writes SquashFS files (4.5 or newer); the default is in /usr/sbin where only that is there, as on RHEL.",
+        absolute,
+    )
+    compression: Literal["zstd", "lz4", "gzip", "xz", "lzo"] = setting(
+        "zstd", "What mksquashfs compresses with: zstd, lz4, gzip, xz or lzo."
+    )
+    pull_timeout_s: int = setting(
+        3600, "A pull that takes longer than this many seconds, waiting included, is given up.", least=1
+    )
+    lease_stale_s: int = setting(
+        30, "An importer that has not renewed its lease for this many seconds is taken to be dead.", least=1
+    )
+    insecure_registries: tuple[str, ...] = setting(
+        [], "Registries (host:port) that are spoken to without TLS; loopback ones always may be.", _registry
+    )
+    processors: int = setting(
+        0, "Processors that one conversion may use, at a low priority; 0: half of the machine's, at most 8."
+    )
+    memory: int = setting(
+        6144,
+        "MiB of memory that each of the two processes of a conversion may take: about 1 GiB per million files.",
+        least=256,
+    )
+    unpack_ratio: int = setting(
+        50,
+        "An image that unpacks to more than so many times its layers' size, and to more than 1 GiB, is refused.",
+        least=1,
+    )
+    conversion_rate: int = setting(
+        2, "MiB a second: a conversion that is slower, once two minutes have passed, is given up.", least=1
+    )
+    quota: str = setting(
+        "500GiB", "What a user's own first pulls and imports may take in the site's store; empty: any amount.", _size
+    )
+    quota_images: int = setting(1000, "How many images those may be; 0: any number.")
+    public_idle_days: int = setting(
+        90, "A public image that nobody has asked for in so many days is removed; 0: never."
+    )
+    verify: Literal["first", "always", "never"] = setting(
+        "first", "When a node compares an image with the SHA-256 of its conversion: first mount, always, or never."
+    )

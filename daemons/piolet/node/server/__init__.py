@@ -1,0 +1,1 @@
+"""pioletd: what runs as an account without privileges."""

@@ -1,0 +1,1 @@
+"""Counters of steps, sampled and kept: what score and observability share."""

@@ -1,0 +1,76 @@
+"""Which collectors a step gets: the best source of GPU figures that is there, and the host's.
+
+Preference: DCGM, GPM, NVML. A site or a user may name one ("gpm", "dcgm", "nvml", "host"); then no other is taken
+in its place. What could not be taken, and why, becomes a part of the data set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable
+
+from piolet.api import Collector, Target, Unavailable
+from piolet.base.errors import ScoreError
+
+# Imported when it is its turn: none of these libraries is loaded for a step that does not need it.
+GPU_COLLECTORS = {
+    "dcgm": "piolet.samples.collectors.dcgm:Dcgm",
+    "gpm": "piolet.samples.collectors.gpm:Gpm",
+    "nvml": "piolet.samples.collectors.nvml:Nvml",
+}
+HOST = "host"
+_HOST = "piolet.samples.collectors.host:HostCollector"
+NAMES = ("auto", *GPU_COLLECTORS, HOST)
+
+
+def choose(
+    target: Target,
+    wanted: str = "auto",
+    around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> tuple[list[Collector], dict[str, str]]:
+    """Return the open collectors, GPUs first, and why each of the others was not taken.
+
+    Each is opened within an `around()` of its own: a library may not return.
+    Raises ScoreError: `wanted` is no collector. That it cannot collect is no error: the reason is in the result.
+    """
+    if wanted not in NAMES:
+        raise ScoreError(f"there is no collector '{wanted}'", f"there are: {', '.join(NAMES)}")
+    chosen: list[Collector] = []
+    why_not: dict[str, str] = {}
+    for name, place in GPU_COLLECTORS.items():
+        if wanted not in ("auto", name):
+            why_not[name] = f"collector={wanted} was asked for"
+        elif chosen:
+            why_not[name] = f"{chosen[0].name} was there"
+        elif target.gpus == ():
+            why_not[name] = "the step has no GPU"
+        else:
+            with around():
+                collector, reason = _opened(place, target)
+            chosen += [collector] if collector else []
+            if reason:
+                why_not[name] = reason
+    with around():
+        host, reason = _opened(_HOST, target)
+    if host is None:
+        why_not[HOST] = reason
+    else:
+        chosen.append(host)
+    return chosen, why_not
+
+
+def _opened(place: str, target: Target) -> tuple[Collector | None, str]:
+    module, _, name = place.partition(":")
+    collector: Collector = getattr(importlib.import_module(module), name)()
+    try:
+        collector.open(target)
+    except Unavailable as error:
+        reason = str(error)
+    except Exception as error:  # noqa: BLE001 - a collector is a plug-in; scoring goes on without it
+        reason = f"it failed: {type(error).__name__}: {error}"
+    else:
+        return collector, ""
+    with contextlib.suppress(Exception):
+        collector.close()
+    return None, reason

@@ -1,0 +1,67 @@
+"""The section `[score]` of piolet.toml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from piolet.base.errors import ConfigError
+from piolet.config.schema import absolute_or_empty, not_empty, setting
+
+
+def _interval(text: str) -> None:
+    from piolet.samples.request import period_of  # who sets nothing loads nothing
+
+    try:
+        period_of(text)
+    except ValueError:
+        raise ConfigError(f"'{text}' is no interval from 100ms to 1h", "write for example: 100ms, 1s, 5min") from None
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """Return host and port of "127.0.0.1:9417" or "[::1]:9417".
+
+    Raises ConfigError: it is none, or not of the loopback interface.
+    """
+    import ipaddress  # who sets nothing loads nothing
+
+    host, _, port = text.rpartition(":")
+    try:
+        number = int(port)
+        loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        number, loopback = 0, False
+    if not loopback or not 0 < number < 65536:
+        raise ConfigError(
+            f"'{text}' is not an address and a port of the loopback interface", "write for example: 127.0.0.1:9417"
+        )
+    return host.strip("[]"), number
+
+
+def _address_or_empty(text: str) -> None:
+    if text:
+        address_of(text)
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """`[score]`: counters and the score."""
+
+    interval: str = setting("100ms", "Between two samples, where --score does not say: 100ms to 1h.", _interval)
+    collector: Literal["auto", "dcgm", "gpm", "nvml", "host"] = setting(
+        "auto", "The source of GPU counters: auto, dcgm, gpm, nvml or host."
+    )
+    out: str = setting(
+        "piolet-score-%j.%s%r",
+        "Where data sets go: %j is the job, %s the step, %r -r1 after a requeue; relative to the step's directory.",
+        not_empty,
+    )
+    calibration: str = setting(
+        "", "Peaks of the site's GPUs, a file of `piolet score calibrate`; empty: the data sheets'.", absolute_or_empty
+    )
+    end_wait_s: int = setting(10, "The screen at a step's end waits so many seconds for the nodes' last samples.")
+    prometheus: str = setting(
+        "",
+        "Where pioletd serves the metrics of running steps, for example 127.0.0.1:9417; empty: nowhere.",
+        _address_or_empty,
+    )

@@ -1,0 +1,1 @@
+"""What the site has set: the whole of `piolet.toml`."""

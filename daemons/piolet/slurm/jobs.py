@@ -1,0 +1,93 @@
+"""What Slurm says of a job: its nodes, when it began, whether it can have others; and giving an allocation back."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from piolet.base import hostlist
+from piolet.base.errors import SlurmError
+
+_ASK_S = 30.0
+
+
+def nodes_of(job: int, environ: Mapping[str, str], scontrol: str = "scontrol") -> list[str]:
+    """Return the job's nodes in Slurm's order. Raises SlurmError."""
+    text = environ.get("SLURM_JOB_NODELIST") or environ.get("SLURM_NODELIST") or ""
+    if not text or environ.get("SLURM_JOB_ID") != str(job):
+        text = _ask(job, scontrol)
+    nodes = hostlist.expand(text)
+    if not nodes:
+        raise SlurmError(f"job {job} has no nodes")
+    return nodes
+
+
+def started(job: int, scontrol: str = "scontrol") -> float:
+    """Return when the job began, in seconds of the epoch, to the second. Raises SlurmError."""
+    text = _ask(job, scontrol, "StartTime")
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        raise SlurmError(f"{scontrol} tells no start of job {job}: {text[:40]}") from None
+
+
+def _ask(job: int, scontrol: str, field: str = "NodeList") -> str:
+    command = [scontrol, "show", "job", "--oneliner", str(job)]
+    # The user may want other times to be shown.
+    environ = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL, env=environ
+        )
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{scontrol} did not tell the nodes of job {job} within {_ASK_S:g} s") from None
+    except OSError as error:
+        raise SlurmError(f"cannot start {scontrol}: {error.strerror}") from None
+    found = re.search(rf"(?<!\S){field}=(\S+)", done.stdout.decode("utf-8", "replace"))
+    if done.returncode or found is None:
+        why = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it did not say why"]
+        raise SlurmError(f"{scontrol} cannot tell the {field} of job {job}: {why[0]}")
+    return found[1]
+
+
+def impossible(command: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Return why Slurm can never give the srun `command` its nodes, '' when it can, or does not say."""
+    try:
+        done = subprocess.run(
+            [command[0], "--test-only", *command[1:]], capture_output=True, timeout=_ASK_S, check=False,
+            stdin=subprocess.DEVNULL, env=dict(environ),
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return said[-1].rpartition(": ")[2][:300] if done.returncode and said else ""
+
+
+def cancel(job: int, scancel: str) -> Callable[[], None]:
+    """Begin to give an allocation back, and return what waits for its end. Both raise SlurmError.
+
+    It goes on when this process is killed, and the terminal's Ctrl-C does not reach it.
+    """
+    lives = f"the allocation may live on: scancel {job}"
+    try:
+        process = subprocess.Popen(
+            [scancel, str(job)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise SlurmError(
+            f"cannot start {scancel}: {error.strerror}", f"the allocation lives on: scancel {job}"
+        ) from None
+
+    def wait() -> None:
+        try:
+            _, said = process.communicate(timeout=_ASK_S)
+        except subprocess.TimeoutExpired:
+            raise SlurmError(f"{scancel} {job} did not end within {_ASK_S:g} s", lives) from None
+        if process.returncode:
+            raise SlurmError(f"{scancel} {job} failed: {said.decode('utf-8', 'replace').strip()[:300]}", lives)
+
+    return wait

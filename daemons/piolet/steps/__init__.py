@@ -1,0 +1,1 @@
+"""Jobs and steps: what the kernel says of them."""

@@ -1,0 +1,1 @@
+"""The record that srun's plugins take."""

@@ -1,0 +1,1 @@
+"""The kernel: its calls, processes, peers of sockets, mounts."""

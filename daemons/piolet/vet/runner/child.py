@@ -1,0 +1,177 @@
+"""One eval in a process of its own: forked, watched, ended.
+
+The child leads a process group, dies with its parent, has nothing on its standard input, and its output goes
+into a pipe whose end is kept for the reason of a crash. It runs under Python 3.8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from piolet.api import INCONCLUSIVE, Context, Eval, Inconclusive, Verdict
+from piolet.vet.runner import loading
+from piolet.vet.runner.plan import Task
+
+if TYPE_CHECKING:  # Python 3.8 cannot evaluate it
+    Resolve = Callable[[Task], list[str]]
+    """Prepares a task's process, and gives the directories in which its requirements are; raises Inconclusive."""
+
+READY = b"R"
+ANSWER_MAX = 256 * 1024
+TAIL_MAX = 4096
+_PR_SET_PDEATHSIG = 1
+
+
+def build(task: Task) -> Eval:
+    """Return the eval of `task` with its parameters. Raises Inconclusive."""
+    found = loading.load(task.target, task.search)
+    kind: Callable[..., Eval] = found
+    if not dataclasses.is_dataclass(found):
+        if task.parameters:
+            raise Inconclusive(f"{task.kind} takes no parameters: it is no dataclass")
+        return kind()
+    try:
+        return kind(**task.parameters)
+    except (TypeError, ValueError) as error:
+        raise Inconclusive(f"{task.kind} does not take these parameters: {error}") from None
+
+
+def judge(task: Task, context: Context) -> Verdict:
+    """Return the verdict of `task` in this process; whatever is raised makes it inconclusive."""
+    try:
+        answer = build(task).check(context)
+        if not isinstance(answer, Verdict):
+            return Verdict(INCONCLUSIVE, f"{task.kind} returned {type(answer).__name__}, not a Verdict")
+        return answer
+    except Inconclusive as error:
+        return Verdict(INCONCLUSIVE, str(error) or "the eval gave no reason")
+    except MemoryError:
+        return Verdict(INCONCLUSIVE, "there was not enough memory for the check")
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - an exception is never a pass
+        what = (str(error).strip() or "no message").splitlines()[0][:300]
+        return Verdict(INCONCLUSIVE, f"{type(error).__name__}: {what}", details={"at": _where(error)})
+
+
+def start(task: Task, context: Context, resolve: Resolve | None = None) -> tuple[int, int, int]:
+    """Fork the child that judges `task`, after `resolve` has seen to its requirements.
+
+    Return its pid and two descriptors that do not block: of its answer, and of what it prints. The answer is
+    the byte READY, at which the eval begins, and then the verdict.
+    """
+    answer_end, answer = os.pipe()
+    tail_end, tail = os.pipe()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _run(task, context, resolve, parent, answer, tail)
+        finally:
+            os._exit(70)
+    with contextlib.suppress(OSError):
+        os.setpgid(pid, pid)  # both do it, so that it is done when either goes on
+    os.close(answer)
+    os.close(tail)
+    for end in (answer_end, tail_end):
+        os.set_blocking(end, False)
+    return pid, answer_end, tail_end
+
+
+def end(pid: int) -> None:
+    """Kill the child and what it started, without waiting: one in a hung system call goes when that returns."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(OSError):
+            kill(pid, signal.SIGKILL)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when `parent` ends; end now if it has."""
+    # Not system/linux.py's: that is not sent into images.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _run(task: Task, context: Context, resolve: Resolve | None, parent: int, answer: int, tail: int) -> None:
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    die_with(parent)
+    # A crash is reported by its signal; a core file in the user's directory would be litter.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    nothing = os.open(os.devnull, os.O_RDWR)
+    # The answer must not sit on one of the numbers that are written over next.
+    answer = _above(answer)
+    os.dup2(nothing, 0)
+    os.dup2(tail, 1)
+    os.dup2(tail, 2)
+    _close_others(answer)
+    sys.stdout = sys.stderr = open(1, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
+    ready = False
+    try:
+        if resolve is not None:  # an image brings its own
+            loading.add_path(resolve(task))
+        os.write(answer, READY)
+        ready = True
+        late = dataclasses.replace(
+            context, deadline=min(context.deadline, time.monotonic() + task.timeout_s - _margin(task))
+        )
+        verdict = judge(task, late)
+    except Inconclusive as error:
+        verdict = Verdict(INCONCLUSIVE, str(error))
+    if not ready:
+        os.write(answer, READY)
+    data = _encode(verdict)
+    while data:
+        data = data[os.write(answer, data) :]
+    os._exit(0)
+
+
+def _encode(verdict: Verdict) -> bytes:
+    value = dataclasses.asdict(verdict)
+    try:
+        data = json.dumps(value, default=str, allow_nan=False).encode()
+    except ValueError:
+        data = json.dumps({**value, "details": {"left out": "not finite"}}, default=str).encode()
+    if len(data) > ANSWER_MAX:
+        data = json.dumps({**value, "details": {"left out": "too long"}}, default=str).encode()
+    return data
+
+
+def _above(descriptor: int) -> int:
+    import fcntl
+
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _close_others(keep: int) -> None:
+    """Close what was inherited: a child must not hold a sibling's pipe or the step's socket open."""
+    for name in os.listdir("/proc/self/fd"):
+        number = int(name)
+        if number > 2 and number != keep:
+            with contextlib.suppress(OSError):
+                os.close(number)
+
+
+def _where(error: BaseException) -> str:
+    """Return the file and line in which an exception was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
+
+
+def _margin(task: Task) -> float:
+    """Return how long before it is killed an eval's own deadline is: one that looks at it answers in time."""
+    return min(0.25, task.timeout_s / 10)

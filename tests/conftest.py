@@ -1,0 +1,49 @@
+"""Which tests may run beside each other (`make test`): those of one group are run one after the other.
+
+A group is for what a machine has once. All other tests are free; they use files, ports, users and names of their own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+GROUPS = {
+    # Clusters: their accounts and the processes of those, whom an attack may kill; the machine's loop devices and
+    # devices of device mapper, which are counted; /dev, /sys and /tmp, which steps are shown.
+    "cluster": (
+        "attacks",
+        "cluster",
+        "kernels",
+        "packaging",
+        "unit/node/test_imagemounts.py",
+        "unit/node/test_mounts.py",
+        "unit/tools",
+        # They measure how fast nodes talk to each other.
+        "vet/test_links.py",
+        "vet/test_meetings.py",
+    ),
+    # Two users and the account of a service, by number; hostile programs run as each of them.
+    "images": ("images",),
+}
+
+
+def group_of(path: Path) -> str | None:
+    """Return the group of a file of tests; None: it is free."""
+    for name, places in GROUPS.items():
+        if any(path.is_relative_to(TESTS / place) for place in places):
+            return name
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of each group for pytest-xdist, where that is installed."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        name = group_of(item.path)
+        if name is not None:
+            item.add_marker(pytest.mark.xdist_group(name))

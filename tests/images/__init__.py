@@ -1,0 +1,1 @@
+"""Tests of the image service with a registry, a store and hostile archives."""

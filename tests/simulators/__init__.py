@@ -1,0 +1,1 @@
+"""What stands in for hardware, hung file systems and kernels that refuse."""

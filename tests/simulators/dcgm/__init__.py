@@ -1,0 +1,1 @@
+"""A library that stands for NVIDIA's DCGM."""

@@ -1,0 +1,1 @@
+"""Unit tests: each folder is a room of daemons/piolet, or stands beside them."""

@@ -1,0 +1,198 @@
+"""`piolet env`, with an image client put in its place."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from piolet.base.errors import ImageError
+from piolet.cli import main as cli
+from piolet.environment.definition import from_json
+from piolet.images.failures import RegistryUnreachable
+from piolet.images.info import Image, ImageInfo
+from piolet.site import config
+from piolet.submission import cache
+
+from tests.unit.cli.conftest import DIGEST, Captured, Client, age
+
+
+def test_check(work: Path, capsys: Captured) -> None:
+    assert cli.main(["env", "check", "./x.toml"]) == 0
+    assert capsys.readouterr() == ("./x.toml is valid: image img, 1 mount\n", "")
+
+
+def test_check_of_a_bad_file(work: Path, capsys: Captured) -> None:
+    assert cli.main(["env", "check", "bad.toml"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        f"piolet: error: {work}/bad.toml:1:1: unknown key 'imgae'\n"
+        "  imgae = \"img\"\n  ^^^^^\nhint: did you mean 'image'?\n",
+    )
+
+
+def test_check_without_an_image(work: Path, capsys: Captured) -> None:
+    (work / "e.toml").write_text("")
+    assert cli.main(["env", "check", "e.toml"]) == 0
+    assert capsys.readouterr().out == "e.toml is valid: no image, runs on the host, 0 mounts\n"
+
+
+def test_render(work: Path, client: Client, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["env", "render", "x.toml"]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    definition = from_json(out.encode().removesuffix(b"\n"))
+    assert definition.set_env == {"A": "/image/bin", "PATH": "/image/bin"}
+    assert out.encode() == definition.to_json() + b"\n"
+    assert client.asked == [("img", False)]
+
+
+def test_explain(work: Path, capsys: Captured) -> None:
+    assert cli.main(["env", "explain", "x.toml"]) == 0
+    assert f"# {work}/x.toml:2, written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("action", ["check", "render", "explain"])
+def test_a_registry_that_is_down_is_a_warning(
+    work: Path, client: Client, capfd: pytest.CaptureFixture[str], action: str
+) -> None:
+    client.failure = RegistryUnreachable("cannot reach registry.example")
+    assert cli.main(["env", action, "x.toml"]) == 0
+    out, err = capfd.readouterr()
+    assert err == (
+        "piolet: warning: cannot reach registry.example; the digest and variables of the image are not known\n"
+    )
+    if action == "render":
+        assert json.loads(out)["image"] == {"digest": None, "path": None, "reference": "img", "store": "site"}
+
+
+def test_an_image_that_does_not_exist_is_an_error(work: Path, client: Client, capsys: Captured) -> None:
+    client.failure = ImageError("there is no image 'img'")
+    assert cli.main(["env", "check", "x.toml"]) == 1
+    assert f"piolet: error: {work}/x.toml:1:9: there is no image 'img'" in capsys.readouterr().err
+
+
+def test_offline_asks_nobody(work: Path, client: Client, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["env", "render", "--offline", "x.toml"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["image"]["digest"] is None
+    assert err.startswith("piolet: warning: the image img was not looked at (--offline)")
+    assert client.asked == []
+
+
+def test_warnings_go_to_standard_error(work: Path, capsys: Captured) -> None:
+    (work / "h.toml").write_text('image = "i"\n[annotations]\ncom.hooks.ssh.enabled = "true"\n')
+    assert cli.main(["env", "check", "h.toml"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "h.toml is valid: image i, 0 mounts\n"
+    assert err == "piolet: warning: the hook com.hooks.ssh is not installed here; ignored\n"
+
+
+def submitted(work: Path, *options: str, request: str = "./x.toml") -> tuple[int, bytes, list[Path]]:
+    descriptor = os.memfd_create("record")
+    try:
+        status = cli.main([*options, "env", "submit", "--record-fd", str(descriptor), request])
+        record = os.pread(descriptor, 1 << 21, 0)
+    finally:
+        os.close(descriptor)
+    return status, record, list((work / "home/.cache/piolet/env").glob("*"))
+
+
+def test_submit(work: Path, client: Client, capsys: Captured) -> None:
+    status, record, cached = submitted(work)
+    assert status == 0
+    assert client.asked == [("img", True)]
+    assert capsys.readouterr() == ("", "pulling: 1 of 1 layers\n")
+    expected = cache.path_of(os.environ, str(work), "./x.toml", "", os.getuid())
+    assert [str(path) for path in cached] == [expected]
+    assert cached[0].read_bytes() == record
+    assert b"./x.toml\0" + str(work).encode() + b"\0" in record
+    for name in (b"HOME\0", b"EDF_IMAGESTORE\0", str(config.DEFAULT_PATH).encode() + b"\0"):
+        assert name in record
+    start = record.index(b'{"annotations"')
+    assert from_json(record[start:]).mounts[0].source == "/tmp"
+
+
+def test_submit_as_the_plugin_calls_it(work: Path) -> None:
+    (work / "-x").mkdir()
+    (work / "-x/y.toml").write_text("")
+    status, record, _ = submitted(work, request="-x/y.toml")
+    assert (status, record) == (2, b"")
+    descriptor = os.memfd_create("record")
+    try:
+        assert cli.main(["env", "submit", "--record-fd", str(descriptor), "--", "-x/y.toml"]) == 0
+        assert os.fstat(descriptor).st_size > 0
+    finally:
+        os.close(descriptor)
+
+
+def test_submit_of_a_bad_file_writes_nothing(work: Path, capsys: Captured) -> None:
+    assert submitted(work, request="./bad.toml") == (1, b"", [])
+    assert "unknown key 'imgae'" in capsys.readouterr().err
+
+
+def test_submit_with_a_registry_that_is_down_is_an_error(work: Path, client: Client, capsys: Captured) -> None:
+    client.failure = RegistryUnreachable("cannot reach registry.example")
+    assert submitted(work) == (1, b"", [])
+    assert "cannot reach registry.example" in capsys.readouterr().err
+
+
+def test_a_cached_record_repeats_the_warning(work: Path) -> None:
+    (work / "x.toml").write_text('image = "i"\n[annotations]\ncom.hooks.ssh.enabled = "true"\n')
+    age(work)
+    status, record, cached = submitted(work)
+    assert (status, len(cached)) == (0, 1)
+    assert b"piolet: warning: the hook com.hooks.ssh is not installed here; ignored\0" in record
+
+
+def test_submit_shows_a_long_pull_in_few_lines(work: Path, client: Client, capsys: Captured) -> None:
+    client.said = [f"pulling: \x1b[2J{number} of 1000 MiB" for number in range(1001)]
+    assert submitted(work)[0] == 0
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) < 10 and shown[-1] == "pulling: ?[2J1000 of 1000 MiB"
+
+
+def test_submit_does_not_cache_a_file_that_changed_just_now(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = (work / "x.toml").stat().st_mtime_ns
+    monkeypatch.setattr("time.time_ns", lambda: changed + 1)
+    status, _, cached = submitted(work)
+    assert (status, cached) == (0, [])
+
+
+def test_submit_does_not_cache_for_another_configuration(work: Path) -> None:
+    (work / "p.toml").write_text("")
+    status, record, cached = submitted(work, "--config", f"{work}/p.toml")
+    assert (status, cached) == (0, [])
+    assert f"{work}/p.toml".encode() in record
+
+
+def test_submit_without_a_place_for_a_cache(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    status, record, _ = submitted(work)
+    assert status == 0
+    assert record
+
+
+def test_submit_with_too_many_dependencies_has_a_record_and_no_cache(work: Path, capsys: Captured) -> None:
+    listing = "".join(f'V{i} = "${{N{i}:-}}"\n' for i in range(4200))
+    (work / "x.toml").write_text("[env]\n" + listing)
+    age(work)
+    status, record, cached = submitted(work)
+    assert (status, cached) == (0, [])
+    assert len(from_json(record[record.index(b'{"annotations"') :]).unset_env) == 4200
+
+
+def test_a_file_that_includes_itself(work: Path, capsys: Captured) -> None:
+    (work / "x.toml").write_text('base_environment = "x.toml"\n')
+    assert cli.main(["env", "check", "x.toml"]) == 1
+    assert "goes in a circle" in capsys.readouterr().err
+
+
+def test_submit_refuses_what_a_node_would_refuse(
+    work: Path, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    info = ImageInfo(Image("img", "site", DIGEST), env={"B": "x\0y"})
+    monkeypatch.setattr(client, "resolve", lambda *_, **__: info)
+    assert submitted(work) == (1, b"", [])
+    assert "the definition has a value that should be a string" in capsys.readouterr().err

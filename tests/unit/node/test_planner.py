@@ -1,0 +1,35 @@
+"""What a container gets besides what its definition names."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from piolet.container.plan import PlannedMount
+from piolet.environment.definition import Definition, Mount
+from piolet.environment.settings import EnvironmentConfig
+from piolet.images.info import Image
+from piolet.node.server.planner import make_plan
+
+BASE = Definition("x.toml", image=Image("a/b:1", "site", "a" * 64))
+
+
+def planned(config: EnvironmentConfig, *own: Mount) -> dict[str, PlannedMount]:
+    definition = dataclasses.replace(BASE, mounts=tuple(own))
+    plan = make_plan(definition, "piolet:1.0", "/home/alice", config)
+    return {mount.destination: mount for mount in plan.mounts}
+
+
+def test_the_site_s_mounts_are_in_every_container_where_the_node_has_them() -> None:
+    found = planned(EnvironmentConfig(mounts=("/opt/site", "/etc/prologs/one:/etc/prolog:ro")))
+    assert found["/opt/site"] == PlannedMount("/opt/site", "/opt/site", optional=True)
+    assert found["/etc/prolog"] == PlannedMount("/etc/prologs/one", "/etc/prolog", flags=("ro",), optional=True)
+    assert found["/home/alice"].optional
+
+
+def test_a_user_s_mount_comes_instead_of_the_site_s() -> None:
+    found = planned(EnvironmentConfig(mounts=("/opt/site",)), Mount("/scratch/mine", "/opt/site"))
+    assert found["/opt/site"].source == "/scratch/mine"
+
+
+def test_the_home_is_left_out_where_the_site_wants_that() -> None:
+    assert "/home/alice" not in planned(EnvironmentConfig(mount_home=False))

@@ -1,0 +1,1 @@
+"""Tests of what goes over sockets, from C and from Python."""
