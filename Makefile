@@ -5,7 +5,6 @@ GPUS ?= 2
 ROUNDS ?= 20
 # Of `make test`: beside the tests that share clusters, one after the other, run those that need none.
 WORKERS ?= 2
-WORKERS ?= 1
 # build/ may be a link out of a checkout that users cannot enter (tools/bootstrap.sh), and pip writes the
 # interpreter's path into the commands that it installs: so the real one, looked up after bootstrap.
 PYTHON = $(shell readlink -f build)/venv/bin/python
@@ -22,7 +21,7 @@ PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /u
 help:
 	@echo 'make demo                 train a small model in containers on a private cluster, and tidy up'
 	@echo 'make check                linters, types, and the tests that need no cluster: about a minute'
-	@echo 'make test                 linters, types, and all tests (WORKERS=2: two at a time, where that is safe)'
+	@echo 'make test                 linters, types, and all tests (two at a time where that is safe; WORKERS=1: one)'
 	@echo 'make test-attacks         attacks by a user, and the same on a build from which the checks were removed'
 	@echo 'make bench                what a containerised step costs'
 	@echo 'make cluster              start a private Slurm cluster to play with (NODES=4 GPUS=2, simulated ones;'
