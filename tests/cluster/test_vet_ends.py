@@ -34,6 +34,7 @@ def test_the_process_for_vetting_is_killed(cluster: Cluster, faults: Faults, roo
     wait_until(lambda: len(eval_pids(room)) == 4, what="four evals")
     (before,) = zygotes(faults, "node3")
     kill(before)
+    wait_until(lambda: len(eval_pids(room)) == 3, what="the end of the eval on node3")
     (room / "go").touch()
     cluster.wait_end(job, 60)
     assert_left_out((room / "out").read_text("utf-8"), "node3", "sleeper")
