@@ -81,6 +81,43 @@ def test_srun_by_itself_gives_a_sick_node_back(cluster: Cluster, sick: Path, tin
     wait_until(lambda: not cluster.jobs(), what="the end of what it gave back")
 
 
+def test_srun_by_itself_goes_on_with_fewer(cluster: Cluster, sick: Path) -> None:
+    """Four of four nodes asked for, one of them sick, and no others there: three are enough, as in a job of salloc's."""
+    words = ["srun", "-N4", "-n8", "--vet=ml.yaml,min_nodes=3", "sh", "-c", "hostname; exit 7"]
+    done = cluster.run("alice", *words, cwd=sick)
+    assert done.status == 7, done
+    assert sorted(done.out.split()) == sorted(["node1", "node3", "node4"] * 2)
+    assert "asking for 3 nodes, without node2" in done.err and "3 of 3 nodes good" in done.err
+    wait_until(lambda: not cluster.jobs(), what="the end of what it gave back")
+    done = cluster.run("alice", "salloc", "-N4", "-n8", *words, cwd=sick)
+    assert done.status == 7 and sorted(done.out.split()) == sorted(["node1", "node3", "node4"] * 2), done
+
+
+RATE = """\
+from piolet.api import Eval, Verdict
+class Rate(Eval):
+    better = "higher"
+    unit = "GB/s"
+    def check(self, context):
+        return Verdict("pass", "", "rate", VALUES[context.node])
+"""
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((100, 50, 100, 100), "left out: node2: mine.Rate: rate 50 GB/s is below the limit 90 GB/s of its peers"),
+        ((100, 200, 100, 100), "4 of 4 nodes good"),
+        ((100, 50, 50, 100), "the nodes are two groups, 2 nodes near 50 GB/s and 2 nodes near 100 GB/s"),
+    ],
+)
+def test_a_users_own_class_and_its_peers(cluster: Cluster, room: Path, values: tuple[int, ...], said: str) -> None:
+    table = {f"node{number}": value for number, value in enumerate(values, 1)}
+    cluster.write("alice", room / "mine.py", RATE.replace("VALUES", str(table)))
+    out = vetted(cluster, room, "evals:\n- {type: mine.Rate, baseline: peers}\n")
+    assert said in out, out
+
+
 def test_too_few_good_nodes(cluster: Cluster, sick: Path) -> None:
     """Status 3, a table, and the application is not started."""
     out = cluster.sbatch("alice", "srun -N4 -n4 --vet=ml.yaml touch started\necho status $?\n", "-N4", cwd=sick)

@@ -18,7 +18,7 @@ from piolet.api import Eval, Inconclusive
 from piolet.base import units
 from piolet.base.errors import VetError
 from piolet.base.nearest import nearest
-from piolet.vet import yamltext
+from piolet.vet import glance, yamltext
 from piolet.vet.catalogue import VETNODE, Catalogue
 from piolet.vet.runner import plan
 from piolet.vet.yamltext import Mark, Node, Scalar, Sequence, YamlFile
@@ -93,7 +93,8 @@ def _task(reader: _Reader, item: Node, known: Catalogue, search: tuple[str, ...]
         hint = _did_you_mean(written, known.names()) or "`piolet vet list` shows them all"
         raise document.error(f"there is no eval '{written}'", item.items["type"].place, hint)
     parameters = _parameters(reader, item, kind, written)
-    common = _common(reader, item, kind)
+    says = kind.better if kind else glance.better(name, search)
+    common = _common(reader, item, kind, name, says)
     own_name = reader.text(item.items["name"], "name") if "name" in item.items else name
     if "name" in item.items and len(own_name) > _NAME_MAX:
         raise document.error(f"'name' must be at most {_NAME_MAX} characters long", item.items["name"].place)
@@ -118,7 +119,9 @@ def _vetnode(name: str) -> bool:
     return name.startswith("vetnode.") and name not in VETNODE
 
 
-def _common(reader: _Reader, item: yamltext.Mapping, kind: type[Eval] | None) -> dict[str, Any]:
+def _common(
+    reader: _Reader, item: yamltext.Mapping, kind: type[Eval] | None, name: str, better: str | None
+) -> dict[str, Any]:
     get = item.items.get
     if "scheduler" in item.items:
         reader.choice(item.items["scheduler"], "scheduler", _SCHEDULERS)
@@ -126,10 +129,12 @@ def _common(reader: _Reader, item: yamltext.Mapping, kind: type[Eval] | None) ->
     if "baseline" in item.items:
         baseline = reader.choice(item.items["baseline"], "baseline", ("absolute", "peers", "history"))
         comparable = ("higher", "lower", "same") if baseline == "peers" else ("higher", "lower")
-        if baseline != "absolute" and (kind is not None and kind.better not in comparable):
-            what = f"its class says better = {kind.better!r}" if kind.better else "it measures nothing"
+        # None is a class that only the nodes see: it is asked there.
+        if baseline != "absolute" and better is not None and better not in comparable:
+            what = f"its class says better = '{better}'" if better else "its class does not say what is better"
+            hint = None if kind else "set better = 'higher' or 'lower' there"
             raise reader.document.error(
-                f"'{kind.name}' cannot be compared with {baseline}: {what}", item.items["baseline"].place
+                f"'{name}' cannot be compared with {baseline}: {what}", item.items["baseline"].place, hint
             )
     return {
         "requirements": reader.requirements(get("requirements")),

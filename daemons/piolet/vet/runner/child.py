@@ -67,10 +67,8 @@ def comparison(task: Task, kind: Eval | type[Eval]) -> dict[str, Any]:
     known = {"peers": ("higher", "lower", "same"), "history": ("higher", "lower")}.get(task.baseline)
     if known is not None:
         if better not in known:
-            raise Inconclusive(
-                f"{task.kind} cannot be compared with {task.baseline}: its class says better = {better!r}, "
-                "and not 'higher' or 'lower'"
-            )
+            what = f"says better = {better!r}, and not 'higher' or 'lower'" if better else "does not say what is better"
+            raise Inconclusive(f"{task.kind} cannot be compared with {task.baseline}: its class {what}")
         if isinstance(effect, bool) or not isinstance(effect, (int, float)) or not 0 <= effect < math.inf:
             raise Inconclusive(f"{task.kind} cannot be compared with {task.baseline}: its effect is no number")
     fine = isinstance(effect, (int, float)) and math.isfinite(effect)
