@@ -163,6 +163,8 @@ def test_one_limit_for_check_and_srun() -> None:
         ("class X(Eval):\n    better = 'higher'\n", None),
         ("@dataclass(frozen=True)\nclass X(api.Eval):\n    better: ClassVar[str] = 'lower'\n", None),
         ("@dataclass(frozen=True)\nclass X(api.Eval):\n    name = 'x'\n", "its class does not say what is better"),
+        ("class X(Eval):\n    name = 'x'\n", "its class does not say what is better"),
+        ("from mine import Eval as Own\nclass X(Own):\n    name = 'x'\n", None),
         ("class X(Eval):\n    better = 'bigger'\n", "its class says better = 'bigger'"),
         # What cannot be told without executing it is asked on the nodes.
         ("class X(Base):\n    pass\n", None),
@@ -176,7 +178,9 @@ def test_one_limit_for_check_and_srun() -> None:
 )
 def test_what_a_users_class_says_is_read_and_not_executed(tmp_path: Path, body: str, message: str | None) -> None:
     (tmp_path / "package").mkdir()
-    (tmp_path / "package" / "mine.py").write_text("raise SystemExit('executed')\n" + body)
+    (tmp_path / "package" / "mine.py").write_text(
+        "from piolet.api import Eval\nfrom piolet import api\nraise SystemExit('executed')\n" + body
+    )
     where = ("/nowhere", str(tmp_path))
     text = "evals:\n- type: package.mine.X\n  baseline: peers\n"
     if message is None:
