@@ -228,6 +228,7 @@ class _Runner:
             answer = json.loads(one.answer.partition(child.END)[0].decode("utf-8"))
         except (ValueError, RecursionError):
             answer = None
+        _reap(one.pid)  # its end is work, too, which must not disturb what is measured next
         self._close(one)
         seconds = time.monotonic() - one.started
         self._emit(records.answered(self._context.node, one.task.name, one.task.kind, answer, seconds))
