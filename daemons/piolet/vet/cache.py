@@ -21,6 +21,7 @@ from piolet.vet import store
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import Plan, Task
 from piolet.vet.runner.records import Record
+from piolet.vet.verdicts import FIRST_RUNS
 
 _HISTORY_MAX = 50
 _ENTRIES_MAX = 500
@@ -114,7 +115,10 @@ class Cache:
             if task.cache_s > 0:
                 self._passed[key] = {"at": self._clock(), "stamp": self._stamp, "record": asdict(record)}
             if record.value is not None:
-                self._history[key] = [*self._history.get(key, []), record.value][-_HISTORY_MAX:]
+                old = self._history.get(key, [])
+                # The first runs are the long baseline, against which a slow loss is seen.
+                recent = [*old[FIRST_RUNS:], record.value][-(_HISTORY_MAX - FIRST_RUNS) :]
+                self._history[key] = [*old[:FIRST_RUNS], *recent]
         for table in (self._passed, self._history):
             while len(table) > _ENTRIES_MAX:
                 table.pop(next(iter(table)))

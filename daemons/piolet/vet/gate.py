@@ -17,12 +17,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from piolet.base import texts
 from piolet.base.errors import PioletError, SlurmError, VetError
 from piolet.slurm import jobs, srunwords
 from piolet.slurm.srunwords import Words
 from piolet.vet import kept, relaunch, request, results, screen, step
 from piolet.vet.relaunch import NodeChoice
 from piolet.vet.request import VetRequest
+from piolet.vet.runner import plan
 from piolet.vet.runner.meeting import START_S
 from piolet.vet.runner.plan import ENVIRONMENT, Plan
 from piolet.vet.shortcut import Basis
@@ -87,9 +89,9 @@ def answer(
 
 
 def _plan(asked: VetRequest, load: Load) -> Plan:
-    plan = asked.apply(load(asked.path))
-    step.plan_text(plan)
-    return plan
+    found = asked.apply(load(asked.path))
+    plan.text(found)
+    return found
 
 
 class _Gate:
@@ -197,14 +199,23 @@ class _Gate:
             return self._refuse(choice.reason)
         if not self._order.own:
             return self._refuse("this srun did not make the allocation, so it cannot ask for other nodes")
-        if self._asked.retries < 1:
-            return self._refuse("no further try is allowed (retries)")
-        words = relaunch.again(self._words, bad, self._asked.with_retries(self._asked.retries - 1), self._environ)
-        why = jobs.impossible(words, self._order.started or self._environ)
-        if why:
-            return self._refuse(f"no other nodes than {_some(bad)} can be had: {why}")
-        self._say(f"giving job {self._job} back and asking for other nodes than {_some(bad)}\n")
-        return GateAnswer(0, tuple(words))
+        started = self._order.started or self._environ
+        left = self._asked.retries - 1
+        why = "no further try is allowed (retries)"
+        if left >= 0:
+            words = relaunch.again(self._words, bad, self._asked.with_retries(left), self._environ)
+            why = jobs.impossible(words, started)
+            if not why:
+                self._say(f"giving job {self._job} back and asking for other nodes than {_some(bad)}\n")
+                return GateAnswer(0, tuple(words))
+            why = f"no other nodes than {_some(bad)} can be had: {why}"
+        if not choice.nodes:
+            return self._refuse(why)
+        # Slurm lets no srun give back a part of what it has: it takes the good ones anew, and they are vetted anew.
+        fewer = relaunch.with_fewer(self._words, nodes, bad, self._plan, self._asked.with_retries(0), started)
+        count = texts.counted(len(choice.nodes), "node")
+        self._say(f"{why}\ngiving job {self._job} back and asking for {count}, without {_some(bad)}\n")
+        return GateAnswer(0, tuple(fewer))
 
     def _refuse(self, reason: str) -> GateAnswer:
         self._say(f"piolet: error: the application was not started: {reason or 'no node is good'}\n")

@@ -14,6 +14,8 @@ from statistics import median
 # A normal distribution's standard deviation is 1.4826 times its median absolute deviation (MAD).
 _MAD_TO_SIGMA = 1.4826
 _SIGMAS = 5.0
+_APART = 3.0
+_EMPTY = 0.4
 PEERS_MIN = 4
 """With fewer values the median is as likely the bad one."""
 
@@ -94,6 +96,35 @@ def outliers(values: Mapping[str, float], better: str, effect: float) -> tuple[f
         return None, []
     beyond = [node for node, value in values.items() if _beyond(value, limit, better)]
     return limit, sorted(beyond, key=lambda node: values[node], reverse=better == "lower")
+
+
+def two_groups(values: Sequence[float], effect: float) -> tuple[list[float], list[float]] | None:
+    """Return the two groups that `values` fall into, the smaller values first, or None: they are one.
+
+    Each has more than a third of the values. Their medians differ by more than the fraction `effect`, and by more than
+    3 times what either spreads over without its outer eighths; 2/5 of the way between them are empty. Then the median
+    is between them, or one group's, and says nothing of who is well: two kinds of nodes look like that, too.
+    Figures that scatter like one normal distribution of a third of `effect` practically never look so.
+    """
+    least = len(values) // 3 + 1
+    if len(values) < max(PEERS_MIN, 2 * least):
+        return None
+    ordered = sorted(values)
+    scaled = [log(value) for value in ordered] if ordered[0] > 0 else ordered
+    at = max(range(least, len(values) - least + 1), key=lambda place: scaled[place] - scaled[place - 1])
+    low, high = scaled[:at], scaled[at:]
+    distance = median(high) - median(low)
+    worth = log(1 + effect) if ordered[0] > 0 else effect * abs(median(scaled))
+    together = distance <= max(worth, _APART * _width(low), _APART * _width(high))
+    if together or scaled[at] - scaled[at - 1] <= _EMPTY * distance:
+        return None
+    return ordered[:at], ordered[at:]
+
+
+def _width(ordered: Sequence[float]) -> float:
+    """Return what the values spread over without the outer eighth on each side."""
+    outer = len(ordered) // 8
+    return ordered[len(ordered) - 1 - outer] - ordered[outer]
 
 
 def odd_ones(facts: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:

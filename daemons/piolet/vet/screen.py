@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from piolet.api import FAIL, INCONCLUSIVE, PASS
 from piolet.base import texts
@@ -84,8 +85,10 @@ def why(records: Sequence[Record], node: str) -> list[str]:
 
 
 def _median(own: Sequence[Record]) -> str:
-    values = sorted(record.value for record in own if record.value is not None)
-    return f"{_number(values[len(values) // 2])} {own[0].unit}".rstrip() if values else ""
+    measured = [record for record in own if record.value is not None]
+    if not measured:
+        return ""
+    return f"{_number(median(record.value or 0.0 for record in measured))} {measured[0].unit}".rstrip()
 
 
 def _worst(task: Task, own: Sequence[Record]) -> str:
@@ -93,9 +96,10 @@ def _worst(task: Task, own: Sequence[Record]) -> str:
     if bad:
         return ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
     with_value = [record for record in own if record.value is not None]
-    if len(with_value) < 2 or task.better not in ("higher", "lower"):
+    better = next((record.better for record in with_value if record.better), task.better)
+    if len(with_value) < 2 or better not in ("higher", "lower"):
         return ""
-    pick = min if task.better == "higher" else max
+    pick = min if better == "higher" else max
     worst = pick(with_value, key=lambda record: record.value or 0.0)
     return f"{worst.node} {_number(worst.value)}"
 

@@ -26,13 +26,12 @@ from piolet.base.errors import VetError
 from piolet.vet import bundle, verdicts
 from piolet.vet.coordinator import Coordinator, Found
 from piolet.vet.runner import parts, records
+from piolet.vet.runner import plan as plans
 from piolet.vet.runner.meeting import MEETING_VARIABLE, START_S
 from piolet.vet.runner.plan import ENVIRONMENT, HOST, Plan
 from piolet.vet.runner.records import Record
 
 PLAN_VARIABLE = "SLURM_PIOLET_VET"
-PLAN_MAX = 98304
-"""A word of the environment may be 128 KiB long."""
 _APART_S = 3.0
 """srun may take longer to start its tasks; afterwards the nodes differ by less."""
 _END_S = 2.0
@@ -53,16 +52,6 @@ _NOT_FOR_US = (
 )  # fmt: skip
 _INHERITED = "_SLURM_SPANK_OPTION_piolet_environment_environment"
 _SCORE = re.compile(r"_OPTION_piolet_score_|^SLURM_PIOLET_SCORE")
-
-
-def plan_text(plan: Plan) -> str:
-    """Return the plan as it travels. Raises VetError: it is too long."""
-    data = plan.to_json()
-    if len(data) > PLAN_MAX:
-        raise VetError(
-            f"the protocol is {len(data)} bytes long when it is worked out, more than {PLAN_MAX}", "split it in two"
-        )
-    return data.decode("utf-8")
 
 
 @dataclass(frozen=True)
@@ -159,7 +148,7 @@ def _run(
     """Run one step, and return what came of it."""
     leader = Coordinator(plan, nodes, time.monotonic, START_S)
     reader = _Reader(leader, nodes, plan.budget_s)
-    text = plan_text(plan)
+    text = plans.text(plan)
     inside = where == ENVIRONMENT
     with _meeting_place(plan) as secret:
         first = b""

@@ -15,7 +15,8 @@ from typing import Any
 from piolet.base.errors import VetError
 
 VERSION = 1
-LIMIT_BYTES = 256 * 1024
+LIMIT_BYTES = 96 * 1024
+"""A plan travels in one word of the environment, which may be 128 KiB long."""
 HOST, ENVIRONMENT = "host", "environment"
 MEETING_SLACK_S = 2.0
 EXCLUDE, ABORT, WARN = "exclude", "abort", "warn"
@@ -88,6 +89,16 @@ class Plan:
     def digest(self) -> str:
         """Return `sha256:` and the digest of the canonical form."""
         return "sha256:" + hashlib.sha256(self.to_json()).hexdigest()
+
+
+def text(plan: Plan, most: int = LIMIT_BYTES) -> str:
+    """Return the plan as it travels. Raises VetError: it is too long."""
+    data = plan.to_json()
+    if len(data) > most:
+        raise VetError(
+            f"the protocol is {len(data)} bytes long when it is worked out, more than {most}", "split it in two"
+        )
+    return data.decode("utf-8")
 
 
 def from_json(data: bytes) -> Plan:
