@@ -39,8 +39,11 @@ class Gpu(Eval):
             wrong, hottest, devices = self._look(nvml, gpus)
         except _nvml.LostError as error:
             return Verdict(FAIL, str(error))
+        mute = [f"GPU {one['index']}" for one in devices if one["temperature"] is None]
+        if mute and not wrong:
+            raise Inconclusive(f"nothing was checked: {', '.join(mute)} tells no temperature")
         if hottest is None:
-            raise Inconclusive("no GPU tells its temperature")
+            return Verdict(FAIL, "; ".join(wrong)[:500], details={"gpus": devices})
         verdict = at_most("temperature", hottest, self.max_temp, "degC", gpus=devices)
         if not wrong:
             return verdict
