@@ -39,7 +39,7 @@ _WATCHED = (
 
 
 def stamp(root: str = "", kernel_log: Iterable[str] = ()) -> str:
-    """Return a digest that changes with a reboot, a driver, a link that went down, or what is in the kernel's log of faults."""
+    """Return a digest that changes with a reboot, a driver, a link that went down, or a fault in the kernel's log."""
     seen = []
     for pattern in _WATCHED:
         for path in sorted(glob.glob(root + pattern)):
