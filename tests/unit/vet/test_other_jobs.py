@@ -1,4 +1,4 @@
-"""What runs of another user on a shared node is a leftover only if no job of theirs runs. Trees of /proc are simulated."""
+"""On a shared node, what belongs to a running job of another user is no leftover. Trees of /proc are simulated."""
 
 from __future__ import annotations
 

@@ -57,6 +57,9 @@ def check(*lines: str) -> tuple[str, str]:
         ("{1}[Hardware Error]: event severity: fatal", FAIL, "a fatal hardware error"),
         ("{1}[Hardware Error]: event severity: recoverable", PASS, "a hardware error that was recovered"),
         ("{1}[Hardware Error]: event severity: corrected", PASS, ""),
+        ("mce: [Hardware Error]: CPU 3: Machine Check Exception: 5 Bank 7: be00000000800400", FAIL, "a machine check"),
+        ("mce: [Hardware Error]: CPU 3: Machine Check Event: 0 Bank 7: 8c00004000010090", PASS, ""),
+        ("[Hardware Error]: Uncorrected, software restartable error.", FAIL, "an uncorrected machine check"),
         ("EDAC MC0: 1 UE memory read error on CPU_SrcID#0_MC#0", FAIL, "an uncorrected memory error"),
         ("EDAC MC0: 1 CE memory read error on CPU_SrcID#0_MC#0", PASS, ""),
         ("Memory failure: 0x1234: recovery action for dirty LRU page: Recovered", PASS, "was taken out of use"),
@@ -84,6 +87,19 @@ def test_a_fault_is_named_once_and_warnings_get_old() -> None:
     assert check(*lines)[1].startswith("a fatal PCIe error, 7 times, last 10 min ago: pcieport")
     events = _log.node_events([f"[{1.0:12.6f}] nvme nvme0: controller is down; will reset: x"], now=2 * 86400.0)
     assert [event.age for event in events] == [pytest.approx(2 * 86400.0 - 1.0)]
+
+
+def test_a_fault_counts_until_a_reboot_or_as_long_as_a_site_says() -> None:
+    facts = {"kernel_log": [f"[{1.0:12.6f}] EDAC MC0: 1 UE memory read error"]}
+    where = Context("n1", time.monotonic() + 10, facts=facts)
+    assert kernel_log.KernelLog().check(where).outcome == FAIL
+    assert kernel_log.KernelLog(fault_age=0.5).check(where).outcome == PASS
+
+
+def test_a_driver_that_was_loaded_again_has_its_gpus() -> None:
+    failed = "[    9.000000] NVRM: GPU 0000:01:00.0: RmInitAdapter failed! (0x62:0x40:1860)"
+    assert check(failed)[0] == FAIL
+    assert check(failed, "[   99.000000] NVRM: loading NVIDIA UNIX Open Kernel Module") == (PASS, "")
 
 
 def test_a_log_that_cannot_be_read_is_not_clean() -> None:

@@ -66,8 +66,10 @@ def gpu_events(log: list[str], now: float | None = None) -> list[Event]:
 def node_events(log: list[str], now: float | None = None) -> list[Event]:
     """Return what the kernel said of hardware that is no GPU's own error, oldest first."""
     rows = [(re.compile(code), row) for code, row in _severities.TABLES["log"].items()]
-    found = []
+    found: list[Event] = []
     for line in log:
+        if _LOADED.search(line):
+            found = [event for event in found if not event.row.code.startswith("NVRM")]
         row = next((row for pattern, row in rows if pattern.search(line)), None)
         if row is not None and row.severity != _severities.IGNORE:
             found.append(Event(row, "", "", _STAMP.sub("", line), _age(line, now)))

@@ -66,6 +66,8 @@ XID_ROWS = (
         ("154:0x3", "fail", "reset", "the GPU's traffic with its peers has to be drained"),
         ("154:0x4", "fail", "reset", "the GPU has to be drained and reset"),
         ("154:0x5", "fail", "reset", "the GPU's fabric or bus has to be recovered"),
+        ("154:0x6", "fail", "reset", "the GPU's PCIe bus has to be reset"),
+        ("154:0x7", "fail", "reboot", "the system has to be rebooted"),
     )),
 )  # fmt: skip
 
@@ -96,6 +98,7 @@ LOG_ROWS = (
         (r"\[Hardware Error\]: event severity: recoverable", "warn", "watch", "a hardware error that was recovered"),
     )),
     ("Linux, arch/x86/kernel/cpu/mce, Documentation/arch/x86/x86_64/machinecheck.rst", "2026-11-29", (
+        (r"\[Hardware Error\]: CPU \d+: Machine Check Exception", "fail", "contact", "a machine check exception"),
         (r"mce: .*Uncorrected hardware memory error", "fail", "contact", "an uncorrected memory error"),
         (r"\[Hardware Error\]: Uncorrected", "fail", "contact", "an uncorrected machine check"),
         (r"above threshold, cpu clock (?:is )?throttled", "warn", "watch", "a CPU is too hot"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from piolet.api import FAIL, PASS, Context, Eval, Inconclusive, Verdict, parameter
@@ -18,6 +19,7 @@ class KernelLog(Eval):
     source = "the kernel's log as pioletd reads it"
     needs = "pioletd"
 
+    fault_age: float = parameter(0.0, text="how long a fault counts; 0: until a reboot", unit="s", least=0)
     warn_age: float = parameter(86400.0, text="how long a warning counts", unit="s", least=0)
 
     def check(self, context: Context) -> Verdict:
@@ -27,7 +29,8 @@ class KernelLog(Eval):
             raise Inconclusive("the kernel's log cannot be read")
         kinds: dict[str, list[_log.Event]] = {}
         for event in _log.node_events(log):
-            if event.row.severity == _severities.FAIL or event.age is None or event.age <= self.warn_age:
+            bound = (self.fault_age or math.inf) if event.row.severity == _severities.FAIL else self.warn_age
+            if event.age is None or event.age <= bound:
                 kinds.setdefault(event.row.code, []).append(event)
         said = [(events[-1].row.severity, _sentence(events)) for events in kinds.values()]
         wrong = [text for severity, text in said if severity == _severities.FAIL]
