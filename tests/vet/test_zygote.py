@@ -254,6 +254,7 @@ def test_one_driver_that_talks_pushes_out_no_other(monkeypatch: pytest.MonkeyPat
     lines = kernellog.read() or []
     assert "NVRM: Xid" in lines[0] and "EDAC" in lines[-1]
     assert 100 < len(lines) < 500
+    assert kernellog.read() is None  # nothing at all is not clean
 
 
 def test_a_vetting_has_not_the_daemons_log(listener: Listener) -> None:

@@ -29,7 +29,7 @@ _PROCESS = re.compile(
 def read() -> list[str] | None:
     """Return the lines in order, '[seconds since boot] text'. None: the log cannot be read, which is not clean."""
     found: dict[str, deque[tuple[int, str]]] = defaultdict(lambda: deque(maxlen=_LINES_MAX))
-    number = 0
+    number = entries = 0
     try:
         log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -38,6 +38,7 @@ def read() -> list[str] | None:
         while True:
             try:
                 entry = os.read(log, 8192)
+                entries += 1
             except BrokenPipeError:
                 continue  # lines were overwritten while we read
             except OSError:
@@ -48,6 +49,8 @@ def read() -> list[str] | None:
                 found[driver_of(line)].append((number, stamp_of(entry) + line))
     finally:
         os.close(log)
+    if entries == 0:  # no kernel has nothing to say: it was emptied, or is somebody's imitation
+        return None
     return [line for _, line in sorted(one for lines in found.values() for one in lines)]
 
 
