@@ -130,6 +130,8 @@ def test_what_is_worth_a_look_passes_with_a_warning(library: Path, tmp_path: Pat
     status, rows = vet(library, tmp_path, f"gpus 3\ngpu\n{what}\n")
     assert (status, rows["gpu_health"]["outcome"]) == (0, "pass")
     assert rows["gpu_health"]["reason"].startswith(reason)
+    judged = rows["gpu_health"]["details"]["judged_by"]
+    assert len(judged) == 1 and judged[0]["source"] and judged[0]["date"] and judged[0]["action"]
 
 
 def test_a_few_corrected_errors_are_nothing(library: Path, tmp_path: Path) -> None:

@@ -71,5 +71,5 @@ def test_infiniband_errors_that_come_now(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_limits_of_counters_name_their_source() -> None:
     with pytest.raises(ValueError, match="the limit of symbol_error names no source"):
-        infiniband.Counter("symbol_error", 1.0, 0.0, "", "2026-11-29")
+        infiniband.Counter("symbol_error", 1.0, 0.0, True, "", "2026-11-29")
     assert all(counter.limit(400) > 0 for counter in infiniband.COUNTERS)

@@ -45,6 +45,10 @@ class Severity:
             raise ValueError(f"{where} names no fault")
         sourced(where, self.source, self.date)
 
+    def told(self) -> dict[str, str]:
+        """Return what the result file says of a fault: what is asked for, and by whom."""
+        return {"fault": f"{self.kind} {self.code}", "action": self.action, "source": self.source, "date": self.date}
+
 
 def sourced(where: str, source: str, date: str) -> None:
     """Raise ValueError unless a row names its source and the day on which that was looked up."""

@@ -33,14 +33,18 @@ class _Found:
     wrong: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     checked: dict[str, list[str]] = field(default_factory=dict)
+    judged_by: list[dict[str, str]] = field(default_factory=list)
 
-    def add(self, severity: str, text: str) -> None:
-        if severity != _severities.IGNORE:
-            (self.wrong if severity == _severities.FAIL else self.warnings).append(text)
+    def add(self, severity: str, text: str, row: _severities.Severity | None = None) -> None:
+        if severity == _severities.IGNORE:
+            return
+        (self.wrong if severity == _severities.FAIL else self.warnings).append(text)
+        if row is not None and row.told() not in self.judged_by:
+            self.judged_by.append(row.told())
 
     def nvml(self, gpu: _nvml.Gpu, code: str, more: str = "") -> None:
         row = _severities.find("nvml", code)
-        self.add(row.severity, f"{gpu}: {row.text}{more}")
+        self.add(row.severity, f"{gpu}: {row.text}{more}", row)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,11 @@ class GpuHealth(Eval):
             self._events(nvml, gpus, log, found)
         except _nvml.LostError as error:
             found.wrong.append(str(error))
-        details = {"kernel_log": "not readable" if log is None else "read", "checked": found.checked}
+        details = {
+            "kernel_log": "not readable" if log is None else "read",
+            "checked": found.checked,
+            "judged_by": found.judged_by,
+        }
         if found.wrong:
             text = "; ".join(found.wrong + found.warnings)[:500]
             return Verdict(FAIL, text, "problems", len(found.wrong), 0, "", details)
@@ -212,11 +220,11 @@ class GpuHealth(Eval):
             action = nvml.field(gpu, _FIELD_RECOVERY)
             if action:
                 row = _severities.find("xid", "154", f"0x{action:x}")
-                found.add(row.severity, f"{gpu}: {row.text}")
+                found.add(row.severity, f"{gpu}: {row.text}", row)
             elif action == 0:
                 quiet.add(gpu.index)
         ignored = {f"XID {number}" for number in self.xid_ignore}
-        said: dict[str, str] = {}
+        said: dict[str, tuple[str, _severities.Severity]] = {}
         for event in _log.gpu_events(list(log or ())):
             gpu_of = own.get(event.device)
             if (event.device and gpu_of is None) or event.code in ignored:
@@ -229,9 +237,9 @@ class GpuHealth(Eval):
             if severity == _severities.WARN and event.age is not None and event.age > self.xid_warn_age:
                 continue
             name = f"{gpu_of}: {event.code}" if gpu_of is not None else event.code
-            said[f"{severity} {name}"] = f"{name}, {event.row.text}, {_log.ago(event.age)}"
-        for key, text in said.items():
-            found.add(key.partition(" ")[0], text)
+            said[f"{severity} {name}"] = (f"{name}, {event.row.text}, {_log.ago(event.age)}", event.row)
+        for key, (text, row) in said.items():
+            found.add(key.partition(" ")[0], text, row)
 
 
 _MEMORY_DEGREES = 95.0

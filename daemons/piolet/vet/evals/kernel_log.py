@@ -36,7 +36,8 @@ class KernelLog(Eval):
         wrong = [text for severity, text in said if severity == _severities.FAIL]
         warnings = [text for severity, text in said if severity != _severities.FAIL]
         reason = "; ".join(wrong + warnings)[:500]
-        return Verdict(FAIL if wrong else PASS, reason, "faults", len(wrong), 0, "", {"lines": len(log)})
+        details = {"lines": len(log), "judged_by": [events[-1].row.told() for events in kinds.values()]}
+        return Verdict(FAIL if wrong else PASS, reason, "faults", len(wrong), 0, "", details)
 
 
 def _sentence(events: list[_log.Event]) -> str:
