@@ -34,6 +34,8 @@ def test_the_process_for_vetting_is_killed(cluster: Cluster, faults: Faults, roo
     wait_until(lambda: len(eval_pids(room)) == 4, what="four evals")
     (before,) = zygotes(faults, "node3")
     kill(before)
+    pid = eval_pids(room)["node3"]
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="the end of the eval on node3")
     (room / "go").touch()
     cluster.wait_end(job, 60)
     assert_left_out((room / "out").read_text("utf-8"), "node3", "sleeper")

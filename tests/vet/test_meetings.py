@@ -48,9 +48,9 @@ def slowly(protocol_plan: Plan) -> Work:
 
 
 def test_all_good() -> None:
-    one = plan_of("evals:\n- type: limits\n- {type: network_pair, size: 1 MB, pings: 5, min_bandwidth: 0.0001}\n")
+    one = plan_of("evals:\n- type: limits\n- {type: network_pair, size: 64 MB, pings: 5, min_bandwidth: 0.0001}\n")
     decision = nodes.vet(one, cluster(one, 5, {}))
-    assert decision.good == [f"n{number}" for number in range(5)]
+    assert decision.good == [f"n{number}" for number in range(5)], decision.reasons
     assert len(decision.records) == 10
 
 
