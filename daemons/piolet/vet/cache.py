@@ -2,7 +2,7 @@
 
 One file a node and user. A verdict is good for as long as its eval's `cache:` says, and only while nothing has
 happened to the node: `stamp` has to be the same, which holds the boot, the drivers, how often links went down,
-and the XIDs in the kernel log. Only what passed is kept.
+and the faults in the kernel log. Only what passed is kept.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from piolet.api import PASS
 from piolet.base.errors import VetError
 from piolet.vet import store
+from piolet.vet.evals import _log
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import Plan, Task
 from piolet.vet.runner.records import Record
@@ -39,7 +40,7 @@ _WATCHED = (
 
 
 def stamp(root: str = "", kernel_log: Iterable[str] = ()) -> str:
-    """Return a digest that changes with a reboot, a driver, a link that went down, or an XID."""
+    """Return a digest that changes with a reboot, a driver, a link that went down, or a fault in the kernel's log."""
     seen = []
     for pattern in _WATCHED:
         for path in sorted(glob.glob(root + pattern)):
@@ -50,7 +51,9 @@ def stamp(root: str = "", kernel_log: Iterable[str] = ()) -> str:
                 continue
     # Virtual interfaces come and go with containers, which is no link flap.
     seen = [one for one in seen if not _is_virtual(root, one[0])]
-    xids = [line for line in kernel_log if "NVRM: Xid" in line]
+    log = list(kernel_log)
+    xids = [line for line in log if "NVRM: Xid" in line or ": SXid " in line]
+    xids += [event.text for event in _log.node_events(log)]
     return hashlib.sha256(json.dumps([seen, xids]).encode()).hexdigest()[:32]
 
 

@@ -153,6 +153,8 @@ def decide(
     tasks = {task.name: task for task in plan.tasks}
     for record in judged:
         effect = _effect(tasks[record.eval], record.outcome)
+        if record.outcome == PASS and record.reason:  # it passes, and warns
+            effect = WARN
         if effect == PASS:
             continue
         reasons[record.node].append(f"{record.eval}: {record.reason}")

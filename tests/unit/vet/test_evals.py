@@ -316,7 +316,7 @@ def test_what_needs_others_or_hardware_judges_nobody() -> None:
         ("ib-good", PASS, ""),
         ("ib-down", FAIL, "mlx5_1 port 1 is DOWN (Polling), not ACTIVE"),
         ("ib-slow", FAIL, "mlx5_0 port 1 runs at 100 Gbit/s, 400 are wanted"),
-        ("ib-errors", FAIL, "mlx5_0 port 1 counts 7 symbol_error"),
+        ("ib-errors", PASS, ""),  # seven symbol errors, in an unknown time
     ],
 )
 def test_infiniband(tree: str, outcome: str, reason: str) -> None:

@@ -69,6 +69,16 @@ def test_policies(outcome: str, changes: dict[str, str], state: str, aborts: boo
     assert bool(decision.abort) is aborts
 
 
+def test_a_pass_with_a_reason_is_a_warning() -> None:
+    """The node is good, its reason is shown, and nodes without one are taken first."""
+    worn = dataclasses.replace(row("n1"), reason="GPU 0: memory rows are remapped")
+    decision = verdicts.decide(Plan("p", (task(on_fail="abort"),)), NODES[:3], [worn, row("n2"), row("n3")])
+    assert decision.state == {"n1": "warned", "n2": "good", "n3": "good"}
+    assert decision.abort == ""
+    assert screen.left_out(decision) == ["warning: n1: a: GPU 0: memory rows are remapped"]
+    assert verdicts.choose(decision, 2) == ["n2", "n3"]
+
+
 def test_peers_find_the_slow_node() -> None:
     plan = Plan("p", (task(baseline="peers", better="higher", effect=0.1),))
     found = [row(node, value=100.0 + index / 10) for index, node in enumerate(NODES)]
