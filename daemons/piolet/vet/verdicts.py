@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
 from piolet.vet import localise
@@ -17,6 +18,7 @@ from piolet.vet.runner.plan import ABORT, WARN, Plan, Task
 from piolet.vet.runner.records import Record
 
 GOOD, WARNED, BAD = "good", "warned", "bad"
+NOTES_MAX = 20
 STATUS_BAD = 3
 """The exit status of what starts no application, for lack of good nodes."""
 
@@ -66,9 +68,11 @@ def complete(
     result = []
     for task in plan.tasks:
         for node in nodes:
-            reason = (lost or {}).get(node, "the node told nothing of it")
-            nothing = records.record(node, task.name, task.kind, Verdict(INCONCLUSIVE, reason), 0.0)
-            result.append(table.get((node, task.name), nothing))
+            told = table.get((node, task.name))
+            if told is None:
+                reason = (lost or {}).get(node, "the node told nothing of it")
+                told = records.record(node, task.name, task.kind, Verdict(INCONCLUSIVE, reason), 0.0)
+            result.append(told)
     return result
 
 
@@ -84,8 +88,11 @@ def unjudged(tasks: Sequence[Task], why: Mapping[str, str]) -> list[Record]:
 def against_peers(plan: Plan, found: Sequence[Record]) -> list[Record]:
     """Return the records with those made 'fail' that differ too much from their peers."""
     changed = {}
+    by_eval: dict[str, list[Record]] = {}
+    for record in found:
+        by_eval.setdefault(record.eval, []).append(record)
     for task in plan.tasks:
-        own = [record for record in found if record.eval == task.name]
+        own = by_eval.get(task.name, [])
         if task.better == "same":
             changed.update(_by_majority(own))
         elif task.baseline == "peers" and task.scope == "node":
@@ -133,7 +140,14 @@ def decide(
     if not plan.tasks:
         state = dict.fromkeys(nodes, BAD)
         abort = abort or "nothing was checked"
-    return Decision(state, reasons, judged, abort, tuple(notes))
+    return Decision(state, reasons, judged, abort, few(notes))
+
+
+def few(notes: Sequence[str]) -> tuple[str, ...]:
+    """Return so many notes that a person reads them, and how many there are beside them."""
+    if len(notes) <= NOTES_MAX:
+        return tuple(notes)
+    return (*notes[: NOTES_MAX - 1], f"{len(notes) - NOTES_MAX + 1} more notes are left out")
 
 
 def choose(decision: Decision, wanted: int) -> list[str]:
@@ -143,6 +157,7 @@ def choose(decision: Decision, wanted: int) -> list[str]:
     order, which is the order of the network on most machines.
     """
     order = list(decision.state)
+    place = {node: at for at, node in enumerate(order)}
     good = decision.good
     if wanted <= 0 or len(good) < wanted:
         return []
@@ -151,10 +166,11 @@ def choose(decision: Decision, wanted: int) -> list[str]:
     starts = range(len(pool) - wanted + 1)
     must = set() if len(clean) >= wanted else set(clean)
 
+    warned = [0, *accumulate(decision.state[node] != GOOD for node in pool)]
+
     def cost(start: int) -> tuple[int, int]:
-        run = pool[start : start + wanted]
-        warned = sum(decision.state[node] != GOOD for node in run)
-        return warned, order.index(run[-1]) - order.index(run[0])
+        end = start + wanted
+        return warned[end] - warned[start], place[pool[end - 1]] - place[pool[start]]
 
     best = min(starts, key=cost)
     run = pool[best : best + wanted]
