@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import secrets
+import sys
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -24,6 +26,7 @@ from piolet.vet.runner.plan import Plan, Task, apart_s, meeting_slack_s
 from piolet.vet.runner.records import Record
 
 _JUDGING_S = 10.0
+_SHARED = ("eval", "kind", "outcome", "measure", "unit")
 _Wait = tuple[Callable[[], bool], float]
 
 
@@ -125,6 +128,10 @@ class Coordinator:
                 self.done = True
 
     def _take(self, node: str, content: dict[str, Any]) -> None:
+        for name in _SHARED:  # what all nodes say in the same words is kept once
+            word = content.get(name)
+            if isinstance(word, str):
+                content[name] = sys.intern(word)
         record = records.to_record({**content, "node": node})  # a node speaks for itself only
         if record is not None:
             self._records.append(record)
@@ -244,22 +251,22 @@ class Coordinator:
     def _judge(self, task: Task, found: Sequence[Meeting], together: str = "") -> None:
         """Make a record for every node out of the meetings of pairs; `together`: why that of all nodes was bad."""
         end = self._clock() + _JUDGING_S
+        limit, bad = localise.bad_meetings(found, task.better, task.effect)
         try:
-            faults, notes = localise.localise(found, task.better, task.effect, lambda: self._clock() >= end)
+            faults, notes = localise.explain(found, limit, bad, lambda: self._clock() >= end)
         except VetError as error:
             faults, notes = [], [f"no node is named: {error.message}"]
         named = {fault.node: fault for fault in faults}
-        limit, bad = localise.bad_meetings(found, task.better, task.effect)
         self._notes += [f"{task.name}: {note}" for note in notes]
         if together and not named:
             self._notes.append(f"{task.name}: all nodes together are bad, and pairs name nobody: {together}")
-        others = _without(found, named)
-        wrong = _without([one for one in bad if named.keys().isdisjoint(one.pair)], named)
+        others = _values(found, named)
+        wrong = _by_node([one for one in bad if named.keys().isdisjoint(one.pair)])
+        worst = min if task.better == "higher" else max
         for node in self._alive():
             own, worse = others.get(node, []), wrong.get(node, [])
-            values = [one.value for one in own if one.value is not None]
-            best = (min(values) if task.better == "higher" else max(values)) if values else None
-            verdict = Verdict(PASS, "", "worst meeting", best, limit, task.unit)
+            value = worst((one for one in own if one is not None), default=None)
+            verdict = Verdict(PASS, "", "worst meeting", value, limit, task.unit)
             if node in named:
                 fault = named[node]
                 verdict = Verdict(FAIL, fault.reason, "median of its meetings", fault.value, fault.limit, task.unit)
@@ -279,13 +286,23 @@ class Coordinator:
             self._records.append(records.record(node, task.name, task.kind, verdict, 0.0))
 
 
-def _without(meetings: Sequence[Meeting], named: Mapping[str, object]) -> dict[str, list[Meeting]]:
-    """Return, by node, those of its meetings whose other side is not named."""
-    found: dict[str, list[Meeting]] = {}
+def _values(meetings: Sequence[Meeting], named: Mapping[str, object]) -> dict[str, list[float | None]]:
+    """Return, by node, the values of those of its meetings whose other side is not named."""
+    found: defaultdict[str, list[float | None]] = defaultdict(list)
+    for (one, other), value, _, _ in meetings:
+        if other not in named:
+            found[one].append(value)
+        if one not in named:
+            found[other].append(value)
+    return found
+
+
+def _by_node(meetings: Sequence[Meeting]) -> dict[str, list[Meeting]]:
+    """Return the meetings of each node."""
+    found: defaultdict[str, list[Meeting]] = defaultdict(list)
     for one in meetings:
-        for node, other in (one.pair, one.pair[::-1]):
-            if other not in named:
-                found.setdefault(node, []).append(one)
+        for node in one.pair:
+            found[node].append(one)
     return found
 
 

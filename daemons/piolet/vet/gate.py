@@ -125,7 +125,8 @@ class _Gate:
         if not choice.nodes:
             return self._refuse(choice.reason)
         if choice.words:
-            unused = [node for node in nodes if node not in choice.nodes]
+            used = set(choice.nodes)
+            unused = [node for node in nodes if node not in used]
             self._say(f"going on with {len(choice.nodes)} of {len(nodes)} nodes, without {_some(unused)}\n")
         return GateAnswer(0, choice.words)
 

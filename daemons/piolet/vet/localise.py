@@ -7,11 +7,13 @@ in the number of meetings, but for a logarithm.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import exp, log
 from statistics import median
+from typing import NamedTuple
 
 from piolet.base.errors import VetError
 from piolet.vet.runner import schedule
@@ -28,8 +30,7 @@ Pair = tuple[str, str]
 Late = Callable[[], bool]
 
 
-@dataclass(frozen=True)
-class Meeting:
+class Meeting(NamedTuple):
     """What came of two nodes' meeting: `value` None when they could not meet; `bad` by an absolute limit."""
 
     pair: Pair
@@ -118,10 +119,11 @@ def bad_meetings(meetings: Sequence[Meeting], better: str, effect: float) -> tup
     The limit is that of the nodes' medians: one bad node is in 2/N of all pairs, which would widen a limit made of
     the pairs, but it is only one of N medians.
     """
-    own: dict[str, list[float]] = {}
-    for meeting in meetings:
-        for node in meeting.pair if meeting.value is not None else ():
-            own.setdefault(node, []).append(meeting.value or 0.0)
+    own: defaultdict[str, list[float]] = defaultdict(list)
+    for (one, other), value, _, _ in meetings:
+        if value is not None:
+            own[one].append(value)
+            own[other].append(value)
     limit = peer_limit([median(values) for values in own.values()], better, effect)
     bad = [
         meeting
@@ -172,14 +174,20 @@ def localise(
     least two. The worst node is named first and taken out, so that it does not make others look bad. `late` is asked
     from time to time. Raises VetError when it says that the time is up.
     """
-    limit, bad = bad_meetings(meetings, better, effect)
+    return explain(meetings, *bad_meetings(meetings, better, effect), late)
+
+
+def explain(
+    meetings: Sequence[Meeting], limit: float | None, bad: Sequence[Meeting], late: Late = _never
+) -> tuple[list[Fault], list[str]]:
+    """Return what `localise` does, of what `bad_meetings` found among `meetings`."""
     named = _named(meetings, bad, late)
     own: dict[str, list[Meeting]] = {node: [] for node in named}
     for meeting in bad:
         for node in meeting.pair:
             if node in own:
                 own[node].append(meeting)
-    faults = [_fault(node, own[node], limit, better) for node in named]
+    faults = [_fault(node, own[node], limit) for node in named]
     # Two who were good with each other are the measure; without them everything may be slow.
     wrong = {id(one) for one in bad}
     if faults and not any(named.keys().isdisjoint(one.pair) for one in meetings if id(one) not in wrong):
@@ -197,14 +205,15 @@ def _named(meetings: Sequence[Meeting], bad: Sequence[Meeting], late: Late) -> d
     Two that are equally bad cannot be told apart while they are each other's evidence only.
     """
     wrong = {id(one) for one in bad}
-    counts: dict[str, list[int]] = {}
-    own: dict[str, list[Meeting]] = {}
+    # Of the others, which are most, nothing has to be known.
+    counts = {node: [0, 0] for meeting in bad for node in meeting.pair}
+    own: dict[str, list[Meeting]] = {node: [] for node in counts}
     for meeting in meetings:
         for node in meeting.pair:
-            count = counts.setdefault(node, [0, 0])
-            count[0] += 1
-            count[1] += id(meeting) in wrong
-            own.setdefault(node, []).append(meeting)
+            if node in counts:
+                counts[node][0] += 1
+                counts[node][1] += id(meeting) in wrong
+                own[node].append(meeting)
     first = {node: at for at, node in enumerate(counts)}
 
     def rank(node: str) -> tuple[float, int, int, str]:
@@ -231,7 +240,7 @@ def _named(meetings: Sequence[Meeting], bad: Sequence[Meeting], late: Late) -> d
         named[node] = None
         for meeting in own[node]:
             other = meeting.pair[meeting.pair[0] == node]
-            if other not in named:
+            if other in counts and other not in named:
                 counts[other][0] -= 1
                 counts[other][1] -= id(meeting) in wrong
                 if suspicious(other):
@@ -239,7 +248,7 @@ def _named(meetings: Sequence[Meeting], bad: Sequence[Meeting], late: Late) -> d
     return named
 
 
-def _fault(node: str, own: Sequence[Meeting], limit: float | None, better: str) -> Fault:
+def _fault(node: str, own: Sequence[Meeting], limit: float | None) -> Fault:
     values = [meeting.value for meeting in own if meeting.value is not None]
     reasons = [meeting.reason for meeting in own if meeting.reason]
     partners = sorted({other for meeting in own for other in meeting.pair if other != node})

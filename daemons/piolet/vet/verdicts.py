@@ -200,10 +200,11 @@ def _by_median(task: Task, own: Sequence[Record]) -> dict[tuple[str, str], Recor
             for record in own
             if record.outcome == PASS
         }
+    far = set(beyond)
     return {
         (record.node, record.eval): _beyond(record, limit, task.better, "of its peers")
         for record in own
-        if record.node in beyond
+        if record.node in far
     }
 
 

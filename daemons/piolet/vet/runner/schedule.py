@@ -50,12 +50,12 @@ def partner(place: int, turn: int, count: int) -> int | None:
 
 
 def pairs(order: Sequence[int], turn: int) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of one round, each with the one who measures first; every node measures in every other round."""
+    """Yield the pairs of one round, each with the one who measures first; each measures about every other time."""
     count = len(order)
     for place in range(count if count > 1 else 0):
         other = partner(place, turn, count)
         if other is not None and place < other:
-            yield (order[place], order[other]) if (place + turn) % 2 else (order[other], order[place])
+            yield (order[place], order[other]) if turn % 2 else (order[other], order[place])
 
 
 def pair_of(order: Sequence[int], place: int, turn: int) -> tuple[int, int] | None:
@@ -64,4 +64,4 @@ def pair_of(order: Sequence[int], place: int, turn: int) -> tuple[int, int] | No
     if other is None:
         return None
     first, second = min(place, other), max(place, other)
-    return (order[first], order[second]) if (first + turn) % 2 else (order[second], order[first])
+    return (order[first], order[second]) if turn % 2 else (order[second], order[first])

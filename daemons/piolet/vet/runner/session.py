@@ -131,7 +131,7 @@ class _Meetings:
                     self._take(*order)
 
     def _take(self, kind: str, content: Mapping[str, Any]) -> None:
-        task = self._tasks.get(content.get("eval", ""))
+        task = self._tasks.get(str(content.get("eval", "")))
         if kind == "meet" and task is None:
             return
         by_pairs = task is not None and task.scope == "pair"
