@@ -63,6 +63,7 @@ class Coordinator:
         self._untold: list[str] = []  # lost ones, of which the nodes do not know yet
         self._met: dict[str, Record] = {}
         self._awaited: set[str] = set()  # of the round that is on
+        self._silent: set[str] = set()
         self._round = 0
         self._orders: list[bytes] = []
         self._notes: list[str] = []
@@ -247,6 +248,12 @@ class Coordinator:
         # The first order comes after the table, which takes its time.
         more = apart_s(len(self._nodes)) if self._round == 1 else 0.0
         yield lambda: not self._awaited, self._clock() + task.timeout_s + self._slack_s + more
+        # An eval that hangs is ended by its node, which says so: who is silent again does not listen, and is waited for
+        # no more. Else every round would last as long as it can.
+        for node in list(self._awaited):
+            if node in self._silent:
+                self.lose(node, "it gave no answer in two meetings")
+            self._silent.add(node)
 
     def _judge(self, task: Task, found: Sequence[Meeting], together: str = "") -> None:
         """Make a record for every node out of the meetings of pairs; `together`: why that of all nodes was bad."""

@@ -49,6 +49,29 @@ def test_lost_nodes_are_told_once() -> None:
     assert [kind(line) for line in leader.orders()] == ["gone", "meet"]
 
 
+def test_who_is_silent_twice_is_waited_for_no_more() -> None:
+    """At ten thousand nodes each wait is half a minute."""
+    now = 0.0
+    names = [f"n{at}" for at in range(12)]
+    leader = Coordinator(plan_of(PAIRS), names, lambda: now)
+    for name in names:
+        leader.feed(name, records.encode("address", {"host": "10.0.0.1", "port": 1}))
+        leader.feed(name, records.encode("end", {}))
+    waits = 0
+    while not leader.done and waits < 9:
+        leader.advance()
+        decoded = [one for line in leader.orders() if (one := records.decode(line))]
+        rounds = [content["round"] for kind, content in decoded if kind == "meet"]
+        if not rounds and not leader.done:
+            waits, now = waits + 1, leader.deadline
+        for number in rounds:
+            for name in set(names) - {"n5"}:
+                good = records.record(name, "network_pair", "network_pair", verdict(), 0.1)
+                leader.feed(name, records.encode("met", {"round": number, **vars(good)}))
+    assert leader.done and waits == 2
+    assert leader.found.lost == {"n5": "it gave no answer in two meetings"}
+
+
 def test_an_eval_whose_name_is_too_long_is_an_error() -> None:
     task = plan_of(PAIRS).tasks[0]
     leader = Coordinator(Plan("p", (replace(task, name="x" * 70_000),)), ["a", "b"], lambda: 0.0)
