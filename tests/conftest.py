@@ -27,6 +27,8 @@ GROUPS = {
     ),
     # Two users and the account of a service, by number; hostile programs run as each of them.
     "images": ("images",),
+    # They share measurements, which are made once.
+    "scale": ("scale",),
 }
 
 

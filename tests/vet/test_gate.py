@@ -116,7 +116,7 @@ def test_a_node_that_hangs_ends_with_the_budget(slurm: Slurm, monkeypatch: pytes
     from piolet.vet.protocol import load
 
     slurm.record(b"".join(told(node) for node in NODES if node != "node3"), hang=True)
-    monkeypatch.setattr(step, "_APART_S", 0.5)
+    monkeypatch.setattr(step, "apart_s", lambda nodes: 0.5)
     monkeypatch.setattr(step, "_END_S", 0.3)
     plan = load(str(slurm.directory / "p.yaml"), catalogue())
     where = str(slurm.directory)

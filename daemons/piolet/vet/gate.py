@@ -25,8 +25,7 @@ from piolet.vet import kept, relaunch, request, results, screen, step
 from piolet.vet.relaunch import NodeChoice
 from piolet.vet.request import VetRequest
 from piolet.vet.runner import plan
-from piolet.vet.runner.meeting import START_S
-from piolet.vet.runner.plan import ENVIRONMENT, Plan
+from piolet.vet.runner.plan import ENVIRONMENT, Plan, start_s
 from piolet.vet.shortcut import Basis
 from piolet.vet.verdicts import GOOD, STATUS_BAD, Decision
 
@@ -122,13 +121,14 @@ class _Gate:
             return self._allocated(nodes, *self._decide(nodes, None))
         place = kept.place(self._job, self._plan, self._environment, self._environ)
         # Of several sruns that a job starts at once, one vets.
-        bound = self._plan.budget_s + self._plan.meetings_s + START_S
+        bound = self._plan.budget_s + self._plan.meetings_s(len(nodes)) + start_s(len(nodes))
         with kept.alone(place.file, bound) if place is not None else contextlib.nullcontext():
             _, choice = self._decide(nodes, place)
         if not choice.nodes:
             return self._refuse(choice.reason)
         if choice.words:
-            unused = [node for node in nodes if node not in choice.nodes]
+            used = set(choice.nodes)
+            unused = [node for node in nodes if node not in used]
             self._say(f"going on with {len(choice.nodes)} of {len(nodes)} nodes, without {_some(unused)}\n")
         return GateAnswer(0, choice.words)
 

@@ -20,8 +20,11 @@ def table(plan: Plan, decision: Decision) -> list[str]:
     width = max([4, *(len(task.name) for task in plan.tasks)])
     width = min(width, 40)
     rows = [("eval", f"{'pass':>5} {'fail':>5} {'incon':>5}", "median", "worst")]
+    by_eval: dict[str, list[Record]] = {task.name: [] for task in plan.tasks}
+    for record in decision.records:
+        by_eval[record.eval].append(record)
     for task in plan.tasks:
-        own = [record for record in decision.records if record.eval == task.name]
+        own = by_eval[task.name]
         counts = [sum(record.outcome == outcome for record in own) for outcome in (PASS, FAIL, INCONCLUSIVE)]
         name = task.name if len(task.name) <= width else task.name[: width - 1] + "…"
         numbers = f"{counts[0]:5} {counts[1]:5} {counts[2]:5}"

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from itertools import accumulate
 
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
 from piolet.base import texts
@@ -21,6 +22,7 @@ from piolet.vet.runner.records import Record
 GOOD, WARNED, BAD = "good", "warned", "bad"
 FIRST_RUNS = 20
 """So many runs of a node are its long baseline, once there are twice as many."""
+NOTES_MAX = 20
 STATUS_BAD = 3
 """The exit status of what starts no application, for lack of good nodes."""
 
@@ -70,9 +72,11 @@ def complete(
     result = []
     for task in plan.tasks:
         for node in nodes:
-            reason = (lost or {}).get(node, "the node told nothing of it")
-            nothing = records.record(node, task.name, task.kind, Verdict(INCONCLUSIVE, reason), 0.0)
-            result.append(table.get((node, task.name), nothing))
+            told = table.get((node, task.name))
+            if told is None:
+                reason = (lost or {}).get(node, "the node told nothing of it")
+                told = records.record(node, task.name, task.kind, Verdict(INCONCLUSIVE, reason), 0.0)
+            result.append(told)
     return result
 
 
@@ -91,8 +95,11 @@ def against_peers(plan: Plan, found: Sequence[Record]) -> list[Record]:
     How they are compared says the class, as it was loaded on the nodes; where none was, as the protocol's was.
     """
     changed = {}
+    by_eval: dict[str, list[Record]] = {}
+    for record in found:
+        by_eval.setdefault(record.eval, []).append(record)
     for task in plan.tasks:
-        own = [record for record in found if record.eval == task.name]
+        own = by_eval.get(task.name, [])
         said = {_said(task, record) for record in own if record.outcome == PASS} or {(task.better, task.effect)}
         wanted = task.baseline == "peers" and task.scope == "node"
         if wanted and len(said) > 1:
@@ -167,7 +174,14 @@ def decide(
     if not plan.tasks:
         state = dict.fromkeys(nodes, BAD)
         abort = abort or "nothing was checked"
-    return Decision(state, reasons, judged, abort, (*notes, *_no_history(plan, judged)))
+    return Decision(state, reasons, judged, abort, few((*notes, *_no_history(plan, judged))))
+
+
+def few(notes: Sequence[str]) -> tuple[str, ...]:
+    """Return so many notes that a person reads them, and how many there are beside them."""
+    if len(notes) <= NOTES_MAX:
+        return tuple(notes)
+    return (*notes[: NOTES_MAX - 1], f"{len(notes) - NOTES_MAX + 1} more notes are left out")
 
 
 def choose(decision: Decision, wanted: int) -> list[str]:
@@ -177,6 +191,7 @@ def choose(decision: Decision, wanted: int) -> list[str]:
     order, which is the order of the network on most machines.
     """
     order = list(decision.state)
+    place = {node: at for at, node in enumerate(order)}
     good = decision.good
     if wanted <= 0 or len(good) < wanted:
         return []
@@ -185,10 +200,11 @@ def choose(decision: Decision, wanted: int) -> list[str]:
     starts = range(len(pool) - wanted + 1)
     must = set() if len(clean) >= wanted else set(clean)
 
+    warned = [0, *accumulate(decision.state[node] != GOOD for node in pool)]
+
     def cost(start: int) -> tuple[int, int]:
-        run = pool[start : start + wanted]
-        warned = sum(decision.state[node] != GOOD for node in run)
-        return warned, order.index(run[-1]) - order.index(run[0])
+        end = start + wanted
+        return warned[end] - warned[start], place[pool[end - 1]] - place[pool[start]]
 
     best = min(starts, key=cost)
     run = pool[best : best + wanted]
@@ -251,8 +267,9 @@ def _by_median(better: str, effect: float, own: Sequence[Record]) -> dict[tuple[
         sides = " and ".join(f"{len(one)} nodes near {median(one):.4g} {unit}".rstrip() for one in groups)
         return _unclear(own, f"the nodes are two groups, {sides}: their median says nothing")
     changed = _unclear([record for record in own if record.value is None], "it gave no value to compare with peers")
+    far = set(beyond)
     for record in own:
-        if record.node in beyond:
+        if record.node in far:
             changed[_key(record)] = _beyond(record, limit, better, "of its peers")
     return changed
 

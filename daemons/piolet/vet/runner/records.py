@@ -6,8 +6,9 @@ A node writes
     verdict   what one eval came to
     end       all evals that it judges by itself have been told; a node without it was lost
     met       what one meeting came to
+    failed    why it takes no further part in meetings
     part      a piece of a longer line (parts.py)
-and is sent the orders 'meet' and 'stop' (session.py).
+and is sent orders (meeting.py).
 
 Whoever reads them trusts nothing: a line may be too long, cut off, or somebody else's print. This module runs
 under Python 3.8.
