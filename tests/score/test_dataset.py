@@ -40,7 +40,7 @@ def test_parquet_says_the_same_as_the_journal(simulate: Simulate) -> None:
     other = summarise(open_dataset(data.directory))
     for name in ("value", "coverage", "compute", "memory", "idle", "narrow", "stalled"):
         assert getattr(other.score, name) == pytest.approx(getattr(one.score, name), abs=1e-4)
-    assert other.energy == pytest.approx(one.energy, abs=1) and other.simulated == "scripted GPUs"
+    assert other.energy.value == pytest.approx(one.energy.value, abs=1) and other.simulated == "scripted GPUs"
 
 
 def test_columns_carry_units_and_meanings(simulate: Simulate) -> None:
@@ -285,7 +285,7 @@ def test_gssr_csv(tmp_path: Path) -> None:
     assert foreign.convert(tmp_path / "run", tmp_path / "out") == 2
     got = summarise(open_dataset(tmp_path / "out"))
     assert got.job == "7" and got.score.gpus == 4 and got.score.value == pytest.approx(0.6)
-    assert got.energy == pytest.approx(4 * 29 * 500)
+    assert got.energy.low == pytest.approx(4 * 29 * 500)
     (step / "proc_0.csv").write_text("timestamp,gpuId\nx,y\n")
     with pytest.raises(ScoreError, match="is not CSV of GSSR"):
         foreign.convert(tmp_path / "run", tmp_path / "bad")

@@ -31,6 +31,7 @@ _EVENTS_MAX = 1000
 
 GPU_COLUMNS = tuple(quantity.name for quantity in GPU_QUANTITIES)
 HOST_COLUMNS = tuple(quantity.name for quantity in HOST_QUANTITIES)
+COUNTERS = tuple(quantity.name for quantity in (*GPU_QUANTITIES, *HOST_QUANTITIES) if quantity.unit == "J")
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,14 @@ class Sink:
 
 class DeviceTotals:
     """What one device has told so far: for each of the collector's quantities its integral over time and its latest
-    value, and the seconds that samples cover."""
+    value, and the seconds that samples cover. Of a quantity that is a counter, in `counters`, the sum is what was added
+    to it since the first reading; where the counter began again, its monotone pieces."""
 
-    def __init__(self, quantities: int) -> None:
+    def __init__(self, quantities: int, counters: Sequence[int] = ()) -> None:
         self.span = 0.0
         self.sums = [math.nan] * quantities
         self.latest = [math.nan] * quantities
+        self._counters = frozenset(counters)
 
     def add(self, span: float, values: Sequence[float]) -> None:
         """Take one reading; a missing value leaves the integral and the latest value as they are."""
@@ -113,6 +116,11 @@ class DeviceTotals:
         for place, value in enumerate(values):
             if value == value:  # not NaN, at a third of what math.isnan costs
                 before = self.sums[place]
+                if place in self._counters:
+                    last = self.latest[place]
+                    self.sums[place] = before + max(0.0, value - last) if last == last else 0.0
+                    self.latest[place] = value
+                    continue
                 self.sums[place] = value * span + (before if before == before else 0.0)
                 self.latest[place] = value
 
@@ -275,7 +283,10 @@ class Sampler:
         if self._totals:
             for reading in readings:
                 if (totals := source.totals.get(reading.device)) is None:
-                    totals = source.totals[reading.device] = DeviceTotals(len(source.collector.quantities))
+                    totals = source.totals[reading.device] = DeviceTotals(
+                        len(source.collector.quantities),
+                        [place for place, name in enumerate(source.collector.quantities) if name in COUNTERS],
+                    )
                 totals.add(reading.span, reading.values)
 
     def _flush(self, session: Session, now: int) -> None:
