@@ -26,9 +26,9 @@ def simulate(libraries: Path, tmp_path: Path) -> Callable[..., Dataset]:
     """Sample a script and return the data set, each in a directory of its own, the first one in "data"."""
     count = itertools.count()
 
-    def sampled(script: str, seconds: float, *more: Any) -> Dataset:
+    def sampled(script: str, seconds: float, *more: Any, **options: Any) -> Dataset:
         number = next(count)
-        return simulation.simulate(libraries, tmp_path / f"data{number or ''}", script, seconds, *more)
+        return simulation.simulate(libraries, tmp_path / f"data{number or ''}", script, seconds, *more, **options)
 
     return sampled
 
@@ -42,4 +42,4 @@ def hands() -> Hands:
 @pytest.fixture
 def report(simulate: Callable[..., Dataset]) -> Callable[..., Summary]:
     """Sample a script and return its summary."""
-    return lambda *arguments: summarise(simulate(*arguments))
+    return lambda *arguments, **options: summarise(simulate(*arguments, **options))

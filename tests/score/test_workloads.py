@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from piolet.samples.dataset import Dataset
 from piolet.score import export
 from piolet.score.report import html, screen
-from piolet.score.summary import Summary
+from piolet.score.summary import Summary, summarise
 
 Report = Callable[..., Summary]
 COLLECTORS = ("gpm", "dcgm")
@@ -90,6 +91,15 @@ def test_xid_errors_are_seen(report: Report) -> None:
     for collector in COLLECTORS:
         got = report("gpu\nload matmul 100\ngpu\nload matmul 100\nxid 79 4\n", 10, 0.1, collector)
         assert got.view.xids == [[], [79]], collector
+
+
+@pytest.mark.parametrize("collector", COLLECTORS)
+def test_an_xid_from_before_the_step_is_not_the_steps(report: Report, collector: str) -> None:
+    """Its own still are."""
+    got = report("gpu\nload matmul 100\nxid 79 4\n", 10, 0.1, collector, begin=20)
+    assert got.view.xids == [[]] and not [advice for advice in got.advice if advice.rule == "errors"]
+    got = report("gpu\nload matmul 100\nxid 79 4\nxid 31 25\n", 10, 0.1, collector, begin=20)
+    assert got.view.xids == [[31]]
 
 
 def test_utilisation_alone_makes_no_score(report: Report) -> None:
@@ -198,3 +208,15 @@ def test_utilisation_alone_is_not_confirmed_by_little_power(report: Report) -> N
     got = report("gpu\nload spin 100\n", 10, 0.1, "nvml")
     assert got.utilisation.low is None and got.utilisation.high == pytest.approx(1, abs=0.02)
     assert "utilisation at most" in screen.render(got)
+
+
+def test_a_shared_gpus_figures_are_bounds(simulate: Callable[..., Dataset]) -> None:
+    """And both the page and the screen say so."""
+    data = simulate("gpu\nload matmul 100 70 1\n", 20)
+    event = {"event": "shared", "at": 0, "gpu": "GPU-00000000-0000-0000-0000-000000000000", "with": "2.0"}
+    data.nodes[0].facts.events.append(event)
+    got = summarise(data)
+    assert got.saturation.low is None and got.saturation.high == pytest.approx(0.63, abs=0.01)
+    assert got.energy.low is None and got.utilisation.low is None
+    for page in (screen.render(got), html.render(got)):
+        assert "at most 63 %" in page and "shared with step 2.0" in page

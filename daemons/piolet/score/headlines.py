@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from piolet.base import texts
-from piolet.samples.dataset import Dataset
+from piolet.samples.dataset import Dataset, Node
 from piolet.score.figure import Figure, between, withheld, witnessed
 from piolet.score.overview import Overview
 from piolet.score.saturation import PIPES
@@ -35,7 +35,8 @@ def saturation(data: Dataset, view: Overview) -> Figure:
         return withheld(_no_score(view))
     low: float | None = score.value
     high: float | None = score.value
-    reasons = []
+    full = (disk_full(node) for node in data.nodes)
+    reasons = [*unseen(data)[:1], *filter(None, full)][:2]
     if score.is_range:
         low, high = score.low, score.high
         reasons.append(f"{_percent(1 - score.coverage)} of the GPUs' time has no score")
@@ -79,6 +80,30 @@ def denied(view: Overview) -> str:
     )
 
 
+def unseen(data: Dataset) -> list[str]:
+    """Return in words which of the step's GPUs were not measured."""
+    return [
+        f"{node.name} GPU {index} ({device['uuid']}) was not measured: {device['unseen']}"
+        for node in data.nodes
+        for index, device in enumerate(node.facts.devices)
+        if device.get("unseen")
+    ]
+
+
+def disk_full(node: Node) -> str:
+    """Return in words for how long a node's disk was full; '' where it was not."""
+    events = [event for event in node.facts.events if event["event"] == "full"]
+    if not events:
+        return ""
+    origin = int(node.facts.header["origin"]) - node.facts.start
+    since, until = (sorted((event[key] + origin) / 1e9 for event in events) for key in ("since", "at"))
+    frames = sum(int(event["dropped"]) for event in events)
+    return (
+        f"disk full on {node.name} ({events[0]['text']}): from second {since[0]:.1f} to {until[-1]:.1f} "
+        f"{frames} frames, each of up to a second of samples, were lost"
+    )
+
+
 def missing_pipes(view: Overview) -> list[str]:
     """Return the pipes that some GPU with samples did not tell of."""
     seen = view.totals.covered > 0
@@ -106,6 +131,8 @@ def utilisation(data: Dataset, view: Overview) -> Figure:
         return withheld("utilisation is not told")
     if shared(data):
         return between(None, share, shared(data))
+    if (part := float((~np.isnan(view.means["utilisation"])).mean())) < 1:
+        return between(part * share, part * share + 1 - part, f"it is of {_percent(part)} of the GPUs only")
     power = _power_of_limit(view)
     if view.denied.any() or engine is None:
         if power is not None and power >= BUSY_POWER and share >= BUSY_POWER:

@@ -246,6 +246,10 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
     if data.wanted > len(data.nodes):
         missing = data.wanted - len(data.nodes)
         lines.append(f"{missing} of {data.wanted} nodes have no samples: what is said here is of the others")
+    lines += headlines.unseen(data)
+    lines += [headlines.disk_full(node) for node in data.nodes if headlines.disk_full(node)]
+    if (other := headlines.shared(data)) and other not in by_reason:
+        lines.append(other)
     open_ends = [node.name for node in data.nodes if not node.facts.complete]
     if open_ends:
         many = "1 node has" if len(open_ends) == 1 else f"{len(open_ends)} nodes have"
@@ -278,7 +282,7 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
         count = sum(blanks[name, reason] for name in names)
         some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         lines.append(f"{count} values missing ({reason}): {some}")
-    if any(gpu.peaks.nvlink == gpu.peaks.pcie == 0 for gpu in view.gpus):
+    if any(gpu.peaks.nvlink == gpu.peaks.pcie == 0 for gpu in view.gpus if gpu.model):
         lines.append("the model's link bandwidths are not known here, so communication is not judged")
     if len(view.gpus) and not view.rows:
         lines.append("no sample was taken: the step was too short, or its GPUs did not answer")
