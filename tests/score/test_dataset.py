@@ -359,3 +359,19 @@ def test_gssr_csv(tmp_path: Path) -> None:
         foreign.convert(tmp_path / "run", tmp_path / "bad")
     with pytest.raises(ScoreError, match="holds no file of GSSR"):
         foreign.convert(tmp_path / "run" / "absent", tmp_path / "bad")
+
+
+def test_the_documented_query_works_for_every_node_name(tmp_path: Path) -> None:
+    """With and without digits, and with names that look like those of the host's files."""
+    duckdb: Any = pytest.importorskip("duckdb", reason="duckdb is not installed")
+    for number, name in enumerate(("node1", "login", "host", "parquet")):
+        (tmp_path / name).mkdir()
+        generate_one((tmp_path / name, number, 2, 600, 10))
+        for path in (tmp_path / name).iterdir():
+            path.rename(tmp_path / path.name.replace(f"node{number:04}", name))
+        (tmp_path / name).rmdir()
+    text = (Path(__file__).parents[2] / "docs" / "score.md").read_text("utf-8")
+    (query,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    rows = duckdb.sql(query.replace("DIR", str(tmp_path))).fetchall()
+    assert sorted((node, gpu) for node, gpu, *_ in rows) == [(f"node{n:04}", gpu) for n in range(4) for gpu in (0, 1)]
+    assert all(0.4 < tensor < 0.7 for _, _, tensor, *_ in rows)

@@ -99,8 +99,8 @@ def disk_full(node: Node) -> str:
     since, until = (sorted((event[key] + origin) / 1e9 for event in events) for key in ("since", "at"))
     frames = sum(int(event["dropped"]) for event in events)
     return (
-        f"disk full on {node.name} ({events[0]['text']}): from second {since[0]:.1f} to {until[-1]:.1f} "
-        f"{frames} frames, each of up to a second of samples, were lost"
+        f"disk full on {node.name} ({events[0]['text']}): {texts.counted(frames, 'frame')}, each of up to a second of "
+        f"samples, lost from second {since[0]:.1f} to {until[-1]:.1f}"
     )
 
 

@@ -247,7 +247,8 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
         missing = data.wanted - len(data.nodes)
         lines.append(f"{missing} of {data.wanted} nodes have no samples: what is said here is of the others")
     lines += headlines.unseen(data)
-    lines += [headlines.disk_full(node) for node in data.nodes if headlines.disk_full(node)]
+    full = [text for node in data.nodes if (text := headlines.disk_full(node))]
+    lines += [text for text in full if "saturation" not in figures or text not in figures["saturation"].reason]
     if (other := headlines.shared(data)) and other not in by_reason:
         lines.append(other)
     open_ends = [node.name for node in data.nodes if not node.facts.complete]

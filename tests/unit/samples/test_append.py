@@ -82,7 +82,10 @@ def test_full_to_the_end(tmp_path: Path, disk: Disk, code: int) -> None:
     assert [frame.kind for frame in journal.read(str(path))] == ["H", *"G" * 20, "E", "E"]
     assert path.stat().st_size == list(journal.read(str(path)))[-1].end
     text = headlines.disk_full(Node(path, facts))
-    assert text.startswith("disk full on n (") and "from second 22.0 to 40.0 20 frames" in text
+    assert (
+        text.startswith("disk full on n (")
+        and "20 frames, each of up to a second of samples, lost from second 22.0 to 40.0" in text
+    )
 
 
 def test_full_for_a_while(tmp_path: Path, disk: Disk) -> None:
