@@ -171,6 +171,8 @@ def test_counters_that_fall_silent_for_a_while_make_a_range(report: Report) -> N
     got = report("gpu\nload matmul 100\nsilent 10 15\n", 20)
     assert (got.saturation.low, got.saturation.high) == pytest.approx((0.9 * 0.75, 0.9 * 0.75 + 0.25), abs=0.01)
     assert got.score.coverage == pytest.approx(0.75, abs=0.01)
+    got = report("gpu\nload matmul 100 60 3\nsilent 10 16\n", 30)  # bursts under it
+    assert got.view.denied[0] == pytest.approx(6, abs=1.3) and got.saturation.reason
     got = report("gpu\nload matmul 3\nload idle 5\n", 24)
     assert not got.view.denied.any() and got.saturation.value == pytest.approx(0.9 * 3 / 8, abs=0.01)
 
@@ -182,6 +184,7 @@ def test_a_missing_pipe_is_no_zero(report: Report, collector: str) -> None:
     got = report(f"gpu\nload matmul 100\nblank {number} 3\n", 10, 0.1, collector)
     assert got.saturation.low == pytest.approx(0.35) and got.saturation.high is None
     assert got.score.most == pytest.approx(0.99) and got.score.by_memory == 0 and got.score.unsure == 1
+    assert {phase.what for phase in got.phases} == {"unknown"}
     page = screen.render(got)
     assert "GPU saturation at least 35 %" in page and "limited by" not in page and "useful at least 35 %" in page
     assert "at least 35 %" in html.render(got)

@@ -176,11 +176,15 @@ def _phases(view: Overview) -> list[NamedPhase]:
         return []
     lines = [np.nanmean(view.lines[name], axis=0) for name in ("s", "c", "m", "n", "engine", "sm")]
     series = np.stack(lines, axis=1)
+    unsure = view.score().is_lower_bound
     result = []
     for phase in phases(series):
         s, c, m, n, engine, sm = phase.means
         start, end = phase.start * view.bin_seconds, phase.end * view.bin_seconds
-        result.append(NamedPhase(start, end, _name(s, c, m, n, engine, sm), s, c, m, n, engine))
+        what = _name(s, c, m, n, engine, sm)
+        if unsure and what in ("stalled", "memory"):
+            what = "unknown"  # it may have been the pipe that is missing
+        result.append(NamedPhase(start, end, what, s, c, m, n, engine))
     return result
 
 

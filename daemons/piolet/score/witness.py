@@ -15,26 +15,30 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 BUSY = 0.5  # of utilisation: above it, counters that see nothing are wrong
-SAMPLES = 5  # that contradict each other, one after the other
-# NVML: utilisation is of the past sample period, of 1/6 s to 1 s; so after work has ended it is behind for up to that.
-WINDOW_S = 2.0
+SAMPLES = 5  # of a run in which they see nothing must be so
+# NVML: utilisation is of the past sample period, of 1/6 s to 1 s, and comes late by as much. So after work has ended it
+# is behind for up to 2 s; what it says later in a run is of that run.
+WINDOW_S, BEHIND = 2.0, 3
 NOTHING = 5e-5  # what is kept of a share is 0.0001
 APART = 0.25
 COUNTERS = ("engine", "sm", "occupancy", "tensor", "fp64", "fp32", "fp16", "integer", "dram")
 
 
 def contradicted(values: Mapping[str, Array], seconds: Array, gpu: Array, gpus: int) -> Array:
-    """Return which samples are in a run of at least SAMPLES samples and WINDOW_S seconds in which, at a utilisation
-    above BUSY, engine or SM activity was 0, or no counter moved and the engine was APART below the utilisation.
+    """Return which samples are not believed: of each run in which engine or SM activity is 0, or no counter moves,
+    those from the first on that utilisation contradicts.
 
-    One multiprocessor of an H100's 132 that is busy is an SM activity of 0.008: that is not 0, and is believed.
+    A sample is contradicted at a utilisation above BUSY; in a run that does not move, if the engine is APART below it,
+    too. There must be SAMPLES of those in a run, and BEHIND of them after its first WINDOW_S seconds. One busy
+    multiprocessor of an H100's 132 is an SM activity of 0.008: that is not 0, and is believed.
+
     `values` has arrays of one length by the names of api.GPU_QUANTITIES; samples of a GPU are in the order of time.
     """
     size = len(gpu)
     result = np.zeros(size, bool)
     utilisation = values.get("utilisation")
     engine, sm = (values.get(name, np.full(size, np.nan)) for name in ("engine", "sm"))
-    if utilisation is None or not size:
+    if utilisation is None or not (utilisation > BUSY).any():
         return result
     for one in range(gpus):
         mine = np.flatnonzero(gpu == one)
@@ -43,23 +47,25 @@ def contradicted(values: Mapping[str, Array], seconds: Array, gpu: Array, gpus: 
         if len(mine) < SAMPLES:
             continue
         busy = utilisation[mine] > BUSY
+        apart = busy & (engine[mine] < utilisation[mine] - APART)
         zero = (engine[mine] < NOTHING) | (sm[mine] < NOTHING)  # NaN is neither
-        still = _still(values, mine) & (engine[mine] < utilisation[mine] - APART)
-        for first, end in _runs(busy & (zero | still)):
-            if end - first >= SAMPLES and float(seconds[mine[first:end]].sum()) >= WINDOW_S:
-                result[mine[first:end]] = True
+        for runs, against in ((_runs(zero), busy), (_unmoved(values, mine), apart)):
+            for first, end in runs:
+                found = np.flatnonzero(against[first:end])
+                into = np.cumsum(seconds[mine[first:end]])
+                if len(found) >= SAMPLES and (into[found] >= WINDOW_S - 1e-6).sum() >= BEHIND:
+                    result[mine[first + found[0] : end]] = True
     return result
 
 
-def _still(values: Mapping[str, Array], mine: Array) -> Array:
-    """Return which samples say to the last bit what the sample before or behind them says."""
+def _unmoved(values: Mapping[str, Array], mine: Array) -> list[tuple[int, int]]:
+    """Return the runs of at least SAMPLES samples that say the same to the last bit."""
     same = np.ones(len(mine) - 1, bool)
     for name in COUNTERS:
         if name in values:
             one, other = values[name][mine[:-1]], values[name][mine[1:]]
             same &= (one == other) | (np.isnan(one) & np.isnan(other))
-    result: Array = np.concatenate([same[:1], same[1:] | same[:-1], same[-1:]])
-    return result
+    return [(first, end + 1) for first, end in _runs(same) if end + 1 - first >= SAMPLES]
 
 
 def _runs(mask: Array) -> list[tuple[int, int]]:

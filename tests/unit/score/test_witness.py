@@ -22,7 +22,8 @@ def moving(size: int) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("samples", "seconds", "lies"), [(5, 1.0, True), (4, 1.0, False), (5, 0.1, False), (20, 0.1, True)]
+    ("samples", "seconds", "lies"),
+    [(5, 1.0, True), (4, 1.0, False), (5, 0.1, False), (20, 0.1, False), (22, 0.1, True)],
 )
 def test_zeros_for_5_samples_and_2_seconds(samples: int, seconds: float, lies: bool) -> None:
     """Utilisation is of up to the last second: after work has ended it is behind for as long."""
@@ -46,6 +47,18 @@ def test_frozen_counters() -> None:
     assert all(found(engine=[0.1] * 9, sm=0.05, dram=0.3, utilisation=0.9))
     assert not any(found(engine=[0.1] * 9, sm=0.05, dram=moving(9), utilisation=0.9))
     assert not any(found(engine=[1.0] * 9, sm=0.9, dram=0.3, utilisation=1.0))
+
+
+def test_bursts_under_counters_that_are_silent() -> None:
+    """Utilisation that comes and goes contradicts a run of zeros all the same; what it says of work before does not."""
+    bursts = ([1.0] * 15 + [0.3] * 10) * 3
+    lies = found(0.1, engine=[0.0] * 75, sm=0.0, dram=moving(75), utilisation=bursts)
+    assert all(lies)
+    engine = [0.9] * 30 + [0.0] * 60
+    behind = [1.0] * 48 + [0.0] * 42  # 1.8 s after work has ended
+    assert not any(found(0.1, engine=engine, sm=0.5, dram=moving(90), utilisation=behind))
+    steady = [1.0] * 30 + [0.0] * 60
+    assert not any(found(0.1, engine=steady, sm=steady, dram=0.1, utilisation=behind))
 
 
 def test_only_the_run_is_doubted() -> None:

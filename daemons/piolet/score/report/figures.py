@@ -27,7 +27,8 @@ from piolet.score.summary import Summary
 
 BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
 PINK, RED, GREY = "#CC79A7", "#D55E00", "#888888"
-PHASE_COLOURS = {"compute": BLUE, "memory": ORANGE, "communication": PINK, "idle": GREY, "few SMs": SKY, "stalled": RED}
+PHASE_COLOURS = {"compute": BLUE, "memory": ORANGE, "communication": PINK, "idle": GREY, "few SMs": SKY}
+PHASE_COLOURS |= {"stalled": RED, "unknown": GREY}
 _LINES_MAX = 16
 _ROWS_MAX = 256
 # Two greys that stand for "the text's colour" and "a faint line": the page turns them into its own.
