@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
     run = actions.add_parser("run", help="sample while a command runs here, without Slurm")
     run.add_argument("--out", type=Path, metavar="DIR", help=f"the data set (default: {PREFIX}local-TIME)")
     run.add_argument("--interval", type=_interval, default=0.1, metavar="TIME", help="100ms, 1s (default: 100ms)")
-    run.add_argument("--collector", default="auto", help="auto, dcgm, gpm, nvml or host (default: auto)")
+    run.add_argument("--collector", default="auto", help="auto, gpm, dcgm, nvml or host (default: auto)")
     run.add_argument("--gpus", metavar="LIST", help="UUIDs or indices (default: CUDA_VISIBLE_DEVICES, else all)")
     run.add_argument("--label", default="", help="a name for the report")
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what to run")
