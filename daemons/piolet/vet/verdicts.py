@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from itertools import accumulate
+from statistics import median
 
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
 from piolet.base import texts
