@@ -94,15 +94,17 @@ lint: plugins
 	$(PYTHON) -m mypy
 
 check: lint
-	$(PYTHON) -m pytest -q -n 2 --dist loadgroup tests/structure tests/unit tests/wire --deselect tests/wire/test_fuzz.py
+	$(PYTHON) -m pytest -q -n 2 --dist loadgroup -m "not alone" --deselect tests/wire/test_fuzz.py \
+		tests/structure tests/unit tests/wire
 
 # tests/conftest.py says which tests may run beside each other; WORKERS=1 runs all one after the other.
 test: lint
-	$(PYTHON) -m pytest --durations=10 $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadgroup)
-
-scale: plugins
-	$(PYTHON) -m pytest -q tests/scale
-	@$(PYTHON) -m tests.scale
+ifeq ($(WORKERS),1)
+	$(PYTHON) -m pytest --durations=10
+else
+	$(PYTHON) -m pytest --durations=10 -n $(WORKERS) --dist loadgroup -m "not alone"
+	$(PYTHON) -m pytest --durations=10 -m alone
+endif
 
 # The attacks on Piolet as it is, and on a build from which the checks were removed, where each has to succeed.
 test-attacks: plugins
