@@ -15,13 +15,14 @@ SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name 'slurm_e
 	setup.py pyproject.toml
 PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
 
-.PHONY: help man demo lint check test test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels test-arm64 venv bootstrap clean
+.PHONY: help man demo lint check test scale test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels test-arm64 venv bootstrap clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo                 train a small model in containers on a private cluster, and tidy up'
 	@echo 'make check                linters, types, and the tests that need no cluster: about a minute'
 	@echo 'make test                 linters, types, and all tests (two at a time where that is safe; WORKERS=1: one)'
+	@echo 'make scale                what vettings of up to 10,000 synthetic nodes cost, and whom they name'
 	@echo 'make test-attacks         attacks by a user, and the same on a build from which the checks were removed'
 	@echo 'make bench                what a containerised step costs'
 	@echo 'make cluster              start a private Slurm cluster to play with (NODES=4 GPUS=2, simulated ones;'
@@ -93,11 +94,17 @@ lint: plugins
 	$(PYTHON) -m mypy
 
 check: lint
-	$(PYTHON) -m pytest -q -n 2 --dist loadgroup tests/structure tests/unit tests/wire --deselect tests/wire/test_fuzz.py
+	$(PYTHON) -m pytest -q -n 2 --dist loadgroup -m "not alone" --deselect tests/wire/test_fuzz.py \
+		tests/structure tests/unit tests/wire
 
 # tests/conftest.py says which tests may run beside each other; WORKERS=1 runs all one after the other.
 test: lint
-	$(PYTHON) -m pytest --durations=10 $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadgroup)
+ifeq ($(WORKERS),1)
+	$(PYTHON) -m pytest --durations=10
+else
+	$(PYTHON) -m pytest --durations=10 -n $(WORKERS) --dist loadgroup -m "not alone"
+	$(PYTHON) -m pytest --durations=10 -m alone
+endif
 
 # The attacks on Piolet as it is, and on a build from which the checks were removed, where each has to succeed.
 test-attacks: plugins

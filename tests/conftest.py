@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 TESTS = Path(__file__).parent
 GROUPS = {
@@ -21,13 +22,21 @@ GROUPS = {
         "unit/node/test_imagemounts.py",
         "unit/node/test_mounts.py",
         "unit/tools",
-        # They measure how fast nodes talk to each other.
-        "vet/test_links.py",
-        "vet/test_meetings.py",
     ),
     # Two users and the account of a service, by number; hostile programs run as each of them.
     "images": ("images",),
+    # They share measurements, which are made once.
+    "scale": ("scale",),
 }
+
+
+# Run one after the other when all others are through: they measure how fast nodes talk to each other, or signal every
+# process of nobody's that they see.
+ALONE = ("vet/test_links.py", "vet/test_meetings.py", "unit/node/test_endings.py")
+
+# How long an example of hypothesis takes says more of the machine than of the code.
+settings.register_profile("piolet", deadline=None)
+settings.load_profile("piolet")
 
 
 def group_of(path: Path) -> str | None:
@@ -40,7 +49,10 @@ def group_of(path: Path) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of each group for pytest-xdist, where that is installed."""
+    """Mark those that run alone, and the tests of each group for pytest-xdist, where that is installed."""
+    for item in items:
+        if any(item.path.is_relative_to(TESTS / place) for place in ALONE):
+            item.add_marker(pytest.mark.alone)
     if not config.pluginmanager.hasplugin("xdist"):
         return
     for item in items:

@@ -101,7 +101,7 @@ class Sees(Eval):
     name = "sees"
 
     def check(self, context: Context) -> Verdict:
-        lines = [line for line in context.facts.get("kernel_log", ()) if "bobs_secret" in line or "4242" in line]
+        lines = [line for line in context.facts.get("kernel_log", ()) if "bobs_secret" in line or "pid=4242" in line]
         return Verdict("fail", lines[-1][:300]) if lines else Verdict("pass")
 """
 
@@ -116,7 +116,7 @@ def test_a_vetting_is_told_of_other_users_processes(cluster: Cluster, faults: Fa
     cluster.write("alice", room / "sees.py", SEES_LOG)
     cluster.write("alice", room / "p.yaml", "name: p\nevals:\n- {name: sees, type: sees.Sees}\n")
     done = cluster.run("alice", "srun", "-N1", "--vet=p.yaml,retries=0", "true", cwd=room)
-    if done.status != 0 and ("bobs_secret" in done.both or "4242" in done.both):
+    if done.status != 0 and ("bobs_secret" in done.both or "pid=4242" in done.both):
         raise Broken(f"alice's vetting was told of bob's process: {done.err[:400]}")
     done.good()
 

@@ -115,7 +115,9 @@ def test_parts_of_gpus_are_named_by_uuid_only(cluster: Cluster, faults: Faults) 
     script(cluster, "node1", MATMUL + "instance\nload matmul 600\n" + SPIN)
     room = cluster.room("alice")
     done = scored(cluster, room, "-w", "node1", "--gres=gpu:2", "sleep", "1")
-    assert done.status == 0 and "No GPUs: the host's figures only." in done.err, done
+    # The step has them, and what they did is not known.
+    assert done.status == 0 and "GPU saturation unknown" in done.err and "2 GPUs on 1 node" in done.err, done
+    assert "node1 GPU 0 (0) was not measured" in done.err, done
     assert "their numbers do not say which are meant" in " ".join(done.err.split()), done.err
 
 
@@ -151,7 +153,7 @@ def test_the_application_cannot_tell(cluster: Cluster) -> None:
     [
         ("interval=1ms", "'1ms' is no interval from 100ms to 1h", "interval=100ms"),
         ("colector=gpm", "--score has no option 'colector=gpm'", "did you mean 'collector'?"),
-        ("collector=magic", "there is no collector 'magic'", "auto, dcgm"),
+        ("collector=magic", "there is no collector 'magic'", "auto, gpm"),
         ("out=", "out= of --score is empty", ""),
     ],
 )

@@ -194,3 +194,26 @@ def test_nodes_meet_in_a_vet_step(cluster: Cluster, room: Path) -> None:
     out = vetted(cluster, other, torch, 4)
     assert "status 0" in out and "torch" in out, out
     assert not list(other.glob(".piolet-vet-*"))
+
+
+LEFTOVERS = "name: left\nevals:\n- {type: leftovers, max_zombies: 100000, max_hanging: 100, max_shm: 1000}\n"
+
+
+def test_another_users_running_job_is_no_leftover(cluster: Cluster, room: Path) -> None:
+    """On a node that is shared. What runs outside any job is one, until its user has a job there."""
+    cluster.write("alice", room / "left.yaml", LEFTOVERS)
+    vet = ("srun", "-N1", "-wnode1", "--vet=left.yaml,retries=0", "true")
+    outside = cluster.start("bob", "sleep", "300")
+    try:
+        done = cluster.run("alice", *vet, cwd=room)
+        assert done.status == 3 and "processes of other users (" in done.err, done.both
+    finally:
+        outside.kill()
+        outside.communicate()
+    job = cluster.start("bob", "srun", "-N1", "-wnode1", "sh", "-c", "echo there; exec sleep 300")
+    try:
+        assert job.stdout is not None and job.stdout.readline() == "there\n"
+        cluster.run("alice", *vet, cwd=room).good()
+    finally:
+        job.terminate()
+        job.communicate()

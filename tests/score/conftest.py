@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from piolet.samples.dataset import Dataset
@@ -21,8 +23,14 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def simulate(libraries: Path, tmp_path: Path) -> Callable[..., Dataset]:
-    """Sample a script and return the data set."""
-    return lambda script, seconds, *more: simulation.simulate(libraries, tmp_path / "data", script, seconds, *more)
+    """Sample a script and return the data set, each in a directory of its own, the first one in "data"."""
+    count = itertools.count()
+
+    def sampled(script: str, seconds: float, *more: Any, **options: Any) -> Dataset:
+        number = next(count)
+        return simulation.simulate(libraries, tmp_path / f"data{number or ''}", script, seconds, *more, **options)
+
+    return sampled
 
 
 @pytest.fixture
@@ -34,4 +42,4 @@ def hands() -> Hands:
 @pytest.fixture
 def report(simulate: Callable[..., Dataset]) -> Callable[..., Summary]:
     """Sample a script and return its summary."""
-    return lambda *arguments: summarise(simulate(*arguments))
+    return lambda *arguments, **options: summarise(simulate(*arguments, **options))

@@ -49,6 +49,7 @@ def facts(node: int, gpus: int, seconds: float, period: float) -> dataset.NodeFa
         "collectors": [{"name": "gpm", "source": "generated", "simulated": "generated", "period": period}],
         "not_used": {},
         "simulated": "generated",
+        "allocated": gpus,
     }
     ticks = int(seconds / period)
     quality = {"ticks": ticks, "late_ticks": 0, "worst_late_s": 0.0, "dropped_frames": 0, "blanks": {}}

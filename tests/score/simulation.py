@@ -1,7 +1,7 @@
 """Runs the sampler over scripted GPUs, in a process of its own and in the script's time: an hour takes a second.
 
-`python -m tests.score.simulation DIRECTORY SECONDS PERIOD COLLECTOR [SKIP_FROM SKIP_TO]` in an environment made by
-`environment`; it leaves DIRECTORY/node.journal.
+`python -m tests.score.simulation DIRECTORY SECONDS PERIOD COLLECTOR BEGIN [SKIP_FROM SKIP_TO]` in an environment made
+by `environment`; it leaves DIRECTORY/node.journal.
 """
 
 from __future__ import annotations
@@ -53,12 +53,13 @@ def simulate(
     period: float = 0.1,
     collector: str = "gpm",
     *skip: float,
+    begin: float = 0,
 ) -> Dataset:
-    """Sample `seconds` of a script and return the data set (with a journal in it)."""
+    """Sample `seconds` of a script, from `begin` on, and return the data set (with a journal in it)."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "script"
     path.write_text(script)
-    words = [str(directory), str(seconds), str(period), collector, *map(str, skip)]
+    words = [str(directory), str(seconds), str(period), collector, str(begin), *map(str, skip)]
     command = [sys.executable, "-m", __name__, *words]
     done = subprocess.run(
         command, env=environment(libraries, path), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
@@ -98,9 +99,11 @@ class ScriptedClock:
 def main(words: list[str]) -> None:
     """Sample; with SKIP the sampler is held up from one second to another."""
     directory, seconds, period, collector = Path(words[0]), float(words[1]), float(words[2]), words[3]
-    skip = [round(float(word) * 1e9) for word in words[4:6]]
+    skip = [round(float(word) * 1e9) for word in words[5:7]]
     scripted = ScriptedClock()
     scripted.load(collector)
+    begin = round(float(words[4]) * 1e9)
+    scripted.set(begin)
     began = time.time_ns()
     collectors, why_not = choose(Target(period=period), collector)
     for each in collectors:
@@ -113,7 +116,7 @@ def main(words: list[str]) -> None:
     sampler = Sampler(scripted.clock())
     sink = Sink(open_for_writing(str(directory / "node.journal")))
     session = sampler.add(SampledStep("1", "0", "node", os.getuid()), collectors, period, sink, why_not)
-    end = round(seconds * 1e9)
+    end = begin + round(seconds * 1e9)
 
     def stop() -> bool:
         if skip and skip[0] <= scripted.now < skip[1]:

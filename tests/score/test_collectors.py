@@ -39,25 +39,26 @@ def run(libraries: Path, tmp_path: Path, script: str, code: str) -> str:
     return done.stdout
 
 
+A100 = TWO.replace("gpu\n", "gpu\nname NVIDIA A100-SXM4-80GB\n")
 CHOICE = (
     "c, why = choose(Target({gpus}), {wanted!r})\nprint([x.name for x in c], [d.uuid[:12] for d in c[0].devices], why)"
 )
 
 
-def test_dcgm_comes_first_and_the_rest_is_explained(libraries: Path, tmp_path: Path) -> None:
-    """All three are there."""
+def test_gpm_comes_first_and_the_rest_is_explained(libraries: Path, tmp_path: Path) -> None:
+    """All three are there: DCGM would take from the user's profilers what they need."""
     got = run(libraries, tmp_path, TWO, CHOICE.format(gpus="None", wanted="auto"))
-    assert got.startswith("['dcgm', 'host'] ['GPU-00000000', 'GPU-00000001']")
-    assert "'gpm': 'dcgm was there'" in got
+    assert got.startswith("['gpm', 'host'] ['GPU-00000000', 'GPU-00000001']")
+    assert "'dcgm': 'gpm was there'" in got
 
 
 @pytest.mark.parametrize(
     ("script", "chosen", "reason"),
     [
-        ("fail dcgmInit 7\n" + TWO, "gpm", "dcgmInit: Initialization error"),
-        ("fail engine 21\nfail dcgmStartEmbedded 7\n" + TWO, "gpm", "no host engine answers"),
-        ("fail dcgmWatchFields 5\n" + TWO, "gpm", "dcgmWatchFields: Setting not configured"),
-        ("fail dcgmInit 7\n" + TWO.replace("gpu\n", "gpu\nname NVIDIA A100-SXM4-80GB\n"), "nvml", "has no GPM"),
+        (A100, "dcgm", "A100-SXM4-80GB has no GPM"),
+        ("fail dcgmInit 7\n" + A100, "nvml", "dcgmInit: Initialization error"),
+        ("fail engine 21\nfail dcgmStartEmbedded 7\n" + A100, "nvml", "no host engine answers"),
+        ("fail dcgmWatchFields 5\n" + A100, "nvml", "dcgmWatchFields: Setting not configured"),
         ("fail dcgmInit 7\nfail nvmlInitWithFlags 9\n" + TWO, "host", "NVML does not start: Driver Not Loaded"),
     ],
 )
@@ -112,10 +113,10 @@ def test_mig_instances_are_read_each_by_itself(simulate: Callable[..., Dataset])
 
 
 def test_a_step_with_one_instance_sees_only_that_one(libraries: Path, tmp_path: Path) -> None:
-    """And DCGM, which would tell of the whole GPU, is not asked. A number names none: it is not NVML's."""
+    """And DCGM would tell of the whole GPU, so it is not taken. A number names none: it is not NVML's."""
     one = "('MIG-00000000-0002-0000-0000-000000000000',)"
     got = run(libraries, tmp_path, MIG, CHOICE.format(gpus=one, wanted="auto"))
-    assert got.startswith("['gpm', 'host'] ['MIG-00000000'] {'dcgm': 'MIG instances are read through GPM'"), got
+    assert got.startswith("['gpm', 'host'] ['MIG-00000000'] {'dcgm': 'gpm was there'"), got
     for collector, reason in (
         ("dcgm", "MIG instances are read through GPM"),
         ("gpm", "their numbers do not say which"),

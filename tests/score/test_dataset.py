@@ -40,7 +40,7 @@ def test_parquet_says_the_same_as_the_journal(simulate: Simulate) -> None:
     other = summarise(open_dataset(data.directory))
     for name in ("value", "coverage", "compute", "memory", "idle", "narrow", "stalled"):
         assert getattr(other.score, name) == pytest.approx(getattr(one.score, name), abs=1e-4)
-    assert other.energy == pytest.approx(one.energy, abs=1) and other.simulated == "scripted GPUs"
+    assert other.energy.value == pytest.approx(one.energy.value, abs=1) and other.simulated == "scripted GPUs"
 
 
 def test_columns_carry_units_and_meanings(simulate: Simulate) -> None:
@@ -209,6 +209,74 @@ def test_a_comparison_tells_a_difference_from_noise(libraries: Path, tmp_path: P
         compare.compare(a, summarise(simulate(libraries, tmp_path / "x", "gpu\nload idle 9\n", 5, 0.1, "nvml")))
 
 
+def test_a_comparison_says_what_else_differs(libraries: Path, tmp_path: Path) -> None:
+    """Number of GPUs and length: an interval says nothing of those."""
+    from tests.score.simulation import simulate
+
+    a = summarise(simulate(libraries, tmp_path / "a", "gpu\nload matmul 100\n" * 4, 60))
+    b = summarise(simulate(libraries, tmp_path / "b", "gpu\nload matmul 100\n", 20, 0.1, "dcgm"))
+    found = compare.compare(a, b)
+    assert found.unlike == (
+        "A has at least 4 GPUs, B at least 1 GPU",
+        "A took 60.0 s, B 20.0 s",
+        "A was measured with gpm, B with dcgm",
+    )
+    text = compare.render(a, b, found)
+    assert "warning: A took 60.0 s, B 20.0 s\n" in text
+    assert compare.compare(a, a).unlike == () and "warning" not in compare.render(a, a, compare.compare(a, a))
+    blank = summarise(simulate(libraries, tmp_path / "c", "gpu\nload matmul 100\nblank 5 3\n" * 4, 60))
+    assert compare.compare(a, blank).unlike == (
+        "the saturation of B is not confirmed: tensor activity is missing, which is not zero",
+    )
+
+
+@pytest.mark.parametrize(("given", "said"), [(2, "2 GPUs"), (3, "2 to 3 GPUs"), (None, "at least 2 GPUs")])
+def test_the_size_is_slurms_and_what_was_seen(simulate: Simulate, given: int | None, said: str) -> None:
+    """Where both say the same it is confirmed."""
+    data = simulate(SCRIPT, 5)
+    data.nodes[0].facts.header["allocated"] = given
+    got = summarise(data)
+    assert f"size    {said} on 1 node" in screen.render(got) and got.size.value == (2 if given == 2 else None)
+
+
+def test_a_gpu_that_hung_is_counted_and_named(tmp_path: Path) -> None:
+    """Two nodes with two GPUs each, one of which hangs: the range is a quarter wide, the other node is unharmed."""
+    for node in (0, 1):
+        generate_one((tmp_path, node, 2, 600, 10))
+    data = open_dataset(tmp_path)
+    hung = {"uuid": "GPU-hung", "name": "NVIDIA H100 80GB HBM3", "memory": 0, "power_limit": 0.0, "mig": False}
+    data.nodes[1].facts.devices.append(hung | {"unseen": "its driver did not answer within 5 s"})
+    data.nodes[1].facts.header["allocated"] = 3
+    got = summarise(data)
+    assert got.size.value == 5 and got.score.coverage == pytest.approx(0.8)
+    assert got.saturation.low == pytest.approx(got.score.low) and "GPU-hung" in got.saturation.reason
+    assert [node.coverage for node in got.nodes] == pytest.approx([1, 2 / 3])
+    assert got.energy.high is None and got.utilisation.value is None
+    assert "node0001 GPU 2 (GPU-hung) was not measured: its driver did not answer within 5 s" in got.quality
+
+
+def test_the_next_samplers_gpus_are_found_by_uuid(tmp_path: Path) -> None:
+    """After one has hung, what was GPU 1 is the new sampler's GPU 0."""
+    from piolet.api import Reading
+    from piolet.samples import journal
+
+    def header(start: int, *uuids: str, unseen: str = "") -> bytes:
+        devices = [{"uuid": uuid, "name": "H100", "memory": 0, "power_limit": 0.0, "mig": False} for uuid in uuids]
+        devices += [devices[0] | {"uuid": unseen, "unseen": "hangs"}] if unseen else []
+        content = {"version": 1, "node": "n", "job": "1", "step": "0", "start": start, "origin": 0, "devices": devices}
+        return journal.json_frame("H", content | {"gpu_columns": ["sm"], "host_columns": ["cpu"]})
+
+    pack = journal.Packer("G", ["sm"])
+    rows = [pack.pack(Reading(device, 10**9, 1.0, (value,)), (0,)) for device, value in ((0, 0.1), (1, 0.2))]
+    again = pack.frame([pack.pack(Reading(0, 2 * 10**9, 1.0, (0.3,)), (0,))])
+    path = tmp_path / "n.journal"
+    path.write_bytes(header(0, "a", "b") + pack.frame(rows) + header(10**9, "b", unseen="a") + again)
+    (node,) = open_dataset(tmp_path).nodes
+    assert [(d["uuid"], d.get("unseen")) for d in node.facts.devices] == [("a", "hangs"), ("b", None)]
+    (chunk,) = node.chunks(["sm"])
+    assert list(zip(chunk["device"], chunk["sm"], strict=True)) == [(0, 0.1), (1, 0.2), (1, 0.3)]
+
+
 def test_exports(simulate: Simulate) -> None:
     """CSV reads back, JSON is JSON, OpenMetrics has its end and its labels."""
     data = simulate(SCRIPT, 5)
@@ -285,9 +353,25 @@ def test_gssr_csv(tmp_path: Path) -> None:
     assert foreign.convert(tmp_path / "run", tmp_path / "out") == 2
     got = summarise(open_dataset(tmp_path / "out"))
     assert got.job == "7" and got.score.gpus == 4 and got.score.value == pytest.approx(0.6)
-    assert got.energy == pytest.approx(4 * 29 * 500)
+    assert got.energy.low == pytest.approx(4 * 29 * 500)
     (step / "proc_0.csv").write_text("timestamp,gpuId\nx,y\n")
     with pytest.raises(ScoreError, match="is not CSV of GSSR"):
         foreign.convert(tmp_path / "run", tmp_path / "bad")
     with pytest.raises(ScoreError, match="holds no file of GSSR"):
         foreign.convert(tmp_path / "run" / "absent", tmp_path / "bad")
+
+
+def test_the_documented_query_works_for_every_node_name(tmp_path: Path) -> None:
+    """With and without digits, and with names that look like those of the host's files."""
+    duckdb: Any = pytest.importorskip("duckdb", reason="duckdb is not installed")
+    for number, name in enumerate(("node1", "login", "host", "parquet")):
+        (tmp_path / name).mkdir()
+        generate_one((tmp_path / name, number, 2, 600, 10))
+        for path in (tmp_path / name).iterdir():
+            path.rename(tmp_path / path.name.replace(f"node{number:04}", name))
+        (tmp_path / name).rmdir()
+    text = (Path(__file__).parents[2] / "docs" / "score.md").read_text("utf-8")
+    (query,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    rows = duckdb.sql(query.replace("DIR", str(tmp_path))).fetchall()
+    assert sorted((node, gpu) for node, gpu, *_ in rows) == [(f"node{n:04}", gpu) for n in range(4) for gpu in (0, 1)]
+    assert all(0.4 < tensor < 0.7 for _, _, tensor, *_ in rows)

@@ -343,6 +343,27 @@ def test_the_writer_is_the_user_and_finishes(simulate: Callable[..., Dataset], t
             write(0, str(tmp_path), name, "1.0")
 
 
+@pytest.mark.parametrize(("other", "told"), [(1000, "2.0"), (1001, "")])
+def test_two_steps_on_one_gpu_say_so(hands: Hands, tmp_path: Path, other: int, told: str) -> None:
+    """Figures of a GPU are not a step's then: at most, all of them. Another user's step is not named."""
+    sampler = Sampler(hands.clock())
+    sessions = []
+    for number, uid in ((1, 1000), (2, other)):
+        (tmp_path / str(number)).mkdir()
+        sink = Sink(journal.open_for_writing(str(tmp_path / str(number) / "node.journal")))
+        step = SampledStep(str(number), "0", "node", uid, allocated=1)
+        sessions.append(sampler.add(step, [Counting()], 0.1, sink, {}))
+    sampler.run_until(lambda: hands.now >= 5 * 10**9)
+    for session in sessions:
+        sampler.remove(session)
+    (node,) = open_dataset(tmp_path / "1").nodes
+    events = [event for event in node.facts.events if event["event"] == "shared"]
+    assert [(event["gpu"], event["with"]) for event in events] == [("GPU-0", told)]
+    got = summarise(open_dataset(tmp_path / "1"))
+    name = f"step {told}" if told else "another step"
+    assert any(f"1 GPU shared with {name}: the figures are of the GPUs" in line for line in got.quality), got.quality
+
+
 def test_quality_frames_are_json(hands: Hands, path: Path) -> None:
     """NaN is not JSON, and must not get there."""
     sampler, session = begin(hands, path, Counting())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.api import Collector, Target
+from piolet.api import Collector, Device, Target
 from piolet.base.errors import ScoreError, WireError
 from piolet.node.root.keeper import WRITERS, Keeper, decode
 from piolet.node.scoring import Order
@@ -64,7 +64,7 @@ def desk(tmp_path: Path, hands: Hands, keeper: tuple[socket.socket, socket.socke
     listener.close()
 
 
-def announce(desk: ScoreDesk, definition: bytes, job: int = 7, restarts: int = 0) -> socket.socket:
+def announce(desk: ScoreDesk, definition: bytes, job: int = 7, restarts: int = 0, gpus: bytes = b"") -> socket.socket:
     """Announce a step as the plugin does, its first task included; return the plugin's end."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -73,7 +73,7 @@ def announce(desk: ScoreDesk, definition: bytes, job: int = 7, restarts: int = 0
     desk._selector.register(theirs, 1)
     start = bytearray(messages.start(definition, job=job))
     messages.ffi.from_buffer("struct piolet_start *", start).plugin = messages.lib.PIOLET_PLUGIN_SCORE
-    for message in (bytes(start), messages.gpus(b"", restarts=restarts)):
+    for message in (bytes(start), messages.gpus(gpus, restarts=restarts)):
         if scored in desk._steps:
             ours.send(message)
             desk._on_plugin(scored, theirs)
@@ -227,6 +227,41 @@ def test_a_library_that_hangs_is_not_asked_again(desk: ScoreDesk, hands: Hands, 
     assert collector.gave_up and not list(tmp_path.iterdir())
 
 
+def test_a_gpu_that_hangs_is_left_out_and_named(
+    desk: ScoreDesk, hands: Hands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are measured on; where it hangs again, or which one it is is not known, the host's figures remain."""
+    targets: list[Target] = []
+
+    def choice(target: Target, wanted: str, around: Any) -> tuple[list[Collector], dict[str, str]]:
+        targets.append(target)
+        noted = Noted()
+        noted.devices = tuple(Device(name, "H100") for name in target.gpus or ())
+        return [noted], {"dcgm": "the step has no GPU"}
+
+    monkeypatch.setattr(scoredesk, "choose", choice)
+    wish = Wish(out=SOUND.out, collector="auto")
+    with announce(desk, wish.to_json(), gpus=b"GPU-a,GPU-b"):
+        (scored,) = desk._steps
+        hanging = Noted()
+        hanging.asked = ("GPU-b", "GPU-b")
+        for left in (("GPU-a",), ()):
+            with desk._sampler.working("7.0", hanging):
+                hands.now += 6 * 10**9
+                assert desk.give_up()
+            note = packets.decode(scoredesk.StepNote, (tmp_path / "7.0").read_bytes())
+            desk._sampler.remove(desk._sampler.sessions[0])
+            scored.facts = note
+            desk._begin(scored, note)
+            session = desk._sampler.sessions[0]
+            collectors = [source.collector for source in session.sources]
+            header = desk._sampler._header(session, collectors, collectors[0].devices, {}, 0)
+            assert targets[-1].gpus == left and header["allocated"] == 2
+            unseen = {device["uuid"]: device["unseen"] for device in header["devices"] if "unseen" in device}
+            assert set(unseen) == {"GPU-a", "GPU-b"} - set(left)
+            assert "did not answer within 5 s" in unseen["GPU-b"]
+
+
 def test_a_users_writers_that_hang_are_that_users_trouble(
     keeper: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -253,12 +288,12 @@ def test_each_opening_counts_for_itself(hands: Hands) -> None:
     sampler = Sampler(Clock(lambda: hands.now, lambda: hands.now, lambda _: None))
     begun = []
 
-    def around() -> Any:
-        begun.append(sampler.busy)
-        return sampler.working("1.0")
+    def around(collector: Collector) -> Any:
+        begun.append((collector.name, sampler.busy))
+        return sampler.working("1.0", collector)
 
     choose(Target(gpus=("0",), root="/nowhere"), "auto", around)
-    assert len(begun) == 4 and begun == [None] * 4 and sampler.busy is None
+    assert set(begun) == {(name, None) for name in ("gpm", "dcgm", "nvml", "host")} and sampler.busy is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from piolet.api import PASS, Context, Eval, Verdict, parameter
+from piolet.api import FAIL, INCONCLUSIVE, PASS, Context, Eval, Verdict, parameter
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,62 @@ class LeavesAChild(Fine):
     def check(self, context: Context) -> Verdict:
         child = subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL)
         return Verdict(PASS, details={"pid": child.pid})
+
+
+class Forks(Fine):
+    """Its child lives on, and holds everything open that it was given."""
+
+    def check(self, context: Context) -> Verdict:
+        if os.fork() == 0:
+            time.sleep(1000)
+            os._exit(0)
+        return Verdict(PASS)
+
+
+class ForksAndDies(Fine):
+    def check(self, context: Context) -> Verdict:
+        if os.fork() == 0:
+            time.sleep(1000)
+            os._exit(0)
+        os._exit(7)
+
+
+class ForksTwoAnswers(Fine):
+    """Both processes come back from `check`, the child first."""
+
+    def check(self, context: Context) -> Verdict:
+        pid = os.fork()
+        if pid == 0:
+            return Verdict(PASS)
+        os.waitpid(pid, 0)
+        return Verdict(FAIL, "the parent says so")
+
+
+class Shouts(Fine):
+    def check(self, context: Context) -> Verdict:
+        return Verdict(INCONCLUSIVE, "a\nleft out: node1: forged\r\x1b[2J\u2028" + "x" * 1_000_000, "m" * 100_000)
+
+
+@dataclass(frozen=True)
+class Rate(Eval):
+    """A user's own measurement."""
+
+    name = "rate"
+    unit = "GB/s"
+    better = "higher"
+    effect = 0.3
+    value: float = parameter(100.0, text="what it measures")
+
+    def check(self, context: Context) -> Verdict:
+        return Verdict(PASS, "", "rate", self.value)
+
+
+class Undecided(Rate):
+    better = ""
+
+
+class Misspelt(Rate):
+    better = "bigger"
 
 
 class NoEval:

@@ -31,7 +31,7 @@ def test_a_protocol_that_is_too_long_is_refused(slurm: Slurm) -> None:
     evals = "".join(f"- {{type: limits, name: n{number}}}\n" for number in range(400))
     (slurm.directory / "p.yaml").write_text("evals:\n" + evals)
     status, _, said = slurm.gate("sbatch job.sh", stage="submit")
-    assert status == 1 and "more than 98304" in said
+    assert status == 1 and "more than 98048" in said
 
 
 def test_good_nodes(slurm: Slurm) -> None:
@@ -116,7 +116,7 @@ def test_a_node_that_hangs_ends_with_the_budget(slurm: Slurm, monkeypatch: pytes
     from piolet.vet.protocol import load
 
     slurm.record(b"".join(told(node) for node in NODES if node != "node3"), hang=True)
-    monkeypatch.setattr(step, "_APART_S", 0.5)
+    monkeypatch.setattr(step, "apart_s", lambda nodes: 0.5)
     monkeypatch.setattr(step, "_END_S", 0.3)
     plan = load(str(slurm.directory / "p.yaml"), catalogue())
     where = str(slurm.directory)
@@ -145,6 +145,26 @@ def test_no_other_nodes_can_be_had(slurm: Slurm) -> None:
     assert (status, words) == (3, [])
     assert "no other nodes than node2 can be had: not available" in said
     assert slurm.calls[-1] == "scancel 7"
+
+
+@pytest.mark.parametrize(("retries", "why"), [(1, "no other nodes than node2 can be had"), (0, "no further try")])
+def test_fewer_nodes_where_no_others_can_be_had(slurm: Slurm, retries: int, why: str) -> None:
+    """Slurm lets no srun give back a part of its nodes: it gives back all and asks for the good ones."""
+    slurm.record(b"".join(told(node, FAIL if node == "node2" else PASS, "bad") for node in NODES))
+    srun = slurm.directory / "srun"
+    refusal = 'case "$*" in --test-only*) echo "allocation failure: not available" >&2; exit 1;; esac'
+    srun.write_text(SRUN.replace("#!/bin/sh\n", f"#!/bin/sh\n{refusal}\n"))
+    asked = f"p.yaml,min_nodes=3,retries={retries}"
+    status, words, said = slurm.gate(f"srun -N4 -n8 --vet={asked} app -n 9", asked, stage="allocated")
+    assert status == 0, said
+    expected = "srun --exclude=node2 --nodes=3 --ntasks=6 --vet=p.yaml,retries=0,min_nodes=3 app -n 9"
+    assert " ".join(words) == expected
+    assert why in said and "giving job 7 back and asking for 3 nodes, without node2" in said
+    assert slurm.calls[-1] == "scancel 7"
+    # Two good ones are too few.
+    slurm.record(b"".join(told(node, FAIL if node in ("node2", "node3") else PASS, "bad") for node in NODES))
+    status, words, said = slurm.gate("srun -N4 app", asked, stage="allocated")
+    assert (status, words) == (3, []) and "the application was not started" in said
 
 
 def test_inside_an_environment_that_there_is_not(slurm: Slurm) -> None:

@@ -15,7 +15,7 @@ from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
 from piolet.vet import localise, screen
 from piolet.vet.evals import _link, network_pair
 from piolet.vet.evals._link import Link, LinkError, Server
-from piolet.vet.runner import records
+from piolet.vet.runner import meeting, records
 from piolet.vet.runner.plan import Plan
 from piolet.vet.verdicts import Decision
 
@@ -115,16 +115,17 @@ def answering(answer: Callable[[str, list[str]], Verdict | None]) -> Work:
 
     def work(name: str, in_fd: int, out_fd: int) -> None:
         os.write(out_fd, records.encode("end", {}))
-        with open(in_fd, "rb") as orders:
-            for line in orders:
+        orders = meeting.Orders(name)
+        with open(in_fd, "rb") as lines:
+            for line in lines:
                 kind, order = records.decode(line) or ("", {})
                 if kind == "stop":
                     return
-                for members in order["sets"]:
-                    verdict = answer(name, members) if name in members else None
-                    if verdict is not None:
-                        one = dataclasses.asdict(records.record(name, order["eval"], order["eval"], verdict, 0.1))
-                        os.write(out_fd, records.encode("met", {"round": order["round"], **one}))
+                found = orders.take(kind, order, order.get("eval") == "network_pair")
+                verdict = answer(name, list(found.members)) if found is not None else None
+                if verdict is not None:
+                    one = dataclasses.asdict(records.record(name, order["eval"], order["eval"], verdict, 0.1))
+                    os.write(out_fd, records.encode("met", {"round": order["round"], **one}))
 
     return work
 

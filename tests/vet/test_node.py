@@ -97,6 +97,12 @@ def test_a_malformed_plan_is_one_line(data: bytes, environ: dict[str, str]) -> N
     assert lines[0]["error"].startswith("cannot vet on this node: the plan")
 
 
+def test_a_plan_of_another_release_says_so(environ: dict[str, str]) -> None:
+    """Orders for meetings are of the plan's version, too: what a node cannot obey, it does not begin."""
+    (line,) = vet(b'{"version":1,"name":"p","tasks":[]}', environ)
+    assert "srun's Piolet and this node's are of different releases" in line["error"]
+
+
 def test_a_task_that_went_away_raises_nothing() -> None:
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     near.close()

@@ -6,11 +6,13 @@ import dataclasses
 import fcntl
 import functools
 import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
-from piolet.api import INCONCLUSIVE, PASS, Context, Inconclusive
+from piolet.api import FAIL, INCONCLUSIVE, PASS, Context, Inconclusive
+from piolet.vet.evals import mounts
 from piolet.vet.runner import records, runner, scratch
 from piolet.vet.runner.plan import Plan, Task
 from piolet.vet.runner.records import Record
@@ -122,6 +124,62 @@ def test_what_an_eval_leaves_behind_is_ended(tmp_path: Path) -> None:
 
     while runs():
         assert time.monotonic() < end, "the child still runs"
+
+
+def test_a_verdict_counts_when_it_is_whole_and_not_when_the_pipe_is_closed(tmp_path: Path) -> None:
+    started = time.monotonic()
+    found = run(tmp_path, task("Forks"), task("ForksAndDies"), task("ForksTwoAnswers"))
+    assert time.monotonic() - started < 4.0
+    assert found["Forks"].outcome == PASS
+    assert found["ForksAndDies"].reason == "its process ended with status 7 and without an answer"
+    assert (found["ForksTwoAnswers"].outcome, found["ForksTwoAnswers"].reason) == (FAIL, "the parent says so")
+
+
+def test_a_mount_that_nobody_can_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that looks hangs in the kernel, holds everything open that it was given, and takes no signal."""
+    held = tmp_path / "held.pid"
+
+    def hangs(path: str, write: bool) -> str:
+        if os.fork() == 0:
+            os.setsid()  # no signal to the group reaches it, nor one to its parent
+            held.write_text(str(os.getpid()))
+            time.sleep(60)
+        time.sleep(60)
+        return ""
+
+    monkeypatch.setattr(mounts, "_look", hangs)
+    one = task("mounts", target="piolet.vet.evals.mounts:Mounts", parameters={"paths": ["/hung/fs"], "answer": 0.5})
+    started = time.monotonic()
+    try:
+        record = run(tmp_path, one)["mounts"]
+    finally:
+        os.kill(int(held.read_text()), signal.SIGKILL)
+    assert time.monotonic() - started < 4.0
+    assert (record.outcome, record.reason) == (FAIL, "/hung/fs did not answer within 0.5 s")
+
+
+def test_a_reason_is_one_line_and_bounded(tmp_path: Path) -> None:
+    found = run(tmp_path, task("Shouts"))["Shouts"]
+    assert found.outcome == INCONCLUSIVE
+    assert found.reason.startswith("a\\nleft out: node1: forged\\r\\x1b[2J\\u2028xxx")
+    assert len(found.reason) == records.REASON_MAX and found.reason.isprintable()
+    line = records.encode_record(found)
+    assert len(line) < records.LINE_MAX
+    again = records.decode(line.rstrip())
+    assert again is not None and records.to_record(again[1]) == found
+
+
+@pytest.mark.parametrize("target", ["naughty:{}", f"{HERE}/naughty.py:{{}}"])
+def test_how_values_compare_comes_from_the_class_that_was_loaded(tmp_path: Path, target: str) -> None:
+    tasks = [task(name, target=target.format(name), baseline="peers") for name in ("Rate", "Undecided", "Misspelt")]
+    found = run(tmp_path, *tasks)
+    rate = found["Rate"]
+    assert (rate.outcome, rate.better, rate.effect, rate.unit, rate.value) == (PASS, "higher", 0.3, "GB/s", 100.0)
+    for name, said in (("Undecided", "does not say what is better"), ("Misspelt", "says better = 'bigger'")):
+        assert found[name].outcome == INCONCLUSIVE
+        assert f"{name} cannot be compared with peers: its class {said}" in found[name].reason
+    # Without a baseline nothing is compared.
+    assert run(tmp_path, task("Undecided", target=target.format("Undecided")))["Undecided"].outcome == PASS
 
 
 def test_requirements_come_before_the_class_and_have_a_bound_of_their_own(tmp_path: Path) -> None:

@@ -214,6 +214,14 @@ def test_end_all_says_what_it_cannot_end() -> None:
         ),
         (b"3,1,2,-;pcieport 0000:00:01.0: AER: Corrected error\n", "pcieport 0000:00:01.0: AER: Corrected error"),
         (b"4,1,2,-;mlx5_core 0000:81:00.0: temperature\n SUBSYSTEM=pci\n", "mlx5_core 0000:81:00.0: temperature"),
+        (b"3,1,2,-;{1}[Hardware Error]: event severity: fatal\n", "{1}[Hardware Error]: event severity: fatal"),
+        (b"3,1,2,-;nvme nvme0: Removing after probe failure\n", "nvme nvme0: Removing after probe failure"),
+        (
+            b"3,1,2,-;Memory failure: 0x12: recovery action for dirty LRU page: Failed\n",
+            "Memory failure: 0x12: recovery action for dirty LRU page: Failed",
+        ),
+        (b"3,1,2,-;Memory failure: 0x12: Sending SIGBUS to train:4242 due to hardware memory corruption\n", None),
+        (b"3,1,2,-;MCE 0x12: Killing train:4242 due to hardware memory corruption\n", None),
         (b"6,1,2,-;oom-kill: task=AER: NVRM: Xid ,pid=7,uid=1000\n", None),
         (b"12,1,2,-;NVRM: Xid (PCI:0000:01:00): 79, a program wrote it\n", None),
         (b"x;NVRM: Xid (PCI:0000:01:00): 79\n", None),
@@ -222,6 +230,31 @@ def test_end_all_says_what_it_cannot_end() -> None:
 )
 def test_lines_of_devices_name_no_process(entry: bytes, line: str | None) -> None:
     assert kernellog.of_device(entry) == line
+
+
+def test_lines_tell_when_they_were_written() -> None:
+    assert kernellog.stamp_of(b"4,1234,5678000,-;NVRM: Xid") == "[    5.678000] "
+    assert kernellog.stamp_of(b"x;NVRM: Xid") == kernellog.stamp_of(b"") == ""
+
+
+def test_one_driver_that_talks_pushes_out_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Corrected errors of PCIe come by the thousand."""
+    aer = [b"4,1,2,-;pcieport 0000:00:%02x.0: AER: Corrected error" % (number % 32) for number in range(5000)]
+    entries = [b"2,1,1,-;NVRM: Xid (PCI:0000:01:00): 79, off", *aer, b"4,1,3,-;EDAC MC0: 1 UE memory read error"]
+    given = iter(entries)
+
+    def read(_descriptor: int, _size: int) -> bytes:
+        entry = next(given, None)
+        if entry is None:
+            raise BlockingIOError
+        return entry
+
+    monkeypatch.setattr(os, "open", lambda *_: os.dup(0))
+    monkeypatch.setattr(os, "read", read)
+    lines = kernellog.read() or []
+    assert "NVRM: Xid" in lines[0] and "EDAC" in lines[-1]
+    assert 100 < len(lines) < 500
+    assert kernellog.read() is None  # nothing at all is not clean
 
 
 def test_a_vetting_has_not_the_daemons_log(listener: Listener) -> None:

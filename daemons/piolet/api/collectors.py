@@ -64,6 +64,8 @@ class Collector:
     simulated    the text with which a simulator names itself, '' for a real source
     source       the library's and the driver's versions
     blanks       how many values were missing, by quantity and reason
+    asked        the GPU that the source is being asked about: its name in Target, and its UUID, '' until that is known.
+                 A GPU that hangs in its driver is told by it, and the others are measured on; None: about none of them
     """
 
     name: ClassVar[str] = ""
@@ -76,6 +78,7 @@ class Collector:
         self.simulated = ""
         self.source = ""
         self.blanks: dict[tuple[str, str], int] = {}
+        self.asked: tuple[str, str] | None = None
 
     def blank(self, quantity: str, reason: str) -> float:
         """Count a missing value and return NaN."""

@@ -23,7 +23,8 @@ class Verdict:
     """What an eval says of a node.
 
     outcome   'pass'; 'fail': the node is at fault; 'inconclusive': the check could not judge
-    reason    one sentence; never empty unless the outcome is 'pass'
+    reason    one sentence; never empty unless the outcome is 'pass'. With 'pass' it is a warning: the node is good, the
+              reason is shown, and nodes without one are taken first
     measure   what was measured, or '' where nothing was: 'temperature'
     value     the number, the node's worst where there are several (of its GPUs, say)
     limit     the limit that it was held against, or None
@@ -87,7 +88,7 @@ class Context:
     gpus      UUIDs or indices of the step's GPUs; None: all that can be seen
     environ   the step's environment
     scratch   a directory of this run that the eval may write to; it is removed afterwards
-    facts     what only root can read, as pioletd found it: 'kernel_log' (a list of lines), …
+    facts     what only root can read, as pioletd found it: 'kernel_log' (lines like those of dmesg), …
     root      in front of /proc and /sys: tests put recorded trees there
     """
 

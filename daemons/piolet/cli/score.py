@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from piolet.base.errors import UsageError
+from piolet.base.errors import ScoreError, UsageError
 from piolet.cli.files import write
 from piolet.cli.main import printable
 from piolet.site.config import Config
@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
     run = actions.add_parser("run", help="sample while a command runs here, without Slurm")
     run.add_argument("--out", type=Path, metavar="DIR", help=f"the data set (default: {PREFIX}local-TIME)")
     run.add_argument("--interval", type=_interval, default=0.1, metavar="TIME", help="100ms, 1s (default: 100ms)")
-    run.add_argument("--collector", default="auto", help="auto, dcgm, gpm, nvml or host (default: auto)")
+    run.add_argument("--collector", default="auto", help="auto, gpm, dcgm, nvml or host (default: auto)")
     run.add_argument("--gpus", metavar="LIST", help="UUIDs or indices (default: CUDA_VISIBLE_DEVICES, else all)")
     run.add_argument("--label", default="", help="a name for the report")
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what to run")
@@ -184,7 +184,10 @@ def _run(args: argparse.Namespace) -> int:
     status = local.run(command, directory, args.interval, args.collector, gpus, args.label)
     try:
         for path in directory.glob(f"*{SUFFIX}"):
-            dataset.finish(path)
+            try:
+                dataset.finish(path)
+            except ScoreError as error:  # its disk is full: the journal says as much
+                print(f"piolet: warning: {printable(error.message)}", file=sys.stderr)
         print(_screen(summarise(dataset.open_dataset(directory)), sys.stderr), end="", file=sys.stderr)
         print(f"piolet: the samples are in {directory}; see: piolet score report {directory}", file=sys.stderr)
     except Exception as error:  # noqa: BLE001 - whatever becomes of the scoring, the command's status is returned

@@ -1,7 +1,8 @@
 """Which collectors a step gets: the best source of GPU figures that is there, and the host's.
 
-Preference: DCGM, GPM, NVML. A site or a user may name one ("gpm", "dcgm", "nvml", "host"); then no other is taken
-in its place. What could not be taken, and why, becomes a part of the data set.
+Preference: GPM, which begins with Hopper and leaves the unit alone that profilers need; DCGM, which takes it; NVML. A
+site or a user may name one ("gpm", "dcgm", "nvml", "host"); then no other is taken in its place. What could not be
+taken, and why, becomes a part of the data set.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from piolet.base.errors import ScoreError
 
 # Imported when it is its turn: none of these libraries is loaded for a step that does not need it.
 GPU_COLLECTORS = {
-    "dcgm": "piolet.samples.collectors.dcgm:Dcgm",
     "gpm": "piolet.samples.collectors.gpm:Gpm",
+    "dcgm": "piolet.samples.collectors.dcgm:Dcgm",
     "nvml": "piolet.samples.collectors.nvml:Nvml",
 }
 HOST = "host"
@@ -27,11 +28,11 @@ NAMES = ("auto", *GPU_COLLECTORS, HOST)
 def choose(
     target: Target,
     wanted: str = "auto",
-    around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    around: Callable[[Collector], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> tuple[list[Collector], dict[str, str]]:
     """Return the open collectors, GPUs first, and why each of the others was not taken.
 
-    Each is opened within an `around()` of its own: a library may not return.
+    Each is opened within an `around` of its own: a library may not return.
     Raises ScoreError: `wanted` is no collector. That it cannot collect is no error: the reason is in the result.
     """
     if wanted not in NAMES:
@@ -46,13 +47,11 @@ def choose(
         elif target.gpus == ():
             why_not[name] = "the step has no GPU"
         else:
-            with around():
-                collector, reason = _opened(place, target)
+            collector, reason = _opened(place, target, around)
             chosen += [collector] if collector else []
             if reason:
                 why_not[name] = reason
-    with around():
-        host, reason = _opened(_HOST, target)
+    host, reason = _opened(_HOST, target, around)
     if host is None:
         why_not[HOST] = reason
     else:
@@ -60,17 +59,20 @@ def choose(
     return chosen, why_not
 
 
-def _opened(place: str, target: Target) -> tuple[Collector | None, str]:
+def _opened(
+    place: str, target: Target, around: Callable[[Collector], contextlib.AbstractContextManager[object]]
+) -> tuple[Collector | None, str]:
     module, _, name = place.partition(":")
     collector: Collector = getattr(importlib.import_module(module), name)()
     try:
-        collector.open(target)
+        with around(collector):
+            collector.open(target)
     except Unavailable as error:
         reason = str(error)
     except Exception as error:  # noqa: BLE001 - a collector is a plug-in; scoring goes on without it
         reason = f"it failed: {type(error).__name__}: {error}"
     else:
         return collector, ""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception), around(collector):
         collector.close()
     return None, reason

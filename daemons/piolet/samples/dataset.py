@@ -148,6 +148,7 @@ def journal_facts(path: Path) -> NodeFacts | None:
                 facts = NodeFacts(header, start=header["start"] + origin, end=header["start"] + origin)
             else:
                 facts.events.append({"event": "restart", "at": header["start"]})
+                merge_devices(facts.devices, header["devices"])
         elif facts is None:
             raise ScoreError(f"{path} does not begin with a header")
         elif frame.kind == "Q":
@@ -155,7 +156,9 @@ def journal_facts(path: Path) -> NodeFacts | None:
             facts.end = max(facts.end, facts.quality["at"] + origin)
         elif frame.kind == "E":
             event = frame.json()
-            facts.complete |= event["event"] == "end"
+            if event["event"] == "end":
+                facts.complete = True
+                facts.end = max(facts.end, event["at"] + origin)
             facts.events.append(event)
         elif frame.kind == "G" and len(frame.body) >= 14:
             size = 14 + 8 * len(facts.header["gpu_columns"])
@@ -163,18 +166,36 @@ def journal_facts(path: Path) -> NodeFacts | None:
     return facts
 
 
+def merge_devices(known: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[int]:
+    """Add to the devices of a node those of its next sampler, which may see others; return where these are in it."""
+    places = {device["uuid"]: place for place, device in enumerate(known)}
+    for device in found:
+        if device["uuid"] not in places:
+            places[device["uuid"]] = len(known)
+            known.append(device)
+        elif device.get("unseen"):
+            known[places[device["uuid"]]]["unseen"] = device["unseen"]
+    return [places[device["uuid"]] for device in found]
+
+
 def _journal_chunks(path: Path, kind: str, columns: Sequence[str]) -> Iterator[dict[str, Array]]:
     layout: np.dtype[Any] | None = None
     origin, parts, rows = 0, [], 0
+    devices: list[dict[str, Any]] = []
+    places = np.zeros(0, int)
     for frame in journal.read(str(path)):
         if frame.kind == "H":
             header = frame.json()
             origin = header["origin"]
             names = header["gpu_columns" if kind == "G" else "host_columns"]
             layout = np.dtype(journal.record_type(names))
+            places = np.array(merge_devices(devices, header["devices"]), int)
         elif frame.kind == kind and layout is not None:
             records = np.frombuffer(frame.body, layout)
-            parts.append(_columns_of(records, columns, origin))
+            part = _columns_of(records, columns, origin)
+            if kind == "G":
+                part["device"] = places[part["device"]]
+            parts.append(part)
             rows += len(records)
             if rows >= _BATCH:
                 yield _joined(parts)

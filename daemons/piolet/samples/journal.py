@@ -7,7 +7,7 @@ last frame that was written, whatever killed the writer. Kinds:
     H   JSON: the step, the node, devices, columns, collectors, the clock's origin. First, and again after a restart
     G   samples of GPUs: records of <uint16 device, float32 span, int64 end, float64 value per column>
     N   samples of the host, the same with its own columns (device is 65535)
-    E   JSON: an event (gap, late, restart, error), with its time
+    E   JSON: an event (late, restart, error, shared, full, end), with its time
     Q   JSON: running totals of data quality and of the sampler's own cost; the last one counts
 
 It refuses nothing while writing, and never raises a struct.error: values are floats, NaN is "missing".
@@ -125,6 +125,24 @@ def _frames(file: BinaryIO, path: str) -> Iterator[Frame]:
             return
         at += _HEAD.size + length
         yield Frame(kind.decode("ascii", "replace"), body, at)
+
+
+def split(data: bytes) -> tuple[list[tuple[str, bytes]], bytes]:
+    """Return the whole frames at the begin of a stream's bytes, each with its kind, and what is behind them.
+
+    Raises ScoreError: it is no stream of frames.
+    """
+    frames, at = [], 0
+    while len(data) - at >= _HEAD.size:
+        magic, kind, length, _ = _HEAD.unpack_from(data, at)
+        if magic != _MAGIC or length > _BODY_MAX:
+            raise ScoreError("what comes from the sampler is no journal")
+        end = at + _HEAD.size + length
+        if end > len(data):
+            break
+        frames.append((kind.decode("ascii", "replace"), data[at:end]))
+        at = end
+    return frames, data[at:]
 
 
 def open_for_writing(path: str, may: Callable[[Any], None] = lambda _: None) -> int:

@@ -7,6 +7,7 @@ The sampler is a process of its own, as it is under pioletd: whatever becomes of
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import select
 import signal
@@ -17,11 +18,34 @@ from pathlib import Path
 
 from piolet.api import Target
 from piolet.base.errors import PioletError, ScoreError
+from piolet.samples.append import Appender
 from piolet.samples.choose import choose
 from piolet.samples.journal import SUFFIX, open_for_writing
 from piolet.samples.sampler import SampledStep, Sampler, Sink
 
 _START_TIMEOUT_S, _STOP_TIMEOUT_S = 5.0, 10.0
+
+
+class FileSink(Sink):
+    """Writes frames into the journal itself, as they come."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self._appender = Appender(fd)
+
+    def put(self, data: bytes) -> None:
+        """Write one frame, if there is room."""
+        if not self.broken:
+            try:
+                self._appender.add(data)
+            except OSError as error:
+                self.broken = error.strerror or str(error)
+        self.dropped += bool(self.broken)
+
+    def finish(self) -> None:
+        """Write at the end what must be known; see Appender."""
+        with contextlib.suppress(OSError):
+            self._appender.finish()
 
 
 def run(
@@ -37,7 +61,7 @@ def run(
         raise ScoreError(f"cannot make the directory {directory}: {error.strerror}") from None
     if any(directory.glob("*" + SUFFIX)) or any(directory.glob("*.parquet")):
         raise ScoreError(f"{directory} holds a data set already", "name another directory with --out")
-    node = os.uname().nodename
+    node = os.uname().nodename.partition(".")[0]
     ready, told = os.pipe()
     arguments = [
         *(f"--directory={directory.absolute()}", "--node", node, "--period", str(period), "--collector", collector),
@@ -107,10 +131,12 @@ def sample(argv: Sequence[str]) -> int:
     fd = open_for_writing(str(Path(args.directory) / f"{args.node}{SUFFIX}"))
     sampler = Sampler()
     step = SampledStep("local", "0", args.node, os.getuid(), args.label, args.command)
-    session = sampler.add(step, collectors, args.period, Sink(fd), why_not)
+    sink = FileSink(fd)
+    session = sampler.add(step, collectors, args.period, sink, why_not)
     os.close(args.ready)
     sampler.run_until(lambda: bool(stop) or os.getppid() != args.parent)
     sampler.remove(session)
+    sink.finish()
     return 0
 
 

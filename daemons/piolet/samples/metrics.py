@@ -24,8 +24,8 @@ from piolet.base.errors import PioletError
 from piolet.samples.sampler import Sampler, Session
 from piolet.samples.settings import address_of
 
-# By the unit of a quantity: how its name ends, and what turns the value into base units. Energy is a counter already,
-# the other counters are integrals.
+# By the unit of a quantity: how its name ends, and what turns the value into base units. Energy is what was added to
+# the device's counter since the step began, the other counters are integrals.
 _COUNTERS = {"1": ("seconds", 1.0), "cores": ("seconds", 1.0), "B/s": ("bytes", 1.0), "J": ("joules", 1.0)}
 _GAUGES = {
     "B": ("bytes", 1.0),
@@ -151,7 +151,7 @@ def _families(
             if quantity.name not in source.collector.quantities:
                 continue
             place = source.collector.quantities.index(quantity.name)
-            value = total.sums[place] if counter and quantity.unit != "J" else total.latest[place]
+            value = total.sums[place] if counter else total.latest[place]
             if not math.isnan(value):
                 family.add_metric(list(labels.values()), value * factor)
         if family.samples:

@@ -1,6 +1,6 @@
 """What stands after `--score=`, and the definition that travels with the step: checked where the user types it.
 
-    interval=100ms   between two samples            collector=NAME   auto, dcgm, gpm, nvml or host
+    interval=100ms   between two samples            collector=NAME   auto, gpm, dcgm, nvml or host
     out=DIR          where the data set goes; %j and %s become the numbers of job and step, %r "-r1" after a requeue
     html             make the HTML report, too      label=TEXT       a name for the report
 

@@ -31,11 +31,16 @@ _EVENTS_MAX = 1000
 
 GPU_COLUMNS = tuple(quantity.name for quantity in GPU_QUANTITIES)
 HOST_COLUMNS = tuple(quantity.name for quantity in HOST_QUANTITIES)
+COUNTERS = tuple(quantity.name for quantity in (*GPU_QUANTITIES, *HOST_QUANTITIES) if quantity.unit == "J")
 
 
 @dataclass(frozen=True)
 class SampledStep:
-    """What a data set says of its origin; `nodes` is 0 where it is not known."""
+    """What a data set says of its origin; `nodes` is 0 where it is not known.
+
+    allocated    how many GPUs Slurm gave to the step on this node; None: nobody told
+    unseen       those that cannot be measured: UUID or name, and why
+    """
 
     job: str
     step: str
@@ -45,6 +50,8 @@ class SampledStep:
     command: str = ""
     nodes: int = 0
     restarts: int = 0
+    allocated: int | None = None
+    unseen: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:
@@ -100,12 +107,14 @@ class Sink:
 
 class DeviceTotals:
     """What one device has told so far: for each of the collector's quantities its integral over time and its latest
-    value, and the seconds that samples cover."""
+    value, and the seconds that samples cover. Of a quantity that is a counter, in `counters`, the sum is what was added
+    to it since the first reading; where the counter began again, its monotone pieces."""
 
-    def __init__(self, quantities: int) -> None:
+    def __init__(self, quantities: int, counters: Sequence[int] = ()) -> None:
         self.span = 0.0
         self.sums = [math.nan] * quantities
         self.latest = [math.nan] * quantities
+        self._counters = frozenset(counters)
 
     def add(self, span: float, values: Sequence[float]) -> None:
         """Take one reading; a missing value leaves the integral and the latest value as they are."""
@@ -113,6 +122,11 @@ class DeviceTotals:
         for place, value in enumerate(values):
             if value == value:  # not NaN, at a third of what math.isnan costs
                 before = self.sums[place]
+                if place in self._counters:
+                    last = self.latest[place]
+                    self.sums[place] = before + max(0.0, value - last) if last == last else 0.0
+                    self.latest[place] = value
+                    continue
                 self.sums[place] = value * span + (before if before == before else 0.0)
                 self.latest[place] = value
 
@@ -156,18 +170,25 @@ class Sampler:
         self._totals = totals
         # The step for which a library is at work, and since when: what a watchdog wants to know.
         self.busy: tuple[str, int] | None = None
+        self._asking: Collector | None = None
         self.sessions: list[Session] = []
         self._order = itertools.count()
         self._queue: list[tuple[int, int, Session, _Source]] = []
 
     @contextlib.contextmanager
-    def working(self, step: str) -> Iterator[None]:
+    def working(self, step: str, collector: Collector | None = None) -> Iterator[None]:
         """Note meanwhile that a library is at work for the step of that name: one opening, reading or closing."""
         self.busy = step, self.clock.monotonic_ns()
+        self._asking = collector
         try:
             yield
         finally:
-            self.busy = None
+            self.busy = self._asking = None
+
+    @property
+    def asked(self) -> tuple[str, str] | None:
+        """The GPU that the library at work is being asked about; see Collector."""
+        return None if self._asking is None else self._asking.asked
 
     def add(
         self, step: SampledStep, collectors: Sequence[Collector], period: float, sink: Sink, why_not: dict[str, str]
@@ -187,12 +208,23 @@ class Sampler:
             heapq.heappush(self._queue, (source.due, next(self._order), session, source))
             devices = collector.devices or devices
             # A collector that fails is told of at its first tick.
-            with contextlib.suppress(Exception), self.working(step.name):
+            with contextlib.suppress(Exception), self.working(step.name, collector):
                 collector.read(now)  # counters need a first look, so that the first tick has a span
         sink.put(json_frame("H", self._header(session, collectors, devices, why_not, now)))
+        self._note_shared(session)
         self.sessions.append(session)
         sink.flush()
         return session
+
+    def _note_shared(self, session: Session) -> None:
+        """Note in both steps' data which of their GPUs another step has at the same time: figures are of the GPU."""
+        mine = _uuids(session)
+        for other in self.sessions:
+            for uuid in sorted(mine & _uuids(other)):
+                for one, two in ((session, other), (other, session)):
+                    # Whose step it is, is another user's business.
+                    name = two.step.name if two.step.uid == one.step.uid else ""
+                    self._event(one, "shared", {"gpu": uuid, "with": name})
 
     def _header(
         self,
@@ -203,6 +235,7 @@ class Sampler:
         now: int,
     ) -> dict[str, Any]:
         step = session.step
+        model = devices[0].name if devices else ""  # of a GPU that does not answer: most likely that of its neighbours
         return {
             "version": VERSION,
             "job": step.job,
@@ -218,9 +251,16 @@ class Sampler:
             "origin": self.clock.realtime_ns() - now,
             "gpu_columns": list(GPU_COLUMNS),
             "host_columns": list(HOST_COLUMNS),
+            "allocated": step.allocated,
             "devices": [
-                {"uuid": d.uuid, "name": d.name, "memory": d.memory, "power_limit": d.power_limit, "mig": d.mig}
-                for d in devices
+                *(
+                    {"uuid": d.uuid, "name": d.name, "memory": d.memory, "power_limit": d.power_limit, "mig": d.mig}
+                    for d in devices
+                ),
+                *(
+                    {"uuid": uuid, "name": model, "memory": 0, "power_limit": 0.0, "mig": False, "unseen": why}
+                    for uuid, why in step.unseen
+                ),
             ],
             "collectors": [
                 {"name": c.name, "source": c.source, "simulated": c.simulated, "period": s.period / 1e9}
@@ -261,7 +301,7 @@ class Sampler:
 
     def _take(self, session: Session, source: _Source, read: Callable[[int], list[Reading]], now: int) -> None:
         try:
-            with self.working(session.step.name):
+            with self.working(session.step.name, source.collector):
                 readings = read(now)
         except Exception as error:  # noqa: BLE001 - a collector is a plug-in: its fault costs its own samples only
             if not source.failed:
@@ -275,7 +315,10 @@ class Sampler:
         if self._totals:
             for reading in readings:
                 if (totals := source.totals.get(reading.device)) is None:
-                    totals = source.totals[reading.device] = DeviceTotals(len(source.collector.quantities))
+                    totals = source.totals[reading.device] = DeviceTotals(
+                        len(source.collector.quantities),
+                        [place for place, name in enumerate(source.collector.quantities) if name in COUNTERS],
+                    )
                 totals.add(reading.span, reading.values)
 
     def _flush(self, session: Session, now: int) -> None:
@@ -341,6 +384,10 @@ class Sampler:
             if wait > 0:
                 self.clock.sleep(wait)
             self.tick()
+
+
+def _uuids(session: Session) -> set[str]:
+    return {device.uuid for source in session.sources for device in source.collector.devices}
 
 
 def _rss_max() -> int:

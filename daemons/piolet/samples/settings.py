@@ -48,8 +48,8 @@ class ScoreConfig:
     """`[score]`: counters and the score."""
 
     interval: str = setting("100ms", "Between two samples, where --score does not say: 100ms to 1h.", _interval)
-    collector: Literal["auto", "dcgm", "gpm", "nvml", "host"] = setting(
-        "auto", "The source of GPU counters: auto, dcgm, gpm, nvml or host."
+    collector: Literal["auto", "gpm", "dcgm", "nvml", "host"] = setting(
+        "auto", "The source of GPU counters: auto, gpm, dcgm, nvml or host."
     )
     out: str = setting(
         "piolet-score-%j.%s%r",

@@ -1,8 +1,9 @@
 """Writes a step's samples as the user: takes the sampler's frames from a pipe and puts them into the user's directory.
 
 The sampler serves all users, so it never opens a path of theirs. This process is the user: it appends what comes to
-NODE.journal, and when the pipe ends it makes the Parquet files. A directory that hangs or is full costs this step its
-score and nothing else: the sampler never waits for the pipe. Until the end it imports the standard library only.
+NODE.journal, and when the pipe ends it makes the Parquet files. A directory that hangs costs this step its score and
+nothing else, since the sampler never waits for the pipe; one that is full, the samples that do not fit (append.py).
+Until the end it imports the standard library only.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from typing import Any
 
 from piolet.base.errors import ScoreError
+from piolet.samples.append import Appender
 from piolet.samples.journal import SUFFIX, open_for_writing, read
 from piolet.steps import identity
 
@@ -42,9 +44,10 @@ def write(source: int, directory: str, node: str, step: str) -> str:
     target = open_for_writing(path, refuse_another)
     try:
         os.set_blocking(target, True)
+        appender = Appender(target)
         while piece := os.read(source, _PIECE):
-            while piece:
-                piece = piece[os.write(target, piece) :]
+            appender.add(piece)
+        appender.finish()
         # Until it is finished it stays locked.
         return finish(path) if _ended(path) else path
     except OSError as error:

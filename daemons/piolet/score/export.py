@@ -10,6 +10,7 @@ from typing import TextIO
 
 from piolet.api import GPU_QUANTITIES
 from piolet.samples.dataset import Dataset
+from piolet.score.figure import Figure
 from piolet.score.summary import Summary
 
 FORMATS = ("csv", "json", "openmetrics")
@@ -49,14 +50,17 @@ def _metrics(summary: Summary) -> Iterator[str]:
     if summary.simulated:
         whole["simulated"] = summary.simulated
     score, known = summary.score, summary.score.value is not None
-    step = (
-        ("saturation_ratio", "mean saturation of the step's GPUs", score.value),
-        ("coverage_ratio", "share of the GPUs' time that is covered by samples", score.coverage),
+    headlines = (
+        ("saturation", "ratio", "mean saturation of the step's GPUs", summary.saturation),
+        ("coverage", "ratio", "share of the GPUs' time that is covered by samples", summary.coverage),
+        ("energy", "joules", "energy of the step's GPUs", summary.energy),
+    )
+    step = [each for name, unit, text, figure in headlines for each in _bounds(name, unit, text, figure)]
+    step += [
         ("idle_ratio", "share of time in which nothing ran", score.idle if known else None),
         ("narrow_ratio", "share of time lost on SMs without work", score.narrow if known else None),
         ("stalled_ratio", "share of time in which SMs waited", score.stalled if known else None),
-        ("energy_joules", "energy of the step's GPUs", summary.energy),
-    )
+    ]
     for name, text, value in step:
         if value is not None:
             yield from _head(f"piolet_score_{name}", text)
@@ -76,6 +80,15 @@ def _metrics(summary: Summary) -> Iterator[str]:
             if not math.isnan(value):
                 labels = whole | {"node": device.node, "gpu": str(device.index), "uuid": device.uuid}
                 yield f"piolet_score_gpu_{name}{_labels(labels)} {value:.10g}"
+
+
+def _bounds(name: str, unit: str, text: str, figure: Figure) -> Iterator[tuple[str, str, float | None]]:
+    """Yield the value under the figure's name if it is confirmed, else its bounds under names of their own."""
+    if figure.value is not None:
+        yield f"{name}_{unit}", text, figure.value
+        return
+    yield f"{name}_least_{unit}", f"{text}, at least", figure.low
+    yield f"{name}_most_{unit}", f"{text}, at most", figure.high
 
 
 def _head(name: str, text: str) -> Iterator[str]:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from piolet.samples.dataset import Dataset, Node
-from piolet.score import saturation
+from piolet.score import saturation, witness
+from piolet.score.counter import EnergyCounter
 from piolet.score.peaks import Peaks, peaks_of
 from piolet.score.phases import BINS_MAX
 from piolet.score.saturation import NEEDED, Totals
@@ -52,7 +53,14 @@ class Gpu:
 
 @dataclass
 class Overview:
-    """The whole step. Arrays have one entry per GPU; `lines` has (GPU, bin) per quantity, NaN where nothing is."""
+    """The whole step. Arrays have one entry per GPU; `lines` has (GPU, bin) per quantity, NaN where nothing is.
+
+    energy       J: what was added to the counter; `drawn` is the integral of the power in the same time, `restarts` how
+                 often the counter began again
+    counted      seconds between the first and the last reading of that counter
+    told         seconds in which utilisation was told
+    denied       seconds whose profiling counters are not believed, since utilisation contradicts them
+    """
 
     gpus: list[Gpu]
     totals: Totals
@@ -66,6 +74,11 @@ class Overview:
     start: int
     end: int
     expected: Array
+    drawn: Array
+    restarts: Array
+    counted: Array
+    told: Array
+    denied: Array
     rows: int = 0
     host: dict[str, Array] = field(default_factory=dict)
     nodes: list[str] = field(default_factory=list)
@@ -135,7 +148,8 @@ class _Sums:
         self.totals = Totals.zero(gpus)
         self.mean = {name: np.zeros((2, gpus)) for name in (*MEANS, "clock_sm")}
         self.peak = {name: np.full(gpus, np.nan) for name in ("memory_used", "temperature", "power")}
-        self.energy = np.full((2, gpus), np.nan)
+        self.energy = [EnergyCounter() for _ in range(gpus)]
+        self.denied = np.zeros(gpus)
         self.events = {name: np.zeros(gpus) for name in (*EVENTS, "known")}
         self.xids: list[set[int]] = [set() for _ in range(gpus)]
         self.lines = {name: np.zeros((2, gpus * bins)) for name in (*SCORES, *DRAWN)}
@@ -144,6 +158,12 @@ class _Sums:
         gpu = chunk["device"].astype(np.int64)
         seconds = chunk["span"].astype(np.float64)
         self.rows += len(gpu)
+        lies = witness.contradicted(chunk, seconds, gpu, self.gpus)
+        if lies.any():
+            self.denied += np.bincount(gpu[lies], weights=seconds[lies], minlength=self.gpus)
+            # What is not believed is missing, in every figure.
+            doubted = (*NEEDED, "occupancy", "integer", "tensor_half")
+            chunk = chunk | {name: np.where(lies, np.nan, chunk[name]) for name in doubted}
         place = gpu * self.bins + np.clip(
             ((chunk["end"] - seconds * 5e8 - start) * (self.bins / span)).astype(np.int64), 0, self.bins - 1
         )
@@ -187,14 +207,10 @@ class _Sums:
             sums[1] += np.bincount(place, weights=weights, minlength=size)
 
     def _rare(self, chunk: dict[str, Array], gpu: Array, seconds: Array) -> None:
-        energy, events, xid = chunk["energy"], chunk["clock_events"], chunk["xid"]
-        for i in range(self.gpus):
-            mine = np.flatnonzero((gpu == i) & ~np.isnan(energy))
-            if len(mine):
-                at = chunk["end"][mine]
-                first, last = energy[mine[at.argmin()]], energy[mine[at.argmax()]]
-                self.energy[0, i] = np.fmin(self.energy[0, i], first)
-                self.energy[1, i] = np.fmax(self.energy[1, i], last)
+        events, xid = chunk["clock_events"], chunk["xid"]
+        for i, counter in enumerate(self.energy):
+            mine = np.flatnonzero(gpu == i)
+            counter.add(chunk["end"][mine], seconds[mine], chunk["energy"][mine], chunk["power"][mine])
         told = np.flatnonzero(~np.isnan(events))
         if len(told):
             mask = events[told].astype(np.int64)
@@ -211,12 +227,29 @@ class _Sums:
             for name, sums in self.lines.items()
         }
         events = {name: _ratio(self.events[name], self.events["known"]) for name in EVENTS}
-        energy = self.energy[1] - self.energy[0]
+        energy, drawn = (np.array([getattr(c, name) for c in self.energy]) for name in ("joules", "by_power"))
+        restarts = np.array([counter.restarts for counter in self.energy], int)
         xids = [sorted(codes) for codes in self.xids]
         clock = means.pop("clock_sm")
-        nothing = np.zeros(self.gpus)
         return Overview(
-            gpus, self.totals, means, self.peak, energy, events, xids, clock, lines, start, end, nothing, self.rows
+            gpus=gpus,
+            totals=self.totals,
+            means=means,
+            peak=self.peak,
+            energy=energy,
+            events=events,
+            xids=xids,
+            clock=clock,
+            lines=lines,
+            start=start,
+            end=end,
+            expected=np.zeros(self.gpus),
+            drawn=drawn,
+            restarts=restarts,
+            counted=np.array([counter.seconds for counter in self.energy]),
+            told=self.mean["utilisation"][1],
+            denied=self.denied,
+            rows=self.rows,
         )
 
 
@@ -254,7 +287,10 @@ def _merge(parts: list[Overview], data: Dataset) -> Overview:
         lines=joined("lines"),
         start=data.start,
         end=data.end,
-        expected=np.concatenate([part.expected for part in parts]),
+        **{
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("expected", "drawn", "restarts", "counted", "told", "denied")
+        },
         rows=sum(part.rows for part in parts),
         host=joined("host"),
         nodes=[name for part in parts for name in part.nodes],

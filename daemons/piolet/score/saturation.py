@@ -28,12 +28,16 @@ LINKS = (("nvlink", "nvlink_tx", "nvlink_rx"), ("pcie", "pcie_tx", "pcie_rx"), (
 NEEDED = ("engine", "sm", *PIPES, "dram", *(name for link in LINKS for name in link[1:]))
 HIGH = 0.6  # "saturated": the time above this is reported
 BUSY = 0.05  # below this nothing limits: the GPU has nothing to do
+UNSURE = 0.01  # by which what s can be at most must be above s, for a missing pipe to matter
 COVERAGE = 0.95  # below this share of covered time the score is a range
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Per sample: compute c, memory m, network n, saturation s, SM and engine activity, each 0..1; NaN: unknown."""
+    """Per sample: compute c, memory m, network n, saturation s, SM and engine activity, each 0..1; NaN: unknown.
+
+    most    what s can be at most: above s where a pipe was not told of
+    """
 
     c: Array
     m: Array
@@ -41,6 +45,7 @@ class Samples:
     s: Array
     sm: Array
     engine: Array
+    most: Array
 
 
 def score(values: Mapping[str, Array], peaks: Peaks) -> Samples:
@@ -49,7 +54,10 @@ def score(values: Mapping[str, Array], peaks: Peaks) -> Samples:
     c = max over pipes k in {tensor, FP64, FP32, FP16} of min(1, a_k / eta_k); a pipe without a value is left out
     m = min(1, a_DRAM / eta_DRAM)
     n = max over links l in {NVLink, PCIe, C2C} of min(1, max(TX_l, RX_l) / peak_l); unknown links are left out
-    s = max(c, m, n), and NaN unless both c and m are known: without them it would only be a lower bound
+    s = max(c, m, n), and NaN unless both c and m are known: without them nothing is known
+    most = s where every pipe is known, else max(s, max over the missing pipes k of min(1, a_SM / eta_k)): a pipe works
+        in no cycle in which no multiprocessor has work; without a_SM, 1. A missing pipe is no zero, so s is what the
+        saturation is at least.
 
     `values` has arrays of one length by the names of api.GPU_QUANTITIES; absent ones are unknown.
     """
@@ -68,7 +76,12 @@ def score(values: Mapping[str, Array], peaks: Peaks) -> Samples:
     s = np.maximum(np.maximum(c, m), n)  # np.maximum keeps NaN
     engine = _share(values["engine"], 1.0) if "engine" in values else missing
     sm = _share(values["sm"], 1.0) if "sm" in values else missing
-    return Samples(c, m, n, s, sm, engine)
+    most = s
+    for name in PIPES:
+        pipe = values.get(name, missing)
+        bound = _share(np.nan_to_num(sm, nan=1.0), getattr(peaks, f"eta_{name}"))
+        most = np.where(np.isnan(pipe), np.maximum(most, bound), most)
+    return Samples(c, m, n, s, sm, engine, most)
 
 
 def _share(values: Array, best: float) -> Array:
@@ -93,6 +106,8 @@ class Totals:
     by_c, by_m, by_n    seconds in which each was the limit; the rest of `covered` had s below BUSY
     high         seconds with s above HIGH
     idle, narrow, stalled    the waterfall, see `waterfall`
+    most         the integral of what the score can be at most
+    unsure       seconds of `covered` in which a pipe that was not told of may have been the limit
     """
 
     covered: Array
@@ -107,6 +122,8 @@ class Totals:
     idle: Array
     narrow: Array
     stalled: Array
+    most: Array
+    unsure: Array
 
     def __add__(self, other: Totals) -> Totals:
         pairs = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Totals)}
@@ -125,7 +142,9 @@ def totals(samples: Samples, seconds: Array, gpu: Array, gpus: int) -> Totals:
     s, c, m, n = (np.nan_to_num(array) for array in (samples.s, samples.c, samples.m, samples.n))
     first = (c >= m) & (c >= n)
     second = ~first & (m >= n)
-    busy = s >= BUSY
+    most = np.nan_to_num(samples.most)
+    unsure = most > s + UNSURE
+    busy = (s >= BUSY) & ~unsure
     idle, narrow, stalled = waterfall(s, samples.sm, samples.engine)
 
     def add(what: Array) -> Array:
@@ -144,6 +163,8 @@ def totals(samples: Samples, seconds: Array, gpu: Array, gpus: int) -> Totals:
         idle=add(idle),
         narrow=add(narrow),
         stalled=add(stalled),
+        most=add(most),
+        unsure=add(unsure),
     )
 
 
@@ -168,6 +189,8 @@ class Score:
 
     low, high    what the score could be if every second without data had been idle, or saturated
     value        the mean over the covered time; None: nothing is covered
+    most         what that mean can be at most: above `value` where a pipe was not told of
+    unsure       share of the covered time in which such a pipe may have been the limit
     """
 
     value: float | None
@@ -186,18 +209,25 @@ class Score:
     stalled: float
     seconds: float
     gpus: int
+    most: float
+    unsure: float
 
     @property
     def is_range(self) -> bool:
         """Whether too little is covered for a number."""
         return self.coverage < COVERAGE
 
+    @property
+    def is_lower_bound(self) -> bool:
+        """Whether a pipe was not told of that may have been busier than what was."""
+        return self.value is not None and self.most > self.value + UNSURE
+
 
 def summarise(sums: Totals, seconds: float, which: Array | None = None) -> Score:
     """Return the score of GPUs (`which`: a mask or indices; all by default) over `seconds` each.
 
     S = sum of s_i dt_i / sum of dt_i, over time and GPUs. With u = 1 - coverage, the share of GPU-seconds without
-    data, low = coverage * S and high = coverage * S + u: no assumption about what is missing.
+    data, low = coverage * S and high = coverage * S_most + u: no assumption about what is missing.
     """
     picked = sums if which is None else Totals(*(getattr(sums, f.name)[which] for f in dataclasses.fields(Totals)))
     gpus = len(picked.covered)
@@ -212,7 +242,7 @@ def summarise(sums: Totals, seconds: float, which: Array | None = None) -> Score
     return Score(
         value=value if covered > 0 else None,
         low=coverage * value,
-        high=min(1.0, coverage * value + 1 - coverage),
+        high=min(1.0, coverage * mean(picked.most) + 1 - coverage),
         coverage=coverage,
         compute=mean(picked.c),
         memory=mean(picked.m),
@@ -226,6 +256,8 @@ def summarise(sums: Totals, seconds: float, which: Array | None = None) -> Score
         stalled=mean(picked.stalled),
         seconds=seconds,
         gpus=gpus,
+        most=mean(picked.most),
+        unsure=mean(picked.unsure),
     )
 
 

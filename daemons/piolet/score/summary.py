@@ -13,8 +13,9 @@ import numpy as np
 
 from piolet.base.errors import ScoreError
 from piolet.samples.dataset import Dataset, open_dataset
-from piolet.score import saturation
+from piolet.score import headlines, saturation
 from piolet.score.advice import Advice, advise, used
+from piolet.score.figure import Figure
 from piolet.score.overview import Overview, overview
 from piolet.score.peaks import Peaks
 from piolet.score.phases import phases
@@ -22,6 +23,7 @@ from piolet.score.saturation import Score
 from piolet.steps import identity
 
 MIXED = 0.1
+HEADLINES = ("saturation", "utilisation", "energy", "coverage", "size")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ class NodeLine:
 class Summary:
     """The report's content. Energy in J, shares 0..1, `balance` is mean / max of the GPUs' saturation.
 
+    saturation, utilisation, energy, coverage, size    the headline figures: what may be said of the step. `score` has
+               the parts behind the first of them, over the time that is covered
+
     restarts   how often the job had been requeued
     wanted     how many nodes the step had, those without samples included
     """
@@ -69,14 +74,17 @@ class Summary:
     not_used: dict[str, str]
     seconds: float
     score: Score
-    utilisation: float | None
+    saturation: Figure
+    utilisation: Figure
+    energy: Figure
+    coverage: Figure
+    size: Figure
     sm: float | None
     phases: tuple[NamedPhase, ...]
     nodes: tuple[NodeLine, ...]
     wanted: int
     slowest: str
     balance: float
-    energy: float | None
     power: float | None
     advice: tuple[Advice, ...]
     quality: tuple[str, ...]
@@ -91,8 +99,9 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain values for JSON, without the timelines."""
         content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "view"}
-        for name in ("score",):
-            content[name] = dataclasses.asdict(content[name])
+        content["score"] = dataclasses.asdict(content["score"])
+        for name in HEADLINES:
+            content[name] = content[name].as_dict()
         for name in ("phases", "nodes", "advice"):
             content[name] = [dataclasses.asdict(item) for item in content[name]]
         plain: dict[str, Any] = _plain(content)
@@ -123,7 +132,6 @@ def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN, and becomes None
         per_gpu = view.per_gpu()
-        energy = float(np.nansum(view.energy)) if not np.isnan(view.energy).all() else None
         return Summary(
             job=str(headers[0]["job"]),
             step=str(headers[0]["step"]),
@@ -135,14 +143,17 @@ def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None) ->
             not_used={key: text for header in headers for key, text in header["not_used"].items()},
             seconds=view.seconds,
             score=view.score(),
-            utilisation=_mean(view.means["utilisation"]),
+            saturation=headlines.saturation(data, view),
+            utilisation=headlines.utilisation(data, view),
+            energy=headlines.energy(data, view),
+            coverage=headlines.coverage(data, view),
+            size=headlines.size(data, view),
             sm=_mean(view.means["sm"]),
             phases=tuple(_phases(view)),
             nodes=tuple(_nodes(view, per_gpu)),
             wanted=data.wanted,
             slowest=_slowest(view, per_gpu),
             balance=saturation.balance(per_gpu),
-            energy=energy,
             power=_mean(view.means["power"]),
             advice=tuple(advise(view)),
             quality=tuple(_quality(data, view)),
@@ -165,11 +176,15 @@ def _phases(view: Overview) -> list[NamedPhase]:
         return []
     lines = [np.nanmean(view.lines[name], axis=0) for name in ("s", "c", "m", "n", "engine", "sm")]
     series = np.stack(lines, axis=1)
+    unsure = view.score().is_lower_bound
     result = []
     for phase in phases(series):
         s, c, m, n, engine, sm = phase.means
         start, end = phase.start * view.bin_seconds, phase.end * view.bin_seconds
-        result.append(NamedPhase(start, end, _name(s, c, m, n, engine, sm), s, c, m, n, engine))
+        what = _name(s, c, m, n, engine, sm)
+        if unsure and what in ("stalled", "memory"):
+            what = "unknown"  # it may have been the pipe that is missing
+        result.append(NamedPhase(start, end, what, s, c, m, n, engine))
     return result
 
 
@@ -221,12 +236,25 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
         lines.append(f"{100 * score.coverage:.1f} % of the GPUs' time is covered by samples with a score")
     if score.is_range and score.value is not None:
         lines.append("less than 95 %: the saturation is given as a range, whatever the missing time was")
+    figures = {name: getattr(headlines, name)(data, view) for name in HEADLINES} if view.rows else {}
+    by_reason: dict[str, list[str]] = {}
+    for name, figure in figures.items():
+        if figure.reason and name != "saturation":  # that reason stands beside the figure
+            by_reason.setdefault(figure.reason, []).append(name)
+    lines += [f"{', '.join(names)} not confirmed: {reason}" for reason, names in by_reason.items()]
+    if score.is_lower_bound:
+        lines.append(f"the saturation is at most {100 * score.most:.0f} %, since no pipe works more than its SMs")
     steps = sorted({_run_of(node.facts.header) for node in data.nodes})
     if len(steps) > 1:
         lines.append(f"samples of {len(steps)} steps lie in one directory: {', '.join(steps[:4])}")
     if data.wanted > len(data.nodes):
         missing = data.wanted - len(data.nodes)
         lines.append(f"{missing} of {data.wanted} nodes have no samples: what is said here is of the others")
+    lines += headlines.unseen(data)
+    full = [text for node in data.nodes if (text := headlines.disk_full(node))]
+    lines += [text for text in full if "saturation" not in figures or text not in figures["saturation"].reason]
+    if (other := headlines.shared(data)) and other not in by_reason:
+        lines.append(other)
     open_ends = [node.name for node in data.nodes if not node.facts.complete]
     if open_ends:
         many = "1 node has" if len(open_ends) == 1 else f"{len(open_ends)} nodes have"
@@ -252,18 +280,18 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
         for quantity, reasons in node.facts.quality.get("blanks", {}).items():
             for reason, count in reasons.items():
                 blanks[quantity, reason] = blanks.get((quantity, reason), 0) + count
-    by_reason: dict[str, list[str]] = {}
+    by_blank: dict[str, list[str]] = {}
     for quantity, reason in blanks:
-        by_reason.setdefault(reason, []).append(quantity)
-    for reason, names in by_reason.items():
+        by_blank.setdefault(reason, []).append(quantity)
+    for reason, names in by_blank.items():
         count = sum(blanks[name, reason] for name in names)
         some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         lines.append(f"{count} values missing ({reason}): {some}")
-    if any(gpu.peaks.nvlink == gpu.peaks.pcie == 0 for gpu in view.gpus):
+    if any(gpu.peaks.nvlink == gpu.peaks.pcie == 0 for gpu in view.gpus if gpu.model):
         lines.append("the model's link bandwidths are not known here, so communication is not judged")
     if len(view.gpus) and not view.rows:
         lines.append("no sample was taken: the step was too short, or its GPUs did not answer")
-    elif len(view.gpus) and score.value is None and used(view).any():
+    elif len(view.gpus) and score.value is None and used(view).any() and not view.denied.any():
         lines.append("no profiling counters: saturation cannot be told from utilisation")
     return lines
 

@@ -2,7 +2,7 @@
 
 One file a node and user. A verdict is good for as long as its eval's `cache:` says, and only while nothing has
 happened to the node: `stamp` has to be the same, which holds the boot, the drivers, how often links went down,
-and the XIDs in the kernel log. Only what passed is kept.
+and the faults in the kernel log. Only what passed is kept.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typing import Any
 from piolet.api import PASS
 from piolet.base.errors import VetError
 from piolet.vet import store
+from piolet.vet.evals import _log
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import Plan, Task
 from piolet.vet.runner.records import Record
+from piolet.vet.verdicts import FIRST_RUNS
 
 _HISTORY_MAX = 50
 _ENTRIES_MAX = 500
@@ -38,7 +40,7 @@ _WATCHED = (
 
 
 def stamp(root: str = "", kernel_log: Iterable[str] = ()) -> str:
-    """Return a digest that changes with a reboot, a driver, a link that went down, or an XID."""
+    """Return a digest that changes with a reboot, a driver, a link that went down, or a fault in the kernel's log."""
     seen = []
     for pattern in _WATCHED:
         for path in sorted(glob.glob(root + pattern)):
@@ -49,7 +51,9 @@ def stamp(root: str = "", kernel_log: Iterable[str] = ()) -> str:
                 continue
     # Virtual interfaces come and go with containers, which is no link flap.
     seen = [one for one in seen if not _is_virtual(root, one[0])]
-    xids = [line for line in kernel_log if "NVRM: Xid" in line]
+    log = list(kernel_log)
+    xids = [line for line in log if "NVRM: Xid" in line or ": SXid " in line]
+    xids += [event.text for event in _log.node_events(log)]
     return hashlib.sha256(json.dumps([seen, xids]).encode()).hexdigest()[:32]
 
 
@@ -114,7 +118,10 @@ class Cache:
             if task.cache_s > 0:
                 self._passed[key] = {"at": self._clock(), "stamp": self._stamp, "record": asdict(record)}
             if record.value is not None:
-                self._history[key] = [*self._history.get(key, []), record.value][-_HISTORY_MAX:]
+                old = self._history.get(key, [])
+                # The first runs are the long baseline, against which a slow loss is seen.
+                recent = [*old[FIRST_RUNS:], record.value][-(_HISTORY_MAX - FIRST_RUNS) :]
+                self._history[key] = [*old[:FIRST_RUNS], *recent]
         for table in (self._passed, self._history):
             while len(table) > _ENTRIES_MAX:
                 table.pop(next(iter(table)))

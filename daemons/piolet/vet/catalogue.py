@@ -31,6 +31,7 @@ OWN = {
     "gpu_memory_bandwidth": "GpuMemoryBandwidth",
     "infiniband": "Infiniband",
     "internet_access": "InternetAccess",
+    "kernel_log": "KernelLog",
     "leftovers": "Leftovers",
     "limits": "Limits",
     "memory_available": "MemoryAvailable",

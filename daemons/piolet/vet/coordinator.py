@@ -2,24 +2,31 @@
 
 It does no input or output of its own: `feed` takes what a node wrote, `lose` tells that it is gone, `advance` goes
 on, `orders` is what has to be sent to all nodes. Every wait has a deadline, so that a node that says nothing costs
-its own verdict and nobody else's.
+its own verdict and nobody else's. What it does for a line, a meeting or a lost node does not grow with the nodes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import secrets
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
+from piolet.base.errors import VetError
 from piolet.vet import localise, verdicts
 from piolet.vet.localise import Meeting
-from piolet.vet.runner import records
-from piolet.vet.runner.plan import MEETING_SLACK_S as _SLACK_S
-from piolet.vet.runner.plan import Plan, Task
+from piolet.vet.runner import meeting, records, schedule
+from piolet.vet.runner.meeting import Row
+from piolet.vet.runner.plan import Plan, Task, apart_s, meeting_slack_s
 from piolet.vet.runner.records import Record
 
+_JUDGING_S = 10.0
+_SHARED = ("eval", "kind", "outcome", "measure", "unit")
 _Wait = tuple[Callable[[], bool], float]
 
 
@@ -44,11 +51,19 @@ class Coordinator:
         self._nodes = list(nodes)
         self._clock = clock
         self._start_s = start_s
+        self._slack_s = meeting_slack_s(len(self._nodes))
         self._records: list[Record] = []
         self._lost: dict[str, str] = {}
-        self._where: dict[str, list[Any]] = {}
+        self._where: dict[str, tuple[str, int]] = {}
+        self._known = set(nodes)
         self._ended: set[str] = set()
+        self._open = set(nodes)  # those that have not told everything by themselves, and are not lost
+        self._rows: list[Row] = []
+        self._numbers: dict[str, int] = {}
+        self._untold: list[str] = []  # lost ones, of which the nodes do not know yet
         self._met: dict[str, Record] = {}
+        self._awaited: set[str] = set()  # of the round that is on
+        self._silent: set[str] = set()
         self._round = 0
         self._orders: list[bytes] = []
         self._notes: list[str] = []
@@ -79,24 +94,31 @@ class Coordinator:
     def feed(self, node: str, line: bytes) -> None:
         """Take a line that `node` wrote; what is none of ours is the application's, and is dropped."""
         decoded = records.decode(line)
-        if decoded is None or node not in self._nodes or node in self._lost:
+        if decoded is None or node not in self._known or node in self._lost:
             return
         kind, content = decoded
         if kind == "end":
             self._ended.add(node)
+            self._open.discard(node)
         elif kind == "address" and isinstance(content.get("host"), str) and isinstance(content.get("port"), int):
-            self._where[node] = [content["host"], content["port"]]
+            self._where[node] = (content["host"], content["port"])
         elif kind == "verdict":
             self._take(node, content)
         elif kind == "met" and content.pop("round", None) == self._round:
             record = records.to_record({**content, "node": node})
             if record is not None:
                 self._met[node] = record
+                self._awaited.discard(node)
+        elif kind == "failed" and isinstance(content.get("reason"), str):
+            self.lose(node, content["reason"])
 
     def lose(self, node: str, reason: str) -> None:
         """Tell that nothing more will come from `node`: its task ended, its node died."""
-        if node in self._nodes and not self.done:
-            self._lost.setdefault(node, reason)
+        if node in self._known and not self.done and node not in self._lost:
+            self._lost[node] = reason
+            self._untold.append(node)
+            self._open.discard(node)
+            self._awaited.discard(node)
 
     def advance(self) -> None:
         """Go on as far as possible."""
@@ -107,6 +129,10 @@ class Coordinator:
                 self.done = True
 
     def _take(self, node: str, content: dict[str, Any]) -> None:
+        for name in _SHARED:  # what all nodes say in the same words is kept once
+            word = content.get(name)
+            if isinstance(word, str):
+                content[name] = sys.intern(word)
         record = records.to_record({**content, "node": node})  # a node speaks for itself only
         if record is not None:
             self._records.append(record)
@@ -117,51 +143,64 @@ class Coordinator:
     # -- what happens, in order
 
     def _play(self) -> Iterator[_Wait]:
-        yield (
-            lambda: self._ended.issuperset(self._alive()),
-            self._clock() + self._start_s + self._plan.budget_s + _SLACK_S,
-        )
+        yield lambda: not self._open, self._clock() + self._start_s + self._plan.budget_s + self._slack_s
         for node in self._alive():
             if node not in self._ended:
                 self.lose(node, "it did not finish within the budget")
+        meetings = [task for task in self._plan.tasks if task.scope != "node"]
+        if meetings:
+            self._tell_table()
         # The meetings have a budget of their own, so that one slow node does not cost the others theirs.
         self._budget_end = self._clock() + self._plan.budget_s
-        for task in self._plan.tasks:
+        for task in meetings:
             if task.scope == "pair":
                 found = yield from self._pairs(task, int(task.parameters.get("rounds", 0)))
                 self._judge(task, found)
-            elif task.scope == "group":
+            else:
                 yield from self._group(task)
-        self._orders.append(records.encode("stop", {}))
+        self._orders.append(meeting.line("stop", {}))
+
+    def _tell_table(self) -> None:
+        """Tell all nodes who is there; those that are lost already are in no row."""
+        self._rows = [Row(node, *self._where.get(node, ("", 0))) for node in self._alive()]
+        self._numbers = {row.name: number for number, row in enumerate(self._rows)}
+        self._untold = []
+        self._orders += meeting.table_lines(self._rows)
 
     def _pairs(self, task: Task, most: int = 0) -> Generator[_Wait, None, list[Meeting]]:
-        """Let everybody meet everybody, suspects once more; return what came of it."""
+        """Let each node meet some others, suspects once more; return what came of it.
+
+        Partners are those of a random schedule, so they are of other switches and racks for the most part.
+        `most` 0: as many rounds as tell slow nodes from good ones.
+        """
         found: list[Meeting] = []
-        nodes = [node for node in self._alive() if task.scope == "group" or node in self._where]
-        schedule = localise.rounds(nodes)
-        for number, pairs in enumerate(schedule[: most or None]):
+        seed = secrets.randbits(32)
+        order = meeting.scheduled(self._rows, seed, task.scope == "pair")
+        turns = min(most or schedule.enough(len(order)), schedule.turns(len(order)))
+        for turn in range(turns):
             if self._clock() >= self._budget_end and found:
-                left = len(schedule[: most or None]) - number
-                self._notes.append(f"{task.name}: the budget was spent, {left} rounds were left out")
+                self._notes.append(f"{task.name}: the budget was spent, {turns - turn} rounds were left out")
                 break
-            yield from self._meet(task, [list(pair) for pair in pairs], found)
+            pairs = [(self._rows[a].name, self._rows[b].name) for a, b in schedule.pairs(order, turn)]
+            yield from self._meet(task, pairs, found, {"seed": seed, "turn": turn})
         suspected = localise.suspects(found, task.better, task.effect)
         # With most nodes suspected there are no good ones to compare with.
-        if suspected and len(suspected) < len(nodes):
-            for pairs in localise.pair_again(suspected, nodes):
-                yield from self._meet(task, [list(pair) for pair in pairs], found)
+        if suspected and len(suspected) * 2 <= len(order):
+            nodes = [self._rows[number].name for number in order if self._rows[number].name not in self._lost]
+            for pairs in islice(localise.pair_again(suspected, nodes), 2):
+                yield from self._meet(task, pairs, found, None)
         return found
 
     def _group(self, task: Task) -> Iterator[_Wait]:
         """All together; only when that is bad, pairs tell why. A slow collective names nobody."""
-        found: list[Meeting] = []
         nodes = self._alive()
         if len(nodes) < 2:
             self._all(task, Verdict(INCONCLUSIVE, "there is no other node to measure with"))
             return
-        yield from self._meet(task, [nodes], found)
+        yield from self._round_of(task, nodes, [meeting.line("meet", {**self._next(task), "all": True})])
         told = {node: self._met.get(node) for node in nodes}
-        if not found[0].bad and found[0].value is not None:
+        together = _meeting(nodes, list(told.values()))
+        if not together.bad and together.value is not None:
             self._records += [record for record in told.values() if record is not None]
             return
         silent = {record.reason if record and record.outcome == INCONCLUSIVE else "" for record in told.values()}
@@ -173,48 +212,77 @@ class Coordinator:
         # A node that was lost explains it.
         self._judge(task, pairs, "" if self._lost.keys() & told.keys() else _why(told))
 
-    def _meet(self, task: Task, sets: list[list[str]], found: list[Meeting]) -> Iterator[_Wait]:
-        """One round: send the order, wait for those who measure, and add what came of it to `found`."""
-        sets = [one for one in sets if not self._lost.keys() & set(one)]
-        if not sets:
+    def _meet(
+        self, task: Task, pairs: Iterable[localise.Pair], found: list[Meeting], turn: Mapping[str, int] | None
+    ) -> Iterator[_Wait]:
+        """One round of pairs: order it, wait for those who measure, and add what came of it to `found`.
+
+        turn   what the schedule makes these pairs of; None: they are told one by one
+        """
+        pairs = [pair for pair in pairs if self._lost.keys().isdisjoint(pair)]
+        if not pairs:
             return
+        both = task.scope == "group"
+        content = self._next(task)
+        if turn is not None:
+            lines = [meeting.line("meet", {**content, **turn})]
+        else:
+            lines = list(meeting.pair_lines(content, [(self._numbers[a], self._numbers[b]) for a, b in pairs]))
+        speakers = chain.from_iterable(pairs) if both else (first for first, _ in pairs)
+        yield from self._round_of(task, speakers, lines)
+        for pair in pairs:
+            found.append(_meeting(pair, [self._met.get(node) for node in (pair if both else pair[:1])]))
+
+    def _next(self, task: Task) -> dict[str, Any]:
+        """Begin a round and return what its order says in any case."""
         self._round += 1
+        return {"eval": task.name, "round": self._round}
+
+    def _round_of(self, task: Task, speakers: Iterable[str], lines: Sequence[bytes]) -> Iterator[_Wait]:
+        """Order a round and wait for the answers."""
         self._met = {}
-        speakers = {node for one in sets for node in (one if task.scope == "group" else one[:1])}
-        order = {"eval": task.name, "round": self._round, "sets": sets, "where": {}}
-        if task.scope == "pair":
-            order["where"] = {one[1]: self._where[one[1]] for one in sets}
-        self._orders.append(records.encode("meet", order))
-        end = self._clock() + task.timeout_s + _SLACK_S
-        yield lambda: self._met.keys() >= speakers - self._lost.keys(), end
-        for one in sets:
-            own = [self._met.get(node) for node in (one if task.scope == "group" else one[:1])]
-            found.append(_meeting(one, own))
+        self._awaited = set(speakers) - self._lost.keys()
+        gone = [self._numbers[node] for node in self._untold if node in self._numbers]
+        self._untold = []
+        self._orders += [*meeting.gone_lines(gone), *lines]
+        # The first order comes after the table, which takes its time.
+        more = apart_s(len(self._nodes)) if self._round == 1 else 0.0
+        yield lambda: not self._awaited, self._clock() + task.timeout_s + self._slack_s + more
+        # An eval that hangs is ended by its node, which says so: who is silent again does not listen, and is waited for
+        # no more. Else every round would last as long as it can.
+        for node in list(self._awaited):
+            if node in self._silent:
+                self.lose(node, "it gave no answer in two meetings")
+            self._silent.add(node)
 
     def _judge(self, task: Task, found: Sequence[Meeting], together: str = "") -> None:
         """Make a record for every node out of the meetings of pairs; `together`: why that of all nodes was bad."""
-        faults, notes = localise.localise(found, task.better, task.effect)
-        named = {fault.node: fault for fault in faults}
+        end = self._clock() + _JUDGING_S
         limit, bad = localise.bad_meetings(found, task.better, task.effect)
+        try:
+            faults, notes = localise.explain(found, limit, bad, lambda: self._clock() >= end)
+        except VetError as error:
+            faults, notes = [], [f"no node is named: {error.message}"]
+        named = {fault.node: fault for fault in faults}
         self._notes += [f"{task.name}: {note}" for note in notes]
         if together and not named:
             self._notes.append(f"{task.name}: all nodes together are bad, and pairs name nobody: {together}")
+        others = _values(found, named)
+        wrong = _by_node([one for one in bad if named.keys().isdisjoint(one.pair)])
+        worst = min if task.better == "higher" else max
         for node in self._alive():
-            own = [meeting for meeting in found if node in meeting.pair]
-            wrong = [meeting for meeting in bad if node in meeting.pair and named.keys().isdisjoint(meeting.pair)]
-            others = [meeting for meeting in own if (named.keys() - {node}).isdisjoint(meeting.pair)]
-            values = [meeting.value for meeting in others if meeting.value is not None]
-            best = (min(values) if task.better == "higher" else max(values)) if values else None
-            verdict = Verdict(PASS, "", "worst meeting", best, limit, task.unit)
+            own, worse = others.get(node, []), wrong.get(node, [])
+            value = worst((one for one in own if one is not None), default=None)
+            verdict = Verdict(PASS, "", "worst meeting", value, limit, task.unit)
             if node in named:
                 fault = named[node]
                 verdict = Verdict(FAIL, fault.reason, "median of its meetings", fault.value, fault.limit, task.unit)
-            elif not others:
+            elif not own:
                 verdict = Verdict(INCONCLUSIVE, "it met no other good node")
-            elif len(wrong) * 2 > len(others):
-                why = next((meeting.reason for meeting in wrong if meeting.reason), "it is slower than others")
+            elif len(worse) * 2 > len(own):
+                why = next((one.reason for one in worse if one.reason), "it is slower than others")
                 verdict = Verdict(
-                    INCONCLUSIVE, f"bad with {_partners(node, wrong)}, and who is at fault is open: {why}"
+                    INCONCLUSIVE, f"bad with {_partners(node, worse)}, and who is at fault is open: {why}"
                 )
             elif together and not named:
                 verdict = Verdict(INCONCLUSIVE, f"bad with all nodes together, and who is at fault is open: {together}")
@@ -225,7 +293,27 @@ class Coordinator:
             self._records.append(records.record(node, task.name, task.kind, verdict, 0.0))
 
 
-def _meeting(members: list[str], own: Sequence[Record | None]) -> Meeting:
+def _values(meetings: Sequence[Meeting], named: Mapping[str, object]) -> dict[str, list[float | None]]:
+    """Return, by node, the values of those of its meetings whose other side is not named."""
+    found: defaultdict[str, list[float | None]] = defaultdict(list)
+    for (one, other), value, _, _ in meetings:
+        if other not in named:
+            found[one].append(value)
+        if one not in named:
+            found[other].append(value)
+    return found
+
+
+def _by_node(meetings: Sequence[Meeting]) -> dict[str, list[Meeting]]:
+    """Return the meetings of each node."""
+    found: defaultdict[str, list[Meeting]] = defaultdict(list)
+    for one in meetings:
+        for node in one.pair:
+            found[node].append(one)
+    return found
+
+
+def _meeting(members: Sequence[str], own: Sequence[Record | None]) -> Meeting:
     pair = (members[0], members[1])
     told = [record for record in own if record is not None]
     values = [record.value for record in told if record.value is not None]

@@ -17,14 +17,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from piolet.base import texts
 from piolet.base.errors import PioletError, SlurmError, VetError
 from piolet.slurm import jobs, srunwords
 from piolet.slurm.srunwords import Words
 from piolet.vet import kept, relaunch, request, results, screen, step
 from piolet.vet.relaunch import NodeChoice
 from piolet.vet.request import VetRequest
-from piolet.vet.runner.meeting import START_S
-from piolet.vet.runner.plan import ENVIRONMENT, Plan
+from piolet.vet.runner import plan
+from piolet.vet.runner.plan import ENVIRONMENT, Plan, start_s
 from piolet.vet.shortcut import Basis
 from piolet.vet.verdicts import GOOD, STATUS_BAD, Decision
 
@@ -87,9 +88,9 @@ def answer(
 
 
 def _plan(asked: VetRequest, load: Load) -> Plan:
-    plan = asked.apply(load(asked.path))
-    step.plan_text(plan)
-    return plan
+    found = asked.apply(load(asked.path))
+    plan.text(found)
+    return found
 
 
 class _Gate:
@@ -120,13 +121,14 @@ class _Gate:
             return self._allocated(nodes, *self._decide(nodes, None))
         place = kept.place(self._job, self._plan, self._environment, self._environ)
         # Of several sruns that a job starts at once, one vets.
-        bound = self._plan.budget_s + self._plan.meetings_s + START_S
+        bound = self._plan.budget_s + self._plan.meetings_s(len(nodes)) + start_s(len(nodes))
         with kept.alone(place.file, bound) if place is not None else contextlib.nullcontext():
             _, choice = self._decide(nodes, place)
         if not choice.nodes:
             return self._refuse(choice.reason)
         if choice.words:
-            unused = [node for node in nodes if node not in choice.nodes]
+            used = set(choice.nodes)
+            unused = [node for node in nodes if node not in used]
             self._say(f"going on with {len(choice.nodes)} of {len(nodes)} nodes, without {_some(unused)}\n")
         return GateAnswer(0, choice.words)
 
@@ -197,14 +199,23 @@ class _Gate:
             return self._refuse(choice.reason)
         if not self._order.own:
             return self._refuse("this srun did not make the allocation, so it cannot ask for other nodes")
-        if self._asked.retries < 1:
-            return self._refuse("no further try is allowed (retries)")
-        words = relaunch.again(self._words, bad, self._asked.with_retries(self._asked.retries - 1), self._environ)
-        why = jobs.impossible(words, self._order.started or self._environ)
-        if why:
-            return self._refuse(f"no other nodes than {_some(bad)} can be had: {why}")
-        self._say(f"giving job {self._job} back and asking for other nodes than {_some(bad)}\n")
-        return GateAnswer(0, tuple(words))
+        started = self._order.started or self._environ
+        left = self._asked.retries - 1
+        why = "no further try is allowed (retries)"
+        if left >= 0:
+            words = relaunch.again(self._words, bad, self._asked.with_retries(left), self._environ)
+            why = jobs.impossible(words, started)
+            if not why:
+                self._say(f"giving job {self._job} back and asking for other nodes than {_some(bad)}\n")
+                return GateAnswer(0, tuple(words))
+            why = f"no other nodes than {_some(bad)} can be had: {why}"
+        if not choice.nodes:
+            return self._refuse(why)
+        # Slurm lets no srun give back a part of what it has: it takes the good ones anew, and they are vetted anew.
+        fewer = relaunch.with_fewer(self._words, nodes, bad, self._plan, self._asked.with_retries(0), started)
+        count = texts.counted(len(choice.nodes), "node")
+        self._say(f"{why}\ngiving job {self._job} back and asking for {count}, without {_some(bad)}\n")
+        return GateAnswer(0, tuple(fewer))
 
     def _refuse(self, reason: str) -> GateAnswer:
         self._say(f"piolet: error: the application was not started: {reason or 'no node is good'}\n")

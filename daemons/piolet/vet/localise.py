@@ -1,27 +1,38 @@
 """Who is at fault when nodes are measured in pairs or against each other. Pure functions.
 
-A slow pair names nobody: one of the two is slow, or the way between them. So everybody meets everybody in rounds
-(circle method), and a node is named only when most of its pairs with good nodes are bad.
+A slow pair names nobody: one of the two is slow, or the way between them. So nodes meet in rounds (schedule.py),
+each time somebody else, and a node is named only when most of its pairs with good nodes are bad. All of it is linear
+in the number of meetings, but for a logarithm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from math import exp, log
 from statistics import median
+from typing import NamedTuple
+
+from piolet.base.errors import VetError
+from piolet.vet.runner import schedule
 
 # A normal distribution's standard deviation is 1.4826 times its median absolute deviation (MAD).
 _MAD_TO_SIGMA = 1.4826
 _SIGMAS = 5.0
+_APART = 3.0
+_EMPTY = 0.4
 PEERS_MIN = 4
 """With fewer values the median is as likely the bad one."""
 
+_LATE_EVERY = 256
+_WAYS_SHOWN = 9
 Pair = tuple[str, str]
+Late = Callable[[], bool]
 
 
-@dataclass(frozen=True)
-class Meeting:
+class Meeting(NamedTuple):
     """What came of two nodes' meeting: `value` None when they could not meet; `bad` by an absolute limit."""
 
     pair: Pair
@@ -40,22 +51,14 @@ class Fault:
     limit: float | None = None
 
 
-def rounds(nodes: Sequence[str]) -> list[list[Pair]]:
-    """Return rounds of disjoint pairs in which every two nodes meet once.
+def rounds(nodes: Sequence[str], seed: int = 0) -> Iterator[Iterator[Pair]]:
+    """Yield rounds of disjoint pairs in which every two nodes meet once; each is made when it is asked for.
 
-    One node stays, the others move on by one place (circle method): N-1 rounds of N/2 pairs for an even number;
-    with an odd number one node pauses in each of N rounds.
+    N-1 rounds of N/2 pairs for an even number; with an odd number one node pauses in each of N rounds.
     """
-    circle: list[str | None] = list(nodes)
-    if len(circle) % 2:
-        circle.append(None)
-    found = []
-    for _ in range(len(circle) - 1):
-        half = len(circle) // 2
-        halves = zip(circle[:half], reversed(circle[half:]), strict=True)
-        found.append([(a, b) for a, b in halves if a is not None and b is not None])
-        circle = [circle[0], circle[-1], *circle[1:-1]]
-    return [pairs for pairs in found if pairs]
+    order = schedule.shuffled(len(nodes), seed)
+    for turn in range(schedule.turns(len(nodes))):
+        yield ((nodes[a], nodes[b]) for a, b in schedule.pairs(order, turn))
 
 
 def peer_limit(values: Sequence[float], better: str, effect: float) -> float | None:
@@ -96,6 +99,35 @@ def outliers(values: Mapping[str, float], better: str, effect: float) -> tuple[f
     return limit, sorted(beyond, key=lambda node: values[node], reverse=better == "lower")
 
 
+def two_groups(values: Sequence[float], effect: float) -> tuple[list[float], list[float]] | None:
+    """Return the two groups that `values` fall into, the smaller values first, or None: they are one.
+
+    Each has more than a third of the values. Their medians differ by more than the fraction `effect`, and by more than
+    3 times what either spreads over without its outer eighths; 2/5 of the way between them are empty. Then the median
+    is between them, or one group's, and says nothing of who is well: two kinds of nodes look like that, too.
+    Figures that scatter like one normal distribution of a third of `effect` practically never look so.
+    """
+    least = len(values) // 3 + 1
+    if len(values) < max(PEERS_MIN, 2 * least):
+        return None
+    ordered = sorted(values)
+    scaled = [log(value) for value in ordered] if ordered[0] > 0 else ordered
+    at = max(range(least, len(values) - least + 1), key=lambda place: scaled[place] - scaled[place - 1])
+    low, high = scaled[:at], scaled[at:]
+    distance = median(high) - median(low)
+    worth = log(1 + effect) if ordered[0] > 0 else effect * abs(median(scaled))
+    together = distance <= max(worth, _APART * _width(low), _APART * _width(high))
+    if together or scaled[at] - scaled[at - 1] <= _EMPTY * distance:
+        return None
+    return ordered[:at], ordered[at:]
+
+
+def _width(ordered: Sequence[float]) -> float:
+    """Return what the values spread over without the outer eighth on each side."""
+    outer = len(ordered) // 8
+    return ordered[len(ordered) - 1 - outer] - ordered[outer]
+
+
 def odd_ones(facts: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
     """Return, by node, what differs from the strict majority: 'kernel is A, not B'. No majority names nobody."""
     found: dict[str, list[str]] = {}
@@ -118,10 +150,11 @@ def bad_meetings(meetings: Sequence[Meeting], better: str, effect: float) -> tup
     The limit is that of the nodes' medians: one bad node is in 2/N of all pairs, which would widen a limit made of
     the pairs, but it is only one of N medians.
     """
-    own: dict[str, list[float]] = {}
-    for meeting in meetings:
-        for node in meeting.pair if meeting.value is not None else ():
-            own.setdefault(node, []).append(meeting.value or 0.0)
+    own: defaultdict[str, list[float]] = defaultdict(list)
+    for (one, other), value, _, _ in meetings:
+        if value is not None:
+            own[one].append(value)
+            own[other].append(value)
     limit = peer_limit([median(values) for values in own.values()], better, effect)
     bad = [
         meeting
@@ -132,75 +165,121 @@ def bad_meetings(meetings: Sequence[Meeting], better: str, effect: float) -> tup
 
 
 def suspects(meetings: Sequence[Meeting], better: str, effect: float) -> list[str]:
-    """Return the nodes of bad meetings, the one with the most first."""
+    """Return the nodes whose meetings are bad, the one with the most first.
+
+    What is bad with a node that is bad with most others is explained, and makes no suspect.
+    """
     _, bad = bad_meetings(meetings, better, effect)
+    named = _named(meetings, bad, _never)
     counts: dict[str, int] = {}
     for meeting in bad:
         for node in meeting.pair:
-            counts[node] = counts.get(node, 0) + 1
+            if node in named or named.keys().isdisjoint(meeting.pair):
+                counts[node] = counts.get(node, 0) + 1
     return sorted(counts, key=lambda node: (-counts[node], node))
 
 
-def pair_again(suspected: Sequence[str], nodes: Sequence[str], times: int = 2) -> list[list[Pair]]:
-    """Return rounds in which every suspect meets `times` different good nodes; empty when there is none."""
-    good = [node for node in nodes if node not in suspected]
-    found: list[list[Pair]] = []
+def pair_again(suspected: Sequence[str], nodes: Sequence[str], times: int = 2) -> Iterator[list[Pair]]:
+    """Yield rounds in which every suspect meets `times` different good nodes; none when there is no good one.
+
+    More suspects than good nodes take several rounds.
+    """
+    bad = set(suspected)
+    good = [node for node in nodes if node not in bad]
     for shift in range(min(times, len(good))):
-        waiting = list(enumerate(suspected))
-        while waiting:  # more suspects than good nodes take several rounds
-            taken: set[str] = set()
-            pairs, rest = [], []
-            for index, node in waiting:
-                partner = good[(index + shift) % len(good)]
-                if partner in taken:
-                    rest.append((index, node))
-                else:
-                    taken.add(partner)
-                    pairs.append((node, partner))
-            found.append(pairs)
-            waiting = rest
-    return found
+        for start in range(0, len(suspected), len(good)):
+            some = suspected[start : start + len(good)]
+            yield [(node, good[(start + at + shift) % len(good)]) for at, node in enumerate(some)]
 
 
-def localise(meetings: Sequence[Meeting], better: str, effect: float) -> tuple[list[Fault], list[str]]:
+def _never() -> bool:
+    return False
+
+
+def localise(
+    meetings: Sequence[Meeting], better: str, effect: float, late: Late = _never
+) -> tuple[list[Fault], list[str]]:
     """Return who is at fault, and sentences on what is wrong but names nobody.
 
     A node is at fault when more than half of its meetings with nodes that are not at fault are bad, and it had at
-    least two. The worst node is named first and taken out, so that it does not make others look bad.
+    least two. The worst node is named first and taken out, so that it does not make others look bad. `late` is asked
+    from time to time. Raises VetError when it says that the time is up.
     """
-    limit, bad = bad_meetings(meetings, better, effect)
-    faults: list[Fault] = []
-    named: set[str] = set()
-    while True:
-        worst = _worst(meetings, bad, named)
-        if worst is None:
-            break
-        named.add(worst)
-        faults.append(_fault(worst, [one for one in bad if worst in one.pair], limit, better))
-    # Two who were good with each other are the measure; without them everything may be slow.
-    if faults and not any(named.isdisjoint(one.pair) for one in meetings if one not in bad):
-        return [], ["most pairs are bad, so that no node can be named"]
-    left = [one for one in bad if named.isdisjoint(one.pair)]
-    return faults, [f"the way between {a} and {b} is bad, but neither is with others" for a, b in _pairs(left)]
+    return explain(meetings, *bad_meetings(meetings, better, effect), late)
 
 
-def _worst(meetings: Sequence[Meeting], bad: Sequence[Meeting], named: set[str]) -> str | None:
-    open_ones = [meeting for meeting in meetings if named.isdisjoint(meeting.pair)]
-    total: dict[str, int] = {}
-    wrong: dict[str, int] = {}
-    for meeting in open_ones:
+def explain(
+    meetings: Sequence[Meeting], limit: float | None, bad: Sequence[Meeting], late: Late = _never
+) -> tuple[list[Fault], list[str]]:
+    """Return what `localise` does, of what `bad_meetings` found among `meetings`."""
+    named = _named(meetings, bad, late)
+    own: dict[str, list[Meeting]] = {node: [] for node in named}
+    for meeting in bad:
         for node in meeting.pair:
-            total[node] = total.get(node, 0) + 1
-            wrong[node] = wrong.get(node, 0) + (meeting in bad)
-    candidates = [node for node in total if total[node] >= 2 and wrong[node] * 2 > total[node]]
-    if not candidates:
-        return None
-    first = max(candidates, key=lambda node: (wrong[node] / total[node], wrong[node]))
-    # Two that are equally bad cannot be told apart while they are each other's evidence only.
-    return first if wrong[first] >= 2 else None
+            if node in own:
+                own[node].append(meeting)
+    faults = [_fault(node, own[node], limit) for node in named]
+    # Two who were good with each other are the measure; without them everything may be slow.
+    wrong = {id(one) for one in bad}
+    if faults and not any(named.keys().isdisjoint(one.pair) for one in meetings if id(one) not in wrong):
+        return [], ["most pairs are bad, so that no node can be named"]
+    left = _pairs([one for one in bad if named.keys().isdisjoint(one.pair)])
+    notes = [f"the way between {a} and {b} is bad, but neither is with others" for a, b in left[:_WAYS_SHOWN]]
+    if len(left) > _WAYS_SHOWN:
+        notes.append(f"{len(left) - _WAYS_SHOWN} more ways between two nodes are bad")
+    return faults, notes
 
 
-def _fault(node: str, own: Sequence[Meeting], limit: float | None, better: str) -> Fault:
+def _named(meetings: Sequence[Meeting], bad: Sequence[Meeting], late: Late) -> dict[str, None]:
+    """Return who is named, the worst first, by counts that follow as each is taken out.
+
+    Two that are equally bad cannot be told apart while they are each other's evidence only.
+    """
+    wrong = {id(one) for one in bad}
+    # Of the others, which are most, nothing has to be known.
+    counts = {node: [0, 0] for meeting in bad for node in meeting.pair}
+    own: dict[str, list[Meeting]] = {node: [] for node in counts}
+    for meeting in meetings:
+        for node in meeting.pair:
+            if node in counts:
+                counts[node][0] += 1
+                counts[node][1] += id(meeting) in wrong
+                own[node].append(meeting)
+    first = {node: at for at, node in enumerate(counts)}
+
+    def rank(node: str) -> tuple[float, int, int, str]:
+        total, worse = counts[node]
+        return -worse / total, -worse, first[node], node
+
+    def suspicious(node: str) -> bool:
+        total, worse = counts[node]
+        return total >= 2 and worse * 2 > total
+
+    heap = [rank(node) for node in counts if suspicious(node)]
+    heapify(heap)
+    named: dict[str, None] = {}
+    steps = 0
+    while heap:
+        steps += 1
+        if steps % _LATE_EVERY == 0 and late():
+            raise VetError("the time for judging was up")
+        entry = heappop(heap)
+        node = entry[3]
+        # An entry that is out of date is dropped: with each change a newer one came.
+        if node in named or not suspicious(node) or rank(node) != entry:
+            continue
+        named[node] = None
+        for meeting in own[node]:
+            other = meeting.pair[meeting.pair[0] == node]
+            if other in counts and other not in named:
+                counts[other][0] -= 1
+                counts[other][1] -= id(meeting) in wrong
+                if suspicious(other):
+                    heappush(heap, rank(other))
+    return named
+
+
+def _fault(node: str, own: Sequence[Meeting], limit: float | None) -> Fault:
     values = [meeting.value for meeting in own if meeting.value is not None]
     reasons = [meeting.reason for meeting in own if meeting.reason]
     partners = sorted({other for meeting in own for other in meeting.pair if other != node})

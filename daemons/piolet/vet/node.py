@@ -26,7 +26,7 @@ from piolet.vet import cache, foreground, store, verdicts
 from piolet.vet.catalogue import catalogue
 from piolet.vet.origin import USER, Origins, closed_environment
 from piolet.vet.runner import parts, plan, records, runner, session, surroundings
-from piolet.vet.runner.meeting import MEETING_VARIABLE, START_S
+from piolet.vet.runner.meeting import MEETING_VARIABLE
 from piolet.vet.runner.plan import Plan, Task
 from piolet.vet.runner.records import Record
 
@@ -180,5 +180,6 @@ def _judge(
         runner.run_plan(what, plan.HOST, context, write, resolve, known, keep, amend)
         return
     place = replace(place, address=surroundings.own_address(context.node, context.nodes))
-    until = time.monotonic() + START_S + what.budget_s + what.meetings_s
+    count = len(context.nodes)
+    until = time.monotonic() + plan.start_s(count) + what.budget_s + what.meetings_s(count)
     session.serve(what, plan.HOST, context, place, orders, write, resolve, known, keep, amend, until)

@@ -18,7 +18,7 @@ from piolet.api import Eval, Inconclusive
 from piolet.base import units
 from piolet.base.errors import VetError
 from piolet.base.nearest import nearest
-from piolet.vet import yamltext
+from piolet.vet import glance, yamltext
 from piolet.vet.catalogue import VETNODE, Catalogue
 from piolet.vet.runner import plan
 from piolet.vet.yamltext import Mark, Node, Scalar, Sequence, YamlFile
@@ -29,6 +29,8 @@ _EVAL_KEYS = (
 )  # fmt: skip
 _SCHEDULERS = ("slurm", "standalone", "openPBS")
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_ADDED_BYTES = 256
+_NAME_MAX = 200
 _NULLS = ("", "~", "null", "Null", "NULL")
 
 
@@ -56,7 +58,7 @@ def build(document: YamlFile, known: Catalogue, search: Iterable[str] = ()) -> p
             raise document.error(f"there are two evals with the name '{task.name}'", place, "give one another 'name'")
         tasks[task.name] = task
     default = plan.Plan("", ())
-    return plan.Plan(
+    found = plan.Plan(
         name=reader.text(top["name"], "name") if "name" in top else os.path.basename(document.path),
         tasks=tuple(tasks.values()),
         budget_s=reader.number(top.get("budget"), "budget", "s", default.budget_s, above=0),
@@ -64,6 +66,9 @@ def build(document: YamlFile, known: Catalogue, search: Iterable[str] = ()) -> p
         spares=int(reader.number(top.get("spares"), "spares", "", 0, whole=True)),
         index_url=reader.text(pip["index_url"], "index_url") if "index_url" in pip else "",
     )
+    # What srun adds to it is short.
+    plan.text(found, plan.LIMIT_BYTES - _ADDED_BYTES)
+    return found
 
 
 def _task(reader: _Reader, item: Node, known: Catalogue, search: tuple[str, ...]) -> tuple[plan.Task, Mark]:
@@ -88,8 +93,11 @@ def _task(reader: _Reader, item: Node, known: Catalogue, search: tuple[str, ...]
         hint = _did_you_mean(written, known.names()) or "`piolet vet list` shows them all"
         raise document.error(f"there is no eval '{written}'", item.items["type"].place, hint)
     parameters = _parameters(reader, item, kind, written)
-    common = _common(reader, item, kind)
+    says = kind.better if kind else glance.better(name, search)
+    common = _common(reader, item, kind, name, says)
     own_name = reader.text(item.items["name"], "name") if "name" in item.items else name
+    if "name" in item.items and len(own_name) > _NAME_MAX:
+        raise document.error(f"'name' must be at most {_NAME_MAX} characters long", item.items["name"].place)
     task = plan.Task(
         name=own_name,
         kind=name,
@@ -111,16 +119,22 @@ def _vetnode(name: str) -> bool:
     return name.startswith("vetnode.") and name not in VETNODE
 
 
-def _common(reader: _Reader, item: yamltext.Mapping, kind: type[Eval] | None) -> dict[str, Any]:
+def _common(
+    reader: _Reader, item: yamltext.Mapping, kind: type[Eval] | None, name: str, better: str | None
+) -> dict[str, Any]:
     get = item.items.get
     if "scheduler" in item.items:
         reader.choice(item.items["scheduler"], "scheduler", _SCHEDULERS)
     baseline = "absolute"
     if "baseline" in item.items:
         baseline = reader.choice(item.items["baseline"], "baseline", ("absolute", "peers", "history"))
-        if baseline != "absolute" and (kind is not None and not kind.better):
+        comparable = ("higher", "lower", "same") if baseline == "peers" else ("higher", "lower")
+        # None is a class that only the nodes see: it is asked there.
+        if baseline != "absolute" and better is not None and better not in comparable:
+            what = f"its class says better = '{better}'" if better else "its class does not say what is better"
+            hint = None if kind else "set better = 'higher' or 'lower' there"
             raise reader.document.error(
-                f"'{kind.name}' measures nothing that could be compared with {baseline}", item.items["baseline"].place
+                f"'{name}' cannot be compared with {baseline}: {what}", item.items["baseline"].place, hint
             )
     return {
         "requirements": reader.requirements(get("requirements")),

@@ -98,9 +98,18 @@ def again(words: Words, bad: Sequence[str], request: str, environ: Mapping[str, 
     return [words.program, f"--exclude={exclude}", *words.without("exclude", "vet"), f"--vet={request}", *words.rest]
 
 
-def _words(
-    words: Words, out: Sequence[str], want: WantedNodes, count: int, total: int, environ: Mapping[str, str]
+def with_fewer(
+    words: Words, nodes: Sequence[str], bad: Sequence[str], plan: Plan, request: str, environ: Mapping[str, str]
 ) -> list[str]:
+    """Return the words of the same srun that asks for no more than the good ones of `nodes`, without `bad`."""
+    _refuse(words, environ)
+    return _words(words, bad, wanted(words, nodes, plan), len(nodes) - len(bad), len(nodes), environ, request)
+
+
+def _words(
+    words: Words, out: Sequence[str], want: WantedNodes, count: int, total: int, environ: Mapping[str, str],
+    request: str = "none",
+) -> list[str]:  # fmt: skip
     drop = ["exclude", "vet"]
     new = [f"--exclude={_merged(words, out)}"]
     given = words.value("nodes")
@@ -112,7 +121,7 @@ def _words(
         if fewer is not None and (tasks is None or count != want.most):
             new.append(f"--ntasks={fewer}")
             drop.append("ntasks")
-    return [words.program, *new, *words.without(*drop), "--vet=none", *words.rest]
+    return [words.program, *new, *words.without(*drop), f"--vet={request}", *words.rest]
 
 
 def _tasks(words: Words, count: int, of: int, environ: Mapping[str, str]) -> int | None:

@@ -4,7 +4,7 @@
  "nodes": {NODE: {"state": "good" | "warned" | "bad", "reasons": […]}}, "chosen": […], "abort": …, "notes": […],
  "versions": {"piolet", "python", "kernel"},
  "records": [{"node", "eval", "kind", "outcome", "reason", "measure", "value", "limit", "unit", "seconds",
-              "cached", "peer", "details"}]}
+              "cached", "peer", "details", "better", "effect", "past"}]}
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from piolet.api import FAIL, INCONCLUSIVE, PASS
 from piolet.base import texts
@@ -19,8 +20,11 @@ def table(plan: Plan, decision: Decision) -> list[str]:
     width = max([4, *(len(task.name) for task in plan.tasks)])
     width = min(width, 40)
     rows = [("eval", f"{'pass':>5} {'fail':>5} {'incon':>5}", "median", "worst")]
+    by_eval: dict[str, list[Record]] = {task.name: [] for task in plan.tasks}
+    for record in decision.records:
+        by_eval[record.eval].append(record)
     for task in plan.tasks:
-        own = [record for record in decision.records if record.eval == task.name]
+        own = by_eval[task.name]
         counts = [sum(record.outcome == outcome for record in own) for outcome in (PASS, FAIL, INCONCLUSIVE)]
         name = task.name if len(task.name) <= width else task.name[: width - 1] + "…"
         numbers = f"{counts[0]:5} {counts[1]:5} {counts[2]:5}"
@@ -84,8 +88,10 @@ def why(records: Sequence[Record], node: str) -> list[str]:
 
 
 def _median(own: Sequence[Record]) -> str:
-    values = sorted(record.value for record in own if record.value is not None)
-    return f"{_number(values[len(values) // 2])} {own[0].unit}".rstrip() if values else ""
+    measured = [record for record in own if record.value is not None]
+    if not measured:
+        return ""
+    return f"{_number(median(record.value or 0.0 for record in measured))} {measured[0].unit}".rstrip()
 
 
 def _worst(task: Task, own: Sequence[Record]) -> str:
@@ -93,9 +99,10 @@ def _worst(task: Task, own: Sequence[Record]) -> str:
     if bad:
         return ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
     with_value = [record for record in own if record.value is not None]
-    if len(with_value) < 2 or task.better not in ("higher", "lower"):
+    better = next((record.better for record in with_value if record.better), task.better)
+    if len(with_value) < 2 or better not in ("higher", "lower"):
         return ""
-    pick = min if task.better == "higher" else max
+    pick = min if better == "higher" else max
     worst = pick(with_value, key=lambda record: record.value or 0.0)
     return f"{worst.node} {_number(worst.value)}"
 

@@ -26,15 +26,12 @@ from piolet.base.errors import VetError
 from piolet.vet import bundle, verdicts
 from piolet.vet.coordinator import Coordinator, Found
 from piolet.vet.runner import parts, records
-from piolet.vet.runner.meeting import MEETING_VARIABLE, START_S
-from piolet.vet.runner.plan import ENVIRONMENT, HOST, Plan
+from piolet.vet.runner import plan as plans
+from piolet.vet.runner.meeting import MEETING_VARIABLE
+from piolet.vet.runner.plan import ENVIRONMENT, HOST, Plan, apart_s, start_s
 from piolet.vet.runner.records import Record
 
 PLAN_VARIABLE = "SLURM_PIOLET_VET"
-PLAN_MAX = 98304
-"""A word of the environment may be 128 KiB long."""
-_APART_S = 3.0
-"""srun may take longer to start its tasks; afterwards the nodes differ by less."""
 _END_S = 2.0
 _HURRY_S = 0.6
 """The same after an interrupt: the plugin kills the command 2 s after the first signal."""
@@ -55,16 +52,6 @@ _INHERITED = "_SLURM_SPANK_OPTION_piolet_environment_environment"
 _SCORE = re.compile(r"_OPTION_piolet_score_|^SLURM_PIOLET_SCORE")
 
 
-def plan_text(plan: Plan) -> str:
-    """Return the plan as it travels. Raises VetError: it is too long."""
-    data = plan.to_json()
-    if len(data) > PLAN_MAX:
-        raise VetError(
-            f"the protocol is {len(data)} bytes long when it is worked out, more than {PLAN_MAX}", "split it in two"
-        )
-    return data.decode("utf-8")
-
-
 @dataclass(frozen=True)
 class Launch:
     """How the vet steps of a job are started.
@@ -83,7 +70,7 @@ class Launch:
         """Return the command of a vet step on `count` nodes."""
         inside = where == ENVIRONMENT
         stdin = "all" if inside or _meets(plan) else "none"
-        minutes = math.ceil((plan.budget_s + START_S + plan.meetings_s) / 60) + 1
+        minutes = math.ceil((plan.budget_s + start_s(count) + plan.meetings_s(count)) / 60) + 1
         place = self.environment or () if inside else ("--environment=none",)
         command = ("python3", "-I", "-c", bundle.LOADER) if inside else (self.program, self.socket)
         return [
@@ -157,9 +144,9 @@ def _run(
     interrupted: Callable[[], object],
 ) -> Found:  # fmt: skip
     """Run one step, and return what came of it."""
-    leader = Coordinator(plan, nodes, time.monotonic, START_S)
+    leader = Coordinator(plan, nodes, time.monotonic, start_s(len(nodes)))
     reader = _Reader(leader, nodes, plan.budget_s)
-    text = plan_text(plan)
+    text = plans.text(plan)
     inside = where == ENVIRONMENT
     with _meeting_place(plan) as secret:
         first = b""
@@ -216,7 +203,8 @@ class _Reader:
         self._leader = leader
         self._nodes = list(nodes)
         self._joiner = parts.Joiner()
-        self._budget_s = budget_s
+        # srun may take longer to start its tasks; afterwards the nodes differ by less.
+        self._told_s = budget_s + apart_s(len(nodes))
         self._said: dict[str, str] = {}
         self._end = math.inf
         self._last = ""
@@ -292,7 +280,7 @@ class _Reader:
             return
         decoded = records.decode(whole)
         if decoded is not None:
-            self._end = min(self._end, time.monotonic() + self._budget_s + _APART_S)
+            self._end = min(self._end, time.monotonic() + self._told_s)
             self._leader.feed(node, whole)
             return
         text = whole.decode("utf-8", "replace").strip()

@@ -9,14 +9,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from statistics import median
 
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
+from piolet.base import texts
 from piolet.vet import localise
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import ABORT, WARN, Plan, Task
 from piolet.vet.runner.records import Record
 
 GOOD, WARNED, BAD = "good", "warned", "bad"
+FIRST_RUNS = 20
+"""So many runs of a node are its long baseline, once there are twice as many."""
+NOTES_MAX = 20
 STATUS_BAD = 3
 """The exit status of what starts no application, for lack of good nodes."""
 
@@ -66,9 +72,11 @@ def complete(
     result = []
     for task in plan.tasks:
         for node in nodes:
-            reason = (lost or {}).get(node, "the node told nothing of it")
-            nothing = records.record(node, task.name, task.kind, Verdict(INCONCLUSIVE, reason), 0.0)
-            result.append(table.get((node, task.name), nothing))
+            told = table.get((node, task.name))
+            if told is None:
+                reason = (lost or {}).get(node, "the node told nothing of it")
+                told = records.record(node, task.name, task.kind, Verdict(INCONCLUSIVE, reason), 0.0)
+            result.append(told)
     return result
 
 
@@ -82,31 +90,61 @@ def unjudged(tasks: Sequence[Task], why: Mapping[str, str]) -> list[Record]:
 
 
 def against_peers(plan: Plan, found: Sequence[Record]) -> list[Record]:
-    """Return the records with those made 'fail' that differ too much from their peers."""
+    """Return the records with those made 'fail' that differ too much from their peers.
+
+    How they are compared says the class, as it was loaded on the nodes; where none was, as the protocol's was.
+    """
     changed = {}
+    by_eval: dict[str, list[Record]] = {}
+    for record in found:
+        by_eval.setdefault(record.eval, []).append(record)
     for task in plan.tasks:
-        own = [record for record in found if record.eval == task.name]
-        if task.better == "same":
+        own = by_eval.get(task.name, [])
+        said = {_said(task, record) for record in own if record.outcome == PASS} or {(task.better, task.effect)}
+        wanted = task.baseline == "peers" and task.scope == "node"
+        if wanted and len(said) > 1:
+            changed.update(_unclear(own, "the nodes have several versions of its class, which compare in other ways"))
+            continue
+        better, effect = min(said)
+        if better == "same":
             changed.update(_by_majority(own))
-        elif task.baseline == "peers" and task.scope == "node":
-            changed.update(_by_median(task, own))
+        elif wanted and better not in ("higher", "lower"):
+            changed.update(_unclear(own, "it does not say what is better, so it cannot be compared with peers"))
+        elif wanted:
+            changed.update(_by_median(better, effect, own))
     return [changed.get((record.node, record.eval), record) for record in found]
 
 
 def against_history(
     plan: Plan, found: Sequence[Record], history: Mapping[tuple[str, str], Sequence[float]]
 ) -> list[Record]:
-    """Return the records with those made 'fail' that are worse than the node's own past, by (node, task digest)."""
+    """Return the records with those made 'fail' that are worse than the node's own past, by (node, task digest).
+
+    The past is compared as a whole, and its first runs by themselves: what gets worse slowly drags the rest along.
+    """
     digests = {task.name: task for task in plan.tasks if task.baseline == "history"}
     result = []
     for record in found:
         task = digests.get(record.eval)
-        past = history.get((record.node, task.digest()), ()) if task else ()
-        limit = localise.peer_limit(past, task.better, task.effect) if task else None
-        if task and limit is not None and record.outcome == PASS and record.value is not None:
-            record = _beyond(record, limit, task.better, f"of its last {len(past)} runs")
+        if task and record.outcome == PASS:
+            past = history.get((record.node, task.digest()), ())
+            record = _by_history(task, dataclasses.replace(record, past=len(past)), past)
         result.append(record)
     return result
+
+
+def _by_history(task: Task, record: Record, past: Sequence[float]) -> Record:
+    better, effect = _said(task, record)
+    if record.value is None or better not in ("higher", "lower"):
+        return _unclear([record], "it gives no value that can be compared with the node's past")[_key(record)]
+    spans = [(past, f"of its last {len(past)} runs")]
+    if len(past) >= 2 * FIRST_RUNS:
+        spans.append((past[:FIRST_RUNS], f"of its first {FIRST_RUNS} runs"))
+    for values, whom in spans:
+        limit = localise.peer_limit(values, better, effect)
+        if limit is not None and record.outcome == PASS:
+            record = _beyond(record, limit, better, whom)
+    return record
 
 
 def decide(
@@ -114,13 +152,16 @@ def decide(
     history: Mapping[tuple[str, str], Sequence[float]] | None = None, notes: Sequence[str] = (),
 ) -> Decision:  # fmt: skip
     """Return what the records come to."""
-    judged = against_history(plan, against_peers(plan, complete(plan, nodes, found, lost)), history or {})
+    judged = against_peers(plan, complete(plan, nodes, found, lost))
+    judged = judged if history is None else against_history(plan, judged, history)
     state = dict.fromkeys(nodes, GOOD)
     reasons: dict[str, list[str]] = {node: [] for node in nodes}
     abort = ""
     tasks = {task.name: task for task in plan.tasks}
     for record in judged:
         effect = _effect(tasks[record.eval], record.outcome)
+        if record.outcome == PASS and record.reason:  # it passes, and warns
+            effect = WARN
         if effect == PASS:
             continue
         reasons[record.node].append(f"{record.eval}: {record.reason}")
@@ -133,7 +174,14 @@ def decide(
     if not plan.tasks:
         state = dict.fromkeys(nodes, BAD)
         abort = abort or "nothing was checked"
-    return Decision(state, reasons, judged, abort, tuple(notes))
+    return Decision(state, reasons, judged, abort, few((*notes, *_no_history(plan, judged))))
+
+
+def few(notes: Sequence[str]) -> tuple[str, ...]:
+    """Return so many notes that a person reads them, and how many there are beside them."""
+    if len(notes) <= NOTES_MAX:
+        return tuple(notes)
+    return (*notes[: NOTES_MAX - 1], f"{len(notes) - NOTES_MAX + 1} more notes are left out")
 
 
 def choose(decision: Decision, wanted: int) -> list[str]:
@@ -143,6 +191,7 @@ def choose(decision: Decision, wanted: int) -> list[str]:
     order, which is the order of the network on most machines.
     """
     order = list(decision.state)
+    place = {node: at for at, node in enumerate(order)}
     good = decision.good
     if wanted <= 0 or len(good) < wanted:
         return []
@@ -151,10 +200,11 @@ def choose(decision: Decision, wanted: int) -> list[str]:
     starts = range(len(pool) - wanted + 1)
     must = set() if len(clean) >= wanted else set(clean)
 
+    warned = [0, *accumulate(decision.state[node] != GOOD for node in pool)]
+
     def cost(start: int) -> tuple[int, int]:
-        run = pool[start : start + wanted]
-        warned = sum(decision.state[node] != GOOD for node in run)
-        return warned, order.index(run[-1]) - order.index(run[0])
+        end = start + wanted
+        return warned[end] - warned[start], place[pool[end - 1]] - place[pool[start]]
 
     best = min(starts, key=cost)
     run = pool[best : best + wanted]
@@ -173,22 +223,55 @@ def _effect(task: Task, outcome: str) -> str:
     return {"pass": PASS, "warn": WARN}.get(task.on_inconclusive, task.on_fail)
 
 
-def _by_median(task: Task, own: Sequence[Record]) -> dict[tuple[str, str], Record]:
+def _key(record: Record) -> tuple[str, str]:
+    return record.node, record.eval
+
+
+def _said(task: Task, record: Record) -> tuple[str, float]:
+    """Return 'better' and 'effect' of what the class says on the record's node, or else of the task."""
+    return record.better or task.better, task.effect if record.effect is None else record.effect
+
+
+def _unclear(own: Sequence[Record], reason: str) -> dict[tuple[str, str], Record]:
+    """Return those that passed as inconclusive: fixed limits were held, only what was asked besides is missing."""
+    return {
+        _key(record): dataclasses.replace(record, outcome=INCONCLUSIVE, reason=reason)
+        for record in own
+        if record.outcome == PASS
+    }
+
+
+def _no_history(plan: Plan, judged: Sequence[Record]) -> list[str]:
+    """Return a note for each eval that was to be compared with the past of nodes that have too little of it."""
+    notes = []
+    for task in plan.tasks:
+        own = [record for record in judged if record.eval == task.name and record.past is not None]
+        new = sum((record.past or 0) < localise.PEERS_MIN for record in own)
+        if new and task.baseline == "history":
+            where = texts.counted(new, "node") if new < len(own) else "any node" if len(own) > 1 else "this node"
+            notes.append(
+                f"{task.name}: no history yet of {where} (fewer than {localise.PEERS_MIN} runs): nothing was compared"
+            )
+    return notes
+
+
+def _by_median(better: str, effect: float, own: Sequence[Record]) -> dict[tuple[str, str], Record]:
     values = {record.node: record.value for record in own if record.outcome == PASS and record.value is not None}
-    limit, beyond = localise.outliers(values, task.better, task.effect)
+    limit, beyond = localise.outliers(values, better, effect)
     if limit is None:
         few = f"{len(values)} nodes have a value, {localise.PEERS_MIN} are needed to compare them"
-        # Fixed limits of the same eval were held; only what was asked of the peers is missing.
-        return {
-            (record.node, record.eval): dataclasses.replace(record, outcome=INCONCLUSIVE, reason=few)
-            for record in own
-            if record.outcome == PASS
-        }
-    return {
-        (record.node, record.eval): _beyond(record, limit, task.better, "of its peers")
-        for record in own
-        if record.node in beyond
-    }
+        return _unclear(own, few)
+    groups = localise.two_groups(list(values.values()), effect)
+    if groups is not None:
+        unit = next((record.unit for record in own if record.unit), "")
+        sides = " and ".join(f"{len(one)} nodes near {median(one):.4g} {unit}".rstrip() for one in groups)
+        return _unclear(own, f"the nodes are two groups, {sides}: their median says nothing")
+    changed = _unclear([record for record in own if record.value is None], "it gave no value to compare with peers")
+    far = set(beyond)
+    for record in own:
+        if record.node in far:
+            changed[_key(record)] = _beyond(record, limit, better, "of its peers")
+    return changed
 
 
 def _by_majority(own: Sequence[Record]) -> dict[tuple[str, str], Record]:

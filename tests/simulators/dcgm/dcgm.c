@@ -325,7 +325,7 @@ static void sample(struct gpu *gpu, int index, const struct field_group *fields,
         if (PROFILING[i].field != field) {
             continue;
         }
-        struct work mean = load_mean(&gpu->loads, end - fields->period, end);
+        struct work mean = load_counted(&gpu->loads, end - fields->period, end);
         double number = 0;
         int blank = load_blank(&gpu->loads, field);
         (void)load_metric(&mean, PROFILING[i].metric, &number);

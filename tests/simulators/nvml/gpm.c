@@ -82,7 +82,7 @@ EXPORT int nvmlGpmMetricsGet(struct metrics_get *get) {
         return code;
     }
     const struct loads *loads = &get->second->gpu->loads;
-    struct work mean = load_mean(loads, get->first->at, get->second->at);
+    struct work mean = load_counted(loads, get->first->at, get->second->at);
     for (unsigned int i = 0; i < get->count; i++) {
         struct metric *metric = &get->metrics[i];
         metric->code = load_blank(loads, metric->id);

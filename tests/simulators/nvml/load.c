@@ -87,6 +87,17 @@ int load_line(struct loads *loads, const char *name, char *const words[4]) {
         loads->blanks[loads->blank_count++].code = (int)second;
         return 0;
     }
+    if (strcmp(name, "silent") == 0) {
+        loads->silent_from = first;
+        loads->silent_to = second;
+        return 0;
+    }
+    if (strcmp(name, "restart") == 0) {
+        loads->restarts = 1;
+        loads->restart = first;
+        loads->restart_value = second;
+        return 0;
+    }
     if (strcmp(name, "xid") == 0 && loads->xid_count < XIDS_MAX) {
         loads->xids[loads->xid_count].code = (unsigned long long)first;
         loads->xids[loads->xid_count++].second = second;
@@ -171,6 +182,13 @@ struct work load_mean(const struct loads *loads, double from, double to) {
     return mean;
 }
 
+struct work load_counted(const struct loads *loads, double from, double to) {
+    if (to > loads->silent_from && to <= loads->silent_to) {
+        return (struct work){.name = "silent"};
+    }
+    return load_mean(loads, from, to);
+}
+
 int load_blank(const struct loads *loads, unsigned int id) {
     for (int i = 0; i < loads->blank_count; i++) {
         if (loads->blanks[i].id == id) {
@@ -199,7 +217,12 @@ void load_apply(struct gpu *gpu) {
     gpu->utilisation = (number)lround(mean.engine * 100);
     gpu->memory_utilisation = (number)lround(mean.dram * 100);
     gpu->power = (number)lround(mean.power * 1000);
-    gpu->energy = 1000000 + (number)llround(load_mean(&gpu->loads, 0, fmax(now, 1e-6)).power * now * 1000);
+    double base = 1000000, from = 0;
+    if (gpu->loads.restarts && now >= gpu->loads.restart) {
+        base = gpu->loads.restart_value;
+        from = gpu->loads.restart;
+    }
+    gpu->energy = (number)llround(base + load_mean(&gpu->loads, from, fmax(now, from + 1e-6)).power * (now - from) * 1000);
     gpu->temperature = (number)lround(mean.temperature);
     gpu->memory_temperature = gpu->temperature + 8;
     gpu->clock_graphics = gpu->clock_sm = (number)lround(mean.clock);

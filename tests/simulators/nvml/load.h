@@ -1,8 +1,10 @@
-/* What a scripted GPU computes over time: the lines "load", "blank" and "xid" of a script.
+/* What a scripted GPU computes over time: the lines "load", "blank", "xid" and so on.
  *
  *     load KIND SECONDS [DUTY_PERCENT PERIOD_SECONDS]   what it does, one after the other, from the start again
  *     blank ID CODE                                     metric ID of GPM (or field ID of DCGM) gives CODE, no value
  *     xid CODE SECOND                                   an XID error at that second
+ *     silent FROM TO                                    between those seconds profiling counters read 0, without an error
+ *     restart SECOND MILLIJOULES                        there the energy counter begins again, with that
  *
  * KIND is a row of the table in load.c. Time begins when a library is initialised and is CLOCK_MONOTONIC, unless a
  * test has set `piolet_simulation_clock` to the seconds that it wants.
@@ -32,6 +34,9 @@ struct load {
 
 struct loads {
     int count, blank_count, xid_count;
+    double silent_from, silent_to;
+    int restarts;
+    double restart, restart_value;
     struct load list[LOADS_MAX];
     struct {
         unsigned int id;
@@ -60,6 +65,9 @@ int load_blank(const struct loads *loads, unsigned int id);
 
 /* Return the code of the last XID error up to `second`, 0 for none. */
 unsigned long long load_xid(const struct loads *loads, double second);
+
+/* The means over those seconds as the profiling counters tell them. */
+struct work load_counted(const struct loads *loads, double from, double to);
 
 /* Put what the load does to the fields that NVML tells of (power, clocks, memory, ...) into `gpu`. */
 void load_apply(struct gpu *gpu);

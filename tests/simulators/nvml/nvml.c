@@ -37,6 +37,18 @@ static int fault_now(const struct faults *faults, const char *function) {
     return code;
 }
 
+/* Return whether a function tells which device it is, and not how it is. */
+static int names_it(const char *function) {
+    static const char *const NAMES[] = {"GetUUID", "GetName", "GetSerial", "GetIndex", "GetMinorNumber", "GetPciInfo_v3",
+                                        "GetMigMode", "IsMigDeviceHandle"};
+    for (size_t i = 0; i < sizeof NAMES / sizeof NAMES[0]; i++) {
+        if (strcmp(function + strlen("nvmlDevice"), NAMES[i]) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 int nvml_enter(const struct gpu *gpu, const char *function) {
     if (!initialised) {
         return NVML_ERROR_UNINITIALIZED;
@@ -49,7 +61,8 @@ int nvml_enter(const struct gpu *gpu, const char *function) {
         return NVML_ERROR_INVALID_ARGUMENT;
     }
     load_apply(&machine.gpus[gpu - machine.gpus]);
-    return fault_now(&gpu->faults, function);
+    code = fault_now(&gpu->faults, function);
+    return code != NVML_SUCCESS || names_it(function) ? code : fault_now(&gpu->faults, "*");
 }
 
 int nvml_text(char *target, unsigned int size, const char *text) {
@@ -342,7 +355,30 @@ GETTER(nvmlDeviceGetCurrentClocksThrottleReasons, number, gpu->throttle)
 GETTER(nvmlDeviceGetPowerUsage, unsigned int, gpu->power)
 GETTER(nvmlDeviceGetEnforcedPowerLimit, unsigned int, gpu->power_limit)
 GETTER(nvmlDeviceGetPowerManagementLimit, unsigned int, gpu->power_limit)
+GETTER(nvmlDeviceGetPowerManagementDefaultLimit, unsigned int, gpu->power_limit_default)
 GETTER(nvmlDeviceGetTotalEnergyConsumption, number, gpu->energy)
+
+EXPORT int nvmlDeviceGetTemperatureThreshold(struct gpu *gpu, int threshold, unsigned int *celsius) {
+    ENTER(gpu);
+    *celsius = (unsigned int)gpu->memory_temperature_max;
+    return threshold == 2 && gpu->memory_temperature_max != 0 ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
+}
+
+EXPORT int nvmlDeviceGetGpuFabricInfoV(struct gpu *gpu, struct fabric_v3 *info) {
+    ENTER(gpu);
+    unsigned int version = info->version;
+    if (version != VERSION_OF(struct fabric_v3, 3) && version != VERSION_OF(struct fabric_v2, 2)) {
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    }
+    info->status = (int)gpu->fabric_status;
+    info->clique_id = 0;
+    info->state = (unsigned int)gpu->fabric_state;
+    info->health_mask = (unsigned int)gpu->fabric_health;
+    if (version == VERSION_OF(struct fabric_v3, 3)) {
+        info->health_summary = (unsigned char)gpu->fabric_summary;
+    }
+    return NVML_SUCCESS;
+}
 
 static int clock_of(int type, number graphics, number sm, number memory, unsigned int *megahertz) {
     const number clocks[] = {graphics, sm, memory};
@@ -395,6 +431,7 @@ static const struct field FIELDS[] = {
     {83, offsetof(struct gpu, energy)},
     {91, offsetof(struct gpu, links)},
     {161, offsetof(struct gpu, link_replays)},
+    {230, offsetof(struct gpu, recovery_action)},
 };
 
 EXPORT int nvmlDeviceGetFieldValues(struct gpu *gpu, int count, struct field_value *values) {

@@ -52,6 +52,21 @@ struct process_v3 {
     unsigned int gpu_instance, compute_instance;
 };
 
+struct fabric_v2 {
+    unsigned int version;
+    unsigned char cluster_uuid[16];
+    int status;
+    unsigned int clique_id, state, health_mask;
+};
+
+struct fabric_v3 {
+    unsigned int version;
+    unsigned char cluster_uuid[16];
+    int status;
+    unsigned int clique_id, state, health_mask;
+    unsigned char health_summary;
+};
+
 struct field_value {
     unsigned int id, scope;
     long long timestamp, latency;

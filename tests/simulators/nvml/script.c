@@ -59,6 +59,13 @@ static const struct key GPU_KEYS[] = {
     AS_NUMBER(struct gpu, links),
     AS_NUMBER(struct gpu, links_down),
     AS_NUMBER(struct gpu, link_replays),
+    AS_NUMBER(struct gpu, fabric_state),
+    AS_NUMBER(struct gpu, fabric_status),
+    AS_NUMBER(struct gpu, fabric_health),
+    AS_NUMBER(struct gpu, fabric_summary),
+    AS_NUMBER(struct gpu, recovery_action),
+    AS_NUMBER(struct gpu, memory_temperature_max),
+    AS_NUMBER(struct gpu, power_limit_default),
     AS_NUMBER(struct gpu, utilisation),
     AS_NUMBER(struct gpu, memory_utilisation),
     AS_NUMBER(struct gpu, power),
@@ -89,6 +96,11 @@ static const struct gpu HEALTHY = {
     .pcie_width = 16,
     .pcie_width_max = 16,
     .links = LINKS_MAX,
+    .fabric_state = 3,
+    .fabric_health = 0x1aa, /* nothing degraded, unhealthy or recovering; no incorrect configuration */
+    .fabric_summary = 1,
+    .memory_temperature_max = 95,
+    .power_limit_default = 700000,
     .power = 70000,
     .power_limit = 700000,
     .energy = 1000000,
@@ -208,7 +220,8 @@ static int line_read(struct machine *machine, struct gpu **gpu, int line, char *
     if (*rest == '\0') {
         return refuse(line, "a key without a value", name);
     }
-    if (strcmp(name, "load") == 0 || strcmp(name, "blank") == 0 || strcmp(name, "xid") == 0) {
+    if (strcmp(name, "load") == 0 || strcmp(name, "blank") == 0 || strcmp(name, "xid") == 0 ||
+        strcmp(name, "silent") == 0 || strcmp(name, "restart") == 0) {
         char *words[4] = {NULL}, *after = NULL;
         for (int i = 0; i < 4; i++) {
             words[i] = strtok_r(i == 0 ? rest : NULL, " \t", &after);

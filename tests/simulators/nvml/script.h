@@ -17,7 +17,8 @@
  * keys and loads of a device. It has a UUID of its own ("MIG-...") and is no device that NVML counts.
  *
  * "gpus N" makes N devices with defaults at once and stands alone. "fail FUNCTION CODE" makes a function of
- * NVML return CODE for this device, or on the whole machine when it stands before the first "gpu";
+ * NVML return CODE for this device, or on the whole machine when it stands before the first "gpu"; the function "*"
+ * stands for every one that asks a device for a figure, which is all but its handle, index, UUID, name and PCI address;
  * "hang FUNCTION" makes it never return. Lines of what the GPU computes over time are in load.h.
  */
 #ifndef PIOLET_FAKE_NVML_SCRIPT_H
@@ -64,10 +65,14 @@ struct gpu {
     number retired_pending;
     number throttle; /* a mask of nvmlClocksEventReason */
     number pcie_gen, pcie_gen_max, pcie_width, pcie_width_max, pcie_replays;
-    number links, links_down; /* links_down is a mask */
+    number links, links_down; /* links_down is a mask: links that the GPU tells of, and which are not up */
+    /* nvmlGpuFabricInfo_v3_t: state (0 none, 1 not started, 2 in progress, 3 completed), status, mask, summary */
+    number fabric_state, fabric_status, fabric_health, fabric_summary;
+    number recovery_action; /* nvmlDeviceGpuRecoveryAction_t */
     number link_replays;
     number utilisation, memory_utilisation; /* percent */
-    number power, power_limit; /* milliwatt */
+    number memory_temperature_max; /* degrees Celsius, of the threshold; 0: the GPU does not tell */
+    number power, power_limit, power_limit_default; /* milliwatt */
     number energy;             /* millijoule */
     number clock_graphics, clock_sm, clock_memory;             /* MHz */
     number clock_graphics_max, clock_sm_max, clock_memory_max; /* MHz */

@@ -14,7 +14,7 @@ from piolet.vet.localise import Meeting
 @given(st.integers(min_value=0, max_value=33))
 def test_everybody_meets_everybody_once_in_disjoint_pairs(count: int) -> None:
     nodes = [f"n{i}" for i in range(count)]
-    found = localise.rounds(nodes)
+    found = [list(pairs) for pairs in localise.rounds(nodes)]
     for pairs in found:
         members = [node for pair in pairs for node in pair]
         assert len(members) == len(set(members))
@@ -90,7 +90,7 @@ def test_suspects_meet_different_good_nodes_again() -> None:
             assert partner not in ("n0", "n1")
             partners[suspect].add(partner)
     assert all(len(found) == 2 for found in partners.values())
-    assert localise.pair_again(nodes, nodes) == []
+    assert list(localise.pair_again(nodes, nodes)) == []
 
 
 def test_more_suspects_than_good_nodes_take_turns() -> None:

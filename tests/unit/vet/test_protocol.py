@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from piolet.base.errors import VetError
-from piolet.vet import protocol, yamltext
+from piolet.vet import protocol, request, yamltext
 from piolet.vet.catalogue import catalogue
 from piolet.vet.runner import plan
 
@@ -139,6 +140,57 @@ def test_a_plan_that_is_too_long_is_refused() -> None:
         plan.from_json(b" " * (plan.LIMIT_BYTES + 1))
 
 
+def test_one_limit_for_check_and_srun() -> None:
+    """What srun would refuse is refused when it is read; what it adds fits."""
+    evals = "".join(f"- {{type: limits, name: n{number}}}\n" for number in range(1000))
+    with pytest.raises(VetError, match="bytes long when it is worked out, more than 98048"):
+        build("evals:\n" + evals)
+    most = 0
+    for count in range(300, 400):
+        try:
+            found = build("evals:\n" + "".join(f"- {{type: limits, name: n{n}}}\n" for n in range(count)))
+        except VetError:
+            break
+        most = count
+        asked = request.parse("p.yaml,budget=3599.5s,min_nodes=1000000,on_inconclusive=warn")
+        plan.from_json(plan.text(dataclasses.replace(asked.apply(found), requirements_s=86399.5)).encode())
+    assert 300 < most < 399
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("class X(Eval):\n    better = 'higher'\n", None),
+        ("@dataclass(frozen=True)\nclass X(api.Eval):\n    better: ClassVar[str] = 'lower'\n", None),
+        ("@dataclass(frozen=True)\nclass X(api.Eval):\n    name = 'x'\n", "its class does not say what is better"),
+        ("class X(Eval):\n    name = 'x'\n", "its class does not say what is better"),
+        ("from mine import Eval as Own\nclass X(Own):\n    name = 'x'\n", None),
+        ("class X(Eval):\n    better = 'bigger'\n", "its class says better = 'bigger'"),
+        # What cannot be told without executing it is asked on the nodes.
+        ("class X(Base):\n    pass\n", None),
+        ("@improved\nclass X(Eval):\n    pass\n", None),
+        ("class X(Eval):\n    better = WORD\n", None),
+        ("X = make()\n", None),
+        ("class X(:\n", None),
+        ("-" * 100_000 + "1", None),
+        ("\0", None),
+    ],
+)
+def test_what_a_users_class_says_is_read_and_not_executed(tmp_path: Path, body: str, message: str | None) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "mine.py").write_text(
+        "from piolet.api import Eval\nfrom piolet import api\nraise SystemExit('executed')\n" + body
+    )
+    where = ("/nowhere", str(tmp_path))
+    text = "evals:\n- type: package.mine.X\n  baseline: peers\n"
+    if message is None:
+        assert plan_of(text, where).tasks[0].baseline == "peers"
+        return
+    with pytest.raises(VetError, match=f"'package.mine.X' cannot be compared with peers: {message}"):
+        plan_of(text, where)
+    assert plan_of(text.replace("  baseline: peers\n", ""), where).tasks[0].baseline == "absolute"
+
+
 def test_what_can_be_added() -> None:
     found = build(
         "budget: 2 min\nmin_nodes: 3\nspares: 2\nevals:\n- {type: cpu_gemm, timeout: 5s, where: environment,"
@@ -181,7 +233,13 @@ def test_a_users_class_is_not_imported_here() -> None:
         ("evals:\n- type: gpu\n  timeout: 0\n", 3, 12, "more than 0", None),
         ("evals:\n- type: gpu\n  timeout: 3 GB\n", 3, 12, "a number in s", None),
         ("evals:\n- type: gpu\n  where: there\n", 3, 10, "'host' or 'environment'", None),
-        ("evals:\n- type: env\n  baseline: peers\n", 3, 13, "nothing that could be compared", None),
+        (
+            "evals:\n- type: env\n  baseline: peers\n",
+            3,
+            13,
+            "cannot be compared with peers: its class does not say",
+            None,
+        ),
         ("evals:\n- type: limits\n  memlock_unlimited: 7\n", 3, 22, "true or false", None),
         ("evals:\n- type: internet_access\n", 2, 3, "needs 'host'", None),
         ("evals:\n- type: nccl_bandwidth\n  warmup: {payloads: 1}\n", 3, 12, "unknown key 'payloads'", "'payload'"),

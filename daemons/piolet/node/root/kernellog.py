@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict, deque
 
-_LINES_MAX = 1000
+_LINES_MAX = 200
+"""Of each driver, the latest: what one of them repeats for hours pushes out no word of another."""
 _KERNEL = 0  # the facility of the kernel's own lines; a program that writes to /dev/kmsg gets another
+# Chosen so that no process can write a part of it: its name comes after a word of _PROCESS, if at all.
 _DRIVER = re.compile(
-    r"NVRM: Xid |nvidia-nvswitch\d*: |mlx[45]_core[ :]|cxi_\w+[ :]|hfi1[ :_]|amdgpu[ :]|EDAC |[\w-]+ [0-9a-f:.]+: AER: "
+    r"(?P<driver>NVRM: Xid |NVRM: loading NVIDIA |NVRM: The NVIDIA GPU |NVRM: GPU [0-9a-fA-F:.]+: RmInitAdapter failed"
+    r"|nvidia-nvswitch\d*: |mlx[45]_core[ :]|cxi_\w+[ :]|hfi1[ :_]|amdgpu[ :]|EDAC |mce: "
+    r"|(?:\{\d+\})?\[Hardware Error\]: |nvme nvme\d+: |CPU\d+: (?:Core|Package) temperature "
+    r"|Memory failure: 0x[0-9a-f]+: recovery action for |[\w-]+ [0-9a-f:.]+: (?:AER: |PCIe Bus Error: ))"
 )
 _PROCESS = re.compile(
     r"\b(?:pid|tgid|tid|uid|comm|name|task|proc|process|thread|user|cmd|cmdline|exe)\b", re.IGNORECASE
@@ -21,8 +27,9 @@ _PROCESS = re.compile(
 
 
 def read() -> list[str] | None:
-    """Return the lines, the latest at the end. None: the log cannot be read, which is not the same as clean."""
-    lines: list[str] = []
+    """Return the lines in order, '[seconds since boot] text'. None: the log cannot be read, which is not clean."""
+    found: dict[str, deque[tuple[int, str]]] = defaultdict(lambda: deque(maxlen=_LINES_MAX))
+    number = entries = 0
     try:
         log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -30,16 +37,35 @@ def read() -> list[str] | None:
     try:
         while True:
             try:
-                line = of_device(os.read(log, 8192))
+                entry = os.read(log, 8192)
+                entries += 1
             except BrokenPipeError:
                 continue  # lines were overwritten while we read
             except OSError:
                 break
+            line = of_device(entry)
             if line is not None:
-                lines.append(line)
+                number += 1
+                found[driver_of(line)].append((number, stamp_of(entry) + line))
     finally:
         os.close(log)
-    return lines[-_LINES_MAX:]
+    if entries == 0:  # no kernel has nothing to say: it was emptied, or is somebody's imitation
+        return None
+    return [line for _, line in sorted(one for lines in found.values() for one in lines)]
+
+
+def driver_of(line: str) -> str:
+    """Return who wrote a line, without the number of the device."""
+    match = _DRIVER.match(line)
+    return re.sub(r"[0-9a-f]*[\d:.{}]+[0-9a-f]*", "", match["driver"]).strip() if match else ""
+
+
+def stamp_of(entry: bytes) -> str:
+    """Return when an entry of /dev/kmsg was written, as dmesg shows it, or '': it does not say."""
+    fields = entry.partition(b";")[0].split(b",")
+    if len(fields) < 3 or not fields[2].isdigit():
+        return ""
+    return f"[{int(fields[2]) / 1e6:12.6f}] "
 
 
 def of_device(entry: bytes) -> str | None:

@@ -28,7 +28,7 @@ from piolet.base.errors import PioletError, WireError
 from piolet.node.scoring import Order
 from piolet.node.shares import Sparse
 from piolet.samples import request
-from piolet.samples.choose import choose
+from piolet.samples.choose import HOST, choose
 from piolet.samples.sampler import SampledStep, Sampler, Session, Sink
 from piolet.steps import hierarchies, identity
 from piolet.system import peer, processes
@@ -43,6 +43,7 @@ _NOTE_MAX = 1 << 20
 _DRAIN_S = 10.0
 _DRAIN_POLL_S = 0.05
 _WATCH_S, _HUNG_S = 1.0, 5.0
+_HUNG = f"its driver did not answer within {_HUNG_S:.0f} s"
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
 
@@ -54,6 +55,7 @@ class StepNote:
     control_groups   of the step, as in Target
     nodes            how many the step has, 0: not known
     restarts         how often the job was requeued
+    hung             GPUs that did not answer: their names among `gpus`, and their UUIDs where they are known
     """
 
     job: int
@@ -69,6 +71,7 @@ class StepNote:
     gpus: list[str] = field(default_factory=list)
     nodes: int = 0
     restarts: int = 0
+    hung: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -123,15 +126,23 @@ class ScoreDesk:
     def give_up(self) -> bool:
         """Return whether one opening, reading or closing takes too long.
 
-        The next sampler then measures that step by its host's figures only.
+        The next sampler then measures that step without the GPU that hung, or, where that is not known or hangs again,
+        by its host's figures only.
         """
         busy = self._sampler.busy
         if busy is None or self._sampler.clock.monotonic_ns() - busy[1] < _HUNG_S * 1e9:
             return False
-        _log.error("step %s: its GPUs' library does not answer; it goes on without GPU counters", busy[0])
+        asked = self._sampler.asked
         for facts in [one.facts for one in self._steps if one.facts is not None and one.facts.name == busy[0]]:
+            named = {name for name, _ in facts.hung}
+            if asked is not None and asked[0] in facts.gpus and asked[0] not in named:
+                _log.error("step %s: GPU %s does not answer; the step is measured without it", busy[0], asked[0])
+                self._note(replace(facts, hung=[*facts.hung, asked]))
+                continue
+            _log.error("step %s: its GPUs' library does not answer; it goes on without GPU counters", busy[0])
             wish = replace(request.from_json(facts.definition.encode()), collector="host")
-            self._note(replace(facts, definition=wish.to_json().decode()))
+            hung = [*facts.hung, *((name, "") for name in facts.gpus if name not in named)]
+            self._note(replace(facts, definition=wish.to_json().decode(), hung=hung))
         return True
 
     def _timeout(self) -> float | None:
@@ -191,8 +202,15 @@ class ScoreDesk:
 
     def _begin(self, scored: _Scored, facts: StepNote) -> None:
         wish = request.from_json(facts.definition.encode())
-        target = Target(gpus=tuple(facts.gpus), groups=tuple(facts.control_groups), period=wish.period)
-        collectors, why_not = choose(target, wish.collector, lambda: self._sampler.working(facts.name))
+        hung = dict(facts.hung)
+        left = tuple(name for name in facts.gpus if name not in hung)
+        target = Target(gpus=left, groups=tuple(facts.control_groups), period=wish.period)
+        collectors, why_not = choose(target, wish.collector, lambda one: self._sampler.working(facts.name, one))
+        unseen = [(uuid or name, _HUNG) for name, uuid in facts.hung]
+        if hung and not left:
+            why_not = dict.fromkeys((name for name in why_not if name != HOST), f"the GPUs did not answer: {_HUNG}")
+        elif wish.collector != HOST and not any(collector.devices for collector in collectors):
+            unseen += [(name, "no source could read it") for name in left]
         step = SampledStep(
             str(facts.job),
             str(facts.step),
@@ -201,6 +219,8 @@ class ScoreDesk:
             wish.label,
             nodes=facts.nodes,
             restarts=facts.restarts,
+            allocated=None if wish.collector == HOST and not hung else len(facts.gpus),
+            unseen=tuple(unseen),
         )
         write = -1
         try:
@@ -208,7 +228,7 @@ class ScoreDesk:
             scored.session = self._sampler.add(step, collectors, wish.period, Sink(write), why_not)
         except Exception:
             for collector in collectors:
-                with contextlib.suppress(Exception), self._sampler.working(facts.name):
+                with contextlib.suppress(Exception), self._sampler.working(facts.name, collector):
                     collector.close()
             if write >= 0:
                 os.close(write)

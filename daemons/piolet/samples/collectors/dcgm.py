@@ -52,7 +52,7 @@ SLOW: tuple[tuple[str, int, float], ...] = (
 _POLL_NS = 5 * 10**8
 _GPU = 1  # DCGM_FE_GPU
 _LIVE = 1  # DCGM_FV_FLAG_LIVE_DATA
-_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT, _MIG_MODE = 50, 52, 54, 250, 164, 67
+_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT, _MIG_MODE, _XID = 50, 52, 54, 250, 164, 67, 230
 _NO_MIG = "MIG instances are read through GPM"
 _REASONS = ("blank", "not found", "not supported", "not permitted")
 _INT64_BLANK, _INT32_BLANK, _DOUBLE_BLANK = 0x7FFFFFFFFFFFFFF0, 0x7FFFFFF0, float(2**47)
@@ -68,12 +68,16 @@ class _Watch:
 
 @dataclass
 class _Rows:
-    """The rows of a device that are not complete yet: by tick, the timestamp and the values by place."""
+    """The rows of a device that are not complete yet: by tick, the timestamp and the values by place.
+
+    old_xid    the last XID before the step, which DCGM goes on telling of; NaN: not known yet
+    """
 
     first: int = 0
     last: int = 0
     open: dict[int, tuple[int, dict[int, float]]] = field(default_factory=dict)
     slow: dict[int, float] = field(default_factory=dict)
+    old_xid: float = math.nan
 
 
 class Dcgm(Collector):
@@ -96,6 +100,7 @@ class Dcgm(Collector):
         self._factors = [factor for _, _, factor in (*PROFILING, *SLOW)]
         self._rows: dict[int, _Rows] = {}
         self._index: dict[int, int] = {}
+        self._old_xid: dict[int, float] = {}
         self._due = 0
         self._period_us = 0
         self._offset_ns = 0
@@ -137,7 +142,7 @@ class Dcgm(Collector):
         return [known[name][0] for name in wanted]
 
     def _describe(self, number: int) -> tuple[Device, str]:
-        ffi, wanted = self._ffi, (_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT, _MIG_MODE)
+        ffi, wanted = self._ffi, (_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT, _MIG_MODE, _XID)
         values = ffi.new("value_v2[]", len(wanted))
         for value in values:
             value.version = ffi.sizeof("value_v2") | 2 << 24
@@ -154,6 +159,7 @@ class Dcgm(Collector):
             power_limit=0.0 if math.isnan(limit) else limit,
             mig=self._number(values[5])[0] == 1,
         )
+        self._old_xid[number] = self._number(values[6])[0]
         index = str(values[1].value.i64) if values[1].type == ord("i") else ""
         return device, index
 
@@ -184,7 +190,7 @@ class Dcgm(Collector):
         for index, number in enumerate(numbers):
             self._check(lib.dcgmGroupAddEntity(engine, self._group, _GPU, number), "dcgmGroupAddEntity")
             self._index[number] = index
-            self._rows[index] = _Rows()
+            self._rows[index] = _Rows(old_xid=self._old_xid.get(number, math.nan))
         for suffix, table, every in ((b"-f", PROFILING, self._period_us), (b"-s", SLOW, max(10**6, self._period_us))):
             fields = ffi.new("handle *")
             numbers_of = ffi.new("unsigned short[]", [field_number for _, field_number, _ in table])
@@ -207,6 +213,8 @@ class Dcgm(Collector):
                 continue
             number_of, reason = self._number(value)
             result = self.blank(self.quantities[place], reason) if reason else number_of * self._factors[place]
+            if value.field == _XID:
+                result = self._new_xid(rows, result)
             if place >= len(PROFILING):
                 rows.slow[place] = result
                 continue
@@ -214,6 +222,17 @@ class Dcgm(Collector):
             tick = round((value.ts - rows.first) / self._period_us)
             rows.open.setdefault(tick, (value.ts, {}))[1][place] = result
         return 0
+
+    @staticmethod
+    def _new_xid(rows: _Rows, code: float) -> float:
+        """Return an XID of the step, 0 for one from before it: the first value, where none was told before."""
+        if math.isnan(code):
+            return code
+        if math.isnan(rows.old_xid):
+            rows.old_xid = code
+        if code != rows.old_xid:
+            rows.old_xid = 0.0  # from here on, even the same code is another error
+        return 0.0 if code == rows.old_xid else code
 
     def read(self, now: int) -> list[Reading]:
         """Return the complete rows; the engine is asked twice a second only, since it keeps the times itself."""

@@ -80,6 +80,7 @@ class Gpm(Nvml):
         nvml = self.nvml
         try:
             for watched, device in zip(self.watched, self.devices, strict=True):
+                self.asked = watched.name
                 if not nvml.nvmlGpmQueryDeviceSupport(watched.parent).isSupportedDevice:
                     raise Unavailable(f"{device.name} has no GPM: that begins with Hopper")
             self._pairs = [_Pair(nvml) for _ in self.watched]
@@ -87,6 +88,7 @@ class Gpm(Nvml):
             raise Unavailable(f"GPM does not work with this driver: {error}") from None
         if ctypes.sizeof(nvml.c_nvmlGpmMetric_t) != struct.calcsize("<" + _ONE):
             raise Unavailable("nvidia-ml-py has another layout of GPM's metrics than is known here")
+        self.asked = None
         for pair in self._pairs:
             pair.ask(self._count)
 
@@ -95,6 +97,7 @@ class Gpm(Nvml):
         self.begin_read(now)
         readings = []
         for index, (watched, pair) in enumerate(zip(self.watched, self._pairs, strict=True)):
+            self.asked = watched.name
             values, span = self._counters(watched, pair, now)
             passed = (now - watched.last) / 1e9 if watched.last else 0.0
             watched.last = now
@@ -104,6 +107,7 @@ class Gpm(Nvml):
                 values = _NO_METRICS
             if passed > 0:
                 readings.append(Reading(index, now, passed, (*values, *self.basic(watched, now))))
+        self.asked = None
         return readings
 
     def _counters(self, watched: Watched, pair: _Pair, now: int) -> tuple[tuple[float, ...], float]:

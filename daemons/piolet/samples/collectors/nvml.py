@@ -22,7 +22,10 @@ _FIELD_MEMORY_TEMPERATURE = 82
 
 @dataclass
 class Watched:
-    """A device that is read: its handle, that of the GPU it is a part of, and what it cannot tell."""
+    """A device that is read: its handle, that of the GPU it is a part of, and what it cannot tell.
+
+    name    of the device in Target, and its UUID
+    """
 
     handle: Any
     parent: Any
@@ -31,6 +34,7 @@ class Watched:
     slow_due: int = 0
     xid: float = 0.0
     last: int = 0
+    name: tuple[str, str] = ("", "")
 
 
 class Nvml(Collector):
@@ -93,7 +97,13 @@ class Nvml(Collector):
         # A number then counts what Slurm was told of, which nobody else knows: it would be another job's instance.
         if any(map(str.isdecimal, wanted)) and any(map(self._is_divided, self._wholes())):
             raise Unavailable("where GPUs are divided (MIG), their numbers do not say which are meant; UUIDs would")
-        return [self._by_index(int(name)) if name.isdecimal() else self._by_uuid(name) for name in wanted]
+        return [self._by_name(name) for name in wanted]
+
+    def _by_name(self, name: str) -> Watched:
+        self.asked = name, "" if name.isdecimal() else name
+        watched = self._by_index(int(name)) if name.isdecimal() else self._by_uuid(name)
+        watched.name, self.asked = self.asked, None
+        return watched
 
     def _by_index(self, index: int) -> Watched:
         handle = self.nvml.nvmlDeviceGetHandleByIndex(index)
@@ -137,19 +147,18 @@ class Nvml(Collector):
 
     def _describe(self, watched: Watched) -> Device:
         nvml = self.nvml
+        self.asked = watched.name
+        uuid = str(nvml.nvmlDeviceGetUUID(watched.handle))
+        self.asked = watched.name = watched.name[0] or uuid, uuid
         memory, limit = 0, 0.0
         try:
             memory = int(nvml.nvmlDeviceGetMemoryInfo(watched.handle).total)
             limit = nvml.nvmlDeviceGetEnforcedPowerLimit(watched.parent) / 1000
         except nvml.NVMLError:
             pass  # they only scale a plot
-        return Device(
-            uuid=nvml.nvmlDeviceGetUUID(watched.handle),
-            name=nvml.nvmlDeviceGetName(watched.parent),
-            memory=memory,
-            power_limit=limit,
-            mig=watched.instance is not None,
-        )
+        device = Device(uuid, nvml.nvmlDeviceGetName(watched.parent), memory, limit, watched.instance is not None)
+        self.asked = None
+        return device
 
     # -- what they tell
 
@@ -180,11 +189,12 @@ class Nvml(Collector):
             self._events = nvml.nvmlEventSetCreate()
             for watched in self.watched:
                 nvml.nvmlDeviceRegisterEvents(watched.parent, _XID, self._events)
+            self._take_events(drop=True)  # what was there already is not the step's
         except (nvml.NVMLError, AttributeError):
             for watched in self.watched:
                 watched.never["xid"] = "NVML gives no events here"
 
-    def _take_events(self) -> None:
+    def _take_events(self, drop: bool = False) -> None:
         nvml = self.nvml
         for _ in range(64):
             try:
@@ -192,7 +202,7 @@ class Nvml(Collector):
             except nvml.NVMLError:
                 return
             for watched in self.watched:
-                if _same(watched.parent, event.device):
+                if _same(watched.parent, event.device) and not drop:
                     watched.xid = float(event.eventData)
 
     def basic(self, watched: Watched, now: int) -> tuple[float, ...]:
@@ -227,10 +237,12 @@ class Nvml(Collector):
         self.begin_read(now)
         readings = []
         for index, watched in enumerate(self.watched):
+            self.asked = watched.name
             values = self.basic(watched, now)
             if watched.last:
                 readings.append(Reading(index, now, (now - watched.last) / 1e9, values))
             watched.last = now
+        self.asked = None
         return readings
 
     def close(self) -> None:

@@ -22,12 +22,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from piolet.score.overview import Overview
-from piolet.score.report.screen import PARTS, number
+from piolet.score.report.screen import PARTS, bound, share
 from piolet.score.summary import Summary
 
 BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
 PINK, RED, GREY = "#CC79A7", "#D55E00", "#888888"
-PHASE_COLOURS = {"compute": BLUE, "memory": ORANGE, "communication": PINK, "idle": GREY, "few SMs": SKY, "stalled": RED}
+PHASE_COLOURS = {"compute": BLUE, "memory": ORANGE, "communication": PINK, "idle": GREY, "few SMs": SKY}
+PHASE_COLOURS |= {"stalled": RED, "unknown": GREY}
 _LINES_MAX = 16
 _ROWS_MAX = 256
 # Two greys that stand for "the text's colour" and "a faint line": the page turns them into its own.
@@ -234,19 +235,20 @@ def _waterfall(summary: Summary) -> Figure:
     figure, axes = _figure(1.9)
     done = 0.0
     for name, attribute, colour, _ in PARTS:
-        share = 100 * (getattr(score, attribute) or 0.0)
-        axes.barh(0, share, left=done, color=colour, height=0.6, label=f"{name} {share:.0f} %")
-        if share > 7:
-            axes.text(done + share / 2, 0, f"{name}\n{share:.0f} %", ha="center", va="center", size=8, color="black")
-        done += share
-    if summary.utilisation is not None:
-        at = 100 * summary.utilisation
-        axes.plot([at, at], [0.3, 0.58], color=_INK, lw=1.4)
-        axes.text(at - 0.6, 0.47, f"utilisation {at:.0f} %", ha="right", va="center", size=8)
+        part = 100 * (getattr(score, attribute) or 0.0)
+        label = f"{bound(score, name)}{part:.0f} %"
+        axes.barh(0, part, left=done, color=colour, height=0.6, label=f"{name} {label}")
+        if part > 7:
+            axes.text(done + part / 2, 0, f"{name}\n{label}", ha="center", va="center", size=8, color="black")
+        done += part
+    said = summary.utilisation
+    if (at := said.high if said.value is None else said.value) is not None:
+        axes.plot([100 * at, 100 * at], [0.3, 0.58], color=_INK, lw=1.4)
+        axes.text(100 * at - 0.6, 0.47, f"utilisation {share(said)}", ha="right", va="center", size=8)
     axes.set_xlim(0, 100)
     axes.set_ylim(-0.4, 0.62)
     axes.set_yticks([])
-    axes.set_xlabel(f"% of the GPUs' time; saturation {number(score)}")
+    axes.set_xlabel(f"% of the GPUs' time; saturation {share(summary.saturation)}")
     return figure
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from piolet.base import texts
 from piolet.score.advice import percent
 from piolet.score.report.figures import figures, svg
-from piolet.score.report.screen import PARTS, duration, energy, nodes, number
+from piolet.score.report.screen import PARTS, UNSURE_MOST, duration, energy, energy_of, gpus, nodes, share
 from piolet.score.summary import Summary
 
 _ROWS_MAX = 2048
@@ -101,9 +100,9 @@ def _e(text: object) -> str:
 
 
 def _subtitle(summary: Summary) -> str:
-    gpus = f"{texts.counted(summary.score.gpus, 'GPU')}, " if summary.score.gpus else ""
+    count = f"{gpus(summary.size)}, " if summary.score.gpus else ""
     label = f"{summary.label}, " if summary.label else ""
-    return f"{label}{gpus}{nodes(summary)}, {duration(summary.seconds)}"
+    return f"{label}{count}{nodes(summary)}, {duration(summary.seconds)}"
 
 
 def _top(summary: Summary) -> str:
@@ -116,17 +115,22 @@ def _top(summary: Summary) -> str:
             (score.by_network, "by communication"),
             (score.above, "of the time above 60 %"),
         )
+        is_known = score.value is not None and score.unsure <= UNSURE_MOST
         cards = [
-            (number(score), "GPU saturation"),
-            (percent(summary.utilisation), "utilisation, as nvidia-smi shows it"),
-            *((percent(None if score.value is None else share), text) for share, text in limits),
-            (energy(summary.energy), "energy of the GPUs"),
+            (share(summary.saturation), "GPU saturation"),
+            (share(summary.utilisation), "utilisation, as nvidia-smi shows it"),
+            *((percent(part if is_known else None), text) for part, text in limits),
+            (energy_of(summary.energy), "energy of the GPUs"),
         ]
         if score.gpus > 1:
             cards.append((percent(summary.balance), "balance of the GPUs (mean / max)"))
     else:
         cards = [(duration(summary.seconds), "host figures only: the step has no GPU")]
-    return "<div class=top>" + "".join(f"<div><b>{_e(v)}</b><span>{_e(t)}</span></div>" for v, t in cards) + "</div>"
+    page = "<div class=top>" + "".join(f"<div><b>{_e(v)}</b><span>{_e(t)}</span></div>" for v, t in cards) + "</div>"
+    reason = summary.saturation.reason if score.gpus else ""
+    return page + (
+        f"<div class=warn>{_e(f'Saturation {share(summary.saturation)}: {reason}.')}</div>" if reason else ""
+    )
 
 
 def _advice(summary: Summary) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Literal
 
 from rich.console import Console, Group, RenderableType
@@ -12,10 +13,12 @@ from rich.text import Text
 
 from piolet.base import texts
 from piolet.score.advice import percent
+from piolet.score.figure import Figure
 from piolet.score.saturation import Score
 from piolet.score.summary import Summary
 
 _WIDTH = 60
+UNSURE_MOST = 0.05  # of the time: above it, what the limit was is not said
 # What the time went into: the name, the field of a Score, and how it is drawn. The colours are Okabe and Ito's, which
 # people of all kinds of colour vision tell apart; letters say it without colour.
 PARTS = (
@@ -36,11 +39,29 @@ def render(summary: Summary, width: int = 100, color: bool = False) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
-def number(score: Score) -> str:
-    """Return the saturation, as a range where too little is known."""
-    if score.value is None:
+def share(figure: Figure) -> str:
+    """Return a headline figure that is a share: a value, a range, a bound, or that it is unknown."""
+    return _said(figure, percent)
+
+
+def _said(figure: Figure, text: Callable[[float | None], str]) -> str:
+    if figure.value is not None:
+        return text(figure.value)
+    if figure.is_withheld:
         return "unknown"
-    return f"{percent(score.low)} to {percent(score.high)}" if score.is_range else percent(score.value)
+    if figure.high is None:
+        return f"at least {text(figure.low)}"
+    if figure.low is None:
+        return f"at most {text(figure.high)}"
+    low, high = text(figure.low), text(figure.high)
+    return low if low == high else f"{low} to {high}"
+
+
+def gpus(figure: Figure) -> str:
+    """Return the number of GPUs."""
+    most = figure.high if figure.low is None else figure.low
+    many = "GPU" if most == figure.high == 1 or (most == 1 and figure.high is None) else "GPUs"
+    return f"{_said(figure, lambda count: f'{count:.0f}')} {many}"
 
 
 def nodes(summary: Summary) -> str:
@@ -55,6 +76,11 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+def energy_of(figure: Figure) -> str:
+    """Return the step's energy."""
+    return _said(figure, energy)
 
 
 def energy(joules: float | None) -> str:
@@ -72,11 +98,13 @@ def _page(summary: Summary) -> RenderableType:
     if score.gpus == 0:
         parts.append(Text("No GPUs: the host's figures only.", "bold"))
     else:
-        parts.append(Text(f"GPU saturation {number(score)}", "bold"))
+        parts.append(Text(f"GPU saturation {share(summary.saturation)}", "bold"))
+        if summary.saturation.reason:
+            parts.append(Text(summary.saturation.reason, "bold"))
         if score.value is not None:
             parts += [_limits(score), _waterfall(summary)]
-        elif summary.utilisation is not None:
-            text = f"utilisation {percent(summary.utilisation)}; it does not tell how much of a GPU was used"
+        elif not summary.utilisation.is_withheld:
+            text = f"utilisation {share(summary.utilisation)}; it does not tell how much of a GPU was used"
             parts.append(Text(text))
     parts += [_facts(summary), *_lists(summary)]
     title = f"step {summary.name}" if summary.job != "local" else "local command"
@@ -84,10 +112,18 @@ def _page(summary: Summary) -> RenderableType:
 
 
 def _limits(score: Score) -> Text:
+    if score.unsure > UNSURE_MOST:
+        known = f"; above 60 % in at least {percent(score.above)} of it"
+        return Text(f"what limited it is unknown in {percent(score.unsure)} of the time: a pipe is missing{known}")
     return Text(
         f"limited by compute {percent(score.by_compute)}, memory {percent(score.by_memory)}, "
         f"communication {percent(score.by_network)} of the time; above 60 % in {percent(score.above)} of it"
     )
+
+
+def bound(score: Score, part: str) -> str:
+    """Return what stands before a part of the waterfall where a pipe is missing: it may have been useful."""
+    return {"useful": "at least ", "stalled": "at most "}.get(part, "") if score.is_lower_bound else ""
 
 
 def _waterfall(summary: Summary) -> RenderableType:
@@ -96,13 +132,13 @@ def _waterfall(summary: Summary) -> RenderableType:
     legend = Text()
     done = 0.0
     for name, attribute, colour, block in PARTS:
-        share = getattr(score, attribute)
-        cells = round((done + share) * _WIDTH) - round(done * _WIDTH)
+        part = getattr(score, attribute)
+        cells = round((done + part) * _WIDTH) - round(done * _WIDTH)
         bar.append(block * cells, colour)
-        done += share
+        done += part
         legend.append(f"{block} ", colour)
-        legend.append(f"{name} {percent(share)}   ")
-    head = Text(f"\nof the time  (utilisation, as nvidia-smi shows it: {percent(summary.utilisation)})")
+        legend.append(f"{name} {bound(score, name)}{percent(part)}   ")
+    head = Text(f"\nof the time  (utilisation, as nvidia-smi shows it: {share(summary.utilisation)})")
     return Group(head, bar, legend, Text(""))
 
 
@@ -111,14 +147,15 @@ def _facts(summary: Summary) -> Table:
     table.add_column(style="dim")
     table.add_column()
     known = [node.s for node in summary.nodes if node.s is not None]
-    gpus = f"{texts.counted(summary.score.gpus, 'GPU')} on " if summary.score.gpus else ""
-    table.add_row("size", f"{gpus}{nodes(summary)}, {duration(summary.seconds)}")
+    on = f"{gpus(summary.size)} on " if summary.score.gpus else ""
+    table.add_row("size", f"{on}{nodes(summary)}, {duration(summary.seconds)}")
     if len(known) > 1:
         table.add_row("nodes", f"{percent(min(known))} to {percent(max(known))}, balance {percent(summary.balance)}")
     if summary.slowest:
         table.add_row("lowest", summary.slowest)
-    if summary.energy is not None:
-        table.add_row("energy", f"{energy(summary.energy)}, mean power per GPU {summary.power or 0:.0f} W")
+    if not summary.energy.is_withheld:
+        power = "" if summary.power is None else f", mean power per GPU {summary.power:.0f} W"
+        table.add_row("energy", f"{energy_of(summary.energy)}{power}")
     host = summary.view.host
     if "cpu" in host and host["cpu"].size:
         import numpy as np

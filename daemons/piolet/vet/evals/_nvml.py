@@ -6,12 +6,20 @@ of the node.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from piolet.api import Context, Inconclusive
+
+# nvmlReturn_t: the question cannot be asked here. All others say that the device does not answer as it should.
+_INVALID_ARGUMENT, _NOT_SUPPORTED, _NO_PERMISSION, _NOT_FOUND, _NO_FUNCTION = 2, 3, 4, 6, 13
+_VERSION_MISMATCH, _DEPRECATED = 25, 26
+_ABSENT = (_INVALID_ARGUMENT, _NOT_SUPPORTED, _NO_PERMISSION, _NOT_FOUND, _NO_FUNCTION, _VERSION_MISMATCH, _DEPRECATED)
+_WIDE = (2, 3, 4)
+"""nvmlValueType_t of 64 bits: unsigned long, unsigned long long, signed long long."""
 
 
 class LostError(Exception):
@@ -67,19 +75,33 @@ class Nvml:
         return [gpu for gpu in found if any(_means(name, gpu) for name in wanted)]
 
     def ask(self, function: str, *arguments: Any) -> Any:
-        """Return what a function of NVML says, or None: this GPU or driver does not have it. Raises LostError."""
-        call: Callable[..., Any] = getattr(self.lib, function)
+        """Return what a function of NVML says, or None: GPU, driver or library does not have it. Raises LostError."""
+        call: Callable[..., Any] | None = getattr(self.lib, function, None)
+        if call is None:
+            return None
         try:
             return call(*arguments)
         except self.lib.NVMLError as error:
-            absent = (
-                self.lib.NVML_ERROR_NOT_SUPPORTED,
-                self.lib.NVML_ERROR_FUNCTION_NOT_FOUND,
-                self.lib.NVML_ERROR_NO_PERMISSION,
-            )
-            if error.value in absent:
+            if error.value in _ABSENT:
                 return None
             raise LostError(f"{function}: {error}") from None
+
+    def field(self, gpu: Gpu, number: int) -> int | None:
+        """Return the field `number` of a GPU, a whole number, or None: it is not there. Raises LostError."""
+        values = self.ask("nvmlDeviceGetFieldValues", gpu.handle, [number])
+        if not values or values[0].nvmlReturn != 0:
+            return None
+        kind = values[0].valueType
+        return int(values[0].value.ullVal if kind in _WIDE else values[0].value.uiVal)
+
+    def fabric(self, gpu: Gpu) -> Any:
+        """Return the GPU's place in its NVLink fabric (nvmlGpuFabricInfo_v3_t or _v2_t), or None: there is none."""
+        for version in ("v3", "v2"):
+            made = getattr(self.lib, f"c_nvmlGpuFabricInfo_{version}_t", None)
+            info = made() if made is not None else None
+            if info is not None and self.ask("nvmlDeviceGetGpuFabricInfoV", gpu.handle, ctypes.byref(info)) is not None:
+                return info if info.state else None
+        return None
 
 
 def _means(name: str, gpu: Gpu) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from statistics import median
 
 from piolet.api import FAIL, Context, Eval, Verdict, at_least, parameter
 from piolet.vet.evals import _team
@@ -56,13 +57,13 @@ class CpuGemm(Eval):
         wall = min(found)[0]
         rate = flop * len(where) / wall / 1e9
         best = [flop / min(times) / 1e9 for times in zip(*(one for _, one in found))]  # noqa: B905 - Python 3.8
-        median = sorted(best)[len(best) // 2]
+        middle = median(best)
         slowest = min(range(len(best)), key=lambda index: best[index])
-        details = {"cores": len(where), "slowest_core": where[slowest], "slowest": best[slowest], "median": median}
-        if self.max_spread and best[slowest] < median * (1 - self.max_spread):
-            share = 1 - best[slowest] / median
+        details = {"cores": len(where), "slowest_core": where[slowest], "slowest": best[slowest], "median": middle}
+        if self.max_spread and best[slowest] < middle * (1 - self.max_spread):
+            share = 1 - best[slowest] / middle
             reason = f"core {where[slowest]} is {share:.0%} slower than the median of the cores"
             return Verdict(
-                FAIL, reason, "slowest core", best[slowest], median * (1 - self.max_spread), "GFLOP/s", details
+                FAIL, reason, "slowest core", best[slowest], middle * (1 - self.max_spread), "GFLOP/s", details
             )
         return at_least("matrix product", rate, self.min_rate or None, "GFLOP/s", **details)

@@ -39,8 +39,11 @@ class Gpu(Eval):
             wrong, hottest, devices = self._look(nvml, gpus)
         except _nvml.LostError as error:
             return Verdict(FAIL, str(error))
+        mute = [f"GPU {one['index']}" for one in devices if one["temperature"] is None]
+        if mute and not wrong:
+            raise Inconclusive(f"nothing was checked: {', '.join(mute)} tells no temperature")
         if hottest is None:
-            raise Inconclusive("no GPU tells its temperature")
+            return Verdict(FAIL, "; ".join(wrong)[:500], details={"gpus": devices})
         verdict = at_most("temperature", hottest, self.max_temp, "degC", gpus=devices)
         if not wrong:
             return verdict
@@ -53,27 +56,37 @@ class Gpu(Eval):
         for gpu in gpus:
             temperature = nvml.ask("nvmlDeviceGetTemperature", gpu.handle, 0)
             used, total = _memory(nvml, gpu)
-            pids = [process.pid for process in nvml.ask("nvmlDeviceGetComputeRunningProcesses", gpu.handle) or []]
-            foreign = [pid for pid in pids if pid != os.getpid()]
+            running = nvml.ask("nvmlDeviceGetComputeRunningProcesses", gpu.handle)
+            foreign = [process.pid for process in running or [] if process.pid != os.getpid()]
             if temperature is not None:
                 hottest = temperature if hottest is None else max(hottest, temperature)
                 if temperature > self.max_temp:
                     wrong.append(f"{gpu} is at {temperature} degC, {self.max_temp:g} are allowed")
-            if total and used / total > self.max_used_memory:
+            if used is not None and total and used / total > self.max_used_memory:
                 wrong.append(
                     f"{used / total:.1%} of the memory of {gpu} is used, {self.max_used_memory:.1%} is allowed"
                 )
             if len(foreign) > self.max_processes:
                 wrong.append(f"{gpu} has {len(foreign)} other processes (pid {', '.join(map(str, foreign[:4]))})")
             devices.append(
-                {"index": gpu.index, "uuid": gpu.uuid, "temperature": temperature, "used": used, "total": total}
+                {
+                    "index": gpu.index,
+                    "uuid": gpu.uuid,
+                    "temperature": temperature,
+                    "used": used,
+                    "total": total,
+                    "processes": None if running is None else len(running),
+                }
             )
         return wrong, hottest, devices
 
 
-def _memory(nvml: _nvml.Nvml, gpu: _nvml.Gpu) -> tuple[int, int]:
-    """Return used and total bytes. The first version of the call counts the driver's own reserve as used."""
+def _memory(nvml: _nvml.Nvml, gpu: _nvml.Gpu) -> tuple[int | None, int | None]:
+    """Return used and total bytes, None where the GPU does not tell.
+
+    The first version of the call counts the driver's own reserve as used.
+    """
     info = nvml.ask("nvmlDeviceGetMemoryInfo", gpu.handle, nvml.lib.nvmlMemory_v2)
     if info is None:
         info = nvml.ask("nvmlDeviceGetMemoryInfo", gpu.handle)
-    return (info.used, info.total) if info is not None else (0, 0)
+    return (info.used, info.total) if info is not None else (None, None)

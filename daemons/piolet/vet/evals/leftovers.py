@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import time
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,6 +24,12 @@ class _Process(NamedTuple):
     state: str
     name: str
     switches: str
+    parent: int
+    job: str
+
+
+_JOB = re.compile(r"/job_([^/\n]+)")
+"""The part of a control group's path that names the job, in both versions of control groups."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +37,13 @@ class Leftovers(Eval):
     """Walks /proc and /dev/shm."""
 
     name = "leftovers"
-    text = "processes of other users, zombies, hanging processes, and what fills /dev/shm"
-    how = "walks /proc (a process in state D that is not woken within a second hangs) and /dev/shm"
+    text = "processes of other users without a job here, zombies, hanging processes, and what fills /dev/shm"
+    how = "walks /proc (jobs by control groups and slurmstepd; in state D for a second without waking hangs), /dev/shm"
     source = "/proc, /dev/shm"
     needs = "a /proc that shows the processes of others"
     loads = frozenset({"disk"})  # what another eval waits for is no leftover
 
-    max_foreign: int = parameter(0, text="processes of other ordinary users", unit="processes", least=0)
+    max_foreign: int = parameter(0, text="of other ordinary users, outside running jobs", unit="processes", least=0)
     min_uid: int = parameter(1000, text="users below are the system's, as are 61184 to 65535", unit="uid", least=0)
     allow_users: tuple[str, ...] = parameter((), text="users whose processes belong here")
     max_zombies: int = parameter(20, text="zombies", unit="processes", least=0)
@@ -48,10 +55,12 @@ class Leftovers(Eval):
         first = _processes(context)
         if 1 not in first:
             raise Inconclusive("/proc does not show the processes of others (hidepid)")
-        foreign = [pid for pid, one in first.items() if self._foreign(one.uid, context.uid)]
+        of_jobs = _of_running_jobs(first)
+        users = {first[pid].uid for pid in of_jobs}  # of these jobs, slurmstepd's own root among them
+        foreign = [pid for pid, one in first.items() if self._foreign(one.uid, context.uid) and pid not in of_jobs]
         zombies = [pid for pid, one in first.items() if one.state == "Z"]
         hanging = _hanging(context, first)
-        shm = _shm(context.path("/dev/shm"))  # noqa: S108 - that is what is looked at
+        shm = _shm(context.path("/dev/shm"), users - {0, context.uid})  # noqa: S108 - that is what is looked at
         wrong = []
         for what, found, limit in (
             ("processes of other users", foreign, self.max_foreign),
@@ -91,7 +100,34 @@ def _process(context: Context, pid: int | str) -> _Process | None:
     uid = next((line.split()[1] for line in status.splitlines() if line.startswith("Uid:")), "0")
     switches = " ".join(line for line in status.splitlines() if "ctxt_switches:" in line)
     called = stat.partition("(")[2].rpartition(")")[0]
-    return _Process(int(uid), state[0] if state else "?", called, switches)
+    fields = stat.rpartition(")")[2].split()[1:2]
+    parent = int(fields[0]) if fields and fields[0].isdigit() else 0
+    job = _JOB.search(_files.text(context.path(f"/proc/{pid}/cgroup")) or "")
+    return _Process(int(uid), state[0] if state else "?", called, switches, parent, job[1] if job else "")
+
+
+def _of_running_jobs(table: dict[int, _Process]) -> set[int]:
+    """Return the processes of jobs that run here.
+
+    A job runs for as long as root's slurmstepd does, which is in the job's control group; what a job has left behind
+    is in one without it, or in none. Without control groups a job's processes descend from slurmstepd, and those that
+    left it are its user's.
+    """
+    stepds = {pid for pid, one in table.items() if one.uid == 0 and one.name.startswith("slurmstepd")}
+    jobs = {table[pid].job for pid in stepds} - {""}
+    below = {pid for pid in table if _descends(pid, stepds, table)}
+    users = {table[pid].uid for pid in below if not table[pid].job} - {0}
+    return {pid for pid, one in table.items() if one.job in jobs or pid in below or (not one.job and one.uid in users)}
+
+
+def _descends(pid: int, ancestors: set[int], table: dict[int, _Process]) -> bool:
+    seen: set[int] = set()
+    while pid in table and pid not in seen:
+        if pid in ancestors:
+            return True
+        seen.add(pid)
+        pid = table[pid].parent
+    return False
 
 
 def _hanging(context: Context, table: dict[int, _Process]) -> list[int]:
@@ -118,12 +154,14 @@ def _user(uid: int) -> str:
         return str(uid)
 
 
-def _shm(directory: str) -> int:
+def _shm(directory: str, jobs_of: set[int]) -> int:
+    """Return the bytes in `directory`, without those of users whose jobs run here: they are theirs to have."""
     total = 0
     for base, _, names in os.walk(directory):
         for name in names:
             try:
-                total += os.lstat(os.path.join(base, name)).st_blocks * 512
+                found = os.lstat(os.path.join(base, name))
             except OSError:
                 continue
+            total += 0 if found.st_uid in jobs_of else found.st_blocks * 512
     return total

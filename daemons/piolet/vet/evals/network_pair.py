@@ -14,7 +14,7 @@ class NetworkPair(Eval):
     """Connects to the partner that the round gives this node."""
 
     name = "network_pair"
-    text = "latency and bandwidth between every two nodes over TCP"
+    text = "latency and bandwidth between nodes over TCP"
     how = "rounds of disjoint pairs; median of round trips of one byte; the slower direction of one stream"
     source = "TCP; both prove that they know the run's token"
     needs = "at least two nodes"
@@ -30,7 +30,7 @@ class NetworkPair(Eval):
     max_offset: float = parameter(0.0, text="the largest difference of the clocks; 0: any", unit="s", least=0)
     size: float = parameter(32e6, text="sent in each direction", unit="B", least=1)
     pings: int = parameter(50, text="round trips", least=1)
-    rounds: int = parameter(0, text="how many rounds; 0: until everybody has met everybody", least=0)
+    rounds: int = parameter(0, text="rounds, each with another partner; 0: ceil(log2 N) + 4 for N nodes", least=0)
 
     def check(self, context: Context) -> Verdict:
         """Measure the pair; the verdict is of the pair, and who is at fault is found from all of them."""

@@ -10,16 +10,17 @@ import contextlib
 import ctypes
 import dataclasses
 import json
+import math
 import os
 import resource
 import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from piolet.api import INCONCLUSIVE, Context, Eval, Inconclusive, Verdict
-from piolet.vet.runner import loading
+from piolet.vet.runner import loading, records
 from piolet.vet.runner.plan import Task
 
 if TYPE_CHECKING:  # Python 3.8 cannot evaluate it
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # Python 3.8 cannot evaluate it
     """Prepares a task's process, and gives the directories in which its requirements are; raises Inconclusive."""
 
 READY = b"R"
+END = b"\n"
 ANSWER_MAX = 256 * 1024
 TAIL_MAX = 4096
 _PR_SET_PDEATHSIG = 1
@@ -46,10 +48,39 @@ def build(task: Task) -> Eval:
         raise Inconclusive(f"{task.kind} does not take these parameters: {error}") from None
 
 
-def judge(task: Task, context: Context) -> Verdict:
-    """Return the verdict of `task` in this process; whatever is raised makes it inconclusive."""
+def judge(task: Task, context: Context) -> dict[str, Any]:
+    """Return the answer of `task` in this process: the fields of a verdict, and of a record what its class says.
+
+    Whatever is raised makes it inconclusive.
+    """
+    said: dict[str, Any] = {}
+    verdict = _verdict(task, context, said)
+    return {**dataclasses.asdict(verdict), **said, "unit": verdict.unit or said.get("unit", "")}
+
+
+def comparison(task: Task, kind: Eval | type[Eval]) -> dict[str, Any]:
+    """Return what the class of `task` says of comparing its values: 'better', 'effect', 'unit'.
+
+    Raises Inconclusive where the task has a baseline and the class does not say how to compare.
+    """
+    better, effect, unit = kind.better, kind.effect, kind.unit
+    known = {"peers": ("higher", "lower", "same"), "history": ("higher", "lower")}.get(task.baseline)
+    if known is not None:
+        if better not in known:
+            what = f"says better = {better!r}, and not 'higher' or 'lower'" if better else "does not say what is better"
+            raise Inconclusive(f"{task.kind} cannot be compared with {task.baseline}: its class {what}")
+        if isinstance(effect, bool) or not isinstance(effect, (int, float)) or not 0 <= effect < math.inf:
+            raise Inconclusive(f"{task.kind} cannot be compared with {task.baseline}: its effect is no number")
+    fine = isinstance(effect, (int, float)) and math.isfinite(effect)
+    return {"better": str(better), "effect": float(effect) if fine else None, "unit": str(unit)}
+
+
+def _verdict(task: Task, context: Context, said: dict[str, Any]) -> Verdict:
+    """Return the verdict, and put into `said` what the class says."""
     try:
-        answer = build(task).check(context)
+        one = build(task)
+        said.update(comparison(task, one))
+        answer = one.check(context)
         if not isinstance(answer, Verdict):
             return Verdict(INCONCLUSIVE, f"{task.kind} returned {type(answer).__name__}, not a Verdict")
         return answer
@@ -66,7 +97,8 @@ def start(task: Task, context: Context, resolve: Resolve | None = None) -> tuple
     """Fork the child that judges `task`, after `resolve` has seen to its requirements.
 
     Return its pid and two descriptors that do not block: of its answer, and of what it prints. The answer is
-    the byte READY, at which the eval begins, and then the verdict.
+    the byte READY, at which the eval begins, and then one line. It is whole with its line end: what the eval has
+    started may hold the pipe open, and nobody can end a process that hangs in a file system.
     """
     answer_end, answer = os.pipe()
     tail_end, tail = os.pipe()
@@ -118,7 +150,7 @@ def _run(task: Task, context: Context, resolve: Resolve | None, parent: int, ans
     os.dup2(tail, 2)
     _close_others(answer)
     sys.stdout = sys.stderr = open(1, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
-    ready = False
+    ready, own = False, os.getpid()
     try:
         if resolve is not None:  # an image brings its own
             loading.add_path(resolve(task))
@@ -127,19 +159,21 @@ def _run(task: Task, context: Context, resolve: Resolve | None, parent: int, ans
         late = dataclasses.replace(
             context, deadline=min(context.deadline, time.monotonic() + task.timeout_s - _margin(task))
         )
-        verdict = judge(task, late)
+        found = judge(task, late)
     except Inconclusive as error:
-        verdict = Verdict(INCONCLUSIVE, str(error))
+        found = dataclasses.asdict(Verdict(INCONCLUSIVE, str(error)))
+    if os.getpid() != own:
+        os._exit(0)  # the eval has forked, and this is its child: it has no say
     if not ready:
         os.write(answer, READY)
-    data = _encode(verdict)
+    data = _encode(found) + END
     while data:
         data = data[os.write(answer, data) :]
     os._exit(0)
 
 
-def _encode(verdict: Verdict) -> bytes:
-    value = dataclasses.asdict(verdict)
+def _encode(found: dict[str, Any]) -> bytes:
+    value = {key: records.clean(one) if isinstance(one, str) else one for key, one in found.items()}
     try:
         data = json.dumps(value, default=str, allow_nan=False).encode()
     except ValueError:

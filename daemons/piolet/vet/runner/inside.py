@@ -9,7 +9,6 @@ import time
 
 from piolet.base.errors import PioletError
 from piolet.vet.runner import parts, plan, runner, session, surroundings
-from piolet.vet.runner.meeting import START_S
 
 
 def main(data: bytes) -> int:
@@ -39,7 +38,8 @@ def main(data: bytes) -> int:
         runner.run_plan(what, plan.ENVIRONMENT, context, write)
         return 0
     place = session.Place(surroundings.own_address(node, context.nodes), token, shared)
-    until = time.monotonic() + START_S + what.budget_s + what.meetings_s
+    count = len(context.nodes)
+    until = time.monotonic() + plan.start_s(count) + what.budget_s + what.meetings_s(count)
     session.serve(what, plan.ENVIRONMENT, context, place, orders, write, until=until)
     return 0
 

@@ -6,8 +6,9 @@ A node writes
     verdict   what one eval came to
     end       all evals that it judges by itself have been told; a node without it was lost
     met       what one meeting came to
+    failed    why it takes no further part in meetings
     part      a piece of a longer line (parts.py)
-and is sent the orders 'meet' and 'stop' (session.py).
+and is sent orders (meeting.py).
 
 Whoever reads them trusts nothing: a line may be too long, cut off, or somebody else's print. This module runs
 under Python 3.8.
@@ -18,12 +19,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from piolet.api import INCONCLUSIVE, OUTCOMES, Verdict
 
 LINE_MAX = 64 * 1024
+REASON_MAX = 2000
+_WORD_MAX = 200
 MARK = "piolet-vet"
 
 
@@ -36,6 +39,9 @@ class Record:
     seconds   how long it took
     cached    it was taken from an earlier run
     peer      for a pair: the other node
+    better    as the eval's class says where it was loaded; '': it says nothing, or was not loaded
+    effect    likewise, None: it was not loaded
+    past      with how many earlier values of the node it was compared; None: with none was wanted
     """
 
     node: str
@@ -51,6 +57,9 @@ class Record:
     cached: bool = False
     peer: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    better: str = ""
+    effect: float | None = None
+    past: int | None = None
 
     def verdict(self) -> Verdict:
         """Return the verdict alone."""
@@ -60,9 +69,17 @@ class Record:
 def record(node: str, name: str, kind: str, verdict: Verdict, seconds: float, cached: bool = False) -> Record:
     """Return the record of a verdict."""
     return Record(
-        node, name, kind, verdict.outcome, verdict.reason, verdict.measure, verdict.value, verdict.limit,
-        verdict.unit, round(seconds, 6), cached, "", verdict.details,
+        node, name, kind, verdict.outcome, clean(verdict.reason), clean(verdict.measure, _WORD_MAX), verdict.value,
+        verdict.limit, clean(verdict.unit, _WORD_MAX), round(seconds, 6), cached, "", verdict.details,
     )  # fmt: skip
+
+
+def clean(text: str, most: int = REASON_MAX) -> str:
+    """Return `text` as one line of at most `most` characters: what is not printable is escaped as in Python."""
+    text = text[: most + 1]
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def encode(kind: str, content: Mapping[str, Any]) -> bytes:
@@ -99,19 +116,23 @@ def to_record(value: Mapping[str, Any]) -> Record | None:
         found = Record(**value)
     except TypeError:
         return None
-    texts = (found.node, found.eval, found.kind, found.reason, found.measure, found.unit, found.peer)
-    numbers = [number for number in (found.value, found.limit) if number is not None]
+    texts = (found.node, found.eval, found.kind, found.reason, found.measure, found.unit, found.peer, found.better)
+    numbers = [number for number in (found.value, found.limit, found.effect, found.past) if number is not None]
     if not all(isinstance(text, str) for text in texts) or found.outcome not in OUTCOMES:
         return None
     if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in [*numbers, found.seconds]):
         return None
-    return found if isinstance(found.details, dict) else None
+    if not isinstance(found.details, dict):
+        return None
+    # Its node may be anybody's, and its lines must not look like others of the screen.
+    return replace(
+        found, reason=clean(found.reason), measure=clean(found.measure, _WORD_MAX), unit=clean(found.unit, _WORD_MAX),
+        kind=clean(found.kind), peer=clean(found.peer), better=clean(found.better, _WORD_MAX),
+    )  # fmt: skip
 
 
-def to_verdict(value: Any) -> Verdict:
-    """Return the verdict that a worker wrote; what is none becomes inconclusive."""
-    if isinstance(value, dict):
-        one = to_record({"node": "", "eval": "", "kind": "", **value})
-        if one is not None:
-            return one.verdict()
-    return Verdict(INCONCLUSIVE, "the eval's answer is malformed")
+def answered(node: str, name: str, kind: str, answer: Any, seconds: float) -> Record:
+    """Return the record of the answer that a worker wrote; what is none becomes inconclusive."""
+    about = {"node": node, "eval": name, "kind": kind, "seconds": round(seconds, 6), "cached": False, "peer": ""}
+    one = to_record({**answer, **about}) if isinstance(answer, dict) else None
+    return one or record(node, name, kind, Verdict(INCONCLUSIVE, "the eval's answer is malformed"), seconds)

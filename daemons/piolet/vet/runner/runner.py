@@ -25,6 +25,8 @@ from piolet.vet.runner.records import Record
 
 _SIDE_BY_SIDE_MAX = 16
 _REAP_S = 0.2
+_LOOK_S = 0.5
+_ANSWER_MAX = child.ANSWER_MAX + len(child.READY + child.END)
 # An eval that looks at its deadline answers before it is killed.
 _GRACE_S = 0.25
 
@@ -50,6 +52,7 @@ class _Running:
     ready: bool = False
     answer: bytes = b""
     tail: bytes = b""
+    status: int | None = None
 
 
 def run(
@@ -177,12 +180,24 @@ class _Runner:
         if not self._running:
             return
         soonest = min(one.deadline for one in self._running)
-        for key, _ in self._selector.select(max(0.0, soonest - time.monotonic())):
+        events = self._selector.select(max(0.0, min(soonest - time.monotonic(), _LOOK_S)))
+        for key, _ in events:
             self._read(key.data, key.fd)
+        if not events:
+            self._look()
         now = time.monotonic()
         for one in [one for one in self._running if now >= one.deadline]:
             child.end(one.pid)
             self._finish(one, Verdict(INCONCLUSIVE, one.why_late, details=_printed(one)))
+
+    def _look(self) -> None:
+        """Find those that are dead while something they have started holds their pipes open."""
+        for one in list(self._running):
+            one.status = _reap(one.pid, 0.0)
+            if one.status is not None:
+                self._read(one, one.answer_fd)  # it may have answered since
+                if one in self._running:
+                    self._died(one)
 
     def _read(self, one: _Running, descriptor: int) -> None:
         if one not in self._running:
@@ -202,23 +217,33 @@ class _Runner:
             if not data:
                 return
         one.answer += data
-        if not data or len(one.answer) > child.ANSWER_MAX:
+        if child.END in data:
             self._answered(one)
+        elif not data or len(one.answer) > _ANSWER_MAX:
+            self._died(one)
 
     def _answered(self, one: _Running) -> None:
-        """The child has closed its answer: it is done, or dead."""
-        status = _reap(one.pid)
-        if one.answer:
-            try:
-                self._finish(one, records.to_verdict(json.loads(one.answer.decode("utf-8"))))
-                return
-            except ValueError:
-                pass
+        """Its answer is whole: it counts, whoever still holds the pipe."""
+        try:
+            answer = json.loads(one.answer.partition(child.END)[0].decode("utf-8"))
+        except (ValueError, RecursionError):
+            answer = None
+        _reap(one.pid)  # its end is work, too, which must not disturb what is measured next
+        self._close(one)
+        seconds = time.monotonic() - one.started
+        self._emit(records.answered(self._context.node, one.task.name, one.task.kind, answer, seconds))
+
+    def _died(self, one: _Running) -> None:
+        status = _reap(one.pid) if one.status is None else one.status
         with contextlib.suppress(OSError):
             one.tail = (one.tail + os.read(one.tail_fd, 65536))[-child.TAIL_MAX :]
         self._finish(one, Verdict(INCONCLUSIVE, _death(status), details=_printed(one)))
 
     def _finish(self, one: _Running, verdict: Verdict) -> None:
+        self._close(one)
+        self._tell(one.task, verdict, time.monotonic() - one.started)
+
+    def _close(self, one: _Running) -> None:
         child.end(one.pid)  # what it may have left behind
         _reap(one.pid, 0.0)
         self._running.remove(one)
@@ -226,7 +251,6 @@ class _Runner:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(descriptor)
             os.close(descriptor)
-        self._tell(one.task, verdict, time.monotonic() - one.started)
 
     def _tell(self, task: Task, verdict: Verdict, seconds: float) -> None:
         self._emit(records.record(self._context.node, task.name, task.kind, verdict, seconds))

@@ -1,13 +1,10 @@
 """One node's part in a vetting of several: its own evals first, then the meetings that the coordinator asks for.
 
 It reads lines from one descriptor and writes lines to another; Slurm carries them (the vet step's standard input
-reaches every task, and its output comes back). The coordinator's orders are
+reaches every task, and its output comes back). The coordinator's orders are described in meeting.py.
 
-    {"piolet-vet": "meet", "eval": NAME, "round": K, "sets": [[NODE, …], …], "where": {NODE: [HOST, PORT]}}
-    {"piolet-vet": "stop"}
-
-In a meeting of a pair eval the first of a set measures; in one of a group eval all of them do. It ends at 'stop',
-at the end of its input, and at the deadline.
+In a meeting of a pair eval the first of two measures; in one of a group eval all of them do. It ends at 'stop',
+at the end of its input, and at the deadline. An order that it cannot read is told to the coordinator, and ends it.
 """
 
 from __future__ import annotations
@@ -23,8 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from piolet.api import Context
+from piolet.base.errors import VetError
 from piolet.vet.evals import _link
-from piolet.vet.runner import child, records, runner
+from piolet.vet.runner import child, meeting, records, runner
 from piolet.vet.runner.plan import Plan, Task
 from piolet.vet.runner.records import Record
 
@@ -101,9 +99,16 @@ class _Meetings:
         self._place = place
         self._write = write
         self._resolve = resolve
+        self._orders = meeting.Orders(context.node)
 
     def obey(self, in_fd: int) -> None:
         """Do what the coordinator says until it says stop."""
+        try:
+            self._obey(in_fd)
+        except VetError as error:
+            self._write(records.encode("failed", {"node": self._context.node, "reason": error.message}))
+
+    def _obey(self, in_fd: int) -> None:
         data = b""
         while time.monotonic() < self._context.deadline:
             if not select.select([in_fd], [], [], self._context.remaining())[0]:
@@ -113,40 +118,43 @@ class _Meetings:
                 return
             data += piece
             *lines, data = data.split(b"\n")
-            if len(data) > records.LINE_MAX:
-                return
+            longest = max(map(len, [*lines, data]))
+            if longest > records.LINE_MAX:
+                raise VetError(
+                    f"an order of srun is at least {longest} bytes long, more than the limit of {records.LINE_MAX}"
+                )
             for line in lines:
                 order = records.decode(line)
                 if order is not None and order[0] == "stop":
                     return
-                if order is not None and order[0] == "meet":
-                    self._meet(order[1])
+                if order is not None:
+                    self._take(*order)
 
-    def _meet(self, order: Mapping[str, Any]) -> None:
-        task = self._tasks.get(order.get("eval", ""))
-        sets = [one for one in order.get("sets", []) if isinstance(one, list)]
-        mine = next((number for number, one in enumerate(sets) if self._context.node in one), None)
-        if task is None or mine is None:
+    def _take(self, kind: str, content: Mapping[str, Any]) -> None:
+        task = self._tasks.get(str(content.get("eval", "")))
+        if kind == "meet" and task is None:
             return
-        members, number = sets[mine], int(order.get("round", 0))
+        by_pairs = task is not None and task.scope == "pair"
+        found = self._orders.take(kind, content, by_pairs)
+        if found is None or task is None:
+            return
         facts = dict(self._context.facts)
-        if task.scope == "pair":
-            if members[0] != self._context.node:
+        if by_pairs:
+            if found.members[0] != self._context.node or found.peer is None:
                 return
-            host, port = order["where"][members[1]]
-            facts["peer"] = {"node": members[1], "host": host, "port": port}
+            facts["peer"] = {"node": found.peer.name, "host": found.peer.host, "port": found.peer.port}
             facts["token"] = self._place.token.hex()
         else:
-            rank = members.index(self._context.node)
-            path = os.path.join(self._place.shared, f"{number}-{mine}") if self._place.shared else ""
-            facts["group"] = {"rank": rank, "size": len(members), "path": path}
-        self._judge(task, facts, members, number)
+            rank = found.members.index(self._context.node)
+            path = os.path.join(self._place.shared, f"{found.number}-{found.key}") if self._place.shared else ""
+            facts["group"] = {"rank": rank, "size": len(found.members), "path": path}
+        self._judge(task, facts, found)
 
-    def _judge(self, task: Task, facts: Mapping[str, Any], members: list[str], number: int) -> None:
-        others = ",".join(node for node in members if node != self._context.node)
+    def _judge(self, task: Task, facts: Mapping[str, Any], found: meeting.Assembly) -> None:
+        others = ",".join(node for node in found.members if node != self._context.node)
 
         def emit(record: Record) -> None:
             content = dataclasses.asdict(dataclasses.replace(record, peer=others[:1000]))
-            self._write(records.encode("met", {"round": number, **content}))
+            self._write(records.encode("met", {"round": found.number, **content}))
 
         runner.run([task], dataclasses.replace(self._context, facts=facts), emit, self._resolve)

@@ -1,0 +1,210 @@
+"""The headline figures of a step: saturation, utilisation, energy, coverage, size, each with its witness or its reason.
+
+| figure      | witness                                                                    |
+|-------------|----------------------------------------------------------------------------|
+| saturation  | utilisation, which another part of the driver counts, contradicts no sample |
+| utilisation | engine activity agrees, or the power drawn is that of a busy GPU            |
+| energy      | the integral of the power over the same time agrees with the counter        |
+| coverage    | the end of the step: Slurm's, or the command's                              |
+| size        | the GPUs that Slurm gave to the step are those that were seen               |
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from piolet.base import texts
+from piolet.samples.dataset import Dataset, Node
+from piolet.score.figure import Figure, between, withheld, witnessed
+from piolet.score.overview import Overview
+from piolet.score.saturation import PIPES
+
+TOLD = 0.5  # of the covered time: in so much of it the witness must have been there
+APART = 0.25  # utilisation and engine activity further apart than this do not confirm each other
+ENERGY_APART, ENERGY_APART_J = 0.15, 20.0  # of the larger; and for each GPU
+BUSY_POWER = 0.5  # of the power limit: an idle GPU draws less
+UNCOUNTED, UNCOUNTED_S = 0.1, 2.5  # of the step; the energy counter is read once a second
+
+
+def saturation(data: Dataset, view: Overview) -> Figure:
+    """Return the mean saturation, 0..1."""
+    score = view.score()
+    if not view.gpus:
+        return withheld("the step has no GPU")
+    if score.value is None:
+        return withheld(_no_score(view))
+    low: float | None = score.value
+    high: float | None = score.value
+    full = (disk_full(node) for node in data.nodes)
+    reasons = [*unseen(data)[:1], *filter(None, full)][:2]
+    if score.is_range:
+        low, high = score.low, score.high
+        reasons.append(f"{_percent(1 - score.coverage)} of the GPUs' time has no score")
+    if view.denied.any():
+        reasons.append(denied(view))
+        low, high = score.low, score.high
+    if score.is_lower_bound:
+        high = high if score.is_range or view.denied.any() else None
+        reasons.append(f"{', '.join(missing_pipes(view))} is missing, which is not zero")
+    if float(np.minimum(view.told, view.totals.covered).sum()) < TOLD * float(view.totals.covered.sum()):
+        high = None
+        reasons.append("utilisation, which would confirm it, is not told")
+    if shared(data):
+        low = None
+        reasons.append(shared(data))
+    if low is None and high is None:
+        return withheld("; ".join(reasons))
+    return (
+        between(low, high, "; ".join(reasons))
+        if reasons
+        else witnessed(score.value, "utilisation contradicts it nowhere")
+    )
+
+
+def _no_score(view: Overview) -> str:
+    if view.denied.any():
+        return denied(view)
+    if not view.rows:
+        return "no sample was taken"
+    return "no profiling counters: saturation cannot be told from utilisation"
+
+
+def denied(view: Overview) -> str:
+    """Return in words whose counters are not believed."""
+    which = np.flatnonzero(view.denied)
+    gpu = view.gpus[int(which[0])]
+    more = f" and {len(which) - 1} more" if len(which) > 1 else ""
+    return (
+        f"the profiling counters of {gpu.node} GPU {gpu.index}{more} stood at 0 or still while utilisation was above "
+        f"50 %, for {view.denied.max():.1f} s"
+    )
+
+
+def unseen(data: Dataset) -> list[str]:
+    """Return in words which of the step's GPUs were not measured."""
+    return [
+        f"{node.name} GPU {index} ({device['uuid']}) was not measured: {device['unseen']}"
+        for node in data.nodes
+        for index, device in enumerate(node.facts.devices)
+        if device.get("unseen")
+    ]
+
+
+def disk_full(node: Node) -> str:
+    """Return in words for how long a node's disk was full; '' where it was not."""
+    events = [event for event in node.facts.events if event["event"] == "full"]
+    if not events:
+        return ""
+    origin = int(node.facts.header["origin"]) - node.facts.start
+    since, until = (sorted((event[key] + origin) / 1e9 for event in events) for key in ("since", "at"))
+    frames = sum(int(event["dropped"]) for event in events)
+    return (
+        f"disk full on {node.name} ({events[0]['text']}): {texts.counted(frames, 'frame')}, each of up to a second of "
+        f"samples, lost from second {since[0]:.1f} to {until[-1]:.1f}"
+    )
+
+
+def missing_pipes(view: Overview) -> list[str]:
+    """Return the pipes that some GPU with samples did not tell of."""
+    seen = view.totals.covered > 0
+    names = [name for name in PIPES if np.isnan(view.means[name][seen]).any()]
+    return [{"tensor": "tensor activity"}.get(name, name.upper()) for name in names] or ["a pipe, at times,"]
+
+
+def shared(data: Dataset) -> str:
+    """Return in words with which other steps GPUs were shared; '' with none."""
+    events = [event for node in data.nodes for event in node.facts.events if event["event"] == "shared"]
+    if not events:
+        return ""
+    gpus = texts.counted(len({str(event["gpu"]) for event in events}), "GPU")
+    names = sorted({str(event["with"]) for event in events if event["with"]})
+    other = f"step {', '.join(names[:4])}" if names else "another step"
+    return f"{gpus} shared with {other}: the figures are of the GPUs, and not of this step alone"
+
+
+def utilisation(data: Dataset, view: Overview) -> Figure:
+    """Return the mean utilisation, as nvidia-smi shows it, 0..1."""
+    if not view.gpus:
+        return withheld("the step has no GPU")
+    share, engine = _mean(view.means["utilisation"]), _mean(view.means["engine"])
+    if share is None:
+        return withheld("utilisation is not told")
+    if shared(data):
+        return between(None, share, shared(data))
+    if (part := float((~np.isnan(view.means["utilisation"])).mean())) < 1:
+        return between(part * share, part * share + 1 - part, f"it is of {_percent(part)} of the GPUs only")
+    power = _power_of_limit(view)
+    if view.denied.any() or engine is None:
+        if power is not None and power >= BUSY_POWER and share >= BUSY_POWER:
+            return witnessed(share, f"the power, {_percent(power)} of the limit")
+        why = denied(view) if view.denied.any() else "nothing else tells of it: there are no profiling counters"
+        return between(None, share, why)
+    if abs(engine - share) > APART:
+        return between(min(engine, share), max(engine, share), f"engine activity is {_percent(engine)}")
+    return witnessed(share, f"engine activity is {_percent(engine)}")
+
+
+def energy(data: Dataset, view: Overview) -> Figure:
+    """Return the energy of the GPUs in J."""
+    if not view.gpus:
+        return withheld("the step has no GPU")
+    known = ~np.isnan(view.energy)
+    if not known.any():
+        return withheld("no GPU has an energy counter that could be read")
+    joules, drawn = float(view.energy[known].sum()), float(np.nansum(view.drawn[known]))
+    many = int(known.sum())
+    if shared(data):
+        return between(None, joules, shared(data))
+    if not known.all() or data.wanted > len(data.nodes):
+        return between(joules, None, f"the counters of {many} GPUs only were read")
+    open_s = view.expected - view.counted
+    if (open_s > np.maximum(UNCOUNTED * view.expected, UNCOUNTED_S)).any():
+        return between(joules, None, f"up to {float(open_s.max()):.1f} s of the step are not counted")
+    if not drawn:
+        return between(joules, None, "power, which would confirm it, is not told")
+    apart = abs(joules - drawn)
+    if apart > ENERGY_APART * max(joules, drawn) + ENERGY_APART_J * many:
+        again = f"; the counter began again {int(view.restarts.sum())} times" if view.restarts.any() else ""
+        return between(min(joules, drawn), max(joules, drawn), f"counter and power do not agree{again}")
+    return witnessed(joules, "the integral of the power")
+
+
+def coverage(data: Dataset, view: Overview) -> Figure:
+    """Return the share of the GPUs' time that is covered by samples with a score, 0..1."""
+    if not view.gpus:
+        return withheld("the step has no GPU")
+    share = view.score().coverage
+    if data.wanted > len(data.nodes):
+        return between(None, share, f"{data.wanted - len(data.nodes)} of {data.wanted} nodes have no samples")
+    if not all(node.facts.complete for node in data.nodes):
+        return between(None, share, "the end of the step is not known")
+    local = all(str(node.facts.header["job"]) == "local" for node in data.nodes)
+    return witnessed(share, "the command's end" if local else "the end of the step in Slurm")
+
+
+def size(data: Dataset, view: Overview) -> Figure:
+    """Return the number of the step's GPUs."""
+    seen = len(view.gpus)
+    given = [node.facts.header.get("allocated") for node in data.nodes]
+    if data.wanted > len(data.nodes):
+        return between(seen, None, f"{data.wanted - len(data.nodes)} of {data.wanted} nodes have no samples")
+    if any(count is None for count in given):
+        return between(seen, None, "no allocation of Slurm says how many there should be")
+    wanted = sum(int(count) for count in given if count is not None)
+    if wanted != seen:
+        return between(min(seen, wanted), max(seen, wanted), f"Slurm gave {wanted} GPUs to the step, {seen} were seen")
+    return witnessed(seen, "Slurm's allocation")
+
+
+def _power_of_limit(view: Overview) -> float | None:
+    limits = np.array([gpu.power_limit or np.nan for gpu in view.gpus])
+    return _mean(view.means["power"] / limits)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

@@ -1,0 +1,42 @@
+"""What vettings of several sizes cost, each measured in a process of its own."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+
+from tests.scale.swarm import Costs
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = (64, 640, 2688, 10_000)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One vetting: its costs, who was left out, who was slow, and how many lines the screen has."""
+
+    costs: Costs
+    bad: Sequence[str]
+    slow: Sequence[str]
+    lines: int
+
+
+@functools.cache
+def measured(count: int) -> Measured:
+    """Vet `count` nodes, of which one in a hundred is slow, and return what came of it."""
+    command = [sys.executable, "-m", "tests.scale", str(count)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    return Measured(Costs(**found["costs"]), found["bad"], found["slow"], found["lines"])
+
+
+def exponent(small: float, large: float, sizes: tuple[int, int] = (SIZES[0], SIZES[-1])) -> float:
+    """Return with which power of the number of nodes a cost grows: 1 is linear."""
+    return log(large / small) / log(sizes[1] / sizes[0])

@@ -1,0 +1,68 @@
+"""Vetting at the size of its users: synthetic nodes against the real coordinator, without Slurm (`make scale`)."""
+
+from __future__ import annotations
+
+import pytest
+from piolet.vet.runner import records
+
+from tests.scale import costs
+from tests.scale.swarm import Swarm
+
+LARGEST = costs.SIZES[-1]
+GROWTH_MAX = 1.1
+
+
+@pytest.mark.parametrize("name", ["calls", "bytes", "memory"])
+def test_costs_grow_as_the_nodes_do(name: str) -> None:
+    """With their number, and hardly faster: rounds grow with its logarithm. Calls stand for CPU, undisturbed."""
+    small, large = (float(getattr(costs.measured(count).costs, name)) for count in (costs.SIZES[0], LARGEST))
+    assert costs.exponent(small, large) <= GROWTH_MAX, (small, large)
+
+
+def test_cpu_grows_as_the_nodes_do() -> None:
+    """Caches that are too small for ten thousand nodes, and other processes, may cost another fifth of a power."""
+    small, large = (costs.measured(count).costs.cpu_s for count in (costs.SIZES[0], LARGEST))
+    assert costs.exponent(small, large) <= GROWTH_MAX + 0.2, (small, large)
+
+
+def test_a_hundred_slow_nodes_of_ten_thousand_are_named() -> None:
+    """Exactly those, in 2 s of CPU and 300 MB."""
+    found = costs.measured(LARGEST)
+    assert len(found.slow) == 100
+    assert sorted(found.bad) == list(found.slow)
+    assert found.costs.judging_s < 2.0
+    assert found.costs.memory < 300e6
+    assert found.lines < 60
+
+
+@pytest.mark.parametrize("count", costs.SIZES)
+def test_no_line_is_near_its_limit(count: int) -> None:
+    assert costs.measured(count).costs.longest < records.LINE_MAX * 0.6
+
+
+@pytest.mark.parametrize("limit", [1939, 700])
+def test_good_nodes_under_a_limit_that_is_scaled_down(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 nodes under 1,939 bytes are 2,163 under 65,536; all of them were 'no answer' once."""
+    monkeypatch.setattr(records, "LINE_MAX", limit)
+    swarm = Swarm(64)
+    decision, text = swarm.vet()
+    assert swarm.costs.longest <= limit
+    assert decision.good == swarm.names, text
+    assert not decision.notes
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 7, 8, 9, 33])
+def test_few_nodes(count: int) -> None:
+    """Odd numbers pause, small ones meet everybody, and good ones are good."""
+    swarm = Swarm(count)
+    decision, _ = swarm.vet()
+    assert decision.good == swarm.names
+
+
+def test_all_rounds_of_many_nodes() -> None:
+    """384 nodes with a slow one took 12 s of CPU for their 383 rounds when every one was compared with every other."""
+    swarm = Swarm(384, {17}, rounds=1000)
+    decision, _ = swarm.vet()
+    assert decision.bad == sorted(swarm.slow)
+    assert swarm.costs.rounds >= 383
+    assert swarm.costs.judging_s < 3.0
