@@ -6,10 +6,10 @@ The login node imports nobody's classes; but what is plain to see there need not
 from __future__ import annotations
 
 import ast
-import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
+
+from piolet.base.files import NotRegularError, read_small
 
 _SIZE_MAX = 1 << 20
 
@@ -28,11 +28,12 @@ def better(dotted: str, search: Iterable[str]) -> str | None:
 
 def _better(path: Path, name: str) -> str | None:
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _SIZE_MAX:
+        # It may lie in a directory of others: no pipe in its place holds this up.
+        text, _ = read_small(str(path), _SIZE_MAX)
+        if len(text) > _SIZE_MAX:
             return None
-        tree = ast.parse(path.read_bytes())
-    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+        tree = ast.parse(text)
+    except (OSError, NotRegularError, ValueError, SyntaxError, RecursionError, MemoryError):
         return None
     classes = [one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == name]
     if len(classes) != 1:
