@@ -1,4 +1,4 @@
-"""What a class of a user's own says of itself is read and not executed, and nothing in its file's place holds that up."""
+"""What a class of a user's own says of itself is read, not executed, and nothing in its file's place holds that up."""
 
 from __future__ import annotations
 
