@@ -123,8 +123,8 @@ def start_waiting(cluster: Cluster, edf: Path | None) -> tuple[subprocess.Popen[
 def test_signals_arrive_as_without_a_container(
     cluster: Cluster, tiny_edf: Path, arguments: tuple[str, ...], said: str
 ) -> None:
-    # On a busy machine an srun that gets SIGTERM ends with 0 instead of 137 now and then, bare (2 of 300, measured) as in a
-    # container (4 of 300). What differs because of the container differs each time.
+    # On a busy machine an srun that gets SIGTERM ends with 0 instead of 137 now and then, bare (2 of 300, measured) as
+    # in a container (4 of 300). What differs because of the container differs each time.
     for _ in range(SLURMS_CHANCE):
         bare, inside = ends(cluster, tiny_edf, arguments)
         if inside == bare:
