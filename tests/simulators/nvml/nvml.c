@@ -188,7 +188,7 @@ EXPORT int nvmlDeviceGetSerial(struct gpu *gpu, char *text, unsigned int size) {
 }
 
 GETTER(nvmlDeviceGetIndex, unsigned int, gpu - machine.gpus)
-GETTER(nvmlDeviceGetMinorNumber, unsigned int, gpu - machine.gpus)
+GETTER(nvmlDeviceGetMinorNumber, unsigned int, gpu->minor)
 
 EXPORT int nvmlDeviceGetPciInfo_v3(struct gpu *gpu, struct pci_info *info) {
     ENTER(gpu);

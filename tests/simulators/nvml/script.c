@@ -35,6 +35,7 @@ static const struct key GPU_KEYS[] = {
     AS_TEXT(struct gpu, name),
     AS_TEXT(struct gpu, serial),
     AS_NUMBER(struct gpu, bus),
+    AS_NUMBER(struct gpu, minor),
     AS_NUMBER(struct gpu, temperature),
     AS_NUMBER(struct gpu, memory_temperature),
     AS_NUMBER(struct gpu, memory_total),
@@ -135,6 +136,7 @@ static struct gpu *add_gpu(struct machine *machine) {
     snprintf(gpu->uuid, sizeof gpu->uuid, "GPU-%08x-0000-0000-0000-000000000000", index);
     snprintf(gpu->serial, sizeof gpu->serial, "13236230%05d", index);
     gpu->bus = 0x10 + (number)index;
+    gpu->minor = (number)index;
     machine->gpu_count++;
     return gpu;
 }

@@ -55,6 +55,7 @@ struct gpu {
     char name[96];
     char serial[30];
     number bus;
+    number minor; /* of its device file; by default the same as its index */
     number temperature;        /* degrees Celsius */
     number memory_temperature; /* degrees Celsius */
     number memory_total, memory_reserved, memory_used; /* bytes; used without the reserved part */

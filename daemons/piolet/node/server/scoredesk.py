@@ -30,6 +30,7 @@ from piolet.node.shares import Sparse
 from piolet.samples import request
 from piolet.samples.choose import HOST, choose
 from piolet.samples.sampler import SampledStep, Sampler, Session, Sink
+from piolet.slurm import gres
 from piolet.steps import hierarchies, identity
 from piolet.system import peer, processes
 from piolet.transport import packets, wire
@@ -189,7 +190,7 @@ class ScoreDesk:
                 scored.facts = replace(
                     scored.facts,
                     control_groups=step_groups(pid),
-                    gpus=list(gpus.names),
+                    gpus=list(gres.by_file(gpus.names, scored.facts.node, os.environ)),
                     nodes=gpus.nodes,
                     restarts=gpus.restarts,
                 )
