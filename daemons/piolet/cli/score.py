@@ -66,7 +66,7 @@ def add_parser(subparsers: Any) -> None:
     export.add_argument("data", metavar="DIR|JOB[.STEP]")
     export.add_argument("--format", choices=("csv", "json", "openmetrics"), default="json")
     export.add_argument("--calibration", type=Path, metavar="FILE", help="peaks from `piolet score calibrate`")
-    bring = actions.add_parser("import", help="make a data set of what GSSR recorded (JSON or CSV)")
+    bring = actions.add_parser("import", help="make a data set of each step that GSSR recorded (JSON or CSV)")
     bring.add_argument("source", type=Path)
     bring.add_argument("out", type=Path, metavar="DIR")
     bring.add_argument("--gpu-model", default="", help="for example 'NVIDIA GH200': GSSR does not record it")
@@ -273,8 +273,8 @@ def _import(args: argparse.Namespace) -> int:
 
     if not args.source.exists():
         raise UsageError(f"there is no {args.source}")
-    count = convert(args.source, args.out, args.gpu_model)
-    print(f"{args.out}: made of {count} files")
+    for directory in convert(args.source, args.out, args.gpu_model):
+        print(directory)
     return 0
 
 

@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 
 from piolet.samples.dataset import Dataset, Node
-from piolet.score import saturation, witness
+from piolet.score import ceilings, clock, saturation, witness
 from piolet.score.counter import EnergyCounter
 from piolet.score.peaks import Peaks, peaks_of
 from piolet.score.phases import BINS_MAX
-from piolet.score.saturation import NEEDED, Totals
+from piolet.score.saturation import NEEDED, Totals, Weights
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-SCORES = ("s", "c", "m", "n")
+SCORES = ("s", "c", "m", "n", "weighted")
 DRAWN = ("utilisation", "sm", "occupancy", "dram", "tensor", "nvlink", "engine", "power", "memory_used")
 _COLUMNS = (*NEEDED, "occupancy", "utilisation", "integer", "tensor_half", "power", "memory_used")
-_SPARSE = ("energy", "temperature", "clock_sm", "clock_events", "xid")
+_SPARSE = ("energy", "temperature", "clock_sm", "clock_memory", "clock_events", "xid")
 MEANS = (
     *("utilisation", "engine", "sm", "occupancy", "tensor", "tensor_half", "fp64", "fp32", "fp16", "integer", "dram"),
     *("pcie_tx", "pcie_rx", "nvlink_tx", "nvlink_rx", "c2c_tx", "c2c_rx", "power"),
@@ -49,6 +49,8 @@ class Gpu:
     memory: int
     power_limit: float
     peaks: Peaks
+    clock_sm_max: float = math.nan
+    clock_memory_max: float = math.nan
 
 
 @dataclass
@@ -60,6 +62,10 @@ class Overview:
     counted      seconds between the first and the last reading of that counter
     told         seconds in which utilisation was told
     denied       seconds whose profiling counters are not believed, since utilisation contradicts them
+    doubtful     links that were missing though they may have moved bytes, of all nodes
+    nics         the nodes' network interfaces with their line rates, B/s; `nic` is the highest share of it in a bin
+    others       nodes on which the step had some of the GPUs only, so that the network may have been another's
+    weights      of the aggregated picture
     """
 
     gpus: list[Gpu]
@@ -82,6 +88,10 @@ class Overview:
     rows: int = 0
     host: dict[str, Array] = field(default_factory=dict)
     nodes: list[str] = field(default_factory=list)
+    doubtful: list[str] = field(default_factory=list)
+    nics: dict[str, float] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    weights: Weights = field(default_factory=Weights)
 
     @property
     def seconds(self) -> float:
@@ -106,30 +116,38 @@ class Overview:
         return _ratio(self.totals.s, covered)
 
 
-def overview(data: Dataset, calibrations: Mapping[str, Peaks] | None = None) -> Overview:
+def overview(
+    data: Dataset, calibrations: Mapping[str, Peaks] | None = None, weights: Weights | None = None
+) -> Overview:
     """Read a data set once and return its overview."""
     span = max(1, data.end - data.start)
     shortest = min((node.facts.header["period"] for node in data.nodes), default=1.0)
     bins = max(1, min(BINS_MAX, math.ceil(span / 1e9 / max(shortest, 1e-3) / 2)))
-    work = [(node, data.start, span, bins, dict(calibrations or {})) for node in data.nodes]
+    weights = weights or Weights()
+    work = [(node, data.start, span, bins, dict(calibrations or {}), weights) for node in data.nodes]
     rows = sum(node.facts.quality.get("ticks", 0) * len(node.facts.devices) for node in data.nodes)
     if len(work) > 1 and rows > _PARALLEL_FROM and (os.cpu_count() or 1) > 1:
         with concurrent.futures.ProcessPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             parts = list(pool.map(_node, work, chunksize=max(1, len(work) // 64)))
     else:
         parts = [_node(item) for item in work]
-    return _merge(parts, data)
+    whole = _merge(parts, data)
+    whole.weights = weights
+    return whole
 
 
-def _node(item: tuple[Node, int, int, int, dict[str, Peaks]]) -> Overview:
+def _node(item: tuple[Node, int, int, int, dict[str, Peaks], Weights]) -> Overview:
     """Return the overview of one node."""
-    node, start, span, bins, calibrations = item
+    node, start, span, bins, calibrations, weights = item
     facts = node.facts
     gpus = [
-        Gpu(node.name, i, d["uuid"], d["name"], d["memory"], d["power_limit"], peaks_of(d["name"], calibrations))
+        Gpu(
+            *(node.name, i, d["uuid"], d["name"], d["memory"], d["power_limit"], peaks_of(d["name"], calibrations)),
+            *(d.get(clock) or math.nan for clock in ("clock_sm_max", "clock_memory_max")),
+        )
         for i, d in enumerate(facts.devices)
     ]
-    sums = _Sums(len(gpus), bins)
+    sums = _Sums(len(gpus), bins, ceilings.of(node), weights)
     for chunk in node.chunks((*_COLUMNS, *_SPARSE)):
         sums.add(chunk, gpus, start, span)
     part = sums.result(gpus, start, start + span)
@@ -137,14 +155,19 @@ def _node(item: tuple[Node, int, int, int, dict[str, Peaks]]) -> Overview:
     part.expected = np.full(len(gpus), (start + span - facts.start) / 1e9)
     part.host = _host(node, start, span, bins)
     part.nodes = [node.name]
+    part.doubtful = sorted(sums.ceilings.doubtful)
+    part.nics = {f"{node.name} {name}": rate for name, rate in sums.ceilings.nics.items()}
+    part.others = [node.name] if sums.ceilings.is_shared else []
     return part
 
 
 class _Sums:
     """What is added up while a node is read."""
 
-    def __init__(self, gpus: int, bins: int) -> None:
+    def __init__(self, gpus: int, bins: int, around: ceilings.Ceilings, weights: Weights) -> None:
         self.gpus, self.bins, self.rows = gpus, bins, 0
+        self.ceilings, self.weights = around, weights
+        self.held = {name: clock.Held(gpus) for name in ("clock_sm", "clock_memory", "clock_events")}
         self.totals = Totals.zero(gpus)
         self.mean = {name: np.zeros((2, gpus)) for name in (*MEANS, "clock_sm")}
         self.peak = {name: np.full(gpus, np.nan) for name in ("memory_used", "temperature", "power")}
@@ -168,8 +191,14 @@ class _Sums:
             ((chunk["end"] - seconds * 5e8 - start) * (self.bins / span)).astype(np.int64), 0, self.bins - 1
         )
         models = {g.peaks for g in gpus}
-        samples = saturation.score(chunk, next(iter(models))) if len(models) == 1 else self._mixed(chunk, gpus, gpu)
-        self.totals = self.totals + saturation.totals(samples, seconds, gpu, self.gpus)
+        full = chunk | self._besides(chunk, gpus, gpu)
+        more = (self.ceilings.doubtful, self.weights)
+        samples = (
+            saturation.score(full, next(iter(models)), *more)
+            if len(models) == 1
+            else self._mixed([saturation.score(full, g.peaks, *more) for g in gpus], gpu)
+        )
+        self.totals = self.totals + saturation.totals(samples, seconds, gpu, self.gpus, full["clock_events"])
         known = np.where(np.isnan(samples.s), 0, seconds)
         weights = np.bincount(place, weights=known, minlength=self.gpus * self.bins)
         for name in SCORES:
@@ -189,9 +218,15 @@ class _Sums:
                     best[i] = np.fmax(best[i], np.fmax.reduce(mine))
         self._rare(chunk, gpu, seconds)
 
-    def _mixed(self, chunk: dict[str, Array], gpus: list[Gpu], gpu: Array) -> saturation.Samples:
-        """Score a node with GPUs of different models: each by its own peaks."""
-        parts = [saturation.score(chunk, g.peaks) for g in gpus]
+    def _besides(self, chunk: dict[str, Array], gpus: list[Gpu], gpu: Array) -> dict[str, Array]:
+        """Return clocks for every sample, their shares of the highest, and what the network did meanwhile."""
+        held = {name: each.fill(chunk[name], chunk["end"], gpu) for name, each in self.held.items()}
+        most = (np.array([getattr(g, name) for g in gpus]) for name in ("clock_sm_max", "clock_memory_max"))
+        return held | clock.shares(held, gpu, *most) | self.ceilings.network(chunk["end"])
+
+    @staticmethod
+    def _mixed(parts: list[saturation.Samples], gpu: Array) -> saturation.Samples:
+        """Return of a node with GPUs of different models each by its own peaks."""
         fields = [f.name for f in dataclasses.fields(saturation.Samples)]
         rows = np.arange(len(gpu))
         return saturation.Samples(*(np.stack([getattr(p, f) for p in parts])[gpu, rows] for f in fields))
@@ -230,7 +265,7 @@ class _Sums:
         energy, drawn = (np.array([getattr(c, name) for c in self.energy]) for name in ("joules", "by_power"))
         restarts = np.array([counter.restarts for counter in self.energy], int)
         xids = [sorted(codes) for codes in self.xids]
-        clock = means.pop("clock_sm")
+        mean_clock = means.pop("clock_sm")
         return Overview(
             gpus=gpus,
             totals=self.totals,
@@ -239,7 +274,7 @@ class _Sums:
             energy=energy,
             events=events,
             xids=xids,
-            clock=clock,
+            clock=mean_clock,
             lines=lines,
             start=start,
             end=end,
@@ -294,4 +329,7 @@ def _merge(parts: list[Overview], data: Dataset) -> Overview:
         rows=sum(part.rows for part in parts),
         host=joined("host"),
         nodes=[name for part in parts for name in part.nodes],
+        doubtful=sorted({link for part in parts for link in part.doubtful}),
+        nics={name: rate for part in parts for name, rate in part.nics.items()},
+        others=[name for part in parts for name in part.others],
     )

@@ -22,7 +22,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from piolet.score.overview import Overview
-from piolet.score.report.screen import PARTS, bound, share
+from piolet.score.report.screen import bound, parts, share
 from piolet.score.summary import Summary
 
 BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
@@ -234,8 +234,8 @@ def _waterfall(summary: Summary) -> Figure:
     score = summary.score
     figure, axes = _figure(1.9)
     done = 0.0
-    for name, attribute, colour, _ in PARTS:
-        part = 100 * (getattr(score, attribute) or 0.0)
+    for name, of_all, colour, _ in parts(score):
+        part = 100 * of_all
         label = f"{bound(score, name)}{part:.0f} %"
         axes.barh(0, part, left=done, color=colour, height=0.6, label=f"{name} {label}")
         if part > 7:

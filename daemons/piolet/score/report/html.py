@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 from piolet.score.advice import percent
 from piolet.score.report.figures import figures, svg
-from piolet.score.report.screen import PARTS, UNSURE_MOST, duration, energy, energy_of, gpus, nodes, share
+from piolet.score.report.screen import UNSURE_MOST, duration, energy, energy_of, gpus, nodes, share
+from piolet.score.report.screen import parts as parts_of
 from piolet.score.summary import Summary
 
 _ROWS_MAX = 2048
@@ -87,7 +88,7 @@ def render(summary: Summary) -> str:
     for name, heading, caption, figure in figures(summary):
         parts.append(f"<section><h2>{_e(heading)}</h2><p class=soft>{_e(caption)}</p>{svg(figure, name)}</section>")
         if name == "waterfall":
-            parts.append(_legend())
+            parts.append(_legend(summary))
         if name == "saturation":
             parts.append(_phases(summary))
     parts += [_nodes(summary), _gpus(summary), _quality(summary), _source(summary)]
@@ -140,16 +141,18 @@ def _advice(summary: Summary) -> str:
     return f"<section><h2>Advice</h2>{items}</section>"
 
 
-def _legend() -> str:
+def _legend(summary: Summary) -> str:
     meaning = {
-        "useful": "the saturation",
+        "useful": "the saturation, less what a lower clock took",
         "stalled": "SMs had work and waited",
         "narrow": "something ran, on few SMs",
         "idle": "nothing ran",
+        "throttled": "busy, at a clock below the highest",
+        "unknown": "not told",
     }
     spans = (
         f'<span><i class=swatch style="background:{colour}"></i>{name}: {meaning[name]}</span> &nbsp; '
-        for name, _, colour, _ in PARTS
+        for name, _, colour, _ in parts_of(summary.score)
     )
     return f"<p class=soft>{''.join(spans)}</p>"
 

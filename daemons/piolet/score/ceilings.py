@@ -1,0 +1,73 @@
+"""What of a node, and not of its GPUs, bounds a step: its network interface, and what was not told of links.
+
+The network is the node's. Where the step has all of the node's GPUs, its busiest interface at its line rate is a
+ceiling of theirs, as their own links are. Where it has some of them, the traffic may be that of another job, so it only
+raises what the saturation can be at most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from piolet.samples.dataset import Node
+from piolet.score.saturation import LINKS
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """A node's.
+
+    doubtful     links whose values were missing for another reason than that there is no such link
+    nics         line rates of the network interfaces, B/s in one direction, by name
+    ends, spans, shares    the samples of the busiest interface's share of its line rate: ns, s, 0..1
+    is_shared    the node has more GPUs than the step, or nobody knows
+    """
+
+    doubtful: frozenset[str]
+    nics: dict[str, float]
+    ends: Array
+    spans: Array
+    shares: Array
+    is_shared: bool
+
+    def network(self, ends: Array) -> dict[str, Array]:
+        """Return 'nic' or 'nic_others', as saturation.score takes them, for samples that end at `ends` (ns)."""
+        if not len(self.ends):
+            return {}
+        at = np.minimum(np.searchsorted(self.ends, ends), len(self.ends) - 1)
+        begins = self.ends[at] - self.spans[at] * 1e9
+        inside = (ends > begins) & (ends <= self.ends[at])
+        return {"nic_others" if self.is_shared else "nic": np.where(inside, self.shares[at], np.nan)}
+
+
+def of(node: Node) -> Ceilings:
+    """Read what a node's data set says of them."""
+    blanks = node.facts.quality.get("blanks", {})
+    doubtful = {
+        link
+        for link, *names in LINKS
+        for name in names
+        if name in blanks and not any("not supported" in reason.lower() for reason in blanks[name])
+    }
+    facts = node.facts.header.get("facts", {})
+    parts = [
+        (chunk["end"], chunk["span"], chunk["nic"])
+        for chunk in (node.chunks(("nic",), host=True) if facts.get("nics") else ())
+    ]
+    ends, spans, shares = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else [np.zeros(0)] * 3
+    order = np.argsort(ends, kind="stable")
+    known = order[~np.isnan(shares[order])] if len(order) else order
+    mine = len(node.facts.devices)
+    return Ceilings(
+        doubtful=frozenset(doubtful),
+        nics={str(name): float(rate) for name, rate in facts.get("nics", {}).items()},
+        ends=ends[known],
+        spans=spans[known].astype(np.float64),
+        shares=shares[known],
+        is_shared=not 0 < int(facts.get("gpus", 0)) <= mine,
+    )
