@@ -299,6 +299,8 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
         lines.append(f"{count} values missing ({reason}): {some}")
     if any(not gpu.peaks.is_known for gpu in view.gpus if gpu.model):
         lines.append("the model's link bandwidths are not known here, so communication is not judged")
+    if data.wanted > 1 and view.gpus and not view.nics:
+        lines.append("no network interface told its line rate, so communication between nodes is not judged")
     if score.unexplained > UNSURE:
         part = f"{100 * score.unexplained:.0f} %"
         lines.append(f"engine or SM activity is missing: what became of {part} of the time is unknown")
