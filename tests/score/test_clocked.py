@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable
 
 import pytest
+from piolet.samples.dataset import Dataset
 from piolet.score.report import html, screen
-from piolet.score.summary import Summary
+from piolet.score.saturation import Weights
+from piolet.score.summary import Summary, summarise
 
 Report = Callable[..., Summary]
 COLLECTORS = ("gpm", "dcgm")
@@ -70,3 +72,14 @@ def test_an_unknown_model_is_not_judged_by_its_links(report: Report) -> None:
     got = report("gpu\nname NVIDIA X900\nload allreduce 100\n", 10)
     assert got.saturation.low == pytest.approx(0.3) and got.saturation.high is None
     assert "communication is not judged: nothing is known of the links of NVIDIA X900" in got.saturation.reason
+
+
+def test_weights_are_named_and_change_one_curve_only(simulate: Callable[..., Dataset]) -> None:
+    """A copy of which compute counts most: the saturation stays, the aggregate is another."""
+    data = simulate("gpu\nload copy 100\n", 10)
+    plain, weighted = summarise(data), summarise(data, None, Weights(2, 1, 1))
+    assert weighted.saturation.value == plain.saturation.value and plain.view.weights.text == ""
+    assert weighted.score.weighted == pytest.approx(0.46) and plain.score.weighted == plain.score.value
+    text = "compute 2, memory 1, communication 1"
+    assert f"aggregated 46 %, by {text}" in screen.render(weighted) and "aggregated" not in screen.render(plain)
+    assert f"aggregated by {text}" in html.render(weighted) and "aggregated" not in html.render(plain)

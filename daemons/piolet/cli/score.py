@@ -36,6 +36,7 @@ def add_parser(subparsers: Any) -> None:
     run.add_argument("--gpus", metavar="LIST", help="UUIDs or indices (default: CUDA_VISIBLE_DEVICES, else all)")
     run.add_argument("--label", default="", help="a name for the report")
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what to run")
+    weights = {"metavar": "LIST", "help": "of the aggregated picture: compute=2,memory=1 (default: the site's)"}
     for name, text in (
         ("show", "print the summary"),
         ("report", "write the report"),
@@ -44,6 +45,8 @@ def add_parser(subparsers: Any) -> None:
         one = actions.add_parser(name, help=text)
         one.add_argument("data", metavar="DIR|JOB[.STEP]")
         one.add_argument("--calibration", type=Path, metavar="FILE", help="peaks from `piolet score calibrate`")
+        if name != "watch":
+            one.add_argument("--weights", **weights)
         if name == "report":
             one.add_argument(
                 "--out", type=Path, metavar="FILE", help="the HTML file (default: report.html in the data set)"
@@ -84,6 +87,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
         if args.action == "submit":
             return scored.submit(args.request, args.record_fd, args.config, config.score)
         return scored.end(args.job, args.step, config.score, _screen)
+    if getattr(args, "weights", None) is None:
+        args.weights = config.score.weights
     actions: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": _run,
         "show": _show,
@@ -126,12 +131,14 @@ def _interval(text: str) -> float:
         raise argparse.ArgumentTypeError(f"'{text}' is no interval from 10ms to 1h, as 100ms or 1s") from None
 
 
-def _summary(name: str, calibration: Path | None) -> Any:
+def _summary(name: str, calibration: Path | None, weights: str = "") -> Any:
     from piolet.samples.dataset import open_dataset
+    from piolet.samples.settings import weights_of
+    from piolet.score.saturation import Weights
     from piolet.score.summary import summarise
 
-    peaks = _peaks(calibration)
-    return summarise(open_dataset(locate(name)), peaks)
+    peaks, counted = _peaks(calibration), Weights(**weights_of(weights))
+    return summarise(open_dataset(locate(name)), peaks, counted)
 
 
 def _peaks(path: Path | None) -> Any:
@@ -211,14 +218,14 @@ def _new_directory() -> Path:
 
 
 def _show(args: argparse.Namespace) -> int:
-    print(_screen(_summary(args.data, args.calibration), sys.stdout), end="")
+    print(_screen(_summary(args.data, args.calibration, args.weights), sys.stdout), end="")
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
     from piolet.score.report import figures, html, screen
 
-    summary = _summary(args.data, args.calibration)
+    summary = _summary(args.data, args.calibration, args.weights)
     target = args.out or locate(args.data) / "report.html"
     write(target, html.render(summary).encode())
     print(target)

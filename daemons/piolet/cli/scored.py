@@ -82,7 +82,9 @@ def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any],
     """Show the score of a step on stderr; return the exit status, which says whether there was one."""
     try:
         from piolet.samples.dataset import open_dataset
+        from piolet.samples.settings import weights_of
         from piolet.score import peaks
+        from piolet.score.saturation import Weights
         from piolet.score.summary import summarise
 
         wish = from_json(os.fsencode(os.environ.get(VARIABLE, "")))
@@ -91,7 +93,7 @@ def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any],
         directory = Path(wish.directory(job, step, again))
         late = _wait(directory, settings.end_wait_s)
         table = peaks.from_file(Path(settings.calibration)) if settings.calibration else None
-        summary = summarise(open_dataset(directory), table)
+        summary = summarise(open_dataset(directory), table, Weights(**weights_of(settings.weights)))
         if summary.name != identity.run_name(job, step, again):
             raise ScoreError(f"{directory} holds the data set of another step, {summary.name}")
         print(screen(summary, sys.stderr), end="", file=sys.stderr)

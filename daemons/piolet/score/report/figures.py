@@ -178,13 +178,15 @@ def _combined(summary: Summary) -> Figure:
     s = 100 * view.lines["s"]
     edges = np.nanpercentile(s, [5, 95], axis=0) if len(s) > 1 else np.stack([s[0], s[0]])
     axes.fill_between(times, edges[0], edges[1], color=GREEN, alpha=0.2, lw=0, label="saturation, 5 % to 95 % of GPUs")
-    lines = (
+    lines: tuple[tuple[str, str, str, Any, float], ...] = (
         ("utilisation", "utilisation", GREY, (0, (1, 1)), 1.2),
         ("c", "compute", BLUE, "--", 1.1),
         ("m", "memory", ORANGE, "-.", 1.1),
         ("n", "communication", PINK, (0, (5, 1, 1, 1, 1, 1)), 1.1),
         ("s", "saturation", GREEN, "-", 2.0),
     )
+    if text := view.weights.text:
+        lines = (*lines, ("weighted", f"aggregated by {text}", RED, (0, (3, 1)), 1.6))
     for name, label, colour, dashes, width in lines:
         axes.plot(times, 100 * np.nanmean(view.lines[name], axis=0), color=colour, ls=dashes, lw=width, label=label)
     axes.set_ylim(0, 103)
