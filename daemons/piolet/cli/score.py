@@ -73,6 +73,16 @@ def add_parser(subparsers: Any) -> None:
     bring.add_argument("source", type=Path)
     bring.add_argument("out", type=Path, metavar="DIR")
     bring.add_argument("--gpu-model", default="", help="for example 'NVIDIA GH200': GSSR does not record it")
+    certify = actions.add_parser("certificate", help="one page and JSON of what steps made of their GPUs, signed")
+    certify.add_argument("data", nargs="+", metavar="DIR|JOB[.STEP]")
+    certify.add_argument("--out", type=Path, metavar="FILE", help="the JSON (piolet-certificate-JOB.STEP.json)")
+    certify.add_argument("--key", type=Path, metavar="FILE", help="an SSH key (default: the site's, if it can be read)")
+    certify.add_argument("--unsigned", action="store_true", help="do not sign it")
+    certify.add_argument("--calibration", type=Path, metavar="FILE", help="peaks from `piolet score calibrate`")
+    check = actions.add_parser("verify", help="whether a certificate is signed by the site, and what it says")
+    check.add_argument("file", type=Path, metavar="FILE", help="the JSON; its signature is beside it")
+    check.add_argument("data", nargs="*", metavar="DIR", help="data sets that should be those of the certificate")
+    check.add_argument("--signers", type=Path, metavar="FILE", help="allowed signers (default: the site's)")
     calibrate = actions.add_parser("calibrate", help="peaks of a GPU model, from data sets of saturating loads")
     calibrate.add_argument("data", nargs="+", metavar="DIR|JOB[.STEP]")
     calibrate.add_argument("--out", type=Path, required=True, metavar="FILE", help="the JSON file to write")
@@ -87,6 +97,12 @@ def run(args: argparse.Namespace, config: Config) -> int:
         if args.action == "submit":
             return scored.submit(args.request, args.record_fd, args.config, config.score)
         return scored.end(args.job, args.step, config.score, _screen)
+    if args.action in ("certificate", "verify"):
+        from piolet.cli import certificate
+
+        if args.action == "verify":
+            return certificate.verify(args, config.score)
+        return certificate.make(args, config.score, locate)
     if getattr(args, "weights", None) is None:
         args.weights = config.score.weights
     actions: dict[str, Callable[[argparse.Namespace], int]] = {

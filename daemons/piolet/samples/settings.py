@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from piolet.base.errors import ConfigError
-from piolet.config.schema import absolute_or_empty, not_empty, setting
+from piolet.config.schema import absolute, absolute_or_empty, not_empty, setting
 
 WEIGHTS = ("compute", "memory", "communication")
 
@@ -91,6 +91,14 @@ class ScoreConfig:
         _weights,
     )
     end_wait_s: int = setting(10, "The screen at a step's end waits so many seconds for the nodes' last samples.")
+    key: str = setting(
+        "/etc/piolet/score-key", "The site's SSH key that signs certificates; only who may sign can read it.", absolute
+    )
+    signers: str = setting(
+        "/etc/piolet/score-signers",
+        "Whose signatures of certificates count: an allowed_signers file of SSH.",
+        absolute,
+    )
     prometheus: str = setting(
         "",
         "Where pioletd serves the metrics of running steps, for example 127.0.0.1:9417; empty: nowhere.",

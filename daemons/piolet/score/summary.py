@@ -24,7 +24,8 @@ from piolet.steps import identity
 
 MIXED = 0.1
 HEADLINES = ("saturation", "utilisation", "energy", "coverage", "size", "rated", "ofu", "mfu")
-_ASIDE = ("saturation", "mfu")  # their reasons stand beside the figures
+_ASIDE = ("saturation", "ofu", "mfu")  # their reasons stand beside the figures, or in the documentation
+_NAMES = {"rated": "saturation at the highest clock"}
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for name, figure in figures.items():
         if figure.reason and name not in _ASIDE and figure.reason != figures["saturation"].reason:
-            by_reason.setdefault(figure.reason, []).append(name)
+            by_reason.setdefault(figure.reason, []).append(_NAMES.get(name, name))
     lines += [f"{', '.join(names)} not confirmed: {reason}" for reason, names in by_reason.items()]
     if score.is_lower_bound and score.most < 1 - UNSURE:
         lines.append(f"the saturation is at most {100 * score.most:.0f} %, since no pipe works more than its SMs")

@@ -53,10 +53,11 @@ def render(summary: Summary, width: int = 100, color: bool = False) -> str:
 
 def share(figure: Figure) -> str:
     """Return a headline figure that is a share: a value, a range, a bound, or that it is unknown."""
-    return _said(figure, percent)
+    return said(figure, percent)
 
 
-def _said(figure: Figure, text: Callable[[float | None], str]) -> str:
+def said(figure: Figure, text: Callable[[float | None], str]) -> str:
+    """Return a headline figure, each number of it by `text`."""
     if figure.value is not None:
         return text(figure.value)
     if figure.is_withheld:
@@ -73,7 +74,7 @@ def gpus(figure: Figure) -> str:
     """Return the number of GPUs."""
     most = figure.high if figure.low is None else figure.low
     many = "GPU" if most == figure.high == 1 or (most == 1 and figure.high is None) else "GPUs"
-    return f"{_said(figure, lambda count: f'{count:.0f}')} {many}"
+    return f"{said(figure, lambda count: f'{count:.0f}')} {many}"
 
 
 def nodes(summary: Summary) -> str:
@@ -92,7 +93,7 @@ def duration(seconds: float) -> str:
 
 def energy_of(figure: Figure) -> str:
     """Return the step's energy."""
-    return _said(figure, energy)
+    return said(figure, energy)
 
 
 def energy(joules: float | None) -> str:
