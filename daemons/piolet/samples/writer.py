@@ -9,6 +9,9 @@ Until the end it imports the standard library only.
 from __future__ import annotations
 
 import os
+import select
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 from piolet.base.errors import ScoreError
@@ -45,7 +48,7 @@ def write(source: int, directory: str, node: str, step: str) -> str:
     try:
         os.set_blocking(target, True)
         appender = Appender(target)
-        while piece := os.read(source, _PIECE):
+        for piece in _pieces(source):
             appender.add(piece)
         appender.finish()
         # Until it is finished it stays locked.
@@ -54,6 +57,27 @@ def write(source: int, directory: str, node: str, step: str) -> str:
         raise ScoreError(f"cannot write {path}: {error.strerror}") from None
     finally:
         os.close(target)
+
+
+def _pieces(source: int) -> Iterator[bytes]:
+    """Yield what comes, until the other side has ended or, at SIGTERM, until nothing more is there.
+
+    A sampler that the kernel does not let go of keeps its side open, and its keeper then sends that signal.
+    """
+    woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    before = signal.signal(signal.SIGTERM, lambda *_: os.write(wake, b"!"))
+    try:
+        while ready := select.select([source, woken], [], [])[0]:
+            if source in ready:
+                if not (piece := os.read(source, _PIECE)):
+                    return
+                yield piece
+            elif woken in ready:
+                return
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        os.close(woken)
+        os.close(wake)
 
 
 def _ended(path: str) -> bool:

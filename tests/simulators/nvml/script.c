@@ -26,6 +26,7 @@ struct key {
 static const struct key MACHINE_KEYS[] = {
     AS_TEXT(struct machine, driver),
     AS_TEXT(struct machine, nvml),
+    AS_TEXT(struct machine, hung),
     AS_NUMBER(struct machine, cuda),
     {NULL, TEXT, 0, 0},
 };

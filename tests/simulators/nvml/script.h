@@ -89,6 +89,7 @@ struct gpu {
 struct machine {
     char driver[80];
     char nvml[80];
+    char hung[200]; /* what a function that hangs opens: on a file system that does not answer, not even SIGKILL ends it */
     number cuda; /* 12040 is 12.4 */
     int gpu_count;
     struct gpu gpus[GPUS_MAX];
