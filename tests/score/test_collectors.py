@@ -89,19 +89,6 @@ def test_only_the_steps_gpus(libraries: Path, tmp_path: Path, collector: str) ->
     assert got.startswith("['host']") and "the step has no GPU" in got
 
 
-MIXED = "gpu\nminor 4\ngpu\nminor 0\n"
-
-
-@pytest.mark.parametrize("collector", ["dcgm", "gpm", "nvml"])
-def test_a_device_file_is_no_index(libraries: Path, tmp_path: Path, collector: str) -> None:
-    """/dev/nvidia0 is NVML's GPU 1 here, as on some boards (jobstats issue 34)."""
-    for gpus, found in (("/dev/nvidia0", "1"), ("/dev/nvidia4", "0"), ("0", "0"), ("1", "1")):
-        got = run(libraries, tmp_path, MIXED, CHOICE.format(gpus=f"('{gpus}',)", wanted=collector))
-        assert got.startswith(f"['{collector}', 'host'] ['GPU-0000000{found}']"), got
-    got = run(libraries, tmp_path, MIXED, CHOICE.format(gpus="('/dev/nvidia1',)", wanted=collector))
-    assert got.startswith("['host']") and "/dev/nvidia1" in got, got
-
-
 MIG = "gpu\nload idle 100\ninstance\nload matmul 100\ninstance\nload copy 100\ngpu\nload spin 100\n"
 
 

@@ -16,6 +16,7 @@ class Device:
     """A GPU or a MIG instance that a collector watches; bytes, W and MHz, 0: unknown.
 
     clock_sm_max, clock_memory_max    the highest that the clocks can be
+    pcie    what its PCIe link can carry in one direction, in this machine: bytes per second
     """
 
     uuid: str
@@ -25,6 +26,7 @@ class Device:
     mig: bool = False
     clock_sm_max: float = 0.0
     clock_memory_max: float = 0.0
+    pcie: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,8 @@ def _node(item: tuple[Node, int, int, int, dict[str, Peaks], Weights]) -> Overvi
     facts = node.facts
     gpus = [
         Gpu(
-            *(node.name, i, d["uuid"], d["name"], d["memory"], d["power_limit"], peaks_of(d["name"], calibrations)),
+            *(node.name, i, d["uuid"], d["name"], d["memory"], d["power_limit"]),
+            peaks_of(d["name"], calibrations, d.get("pcie", 0.0)),
             *(d.get(clock) or math.nan for clock in ("clock_sm_max", "clock_memory_max")),
         )
         for i, d in enumerate(facts.devices)

@@ -80,7 +80,7 @@ class _Row:
 # that issues in every cycle, and what code reaches of that is a measurement, not a data sheet's figure. clock_sheet:
 # the sheet's dense rate of 16-bit tensor operations over the multiprocessors and their operations per cycle (V100 80 x
 # 1024, A100 108 x 2048, A30 56 x 2048, H100 SXM 132 x 4096, PCIe 114 x 4096, L4 58 x 1024, L40S 142 x 1024).
-_PCIE3, _PCIE4, _PCIE5, _PCIE6 = 15.75, 31.5, 63.0, 126.0
+_PCIE3, _PCIE4, _PCIE5, _PCIE6 = 15.75, 31.5, 63.0, 121.0
 _NOV = "November 2026"
 _TABLE = (
     _Row("GB300", 900, _PCIE6, 450, 0, "NVIDIA GB300 NVL72 data sheet", _NOV),
@@ -110,14 +110,18 @@ _TABLE = (
 LEAST = {"nvlink": 25 * GIGA, "pcie": 7.88 * GIGA, "c2c": 450 * GIGA}
 
 
-def peaks_of(model: str, calibrations: Mapping[str, Peaks] | None = None) -> Peaks:
-    """Return the peaks of a GPU model, as NVML names it ('NVIDIA H100 80GB HBM3')."""
+def peaks_of(model: str, calibrations: Mapping[str, Peaks] | None = None, pcie: float = 0.0) -> Peaks:
+    """Return the peaks of a GPU model, as NVML names it ('NVIDIA H100 80GB HBM3').
+
+    `pcie` is what the driver says of its link in this machine, B/s in one direction; 0: it does not say.
+    """
     if calibrations and model in calibrations:
         return calibrations[model]
     for row in _TABLE:
         # "NVIDIA L4" is no L40, and "H20" no H200: what follows the name is no letter and no digit.
         if re.search(rf"\b{re.escape(row.part)}\b", model):
-            return row.peaks()
+            found = row.peaks()
+            return dataclasses.replace(found, pcie=pcie) if pcie else found
     return Peaks()
 
 

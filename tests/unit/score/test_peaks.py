@@ -11,9 +11,9 @@ from piolet.score.peaks import peaks_of
     ("name", "nvlink", "pcie", "c2c"),
     [
         ("NVIDIA GB200", 900, 63, 450),
-        ("NVIDIA GB300", 900, 126, 450),
+        ("NVIDIA GB300", 900, 121, 450),
         ("NVIDIA B200", 900, 63, 0),
-        ("NVIDIA B300 SXM6 AC", 900, 126, 0),
+        ("NVIDIA B300 SXM6 AC", 900, 121, 0),
         ("NVIDIA GH200 120GB", 450, 63, 450),
         ("NVIDIA H20", 450, 63, 0),
         ("NVIDIA H200", 450, 63, 0),
@@ -30,6 +30,12 @@ def test_known_models(name: str, nvlink: float, pcie: float, c2c: float) -> None
     assert (found.nvlink, found.pcie, found.c2c) == pytest.approx((nvlink * 1e9, pcie * 1e9, c2c * 1e9))
     assert "data sheet" in found.source or "product brief" in found.source
     assert "read in November 2026" in found.source
+
+
+def test_the_machines_pcie_counts() -> None:
+    """A board of generation 6 in a host of generation 5; of an unknown model it says nothing of the other links."""
+    assert peaks_of("NVIDIA B300 SXM6 AC", None, 63e9).pcie == 63e9
+    assert not peaks_of("NVIDIA X1", None, 63e9).is_known
 
 
 @pytest.mark.parametrize("name", ["NVIDIA H21", "NVIDIA L400", "NVIDIA XB200", "unknown GPU", "NVIDIA A3000"])

@@ -19,6 +19,9 @@ _SLOW_NS = 10**9
 _XID = 0x8
 _FIELD_MEMORY_TEMPERATURE = 82
 DEVICE_FILE = "/dev/nvidia"
+# Bytes per second of a lane in one direction, by generation of PCIe, after its encoding (PCI-SIG: 8b/10b, 128b/130b,
+# and 242 of 256 bytes of a flit).
+LANE = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 
 
 def is_numbered(name: str) -> bool:
@@ -185,6 +188,8 @@ class Nvml(Collector):
             watched.instance is not None,
             float(told(lambda: nvml.nvmlDeviceGetMaxClockInfo(watched.parent, nvml.NVML_CLOCK_SM))),
             float(told(lambda: nvml.nvmlDeviceGetMaxClockInfo(watched.parent, nvml.NVML_CLOCK_MEM))),
+            LANE.get(int(told(lambda: nvml.nvmlDeviceGetMaxPcieLinkGeneration(watched.parent))), 0.0)
+            * told(lambda: nvml.nvmlDeviceGetMaxPcieLinkWidth(watched.parent)),
         )
         self.asked = None
         return device
