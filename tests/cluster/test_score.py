@@ -117,7 +117,7 @@ def test_parts_of_gpus_are_named_by_uuid_only(cluster: Cluster, faults: Faults) 
     done = scored(cluster, room, "-w", "node1", "--gres=gpu:2", "sleep", "1")
     # The step has them, and what they did is not known.
     assert done.status == 0 and "GPU saturation unknown" in done.err and "2 GPUs on 1 node" in done.err, done
-    assert "node1 GPU 0 (/dev/nvidia0) was not measured" in done.err, done
+    assert "node1 GPU 0 (/dev/nvidia0) was not measured" in " ".join(done.err.split()), done.err
     assert "their numbers do not say which are meant" in " ".join(done.err.split()), done.err
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from piolet.api import Target
 from piolet.base import files
 from piolet.base.errors import PioletError, WireError
-from piolet.node.scoring import HUNG, Order
+from piolet.node.scoring import HUNG, HUNG_GPUS, Order
 from piolet.node.shares import Sparse
 from piolet.samples import request
 from piolet.samples.choose import HOST, choose
@@ -44,7 +44,6 @@ _NOTE_MAX = 1 << 20
 _DRAIN_S = 10.0
 _DRAIN_POLL_S = 0.05
 _WATCH_S, _HUNG_S, _HUNG_AGAIN_S = 1.0, 5.0, 600.0
-_HUNG_GPUS = ".hung"
 _HUNG = f"its driver did not answer within {_HUNG_S:.0f} s"
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
@@ -154,13 +153,13 @@ class ScoreDesk:
     def _remember(self, gpu: str) -> None:
         """Note a GPU that hung: the next steps do without it for a while, and without a sampler that hangs, too."""
         with contextlib.suppress(OSError):
-            path = self._files / _HUNG_GPUS
+            path = self._files / HUNG_GPUS
             known = json.dumps(self._hung_lately() | {gpu: time.time()})
             files.write_whole(str(path), known.encode(), f"{path}.new")
 
     def _hung_lately(self) -> dict[str, float]:
         try:
-            with (self._files / _HUNG_GPUS).open("rb") as file:
+            with (self._files / HUNG_GPUS).open("rb") as file:
                 known = json.loads(file.read(_NOTE_MAX))
             return {str(gpu): float(at) for gpu, at in known.items() if 0 <= time.time() - at < _HUNG_AGAIN_S}
         except (OSError, ValueError, TypeError, AttributeError):
