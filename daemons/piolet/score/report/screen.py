@@ -15,7 +15,7 @@ from piolet.base import texts
 from piolet.score.advice import percent
 from piolet.score.clock import CAUSES, UNNAMED
 from piolet.score.figure import Figure
-from piolet.score.saturation import Score
+from piolet.score.saturation import COVERAGE, Score
 from piolet.score.summary import Summary
 
 _WIDTH = 60
@@ -165,7 +165,8 @@ def _facts(summary: Summary) -> Table:
         table.add_row("nodes", f"{percent(min(known))} to {percent(max(known))}, balance {percent(summary.balance)}")
     if summary.slowest:
         table.add_row("lowest", summary.slowest)
-    if not summary.rated.is_withheld:
+    score = summary.score
+    if not summary.rated.is_withheld and (score.throttled >= 0.005 or score.clocked < COVERAGE):
         table.add_row(
             "clock", f"{share(summary.rated)} of what GPUs at their highest clock could do{_lost(summary.score)}"
         )
