@@ -37,6 +37,15 @@ def test_a_lower_clock_is_a_part_of_its_own(
         assert "throttled" in html.render(got)
 
 
+@pytest.mark.parametrize("collector", COLLECTORS)
+def test_a_power_limit_that_somebody_set_is_named(report: Report, collector: str) -> None:
+    """Below the device's own: it is the site's, and no property of the GPU."""
+    got = report("gpu\npower_limit 400000\nload capped 100\n", 20, 0.1, collector)
+    page = " ".join(screen.render(got).replace("│", "").split())
+    assert "lost to power (limited to 400 of 700 W) 33 %" in page, page
+    assert "limited to" not in screen.render(report("gpu\nload capped 100\n", 20, 0.1, collector))
+
+
 def test_a_clock_that_nobody_explains_is_no_value(report: Report) -> None:
     """The driver's reasons confirm it: 1755 of 1980 MHz, and no reason."""
     got = report("gpu\nload matmul 100\n", 20)

@@ -13,6 +13,7 @@ from piolet.api import HOST_QUANTITIES, Target
 from piolet.samples import dataset
 from piolet.samples.collectors._network import Network
 from piolet.samples.collectors.host import HostCollector
+from piolet.score import ceilings
 from piolet.score.report import html, screen
 from piolet.score.summary import Summary, summarise
 
@@ -177,6 +178,19 @@ def test_a_shared_nodes_network_is_not_the_steps(moved: Callable[..., Summary], 
     assert got.saturation.low == pytest.approx(0.27, abs=0.03) and got.saturation.high is None
     assert "not all GPUs of a node" in got.saturation.reason
     assert moved(0.02, **facts).saturation.value is not None
+
+
+def test_a_part_of_a_gpu_is_not_all_of_a_node(tmp_path: Path) -> None:
+    """An instance of the node's only GPU: others of it are another's."""
+    known = generate.facts(0, 1, 60, 1)
+    known.header["facts"] = {"gpus": 1, "nics": {"hsn0": 25e9}}
+    known.header["devices"][0]["mig"] = True
+    dataset.write(tmp_path / "node0000.host.parquet", known, generate.hosts(60), host=True)
+    dataset.write(tmp_path / "node0000.parquet", known, generate.samples(0, 1, 60, 1))
+    (node,) = dataset.open_dataset(tmp_path).nodes
+    assert ceilings.of(node).is_shared
+    node.facts.devices[0]["mig"] = False
+    assert not ceilings.of(node).is_shared
 
 
 def test_a_node_that_did_not_tell_is_judged_as_before(moved: Callable[..., Summary]) -> None:

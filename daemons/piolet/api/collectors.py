@@ -16,6 +16,7 @@ class Device:
     """A GPU or a MIG instance that a collector watches; bytes, W and MHz, 0: unknown.
 
     clock_sm_max, clock_memory_max    the highest that the clocks can be
+    power_limit, power_limit_default    that which holds, and that which it has if nobody sets another
     pcie    what its PCIe link can carry in one direction, in this machine: bytes per second
     """
 
@@ -27,6 +28,7 @@ class Device:
     clock_sm_max: float = 0.0
     clock_memory_max: float = 0.0
     pcie: float = 0.0
+    power_limit_default: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def of(node: Node) -> Ceilings:
     ends, spans, shares = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else [np.zeros(0)] * 3
     order = np.argsort(ends, kind="stable")
     known = order[~np.isnan(shares[order])] if len(order) else order
-    mine = len(node.facts.devices)
+    mine = sum(not device["mig"] for device in node.facts.devices)  # a part of a GPU is not all of it
     return Ceilings(
         doubtful=frozenset(doubtful),
         nics={str(name): float(rate) for name, rate in facts.get("nics", {}).items()},

@@ -51,6 +51,7 @@ class Gpu:
     peaks: Peaks
     clock_sm_max: float = math.nan
     clock_memory_max: float = math.nan
+    power_limit_default: float = 0.0
 
 
 @dataclass
@@ -144,7 +145,9 @@ def _node(item: tuple[Node, int, int, int, dict[str, Peaks], Weights]) -> Overvi
         Gpu(
             *(node.name, i, d["uuid"], d["name"], d["memory"], d["power_limit"]),
             peaks_of(d["name"], calibrations, d.get("pcie", 0.0)),
-            *(d.get(clock) or math.nan for clock in ("clock_sm_max", "clock_memory_max")),
+            clock_sm_max=d.get("clock_sm_max") or math.nan,
+            clock_memory_max=d.get("clock_memory_max") or math.nan,
+            power_limit_default=d.get("power_limit_default", 0.0),
         )
         for i, d in enumerate(facts.devices)
     ]

@@ -192,6 +192,7 @@ static int device_field(struct gpu *gpu, int index, unsigned short field, double
     case 150: set_number(value, type, (int64_t)gpu->temperature); break;
     case 155: set_double(value, type, (double)gpu->power / 1000); break;
     case 156: set_number(value, type, (int64_t)gpu->energy); break;
+    case 163: set_double(value, type, (double)gpu->power_limit_default / 1000); break;
     case 164: set_double(value, type, (double)gpu->power_limit / 1000); break;
     case 203: set_number(value, type, (int64_t)gpu->utilisation); break;
     case 230: set_number(value, type, (int64_t)load_xid(&gpu->loads, second)); break;

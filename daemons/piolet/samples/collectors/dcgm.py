@@ -54,7 +54,7 @@ _POLL_NS = 5 * 10**8
 _GPU = 1  # DCGM_FE_GPU
 _LIVE = 1  # DCGM_FV_FLAG_LIVE_DATA
 _NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT, _MIG_MODE, _XID = 50, 52, 54, 250, 164, 67, 230
-_MINOR, _CLOCK_SM_MAX, _CLOCK_MEMORY_MAX = 55, 113, 114
+_MINOR, _CLOCK_SM_MAX, _CLOCK_MEMORY_MAX, _POWER_LIMIT_DEFAULT = 55, 113, 114, 163
 _NO_MIG = "MIG instances are read through GPM"
 _REASONS = ("blank", "not found", "not supported", "not permitted")
 _INT64_BLANK, _INT32_BLANK, _DOUBLE_BLANK = 0x7FFFFFFFFFFFFFF0, 0x7FFFFFF0, float(2**47)
@@ -148,7 +148,7 @@ class Dcgm(Collector):
         """Return a device, its index in NVML, and its minor number, '' where that is not told."""
         ffi = self._ffi
         whose = (_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT)
-        wanted = (*whose, _MIG_MODE, _XID, _MINOR, _CLOCK_SM_MAX, _CLOCK_MEMORY_MAX)
+        wanted = (*whose, _MIG_MODE, _XID, _MINOR, _CLOCK_SM_MAX, _CLOCK_MEMORY_MAX, _POWER_LIMIT_DEFAULT)
         values = ffi.new("value_v2[]", len(wanted))
         for value in values:
             value.version = ffi.sizeof("value_v2") | 2 << 24
@@ -158,7 +158,7 @@ class Dcgm(Collector):
         self._check(code, "dcgmEntitiesGetLatestValues")
         texts = [ffi.string(v.value.str).decode("utf-8", "replace") if v.type == ord("s") else "" for v in values]
         numbers = [self._number(value)[0] for value in values]
-        memory, limit, sm, dram = (0.0 if math.isnan(numbers[i]) else numbers[i] for i in (3, 4, 8, 9))
+        memory, limit, sm, dram, usual = (0.0 if math.isnan(numbers[i]) else numbers[i] for i in (3, 4, 8, 9, 10))
         device = Device(
             uuid=texts[2],
             name=texts[0],
@@ -167,6 +167,7 @@ class Dcgm(Collector):
             mig=numbers[5] == 1,
             clock_sm_max=sm,
             clock_memory_max=dram,
+            power_limit_default=usual,
         )
         self._old_xid[number] = numbers[6]
         index, minor = ("" if math.isnan(numbers[i]) else str(int(numbers[i])) for i in (1, 7))

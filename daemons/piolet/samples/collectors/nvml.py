@@ -190,6 +190,7 @@ class Nvml(Collector):
             float(told(lambda: nvml.nvmlDeviceGetMaxClockInfo(watched.parent, nvml.NVML_CLOCK_MEM))),
             LANE.get(int(told(lambda: nvml.nvmlDeviceGetMaxPcieLinkGeneration(watched.parent))), 0.0)
             * told(lambda: nvml.nvmlDeviceGetMaxPcieLinkWidth(watched.parent)),
+            told(lambda: nvml.nvmlDeviceGetPowerManagementDefaultLimit(watched.parent) / 1000),
         )
         self.asked = None
         return device

@@ -167,9 +167,7 @@ def _facts(summary: Summary) -> Table:
         table.add_row("lowest", summary.slowest)
     score = summary.score
     if not summary.rated.is_withheld and (score.throttled >= 0.005 or score.clocked < COVERAGE):
-        table.add_row(
-            "clock", f"{share(summary.rated)} of what GPUs at their highest clock could do{_lost(summary.score)}"
-        )
+        table.add_row("clock", f"{share(summary.rated)} of what GPUs at their highest clock could do{_lost(summary)}")
     if not summary.ofu.is_withheld and (summary.score.ofu or 0) > 0.005:
         text = f"OFU {share(summary.ofu)} (tensor activity times clock)"
         mfu = "" if summary.mfu.is_withheld else f", MFU estimated {share(summary.mfu)}"
@@ -200,10 +198,13 @@ def _facts(summary: Summary) -> Table:
     return table
 
 
-def _lost(score: Score) -> str:
+def _lost(summary: Summary) -> str:
     """Return in words what held the clock back."""
     names = {"cap": "a setting", "unnamed": "an unknown cause", "hardware": "hardware protection"}
-    lost = [(getattr(score, cause), names.get(cause, cause)) for cause in (*CAUSES, UNNAMED)]
+    limits = [(gpu.power_limit, gpu.power_limit_default) for gpu in summary.view.gpus]
+    if lower := [(limit, usual) for limit, usual in limits if 0 < limit < 0.99 * usual]:
+        names["power"] = f"power (limited to {lower[0][0]:.0f} of {lower[0][1]:.0f} W)"
+    lost = [(getattr(summary.score, cause), names.get(cause, cause)) for cause in (*CAUSES, UNNAMED)]
     texts = [f"{name} {percent(part)}" for part, name in sorted(lost, reverse=True) if part >= 0.005]
     return f"; lost to {', '.join(texts)}" if texts else ""
 
