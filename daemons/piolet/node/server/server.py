@@ -23,10 +23,10 @@ from piolet.base.errors import PioletError
 from piolet.base.files import identity_of
 from piolet.container import labels
 from piolet.container.plan import ENTRY_PROGRAM
+from piolet.container.planner import make_plan
 from piolet.environment.definition import Definition, from_json
 from piolet.images.store import locate
 from piolet.node.requests import Answer, Build, End, encode
-from piolet.node.server.planner import make_plan
 from piolet.node.settings import Settings
 from piolet.steps import identity
 from piolet.system.peer import Peer
