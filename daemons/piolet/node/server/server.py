@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from piolet.base import logs
 from piolet.base.errors import PioletError
 from piolet.base.files import identity_of
 from piolet.container import labels
@@ -296,7 +297,12 @@ class Server:
                 os.close(file)
 
     def _fail(self, connection: Connection, error: PioletError) -> None:
-        _log.info("refused: %s", error.message)
+        start = connection.start
+        if start is None:
+            _log.warning("a message of a step is refused: %s", error.message)
+        elif not connection.answered:
+            step = identity.name(start.job, start.step)
+            _log.warning("step %s of uid %d failed: %s", step, start.uid, error.message, extra=logs.of(start.uid))
         self._answer(connection, wire.encode_error(error.message, error.hint), [])
 
     def _answer(self, connection: Connection, message: bytes, descriptors: list[int]) -> None:
