@@ -82,12 +82,7 @@ static void compare_parts(void)
  * --mu... costs nothing but the protection. */
 static bool several_programs(void)
 {
-	size_t length;
-	char *line = command_line(&length);
-	bool found = line && memmem(line, length, "\0--mu", 5);
-
-	free(line);
-	return found;
+	return called_with("\0--mu", 5);
 }
 
 /* In srun, when the step is about to be launched. */

@@ -84,7 +84,7 @@ void plugin_submit(const struct travel *travel)
 	struct failure failure = { 0 };
 	char *value;
 
-	if (inherited(travel))
+	if (inherited(travel) && (!MOVED || strcmp(travel->verb, "env") != 0))
 		return;
 	if (submission_get(travel->verb, plugin.command, plugin.config, plugin.request, &submission, &failure) < 0)
 		plugin_refuse(&failure);

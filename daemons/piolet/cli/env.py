@@ -9,11 +9,12 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import replace
 
 from piolet import __file__ as package_file
 from piolet.base import texts
 from piolet.base.errors import ImageError, PioletError
-from piolet.cli import thismachine
+from piolet.cli import caller, thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
 from piolet.environment.definition import from_json
@@ -161,17 +162,25 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
         return info
 
     started = time.time_ns()
+    words = caller.words_of(os.getppid())
+    chdir = caller.chdir(words, host)
+    inherited = caller.inherited(args.request, words, host.variables)
+    if inherited is not None:
+        record.write(args.record_fd, record.packed(replace(inherited, chdir=chdir).to_json(), args.request, host.cwd))
+        return 0
     rendered = _render(args.request, host, settings, resolve)
     _rehearse(rendered, host, settings)
-    definition = rendered.definition.to_json()
+    misplaced = caller.misplaced(words, rendered.definition, host) if chdir is None else ""
+    if misplaced:
+        _warn(misplaced)
+    definition = replace(rendered.definition, chdir=chdir).to_json()
     from_json(definition)  # what a node would refuse (an image can bring it in) is refused here
     # Whoever takes the record from the cache is to be warned as well.
     notes = [Dependency(Kind.NOTE, _warning(text)) for text in rendered.warnings]
     whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes])
-    packed = whole or record.pack(definition, args.request, host.cwd, ())
-    assert packed is not None  # a definition without dependencies always fits
-    record.write(args.record_fd, packed)
+    record.write(args.record_fd, whole or record.packed(definition, args.request, host.cwd))
     path = cache.path_of(host.variables, host.cwd, args.request, args.config or "", os.getuid())
-    if whole and path and not rendered.passing and cache.is_settled(host.dependencies, started):
+    for_all = chdir is None and not rendered.passing
+    if whole and path and for_all and cache.is_settled(host.dependencies, started):
         cache.store(path, whole)
     return 0

@@ -89,6 +89,7 @@ def render(
         request=request,
         files=tuple(source.path for source in layer.sources),
         image=info.image if info else None,
+        workdir_given=workdir is not None,
         workdir=workdir or (squeeze(info.workdir) if info and info.workdir else None),
         entrypoint=info.entrypoint if info and entrypoint and entrypoint.value else (),
         writable=bool(writable.value) if writable else True,
