@@ -62,8 +62,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     host = this_host()
     rendered = _render(args.file, host, settings, _asking(settings, offline=args.offline))
     if args.action == "check":
-        _rehearse(rendered, host, settings)
-        print(_verdict(args.file, rendered))
+        left = _rehearse(rendered, host, settings)
+        print("; ".join((_verdict(args.file, rendered), *left)))
     elif args.action == "render":
         sys.stdout.flush()
         sys.stdout.buffer.write(rendered.definition.to_json() + b"\n")
@@ -90,8 +90,8 @@ def _render(request: str, host: Host, settings: config.Config, resolve: Resolver
     return rendered
 
 
-def _rehearse(rendered: Rendered, host: Host, settings: config.Config) -> None:
-    """Say what the nodes would: "valid" is to mean that it starts."""
+def _rehearse(rendered: Rendered, host: Host, settings: config.Config) -> tuple[str, ...]:
+    """Say what the nodes would: "valid" is to mean that it starts. Return what only they can tell."""
     import pwd
 
     from piolet.container.rehearsal import rehearse
@@ -100,7 +100,7 @@ def _rehearse(rendered: Rendered, host: Host, settings: config.Config) -> None:
         home = pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
         home = None
-    rehearse(rendered, host, home, settings.environment)
+    return rehearse(rendered, host, home, settings.environment)
 
 
 def _warn(text: str) -> None:
