@@ -30,7 +30,7 @@ int plugin_option(int value, const char *argument, int remote)
 	return 0;
 }
 
-void plugin_arguments(const char *name, int argc, char **argv)
+static void arguments_read(const char *name, int argc, char **argv)
 {
 	for (int i = 0; i < argc; i++) {
 		if (strncmp(argv[i], "command=", 8) == 0)
@@ -53,6 +53,14 @@ void plugin_arguments(const char *name, int argc, char **argv)
 		} else
 			slurm_error("%s: unknown argument '%s' in plugstack.conf", name, argv[i]);
 	}
+}
+
+int plugin_init(spank_t spank, const char *name, struct spank_option *option, int argc, char **argv)
+{
+	if (spank_context() == S_CTX_SLURMD)
+		return 0;
+	arguments_read(name, argc, argv);
+	return spank_option_register(spank, option) == ESPANK_SUCCESS ? 0 : -1;
 }
 
 bool plugin_wanted(void)

@@ -117,14 +117,9 @@ static char **copy_environment(void)
 
 int slurm_spank_init(spank_t spank, int argc, char **argv)
 {
-	spank_context_t context = spank_context();
-
-	if (context == S_CTX_SLURMD)
-		return 0;
-	if (context == S_CTX_LOCAL)
+	if (spank_context() == S_CTX_LOCAL)
 		state.environment = copy_environment();
-	plugin_arguments("piolet_vet", argc, argv);
-	return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
+	return plugin_init(spank, "piolet_vet", &option, argc, argv);
 }
 
 /* Returns whether the nodes of this job were vetted a short while ago and are all good. */

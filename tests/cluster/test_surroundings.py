@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from tests.cluster.nodes import Node
 from tests.cluster.support import busybox_layer
@@ -80,3 +81,28 @@ def test_srun_s_chdir(node: Node) -> None:
     script = f"srun --chdir=/srv pwd; cd /; srun pwd; srun -D /bin pwd; srun --environment={given} -D /srv pwd"
     said = node.cluster.sbatch("alice", script, "-w", node.name, f"--environment={edf}", cwd=room)
     assert [line for line in said.splitlines() if line.startswith("/")] == ["/srv", "/srv/app", "/bin", "/bin"]
+
+
+def test_a_file_of_the_command_that_is_not_where_tasks_start(node: Node, tiny: str) -> None:
+    room = node.cluster.room("alice")
+    node.cluster.write("alice", room / "job.sh", "echo it runs\n")
+    without = node.cluster.edf("alice", f'image = "{tiny}"\nmounts = ["{room}"]\n', room)
+    given = node.cluster.edf(
+        "alice", f'image = "{tiny}"\nmounts = ["{room}"]\nworkdir = "{room}"\n', room, "given.toml"
+    )
+
+    def errors(edf: Path | None, *words: str) -> str:
+        return node.cluster.srun("alice", edf, "-w", node.name, *words, cwd=room).err
+
+    said = (
+        "piolet: warning: job.sh is in the working directory, but tasks start elsewhere in the container\n"
+        "hint: set workdir in the definition file, or give srun --chdir\n"
+    )
+    for _ in range(2):  # from the cache, too
+        assert said in errors(without, "sh", "job.sh")
+    assert said in errors(without, "sh", "-x", "job.sh", "more")
+    for words in (["sh", "-c", "true"], ["job.sh"], ["sh", "./gone.sh"], ["sh", str(room / "job.sh")]):
+        assert "warning" not in errors(without, *words)
+    assert "warning" not in errors(without, f"--chdir={room}", "sh", "job.sh")
+    assert errors(given, "sh", "job.sh") == ""
+    assert errors(None, "sh", "job.sh") == ""

@@ -170,9 +170,6 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
         return 0
     rendered = _render(args.request, host, settings, resolve)
     _rehearse(rendered, host, settings)
-    misplaced = caller.misplaced(words, rendered.definition, host) if chdir is None else ""
-    if misplaced:
-        _warn(misplaced)
     definition = replace(rendered.definition, chdir=chdir).to_json()
     from_json(definition)  # what a node would refuse (an image can bring it in) is refused here
     # Whoever takes the record from the cache is to be warned as well.

@@ -101,6 +101,9 @@ def render(
     )
     _check_size(definition)
     left = [] if clean else [name for name in outside if host.variables.get(name)]
+    for name in outside if not clean else ():
+        if name not in host.variables:
+            host.variable(name)  # who has it the next time is to be warned
     text = f"variables of the host stay outside the container, as what they name is not there: {', '.join(left)}"
     once = (f"{text}; [env] sets what the image needs",) if left else ()
     return Rendered(definition, layer, info, tuple(warnings), sources, devices, once, clean)
