@@ -41,7 +41,10 @@ def explain(rendered: Rendered) -> str:
             value = entry_or_none.value if entry_or_none else default
             text = _string(value) if isinstance(value, str) else str(value).lower()
             lines.append(_line(f"{name} = {text}", _place(entry_or_none) if entry_or_none else "default"))
-        lines += _array("mounts", [(mounts.unparse(mount), entry) for mount, entry in rendered.mounts.items()])
+        if "home" in layer.scalars:
+            lines.append(_line(f"home = {str(definition.home).lower()}", _place(layer.scalars["home"])))
+        drops = [(f"!{mounts.quote(path)}", rendered.drops[path]) for path in definition.dropped]
+        lines += _array("mounts", drops + [(mounts.unparse(mount), entry) for mount, entry in rendered.mounts.items()])
         lines += _array("devices", list(rendered.devices.items()))
     lines += _environment(rendered)
     if layer.annotations:

@@ -13,14 +13,15 @@ import re
 import stat
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from piolet.base.errors import EnvironmentFileError, ImageError
-from piolet.environment import edf, mounts, variables
+from piolet.environment import defaults, edf, mounts, variables
 from piolet.environment.definition import LIMIT_BYTES, Definition, Mount
 from piolet.environment.layer import Entry, Layer
 from piolet.environment.lookup import nearest_path
 from piolet.environment.problems import Problems
+from piolet.environment.request import STANDARD_INPUT
 from piolet.environment.settings import EnvironmentConfig
 from piolet.images.info import Image, ImageInfo
 from piolet.images.reference import is_path
@@ -40,9 +41,9 @@ _NEEDS_CONTAINER = "without one the step runs on the host, and only env applies"
 class Rendered:
     """A definition, and what `explain` needs to say where each part of it comes from.
 
-    mounts, devices   the entry behind each part of the definition
+    mounts, devices   the entry behind each part of the definition, and in `drops` of its `dropped`
     once              warnings that need not be said again while the definition stays the same
-    passing           it depends on the names of all variables, and is for this call only
+    passing           it depends on the names of all variables, or on standard input, and is for this call only
     """
 
     definition: Definition
@@ -53,6 +54,7 @@ class Rendered:
     devices: dict[str, Entry]
     once: tuple[str, ...] = ()
     passing: bool = False
+    drops: dict[str, Entry] = field(default_factory=dict)
 
 
 def render(
@@ -65,7 +67,8 @@ def render(
     problems = Problems()
     layer = edf.load(request, host, config, problems)
     warnings = list(layer.warnings)
-    sources = _mounts(layer, host, warnings, problems)
+    dropped: dict[str, Entry] = {}
+    sources = _mounts(layer, host, config, dropped, warnings, problems)
     devices = _devices(layer, host, warnings, problems)
     workdir = None
     with problems.gather():
@@ -85,6 +88,7 @@ def render(
     outside = variables.outside(host, config.stay_outside, set_env, clean=clean) if info is not None else ()
     entrypoint = layer.scalars.get("entrypoint")
     writable = layer.scalars.get("writable")
+    home = layer.scalars.get("home")
     definition = Definition(
         request=request,
         files=tuple(source.path for source in layer.sources),
@@ -93,7 +97,9 @@ def render(
         workdir=workdir or (squeeze(info.workdir) if info and info.workdir else None),
         entrypoint=info.entrypoint if info and entrypoint and entrypoint.value else (),
         writable=bool(writable.value) if writable else True,
+        home=None if home is None else bool(home.value),
         mounts=tuple(sources),
+        dropped=tuple(dropped),
         devices=tuple(devices),
         set_env=set_env,
         unset_env=tuple(dict.fromkeys((*unset_env, *outside))),
@@ -106,7 +112,8 @@ def render(
             host.variable(name)  # who has it the next time is to be warned
     text = f"variables of the host stay outside the container, as what they name is not there: {', '.join(left)}"
     once = (f"{text}; [env] sets what the image needs",) if left else ()
-    return Rendered(definition, layer, info, tuple(warnings), sources, devices, once, clean)
+    passing = clean or any(source.path == STANDARD_INPUT for source in layer.sources)
+    return Rendered(definition, layer, info, tuple(warnings), sources, devices, once, passing, dropped)
 
 
 @contextmanager
@@ -177,8 +184,18 @@ def _own_workdir(layer: Layer, host: Host) -> str | None:
     return squeeze(path)
 
 
-def _mounts(layer: Layer, host: Host, warnings: list[str], problems: Problems) -> dict[Mount, Entry]:
-    """Return the mounts in the order in which they are made, with the entries behind them."""
+def _mounts(
+    layer: Layer,
+    host: Host,
+    config: EnvironmentConfig,
+    dropped: dict[str, Entry],
+    warnings: list[str],
+    problems: Problems,
+) -> dict[Mount, Entry]:
+    """Return the mounts in the order in which they are made, with the entries behind them.
+
+    `dropped` gets the destinations at which what every container has is not wanted.
+    """
     with problems.gather():
         if len(layer.mounts) > MOUNTS_LIMIT:
             raise EnvironmentFileError(
@@ -193,7 +210,7 @@ def _mounts(layer: Layer, host: Host, warnings: list[str], problems: Problems) -
             # A colon in a variable's value is part of a path, never a separator.
             text = edf.expand_entry(entry, host, quote=mounts.quote)
             if text.startswith("!"):
-                wanted = _drop(wanted, text[1:], entry, warnings)
+                wanted = _drop(wanted, text[1:], entry, host, config, dropped, warnings)
                 continue
             mount = mounts.parse(text)
             if mount.kind != "tmpfs":
@@ -208,8 +225,22 @@ def _mounts(layer: Layer, host: Host, warnings: list[str], problems: Problems) -
     return result
 
 
-def _drop(wanted: list[Mount], text: str, entry: Entry, warnings: list[str]) -> list[Mount]:
+def _drop(
+    wanted: list[Mount],
+    text: str,
+    entry: Entry,
+    host: Host,
+    config: EnvironmentConfig,
+    dropped: dict[str, Entry],
+    warnings: list[str],
+) -> list[Mount]:
     destination = mounts.parse_destination(mounts.unquote(text))
+    if destination in defaults.SYSTEM:
+        what = f"the container cannot be without {destination}"
+        raise EnvironmentFileError(what, "mount something else there if you know what programs need of it")
+    if defaults.may_be_dropped(destination, config) or destination == host.variable("HOME"):
+        dropped[destination] = entry
+        return [mount for mount in wanted if mount.destination != destination]
     left = [mount for mount in wanted if mount.destination != destination]
     if len(left) == len(wanted):
         place = entry.locate()

@@ -34,6 +34,7 @@ class Source:
     path    absolute
     text    with plain newlines
     stamp   None for text that is not from a file
+    folder  what `${EDF_DIR}` means in text that is not from a file
     """
 
     path: str
@@ -41,11 +42,12 @@ class Source:
     data: dict[str, Any]
     positions: Positions
     stamp: Stamp | None = None
+    folder: str = ""
 
     @cached_property
     def directory(self) -> str:
         """The directory that `${EDF_DIR}` means in this file."""
-        return os.path.dirname(self.path)
+        return self.folder or os.path.dirname(self.path)
 
     def locate(self, path: Path, *, key: bool = False, fragment: str | None = None) -> Location:
         """Return where the value of `path` stands, or its key, or the first `fragment` within the value.
@@ -66,6 +68,11 @@ class Source:
 
 def read(path: str) -> Source:
     """Return the file at the absolute `path`. Raises EnvironmentFileError."""
+    return parse(path, *text_of(path))
+
+
+def text_of(path: str) -> tuple[str, Stamp]:
+    """Return what the file at the absolute `path` holds. Raises EnvironmentFileError."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a device may do something when it is opened
             raise NotRegularError(path)
@@ -92,10 +99,10 @@ def read(path: str) -> Source:
             f"{path} is not UTF-8: byte {error.start} in line {line} is 0x{data[error.start]:02x}",
             "a definition file is text in UTF-8",
         ) from None
-    return parse(path, text, Stamp.of(status))
+    return text, Stamp.of(status)
 
 
-def parse(path: str, text: str, stamp: Stamp | None = None) -> Source:
+def parse(path: str, text: str, stamp: Stamp | None = None, folder: str = "") -> Source:
     """Return `text` parsed; `path` is named in errors. A byte order mark is skipped."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     positions = scan(text)
@@ -109,7 +116,7 @@ def parse(path: str, text: str, stamp: Stamp | None = None) -> Source:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise _syntax_error(path, text, positions, str(error)) from None
-    return Source(path, text, data, positions, stamp)
+    return Source(path, text, data, positions, stamp, folder)
 
 
 def _syntax_error(path: str, text: str, positions: Positions, message: str) -> EnvironmentFileError:

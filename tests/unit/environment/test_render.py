@@ -92,6 +92,16 @@ def test_mounts_are_dropped_replaced_and_kept_in_order(made: Render, tmp_path: P
     assert rendered.warnings == (f"{tmp_path}/x.toml:2: nothing is mounted at /none, so there is nothing to drop",)
 
 
+def test_what_every_container_has_is_dropped(made: Render, tmp_path: Path) -> None:
+    rendered = made('image = "img"\nmounts = ["/tmp:/x", "!/tmp", "!/etc/hosts", "!${HOME}", "!/x"]\n')
+    assert rendered.definition.dropped == ("/tmp", "/etc/hosts", str(tmp_path))
+    assert rendered.definition.mounts == ()
+    assert rendered.warnings == ()
+    assert from_json(rendered.definition.to_json()) == rendered.definition
+    error = refusal(made, 'image = "img"\nmounts = ["!/dev"]\n')
+    assert error.message == "the container cannot be without /dev"
+
+
 def test_a_colon_in_a_variable_or_directory_is_part_of_the_path(made: Render, host: Host, tmp_path: Path) -> None:
     odd = tmp_path / "a:b=c d"
     odd.mkdir()

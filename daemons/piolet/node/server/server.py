@@ -277,7 +277,9 @@ class Server:
         assert definition is not None
         workdir = (definition.workdir if definition.workdir_given else start) or "/"
         try:
-            environment = wire.encode_environment(definition.set_env, definition.unset_env)
+            # What slurmstepd has said there is where the step is on the node.
+            set_env = {**definition.set_env, "PWD": workdir} if namespaces else definition.set_env
+            environment = wire.encode_environment(set_env, definition.unset_env)
             message = wire.encode_ready(
                 namespaces=bool(namespaces),
                 environment=len(environment),
