@@ -53,12 +53,7 @@ static struct spank_option option = {
 
 int slurm_spank_init(spank_t spank, int argc, char **argv)
 {
-	spank_context_t context = spank_context();
-
-	if (context == S_CTX_SLURMD)
-		return 0;
-	plugin_arguments("piolet_environment", argc, argv);
-	return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
+	return plugin_init(spank, "piolet_environment", &option, argc, argv);
 }
 
 /* Slurm calls once for each part of a heterogeneous step, but hands the nodes one value of the option, the last,
@@ -82,12 +77,23 @@ static void compare_parts(void)
  * --mu... costs nothing but the protection. */
 static bool several_programs(void)
 {
-	size_t length;
-	char *line = command_line(&length);
-	bool found = line && memmem(line, length, "\0--mu", 5);
+	return called_with("\0--mu", 5);
+}
 
-	free(line);
-	return found;
+/* Says which file of the command's is here, where no task will be: the definition names no workdir, nor did srun. */
+static void name_misplaced(char **command)
+{
+	const char *definition = getenv(travel.definition);
+	struct stat st;
+
+	if (!definition || !strstr(definition, "\"workdir_given\":false") || strstr(definition, "\"image\":null") || MOVED)
+		return;
+	for (char **word = command + 1; *word; word++)
+		if (**word != '/' && **word != '-' && stat(*word, &st) == 0 && S_ISREG(st.st_mode)) {
+			dprintf(STDERR_FILENO, "piolet: warning: %s is in the working directory, but tasks start elsewhere in the "
+				"container\nhint: set workdir in the definition file, or give srun --chdir\n", *word);
+			return;
+		}
 }
 
 /* In srun, when the step is about to be launched. */
@@ -96,11 +102,10 @@ int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 	char **command = NULL, *guarded;
 	int count = 0;
 
-	(void)argc;
-	(void)argv;
 	/* With --multi-prog the first word is a file that srun is still going to read. */
 	if (!plugin_wanted() || several_programs() || spank_get_item(spank, S_JOB_ARGV, &count, &command) || count < 1 || !command)
 		return 0;
+	name_misplaced(command);
 	if (asprintf(&guarded, ABSENT "%s", command[0]) < 0)
 		return -1;
 	command[0] = guarded;
@@ -132,8 +137,6 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 	spank_context_t context = spank_context();
 	uid_t uid = 0;
 
-	(void)argc;
-	(void)argv;
 	if (context == S_CTX_LOCAL)
 		compare_parts();
 	if (!plugin_wanted())
@@ -222,14 +225,25 @@ static int enter(spank_t spank, struct failure *f)
 	return rc;
 }
 
+/* One line for slurmd's log; a user's own words in it are to make no line of their own there. */
+static void note_failure(spank_t spank, char *message)
+{
+	uint32_t job = 0, step = 0, uid = 0;
+
+	spank_get_item(spank, S_JOB_ID, &job);
+	spank_get_item(spank, S_JOB_STEPID, &step);
+	spank_get_item(spank, S_JOB_UID, &uid);
+	for (unsigned char *c = (unsigned char *)message; *c; c++)
+		*c = *c < ' ' || *c == 127 ? '?' : *c;
+	slurm_info("piolet: step %u.%u of uid %u failed: %s", job, step, uid, message);
+}
+
 int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 {
 	struct failure failure = state.failure;
 	int task = 0, rc = -1;
 	char node[64] = "";
 
-	(void)argc;
-	(void)argv;
 	if (!plugin_wanted() || !plugin_real_step(spank))
 		return 0;
 	if (!failure.set && state.fd >= 0)
@@ -246,17 +260,16 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 	/* All tasks of a node fail alike: one of them says so. */
 	spank_get_item(spank, S_TASK_ID, &task);
 	gethostname(node, sizeof(node) - 1);
-	if (task == 0)
-		dprintf(STDERR_FILENO, "piolet: error: node %s: %s%s%s\n", node, failure.message,
-			failure.hint[0] ? "\nhint: " : "", failure.hint);
+	if (task != 0)
+		return -1;
+	dprintf(STDERR_FILENO, "piolet: error: node %s: %s%s%s\n", node, failure.message,
+		failure.hint[0] ? "\nhint: " : "", failure.hint);
+	note_failure(spank, failure.message);
 	return -1;
 }
 
 int slurm_spank_exit(spank_t spank, int argc, char **argv)
 {
-	(void)spank;
-	(void)argc;
-	(void)argv;
 	if (state.fd >= 0)
 		close(state.fd);
 	state.fd = -1;

@@ -22,8 +22,6 @@ int plugin_option(int value, const char *argument, int remote)
 	/* From sbatch to its sruns, Slurm writes an argument that was not given as this word. */
 	char *copy = strdup(argument && strcmp(argument, "(null)") != 0 ? argument : "");
 
-	(void)value;
-	(void)remote;
 	if (!copy)
 		return -1;
 	free(plugin.request);
@@ -32,7 +30,7 @@ int plugin_option(int value, const char *argument, int remote)
 	return 0;
 }
 
-void plugin_arguments(const char *name, int argc, char **argv)
+static void arguments_read(const char *name, int argc, char **argv)
 {
 	for (int i = 0; i < argc; i++) {
 		if (strncmp(argv[i], "command=", 8) == 0)
@@ -55,6 +53,14 @@ void plugin_arguments(const char *name, int argc, char **argv)
 		} else
 			slurm_error("%s: unknown argument '%s' in plugstack.conf", name, argv[i]);
 	}
+}
+
+int plugin_init(spank_t spank, const char *name, struct spank_option *option, int argc, char **argv)
+{
+	if (spank_context() == S_CTX_SLURMD)
+		return 0;
+	arguments_read(name, argc, argv);
+	return spank_option_register(spank, option) == ESPANK_SUCCESS ? 0 : -1;
 }
 
 bool plugin_wanted(void)
@@ -86,7 +92,7 @@ void plugin_submit(const struct travel *travel)
 	struct failure failure = { 0 };
 	char *value;
 
-	if (inherited(travel))
+	if (inherited(travel) && (!MOVED || strcmp(travel->verb, "env") != 0))
 		return;
 	if (submission_get(travel->verb, plugin.command, plugin.config, plugin.request, &submission, &failure) < 0)
 		plugin_refuse(&failure);

@@ -117,14 +117,9 @@ static char **copy_environment(void)
 
 int slurm_spank_init(spank_t spank, int argc, char **argv)
 {
-	spank_context_t context = spank_context();
-
-	if (context == S_CTX_SLURMD)
-		return 0;
-	if (context == S_CTX_LOCAL)
+	if (spank_context() == S_CTX_LOCAL)
 		state.environment = copy_environment();
-	plugin_arguments("piolet_vet", argc, argv);
-	return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
+	return plugin_init(spank, "piolet_vet", &option, argc, argv);
 }
 
 /* Returns whether the nodes of this job were vetted a short while ago and are all good. */
@@ -167,9 +162,6 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 	const char *job = getenv("SLURM_JOB_ID");
 	char directory[PATH_MAX];
 
-	(void)spank;
-	(void)argc;
-	(void)argv;
 	if (context != S_CTX_LOCAL && context != S_CTX_ALLOCATOR)
 		return 0;
 	state.vetted = getenv(VETTED) != NULL;
@@ -196,8 +188,6 @@ int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 {
 	uint32_t job = 0;
 
-	(void)argc;
-	(void)argv;
 	if (wanted() && spank_get_item(spank, S_JOB_ID, &job) == ESPANK_SUCCESS)
 		gate("allocated", job);
 	return 0;
