@@ -22,8 +22,6 @@ int plugin_option(int value, const char *argument, int remote)
 	/* From sbatch to its sruns, Slurm writes an argument that was not given as this word. */
 	char *copy = strdup(argument && strcmp(argument, "(null)") != 0 ? argument : "");
 
-	(void)value;
-	(void)remote;
 	if (!copy)
 		return -1;
 	free(plugin.request);

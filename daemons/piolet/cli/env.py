@@ -58,8 +58,10 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Do what `args` say and return the exit status."""
     if args.action == "submit":
         return _submit(args, settings)
-    rendered = _render(args.file, this_host(), settings, _asking(settings, offline=args.offline))
+    host = this_host()
+    rendered = _render(args.file, host, settings, _asking(settings, offline=args.offline))
     if args.action == "check":
+        _rehearse(rendered, host, settings)
         print(_verdict(args.file, rendered))
     elif args.action == "render":
         sys.stdout.flush()
@@ -85,6 +87,19 @@ def _render(request: str, host: Host, settings: config.Config, resolve: Resolver
     for text in rendered.warnings:
         _warn(text)
     return rendered
+
+
+def _rehearse(rendered: Rendered, host: Host, settings: config.Config) -> None:
+    """Say what the nodes would: "valid" is to mean that it starts."""
+    import pwd
+
+    from piolet.container.rehearsal import rehearse
+
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        home = None
+    rehearse(rendered, host, home, settings.environment)
 
 
 def _warn(text: str) -> None:
@@ -147,6 +162,7 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
 
     started = time.time_ns()
     rendered = _render(args.request, host, settings, resolve)
+    _rehearse(rendered, host, settings)
     definition = rendered.definition.to_json()
     from_json(definition)  # what a node would refuse (an image can bring it in) is refused here
     # Whoever takes the record from the cache is to be warned as well.

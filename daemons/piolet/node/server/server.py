@@ -19,14 +19,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from piolet.base import logs
 from piolet.base.errors import PioletError
 from piolet.base.files import identity_of
 from piolet.container import labels
 from piolet.container.plan import ENTRY_PROGRAM
+from piolet.container.planner import make_plan
 from piolet.environment.definition import Definition, from_json
 from piolet.images.store import locate
 from piolet.node.requests import Answer, Build, End, encode
-from piolet.node.server.planner import make_plan
 from piolet.node.settings import Settings
 from piolet.steps import identity
 from piolet.system.peer import Peer
@@ -296,7 +297,12 @@ class Server:
                 os.close(file)
 
     def _fail(self, connection: Connection, error: PioletError) -> None:
-        _log.info("refused: %s", error.message)
+        start = connection.start
+        if start is None:
+            _log.warning("a message of a step is refused: %s", error.message)
+        elif not connection.answered:
+            step = identity.name(start.job, start.step)
+            _log.warning("step %s of uid %d failed: %s", step, start.uid, error.message, extra=logs.of(start.uid))
         self._answer(connection, wire.encode_error(error.message, error.hint), [])
 
     def _answer(self, connection: Connection, message: bytes, descriptors: list[int]) -> None:

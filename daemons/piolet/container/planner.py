@@ -5,8 +5,10 @@ Pure: the worker, on the node and as the user, finds out what of it is there.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from piolet.container.plan import ENTRY_PROGRAM, ContainerPlan, PlannedMount
-from piolet.environment.definition import Definition
+from piolet.environment.definition import Definition, Mount
 from piolet.environment.mounts import parse
 from piolet.environment.settings import EnvironmentConfig
 
@@ -18,13 +20,18 @@ _HOST_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime")
 
 
 def make_plan(definition: Definition, label: str, home: str | None, config: EnvironmentConfig) -> ContainerPlan:
-    """Return the plan of a container; `home` is the user's home directory, mounted if the site wants that."""
+    """Return the plan of a container; `home` is the user's home directory, mounted if the site wants that.
+
+    A mount of the user's takes the place of ours at and below its destination; the site's below it stay, where the
+    user's has a place for them.
+    """
     assert definition.image is not None
     mounts = [PlannedMount(path, path) for path in _SYSTEM]
     mounts += [PlannedMount(path, path, optional=True) for path in _HOST_DIRECTORIES]
     mounts += [PlannedMount(path, path, flags=("ro",), optional=True, file=True) for path in _HOST_FILES]
     if home is not None and home.startswith("/") and home != "/" and config.mount_home:
         mounts.append(PlannedMount(home, home, optional=True))
+    mounts = [mount for mount in mounts if not _is_below(mount.destination, definition.mounts)]
     for mount in map(parse, config.mounts):
         mounts.append(PlannedMount(mount.source, mount.destination or mount.source, flags=mount.flags, optional=True))
     taken = {mount.destination.rstrip("/") for mount in definition.mounts}
@@ -44,3 +51,7 @@ def make_plan(definition: Definition, label: str, home: str | None, config: Envi
         mounts=tuple(mounts),
         entrypoint=definition.entrypoint,
     )
+
+
+def _is_below(path: str, mounts: Iterable[Mount]) -> bool:
+    return any(path == mount.destination or path.startswith(mount.destination + "/") for mount in mounts)
