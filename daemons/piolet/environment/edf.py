@@ -7,7 +7,7 @@ wrong type, NUL bytes, variables that belong to the step, circles, and more than
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,13 +113,13 @@ def _same_file(one: Any, other: Any) -> bool:
     return bool(one and other and (one.device, one.inode) == (other.device, other.inode))
 
 
-def expand_entry(entry: Entry, host: Host, image_env: dict[str, str] | None = None, quote: Any = str) -> str:
+def expand_entry(entry: Entry, host: Host, own: Mapping[str, str] | None = None, quote: Any = str) -> str:
     """Return the entry's text expanded, noting in `host` which variables of the host were used.
 
-    Variables of `image_env`, where it is given, come before those of the host. Raises
+    Variables in `own`, where it is given, come before those of the host. Raises
     EnvironmentFileError with the place of the `${…}` that failed.
     """
-    own = {"EDF_DIR": entry.source.directory, **(image_env or {})}
+    own = {"EDF_DIR": entry.source.directory, **(own or {})}
     try:
         result = expand(entry.text, {**host.variables, **own} if "${" in entry.text else {}, quote)
     except ExpandError as error:

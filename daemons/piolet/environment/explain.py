@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 
-from piolet.environment import mounts
+from piolet.environment import later, mounts
 from piolet.environment.expand import escape
 from piolet.environment.layer import Entry
 from piolet.environment.render import Rendered, image_environment
@@ -90,7 +90,7 @@ def _origin(entry: Entry, text: str) -> str:
 
 def _string(text: str) -> str:
     # A JSON string is a TOML basic string, but for the one control character that JSON leaves alone.
-    return json.dumps(escape(text), ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(later.written(escape(text)), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _key(name: str) -> str:

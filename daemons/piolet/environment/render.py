@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from piolet.base.errors import EnvironmentFileError, ImageError
-from piolet.environment import edf, mounts
+from piolet.environment import edf, later, mounts
 from piolet.environment.definition import LIMIT_BYTES, Definition, Mount
 from piolet.environment.layer import Entry, Layer
 from piolet.environment.lookup import nearest_path
@@ -65,7 +65,7 @@ def render(
     """
     layer = edf.load(request, host, config)
     warnings = list(layer.warnings)
-    sources = _mounts(layer, host, warnings)
+    sources = _mounts(layer, host, config.node_local, warnings)
     devices = _devices(layer, host, warnings)
     info = _image(layer, host, resolve)
     if info is None:
@@ -101,11 +101,11 @@ def _placed(entry: Entry) -> Iterator[None]:
         raise
 
 
-def _text(layer: Layer, key: str, host: Host) -> tuple[str, Entry] | None:
+def _text(layer: Layer, key: str, host: Host, own: Mapping[str, str] | None = None) -> tuple[str, Entry] | None:
     entry = layer.scalars.get(key)
     if entry is None:
         return None
-    text = edf.expand_entry(entry, host)
+    text = edf.expand_entry(entry, host, own)
     return (text, entry) if text else None
 
 
@@ -138,7 +138,7 @@ def _refuse_without_image(layer: Layer, sources: dict[Mount, Entry], devices: di
 
 
 def _workdir(layer: Layer, host: Host, info: ImageInfo | None) -> str | None:
-    own = _text(layer, "workdir", host)
+    own = _text(layer, "workdir", host, later.MARKS)
     if own is None:
         return squeeze(info.workdir) if info and info.workdir else None
     path, entry = own
@@ -151,7 +151,7 @@ def _workdir(layer: Layer, host: Host, info: ImageInfo | None) -> str | None:
     return squeeze(path)
 
 
-def _mounts(layer: Layer, host: Host, warnings: list[str]) -> dict[Mount, Entry]:
+def _mounts(layer: Layer, host: Host, local: Collection[str], warnings: list[str]) -> dict[Mount, Entry]:
     """Return the mounts in the order in which they are made, with the entries behind them."""
     if len(layer.mounts) > MOUNTS_LIMIT:
         raise EnvironmentFileError(
@@ -163,7 +163,7 @@ def _mounts(layer: Layer, host: Host, warnings: list[str]) -> dict[Mount, Entry]
     entries: dict[Mount, Entry] = {}
     for entry in layer.mounts:
         # A colon in a variable's value is part of a path, never a separator.
-        text = edf.expand_entry(entry, host, quote=mounts.quote)
+        text = edf.expand_entry(entry, host, later.MARKS, mounts.quote)
         with _placed(entry):
             if text.startswith("!"):
                 wanted = _drop(wanted, text[1:], entry, warnings)
@@ -175,7 +175,7 @@ def _mounts(layer: Layer, host: Host, warnings: list[str]) -> dict[Mount, Entry]
         entries.setdefault(mount, entry)
     result = {mount: entries[mount] for mount in mounts.arrange(wanted)}
     for mount, entry in result.items():
-        if mount.kind != "tmpfs":
+        if mount.kind != "tmpfs" and not later.is_the_nodes(mount.source, mount.flags, local):
             with _placed(entry):
                 _check_readable(mount.source, host, "the source of the mount", regular=mount.kind == "sqsh")
     return result
@@ -252,7 +252,7 @@ def _environment(layer: Layer, host: Host, info: ImageInfo | None) -> tuple[dict
     set_env = dict(from_image)
     unset: dict[str, None] = {}
     for name, entry in layer.env.items():
-        value = edf.expand_entry(entry, host, from_image)
+        value = edf.expand_entry(entry, host, {**from_image, **later.MARKS})
         if value:
             set_env[name] = value
         else:

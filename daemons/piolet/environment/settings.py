@@ -35,6 +35,12 @@ class EnvironmentConfig:
         "What every container has besides, where the node has it: PATH or SRC:DST[:FLAGS]; as TaskProlog's script.",
         _mount,
     )
+    node_local: tuple[str, ...] = setting(
+        [],
+        "Directories that each node has for itself, such as a local disk: what definitions mount from there is looked "
+        "for on the node and not when the job is submitted.",
+        absolute,
+    )
     runtime: Literal["native", "crun"] = setting(
         "native", "What builds the container: 'native' (system calls of pioletd's own worker) or 'crun'."
     )
