@@ -84,7 +84,7 @@ def this_host() -> Host:
 
 def _render(request: str, host: Host, settings: config.Config, resolve: Resolver) -> Rendered:
     rendered = render(request, host, settings.environment, resolve)
-    for text in rendered.warnings:
+    for text in (*rendered.warnings, *rendered.once):
         _warn(text)
     return rendered
 
@@ -172,6 +172,6 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     assert packed is not None  # a definition without dependencies always fits
     record.write(args.record_fd, packed)
     path = cache.path_of(host.variables, host.cwd, args.request, args.config or "", os.getuid())
-    if whole and path and cache.is_settled(host.dependencies, started):
+    if whole and path and not rendered.passing and cache.is_settled(host.dependencies, started):
         cache.store(path, whole)
     return 0

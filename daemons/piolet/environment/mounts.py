@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 from piolet.base.errors import EnvironmentFileError
-from piolet.base.nearest import nearest
+from piolet.environment import words
 from piolet.environment.definition import Mount
 from piolet.submission.dependencies import squeeze
 
@@ -98,11 +98,8 @@ def parse_flags(text: str) -> tuple[str, ...]:
     flags = tuple(dict.fromkeys(_CREATE_KINDS.get(flag, flag) for flag in re.split(r"[+,]", text)))
     for flag in flags:
         if flag not in FLAGS:
-            near = nearest(flag, FLAGS)
-            raise EnvironmentFileError(
-                f"unknown mount flag '{flag[:60]}'",
-                f"did you mean '{near}'?" if near else f"the flags are {', '.join(FLAGS)}",
-            )
+            hint = words.of_flag(flag, FLAGS) or f"the flags are {', '.join(FLAGS)}"
+            raise EnvironmentFileError(f"unknown mount flag '{flag[:60]}'", hint)
     for group in _GROUPS:
         both = [flag for flag in flags if flag in group]
         if len(both) > 1:
