@@ -5,6 +5,8 @@
  *   each task              task_init: read the answer, join the container
  *   slurmstepd             exit: close the connection, which takes the container down
  *
+ * A batch script is a step as these are, if its definition says so.
+ *
  * What may fail where: errors are shown in srun before anything is queued, or in task_init. Every other
  * remote hook returns 0 always, since a failure there drains the node under sbatch. For the same reason
  * job_prolog and job_epilog are not defined at all: each would cost every job of the cluster 16 ms.

@@ -58,7 +58,8 @@ char plugin_script(spank_t spank, const struct travel *travel);
 /* In slurmstepd: sends START to pioletd and does not wait. Returns the connection, or -1. */
 int plugin_announce(spank_t spank, uint32_t number, const struct travel *travel, struct failure *f);
 
-/* Batch scripts, extern and interactive steps run on the host: their ids are above every real step's. */
+/* Extern and interactive steps run on the host, and so do batch scripts but for PIOLET_SCRIPT_INSIDE: their ids are above
+ * every real step's. */
 bool plugin_real_step(spank_t spank);
 
 #endif

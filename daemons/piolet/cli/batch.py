@@ -7,7 +7,10 @@ import sys
 from dataclasses import dataclass
 
 from piolet.base.errors import UsageError
+from piolet.environment.definition import Definition
 from piolet.slurm import scripts
+
+_CLIENT = "com.hooks.slurm"
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,19 @@ ENVIRONMENT = Meaning(
 )  # fmt: skip
 VET = Meaning("vet", "protocols", "no node is vetted")
 SCORE = Meaning("score", "scores", "nothing is scored")
+
+
+def warn_of_steps(called: scripts.Submission | None, definition: Definition) -> None:
+    """Warn of a script inside the container that calls Slurm, where the hook that brings Slurm's client is not on."""
+    if called is None or called.script is None or not called.script.starts_steps:
+        return
+    if definition.annotations.get(f"{_CLIENT}.enabled", "false") == "false":
+        print(
+            "piolet: warning: the batch script runs inside the container and calls srun, which is not there unless the "
+            f'image brings it\nhint: {_CLIENT}.enabled = "true" in [annotations], where that hook is installed; or '
+            'script = "outside"',
+            file=sys.stderr,
+        )
 
 
 def script() -> scripts.Submission | None:

@@ -25,8 +25,10 @@ from piolet.submission.dependencies import Host
 LEVELS_LIMIT = 10
 FILES_LIMIT = 100
 
-_SCALARS: dict[str, type] = {"image": str, "workdir": str, "entrypoint": bool, "writable": bool, "env_policy": str}
-_WORDS = {"env_policy": ("inherit", "clean")}
+_SCALARS: dict[str, type] = {
+    "image": str, "workdir": str, "entrypoint": bool, "writable": bool, "env_policy": str, "script": str,
+}  # fmt: skip
+_WORDS = {"env_policy": ("inherit", "clean"), "script": ("outside", "inside")}
 _TABLES = ("env", "annotations")
 KEYS = ("base_environment", *_SCALARS, "mounts", "devices", *_TABLES)
 STEP_PREFIXES = ("SLURM_", "PMI_", "PMIX_")

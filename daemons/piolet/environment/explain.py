@@ -41,6 +41,9 @@ def explain(rendered: Rendered) -> str:
             value = entry_or_none.value if entry_or_none else default
             text = _string(value) if isinstance(value, str) else str(value).lower()
             lines.append(_line(f"{name} = {text}", _place(entry_or_none) if entry_or_none else "default"))
+        script = layer.scalars.get("script")
+        value = "inside" if rendered.script_inside else "outside"
+        lines.append(_line(f'script = "{value}"', _place(script) if script else "default"))
         lines += _array("mounts", [(mounts.unparse(mount), entry) for mount, entry in rendered.mounts.items()])
         lines += _array("devices", list(rendered.devices.items()))
     lines += _environment(rendered)

@@ -53,6 +53,7 @@ class Rendered:
     devices: dict[str, Entry]
     once: tuple[str, ...] = ()
     passing: bool = False
+    script_inside: bool = False
 
 
 def render(
@@ -102,7 +103,9 @@ def render(
     left = [] if clean else [name for name in outside if host.variables.get(name)]
     text = f"variables of the host stay outside the container, as what they name is not there: {', '.join(left)}"
     once = (f"{text}; [env] sets what the image needs",) if left else ()
-    return Rendered(definition, layer, info, tuple(warnings), sources, devices, once, clean)
+    return Rendered(
+        definition, layer, info, tuple(warnings), sources, devices, once, clean, _script_inside(layer, config, info)
+    )
 
 
 @contextmanager
@@ -148,14 +151,21 @@ def _image(layer: Layer, host: Host, resolve: Resolver) -> ImageInfo | None:
 def _refuse_without_image(layer: Layer, sources: dict[Mount, Entry], devices: dict[str, Entry]) -> None:
     entrypoint = layer.scalars.get("entrypoint")
     workdir = layer.scalars.get("workdir")
+    script = layer.scalars.get("script")
     for what, entry in (
         ("mounts need", next(iter(sources.values()), None)),
         ("devices need", next(iter(devices.values()), None)),
         ("a workdir needs", workdir if workdir and workdir.value else None),
         ("an entrypoint needs", entrypoint if entrypoint and entrypoint.value else None),
+        ("a script inside needs", script if script and script.value == "inside" else None),
     ):
         if entry is not None:
             raise EnvironmentFileError(f"{what} an image, and there is none", _NEEDS_CONTAINER, entry.locate())
+
+
+def _script_inside(layer: Layer, config: EnvironmentConfig, info: ImageInfo | None) -> bool:
+    entry = layer.scalars.get("script")
+    return info is not None and (config.script if entry is None else entry.value) == "inside"
 
 
 def _own_workdir(layer: Layer, host: Host) -> str | None:

@@ -35,6 +35,11 @@ class EnvironmentConfig:
         "What every container has besides, where the node has it: PATH or SRC:DST[:FLAGS]; as TaskProlog's script.",
         _mount,
     )
+    script: Literal["outside", "inside"] = setting(
+        "outside",
+        "Where the batch script runs when sbatch is given an environment: 'outside' (on the host; its sruns in the "
+        "container) or 'inside'. A definition file may say otherwise.",
+    )
     node_local: tuple[str, ...] = setting(
         [],
         "Directories that each node has for itself, such as a local disk: what definitions mount from there is looked "

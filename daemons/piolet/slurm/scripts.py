@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from piolet.base import files
 
 _SCRIPT_MAX = 4 << 20  # as sbatch's own limit (max_script_size in slurm.conf's manual, 2026)
-# What starts steps: Slurm's own srun, and what starts its processes by srun within a job. Open MPI's manual (Launching with
-# Slurm: mpirun, and PRRTE's names for it) and MPICH's Hydra (-launcher slurm is the default there), 2026.
+# What starts steps: Slurm's own srun, and what starts its processes by srun within a job: from the manuals of Open MPI
+# (mpirun, and PRRTE's names for it), of MPICH's Hydra (its launcher there is slurm) and of TACC (ibrun), 2026.
 _STARTERS = ("srun", "mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun", "prun", "oshrun", "ibrun")
 _STARTER = re.compile(rf"(?<![\w.-])(?:{'|'.join(map(re.escape, _STARTERS))})(?![\w-])", re.IGNORECASE)
 _PART = ("hetjob", "packjob")
@@ -33,7 +33,7 @@ class Script:
         return any(_STARTER.search(line) for line in lines)
 
     def parts(self, option: str) -> list[str | None]:
-        """Return the value of `--OPTION` in the #SBATCH lines of each part of the job: '' without one, None: not given."""
+        """Return the value of `--OPTION` in the #SBATCH lines of each part of the job; None: it is not there."""
         found: list[str | None] = [None]
         for words in self._lines():
             if words and words[0] in _PART:
@@ -86,7 +86,7 @@ def of_sbatch(pid: int) -> Submission | None:
 def _script(words: tuple[str, ...]) -> Script | None:
     for number, word in enumerate(words):
         name, equals, value = word.partition("=")
-        if len(name) > 4 and "--wrap".startswith(name):
+        if len(name) >= len("--wr") and "--wrap".startswith(name):
             return Script(value if equals else next(iter(words[number + 1 :]), ""))
     for word in words:
         # An option's value is no program, so what begins as one is the script.
