@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from piolet.base.errors import ContainerError
-from piolet.container import fuse, oci
+from piolet.container import extras, fuse, oci
 from piolet.container.plan import ContainerPlan, PlannedMount
 from piolet.system import linux
 
@@ -77,26 +77,32 @@ def build(
     mark("image and overlay")
     sources = _sources(plan, mounter, scratch)
     mark("open the sources")
-    accounts = _accounts()
+    accounts, others = _accounts(), extras.account_lines(plan)
     mark("user database")
     if plan.runtime == "crun":
         _enter_crun(plan, crun, sources, scratch, accounts)
         _forbid_setuid()
         if plan.entrypoint:
             _put_entrypoint(plan)
+        extras.add_accounts(others)
+        extras.start(plan)
         mark("crun")
         return
     _change_root(f"{scratch}/root")
     mark("change root")
+    extras.write(plan)
+    mark("links and libraries")
     for source in sources:
         _attach(source)
     _forbid_setuid()
     mark("attach the sources")
     _write_accounts(*accounts)
+    extras.add_accounts(others)
     if plan.entrypoint:
         _put_entrypoint(plan)
     if not plan.writable:
         _freeze_root()
+    extras.start(plan)
     mark("accounts and rest")
 
 
@@ -151,6 +157,11 @@ def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> He
             assert mounter is not None
             mounter.mount(mount.source, spare)
             path = spare
+        elif mount.kind == "text":
+            with open(spare, "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(mount.content)
+            os.chmod(spare, 0o555 if "x" in mount.flags else 0o444)
+            path = spare
         else:
             path = mount.source
         # As the user, and as at submit time: what they cannot use is not theirs to mount. To enter a directory is
@@ -190,6 +201,7 @@ def _enter_crun(
         for path in files:
             if os.path.islink(path):
                 os.unlink(path)
+        extras.write(plan)
         places = [_place(source) for source in sources]
     for number, (source, place) in enumerate(zip(sources, places, strict=True)):
         if place is None:

@@ -2,7 +2,7 @@
 
 The worker has mounted the image and prepared every source; crun gets a bundle whose configuration says the
 same as the native builder does, creates the container, and the worker joins it. Slower (docs/benchmarks.md);
-kept for sites that want an OCI runtime, and for OCI hooks.
+kept for sites that want an OCI runtime.
 """
 
 from __future__ import annotations

@@ -11,14 +11,16 @@ from piolet.transport import packets
 
 ENTRY_PROGRAM = "/run/piolet/entry"
 """Where the entry program is in a container."""
+TASK_FILE = "/run/piolet/task"
+"""What it does to each task's environment first, and says, as in entry.c."""
 
 
 @dataclass(frozen=True)
 class PlannedMount:
     """One mount of the container. An `optional` one is left out where its source is not there.
 
-    `kind` is 'bind', 'sqsh' or 'tmpfs'; `file` says that a bind's destination may have to replace a
-    symbolic link of the image (as /etc/localtime is one).
+    `kind` is 'bind', 'sqsh', 'tmpfs', or 'text': a file with this `content`, which can be run if it has the flag 'x'.
+    `file` says that the destination may have to replace a symbolic link of the image (as /etc/localtime is one).
     """
 
     source: str
@@ -27,6 +29,20 @@ class PlannedMount:
     flags: tuple[str, ...] = ()
     optional: bool = False
     file: bool = False
+    content: str = ""
+
+
+@dataclass(frozen=True)
+class PlannedProgram:
+    """A program to start in the finished container, as the user and in the step's control groups.
+
+    wait_s       it ends by itself within so many seconds, which the step waits for; 0: it runs on
+    environment  NAME=VALUE
+    """
+
+    words: tuple[str, ...]
+    wait_s: float = 0.0
+    environment: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,11 @@ class ContainerPlan:
     label        names the root mount ("piolet:JOB.STEP"), so that a restarted daemon knows its containers
     sqsh         the SquashFS file that the user brought, or None: the root comes as a mount
     entrypoint   words that the entry program puts in front of the command
+    links        symbolic links: path, target
+    libraries    what the dynamic loader finds besides: name, path, and whether the image's own of that name is first
+    compatible   directories of CUDA libraries that the image has for newer drivers, and the version of the node's
+    programs     what is started at the end
+    accounts     names of accounts of the node that /etc/passwd has, too
     """
 
     label: str
@@ -44,6 +65,11 @@ class ContainerPlan:
     runtime: str = "native"
     mounts: tuple[PlannedMount, ...] = ()
     entrypoint: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    libraries: tuple[tuple[str, str, bool], ...] = ()
+    compatible: tuple[tuple[str, str], ...] = ()
+    programs: tuple[PlannedProgram, ...] = ()
+    accounts: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the plan as JSON."""
@@ -51,8 +77,9 @@ class ContainerPlan:
 
     @property
     def foreign(self) -> bool:
-        """Whether a program that is not ours runs to make it: squashfuse, or an OCI runtime."""
-        return self.runtime != "native" or self.sqsh is not None or any(mount.kind == "sqsh" for mount in self.mounts)
+        """Whether a program that is not ours runs for it: squashfuse, an OCI runtime, or what a hook has started."""
+        served = self.sqsh is not None or any(mount.kind == "sqsh" for mount in self.mounts)
+        return self.runtime != "native" or served or bool(self.programs)
 
 
 def from_json(text: str) -> ContainerPlan:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -37,7 +37,6 @@ _LOCALE = (
     *("LC_MESSAGES", "LC_MONETARY", "LC_NAME", "LC_NUMERIC", "LC_PAPER", "LC_TELEPHONE", "LC_TIME"),
 )
 _CDI = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*=\S+")
-_HOOK = re.compile(r"(com\.hooks\.[^.]+)(?:\.|$)")
 _NEEDS_CONTAINER = "without one the step runs on the host, and only env applies"
 
 
@@ -56,17 +55,15 @@ class Rendered:
     devices: dict[str, Entry]
 
 
-def render(
-    request: str, host: Host, config: EnvironmentConfig, resolve: Resolver, hooks: Collection[str] = ()
-) -> Rendered:
-    """Return what `request` means. `resolve` is asked for the image; `hooks` are those installed.
+def render(request: str, host: Host, config: EnvironmentConfig, resolve: Resolver) -> Rendered:
+    """Return what `request` means. `resolve` is asked for the image.
 
     Raises EnvironmentFileError, or what `resolve` raises (with the image's place added).
     """
     layer = edf.load(request, host, config)
     warnings = list(layer.warnings)
     sources = _mounts(layer, host, warnings)
-    devices = _devices(layer, host, warnings)
+    devices = _devices(layer, host)
     info = _image(layer, host, resolve)
     if info is None:
         _refuse_without_image(layer, sources, devices)
@@ -84,7 +81,7 @@ def render(
         devices=tuple(devices),
         set_env=set_env,
         unset_env=unset_env,
-        annotations=_annotations(layer, host, hooks, warnings),
+        annotations={name: edf.expand_entry(entry, host) for name, entry in layer.annotations.items()},
     )
     _check_size(definition)
     return Rendered(definition, layer, info, tuple(warnings), sources, devices)
@@ -226,13 +223,12 @@ def _check_readable(path: str, host: Host, what: str, *, regular: bool) -> None:
     host.exists(path)
 
 
-def _devices(layer: Layer, host: Host, warnings: list[str]) -> dict[str, Entry]:
+def _devices(layer: Layer, host: Host) -> dict[str, Entry]:
     result: dict[str, Entry] = {}
     for entry in layer.devices:
         device = edf.expand_entry(entry, host)
         if _CDI.fullmatch(device):
-            place = entry.locate()
-            warnings.append(f"{place.path}:{place.line}: CDI devices are not supported; {device} is ignored")
+            result.setdefault(device, entry)
             continue
         if not device.startswith("/dev/") or ".." in device.split("/"):
             hint = "a device is /dev/NAME, or a CDI name like vendor.com/class=name"
@@ -261,15 +257,6 @@ def _environment(layer: Layer, host: Host, info: ImageInfo | None) -> tuple[dict
     if info is not None:
         unset.update((name, None) for name in _LOCALE if name not in set_env)
     return set_env, tuple(unset)
-
-
-def _annotations(layer: Layer, host: Host, hooks: Collection[str], warnings: list[str]) -> dict[str, str]:
-    values = {name: edf.expand_entry(entry, host) for name, entry in layer.annotations.items()}
-    named = dict.fromkeys(match[1] for name in values if (match := _HOOK.match(name)))
-    for hook in named:
-        if hook not in hooks and values.get(f"{hook}.enabled", "true") != "false":
-            warnings.append(f"the hook {hook} is not installed here; ignored")
-    return values
 
 
 def _check_size(definition: Definition) -> None:

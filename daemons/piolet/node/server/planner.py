@@ -5,6 +5,7 @@ Pure: the worker, on the node and as the user, finds out what of it is there.
 
 from __future__ import annotations
 
+from piolet.container.entries import Additions
 from piolet.container.plan import ENTRY_PROGRAM, ContainerPlan, PlannedMount
 from piolet.environment.definition import Definition
 from piolet.environment.mounts import parse
@@ -17,8 +18,17 @@ _HOST_DIRECTORIES = ("/tmp",)  # noqa: S108 - the node's own, as without a conta
 _HOST_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime")
 
 
-def make_plan(definition: Definition, label: str, home: str | None, config: EnvironmentConfig) -> ContainerPlan:
-    """Return the plan of a container; `home` is the user's home directory, mounted if the site wants that."""
+def make_plan(
+    definition: Definition,
+    label: str,
+    home: str | None,
+    config: EnvironmentConfig,
+    additions: Additions = Additions(),  # noqa: B008 - it is frozen
+) -> ContainerPlan:
+    """Return the plan of a container; `home` is the user's home directory, mounted if the site wants that.
+
+    `additions` are those of hooks and devices.
+    """
     assert definition.image is not None
     mounts = [PlannedMount(path, path) for path in _SYSTEM]
     mounts += [PlannedMount(path, path, optional=True) for path in _HOST_DIRECTORIES]
@@ -27,10 +37,11 @@ def make_plan(definition: Definition, label: str, home: str | None, config: Envi
         mounts.append(PlannedMount(home, home, optional=True))
     for mount in map(parse, config.mounts):
         mounts.append(PlannedMount(mount.source, mount.destination or mount.source, flags=mount.flags, optional=True))
+    mounts += additions.mounts
     taken = {mount.destination.rstrip("/") for mount in definition.mounts}
     mounts = [mount for mount in mounts if mount.destination not in taken]
     helper = config.entry_program
-    entry = bool(definition.entrypoint) or config.runtime == "crun"
+    entry = bool(definition.entrypoint) or additions.tasks or config.runtime == "crun"
     if entry:
         mounts.append(PlannedMount(helper, ENTRY_PROGRAM, flags=("ro",)))
     # Shorter destinations first, so that none hides another; the user's own after ours of the same depth.
@@ -43,4 +54,9 @@ def make_plan(definition: Definition, label: str, home: str | None, config: Envi
         runtime=config.runtime,
         mounts=tuple(mounts),
         entrypoint=definition.entrypoint,
+        links=additions.links,
+        libraries=additions.libraries,
+        compatible=additions.compatible,
+        programs=additions.programs,
+        accounts=additions.accounts,
     )
