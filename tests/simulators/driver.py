@@ -9,6 +9,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from piolet.hooks import nvidia
+
 VERSION = "999.12.34"
 SAYS = "SIMULATED driver 999.12.34, no GPU"
 UUID = "GPU-00000000-5151-0000-0000-000000000000"
@@ -25,12 +27,13 @@ int main(void) { return puts(simulated_nvidia_ml()) < 0; }
 """
 
 
-def install(root: Path, folder: str = "/usr/lib64", gpus: int = 2) -> Path:
-    """Put a driver below `root`, its libraries into `folder`; return `root`."""
+def install(root: Path, folder: str = "/usr/lib64", gpus: int = 2, *, whole: bool = False) -> Path:
+    """Put a driver below `root`, its libraries into `folder`; return `root`. `whole`: as many of them as a real one."""
     where = Path(f"{root}{folder}")
     for path in (where, root / "usr/bin", root / "dev", root / "sys/module/nvidia", root / "etc"):
         path.mkdir(parents=True, exist_ok=True)
-    for name, soname in _SONAMES.items():
+    others = {name: f"lib{name}.so.1" for name in nvidia.LIBRARIES} if whole else {}
+    for name, soname in {**others, **_SONAMES}.items():
         source = _LIBRARY.format(name=name.replace("-", "_"), says=SAYS)
         _compile(source, where / f"lib{name}.so.{VERSION}", "-shared", "-fPIC", f"-Wl,-soname,{soname}")
     _compile(_SMI, root / "usr/bin/nvidia-smi", str(where / f"libnvidia-ml.so.{VERSION}"))

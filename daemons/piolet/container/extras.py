@@ -43,12 +43,15 @@ def write(plan: ContainerPlan) -> None:
 
 
 def _link(path: str, target: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.islink(path) and os.readlink(path) == target:
-            return
-        os.unlink(path)
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    os.symlink(target, path)
+    try:
+        os.symlink(target, path)  # mostly there is nothing, in a directory that is there
+    except FileExistsError:
+        if not os.path.islink(path) or os.readlink(path) != target:
+            os.unlink(path)
+            os.symlink(target, path)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        os.symlink(target, path)
 
 
 def _extend_cache(plan: ContainerPlan) -> None:

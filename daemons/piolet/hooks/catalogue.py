@@ -60,10 +60,20 @@ class Catalogue:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
+        self._listed: tuple[int, dict[str, Installed]] | None = None
         self._loaded: dict[str, tuple[tuple[int, int, int], type[Hook]]] = {}
 
     def installed(self) -> dict[str, Installed]:
         """Return the hooks by the prefix of their annotations; nothing of theirs is loaded."""
+        try:
+            changed = os.stat(self._directory).st_mtime_ns  # a file that comes or goes
+        except OSError:
+            changed = 0
+        if self._listed is None or self._listed[0] != changed:
+            self._listed = (changed, self._list())
+        return self._listed[1]
+
+    def _list(self) -> dict[str, Installed]:
         own = "piolet.hooks.known"
         found = {prefix: Installed(name, prefix, f"{own}.{name}:{kind}") for name, (kind, prefix) in OWN.items()}
         try:

@@ -106,13 +106,13 @@ class Hooks:
 
     def _add(self, hook: Installed, looks: set[str], links: set[str]) -> None:
         kind = self._load(hook)
-        with self._limited(hook.name):
+        with self._limited(hook):
             more = kind.where(site_options(kind, self._config))
         looks.update(more[0])
         links.update(more[1])
 
     def _load(self, hook: Installed) -> type[Hook]:
-        with self._limited(hook.name):
+        with self._limited(hook):
             return self._catalogue.load(hook)
 
     def _select(self, wanted: Sequence[Wanted]) -> _Selected:
@@ -132,7 +132,7 @@ class Hooks:
         name = wanted.hook.annotation
         given = asked(wanted, kind, definition.set_env, definition.annotations, self._config)
         try:
-            with self._limited(wanted.hook.name):
+            with self._limited(wanted.hook):
                 entries = list(kind().entries(given, node, step))
             wrong = next((entry for entry in entries if not isinstance(entry, _KINDS)), None)
             if wrong is not None or len(entries) > _ENTRIES_MOST:
@@ -149,13 +149,17 @@ class Hooks:
             return [Notice(f"{error.message}; it is left out")]
 
     @contextlib.contextmanager
-    def _limited(self, name: str) -> Iterator[None]:
-        """Let a hook work for its time, and turn whatever it raises into BrokenHookError; Missing passes."""
+    def _limited(self, hook: Installed) -> Iterator[None]:
+        """Let a hook work for its time, and turn whatever it raises into BrokenHookError; Missing passes.
+
+        Those of ours have no timer: they are tested.
+        """
+        name = hook.name
         if self._late[name] >= _LATE_MOST:
             hint = "an administrator mends it, and restarts pioletd"
             raise BrokenHookError(f"the hook {name} is switched off: it has taken too long {_LATE_MOST} times", hint)
         try:
-            with _timer(self._allowed_s):
+            with _timer(self._allowed_s) if hook.site else contextlib.nullcontext():
                 yield
         except (Missing, PioletError):
             raise

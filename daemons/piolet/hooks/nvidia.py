@@ -20,7 +20,7 @@ _FOLDERS = (
     *("/usr/lib/x86_64-linux-gnu/nvidia/current", "/usr/lib/aarch64-linux-gnu/nvidia/current", "/lib64"),
 )
 # Each is libNAME.so.VERSION.
-_LIBRARIES = (
+LIBRARIES = (
     *("nvidia-ml", "nvidia-cfg", "nvidia-nscq", "nvidia-gpucomp", "nvidia-sandboxutils"),
     *("cuda", "cudadebugger", "nvidia-opencl", "nvidia-ptxjitcompiler", "nvidia-fatbinaryloader", "nvidia-allocator"),
     *("nvidia-compiler", "nvidia-pkcs11", "nvidia-pkcs11-openssl3", "nvidia-nvvm", "nvidia-tileiras"),
@@ -55,7 +55,7 @@ def make(root: str = "/") -> dict[str, Any] | None:
     if folder is None:
         return None
     mounts, links = [], []
-    for name in _LIBRARIES:
+    for name in LIBRARIES:
         for place in (folder, f"{folder}/vdpau"):
             path = f"{place}/lib{name}.so.{version}"
             if os.path.exists(root + path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 LIMIT = 16 << 20
 """No cache is larger."""
@@ -21,6 +21,8 @@ _SECTION = struct.Struct("<IIII")
 _EXTENSION_MAGIC, _HWCAPS = 0xEAA42174, 1
 _LITTLE_ENDIAN = 2
 _KINDS = {"x86_64": 0x0303, "aarch64": 0x0A03, "ppc64le": 0x0503}
+Key = tuple[bytes | int, ...]
+
 _NUMBER = re.compile(rb"(\d+)")
 
 
@@ -56,29 +58,29 @@ def extended(data: bytes, added: Sequence[tuple[str, str, bool]], machine: str) 
     rest = data[at + count * _ENTRY.size :]
     text = bytearray()
     first = _HEADER.size + (count + len(added)) * _ENTRY.size
-    new: dict[int, list[bytes]] = {}
-    for name, path, last in added:
-        key = first + len(text)
-        text += name.encode() + b"\0" + path.encode() + b"\0"
-        value = key + len(name.encode()) + 1
-        place = _place(data, base, count, name.encode(), last)
-        new.setdefault(place, []).append(_ENTRY.pack(kind, key, value, 0, 0))
+    # In the order of the file, so that each is looked for from the place of the one before: they are often neighbours.
+    ordered = sorted(((_key(name.encode()), name, path, last) for name, path, last in added), key=_front, reverse=True)
+    entries: list[tuple[int, bytes]] = []
+    place = 0
+    for key, name, path, last in ordered:
+        place = _place(data, base, count, key, place, last)
+        start = first + len(text)
+        text += f"{name}\0{path}\0".encode()
+        entries.append((place, _ENTRY.pack(kind, start, start + len(name.encode()) + 1, 0, 0)))
     text += bytes(-len(text) % 8)
     shift = len(added) * _ENTRY.size + len(text)
     _move(words, shift)
-    order = _sorter(bytes(text), first)
-    entries, done = bytearray(), 0
-    for place in sorted(new):
-        entries += words[done : place * _ENTRY.size]
-        here: list[bytes] = sorted(new[place], key=order, reverse=True)
-        entries += b"".join(here)
+    whole, done = bytearray(), 0
+    for place, entry in entries:
+        whole += words[done : place * _ENTRY.size]
+        whole += entry
         done = place * _ENTRY.size
-    entries += words[done:]
+    whole += words[done:]
     if extension:
         rest = _extension(rest, extension - at - count * _ENTRY.size, extension, shift - base)
         extension += shift - base
     header = _HEADER.pack(_MAGIC, count + len(added), strings + len(text), _LITTLE_ENDIAN, extension)
-    return header + bytes(entries) + bytes(text) + rest
+    return header + bytes(whole) + bytes(text) + rest
 
 
 def _open(data: bytes) -> tuple[int, int, int, int]:
@@ -99,7 +101,7 @@ def _text(data: bytes, at: int) -> bytes:
     return data[at:end]
 
 
-def _key(name: bytes) -> tuple[bytes | int, ...]:
+def _key(name: bytes) -> Key:
     """Return what the loader compares names by: numbers as numbers, and after all characters, the end before them."""
     parts = _NUMBER.split(name)
     key: list[bytes | int] = [part + b"\xff" for part in parts]
@@ -108,23 +110,34 @@ def _key(name: bytes) -> tuple[bytes | int, ...]:
     return tuple(key)
 
 
-def _sorter(text: bytes, first: int) -> Callable[[bytes], tuple[bytes | int, ...]]:
-    """Return what entries are sorted by, whose strings are in `text`, which will be at `first`."""
-    return lambda entry: _key(_text(text, _ENTRY.unpack(entry)[1] - first))
+def _front(entry: tuple[Key, str, str, bool]) -> tuple[Key, bool]:
+    """Return what added libraries are sorted by, descending: of one name, those before the image's own first."""
+    return entry[0], not entry[3]
 
 
-def _place(data: bytes, base: int, count: int, name: bytes, last: bool) -> int:
-    """Return before which entry `name` goes: the first of its name, or with `last` the one after these."""
-    wanted, low, high = _key(name), 0, count
+def _place(data: bytes, base: int, count: int, wanted: Key, start: int, last: bool) -> int:
+    """Return before which entry, from `start` on, a name goes: the first of its name, or with `last` what follows them.
+
+    Entries are in descending order. Steps of 1, 2, 4, … find a stretch that is then halved.
+    """
+    low, high, step = start, start, 1
+    while high < count and _is_before(data, base, high, wanted, last):
+        low, high, step = high + 1, high + step, 2 * step
+    high = min(high, count)
     while low < high:
         middle = (low + high) // 2
-        (key,) = struct.unpack_from("<I", data, base + _HEADER.size + middle * _ENTRY.size + 4)
-        there = _key(_text(data, base + key))
-        if there > wanted or (last and there == wanted):
+        if _is_before(data, base, middle, wanted, last):
             low = middle + 1
         else:
             high = middle
     return low
+
+
+def _is_before(data: bytes, base: int, number: int, wanted: Key, last: bool) -> bool:
+    """Return whether an entry of the cache comes before a name that is to be put in."""
+    (key,) = struct.unpack_from("<I", data, base + _HEADER.size + number * _ENTRY.size + 4)
+    there = _key(_text(data, base + key))
+    return there > wanted or (last and there == wanted)
 
 
 def _move(entries: bytearray, shift: int) -> None:
