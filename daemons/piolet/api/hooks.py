@@ -103,11 +103,13 @@ class Program:
     words      an absolute path, and arguments
     wait_s     it ends by itself, and tasks wait so many seconds for that; 0: it runs until the step ends
     variables  besides PATH, HOME, USER, and the container's
+    failure    what the step is told if it fails, besides how
     """
 
     words: tuple[str, ...]
     wait_s: float = 0.0
     variables: Mapping[str, str] = field(default_factory=dict)
+    failure: str = ""
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,7 @@ def _program(program: Program, environment: Mapping[str, str]) -> PlannedProgram
         tuple(map(_text, program.words)),
         float(program.wait_s),
         tuple(f"{_name(name)}={_text(value)}" for name, value in every.items()),
+        _text(program.failure),
     )
 
 

@@ -148,7 +148,7 @@ def _start(program: PlannedProgram) -> None:
         if not in_time:
             raise ContainerError(f"{name} did not end within {program.wait_s:g} s in the container")
         if code:
-            raise ContainerError(f"{name} failed in the container: {_how(code)}")
+            raise ContainerError(f"{name} failed in the container: {_how(code)}", program.failure or None)
     except OSError as error:
         raise ContainerError(f"cannot run {name} in the container: {error.strerror}") from None
 

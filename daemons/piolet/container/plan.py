@@ -38,11 +38,13 @@ class PlannedProgram:
 
     wait_s       it ends by itself within so many seconds, which the step waits for; 0: it runs on
     environment  NAME=VALUE
+    failure      what its user is told if it fails, besides how
     """
 
     words: tuple[str, ...]
     wait_s: float = 0.0
     environment: tuple[str, ...] = ()
+    failure: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,10 @@ OWN = {
     "nvidia_cuda_mps": ("NvidiaCudaMps", "com.hooks.nvidia_cuda_mps"),
     "pytorch_remap_vars": ("PytorchRemapVars", "com.pyxis.pytorch_remap_vars"),
     "slurm": ("Slurm", "com.hooks.slurm"),
+    "ssh": ("Ssh", "com.hooks.ssh"),
 }
+
+_SETTLED_NS = 50_000_000
 
 
 class BrokenHookError(PioletError):
@@ -70,7 +74,9 @@ class Catalogue:
         except OSError:
             changed = 0
         if self._listed is None or self._listed[0] != changed:
-            self._listed = (changed, self._list())
+            # Time stamps move in ticks: what has just changed may change again with the same one.
+            settled = time.time_ns() - changed > _SETTLED_NS
+            self._listed = (changed if settled else -1, self._list())
         return self._listed[1]
 
     def _list(self) -> dict[str, Installed]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import get_args
 
-from piolet.api import Entry, Hook, Missing, Node, Notice, Step
+from piolet.api import Entry, Hook, Missing, Node, Notice, Refused, Step
 from piolet.base.errors import PioletError
 from piolet.environment.definition import Definition
 from piolet.hooks import nvidia
@@ -138,7 +138,7 @@ class Hooks:
             if wrong is not None or len(entries) > _ENTRIES_MOST:
                 raise BrokenHookError(f"the hook {name} returned what is no entry of a plan")
             return entries
-        except Missing as error:
+        except (Missing, Refused) as error:
             if wanted.required:
                 raise PioletError(f"the hook {name} is required: {error}", error.hint or None) from None
             return [Notice(f"the hook {name} is left out: {error}")] if wanted.named else []
@@ -161,7 +161,7 @@ class Hooks:
         try:
             with _timer(self._allowed_s) if hook.site else contextlib.nullcontext():
                 yield
-        except (Missing, PioletError):
+        except (Missing, Refused, PioletError):
             raise
         except TooLongError:
             self._late[name] += 1

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from piolet.api import Entry, Library, Mount, Node, Notice, Shared, Step, TaskVariable, Variable
+from piolet.api import Entry, Library, Mount, Node, Notice, Step, TaskVariable, Variable
 from piolet.base.errors import EnvironmentFileError, PioletError
 from piolet.container.entries import collect
 from piolet.environment.definition import Definition
@@ -216,57 +216,3 @@ def test_what_entries_add_to_a_plan() -> None:
     assert found.libraries == (("lib.so", "/b/lib.so", True),)
     with pytest.raises(PioletError, match="is not an absolute one"):
         collect([Mount("/a", "/../b")], {}, (), {})
-
-
-def slingshot(**found: tuple[str, ...]) -> Node:
-    from piolet.hooks.known import _fabric
-
-    paths = {"/dev/cxi[0-9]*": ("/dev/cxi0",), _fabric.HOST_LIBFABRIC[0]: (_fabric.HOST_LIBFABRIC[0],)}
-    paths[_fabric.HOST_CXI[0]] = (_fabric.HOST_CXI[0],)
-    needed = {
-        _fabric.HOST_LIBFABRIC[0]: (Shared("libcurl.so.4", "/l/libcurl.so.4.8"), Shared("libc.so.6", "/l/libc.so.6"))
-    }
-    return Node("n", "aarch64", {**paths, **found}, needed)
-
-
-def test_slingshot_from_the_node() -> None:
-    """Its libfabric is found first; what that needs only where the image has none of it; and no C library."""
-    found = ask(HooksConfig("/nowhere"), {ON.format("cxi"): "true"}, slingshot())
-    place = "/run/piolet/fabric"
-    assert Library("libfabric.so.1", f"{place}/libfabric.so.1") in found
-    assert Library("libcurl.so.4", f"{place}/libcurl.so.4", last=True) in found
-    assert not [one for one in found if isinstance(one, Library) and one.soname == "libc.so.6"]
-
-
-def test_nccl_over_slingshot_switches_cxi_on_and_is_required_with_it() -> None:
-    config = HooksConfig("/nowhere", options=("aws_ofi_nccl.path=/opt/{variant}",))
-    node = slingshot(
-        **{"/opt/*/lib*/lib*ccl-net*.so": ("/opt/cuda12/lib/libnccl-net.so", "/opt/rocm6/lib/librccl-net.so")}
-    )
-    annotations = {ON.format("aws_ofi_nccl"): "true", "com.hooks.aws_ofi_nccl.variant": "cuda12"}
-    found = ask(config, annotations, node)
-    assert Mount("/opt/cuda12/lib/libnccl-net.so", "/run/piolet/fabric/libnccl-net.so") in found
-    assert Variable("NCCL_NET", "AWS Libfabric") in found
-    assert Library("libfabric.so.1", "/run/piolet/fabric/libfabric.so.1") in found
-    with pytest.raises(PioletError, match=r"com\.hooks\.cxi is required: there is no /dev/cxi0"):
-        ask(
-            config,
-            {**annotations, "com.hooks.aws_ofi_nccl.required": "true"},
-            Node(found=dict(list(node.found.items())[3:])),
-        )
-
-
-def test_a_network_stack_of_the_site_s() -> None:
-    config = HooksConfig("/nowhere", options=("netstack.base=/stacks", "netstack.source=artifact"))
-    stack = "/stacks/aarch64/26.05.1/gpu:cuda13,cxi:13.1.0"
-    node = slingshot(**{f"/stacks/*/*/*/{name}": (f"{stack}/{name}",) for name in ("libfabric.so.1", "libnccl-net.so")})
-    asks = {
-        ON.format("aws_ofi_nccl"): "true",
-        "com.hooks.netstack.version": "26.05.1",
-        "com.hooks.netstack.name": "gpu:cuda13,cxi:13.1.0",
-    }
-    found = ask(config, asks, node)
-    assert Mount(stack, stack) in found
-    assert Library("libnccl-net.so", f"{stack}/libnccl-net.so") in found
-    missing = ask(config, {**asks, "com.hooks.netstack.name": "other"}, node)
-    assert {type(one) for one in missing} == {Notice}

@@ -26,7 +26,7 @@ class LdCache(Hook):
 
     def entries(self, asked: Asked, node: Node, step: Step) -> Iterable[Entry]:
         """The program is the image's: where it has none (Alpine's loader has no cache) the step says so."""
-        return [Program(("/sbin/ldconfig", *_folders(asked)), _SECONDS)]
+        return [Program(("/sbin/ldconfig", *_folders(asked)), _SECONDS, failure="is there no ldconfig in the image?")]
 
 
 def _folders(asked: Asked) -> tuple[str, ...]:
