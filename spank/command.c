@@ -151,6 +151,17 @@ char *command_line(size_t *length)
 	return bytes;
 }
 
+/* Whether this process was called with these bytes, NULs among them; true where that cannot be told. */
+bool called_with(const char *bytes, size_t size)
+{
+	size_t length;
+	char *line = command_line(&length);
+	bool found = !line || memmem(line, length, bytes, size);
+
+	free(line);
+	return found;
+}
+
 /* Runs the command and returns its exit status, with what it wrote to descriptor 3 (NULL: nothing).
  *
  * -1: it could not be run, or a signal ended it. It has said why on stderr, unless `f` is set or the user knows. */

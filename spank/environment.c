@@ -82,12 +82,7 @@ static void compare_parts(void)
  * --mu... costs nothing but the protection. */
 static bool several_programs(void)
 {
-	size_t length;
-	char *line = command_line(&length);
-	bool found = line && memmem(line, length, "\0--mu", 5);
-
-	free(line);
-	return found;
+	return called_with("\0--mu", 5);
 }
 
 /* In srun, when the step is about to be launched. */
@@ -96,8 +91,6 @@ int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 	char **command = NULL, *guarded;
 	int count = 0;
 
-	(void)argc;
-	(void)argv;
 	/* With --multi-prog the first word is a file that srun is still going to read. */
 	if (!plugin_wanted() || several_programs() || spank_get_item(spank, S_JOB_ARGV, &count, &command) || count < 1 || !command)
 		return 0;
@@ -132,8 +125,6 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 	spank_context_t context = spank_context();
 	uid_t uid = 0;
 
-	(void)argc;
-	(void)argv;
 	if (context == S_CTX_LOCAL)
 		compare_parts();
 	if (!plugin_wanted())
@@ -222,14 +213,26 @@ static int enter(spank_t spank, struct failure *f)
 	return rc;
 }
 
+/* One line for slurmd's log; a user's own words in it are to make no line of their own there. */
+static void note_failure(spank_t spank, char *message)
+{
+	uint32_t job = 0, step = 0;
+	uid_t uid = 0;
+
+	spank_get_item(spank, S_JOB_ID, &job);
+	spank_get_item(spank, S_JOB_STEPID, &step);
+	spank_get_item(spank, S_JOB_UID, &uid);
+	for (unsigned char *c = (unsigned char *)message; *c; c++)
+		*c = *c < ' ' || *c == 127 ? '?' : *c;
+	slurm_info("piolet: step %u.%u of uid %u failed: %s", job, step, uid, message);
+}
+
 int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 {
 	struct failure failure = state.failure;
 	int task = 0, rc = -1;
 	char node[64] = "";
 
-	(void)argc;
-	(void)argv;
 	if (!plugin_wanted() || !plugin_real_step(spank))
 		return 0;
 	if (!failure.set && state.fd >= 0)
@@ -246,17 +249,16 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 	/* All tasks of a node fail alike: one of them says so. */
 	spank_get_item(spank, S_TASK_ID, &task);
 	gethostname(node, sizeof(node) - 1);
-	if (task == 0)
-		dprintf(STDERR_FILENO, "piolet: error: node %s: %s%s%s\n", node, failure.message,
-			failure.hint[0] ? "\nhint: " : "", failure.hint);
+	if (task != 0)
+		return -1;
+	dprintf(STDERR_FILENO, "piolet: error: node %s: %s%s%s\n", node, failure.message,
+		failure.hint[0] ? "\nhint: " : "", failure.hint);
+	note_failure(spank, failure.message);
 	return -1;
 }
 
 int slurm_spank_exit(spank_t spank, int argc, char **argv)
 {
-	(void)spank;
-	(void)argc;
-	(void)argv;
 	if (state.fd >= 0)
 		close(state.fd);
 	state.fd = -1;

@@ -22,8 +22,6 @@ int plugin_option(int value, const char *argument, int remote)
 	/* From sbatch to its sruns, Slurm writes an argument that was not given as this word. */
 	char *copy = strdup(argument && strcmp(argument, "(null)") != 0 ? argument : "");
 
-	(void)value;
-	(void)remote;
 	if (!copy)
 		return -1;
 	free(plugin.request);
@@ -86,7 +84,7 @@ void plugin_submit(const struct travel *travel)
 	struct failure failure = { 0 };
 	char *value;
 
-	if (inherited(travel))
+	if (inherited(travel) && (!MOVED || strcmp(travel->verb, "env") != 0))
 		return;
 	if (submission_get(travel->verb, plugin.command, plugin.config, plugin.request, &submission, &failure) < 0)
 		plugin_refuse(&failure);

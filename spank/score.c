@@ -63,8 +63,6 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 {
 	spank_context_t context = spank_context();
 
-	(void)argc;
-	(void)argv;
 	if (!plugin_wanted())
 		return 0;
 	if (context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR)
@@ -77,8 +75,6 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 /* In srun, when the step is about to be launched. */
 int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 {
-	(void)argc;
-	(void)argv;
 	if (!plugin_wanted() || spank_get_item(spank, S_JOB_ID, &state.job) ||
 	    spank_get_item(spank, S_JOB_STEPID, &state.step))
 		state.job = 0;
@@ -93,8 +89,6 @@ int slurm_spank_task_init_privileged(spank_t spank, int argc, char **argv)
 	char numbers[sizeof(gpus.gpus)] = "";
 	spank_err_t parts, wholes;
 
-	(void)argc;
-	(void)argv;
 	if (state.fd < 0)
 		return 0;
 	spank_get_item(spank, S_JOB_NNODES, &gpus.nodes);
@@ -116,8 +110,6 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 	char node[64] = "";
 	int task = 0;
 
-	(void)argc;
-	(void)argv;
 	if (!plugin_wanted() || !plugin_real_step(spank))
 		return 0;
 	/* The first task's message counts, and one that does not fit into the queue is not missed. */
@@ -155,9 +147,6 @@ static void show(void)
 
 int slurm_spank_exit(spank_t spank, int argc, char **argv)
 {
-	(void)spank;
-	(void)argc;
-	(void)argv;
 	if (spank_context() == S_CTX_LOCAL && state.job) {
 		show();
 		state.job = 0;

@@ -167,9 +167,6 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 	const char *job = getenv("SLURM_JOB_ID");
 	char directory[PATH_MAX];
 
-	(void)spank;
-	(void)argc;
-	(void)argv;
 	if (context != S_CTX_LOCAL && context != S_CTX_ALLOCATOR)
 		return 0;
 	state.vetted = getenv(VETTED) != NULL;
@@ -196,8 +193,6 @@ int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 {
 	uint32_t job = 0;
 
-	(void)argc;
-	(void)argv;
 	if (wanted() && spank_get_item(spank, S_JOB_ID, &job) == ESPANK_SUCCESS)
 		gate("allocated", job);
 	return 0;

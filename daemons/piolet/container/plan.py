@@ -13,6 +13,8 @@ ENTRY_PROGRAM = "/run/piolet/entry"
 """Where the entry program is in a container."""
 TASK_FILE = "/run/piolet/task"
 """What it does to each task's environment first, and says, as in entry.c."""
+CREATE = "x-create"
+"""The flag of a mount whose mount point may be made in what is mounted above it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class ContainerPlan:
     label        names the root mount ("piolet:JOB.STEP"), so that a restarted daemon knows its containers
     sqsh         the SquashFS file that the user brought, or None: the root comes as a mount
     entrypoint   words that the entry program puts in front of the command
+    directories  where tasks may start: in the first that is there and that the user can enter
+    workdir      the image's own, which is made where the image lacks it; or ''
     links        symbolic links: path, target
     libraries    what the dynamic loader finds besides: name, path, and whether the image's own of that name is first
     compatible   directories of CUDA libraries that the image has for newer drivers, and the version of the node's
@@ -67,6 +71,8 @@ class ContainerPlan:
     runtime: str = "native"
     mounts: tuple[PlannedMount, ...] = ()
     entrypoint: tuple[str, ...] = ()
+    directories: tuple[str, ...] = ()
+    workdir: str = ""
     links: tuple[tuple[str, str], ...] = ()
     libraries: tuple[tuple[str, str, bool], ...] = ()
     compatible: tuple[tuple[str, str], ...] = ()

@@ -12,7 +12,8 @@ import re
 from piolet.environment import mounts
 from piolet.environment.expand import escape
 from piolet.environment.layer import Entry
-from piolet.environment.render import Rendered, image_environment
+from piolet.environment.render import Rendered
+from piolet.environment.variables import image_environment
 from piolet.images.reference import is_path
 
 _CONTROLS = dict.fromkeys((*range(32), 127), "?")
@@ -35,10 +36,11 @@ def explain(rendered: Rendered) -> str:
         if definition.workdir is not None:
             own = _origin(workdir, definition.workdir) if workdir and workdir.value else "from the image"
             lines.append(_line(f"workdir = {_string(definition.workdir)}", own))
-        for name, default in (("entrypoint", False), ("writable", True)):
+        for name, default in (("entrypoint", False), ("writable", True), ("env_policy", "inherit")):
             entry_or_none = layer.scalars.get(name)
             value = entry_or_none.value if entry_or_none else default
-            lines.append(_line(f"{name} = {str(value).lower()}", _place(entry_or_none) if entry_or_none else "default"))
+            text = _string(value) if isinstance(value, str) else str(value).lower()
+            lines.append(_line(f"{name} = {text}", _place(entry_or_none) if entry_or_none else "default"))
         lines += _array("mounts", [(mounts.unparse(mount), entry) for mount, entry in rendered.mounts.items()])
         lines += _array("devices", list(rendered.devices.items()))
     lines += _environment(rendered)

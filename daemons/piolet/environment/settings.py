@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from piolet.base.errors import ConfigError, EnvironmentFileError
-from piolet.config.schema import absolute, found, setting
+from piolet.config.schema import absolute, found, not_empty, setting
 from piolet.environment import mounts
 
 
@@ -34,6 +34,14 @@ class EnvironmentConfig:
         [],
         "What every container has besides, where the node has it: PATH or SRC:DST[:FLAGS]; as TaskProlog's script.",
         _mount,
+    )
+    stay_outside: tuple[str, ...] = setting(
+        [
+            *("LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "PYTHONHOME", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"),
+            *("VIRTUAL_ENV", "BASH_ENV", "ENV"),
+        ],
+        "Variables of the host that no container gets, as what they point at is not there; [env] may set them.",
+        not_empty,
     )
     runtime: Literal["native", "crun"] = setting(
         "native", "What builds the container: 'native' (system calls of pioletd's own worker) or 'crun'."

@@ -21,6 +21,9 @@ from piolet.base.positions import NESTING_LIMIT, Path, Positions, scan
 
 SIZE_LIMIT = 1 << 20
 
+# `key: value` and `- item`, as no line of TOML begins.
+_YAML = re.compile(r"\s*(?:- |[A-Za-z_][\w-]*:(?:\s|$))")
+_IMAGES = ((b"hsqs", "a SquashFS image"), (b"#!/usr/bin/env run-singularity", "an image of apptainer's"))
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -71,6 +74,10 @@ def read(path: str) -> Source:
         raise EnvironmentFileError(f"{path} is not a regular file") from None
     except OSError as error:
         raise EnvironmentFileError(f"cannot read {path}: {error.strerror}") from None
+    for magic, what in _IMAGES:
+        if data.startswith(magic):
+            hint = f'write a definition file that names the image: image = "{path}"'
+            raise EnvironmentFileError(f"{path} is {what}, and no definition file", hint)
     if status.st_size > SIZE_LIMIT or len(data) > SIZE_LIMIT:
         size = max(status.st_size, len(data))
         raise EnvironmentFileError(
@@ -116,11 +123,27 @@ def _syntax_error(path: str, text: str, positions: Positions, message: str) -> E
             f"'{what}' is there twice, first in line {line}", "leave one of them out", places.of_span(path, text, again)
         )
     what = message[: match.start()] if match else message
+    other = _other_language(path, text)
+    if other is not None:
+        where = places.of_span(path, text, (start, start + 1))
+        return EnvironmentFileError(f"{path} is {other[0]}, and a definition file is TOML", other[1], where)
     return EnvironmentFileError(
         f"this is not valid TOML: {what[:200]}",
         _syntax_hint(text, start, what),
         places.of_span(path, text, (start, start + 1)),
     )
+
+
+def _other_language(path: str, text: str) -> tuple[str, str] | None:
+    """Return what a file that is no TOML is, where that is plain to see, and a hint."""
+    first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
+    if path.endswith((".yaml", ".yml")) or first.strip() == "---" or _YAML.match(first):
+        return "YAML", 'a protocol for vetting is given by --vet; a definition begins like image = "…"'
+    if first.lstrip().startswith("{") or path.endswith(".json"):
+        return "JSON", 'a definition begins like image = "…"'
+    if text.startswith("#!"):
+        return "a script", "the script stands behind the options, the definition file behind --environment="
+    return None
 
 
 def _offset(text: str, line: int, column: int) -> int:
@@ -134,6 +157,8 @@ def _syntax_hint(text: str, start: int, message: str) -> str | None:
     at = text[start : start + 1]
     if at == "," and message.startswith("Expected newline"):
         return "entries of a table stand on lines of their own, without commas"
+    if message == "Invalid value" and text[start : start + 5].lower().startswith(("true", "false")):
+        return "true and false are written small"
     if message == "Invalid value" and (at.isalpha() or at in "/.$~"):
         return 'text stands in quotes: "…"'
     if message == r"Illegal character '\n'":

@@ -19,15 +19,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from piolet.base import logs
 from piolet.base.errors import PioletError
 from piolet.base.files import identity_of
 from piolet.container import labels
 from piolet.container.plan import ENTRY_PROGRAM
+from piolet.container.planner import make_plan
 from piolet.environment.definition import Definition, from_json
 from piolet.images.store import locate
 from piolet.node.requests import Answer, Build, End, encode
 from piolet.node.server.furnisher import Furnisher
-from piolet.node.server.planner import make_plan
+from piolet.node.server.slurmspool import SlurmSpool
 from piolet.node.settings import Settings
 from piolet.steps import identity
 from piolet.system.peer import Peer
@@ -76,6 +78,7 @@ class Server:
         self._monitor = monitor
         self._config = config
         self._place = place
+        self._spool = SlurmSpool()
         self._connections: dict[int, Connection] = {}
         self._next_key = 1
         self._threads = {name: ThreadPoolExecutor(_THREADS, name) for name in (_STORE, _USERS)}
@@ -235,7 +238,8 @@ class Server:
         label = labels.label(identity.name(start.job, start.step), self._place)
         additions = self._furnisher.additions(definition, start, user, home)
         connection.variables, connection.tasks = additions.variables, additions.tasks
-        plan = make_plan(definition, label, home, self._config.environment, additions)
+        spool = self._spool.directory(start.node)
+        plan = make_plan(definition, label, home, self._config.environment, spool, additions)
         request = Build(
             key=connection.key,
             digest=definition.image.digest if definition.image.store == "site" else None,
@@ -272,21 +276,22 @@ class Server:
                 connection.asked = False
                 self._fail(connection, PioletError(answer.error, answer.hint or None))
             else:
-                self._ready(connection, packet.descriptors, answer.made_in)
+                self._ready(connection, packet.descriptors, answer.made_in, answer.start)
                 _trace(connection, answer.marks)
 
     # -- answers
 
-    def _ready(self, connection: Connection, namespaces: list[int], made_in: int = 0) -> None:
+    def _ready(self, connection: Connection, namespaces: list[int], made_in: int = 0, start: str = "") -> None:
         definition = connection.definition
         assert definition is not None
+        workdir = (definition.workdir if definition.workdir_given else start) or "/"
         try:
             variables = {**definition.set_env, **connection.variables}
             environment = wire.encode_environment(variables, definition.unset_env)
             message = wire.encode_ready(
                 namespaces=bool(namespaces),
                 environment=len(environment),
-                workdir=definition.workdir or ("/" if namespaces else ""),
+                workdir=workdir if namespaces else "",
                 entrypoint=ENTRY_PROGRAM if definition.entrypoint or connection.tasks else "",
                 made_in=made_in,
             )
@@ -306,7 +311,12 @@ class Server:
                 os.close(file)
 
     def _fail(self, connection: Connection, error: PioletError) -> None:
-        _log.info("refused: %s", error.message)
+        start = connection.start
+        if start is None:
+            _log.warning("a message of a step is refused: %s", error.message)
+        elif not connection.answered:
+            step = identity.name(start.job, start.step)
+            _log.warning("step %s of uid %d failed: %s", step, start.uid, error.message, extra=logs.of(start.uid))
         self._answer(connection, wire.encode_error(error.message, error.hint), [])
 
     def _answer(self, connection: Connection, message: bytes, descriptors: list[int]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 from piolet.container.plan import PlannedMount
+from piolet.container.planner import make_plan
 from piolet.environment.definition import Definition, Mount
 from piolet.environment.settings import EnvironmentConfig
 from piolet.images.info import Image
-from piolet.node.server.planner import make_plan
 
 BASE = Definition("x.toml", image=Image("a/b:1", "site", "a" * 64))
 
@@ -33,3 +34,20 @@ def test_a_user_s_mount_comes_instead_of_the_site_s() -> None:
 
 def test_the_home_is_left_out_where_the_site_wants_that() -> None:
     assert "/home/alice" not in planned(EnvironmentConfig(mount_home=False))
+
+
+@pytest.mark.parametrize("flags", [(), ("ro",)])
+def test_nothing_of_ours_is_mounted_in_what_the_user_mounts(flags: tuple[str, ...]) -> None:
+    found = planned(EnvironmentConfig(), Mount("/d", "/etc", flags=flags), Mount("/scratch", "/home"))
+    assert not [place for place in found if place.startswith(("/etc/", "/home/"))]
+    assert found["/etc"].source == "/d"
+
+
+def test_a_user_s_mount_beside_ours_leaves_ours() -> None:
+    found = planned(EnvironmentConfig(), Mount("/d", "/etc/host"), Mount("/d", "/home/ali"))
+    assert {"/etc/hosts", "/home/alice"} <= found.keys()
+
+
+def test_the_site_s_mounts_stay_below_a_user_s() -> None:
+    found = planned(EnvironmentConfig(mounts=("/etc/prolog",)), Mount("/d", "/etc"))
+    assert found["/etc/prolog"].optional
