@@ -109,8 +109,9 @@ def _furnish(plan: ContainerPlan, lines: tuple[str, list[str]], others: list[str
     if plan.entrypoint:
         _put_entrypoint(plan)
     own = {os.stat("/").st_dev}
+    new = mountpoints.NewFiles(own)
     for source in sources:
-        _attach(source, own)
+        _attach(source, own, new)
     if plan.entrypoint and not os.path.exists(ENTRY_WORDS):
         raise ContainerError(
             "the entrypoint cannot be run: a mount hides /run/piolet, where it is started from",
@@ -231,13 +232,16 @@ def _change_root(root: str) -> None:
         raise ContainerError(f"cannot change to the container's root: {error.strerror}") from None
 
 
-def _attach(source: HeldMount, own: set[int]) -> None:
+def _attach(source: HeldMount, own: set[int], new: mountpoints.NewFiles) -> None:
     """Attach a mount; `own`, the device numbers of the container's own file systems, gets that of a tmpfs."""
     try:
-        place = mountpoints.find(source.mount, source.directory, own)
+        place = None if source.directory else new.make(source.mount.destination)
+        place = place or mountpoints.find(source.mount, source.directory, own)
         if place is None:
             return
         linux.attach(source.tree, place)
+        if source.directory:
+            new.forget()
         if source.mount.kind == "tmpfs":
             own.add(os.stat(place).st_dev)
     except OSError as error:

@@ -141,11 +141,13 @@ def _is_before(data: bytes, base: int, number: int, wanted: Key, last: bool) -> 
 
 
 def _move(entries: bytearray, shift: int) -> None:
-    """Add `shift` to where the strings of the entries are."""
-    numbers = list(struct.unpack(f"<{len(entries) // 4}I", entries))
-    for member in (1, 2):
-        numbers[member::6] = [(number + shift) & 0xFFFFFFFF for number in numbers[member::6]]
-    entries[:] = struct.pack(f"<{len(numbers)}I", *numbers)
+    """Add `shift` to where the strings of all entries are, as one long number. Raises MalformedError."""
+    each = struct.pack("<IIIIQ", 0, shift, shift, 0, 0)
+    moved = int.from_bytes(entries, "little") + int.from_bytes(each * (len(entries) // len(each)), "little")
+    try:
+        entries[:] = moved.to_bytes(len(entries), "little")
+    except OverflowError:
+        raise MalformedError("a broken cache of the dynamic loader") from None
 
 
 def _extension(rest: bytes, at: int, extension: int, shift: int) -> bytes:
