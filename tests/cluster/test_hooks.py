@@ -190,6 +190,31 @@ def test_slurm_inside_whatever_the_image_is(cluster: Cluster, tiny: str, site: P
     assert re.fullmatch(r"\d+\n", done.good()), done
 
 
+@pytest.mark.skipif(not Path("/usr/sbin/sshd").exists(), reason="not installed: sshd (openssh-server)")
+def test_ssh_through_srun(cluster: Cluster, site: Path) -> None:
+    """No port is opened; a session has the definition's variables, and Slurm's."""
+    room = cluster.room("alice")
+    key = room / "key"
+    cluster.run("alice", "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).good()
+    text = f'[annotations.com.hooks.ssh]\nenabled = "true"\nauthorize_ssh_key = "{key}.pub"\n[env]\nOWN = "yes"\n'
+    path = edf(cluster, cluster.demo_image, text)
+    proxy = f"ProxyCommand=srun -u -Q -N1 --environment={path} /run/piolet/ssh/serve"
+    options = [
+        "-q",
+        "-i",
+        str(key),
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+        "-o",
+        proxy,
+    ]
+    done = cluster.run("alice", "ssh", *options, "x", "echo $OWN $SLURM_PROCID $(id -un)")
+    assert done.out == "yes 0 alice\n", done.err
+    assert cluster.run("alice", "ssh", *options, "x", "cat", stdin="through\n").out == "through\n"
+
+
 def _c_library() -> list:  # type: ignore[type-arg]
     from tests.support import oci
 

@@ -104,6 +104,15 @@ def test_a_newer_sshd_s_parts_are_started_by_the_node_s_loader() -> None:
     assert "ld.so --library-path" in texts["/run/piolet/ssh/sshd-session"]
 
 
+def test_nccl_without_a_variant_is_left_out_where_the_node_s_own_is_taken() -> None:
+    """A file from a site that has a default runs here, and says so."""
+    asks = {ON.format("aws_ofi_nccl"): "true"}
+    assert wanted.check(asks, {}, HooksConfig("/nowhere")) == []
+    assert Notice("the hook com.hooks.aws_ofi_nccl is left out: no variant is named") in ask(
+        HooksConfig("/nowhere"), asks, slingshot()
+    )
+
+
 def test_a_network_stack_of_the_site_s() -> None:
     config = HooksConfig("/nowhere", options=("netstack.base=/stacks", "netstack.source=artifact"))
     stack = "/stacks/aarch64/26.05.1/gpu:cuda13,cxi:13.1.0"

@@ -47,10 +47,8 @@ class AwsOfiNccl(Hook):
         return (_pattern(site), *[one for one in stacks if one]), ()
 
     def check(self, asked: Asked) -> None:
-        """Only variants that there are; none is a mistake where the site has no default."""
+        """Only variants that there are."""
         variant = asked.options.get("variant", asked.site.get("variant", ""))
-        if not variant and _fabric.source(asked) == "host":
-            raise Refused("a variant is needed", f"variant is one of {', '.join(_VARIANTS)}")
         if variant and variant not in _VARIANTS:
             raise Refused(f"there is no variant '{variant[:80]}'", f"variant is one of {', '.join(_VARIANTS)}")
 
@@ -65,10 +63,12 @@ class AwsOfiNccl(Hook):
                     last = error
             raise last
         variant = asked.options.get("variant", asked.site.get("variant", ""))
+        if not variant:
+            raise Missing("no variant is named", f"variant is one of {', '.join(_VARIANTS)}")
         folder = asked.site.get("path", _PATH).replace("{variant}", variant)
         paths = [path for path in node.paths(_pattern(asked.site)) if path.startswith(folder + "/")]
         if not paths:
-            raise Missing(f"there is no plugin for {variant or 'an unnamed variant'} in {folder} on this node")
+            raise Missing(f"there is no plugin for {variant} in {folder} on this node")
         for path in paths:
             place = f"{_fabric.PLACE}/{os.path.basename(path)}"
             found += [Mount(path, place), Library(os.path.basename(path), place)]
