@@ -90,14 +90,15 @@ def _ask_as_self(
     config: ImagesConfig, wanted: Reference, request: dict[str, Any], progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """Return the service's result for a request that may need the user's credentials."""
-    entry = None if wanted.is_local else credentials.find(wanted, os.environ)
-    if entry is None:
-        return ask(config, request, progress)
-    fd = credentials.in_memory(credentials.document(wanted.registry, entry))
-    try:
-        return ask(config, request, progress, fd)
-    finally:
-        os.close(fd)
+    found = credentials.Found() if wanted.is_local else credentials.find(wanted, os.environ)
+    with found.told():
+        if found.entry is None:
+            return ask(config, request, progress)
+        fd = credentials.in_memory(credentials.document(wanted.registry, found.entry))
+        try:
+            return ask(config, request, progress, fd)
+        finally:
+            os.close(fd)
 
 
 def own_store() -> str | None:

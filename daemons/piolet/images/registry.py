@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from piolet.base.errors import ImageError
-from piolet.images.failures import RegistryUnreachable, disk_full
+from piolet.images.failures import Denied, RegistryUnreachable, disk_full
 from piolet.images.manifest import LIMIT_BYTES
 
 _POLICY = "/etc/containers/policy.json"
@@ -141,6 +141,7 @@ def explain(log: str, what: str) -> ImageError:
         hint = "the registry's certificate is not trusted here; a site puts its authority below /etc/containers/certs.d"
     elif re.search(r"unauthorized|authentication required|denied|forbidden|\b40[13]\b", said, re.IGNORECASE):
         hint = "log in with 'podman login' or 'skopeo login', or check the name: registries hide what you may not see"
+        return Denied(f"cannot get {what}: {said}", hint)
     elif re.search(r"unknown|not found|\b404\b", said, re.IGNORECASE):
         hint = "no such image or tag: check the spelling"
     elif "untarring" in said:
