@@ -25,6 +25,7 @@ from piolet.images import admin, credentials, jobs
 from piolet.images.archive import KINDS
 from piolet.images.conversion import Conversion, Requester, Tell
 from piolet.images.failures import from_os
+from piolet.images.kept import BLOBS, Kept
 from piolet.images.lease import Presence, remove_tree
 from piolet.images.limits import conversions_at_once, seconds, unpacked_limit
 from piolet.images.quota import OverQuota, Quota
@@ -50,6 +51,7 @@ class Importer:
         self._home = home
         self.presence = Presence(root, config.lease_stale_s)
         self.store = Store(root, self.presence.token)
+        self._kept = Kept(root)
         self._running: dict[tuple[str, str], Conversion] = {}
         self._looks = Slots(16, 4, "looked up")
         self._copies = Slots(8, 2, "fetched")
@@ -64,6 +66,7 @@ class Importer:
             self.presence.sweep()
             self._remove_orphans()
             self.store.remove_replaced()
+            self._kept.sweep()
         beating = asyncio.create_task(self._beat())
         try:
             yield
@@ -147,8 +150,8 @@ class Importer:
         async with self._deadline(reference), self._copies.place(who.uid, tell):
             with self._scratch() as scratch:
                 job = self._job("copy", str(reference), scratch, None)
-                room = None if self._quota is None else await asyncio.to_thread(self._quota.room, who.uid)
-                job |= {"source": kind, "archive_fd": fd, "digest": None, "size": None, "layers": 0, "room": room}
+                room = await asyncio.to_thread(self._room, who.uid)
+                job |= {"source": kind, "archive_fd": fd, "room": room}
                 copied = await jobs.run(job, [fd], tell)
                 digest: str = copied["digest"]
                 await self._squash(reference, digest, copied["config"], scratch, who, tell)
@@ -247,7 +250,8 @@ class Importer:
             conversion.begun = True
             began = time.monotonic()
             with self._scratch() as scratch:
-                copied = await self._copy(who, reference, digest, found, scratch, tell)
+                with self._kept.resumed(scratch, who.uid, f"{digest}-{reference.name}", self._room(who.uid)):
+                    copied = await self._copy(who, reference, digest, found, scratch, tell)
                 await self._squash(reference, digest, copied["config"], scratch, who, tell)
             _LOG.info("converted %s (%s) in %.1f s", reference, digest[:19], time.monotonic() - began)
 
@@ -256,8 +260,7 @@ class Importer:
     ) -> dict[str, Any]:
         with self._auth(reference, who) as auth_fd:
             job = self._job("copy", str(reference), scratch, auth_fd, reference)
-            job |= {"source": f"docker://{reference.name}@{digest}", "archive_fd": None, "digest": digest}
-            job |= {"size": found["size"], "layers": found["layers"]}
+            job |= {"repository": reference.name, "archive_fd": None, "digest": digest}
             return await jobs.run(job, [auth_fd], tell)
 
     async def _squash(
@@ -288,7 +291,7 @@ class Importer:
             who = replace(who, renews=True)  # what it takes is counted already
         elif who.renews:
             raise removed_meanwhile()
-        with os.scandir(os.path.join(scratch, "blobs")) as blobs:
+        with os.scandir(os.path.join(scratch, BLOBS)) as blobs:
             packed = sum(blob.stat().st_size for blob in blobs)
         await self._afford(who, reference, packed)
         # The child ends itself sooner, when it knows what is in the image.
@@ -310,6 +313,10 @@ class Importer:
         """Raise OverQuota when the requester's quota has no room for an image of `size` bytes more."""
         if self._quota is not None and not who.renews:
             await asyncio.to_thread(self._quota.check, who.uid, str(reference), size)
+
+    def _room(self, uid: int) -> int | None:
+        """Return how many bytes more the user may have, or None: as many as there are."""
+        return None if self._quota is None else self._quota.room(uid)
 
     def _job(
         self, kind: str, what: str, scratch: str, auth_fd: int | None, reference: Reference | None = None

@@ -18,9 +18,11 @@ from typing import Any
 
 import piolet
 from piolet.base.errors import ImageError
+from piolet.images import registry
 from piolet.images.cage import WALLS
 from piolet.images.failures import from_wire
 
+PAUSES_S = registry.PAUSES_S
 _LINE_LIMIT = 8 * 1024 * 1024
 
 
@@ -43,7 +45,7 @@ async def run(job: dict[str, Any], descriptors: Sequence[int], tell: Callable[[s
         limit=_LINE_LIMIT,
     )
     try:
-        return await _talk(child, {**job, "parent": os.getpid(), "walls": WALLS}, tell)
+        return await _talk(child, {**job, "parent": os.getpid(), "walls": WALLS, "pauses": PAUSES_S}, tell)
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):

@@ -5,6 +5,7 @@
   sha256-HEX.access   who may use it, and nothing else (0644, read on the nodes)
   refs/public, refs/UID   one file a reference, which gives its digest; what A pulled with credentials
                           is in A's folder, so B cannot even learn that it exists
+  kept                whole blobs of pulls that broke off (kept.py)
   replaced            files of an older release that were converted again, for steps that still use them
   leases, tmp         see lease.py
 
@@ -87,7 +88,7 @@ class Store:
         """Make what is missing; raises ImageError when the store is not ours, or others can write to it."""
         for name in ("", "refs", f"refs/{_PUBLIC}"):
             self._folder(os.path.join(self.root, name), 0o711)
-        for name in ("leases", "tmp", _REPLACED):
+        for name in ("leases", "tmp", "kept", _REPLACED):
             self._folder(os.path.join(self.root, name), 0o700)
         found = os.stat(self.root)
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:

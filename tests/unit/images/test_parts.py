@@ -205,7 +205,7 @@ MANIFEST = {
         ({"layers": [{"digest": DIGEST, "size": True}]}, "describes the blob"),
         ({"layers": [{"digest": DIGEST, "size": 1}] * 1001}, "1001 layers"),
         ({"layers": [{"digest": DIGEST, "size": 1, "mediaType": "x.tar+encrypted"}]}, "encrypted"),
-        ({"manifests": []}, "list inside a list"),
+        ({"manifests": []}, "where one was expected"),
     ],
 )
 def test_manifests_that_are_refused(change: dict[str, Any], said: str) -> None:
