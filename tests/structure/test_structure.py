@@ -119,6 +119,8 @@ LATE = {
     "cli/": "srun waits for the command: a verb loads what it needs",
     "config/schema.py": "only an error needs it",
     "images/client.py": "whose image the service has needs no store of their own",
+    "images/credentials.py": "who has no credential helper loads nothing to run programs",
+    "images/pull.py": "few images are fetched without skopeo, and what does that takes long to load",
     "images/settings.py": "who sets nothing loads nothing",
     "samples/settings.py": "who sets nothing loads nothing",
     "node/main.py": "each of pioletd's processes loads its own, as the account that it is",

@@ -31,6 +31,7 @@ def explain(rendered: Rendered) -> str:
         reference = image.path if is_path(entry.text) and image.path else image.reference
         lines.append(_line(f"image = {_string(reference)}", _origin(entry, reference)))
         lines.append(f"# digest {image.digest or 'not known'}")
+        lines += [f"# {_comment(note)}" for note in (rendered.info.notes if rendered.info else ())]
         workdir = layer.scalars.get("workdir")
         if definition.workdir is not None:
             own = _origin(workdir, definition.workdir) if workdir and workdir.value else "from the image"

@@ -70,6 +70,8 @@ def render(
     info = _image(layer, host, resolve)
     if info is None:
         _refuse_without_image(layer, sources, devices)
+    else:
+        warnings += info.warnings
     set_env, unset_env = _environment(layer, host, info)
     entrypoint = layer.scalars.get("entrypoint")
     writable = layer.scalars.get("writable")
