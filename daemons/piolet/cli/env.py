@@ -123,6 +123,18 @@ def _verdict(name: str, rendered: Rendered) -> str:
     return f"{name} is valid: {image}, {texts.counted(len(definition.mounts), 'mount')}"
 
 
+def _is_quiet() -> bool:
+    """Return whether the srun, sbatch or salloc that started us was told to be quiet."""
+    from piolet.slurm import srunwords
+
+    try:
+        with open(f"/proc/{os.getppid()}/cmdline", "rb") as file:
+            words = os.fsdecode(file.read(1 << 20)).split("\0")
+    except OSError:
+        return False
+    return srunwords.is_quiet(words[:-1])
+
+
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.submission import cache, record
     from piolet.submission.dependencies import Dependency, Kind
@@ -139,7 +151,7 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
         refusal = thismachine.refusal(reference, settings)
         if refusal is not None and not client.is_there(reference, settings.images):
             raise refusal  # before gigabytes come in vain
-        with progress() as show:
+        with progress(quiet=_is_quiet()) as show:
             info = client.resolve(reference, settings.images, pull=True, progress=show)
         if info.image.digest is None and info.image.path is None:
             raise ImageError(f"the image {reference} was pulled, but is in no store")

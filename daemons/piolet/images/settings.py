@@ -22,6 +22,35 @@ def _size(text: str) -> None:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """What the store keeps: images that were used in the last `unused_s` seconds, and `size` bytes. None: any."""
+
+    unused_s: float | None = None
+    size: int | None = None
+
+
+def keep_of(text: str) -> Keep:
+    """Return what `keep` says: an age, a size, or both with a comma between. Raises ConfigError."""
+    from piolet.base.units import bytes_of, seconds_of
+
+    unused_s: float | None = None
+    size: int | None = None
+    for part in (part.strip() for part in text.split(",")) if text else ():
+        found, amount = seconds_of(part), bytes_of(part)
+        if found is not None and unused_s is None:
+            unused_s = found
+        elif amount is not None and size is None:
+            size = amount
+        else:
+            raise ConfigError(f"'{part}' is no age or size", "write an age, a size, or both: 180d, 20TiB")
+    return Keep(unused_s, size)
+
+
+def _keep(text: str) -> None:
+    keep_of(text)
+
+
+@dataclass(frozen=True)
 class ImagesConfig:
     """`[images]`: the site's image store and the service that writes it."""
 
@@ -74,6 +103,12 @@ class ImagesConfig:
     quota_images: int = setting(1000, "How many images those may be; 0: any number.")
     public_idle_days: int = setting(
         90, "A public image that nobody has asked for in so many days is removed; 0: never."
+    )
+    keep: str = setting(
+        "",
+        "Images, private ones too, that nobody used for longer than this age are removed, and, if the store is larger "
+        "than this size, the longest unused; '180d, 20TiB', or one of both; empty: none.",
+        _keep,
     )
     verify: Literal["first", "always", "never"] = setting(
         "first", "When a node compares an image with the SHA-256 of its conversion: first mount, always, or never."

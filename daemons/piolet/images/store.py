@@ -35,6 +35,7 @@ Filed = tuple[int | None, str, str, str]
 """An index file: owner (None: everybody), reference, digest, path."""
 
 _LIMIT = 8 * 1024 * 1024
+_USUAL = 64 * 1024
 _PUBLIC = "public"
 _REPLACED = "replaced"
 REPLACED_KEPT_S = 30 * 86400.0
@@ -42,12 +43,16 @@ REPLACED_KEPT_S = 30 * 86400.0
 
 @dataclass(frozen=True)
 class Access:
-    """Who may use an image: everybody if `public`, else `users`. `first` pulled it first, and may have `given_up`."""
+    """Who may use an image: everybody if `public`, else `users`. `first` pulled it first, and may have `given_up`.
+
+    pinned   who wants it to stay, however long nobody uses it
+    """
 
     public: bool
     users: tuple[int, ...]
     first: int
     given_up: bool = False
+    pinned: tuple[int, ...] = ()
 
     def allows(self, uid: int) -> bool:
         """Return whether `uid` may use the image."""
@@ -105,8 +110,9 @@ class Store:
         """Return who may use the image; None: it is not there."""
         value = _load(self._path(digest, "access"))
         try:
-            users = tuple(int(uid) for uid in value["users"])
-            return Access(bool(value["public"]), users, int(value["first"]), bool(value.get("given_up", False)))
+            users, pinned = (tuple(int(uid) for uid in value.get(key, ())) for key in ("users", "pinned"))
+            given_up = bool(value.get("given_up", False))
+            return Access(bool(value["public"]), users, int(value["first"]), given_up, pinned)
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -333,9 +339,16 @@ def due(root: str, every_s: float = 86400.0) -> bool:
 
 
 def _load(path: str) -> dict[str, Any]:
+    """Return the object in a file of the store, or nothing. Thousands are read for a listing: no buffer of Python's."""
     try:
-        with open(path, "rb") as file:
-            value = json.loads(file.read(_LIMIT))
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.read(fd, _USUAL)
+            if len(data) == _USUAL:
+                data += os.pread(fd, _LIMIT, _USUAL)
+        finally:
+            os.close(fd)
+        value = json.loads(data)
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
