@@ -261,7 +261,7 @@ def _table(
     title: str = "ACCESS",
     shown: Callable[[dict[str, Any]], str] = lambda entry: str(entry["access"]),
 ) -> None:
-    rows = [("REFERENCE", "DIGEST", "SIZE", "UNUSED FOR", title)]
+    rows = [("REFERENCE", "DIGEST", "SIZE", "UNUSED FOR", "SIGNED", title)]
     for entry in entries:
         for number, reference in enumerate(entry["references"] or ["-"]):
             first = number == 0
@@ -271,6 +271,7 @@ def _table(
                     entry["digest"][:19],
                     units.size(entry["size"]) if first else '"',
                     units.age(entry["unused_s"]) if first else '"',
+                    (entry.get("signed") or "-") if first else '"',
                     shown(entry) if first else '"',
                 )
             )

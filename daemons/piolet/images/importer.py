@@ -154,7 +154,7 @@ class Importer:
                 job |= {"source": kind, "archive_fd": fd, "room": room}
                 copied = await jobs.run(job, [fd], tell)
                 digest: str = copied["digest"]
-                await self._squash(reference, digest, copied["config"], scratch, who, tell)
+                await self._squash(reference, digest, copied, scratch, who, tell)
         self.store.file_reference(reference, digest, who.uid)
         return self.store.answer(reference, digest, self.store.index_path(reference, who.uid))
 
@@ -252,7 +252,7 @@ class Importer:
             with self._scratch() as scratch:
                 with self._kept.resumed(scratch, who.uid, f"{digest}-{reference.name}", self._room(who.uid)):
                     copied = await self._copy(who, reference, digest, found, scratch, tell)
-                await self._squash(reference, digest, copied["config"], scratch, who, tell)
+                await self._squash(reference, digest, copied, scratch, who, tell)
             _LOG.info("converted %s (%s) in %.1f s", reference, digest[:19], time.monotonic() - began)
 
     async def _copy(
@@ -264,21 +264,21 @@ class Importer:
             return await jobs.run(job, [auth_fd], tell)
 
     async def _squash(
-        self, reference: Reference, digest: str, config: dict[str, Any], scratch: str, who: Requester, tell: Tell
+        self, reference: Reference, digest: str, copied: dict[str, Any], scratch: str, who: Requester, tell: Tell
     ) -> None:
         """Publish the image whose blobs lie in `scratch`, or allow it to `who` if it is there meanwhile."""
         while True:
             async with self._conversions.place(who.uid, tell):
                 if self.presence.take(digest):
                     try:
-                        return await self._squash_now(reference, digest, config, scratch, who, tell)
+                        return await self._squash_now(reference, digest, copied, scratch, who, tell)
                     finally:
                         self.presence.release(digest)
             tell(_IN_HAND)  # without a place: others have a use for it
             await asyncio.sleep(min(1.0, self.presence.beat_s))
 
     async def _squash_now(
-        self, reference: Reference, digest: str, config: dict[str, Any], scratch: str, who: Requester, tell: Tell
+        self, reference: Reference, digest: str, copied: dict[str, Any], scratch: str, who: Requester, tell: Tell
     ) -> None:
         public = who.entry is None and not self._home and not reference.is_local
         there = self.store.present(digest)
@@ -302,7 +302,7 @@ class Importer:
         if done["left_out"]:
             tell(f"{reference}: left out {done['left_out']} device nodes, FIFOs and sockets")
         metadata = {"version": 1, "digest": digest, "size": done["size"], "sha256": done["sha256"]}
-        metadata |= {"config": config, "sources": [reference.name]}
+        metadata |= {"config": copied["config"], "sources": [reference.name], "signed": copied["signed"]}
         sqsh = whole(os.path.join(scratch, "image.sqsh"))
         if there:
             self.store.replace(digest, sqsh, metadata)
@@ -332,6 +332,7 @@ class Importer:
             "insecure": insecure,
             "home": self._home,
             "skopeo": self._config.skopeo,
+            "policy": self._config.policy,
             "mksquashfs": self._config.mksquashfs,
             "compression": self._config.compression,
             "processors": self._config.processors,

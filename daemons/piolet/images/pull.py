@@ -19,7 +19,7 @@ from typing import Any
 
 from piolet.base import units
 from piolet.base.errors import ImageError
-from piolet.images import cage
+from piolet.images import cage, policy
 from piolet.images import manifest as documents
 from piolet.images.blob import check
 from piolet.images.failures import disk_full
@@ -60,6 +60,12 @@ def _config(skopeo: Skopeo, manifest: documents.Manifest, job: dict[str, Any]) -
     if documents.digest_of(raw) != manifest.config.digest:
         raise ImageError(f"the registry's configuration of {what} is not the one that its manifest promises")
     return raw
+
+
+def signed(job: dict[str, Any], digest: str) -> str:
+    """Return which signatures policy.json wants of the image, "GPG" or "sigstore", or '': none."""
+    document = policy.read(policy.in_force(job["policy"], job["home"]))
+    return policy.required(document, job["repository"], digest)
 
 
 def copy(job: dict[str, Any]) -> documents.Manifest:
@@ -157,7 +163,7 @@ def _skopeo(job: dict[str, Any], most: int | None = None) -> Skopeo:
     _furnish(home, job["home"])
     return Skopeo(
         job["skopeo"], job["auth_fd"], job["insecure"], job["timeout_s"], home, job["scratch"], narrow,
-        tuple(job["pauses"]), lambda text: say({"progress": text}),
+        tuple(job["pauses"]), lambda text: say({"progress": text}), policy.in_force(job["policy"], job["home"]),
     )  # fmt: skip
 
 

@@ -21,7 +21,6 @@ from piolet.base.errors import ImageError
 from piolet.images.failures import Denied, RegistryUnreachable, disk_full
 from piolet.images.manifest import LIMIT_BYTES
 
-_POLICY = "/etc/containers/policy.json"
 _GRACE_S = 10
 _LITTLE = 64 << 10
 _KEPT = (
@@ -62,6 +61,7 @@ class Skopeo:
     """How skopeo is called. `home` is where it looks for a user's configuration, `scratch` a private folder.
 
     pauses   seconds before each further try; `said` is told of these
+    policy   the policy's file; None: every image is accepted
     """
 
     program: str
@@ -73,6 +73,7 @@ class Skopeo:
     before_exec: Callable[[], None] | None = None
     pauses: tuple[float, ...] = ()
     said: Callable[[str], None] = lambda _: None
+    policy: str | None = None
 
     def inspect(self, name: str, what: str, *, config: bool = False) -> bytes:
         """Return the raw manifest, or the raw configuration, of `name`; raises ImageError about `what`."""
@@ -108,7 +109,7 @@ class Skopeo:
 
     def _run_once(self, arguments: list[str], what: str, tell: Callable[[], None]) -> bytes:
         command = [self.program, "--command-timeout", f"{max(1, int(self.timeout_s))}s", "--tmpdir", self.scratch]
-        command += [] if os.path.exists(_POLICY) else ["--insecure-policy"]
+        command += ["--policy", self.policy] if self.policy else ["--insecure-policy"]
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
         environment |= {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": self.home, "LC_ALL": "C"}
         environment |= {"TMPDIR": self.scratch, "XDG_RUNTIME_DIR": self.home}
@@ -171,7 +172,9 @@ def explain(log: str, what: str) -> ImageError:
             f"the registry did not answer for {what}: {said}", "check its address, the network, and that it is running"
         )
     hint = None
-    if "HTTP response to HTTPS client" in said:
+    if "Source image rejected" in said:
+        hint = "policy.json asks for a signature that the image does not have, or takes no image from there"
+    elif "HTTP response to HTTPS client" in said:
         hint = "the registry speaks plain HTTP: the site can name it in [images] insecure_registries"
     elif "x509" in said or "certificate" in said:
         hint = "the registry's certificate is not trusted here; a site puts its authority below /etc/containers/certs.d"

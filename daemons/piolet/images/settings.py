@@ -69,6 +69,11 @@ class ImagesConfig:
         "Writes SquashFS files (4.5 or newer); the default is in /usr/sbin where only that is there, as on RHEL.",
         absolute,
     )
+    policy: str = setting(
+        "/etc/containers/policy.json",
+        "Which images are accepted (containers-policy.json(5)); where the file is not there, every one is.",
+        absolute,
+    )
     compression: Literal["zstd", "lz4", "gzip", "xz", "lzo"] = setting(
         "zstd", "What mksquashfs compresses with: zstd, lz4, gzip, xz or lzo."
     )

@@ -26,7 +26,7 @@ from typing import Any
 
 from piolet.base import logs
 from piolet.base.errors import ImageError
-from piolet.images import archive, cage, pull
+from piolet.images import archive, cage, policy, pull
 from piolet.images import manifest as documents
 from piolet.images.blob import Budget
 from piolet.images.failures import from_os, no_memory, to_wire
@@ -77,17 +77,20 @@ def _cage(job: dict[str, Any]) -> cage.Cage:
     if remote:
         readable += cage.program(job["skopeo"]) + cage.certificates()
         readable += cage.user_configuration(job["home"]) if job["home"] else ()
+        rules = policy.in_force(job["policy"], job["home"])
+        readable += (rules, *policy.keys(policy.read(rules))) if rules else ()
     else:
         readable += cage.program(job["mksquashfs"]) + cage.program(shutil.which("zstd") or "/usr/bin/zstd")
     return cage.Cage(job["scratch"], readable, network=remote, walls=tuple(job["walls"]))
 
 
 def _copy(job: dict[str, Any]) -> dict[str, Any]:
-    """The image `digest` of `repository`, or the archive at `archive_fd` → {digest, config}, the blobs checked."""
+    """The image `digest` of `repository`, or the archive at `archive_fd` → {digest, config, signed}, blobs checked."""
     if job["archive_fd"] is not None:
         return _unpack(job)
-    manifest = pull.copy(job)
-    return {"digest": manifest.digest, "config": dataclasses.asdict(_config(manifest, _blobs(job), job["what"]))}
+    wanted, manifest = pull.signed(job, job["digest"]), pull.copy(job)
+    config = dataclasses.asdict(_config(manifest, _blobs(job), job["what"]))
+    return {"digest": manifest.digest, "config": config, "signed": wanted}
 
 
 def _blobs(job: dict[str, Any]) -> str:
@@ -95,7 +98,7 @@ def _blobs(job: dict[str, Any]) -> str:
 
 
 def _unpack(job: dict[str, Any]) -> dict[str, Any]:
-    """The archive at `archive_fd` → {digest, config}, its blobs checked."""
+    """The archive at `archive_fd` → {digest, config, signed}, its blobs checked."""
     what, folder, speaker = job["what"], _blobs(job), Speaker()
     os.mkdir(os.path.dirname(folder))
 
@@ -106,7 +109,8 @@ def _unpack(job: dict[str, Any]) -> dict[str, Any]:
     space = os.statvfs(job["scratch"])
     rooms = [UNPACKED_MOST, space.f_bavail * space.f_frsize // 2, *([] if job["room"] is None else [job["room"]])]
     manifest = archive.read(job["archive_fd"], job["source"], folder, what, min(rooms), tell)
-    return {"digest": manifest.digest, "config": dataclasses.asdict(_config(manifest, folder, what))}
+    config = dataclasses.asdict(_config(manifest, folder, what))
+    return {"digest": manifest.digest, "config": config, "signed": ""}
 
 
 def _config(manifest: documents.Manifest, folder: str, what: str) -> documents.ImageConfig:
