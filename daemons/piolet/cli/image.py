@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from piolet.base.errors import ImageError, UsageError
 from piolet.cli import thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
-from piolet.images import client
+from piolet.images import client, findings
 from piolet.images.reference import is_path
 from piolet.site.config import Config
 
@@ -78,6 +79,8 @@ def _pull(args: argparse.Namespace, config: Config) -> int:
         print(f"piolet: warning: {printable(refusal.message)}", file=sys.stderr)
     with progress(quiet=args.quiet) as show:
         info = client.find(args.reference, config.images, "refresh" if args.refresh else "pull", show)
+    for text in info.warnings:
+        print(f"piolet: warning: {printable(text)}", file=sys.stderr)
     print(f"{info.image.reference} {info.image.digest}")
     return 0
 
@@ -261,7 +264,8 @@ def _table(
     title: str = "ACCESS",
     shown: Callable[[dict[str, Any]], str] = lambda entry: str(entry["access"]),
 ) -> None:
-    rows = [("REFERENCE", "DIGEST", "SIZE", "UNUSED FOR", "SIGNED", title)]
+    scans = any(entry.get("scan") for entry in entries)
+    rows = [("REFERENCE", "DIGEST", "SIZE", "UNUSED FOR", "SIGNED", *(("FINDINGS",) if scans else ()), title)]
     for entry in entries:
         for number, reference in enumerate(entry["references"] or ["-"]):
             first = number == 0
@@ -272,6 +276,7 @@ def _table(
                     units.size(entry["size"]) if first else '"',
                     units.age(entry["unused_s"]) if first else '"',
                     (entry.get("signed") or "-") if first else '"',
+                    *((findings.told(entry.get("scan"), time.time()) if first else '"',) if scans else ()),
                     shown(entry) if first else '"',
                 )
             )

@@ -221,9 +221,9 @@ class Admin:
         who = "public" if access.public else texts.counted(len(access.users), "user")
         who += ", yours" if access.first == uid and not access.given_up else ""
         who += ", pinned" if access.pinned else ""
-        signed = str(self._store.metadata(digest).get("signed", ""))
+        metadata = self._store.metadata(digest)
         entry = {"digest": digest, "references": references[:20], "size": size, "unused_s": unused, "access": who}
-        return entry | {"signed": signed}
+        return entry | {"signed": str(metadata.get("signed", "")), "scan": metadata.get("scan")}
 
     def _unused_s(self, digest: str) -> float:
         return max(0.0, time.time() - self._store.last_used(digest))

@@ -192,6 +192,7 @@ def _info(answer: dict[str, Any], store: str) -> ImageInfo:
             entrypoint=tuple(str(item) for item in answer["entrypoint"]),
             workdir=answer["workdir"],
             watch=tuple(str(item) for item in answer["watch"]),
+            warnings=tuple(str(item) for item in answer.get("warnings", ())),
         )
     except (KeyError, TypeError):
         raise ImageError("the image service gave an answer that cannot be read") from None

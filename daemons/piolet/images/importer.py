@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from piolet.base.errors import ImageError
-from piolet.images import admin, credentials, jobs
+from piolet.images import admin, credentials, findings, jobs, scanning
 from piolet.images.archive import KINDS
 from piolet.images.conversion import Conversion, Requester, Tell
 from piolet.images.failures import from_os
@@ -89,13 +89,20 @@ class Importer:
                     self.presence.release(digest)
 
     async def resolve(self, who: Requester, text: str, mode: str, tell: Tell) -> dict[str, Any]:
-        """Return what `Store.answer` returns for the reference `text`.
+        """Return what `Store.answer` returns for the reference `text`, and what the site thinks of the image.
 
         mode 'known': what the store has for the requester, or nothing; 'pull': from the store if it is
         there, else pulled; 'refresh': the registry is asked again; 'look': nothing is written, and the
         answer may be about an image that is not there; 'renew': an image of an older release is converted again.
         """
-        reference = parse(text)
+        answer = await self._resolve(who, parse(text), mode, tell)
+        asked = self._config.scan_policy != "off" and not self._home and mode != "renew"
+        if not asked or not answer or not self.store.present(answer["digest"]):
+            return answer
+        found = self.store.scan(answer["digest"])
+        return answer | {"warnings": scanning.judge(self._config, answer["reference"], found)}
+
+    async def _resolve(self, who: Requester, reference: Reference, mode: str, tell: Tell) -> dict[str, Any]:
         if mode == "renew":
             return await self._working(self._renew(replace(who, renews=True), reference, tell))
         if mode != "refresh":
@@ -299,11 +306,18 @@ class Importer:
         async with within(most, reference, _LONG):
             done = await jobs.run(self._job("squash", str(reference), scratch, None), [], tell)
         await self._afford(who, reference, done["size"])
+        scan = None
+        if self._config.scanner and not self._home:
+            with self._scratch() as apart:
+                job = self._job("scan", str(reference), apart, None) | {"of": scratch}
+                scan = await scanning.scan(self._config, job, tell)
         if done["left_out"]:
             tell(f"{reference}: left out {done['left_out']} device nodes, FIFOs and sockets")
         metadata = {"version": 1, "digest": digest, "size": done["size"], "sha256": done["sha256"]}
         metadata |= {"config": copied["config"], "sources": [reference.name], "signed": copied["signed"]}
+        metadata["scan"] = findings.brief(scan)
         sqsh = whole(os.path.join(scratch, "image.sqsh"))
+        self.store.note_scan(digest, scan)
         if there:
             self.store.replace(digest, sqsh, metadata)
         else:
@@ -331,15 +345,7 @@ class Importer:
             "auth_fd": auth_fd,
             "insecure": insecure,
             "home": self._home,
-            "skopeo": self._config.skopeo,
-            "policy": self._config.policy,
-            "mksquashfs": self._config.mksquashfs,
-            "compression": self._config.compression,
-            "processors": self._config.processors,
-            "timeout_s": self._config.pull_timeout_s,
-            "memory": self._config.memory,
-            "unpack_ratio": self._config.unpack_ratio,
-            "conversion_rate": self._config.conversion_rate,
+            **jobs.settings_of(self._config),
         }
 
     @contextlib.contextmanager

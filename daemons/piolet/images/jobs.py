@@ -21,9 +21,28 @@ from piolet.base.errors import ImageError
 from piolet.images import registry
 from piolet.images.cage import WALLS
 from piolet.images.failures import from_wire
+from piolet.images.settings import ImagesConfig
 
 PAUSES_S = registry.PAUSES_S
 _LINE_LIMIT = 8 * 1024 * 1024
+
+
+def settings_of(config: ImagesConfig) -> dict[str, Any]:
+    """Return what each job is told of the site's settings."""
+    return {
+        "skopeo": config.skopeo,
+        "policy": config.policy,
+        "mksquashfs": config.mksquashfs,
+        "compression": config.compression,
+        "processors": config.processors,
+        "timeout_s": config.pull_timeout_s,
+        "memory": config.memory,
+        "unpack_ratio": config.unpack_ratio,
+        "conversion_rate": config.conversion_rate,
+        "scanner": config.scanner,
+        "scanner_data": config.scanner_data,
+        "scan_timeout_s": config.scan_timeout_s,
+    }
 
 
 async def run(job: dict[str, Any], descriptors: Sequence[int], tell: Callable[[str], None]) -> dict[str, Any]:

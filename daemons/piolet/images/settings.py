@@ -115,6 +115,23 @@ class ImagesConfig:
         "than this size, the longest unused; '180d, 20TiB', or one of both; empty: none.",
         _keep,
     )
+    scanner: tuple[str, ...] = setting(
+        [],
+        "A program and its words that looks for vulnerabilities in each new image and writes JSON to standard output; "
+        "'{layout}' is an OCI layout, '{root}' the unpacked image, '{data}' scanner_data. It has no network.",
+        not_empty,
+    )
+    scanner_data: str = setting("", "A directory with the scanner's data base, which it may read; empty: none.")
+    scan_policy: Literal["off", "warn", "block"] = setting(
+        "off", "What becomes of images with findings, or without a scan: nothing, a warning, or they are refused."
+    )
+    scan_severity: Literal["critical", "high", "medium", "low"] = setting(
+        "critical", "The least severity that scan_policy is about."
+    )
+    scan_grace_days: int = setting(
+        0, "A finding counts for scan_policy once it has been published for so many days, or if nobody says since when."
+    )
+    scan_timeout_s: int = setting(900, "A scan that takes longer than this many seconds has failed.", least=1)
     verify: Literal["first", "always", "never"] = setting(
         "first", "When a node compares an image with the SHA-256 of its conversion: first mount, always, or never."
     )

@@ -3,6 +3,7 @@
   sha256-HEX.sqsh     the image (0600)
   sha256-HEX.json     what it is: configuration, where it was pulled from (0600, as it may be private)
   sha256-HEX.access   who may use it, and nothing else (0644, read on the nodes)
+  sha256-HEX.scan     what a scanner found in it (0600)
   refs/public, refs/UID   one file a reference, which gives its digest; what A pulled with credentials
                           is in A's folder, so B cannot even learn that it exists
   kept                whole blobs of pulls that broke off (kept.py)
@@ -196,9 +197,18 @@ class Store:
         except OSError:
             return 0.0
 
+    def note_scan(self, digest: str, scan: dict[str, Any] | None) -> None:
+        """Keep what a scanner found in an image (writes)."""
+        if scan is not None:
+            self._write(self._path(digest, "scan"), scan, 0o600)
+
+    def scan(self, digest: str) -> dict[str, Any] | None:
+        """Return what a scanner found in an image; None: it was not scanned."""
+        return _load(self._path(digest, "scan")) or None
+
     def remove(self, digest: str, filed: Iterable[Filed] | None = None) -> None:
         """Remove the image and every reference to it, which `filed` are if they have been read (writes)."""
-        for suffix in ("access", "json", "sqsh"):
+        for suffix in ("access", "json", "scan", "sqsh"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path(digest, suffix))
         self.forget(digest, filed=filed)

@@ -8,6 +8,7 @@ can write the job's own scratch folder, and read no other place but where progra
   look    ask the registry: which manifest is it, and what does the image's configuration say
   copy    fetch the blobs to SCRATCH/blobs/sha256, from a registry or an archive, and check each by its digest
   squash  write SCRATCH/image.sqsh from these
+  scan    have the site's scanner look at another job's blobs, or at an image
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 
 from piolet.base import logs
 from piolet.base.errors import ImageError
-from piolet.images import archive, cage, policy, pull
+from piolet.images import archive, cage, policy, pull, scan
 from piolet.images import manifest as documents
 from piolet.images.blob import Budget
 from piolet.images.failures import from_os, no_memory, to_wire
@@ -51,7 +52,7 @@ def main() -> int:
     store = os.path.dirname(os.path.dirname(job.get("scratch", "")))
     try:
         job["scratch"] = os.path.realpath(job["scratch"])
-        if job["kind"] == "squash":
+        if job["kind"] in ("squash", "scan"):
             os.nice(_NICE)  # nobody's step is to wait for somebody's conversion
         standing = _cage(job).enter()
         say({"result": _JOBS[job["kind"]](job)})
@@ -79,6 +80,9 @@ def _cage(job: dict[str, Any]) -> cage.Cage:
         readable += cage.user_configuration(job["home"]) if job["home"] else ()
         rules = policy.in_force(job["policy"], job["home"])
         readable += (rules, *policy.keys(policy.read(rules))) if rules else ()
+    elif job["kind"] == "scan":
+        readable += (*cage.program(job["scanner"][0]), *cage.program(job["mksquashfs"]), job["of"])
+        readable += (job["scanner_data"],) if job["scanner_data"] else ()
     else:
         readable += cage.program(job["mksquashfs"]) + cage.program(shutil.which("zstd") or "/usr/bin/zstd")
     return cage.Cage(job["scratch"], readable, network=remote, walls=tuple(job["walls"]))
@@ -146,7 +150,17 @@ def _squash(job: dict[str, Any]) -> dict[str, Any]:
     return {"size": os.stat(out).st_size, "left_out": left_out, "sha256": sha256}
 
 
-_JOBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"look": pull.look, "copy": _copy, "squash": _squash}
+def _scan(job: dict[str, Any]) -> dict[str, Any]:
+    bound_memory(job["memory"])
+    return scan.scan(job)
+
+
+_JOBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "look": pull.look,
+    "copy": _copy,
+    "squash": _squash,
+    "scan": _scan,
+}
 
 
 if __name__ == "__main__":
