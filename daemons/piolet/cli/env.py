@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import replace
 
 from piolet import __file__ as package_file
 from piolet.base import texts
@@ -16,12 +17,13 @@ from piolet.base.errors import ImageError, PioletError
 from piolet.cli import thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
+from piolet.environment import secrets
 from piolet.environment.definition import from_json
 from piolet.environment.render import Rendered, Resolver, render, unresolved
 from piolet.images.info import ImageInfo
 from piolet.images.reference import is_path
 from piolet.site import config
-from piolet.submission.dependencies import Host
+from piolet.submission.dependencies import Host, Kind
 
 # What the image client looks at besides the variables that the definition names.
 _CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE")
@@ -63,7 +65,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
         print(_verdict(args.file, rendered))
     elif args.action == "render":
         sys.stdout.flush()
-        sys.stdout.buffer.write(rendered.definition.to_json() + b"\n")
+        shown = replace(rendered.definition, set_env=secrets.shown(rendered.definition.set_env))
+        sys.stdout.buffer.write(shown.to_json() + b"\n")
         sys.stdout.buffer.flush()
     else:
         from piolet.environment.explain import explain
@@ -123,6 +126,12 @@ def _verdict(name: str, rendered: Rendered) -> str:
     return f"{name} is valid: {image}, {texts.counted(len(definition.mounts), 'mount')}"
 
 
+def _has_secrets(rendered: Rendered, host: Host) -> bool:
+    """Return whether a secret's value would be kept in the cache."""
+    names = [one.name for one in host.dependencies if one.kind == Kind.VARIABLE]
+    return secrets.any_secret((*(name for name in rendered.layer.env if name in rendered.definition.set_env), *names))
+
+
 def _is_quiet() -> bool:
     """Return whether the srun, sbatch or salloc that started us was told to be quiet."""
     from piolet.slurm import srunwords
@@ -137,7 +146,7 @@ def _is_quiet() -> bool:
 
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.submission import cache, record
-    from piolet.submission.dependencies import Dependency, Kind
+    from piolet.submission.dependencies import Dependency
 
     host = this_host()
     host.watch(args.config or str(config.DEFAULT_PATH))
@@ -168,6 +177,6 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     assert packed is not None  # a definition without dependencies always fits
     record.write(args.record_fd, packed)
     path = cache.path_of(host.variables, host.cwd, args.request, args.config or "", os.getuid())
-    if whole and path and cache.is_settled(host.dependencies, started):
+    if whole and path and not _has_secrets(rendered, host) and cache.is_settled(host.dependencies, started):
         cache.store(path, whole)
     return 0
