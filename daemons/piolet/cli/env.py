@@ -14,7 +14,7 @@ from dataclasses import replace
 from piolet import __file__ as package_file
 from piolet.base import texts
 from piolet.base.errors import ImageError, PioletError
-from piolet.cli import thismachine
+from piolet.cli import caller, thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
 from piolet.environment import secrets
@@ -60,9 +60,11 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Do what `args` say and return the exit status."""
     if args.action == "submit":
         return _submit(args, settings)
-    rendered = _render(args.file, this_host(), settings, _asking(settings, offline=args.offline))
+    host = this_host()
+    rendered = _render(args.file, host, settings, _asking(settings, offline=args.offline))
     if args.action == "check":
-        print(_verdict(args.file, rendered))
+        left = _rehearse(rendered, host, settings)
+        print("; ".join((_verdict(args.file, rendered), *left)))
     elif args.action == "render":
         sys.stdout.flush()
         shown = replace(rendered.definition, set_env=secrets.shown(rendered.definition.set_env))
@@ -85,9 +87,22 @@ def this_host() -> Host:
 
 def _render(request: str, host: Host, settings: config.Config, resolve: Resolver) -> Rendered:
     rendered = render(request, host, settings.environment, resolve)
-    for text in rendered.warnings:
+    for text in (*rendered.warnings, *rendered.once):
         _warn(text)
     return rendered
+
+
+def _rehearse(rendered: Rendered, host: Host, settings: config.Config) -> tuple[str, ...]:
+    """Say what the nodes would: "valid" is to mean that it starts. Return what only they can tell."""
+    import pwd
+
+    from piolet.container.rehearsal import rehearse
+
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        home = None
+    return rehearse(rendered, host, home, settings.environment)
 
 
 def _warn(text: str) -> None:
@@ -166,17 +181,33 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
             raise ImageError(f"the image {reference} was pulled, but is in no store")
         return info
 
+    from piolet.cli import batch
+
+    called = batch.script()
+    batch.check_parts(called, batch.ENVIRONMENT)
     started = time.time_ns()
+    words = caller.words_of(os.getppid())
+    chdir = caller.chdir(words, host)
+    inherited = caller.inherited(args.request, words, host.variables)
+    if inherited is not None:
+        record.write(args.record_fd, record.packed(replace(inherited, chdir=chdir).to_json(), args.request, host.cwd))
+        return 0
     rendered = _render(args.request, host, settings, resolve)
-    definition = rendered.definition.to_json()
+    _rehearse(rendered, host, settings)
+    definition = replace(rendered.definition, chdir=chdir).to_json()
     from_json(definition)  # what a node would refuse (an image can bring it in) is refused here
     # Whoever takes the record from the cache is to be warned as well.
     notes = [Dependency(Kind.NOTE, _warning(text)) for text in rendered.warnings]
-    whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes])
-    packed = whole or record.pack(definition, args.request, host.cwd, ())
-    assert packed is not None  # a definition without dependencies always fits
+    place = record.Script.INSIDE if rendered.script_inside else record.Script.OUTSIDE
+    whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes], place)
+    packed = whole or record.packed(definition, args.request, host.cwd, place)
+    if rendered.script_inside:
+        batch.warn_of_steps(called, rendered.definition)
+    elif batch.is_bare(called, batch.ENVIRONMENT):
+        packed = record.packed(definition, args.request, host.cwd, record.Script.BARE)
     record.write(args.record_fd, packed)
     path = cache.path_of(host.variables, host.cwd, args.request, args.config or "", os.getuid())
-    if whole and path and not _has_secrets(rendered, host) and cache.is_settled(host.dependencies, started):
+    for_all = chdir is None and not rendered.passing and not _has_secrets(rendered, host)
+    if whole and path and for_all and cache.is_settled(host.dependencies, started):
         cache.store(path, whole)
     return 0

@@ -50,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PioletError as error:
         if verbose:
             _print_traceback()
-        return _fail(error.render(), 2 if isinstance(error, UsageError) else 1)
+        return _fail(
+            "\npiolet: error: ".join(one.render() for one in (error, *error.others)),
+            2 if isinstance(error, UsageError) else 1,
+        )
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 
-from piolet.environment import mounts, secrets
+from piolet.environment import later, mounts, secrets
 from piolet.environment.expand import escape
 from piolet.environment.layer import Entry
-from piolet.environment.render import Rendered, image_environment
+from piolet.environment.render import Rendered
+from piolet.environment.variables import image_environment
 from piolet.images.reference import is_path
 
 _CONTROLS = dict.fromkeys((*range(32), 127), "?")
@@ -37,11 +38,18 @@ def explain(rendered: Rendered) -> str:
         if definition.workdir is not None:
             own = _origin(workdir, definition.workdir) if workdir and workdir.value else "from the image"
             lines.append(_line(f"workdir = {_string(definition.workdir)}", own))
-        for name, default in (("entrypoint", False), ("writable", True)):
+        for name, default in (("entrypoint", False), ("writable", True), ("env_policy", "inherit")):
             entry_or_none = layer.scalars.get(name)
             value = entry_or_none.value if entry_or_none else default
-            lines.append(_line(f"{name} = {str(value).lower()}", _place(entry_or_none) if entry_or_none else "default"))
-        lines += _array("mounts", [(mounts.unparse(mount), entry) for mount, entry in rendered.mounts.items()])
+            text = _string(value) if isinstance(value, str) else str(value).lower()
+            lines.append(_line(f"{name} = {text}", _place(entry_or_none) if entry_or_none else "default"))
+        if "home" in layer.scalars:
+            lines.append(_line(f"home = {str(definition.home).lower()}", _place(layer.scalars["home"])))
+        script = layer.scalars.get("script")
+        value = "inside" if rendered.script_inside else "outside"
+        lines.append(_line(f'script = "{value}"', _place(script) if script else "default"))
+        drops = [(f"!{mounts.quote(path)}", rendered.drops[path]) for path in definition.dropped]
+        lines += _array("mounts", drops + [(mounts.unparse(mount), entry) for mount, entry in rendered.mounts.items()])
         lines += _array("devices", list(rendered.devices.items()))
     lines += _environment(rendered)
     if layer.annotations:
@@ -105,7 +113,7 @@ def _origin(entry: Entry, text: str) -> str:
 
 def _string(text: str) -> str:
     # A JSON string is a TOML basic string, but for the one control character that JSON leaves alone.
-    return json.dumps(escape(text), ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(later.written(escape(text)), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _key(name: str) -> str:

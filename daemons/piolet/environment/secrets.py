@@ -13,7 +13,7 @@ HIDDEN = "(not shown)"
 _NAME = re.compile(
     r"(?:.*_)?(?:TOKEN|KEY|PASSWD)|.*(?:SECRET|PASSWORD|PASSPHRASE|CREDENTIAL).*", re.IGNORECASE | re.DOTALL
 )
-_ENTRY = re.compile(r"""\s*(?:env\s*\.\s*)?["']?([^\s"'=.]+)["']?\s*=\s*(.*)""", re.DOTALL)
+_ENTRY = re.compile(r"""\s*(?:export\s+|env\s*\.\s*)?["']?([^\s"'=.]+)["']?\s*=\s*(.*)""", re.DOTALL)
 
 
 def is_secret(name: str) -> bool:

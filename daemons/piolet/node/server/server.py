@@ -19,14 +19,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from piolet.base import logs
 from piolet.base.errors import PioletError
 from piolet.base.files import identity_of
 from piolet.container import labels
 from piolet.container.plan import ENTRY_PROGRAM
+from piolet.container.planner import make_plan
+from piolet.environment import later
 from piolet.environment.definition import Definition, from_json
 from piolet.images.store import locate
 from piolet.node.requests import Answer, Build, End, encode
-from piolet.node.server.planner import make_plan
+from piolet.node.server.slurmspool import SlurmSpool
 from piolet.node.settings import Settings
 from piolet.steps import identity
 from piolet.system.peer import Peer
@@ -73,6 +76,7 @@ class Server:
         self._monitor = monitor
         self._config = config
         self._place = place
+        self._spool = SlurmSpool()
         self._connections: dict[int, Connection] = {}
         self._next_key = 1
         self._threads = {name: ThreadPoolExecutor(_THREADS, name) for name in (_STORE, _USERS)}
@@ -134,7 +138,7 @@ class Server:
         try:
             start = wire.decode_start(data)
             connection.start = start
-            connection.definition = from_json(start.definition)
+            connection.definition = later.finish(from_json(start.definition), start.job, start.node)
             _log.debug("step %d.%d of uid %d: start", start.job, start.step, start.uid)
             if connection.definition.image is None:
                 self._ready(connection, [])
@@ -226,7 +230,8 @@ class Server:
         start, definition = connection.start, connection.definition
         assert start is not None and definition is not None and definition.image is not None
         label = labels.label(identity.name(start.job, start.step), self._place)
-        plan = make_plan(definition, label, home, self._config.environment)
+        spool = self._spool.directory(start.node)
+        plan = make_plan(definition, label, home, self._config.environment, spool)
         request = Build(
             key=connection.key,
             digest=definition.image.digest if definition.image.store == "site" else None,
@@ -263,20 +268,23 @@ class Server:
                 connection.asked = False
                 self._fail(connection, PioletError(answer.error, answer.hint or None))
             else:
-                self._ready(connection, packet.descriptors, answer.made_in)
+                self._ready(connection, packet.descriptors, answer.made_in, answer.start)
                 _trace(connection, answer.marks)
 
     # -- answers
 
-    def _ready(self, connection: Connection, namespaces: list[int], made_in: int = 0) -> None:
+    def _ready(self, connection: Connection, namespaces: list[int], made_in: int = 0, start: str = "") -> None:
         definition = connection.definition
         assert definition is not None
+        workdir = (definition.workdir if definition.workdir_given else start) or "/"
         try:
-            environment = wire.encode_environment(definition.set_env, definition.unset_env)
+            # What slurmstepd has said there is where the step is on the node.
+            set_env = {**definition.set_env, "PWD": workdir} if namespaces else definition.set_env
+            environment = wire.encode_environment(set_env, definition.unset_env)
             message = wire.encode_ready(
                 namespaces=bool(namespaces),
                 environment=len(environment),
-                workdir=definition.workdir or ("/" if namespaces else ""),
+                workdir=workdir if namespaces else "",
                 entrypoint=ENTRY_PROGRAM if definition.entrypoint else "",
                 made_in=made_in,
             )
@@ -296,7 +304,12 @@ class Server:
                 os.close(file)
 
     def _fail(self, connection: Connection, error: PioletError) -> None:
-        _log.info("refused: %s", error.message)
+        start = connection.start
+        if start is None:
+            _log.warning("a message of a step is refused: %s", error.message)
+        elif not connection.answered:
+            step = identity.name(start.job, start.step)
+            _log.warning("step %s of uid %d failed: %s", step, start.uid, error.message, extra=logs.of(start.uid))
         self._answer(connection, wire.encode_error(error.message, error.hint), [])
 
     def _answer(self, connection: Connection, message: bytes, descriptors: list[int]) -> None:
