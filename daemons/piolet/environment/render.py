@@ -81,6 +81,7 @@ def render(request: str, host: Host, config: EnvironmentConfig, resolve: Resolve
     # A variable that is not defined may be the image's.
     set_env, unset_env = variables.of_container(layer, host, info, warnings, problems if known else Problems())
     problems.report()
+    warnings += info.warnings if info is not None else ()
     policy = layer.scalars.get("env_policy")
     clean = info is not None and policy is not None and policy.value == "clean"
     outside = variables.outside(host, config.stay_outside, set_env, clean=clean) if info is not None else ()
