@@ -103,7 +103,7 @@ def test_many_nodes_are_one_step(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("place", [(Path, "glob"), (dataset, "journal_facts")])
+@pytest.mark.parametrize("place", [(Path, "glob"), (dataset, "known_of")])
 def test_a_node_that_finishes_while_it_is_read_is_not_lost(
     simulate: Simulate, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str]
 ) -> None:

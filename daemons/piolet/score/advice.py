@@ -92,11 +92,9 @@ def waiting(view: Overview) -> Advice | None:
     """GPUs that wait for the host again and again."""
     mask = used(view)
     score = view.score(mask)
-    engine = view.lines["engine"][mask]
-    share = float(np.nanmean(engine)) if engine.size else 1.0
-    if score.value is None or score.idle < 0.15 or not share > 0.05:
+    per_bin = view.timeline("engine", mask) if mask.any() else np.ones(1)
+    if score.value is None or score.idle < 0.15 or not np.nanmean(per_bin) > 0.05:
         return None
-    per_bin = np.nanmean(engine, axis=0)
     busy = np.flatnonzero(per_bin > 0.02)
     middle = per_bin[busy[0] : busy[-1] + 1] if len(busy) else per_bin
     idle = 1 - float(np.nanmean(middle))
