@@ -44,7 +44,7 @@ def test_what_is_read_grows_as_the_nodes_do(room: Path) -> None:
     """And with nothing else: a day leaves as much as an hour does."""
     read = []
     for name, nodes, seconds in (("few", 64, 3600), ("many", 640, 3600), ("long", 640, 86400)):
-        steps.leave(room / name, nodes, seconds, 10)
+        steps.leave(room / name, nodes, seconds, 1)
         read.append(steps.shown(room / name).read)
         steps.remove(room / name)
     assert read[1] < 12 * read[0] and read[2] < 1.3 * read[1], read

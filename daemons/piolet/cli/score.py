@@ -227,9 +227,9 @@ def _report(args: argparse.Namespace) -> int:
         write(target.with_suffix(".pdf"), figures.pdf(summary, screen.render(summary)))
         print(target.with_suffix(".pdf"))
     if args.png:
-        for name, _, _, figure in figures.figures(summary):
+        for name, title, _, figure in figures.figures(summary):
             path = target.with_name(f"{target.stem}-{name}.png")
-            write(path, figures.png(figure))
+            write(path, figures.png(figure, f"{summary.title}: {title}"))
             print(path)
     return 0
 

@@ -180,6 +180,10 @@ def one_slow(view: Overview) -> Advice | None:
         return None
     clock = np.where(mask, view.clock, np.inf)
     median = float(np.median(view.clock[mask]))
+    # A GPU that has less to do lowers its clock; then the clock is no cause.
+    engine = view.means["engine"]
+    works = np.isnan(engine) | (engine >= 0.9 * np.nanmedian(engine[mask]))
+    clock = np.where(works, clock, np.inf)
     slow = np.flatnonzero(clock < 0.9 * median)
     if not 1 <= len(slow) <= 0.25 * mask.sum():
         return None
@@ -190,6 +194,28 @@ def one_slow(view: Overview) -> Advice | None:
         f"GPU {gpu.index} of {gpu.node} ran at {least:.0f} MHz, the median at {median:.0f} MHz",
         "where GPUs wait for each other this one sets the pace: show it to the site, or leave the node out",
         1 - least / median,
+    )
+
+
+def straggler(view: Overview) -> Advice | None:
+    """A few GPUs that are far less saturated than the others."""
+    each = view.per_gpu()
+    mask = used(view) & ~np.isnan(each)
+    if mask.sum() < 4:
+        return None
+    median = float(np.median(each[mask]))
+    behind = np.flatnonzero(mask & (each < min(0.8 * median, median - 0.05)))
+    if not 1 <= len(behind) <= 0.25 * mask.sum():
+        return None
+    behind = behind[np.argsort(each[behind])]
+    names = ", ".join(f"{view.gpus[i].node} GPU {view.gpus[i].index}" for i in behind[:3])
+    more = f" and {len(behind) - 3} more" if len(behind) > 3 else ""
+    worst = float(each[behind[0]])
+    return Advice(
+        "straggler",
+        f"{names}{more}: saturation {percent(worst)}, the median of all is {percent(median)}",
+        "an uneven share of the work, or slow input on that node; where GPUs wait for each other all wait for it",
+        1 - worst / median,
     )
 
 
@@ -266,6 +292,7 @@ RULES: tuple[Rule, ...] = (
     tensor_cores,
     memory_bound,
     communication,
+    straggler,
     one_slow,
     heat,
     power,

@@ -25,6 +25,7 @@ from piolet.score.saturation import Score
 from piolet.steps import identity
 
 MIXED = 0.1
+IDLE = 0.5  # of a phase: whatever limits the rest, it is not what the phase is
 HEADLINES = ("saturation", "utilisation", "energy", "coverage", "size")
 
 
@@ -103,6 +104,13 @@ class Summary:
     def name(self) -> str:
         """The name of this run of the step."""
         return identity.run_name(self.job, self.step, self.restarts)
+
+    @property
+    def title(self) -> str:
+        """What a page is called: the job, by its name if it is known, and the step."""
+        step = "local command" if self.job == "local" else f"step {self.name}"
+        named = self.job_name or self.label
+        return f"{named} ({step})" if named else step
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain values for JSON, without the timelines."""
@@ -213,6 +221,8 @@ def _phases(view: Overview) -> list[NamedPhase]:
 def _name(s: float, c: float, m: float, n: float, engine: float, sm: float) -> str:
     if max(s, engine, sm) < MIXED:
         return "idle"
+    if 1 - max(engine, sm, s) > IDLE:
+        return "mostly idle"
     best = max(c, m, n)
     if best < 0.5 * max(engine, s):
         # Less than half of the busy time is explained by a limit: say where the rest went.
