@@ -66,7 +66,7 @@ def test_a_page_works_offline_and_escapes(simulate: Simulate) -> None:
     assert seen.scripts == 2 and "@import" not in page and "default-src 'none'" in page
     # The page's own script and style by their digests, and no other: what got in by a hole would not run.
     assert "unsafe-inline" not in page and " style=" not in page and page.count("<style") == 1
-    names = re.findall(r' id="?([\w-]+)', page)
+    names = re.findall(r' id="?([\w.-]+)', page)
     assert len(names) == len(set(names))
     assert data_of(page)["plots"]["heat"]["names"] == [f"{evil}:0", f"{evil}:1"]
 
