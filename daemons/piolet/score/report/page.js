@@ -5,7 +5,7 @@ const data = JSON.parse(document.getElementById('data').textContent);
 const tip = document.getElementById('tip');
 const view = { from: 0, to: data.seconds, at: null, drag: null };
 const plots = [];
-const LEFT = 44, RIGHT = 18, TOP = 20, BOTTOM = 20, MEAN_PX = 4;
+const LEFT = 44, RIGHT = 18, TOP = 20, BOTTOM = 20, MEAN_PX = 4, DRAG = 8;
 
 const css = name => getComputedStyle(root).getPropertyValue(name).trim();
 const two = number => String(Math.floor(number)).padStart(2, '0');
@@ -14,6 +14,8 @@ function clock(seconds, fine) {
   const rest = fine ? (whole % 60).toFixed(1).padStart(4, '0') : two(whole % 60);
   return whole >= 3600 ? `${Math.floor(whole / 3600)}:${two(whole / 60 % 60)}:${rest}` : `${Math.floor(whole / 60)}:${rest}`;
 }
+// Blue is too dark on a dark page.
+const tone = colour => colour === '#0072B2' ? css('--line') : colour;
 const said = value => value === null ? 'no data' : Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(1);
 
 // The bins that lie under the pixels from x0 to x1.
@@ -52,7 +54,7 @@ function points(plot, values, how) {
 
 function line(plot, values, colour, width, dash, alpha) {
   const g = plot.g;
-  g.save(); g.globalAlpha = alpha; g.strokeStyle = colour; g.lineWidth = width; g.setLineDash(dash); g.lineJoin = 'round';
+  g.save(); g.globalAlpha = alpha; g.strokeStyle = tone(colour); g.lineWidth = width; g.setLineDash(dash); g.lineJoin = 'round';
   g.beginPath();
   let open = false;
   for (const [x, value] of points(plot, values, 'mean')) {
@@ -64,7 +66,7 @@ function line(plot, values, colour, width, dash, alpha) {
 }
 function area(plot, low, high, colour, alpha) {
   const g = plot.g;
-  g.save(); g.globalAlpha = alpha; g.fillStyle = colour;
+  g.save(); g.globalAlpha = alpha; g.fillStyle = alpha < 1 ? tone(colour) : colour;
   let run = [];
   const fill = () => {
     if (run.length > 1) {
@@ -94,14 +96,15 @@ function frame(plot, title, top) {
   g.textAlign = 'right';
   for (let value = 0; value <= top * 1.001; value += step) {
     g.beginPath(); g.moveTo(LEFT, plot.y(value)); g.lineTo(LEFT + plot.inner, plot.y(value)); g.stroke();
-    g.fillText(step < 1 ? value.toFixed(1) : value.toFixed(0), LEFT - 5, plot.y(value));
+    g.fillText(String(Number(value.toPrecision(3))), LEFT - 5, plot.y(value));
   }
   const every = ticks(view.to - view.from, Math.max(2, plot.inner / 85));
   g.textAlign = 'center';
   for (let time = Math.ceil(view.from / every) * every; time <= view.to; time += every) {
     const x = LEFT + (time - view.from) / (view.to - view.from) * plot.inner;
     g.beginPath(); g.moveTo(x, plot.bottom); g.lineTo(x, plot.bottom + 4); g.stroke();
-    g.fillText(clock(time, every < 1), x, plot.bottom + 12);
+    const label = clock(time, every < 1), half = g.measureText(label).width / 2;
+    g.fillText(label, Math.min(x, LEFT + plot.inner + RIGHT - half), plot.bottom + 12);
   }
 }
 
@@ -113,16 +116,21 @@ class Plot {
     plots.push(this);
     const on = (name, act) => this.canvas.addEventListener(name, act);
     on('pointermove', event => this.move(event));
-    on('pointerdown', event => { view.drag = { plot: this, x: this.x(event), to: this.x(event) }; });
+    on('pointerdown', event => {
+      view.drag = { plot: this, x: this.x(event), to: this.x(event), y: this.down(event), below: this.down(event) };
+    });
     on('pointerleave', () => { if (!view.drag) { view.at = null; tip.style.display = 'none'; paint(); } });
     on('dblclick', reset);
   }
   x(event) { return Math.min(this.inner, Math.max(0, event.clientX - this.canvas.getBoundingClientRect().left - LEFT)); }
+  down(event) {
+    return Math.min(this.bottom, Math.max(TOP, event.clientY - this.canvas.getBoundingClientRect().top));
+  }
   time(x) { return view.from + x / this.inner * (view.to - view.from); }
   move(event) {
     const x = this.x(event);
     view.at = this.time(x);
-    if (view.drag && view.drag.plot === this) view.drag.to = x;
+    if (view.drag && view.drag.plot === this) { view.drag.to = x; view.drag.below = this.down(event); }
     const y = event.clientY - this.canvas.getBoundingClientRect().top;
     tip.textContent = `${clock(view.at, data.width < 1)}\n${this.values(x, y).join('\n')}`;
     tip.style.display = 'block';
@@ -142,7 +150,10 @@ class Plot {
     const g = this.g, at = time => LEFT + (time - view.from) / (view.to - view.from) * this.inner;
     if (view.drag && view.drag.plot === this) {
       g.fillStyle = css('--accent'); g.globalAlpha = .18;
-      g.fillRect(LEFT + Math.min(view.drag.x, view.drag.to), TOP, Math.abs(view.drag.to - view.drag.x), this.bottom - TOP);
+      const { x, to, y, below } = view.drag, across = this.rows && Math.abs(below - y) > DRAG;
+      const wide = Math.abs(to - x) > DRAG ? [LEFT + Math.min(x, to), Math.abs(to - x)] : [LEFT, across ? this.inner : 0];
+      const high = across ? [Math.min(y, below), Math.abs(below - y)] : [TOP, this.bottom - TOP];
+      g.fillRect(wide[0], high[0], wide[1], high[1]);
       g.globalAlpha = 1;
     }
     if (view.at !== null && view.at >= view.from && view.at <= view.to) {
@@ -160,6 +171,14 @@ class Lines extends Plot {
     const panel = this.panel;
     this.top = panel.top;
     frame(this, panel.title, panel.top);
+    if (panel.more.length) {
+      let x = LEFT + this.inner;
+      this.g.textAlign = 'right';
+      for (const { label, colour } of [...panel.more, panel].reverse()) {
+        this.g.fillStyle = colour; this.g.fillText(label, x, 9);
+        x -= this.g.measureText(label).width + 12;
+      }
+    }
     const alphas = [.13, .2, .3];
     panel.bands.forEach((band, i) =>
       area(this, points(this, band.low, 'min'), points(this, band.high, 'max'), panel.colour, alphas[i]));
@@ -225,18 +244,13 @@ class Heat extends Plot {
     this.spec = spec; this.which = 'worst'; this.rows = [0, spec.names.length];
     const decode = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
     this.matrix = { mean: decode(spec.mean), worst: spec.worst ? decode(spec.worst) : decode(spec.mean) };
-    this.canvas.addEventListener('pointerdown', event => { this.begin = this.row(event); });
-    this.canvas.addEventListener('pointerup', event => {
-      const [low, high] = [this.begin, this.row(event)].sort((a, b) => a - b);
-      if (high - low > 0 && this.perRow() < 16) this.rows = [Math.floor(low), Math.min(spec.names.length, Math.floor(high) + 1)];
-    });
   }
   y() { return 0; }
-  perRow() { return (this.bottom - TOP) / (this.rows[1] - this.rows[0]); }
-  row(event) {
-    const y = event.clientY - this.canvas.getBoundingClientRect().top - TOP;
-    return Math.min(this.rows[1] - .001, Math.max(this.rows[0], this.rows[0] + y / this.perRow()));
+  zoom(y0, y1) {
+    const row = y => this.rows[0] + (y - TOP) / this.perRow();
+    this.rows = [Math.floor(row(y0)), Math.min(this.spec.names.length, Math.ceil(row(y1)))];
   }
+  perRow() { return (this.bottom - TOP) / (this.rows[1] - this.rows[0]); }
   cell(which, r0, r1, c0, c1) {
     const values = this.matrix[which], columns = this.spec.columns;
     let sum = 0, count = 0, least = 255;
@@ -292,7 +306,8 @@ class Heat extends Plot {
     const shown = Math.min(this.rows[1] - this.rows[0], Math.floor((this.bottom - TOP) / 16));
     for (let i = 0; i < shown; i++) {
       const row = Math.floor(this.rows[0] + (i + .5) * (this.rows[1] - this.rows[0]) / shown);
-      const name = this.spec.names[row], short = name.length > 8 ? `\u2026${name.slice(-7)}` : name;
+      let name = this.spec.names[row], short = name;
+      while (name.length > 1 && this.g.measureText(short).width > LEFT - 5) short = `\u2026${name = name.slice(1)}`;
       this.g.fillText(short, LEFT - 4, TOP + (row + .5 - this.rows[0]) * this.perRow());
     }
   }
@@ -318,9 +333,10 @@ function reset() {
 }
 addEventListener('pointerup', () => {
   if (!view.drag) return;
-  const { plot, x, to } = view.drag;
+  const { plot, x, to, y, below } = view.drag;
   view.drag = null;
-  if (Math.abs(to - x) > 6) {
+  if (plot.rows && Math.abs(below - y) > DRAG) plot.zoom(Math.min(y, below), Math.max(y, below));
+  if (Math.abs(to - x) > DRAG) {
     const [from, until] = [plot.time(Math.min(x, to)), plot.time(Math.max(x, to))];
     if (until - from > 2 * data.width) { view.from = from; view.to = until; }
   }

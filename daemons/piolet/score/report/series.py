@@ -6,6 +6,7 @@ mean is drawn over a few pixels, and beside it stand the lowest and the highest 
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ ACTIVITY = (
     ("tensor", "Tensor activity"),
     ("nvlink", "NVLink, busier direction"),
 )
+_SELDOM = ("memory_used", "power")  # read once a second
 _PERCENTILES = ((5, 95), (25, 75))
 
 
@@ -72,6 +74,21 @@ def pooled(values: Array, how: Callable[..., Any] = np.nanmean, columns: int = C
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         result: Array = how(padded.reshape(*values.shape[:-1], padded.shape[-1] // step, step), axis=-1)
+    return result
+
+
+def bridged(values: Array) -> Array:
+    """Return a series, (..., bin), whose values come every few bins with those between them; a gap stays a gap."""
+    result = np.array(values, float)
+    for row in result.reshape(-1, result.shape[-1]):
+        known = np.flatnonzero(~np.isnan(row))
+        if len(known) < 3:
+            continue
+        apart = np.diff(known)
+        usual = max(1.0, float(np.median(apart)))
+        for begin, end in itertools.pairwise(known):
+            if 1 < end - begin <= 3 * usual:
+                row[begin : end + 1] = np.linspace(row[begin], row[end], end - begin + 1)
     return result
 
 
@@ -160,8 +177,8 @@ def host(summary: Summary) -> Iterator[Panel]:
         if not known:
             continue
         (key, label), *others = known
-        mean = view.host[key][0].astype(float) * factor
-        more = [(name, ORANGE, view.host[other][0].astype(float) * factor) for other, name in others]
+        mean = bridged(view.host[key][0]) * factor
+        more = [(name, ORANGE, bridged(view.host[other][0]) * factor) for other, name in others]
         yield Panel(title, unit, BLUE, mean, np.zeros((0, len(mean))), [], [], None, label, more)
 
 
@@ -169,6 +186,8 @@ def _panel(
     view: Overview, name: str, title: str, unit: str, colour: str, factor: float, is_share: bool = False
 ) -> Panel:
     values = view.lines[name].astype(float) * factor
+    if name in _SELDOM:
+        values = bridged(values)
     bands: list[tuple[str, Array, Array]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
