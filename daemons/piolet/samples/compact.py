@@ -17,8 +17,6 @@ writer.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES
+from piolet.base.errors import ScoreError
 from piolet.samples import journal
 from piolet.samples.dataset import Node
 from piolet.samples.journals import Array, journal_chunks, known_of, summary_frame
@@ -39,42 +38,30 @@ _ACTIVITY = frozenset(q.name for q in (*GPU_QUANTITIES, *HOST_QUANTITIES) if q.u
 _LAST, _BITS, _MOST = ("energy",), ("clock_events",), ("xid",)
 
 
-def compact(path: Path, bound: int, summary: Callable[[Node], bytes]) -> int:
-    """Write a journal anew in at most half of `bound` bytes; return a descriptor that appends to it, and is locked.
+def compact(path: Path, fd: int, bound: int, summary: Callable[[Node], bytes]) -> None:
+    """Write a journal anew, to the descriptor `fd` of an empty file, in about half of `bound` bytes.
 
     summary    returns the sums of all samples of a node
 
-    Raises OSError, ScoreError: it cannot be written, or it is no journal; then it is as it was.
+    Raises OSError, ScoreError: it cannot be written, or it is no journal.
     """
     known = known_of(path)
     if known is None:
-        raise OSError(0, "it has no header")
+        raise ScoreError(f"{path} has no header")
     node = Node(path, *known)
     sums = summary(node)
     width = round(node.facts.thinned * 1e9) or 2 * _fitting(float(node.facts.header["period"]))
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        with contextlib.suppress(OSError):  # not every network file system has locks
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        while True:
-            os.ftruncate(fd, 0)
-            size = 0
-            for piece in _anew(node, sums, width):
-                done = 0
-                while done < len(piece):
-                    done += os.write(fd, piece[done:])
-                size += len(piece)
-            if size <= bound // 2 or width > _WIDEST:
-                break
-            width *= 2
-        os.rename(unfinished, path)
-    except BaseException:
-        os.close(fd)
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        raise
-    return fd
+    while True:
+        os.ftruncate(fd, 0)
+        size = 0
+        for piece in _anew(node, sums, width):
+            done = 0
+            while done < len(piece):
+                done += os.write(fd, piece[done:])
+            size += len(piece)
+        if size <= bound // 2 or width > _WIDEST:
+            return
+        width *= 2
 
 
 def _fitting(period: float) -> int:

@@ -9,6 +9,8 @@ only.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 from collections.abc import Callable
@@ -81,13 +83,38 @@ def _ended(path: str) -> bool:
 
 
 def _bounded(appender: Appender, path: str, bound: int, summary: Callable[[], Summary]) -> int:
-    """Make a journal smaller, and return its descriptor; where that cannot be done it grows on."""
-    from piolet.samples.compact import compact
+    """Make a journal smaller, and return its descriptor; where that cannot be done it grows on.
 
+    A process of its own does it: what it imports for that is gone with it.
+    """
+    unfinished = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}")
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        appender.move(compact(Path(path), bound, summary()))
-    except (OSError, ScoreError) as error:
-        log.warning("%s is larger than it should be: %s", path, error)
+        fd = os.open(unfinished, flags, 0o644)
+    except OSError as error:
+        log.warning("%s is larger than it should be: %s", path, error.strerror)
+        return appender.fd
+    with contextlib.suppress(OSError):  # not every network file system has locks
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            from piolet.samples.compact import compact
+
+            compact(Path(path), fd, bound, summary())
+            os.rename(unfinished, path)
+            status = 0
+        except (OSError, ScoreError) as error:
+            log.warning("%s is larger than it should be: %s", path, error)
+        finally:
+            os._exit(status)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+        appender.move(fd)
+    else:
+        os.close(fd)
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished)
     return appender.fd
 
 

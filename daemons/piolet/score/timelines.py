@@ -47,7 +47,8 @@ class Timelines:
 
     def places(self, times: Array) -> Places:
         """Return the bins of samples with these middles; the bins become wider if need be."""
-        if more := BINS_MAX - self.low.shape[-1]:
+        if self.sums.dtype != np.float64 or self.low.shape[-1] < BINS_MAX:
+            more = BINS_MAX - self.low.shape[-1]
             edge = np.full((len(self.names), more), np.nan)
             self.low, self.high = (np.concatenate([each, edge], axis=-1) for each in (self.low, self.high))
             self.sums = np.concatenate([self.sums, np.zeros((*self.sums.shape[:3], more))], axis=-1)
@@ -94,7 +95,7 @@ class Timelines:
             ("high", self.high[:, :bins], _EDGE_STEPS),
         ):
             largest = np.fmax.reduce(values.reshape(len(self.names), -1), axis=1, initial=1.0)
-            most = largest.reshape(-1, *[1] * (values.ndim - 1))
+            most = largest.astype(float).reshape(-1, *[1] * (values.ndim - 1))
             yield f"{key}.most", most
             yield key, _whole(values / most, steps)
 
@@ -106,10 +107,11 @@ class Timelines:
         row = "row." if "row.mean" in state else ""
         try:
             self.width, self.first = int(state["width"]), int(state["first"])
-            if self.width < UNIT or self.width > 1 << 62 or self.first < 0:
+            units = self.width // UNIT
+            if units < 1 or units & (units - 1) or self.width % UNIT or not 0 <= self.first * self.width < 1 << 62:
                 raise ValueError("width")
             mean, told, low, high = (
-                _share(state[key], steps) * state[f"{key}.most"]
+                _share(state[key], steps) * state[f"{key}.most"].astype(np.float32)  # which is enough to draw
                 for key, steps in (
                     (f"{row}mean", _STEPS),
                     (f"{row}told", _STEPS),
@@ -124,7 +126,7 @@ class Timelines:
             fits = mean.shape == told.shape == (len(self.names), rows, bins) and low.shape == high.shape
             if not fits or low.shape[0] != len(self.names) or bins > BINS_MAX:
                 raise ValueError("shapes")
-            heard = told * (self.width / 1e9)
+            heard = told * np.float32(self.width / 1e9)
             self.sums = np.stack([np.where(heard > 0, mean, 0.0) * heard, heard])
             self.low, self.high = low, high
         except (KeyError, ValueError, TypeError, IndexError, OverflowError, AttributeError) as error:
