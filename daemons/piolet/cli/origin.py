@@ -18,11 +18,11 @@ from piolet.samples.dataset import ORIGIN, ORIGIN_MOST
 _TEXT_MOST = 4096
 
 
-def leave(directory: Path, environ: Mapping[str, str] = os.environ) -> None:
-    """Write what is known of the step whose srun is this process's parent."""
+def leave(directory: Path, srun: int, environ: Mapping[str, str] = os.environ) -> None:
+    """Write what is known of the step whose srun has this number."""
     known = {
         "name": environ.get("SLURM_JOB_NAME", ""),
-        "command": _command(os.getppid()),
+        "command": _command(srun),
         "environment": environ.get("SLURM_PIOLET_REQUEST", ""),
         "nodes": environ.get("SLURM_STEP_NODELIST", "") or environ.get("SLURM_NODELIST", ""),
     }

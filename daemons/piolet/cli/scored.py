@@ -96,7 +96,7 @@ def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any],
     try:
         wish = from_json(os.fsencode(os.environ.get(VARIABLE, "")))
         restarts = os.environ.get("SLURM_RESTART_COUNT", "")
-        run = Run(job, step, int(restarts) if restarts.isdecimal() else 0)
+        run = Run(job, step, int(restarts) if restarts.isdecimal() else 0, os.getppid())
         directory = Path(wish.directory(run.job, run.step, run.restarts))
         wait = settings.end_wait_s + (_HTML_S if wish.html else 0)
         status = apart(lambda out: _show(directory, run, wish, settings, screen, out), _BEGUN + wait)
@@ -115,11 +115,12 @@ def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any],
 
 @dataclass(frozen=True)
 class Run:
-    """Which run of which step has ended."""
+    """Which run of which step has ended; `srun` is the process that waits for it."""
 
     job: int
     step: int
     restarts: int
+    srun: int
 
     @property
     def name(self) -> str:
@@ -171,7 +172,7 @@ def _show(
         data = open_dataset(directory)
         if data.run != run.name:
             raise ScoreError(f"{directory} holds the data set of another step, {data.run}")
-        origin.leave(directory)
+        origin.leave(directory, run.srun)
         table = peaks.from_file(Path(settings.calibration)) if settings.calibration else None
         summary = summarise(data, table, detail=wish.html)
         print(screen(summary, sys.stderr), end="", file=out)
