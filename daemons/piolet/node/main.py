@@ -195,7 +195,7 @@ def _keep(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         from piolet.node.root.keeper import Keeper
 
-        Keeper(account, lambda keeper: _sample(listener, keeper, files, config), stop).run()
+        Keeper(account, lambda keeper: _sample(listener, keeper, files, config), stop, config.score).run()
         status = 0
     except Exception:
         logging.getLogger("pioletd").exception("the process for scoring failed")
