@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
+from piolet.api import EITHER, FAIL, INCONCLUSIVE, NODE, PASS, USER, Verdict
 from piolet.base.errors import VetError
 from piolet.vet import localise, verdicts
 from piolet.vet.localise import Meeting
@@ -195,7 +195,7 @@ class Coordinator:
         """All together; only when that is bad, pairs tell why. A slow collective names nobody."""
         nodes = self._alive()
         if len(nodes) < 2:
-            self._all(task, Verdict(INCONCLUSIVE, "there is no other node to measure with"))
+            self._all(task, Verdict(INCONCLUSIVE, "there is no other node to measure with", whose=USER))
             return
         yield from self._round_of(task, nodes, [meeting.line("meet", {**self._next(task), "all": True})])
         told = {node: self._met.get(node) for node in nodes}
@@ -206,7 +206,9 @@ class Coordinator:
         silent = {record.reason if record and record.outcome == INCONCLUSIVE else "" for record in told.values()}
         if len(silent) == 1 and "" not in silent:
             # What no node can do, such as to load a library, pairs cannot do either.
-            self._all(task, Verdict(INCONCLUSIVE, silent.pop()))
+            whose = {record.whose for record in told.values() if record}
+            said = Verdict(INCONCLUSIVE, silent.pop(), whose=whose.pop() if len(whose) == 1 else EITHER)
+            self._all(task, said)
             return
         pairs = yield from self._pairs(task)
         # A node that was lost explains it.
@@ -276,7 +278,9 @@ class Coordinator:
             verdict = Verdict(PASS, "", "worst meeting", value, limit, task.unit)
             if node in named:
                 fault = named[node]
-                verdict = Verdict(FAIL, fault.reason, "median of its meetings", fault.value, fault.limit, task.unit)
+                verdict = Verdict(
+                    FAIL, fault.reason, "median of its meetings", fault.value, fault.limit, task.unit, whose=NODE
+                )
             elif not own:
                 verdict = Verdict(INCONCLUSIVE, "it met no other good node")
             elif len(worse) * 2 > len(own):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from piolet.api import FAIL, Context, Eval, Verdict, at_least, parameter
+from piolet.api import FAIL, NODE, Context, Eval, Verdict, at_least, parameter
 from piolet.vet.evals import _torch
 
 
@@ -38,7 +38,9 @@ class GpuGemm(Eval):
             # 16-bit results are rounded, by at most half a unit in the last place of what they can grow to.
             allowed = 0.0 if self.dtype == "float32" else 0.5 * self.size**0.5
             if not error <= allowed:
-                return Verdict(FAIL, f"GPU {device} multiplies wrongly: a sum of the product is off by {error:g}")
+                return Verdict(
+                    FAIL, f"GPU {device} multiplies wrongly: a sum of the product is off by {error:g}", whose=NODE
+                )
             rates.append(rate)
         return at_least("slowest GPU", min(rates), self.min_rate or None, "TFLOP/s", rates=rates, dtype=self.dtype)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from piolet.api import FAIL, PASS, Context, Eval, Inconclusive, Verdict, parameter
+from piolet.api import FAIL, NODE, PASS, Context, Eval, Inconclusive, Verdict, parameter
 from piolet.vet.evals import _files, _log, _nvlinks, _nvml, _severities
 
 # Reasons why clocks are lower that are a fault of the node: hardware slowdown, both thermal ones, power brake.
@@ -97,7 +97,7 @@ class GpuHealth(Eval):
         }
         if found.wrong:
             text = "; ".join(found.wrong + found.warnings)[:500]
-            return Verdict(FAIL, text, "problems", len(found.wrong), 0, "", details)
+            return Verdict(FAIL, text, "problems", len(found.wrong), 0, "", details, NODE)
         mute = [name for name, answers in found.checked.items() if not answers]
         if mute:
             raise Inconclusive(f"nothing was checked: {', '.join(mute)} answers no question of NVML's")

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from piolet.api import FAIL, PASS, Context, Eval, Inconclusive, Verdict, parameter
+from piolet.api import FAIL, NODE, PASS, Context, Eval, Inconclusive, Verdict, parameter
 from piolet.vet.evals import _files
 
 _LOOK_S = 1.0
@@ -72,7 +72,7 @@ class Leftovers(Eval):
         if shm / 1e9 > self.max_shm:
             wrong.append(f"{shm / 1e9:.3g} GB in /dev/shm, {self.max_shm:g} GB are allowed")
         details = {"foreign": len(foreign), "zombies": len(zombies), "hanging": len(hanging), "shm_bytes": shm}
-        return Verdict(FAIL if wrong else PASS, "; ".join(wrong)[:500], details=details)
+        return Verdict(FAIL if wrong else PASS, "; ".join(wrong)[:500], details=details, whose=NODE)
 
     def _foreign(self, uid: int, own: int) -> bool:
         ordinary = uid >= self.min_uid and uid not in _SYSTEM

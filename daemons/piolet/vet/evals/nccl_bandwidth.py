@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from piolet.api import Context, Eval, Inconclusive, Verdict, at_least, parameter
+from piolet.api import USER, Context, Eval, Inconclusive, Verdict, at_least, parameter
 from piolet.vet.evals import _torch
 
 
@@ -60,11 +60,11 @@ class NcclBandwidth(Eval):
         """Fork the ranks and take the slowest one's bandwidth."""
         group: Mapping[str, Any] = context.facts.get("group") or {"rank": 0, "size": 1}
         if self.topology != "intranode" and group["size"] < 2:
-            raise Inconclusive("there is no other node to measure with")
+            raise Inconclusive("there is no other node to measure with", USER)
         local = 1 if self.topology == "internode" else self.ranks or _devices(self.backend)
         world = local * int(group["size"])
         if world < 2:
-            raise Inconclusive("a collective operation needs at least two GPUs")
+            raise Inconclusive("a collective operation needs at least two GPUs", USER)
         store = str(group.get("path") or os.path.join(context.scratch, f"store-{os.getpid()}"))
         base = int(group["rank"]) * local
         children = [_fork(self, context, store, base + index, index, world) for index in range(local)]
