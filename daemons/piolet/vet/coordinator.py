@@ -38,9 +38,11 @@ class Found:
     lost: Mapping[str, str]
     notes: Sequence[str] = ()
 
-    def decision(self, plan: Plan, nodes: Sequence[str]) -> verdicts.Decision:
-        """Return what it means for `nodes`."""
-        return verdicts.decide(plan, nodes, self.records, self.lost, None, self.notes)
+    def decision(
+        self, plan: Plan, nodes: Sequence[str], gpus: Mapping[str, int] | None = None
+    ) -> verdicts.Decision:  # fmt: skip
+        """Return what it means for `nodes`; `gpus`: how many Slurm has of each."""
+        return verdicts.decide(plan, nodes, self.records, self.lost, None, self.notes, gpus)
 
 
 class Coordinator:

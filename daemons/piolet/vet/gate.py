@@ -21,7 +21,7 @@ from piolet.base import texts
 from piolet.base.errors import PioletError, SlurmError, VetError
 from piolet.slurm import jobs, srunwords
 from piolet.slurm.srunwords import Words
-from piolet.vet import kept, problems, relaunch, request, results, screen, step
+from piolet.vet import gpucount, kept, problems, relaunch, request, results, screen, step
 from piolet.vet.relaunch import NodeChoice
 from piolet.vet.request import VetRequest
 from piolet.vet.runner import plan
@@ -174,7 +174,11 @@ class _Gate:
             step.environment_words(self._words.value("environment"), self._environ),
         )  # fmt: skip
         found = step.run(self._plan, nodes, launch, self._environ, self._interrupted)
-        return found.decision(self._plan, nodes)
+        gpus: Mapping[str, int] = {}
+        if gpucount.wanted(self._plan):
+            with contextlib.suppress(SlurmError):  # then they are held against each other
+                gpus = jobs.gpus_of(nodes, _tool(self._order.words, "scontrol"))
+        return found.decision(self._plan, nodes, gpus)
 
     def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[NodeChoice, PioletError | None]:
         if decision.abort:

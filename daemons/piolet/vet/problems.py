@@ -45,14 +45,14 @@ def lines(plan: Plan, decision: Decision) -> list[str]:
     found: dict[tuple[str, str, str, str], _Group] = {}
     tasks = {task.name: task for task in plan.tasks}
     lost = _silent(decision.records)
-    shared = whose.shared(decision.records)
+    among = whose.meant(decision.records)
     out: dict[str, None] = {}
     for record in decision.records:
         effect = effect_of(tasks[record.eval], record) if record.reason and record.eval in tasks else ""
         if not effect or effect == "pass":
             continue
         title = "warning" if effect == WARN else "bad" if record.outcome == FAIL else "not judged"
-        own = whose.of(record, shared) if effect != WARN else EITHER
+        own = among[record.eval, record.whose] if effect != WARN else EITHER
         # A node that told nothing has one reason, and not one for each eval.
         name = "" if record.node in lost else record.eval
         key = (title, own, name, _NUMBER.sub("#", record.reason))

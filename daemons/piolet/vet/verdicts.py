@@ -14,7 +14,7 @@ from statistics import median
 
 from piolet.api import EITHER, FAIL, INCONCLUSIVE, NODE, PASS, USER, Verdict
 from piolet.base import texts
-from piolet.vet import localise, whose
+from piolet.vet import gpucount, localise, whose
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import ABORT, WARN, Plan, Task
 from piolet.vet.runner.records import Record
@@ -154,11 +154,13 @@ def _by_history(task: Task, record: Record, past: Sequence[float]) -> Record:
 def decide(
     plan: Plan, nodes: Sequence[str], found: Sequence[Record], lost: Mapping[str, str] | None = None,
     history: Mapping[tuple[str, str], Sequence[float]] | None = None, notes: Sequence[str] = (),
+    gpus: Mapping[str, int] | None = None,
 ) -> Decision:  # fmt: skip
-    """Return what the records come to."""
+    """Return what the records come to; `gpus`: how many Slurm has of each node."""
     judged = against_peers(plan, complete(plan, nodes, found, lost))
     judged = judged if history is None else against_history(plan, judged, history)
-    shared = whose.shared(judged)
+    judged = gpucount.against(plan, judged, gpus or {})
+    among = whose.meant(judged)
     state = dict.fromkeys(nodes, GOOD)
     reasons: dict[str, list[str]] = {node: [] for node in nodes}
     abort = futile = ""
@@ -172,13 +174,14 @@ def decide(
             state[record.node] = max(state[record.node], WARNED, key=(GOOD, WARNED, BAD).index)
             continue
         state[record.node] = BAD
-        futile = futile or whose.futile(record, shared)
+        futile = futile or whose.futile(record, among)
         if effect == ABORT and not abort:
             abort = f"'{record.eval}' failed on {record.node}, and the protocol says on_fail: abort: {record.reason}"
     if not plan.tasks:
         state = dict.fromkeys(nodes, BAD)
         abort = abort or "nothing was checked"
-    return Decision(state, reasons, judged, abort, few((*notes, *_no_history(plan, judged))), futile)
+    notes = (*notes, *_no_history(plan, judged), *_simulated(judged))
+    return Decision(state, reasons, judged, abort, few(notes), futile)
 
 
 def few(notes: Sequence[str]) -> tuple[str, ...]:
@@ -257,6 +260,15 @@ def _no_history(plan: Plan, judged: Sequence[Record]) -> list[str]:
                 f"{task.name}: no history yet of {where} (fewer than {localise.PEERS_MIN} runs): nothing was compared"
             )
     return notes
+
+
+def _simulated(judged: Sequence[Record]) -> list[str]:
+    """Return a note on the evals whose figures come from a simulator, which says so."""
+    said = {record.eval: record.details["simulated"] for record in judged if record.details.get("simulated")}
+    if not said:
+        return []
+    what = records.clean(str(next(iter(said.values()))), 60)
+    return [f"what {', '.join(said)} judged is simulated ({what}): it says nothing of real hardware"]
 
 
 def _by_median(better: str, effect: float, own: Sequence[Record]) -> dict[tuple[str, str], Record]:

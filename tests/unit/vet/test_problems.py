@@ -43,14 +43,14 @@ def test_nodes_with_one_reason_stand_on_one_line() -> None:
 def test_what_could_not_be_judged_stands_apart_with_whose_it_is() -> None:
     wrong = {
         ("node01", "gpu"): Verdict(FAIL, "XID 79", whose=NODE),
-        ("node02", "gpu"): Verdict(INCONCLUSIVE, "no module 'torch'", whose=USER),
         ("node03", "gpu"): Verdict(INCONCLUSIVE, "no answer", whose=EITHER),
         ("node04", "gpu"): Verdict(PASS, "GPU 0: memory rows are remapped: 1"),
+        **{(node, "disk"): Verdict(INCONCLUSIVE, "no module 'x'", whose=USER) for node in NODES},
     }
     assert lines(wrong) == [
         "bad (node's): node01: gpu: XID 79",
         "not judged (unclear): node03: gpu: no answer",
-        "not judged (yours): node02: gpu: no module 'torch'",
+        "not judged (yours): node[01-12]: disk: no module 'x'",
         "left out: --exclude=node[01,03]",
         "warning: node04: gpu: GPU 0: memory rows are remapped: 1",
     ]

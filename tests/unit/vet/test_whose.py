@@ -48,7 +48,7 @@ def test_what_may_be_either_is_shared_if_all_of_at_least_three_say_it(count: int
     found = [said(node, EITHER) for node in nodes(count)] + [passed(node, "b") for node in nodes(count)]
     decision = verdicts.decide(PLAN, nodes(count), found)
     assert bool(decision.futile) is shared
-    assert whose.shared(decision.records) == ({"a"} if shared else set())
+    assert whose.meant(decision.records)["a", EITHER] == (whose.ALL if shared else EITHER)
 
 
 def test_what_one_of_four_does_not_say_is_not_shared() -> None:
@@ -69,6 +69,14 @@ def test_one_sick_node_among_four_that_all_miss_a_library() -> None:
     assert (
         verdicts.decide(PLAN, nodes(4), found, {"n4": "its task ended"}).futile == "a: because of n1; all nodes say so"
     )
+
+
+def test_what_some_nodes_passed_is_not_surely_the_users() -> None:
+    """A class that one of four does not find is in a directory that this node does not have."""
+    found = [passed(node) for node in nodes(3)] + [said("n4", USER)] + [passed(node, "b") for node in nodes(4)]
+    decision = verdicts.decide(PLAN, nodes(4), found)
+    assert decision.bad == ["n4"] and decision.futile == ""
+    assert whose.meant(decision.records)["a", USER] == EITHER
 
 
 def test_a_warning_of_the_users_is_no_reason_to_stop() -> None:

@@ -79,25 +79,29 @@ class GpuHealth(Eval):
         nvml = _nvml.Nvml()
         found = _Found()
         log = _log.lines(context)
-        gpus: list[_nvml.Gpu] = []
+        more: dict[str, int] = {}
+        whose = NODE
         try:
-            gpus = nvml.gpus(context)
-            if not gpus:
-                raise Inconclusive("there are no GPUs, or none that this step may use")
+            all_of_node = nvml.wholes()
+            more = nvml.there(context, all_of_node)
+            gpus = _wholes(nvml.gpus(context, all_of_node), all_of_node)
             for gpu in gpus:
                 found.checked[str(gpu)] = self._one(nvml, gpu, found, _uptime(context, log))
             self._links(nvml, gpus, found)
             self._events(nvml, gpus, log, found)
         except _nvml.LostError as error:
+            whose = whose if found.wrong else error.whose
             found.wrong.append(str(error))
         details = {
+            **nvml.simulated,
+            **more,
             "kernel_log": "not readable" if log is None else "read",
             "checked": found.checked,
             "judged_by": found.judged_by,
         }
         if found.wrong:
             text = "; ".join(found.wrong + found.warnings)[:500]
-            return Verdict(FAIL, text, "problems", len(found.wrong), 0, "", details, NODE)
+            return Verdict(FAIL, text, "problems", len(found.wrong), 0, "", details, whose)
         mute = [name for name, answers in found.checked.items() if not answers]
         if mute:
             raise Inconclusive(f"nothing was checked: {', '.join(mute)} answers no question of NVML's")
@@ -198,6 +202,8 @@ class GpuHealth(Eval):
         return width is not None and most is not None
 
     def _links(self, nvml: _nvml.Nvml, gpus: Sequence[_nvml.Gpu], found: _Found) -> None:
+        # A divided GPU does not use its links.
+        gpus = [gpu for gpu in gpus if not nvml.is_divided(gpu.handle)]
         told = [_links_of(nvml, gpu) for gpu in gpus]
         for gpu in gpus:
             links = next(links for links in told if links.index == gpu.index)
@@ -253,6 +259,12 @@ _FABRIC_MASK = (
     ("incorrect configuration", 8, 0xF, tuple(range(2, 16))),
 )
 """(what, shift, bits, values that are bad): NVML_GPU_FABRIC_HEALTH_MASK_*."""
+
+
+def _wholes(gpus: Sequence[_nvml.Gpu], among: Sequence[_nvml.Gpu]) -> list[_nvml.Gpu]:
+    """Return the GPUs of which `gpus` are, or are parts: parts share their cells, clocks, power and bus."""
+    wanted = {gpu.index for gpu in gpus}
+    return [gpu for gpu in among if gpu.index in wanted]
 
 
 def _rows(nvml: _nvml.Nvml, gpu: _nvml.Gpu, found: _Found) -> bool:
