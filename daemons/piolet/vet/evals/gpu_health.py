@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from piolet.api import FAIL, NODE, PASS, Context, Eval, Inconclusive, Verdict, parameter
-from piolet.vet.evals import _files, _log, _nvlinks, _nvml, _severities
+from piolet.vet.evals import _clocks, _files, _log, _nvlinks, _nvml, _severities
 
-# Reasons why clocks are lower that are a fault of the node: hardware slowdown, both thermal ones, power brake.
-_FAULTS = {0x08: "hardware slowdown", 0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown",
-           0x80: "power brake"}  # fmt: skip
-_IDLE, _SETTING = 0x01, 0x02
-_LOW_CLOCK = 1 / 3
-"""Of the most: far below what any GPU keeps while it has no reason to be slow."""
-_LOOKS, _LOOK_S = 3, 0.1
-"""A clock that rises takes less than a look; one that is stuck is low at each."""
 _LOW_POWER, _LOWERED_POWER = 0.5, 0.9
 _FIELD_MEMORY_TEMPERATURE, _FIELD_RECOVERY = 82, 230
 _THRESHOLD_MEMORY = 2
@@ -136,25 +127,11 @@ class GpuHealth(Eval):
         return corrected is not None or uncorrected is not None
 
     def _clocks(self, nvml: _nvml.Nvml, gpu: _nvml.Gpu, found: _Found) -> bool:
-        reasons = _clock_reasons(nvml, gpu)
-        if reasons is None or not self.throttling:
-            return reasons is not None
-        for bit, name in _FAULTS.items():
-            if reasons & bit:
-                found.nvml(gpu, "clocks_slowed", f": {name}")
-        most = nvml.ask("nvmlDeviceGetMaxClockInfo", gpu.handle, 1)
-        clock = 0
-        for look in range(_LOOKS):
-            now = nvml.ask("nvmlDeviceGetClockInfo", gpu.handle, 1)
-            reasons = _clock_reasons(nvml, gpu)
-            # An idle GPU has low clocks, and says so: nothing is known of what it does under load.
-            if not most or now is None or reasons is None or reasons & ~_SETTING or now > most * _LOW_CLOCK:
-                return True
-            clock = now
-            if look + 1 < _LOOKS:
-                time.sleep(_LOOK_S)
-        found.nvml(gpu, "clocks_locked" if reasons else "clocks_stuck", f": {clock} of {most} MHz")
-        return True
+        reasons = _clocks.reasons(nvml, gpu)
+        if self.throttling and reasons is not None:
+            for code, more in _clocks.problems(nvml, gpu, reasons):
+                found.nvml(gpu, code, more)
+        return reasons is not None
 
     def _memory_temperature(self, nvml: _nvml.Nvml, gpu: _nvml.Gpu, found: _Found) -> bool:
         degrees = nvml.field(gpu, _FIELD_MEMORY_TEMPERATURE)
@@ -281,13 +258,6 @@ def _rows(nvml: _nvml.Nvml, gpu: _nvml.Gpu, found: _Found) -> bool:
     if pages:
         found.nvml(gpu, "pages_pending")
     return rows is not None or pages is not None
-
-
-def _clock_reasons(nvml: _nvml.Nvml, gpu: _nvml.Gpu) -> int | None:
-    reasons = nvml.ask("nvmlDeviceGetCurrentClocksEventReasons", gpu.handle)
-    if reasons is None:
-        reasons = nvml.ask("nvmlDeviceGetCurrentClocksThrottleReasons", gpu.handle)
-    return reasons if reasons is None else int(reasons)
 
 
 def _links_of(nvml: _nvml.Nvml, gpu: _nvml.Gpu) -> _nvlinks.Links:
