@@ -17,7 +17,8 @@ from typing import Any
 SIZE = 8192
 COPY_BYTES = 4 << 30
 CHUNK_S = 0.05
-HALF_S = 0.5
+HALVES = {"alternating": ("product", "copy", 2.0), "duty": ("product", "idle", 0.5)}
+"""What takes turns, and for how long: a sample in which both fall has a score between, so that turns are long."""
 NAMES = ("product", "copy", "spin", "alternating", "duty")
 
 
@@ -75,10 +76,10 @@ class Loads:
 
 def plan(name: str, seconds: float) -> list[tuple[str, float]]:
     """Return the parts of a load: what, and for how long."""
-    halves = {"alternating": ("product", "copy"), "duty": ("product", "idle")}.get(name)
-    if halves is None:
+    if name not in HALVES:
         return [(name, seconds)]
-    return [(halves[at % 2], HALF_S) for at in range(2 * max(1, round(seconds / (2 * HALF_S))))]
+    first, second, each = HALVES[name]
+    return [(first, each), (second, each)] * max(1, round(seconds / (2 * each)))
 
 
 def main(name: str, seconds: float, path: str) -> None:

@@ -19,7 +19,7 @@ from tests.hardware import loads
 SHARES = {"product": 0.9, "copy": 0.92, "spin": 0.0, "alternating": 0.91, "duty": 0.45}
 SCRIPT = "gpu\nmemory_by_load 0\nload {}\n"
 WORDS = {"product": "matmul 1000", "copy": "copy 1000", "spin": "spin 1000",
-         "alternating": "matmul 0.1\nload copy 0.1", "duty": "matmul 1000 50 0.2"}  # fmt: skip
+         "alternating": "matmul 2\nload copy 2", "duty": "matmul 1000 50 0.2"}  # fmt: skip
 
 
 def mark(room: Path) -> str:
