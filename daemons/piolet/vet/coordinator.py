@@ -194,15 +194,17 @@ class Coordinator:
         return found
 
     def _group(self, task: Task) -> Iterator[_Wait]:
-        """All together; only when that is bad, pairs tell why. A slow collective names nobody."""
+        """All, in groups; only when one of them is bad, pairs tell why. A slow collective names nobody."""
         nodes = self._alive()
         if len(nodes) < 2:
             self._all(task, Verdict(INCONCLUSIVE, "there is no other node to measure with", whose=USER))
             return
-        yield from self._round_of(task, nodes, [meeting.line("meet", {**self._next(task), "all": True})])
+        most = max(2, int(task.parameters.get("together", schedule.TOGETHER)))
+        yield from self._round_of(task, nodes, [meeting.line("meet", {**self._next(task), "all": most})])
         told = {node: self._met.get(node) for node in nodes}
-        together = _meeting(nodes, list(told.values()))
-        if not together.bad and together.value is not None:
+        met = [nodes[group.start : group.stop] for group in schedule.groups(len(nodes), most)]
+        together = [_meeting(members, [told[node] for node in members]) for members in met]
+        if all(not one.bad and one.value is not None for one in together):
             self._records += [record for record in told.values() if record is not None]
             return
         silent = {record.reason if record and record.outcome == INCONCLUSIVE else "" for record in told.values()}

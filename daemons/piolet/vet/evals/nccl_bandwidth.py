@@ -47,6 +47,10 @@ class NcclBandwidth(Eval):
     topology: Literal["full", "internode", "intranode"] = parameter("full", text="who takes part")
     # The class above says what a protocol may write; an instance gets the plain table.
     warmup: Warmup | dict[str, float] = parameter({}, text="what is done before it counts")  # noqa: RUF009
+    together: int = parameter(
+        64, text="nodes in one operation; more are several groups, with a file each to find each other",
+        unit="nodes", least=2,
+    )  # fmt: skip
     repeats: int = parameter(3, text="the best of so many counts", least=1)
     backend: Literal["nccl", "gloo"] = parameter("nccl", text="gloo runs without a GPU")
     ranks: int = parameter(0, text="processes on a node; 0: one for each GPU", least=0)
