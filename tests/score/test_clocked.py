@@ -86,9 +86,9 @@ def test_an_unknown_model_is_not_judged_by_its_links(report: Report) -> None:
 def test_weights_are_named_and_change_one_curve_only(simulate: Callable[..., Dataset]) -> None:
     """A copy of which compute counts most: the saturation stays, the aggregate is another."""
     data = simulate("gpu\nload copy 100\n", 10)
-    plain, weighted = summarise(data), summarise(data, None, Weights(2, 1, 1))
+    plain, weighted = summarise(data), summarise(data, None, True, Weights(2, 1, 1))
     assert weighted.saturation.value == plain.saturation.value and plain.view.weights.text == ""
-    assert weighted.score.weighted == pytest.approx(0.46) and plain.score.weighted == plain.score.value
+    assert weighted.aggregated == pytest.approx(0.46) and plain.aggregated == pytest.approx(0.92)
     text = "compute 2, memory 1, communication 1"
     assert f"aggregated 46 %, by {text}" in screen.render(weighted) and "aggregated" not in screen.render(plain)
-    assert f"aggregated by {text}" in html.render(weighted) and "aggregated" not in html.render(plain)
+    assert f"aggregated by {text}" in html.render(weighted) and "aggregated by compute" not in html.render(plain)

@@ -22,12 +22,13 @@ from tests.support.waiting import wait_until
 def test_the_writer_is_the_user_and_finishes(simulate: Callable[..., Dataset], tmp_path: Path) -> None:
     """What goes through a pipe becomes the same data set."""
     from piolet.samples.writer import write
+    from piolet.score.overview import summary_of
 
     data = simulate("gpu\nload matmul 100\n", 5)
     source = data.nodes[0].path
     process = subprocess.Popen(["/bin/cat", str(source)], stdout=subprocess.PIPE)
     assert process.stdout is not None
-    path = write(process.stdout.fileno(), str(tmp_path / "out"), "node", "1.0")
+    path = write(process.stdout.fileno(), str(tmp_path / "out"), "node", "1.0", 10**9, lambda: summary_of)
     process.stdout.close()
     process.wait()
     assert Path(path).name == "node.parquet"
@@ -36,10 +37,10 @@ def test_the_writer_is_the_user_and_finishes(simulate: Callable[..., Dataset], t
     shutil.copy(source, tmp_path / "node.journal")
     for run in "1.1", "1.0-r1":
         with pytest.raises(ScoreError, match="holds the data set of another step"):
-            write(0, str(tmp_path), "node", run)
+            write(0, str(tmp_path), "node", run, 10**9, lambda: summary_of)
     for name in ("../x", "", ".."):
         with pytest.raises(ScoreError, match="cannot be the name"):
-            write(0, str(tmp_path), name, "1.0")
+            write(0, str(tmp_path), name, "1.0", 10**9, lambda: summary_of)
 
 
 def test_a_writer_makes_do_with_what_has_come(simulate: Callable[..., Dataset], tmp_path: Path) -> None:
@@ -47,7 +48,9 @@ def test_a_writer_makes_do_with_what_has_come(simulate: Callable[..., Dataset], 
     whole = (simulate("gpu\nload matmul 10\n", 5).directory / "node.journal").read_bytes()
     read, write = os.pipe()
     os.write(write, whole[: len(whole) * 3 // 4])
-    code = "import os, sys; from piolet.samples.writer import write; print(write(int(sys.argv[1]), *sys.argv[2:]))"
+    code = (
+        "import sys; from piolet.samples.writer import write as w\nprint(w(int(sys.argv[1]), *sys.argv[2:], 1, None))"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(read), str(tmp_path / "out"), "node", "1.0"],
         pass_fds=[read],

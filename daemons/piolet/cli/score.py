@@ -147,14 +147,14 @@ def _interval(text: str) -> float:
         raise argparse.ArgumentTypeError(f"'{text}' is no interval from 10ms to 1h, as 100ms or 1s") from None
 
 
-def _summary(name: str, calibration: Path | None, weights: str = "") -> Any:
+def _summary(name: str, calibration: Path | None, weights: str = "", detail: bool = False) -> Any:
     from piolet.samples.dataset import open_dataset
     from piolet.samples.settings import weights_of
     from piolet.score.saturation import Weights
     from piolet.score.summary import summarise
 
     peaks, counted = _peaks(calibration), Weights(**weights_of(weights))
-    return summarise(open_dataset(locate(name)), peaks, counted)
+    return summarise(open_dataset(locate(name)), peaks, detail, counted)
 
 
 def _peaks(path: Path | None) -> Any:
@@ -194,6 +194,7 @@ def _run(args: argparse.Namespace) -> int:
     from piolet.samples import dataset, local
     from piolet.samples.choose import NAMES
     from piolet.samples.journal import SUFFIX
+    from piolet.score.overview import summary_of
     from piolet.score.summary import summarise
 
     command = args.words[1:] if args.words[:1] == ["--"] else args.words
@@ -208,7 +209,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         for path in directory.glob(f"*{SUFFIX}"):
             try:
-                dataset.finish(path)
+                dataset.finish(path, summary_of)
             except ScoreError as error:  # its disk is full: the journal says as much
                 print(f"piolet: warning: {printable(error.message)}", file=sys.stderr)
         print(_screen(summarise(dataset.open_dataset(directory)), sys.stderr), end="", file=sys.stderr)
@@ -241,7 +242,7 @@ def _show(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from piolet.score.report import figures, html, screen
 
-    summary = _summary(args.data, args.calibration, args.weights)
+    summary = _summary(args.data, args.calibration, args.weights, detail=True)
     target = args.out or locate(args.data) / "report.html"
     write(target, html.render(summary).encode())
     print(target)
@@ -249,9 +250,9 @@ def _report(args: argparse.Namespace) -> int:
         write(target.with_suffix(".pdf"), figures.pdf(summary, screen.render(summary)))
         print(target.with_suffix(".pdf"))
     if args.png:
-        for name, _, _, figure in figures.figures(summary):
+        for name, title, _, figure in figures.figures(summary):
             path = target.with_name(f"{target.stem}-{name}.png")
-            write(path, figures.png(figure))
+            write(path, figures.png(figure, f"{summary.title}: {title}"))
             print(path)
     return 0
 
@@ -265,7 +266,7 @@ def _watch(args: argparse.Namespace) -> int:
         data = open_dataset(directory)
         if sys.stdout.isatty():
             print("\x1b[H\x1b[2J", end="")
-        print(_screen(summarise(data, peaks), sys.stdout), end="", flush=True)
+        print(_screen(summarise(data, peaks, detail=False), sys.stdout), end="", flush=True)
         if all(node.facts.complete for node in data.nodes):
             return 0
         time.sleep(args.interval)

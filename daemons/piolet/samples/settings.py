@@ -90,7 +90,16 @@ class ScoreConfig:
         "How much each counts in the report's aggregated picture; the saturation is the same whatever they are.",
         _weights,
     )
-    end_wait_s: int = setting(10, "The screen at a step's end waits so many seconds for the nodes' last samples.")
+    end_wait_s: int = setting(
+        2,
+        "srun stays so many seconds at most for the screen after a step's end; later, `piolet score show` makes it.",
+    )
+    node_mb: int = setting(
+        64,
+        "A step's samples take so many MB on each node at most: those of longer steps are kept as means over longer "
+        "times. Figures are made of all that came.",
+        least=1,
+    )
     key: str = setting(
         "/etc/piolet/score-key", "The site's SSH key that signs certificates; only who may sign can read it.", absolute
     )

@@ -24,29 +24,16 @@ class Ceilings:
 
     doubtful     links whose values were missing for another reason than that there is no such link
     nics         line rates of the network interfaces, B/s in one direction, by name
-    ends, spans, shares    the samples of the busiest interface's share of its line rate: ns, s, 0..1
     is_shared    the node has more GPUs than the step, or nobody knows
     """
 
     doubtful: frozenset[str]
     nics: dict[str, float]
-    ends: Array
-    spans: Array
-    shares: Array
     is_shared: bool
-
-    def network(self, ends: Array) -> dict[str, Array]:
-        """Return 'nic' or 'nic_others', as saturation.score takes them, for samples that end at `ends` (ns)."""
-        if not len(self.ends):
-            return {}
-        at = np.minimum(np.searchsorted(self.ends, ends), len(self.ends) - 1)
-        begins = self.ends[at] - self.spans[at] * 1e9
-        inside = (ends > begins) & (ends <= self.ends[at])
-        return {"nic_others" if self.is_shared else "nic": np.where(inside, self.shares[at], np.nan)}
 
 
 def of(node: Node) -> Ceilings:
-    """Read what a node's data set says of them."""
+    """Return what is known of a node without its samples."""
     blanks = node.facts.quality.get("blanks", {})
     doubtful = {
         link
@@ -55,19 +42,30 @@ def of(node: Node) -> Ceilings:
         if name in blanks and not any("not supported" in reason.lower() for reason in blanks[name])
     }
     facts = node.facts.header.get("facts", {})
-    parts = [
-        (chunk["end"], chunk["span"], chunk["nic"])
-        for chunk in (node.chunks(("nic",), host=True) if facts.get("nics") else ())
-    ]
-    ends, spans, shares = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else [np.zeros(0)] * 3
-    order = np.argsort(ends, kind="stable")
-    known = order[~np.isnan(shares[order])] if len(order) else order
     mine = sum(not device["mig"] for device in node.facts.devices)  # a part of a GPU is not all of it
     return Ceilings(
         doubtful=frozenset(doubtful),
         nics={str(name): float(rate) for name, rate in facts.get("nics", {}).items()},
-        ends=ends[known],
-        spans=spans[known].astype(np.float64),
-        shares=shares[known],
         is_shared=not 0 < int(facts.get("gpus", 0)) <= mine,
     )
+
+
+class Network:
+    """A node's busiest network interface over time, as a share of its line rate."""
+
+    def __init__(self, node: Node) -> None:
+        parts = [(chunk["end"], chunk["span"], chunk["nic"]) for chunk in node.chunks(("nic",), host=True)]
+        empty = [np.zeros(0)] * 3
+        ends, spans, shares = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else empty
+        order = np.argsort(ends, kind="stable")
+        known = order[~np.isnan(shares[order])]
+        self._ends, self._shares = ends[known], shares[known]
+        self._begins = self._ends - spans[known].astype(np.float64) * 1e9
+
+    def at(self, ends: Array, is_shared: bool) -> dict[str, Array]:
+        """Return 'nic' or 'nic_others', as saturation.score takes them, for samples that end at `ends` (ns)."""
+        if not len(self._ends):
+            return {}
+        place = np.minimum(np.searchsorted(self._ends, ends), len(self._ends) - 1)
+        inside = (ends > self._begins[place]) & (ends <= self._ends[place])
+        return {"nic_others" if is_shared else "nic": np.where(inside, self._shares[place], np.nan)}

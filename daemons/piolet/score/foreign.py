@@ -23,6 +23,7 @@ import numpy as np
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES
 from piolet.base.errors import ScoreError
 from piolet.samples import dataset
+from piolet.samples.journals import NodeFacts
 
 _MIB = 1048576.0
 # DCGM's field (GSSR's CSV) and tag (its JSON), our name, and what turns the unit into ours.
@@ -67,7 +68,7 @@ def convert(source: Path, directory: Path, model: str = "") -> list[Path]:
     files = [source] if source.is_file() else sorted([*source.rglob("*.json"), *source.rglob("proc_*.csv")])
     if not files:
         raise ScoreError(f"{source} holds no file of GSSR", "expected *.json, or step_*/proc_*.csv")
-    steps: dict[str, list[tuple[dataset.NodeFacts, Path]]] = {}
+    steps: dict[str, list[tuple[NodeFacts, Path]]] = {}
     for path in files:
         facts, _ = _read(path, model)
         steps.setdefault(f"{facts.header['job']}.{facts.header['step']}", []).append((facts, path))
@@ -85,13 +86,13 @@ def convert(source: Path, directory: Path, model: str = "") -> list[Path]:
     return made
 
 
-def _read(path: Path, model: str) -> tuple[dataset.NodeFacts, Chunk]:
+def _read(path: Path, model: str) -> tuple[NodeFacts, Chunk]:
     if path.stat().st_size > _FILE_MAX:
         raise ScoreError(f"{path} is larger than GSSR's files can be")
     return (_json if path.suffix == ".json" else _csv)(path, model)
 
 
-def _write(directory: Path, facts: dataset.NodeFacts, chunk: Chunk, wanted: int, number: int | None) -> None:
+def _write(directory: Path, facts: NodeFacts, chunk: Chunk, wanted: int, number: int | None) -> None:
     # Several processes of a host become several files; nodes of a data set have names of their own.
     facts.header |= {"nodes": wanted}
     facts.header["node"] += "" if number is None else f"-{number}"
@@ -125,7 +126,7 @@ def _facts(job: str, step: str, node: str, gpus: list[str], chunk: Chunk, blanks
     for quantity in ("engine", *sorted(_LINKS)):
         if np.isnan(chunk[quantity]).all() and quantity not in blanks:
             blanks[quantity] = {_UNRECORDED: rows}
-    return dataset.NodeFacts(header, {"blanks": blanks}, [], more["start"], more["end"], True)
+    return NodeFacts(header, {"blanks": blanks}, [], more["start"], more["end"], True)
 
 
 def _empty(size: int) -> Chunk:
@@ -142,7 +143,7 @@ def _why(error: Exception) -> str:
     return "its parts are not what they should be"
 
 
-def _json(path: Path, model: str) -> tuple[dataset.NodeFacts, Chunk]:
+def _json(path: Path, model: str) -> tuple[NodeFacts, Chunk]:
     try:
         content = json.loads(path.read_text("utf-8"))
         about, data = content["metadata"], content["data"]
@@ -173,7 +174,7 @@ def _json_gpu(metrics: dict[str, list[float]], index: int, period: float, start:
     return chunk | {"device": np.full(size, index), "span": np.full(size, period), "end": end}
 
 
-def _csv(path: Path, model: str) -> tuple[dataset.NodeFacts, Chunk]:
+def _csv(path: Path, model: str) -> tuple[NodeFacts, Chunk]:
     about = _meta(path.parent)
     blanks: Blanks = {}
     try:

@@ -56,6 +56,9 @@ def saturation(data: Dataset, view: Overview) -> Figure:
     if not _confirmed(view):
         high = None
         reasons.append(_UNCONFIRMED)
+    if view.remade:
+        high = None  # the largest of the means is at most the mean of the largest
+        reasons.append("it is made of samples that have been thinned")
     if shared(data):
         low = None
         reasons.append(shared(data))

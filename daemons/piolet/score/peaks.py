@@ -7,6 +7,7 @@ shares of 1 and no peaks of links: then communication cannot be judged, and the 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -117,6 +118,11 @@ def peaks_of(model: str, calibrations: Mapping[str, Peaks] | None = None, pcie: 
     """
     if calibrations and model in calibrations:
         return calibrations[model]
+    return _known(model, pcie)
+
+
+@functools.cache
+def _known(model: str, pcie: float) -> Peaks:
     for row in _TABLE:
         # "NVIDIA L4" is no L40, and "H20" no H200: what follows the name is no letter and no digit.
         if re.search(rf"\b{re.escape(row.part)}\b", model):

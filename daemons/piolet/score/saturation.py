@@ -48,6 +48,13 @@ class Weights:
             return ""
         return f"compute {self.compute:g}, memory {self.memory:g}, communication {self.communication:g}"
 
+    def aggregate(self, c: Array, m: Array, n: Array) -> Array:
+        """Return the max over k of w_k x_k over the largest weight, of arrays of one shape."""
+        heaviest = max(self.compute, self.memory, self.communication)
+        weighted = ((self.compute, c), (self.memory, m), (self.communication, n))
+        result: Array = np.maximum.reduce([weight / heaviest * values for weight, values in weighted])
+        return result
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -57,7 +64,6 @@ class Samples:
     nic       the node's network interface, a part of n
     rated     what s would be of a GPU at its highest clocks: activity times clock over the highest clock
     ofu       tensor activity times clock over the highest clock
-    weighted  the aggregate of c, m and n by weights
     """
 
     c: Array
@@ -70,15 +76,9 @@ class Samples:
     nic: Array
     rated: Array
     ofu: Array
-    weighted: Array
 
 
-def score(
-    values: Mapping[str, Array],
-    peaks: Peaks,
-    doubtful: Collection[str] = (),
-    weights: Weights = Weights(),  # noqa: B008 - it is frozen
-) -> Samples:
+def score(values: Mapping[str, Array], peaks: Peaks, doubtful: Collection[str] = ()) -> Samples:
     """Return the saturation of every sample.
 
     c = max over pipes k in {tensor, FP64, FP32, FP16} of min(1, a_k / eta_k); a pipe without a value is left out
@@ -93,7 +93,6 @@ def score(
         and `nic_others`, the same as `nic` where the node's other GPUs may have caused it
     rated = max(c f_SM, m f_memory, n), f being `clock_share` and `memory_clock_share`; ofu = a_tensor f_SM
         (arXiv 2605.20799); NaN without them
-    weighted = max over k of w_k x_k over the largest weight; with equal weights s
 
     `values` has arrays of one length by the names of api.GPU_QUANTITIES, and those named here; absent ones are unknown.
     """
@@ -129,10 +128,7 @@ def score(
     most = np.maximum(most, np.nan_to_num(values.get("nic_others", missing)))
     f, f_memory = (values.get(name, missing) for name in ("clock_share", "memory_clock_share"))
     rated = np.maximum(np.maximum(c * f, m * f_memory), n)
-    heaviest = max(weights.compute, weights.memory, weights.communication) or 1.0
-    w = [weight / heaviest for weight in (weights.compute, weights.memory, weights.communication)]
-    weighted = np.maximum(np.maximum(w[0] * c, w[1] * m), w[2] * n)
-    return Samples(c, m, n, s, sm, engine, most, nic, rated, values.get("tensor", missing) * f, weighted)
+    return Samples(c, m, n, s, sm, engine, most, nic, rated, values.get("tensor", missing) * f)
 
 
 def _share(values: Array, best: float) -> Array:
@@ -164,7 +160,6 @@ class Totals:
     rated        the integral of the score at the clocks that there were
     heat, power, hardware, cap, unnamed    of what is between `s` and that, by what held the clock back
     tensored, ofu    seconds with tensor activity and clock; the integral of their product
-    weighted     the integral of the weighted aggregate
     """
 
     covered: Array
@@ -192,7 +187,6 @@ class Totals:
     unnamed: Array
     tensored: Array
     ofu: Array
-    weighted: Array
 
     def __add__(self, other: Totals) -> Totals:
         pairs = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Totals)}
@@ -248,7 +242,6 @@ def totals(samples: Samples, seconds: Array, gpu: Array, gpus: int, events: Arra
         **{name: add(part) for name, part in zip((*CAUSES, UNNAMED), by_cause, strict=True)},
         tensored=add(~np.isnan(samples.ofu)),
         ofu=add(np.nan_to_num(samples.ofu)),
-        weighted=add(np.nan_to_num(samples.weighted)),
     )
 
 
@@ -283,7 +276,6 @@ class Score:
     rated        the mean at the clocks that there were, over that time; None: no clock was told
     throttled    what a clock below the highest took from the value; of which heat, power, hardware, cap, unnamed
     ofu          tensor activity times clock over the highest clock; None: one of them is not told
-    weighted     the mean of the weighted aggregate
     """
 
     value: float | None
@@ -315,7 +307,6 @@ class Score:
     cap: float
     unnamed: float
     ofu: float | None
-    weighted: float
 
     @property
     def useful(self) -> float | None:
@@ -375,7 +366,6 @@ def summarise(sums: Totals, seconds: float, which: Array | None = None) -> Score
         throttled=sum(mean(getattr(picked, name)) for name in (*CAUSES, UNNAMED)),
         **{name: mean(getattr(picked, name)) for name in (*CAUSES, UNNAMED)},
         ofu=_over(picked.ofu, picked.tensored),
-        weighted=mean(picked.weighted),
     )
 
 

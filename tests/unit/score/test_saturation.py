@@ -218,10 +218,13 @@ def test_what_was_not_told_explains_nothing() -> None:
 
 
 def test_weights_make_another_aggregate() -> None:
-    """The saturation stays."""
-    values = constant(engine=1, sm=1, tensor=0.8, dram=0.6)
-    zeros = np.zeros(LENGTH, np.int64)
-    for weights, found in ((Weights(), 0.8), (Weights(2, 2, 2), 0.8), (Weights(1, 2, 1), 0.6), (Weights(0, 1, 0), 0.6)):
-        got = summarise(totals(score(values, H100, (), weights), np.ones(LENGTH), zeros, 1), LENGTH)
-        assert got.value == pytest.approx(0.8) and got.weighted == pytest.approx(found)
+    """Only what they are to each other matters."""
+    c, m, n = np.array([0.8, 0.1]), np.array([0.6, 0.0]), np.array([0.0, 0.4])
+    for weights, found in (
+        (Weights(), [0.8, 0.4]),
+        (Weights(2, 2, 2), [0.8, 0.4]),
+        (Weights(1, 2, 1), [0.6, 0.2]),
+        (Weights(0, 1, 0), [0.6, 0]),
+    ):
+        assert weights.aggregate(c, m, n) == pytest.approx(found)
     assert Weights(3, 3, 3).text == "" and Weights(1, 2, 0.5).text == "compute 1, memory 2, communication 0.5"

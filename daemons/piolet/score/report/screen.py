@@ -184,11 +184,11 @@ def _facts(summary: Summary) -> Table:
         if not np.isnan(host["cpu"]).all():
             parts.append(f"{float(np.nanmean(host['cpu'])):.1f} cores per node")
         if not np.isnan(host["memory"]).all():
-            parts.append(f"at most {float(np.nanmax(host['memory'])) / 1e9:.1f} GB of memory")
+            parts.append(f"at most {float(np.nanmax(summary.view.high['memory'])) / 1e9:.1f} GB of memory")
         if parts:
             table.add_row("host", ", ".join(parts))
     if weights := summary.view.weights.text:
-        table.add_row("weights", f"aggregated {percent(summary.score.weighted)}, by {weights}")
+        table.add_row("weights", f"aggregated {percent(summary.aggregated)}, by {weights}")
     table.add_row("source", "; ".join(summary.collectors))
     for name, why in summary.not_used.items():
         table.add_row("", f"not {name}: {why}")
