@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -108,6 +109,8 @@ def test_what_srun_left_is_somebody_elses_word(room: Path) -> None:
 def test_the_command_is_that_of_srun(tmp_path: Path) -> None:
     """A directory that cannot be written costs its name only."""
     origin.leave(tmp_path / "none", 1)
-    origin.leave(tmp_path, os.getpid(), {})
+    with subprocess.Popen(["sleep", "60"]) as program:  # returns when the program is there, whatever runs this test
+        origin.leave(tmp_path, program.pid, {})
+        program.kill()
     known: Any = json.loads((tmp_path / "step.json").read_text())
-    assert set(known) == {"command", "user"} and "pytest" in known["command"] and origin._command(1 << 22) == ""
+    assert set(known) == {"command", "user"} and known["command"] == "sleep 60" and origin._command(1 << 22) == ""
