@@ -171,7 +171,9 @@ def _show(
     """Write the screen, and make the page if it is wished; return the exit status."""
     try:
         from piolet.samples.dataset import open_dataset
+        from piolet.samples.settings import weights_of
         from piolet.score import peaks
+        from piolet.score.saturation import Weights
         from piolet.score.summary import summarise
 
         late = _wait(directory, _BEGUN + max(_LEAST_S, settings.end_wait_s - _READ_S))
@@ -180,7 +182,7 @@ def _show(
             raise ScoreError(f"{directory} holds the data set of another step, {data.run}")
         origin.leave(directory, run.srun)
         table = peaks.from_file(Path(settings.calibration)) if settings.calibration else None
-        summary = summarise(data, table, detail=wish.html)
+        summary = summarise(data, table, wish.html, Weights(**weights_of(settings.weights)))
         print(screen(summary, sys.stderr), end="", file=out)
         if late:
             print(f"piolet: warning: the last samples of {late} did not come in time", file=out)

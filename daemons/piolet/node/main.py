@@ -27,6 +27,7 @@ from piolet.node.root.devicemapper import DeviceMapper
 from piolet.node.root.monitor import Monitor
 from piolet.node.root.mountedimages import Images
 from piolet.node.root.state import StepFiles
+from piolet.node.scoring import HUNG_GPUS
 from piolet.node.settings import Settings
 from piolet.system import linux, notify, peer
 from piolet.transport.listener import clear_path, listen
@@ -60,6 +61,8 @@ def run(config: Settings) -> int:
         # Everybody may connect and is told in a sentence what is not for them; the kernel says who it is.
         vet_listener = _listen(vet_path, 0o666)
         scored = _directory_of(server_account, state / "scored")
+        with contextlib.suppress(OSError):  # who has mended a GPU starts the daemon again
+            (scored / HUNG_GPUS).unlink()
         _directory_of(server_account, Path(config.vet.spool))
     except OSError as error:
         raise PioletError(f"cannot prepare {error.filename or state}: {error.strerror}") from None

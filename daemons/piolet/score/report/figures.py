@@ -236,6 +236,9 @@ def _combined(summary: Summary) -> Figure:
     axes.plot(times, saturation, color=_INK, lw=1.4, label="saturation")
     utilisation = 100 * series.pooled(np.nanmean(view.lines["utilisation"], axis=0))
     axes.plot(times, utilisation, color=_INK, lw=1, ls=(0, (1, 2)), label="utilisation")
+    if weights := view.weights.text:
+        aggregated = 100 * series.pooled(view.aggregate())
+        axes.plot(times, aggregated, color=RED, lw=1.4, ls=(0, (3, 1)), label=f"aggregated by {weights}")
     axes.set_ylim(0, 103)
     axes.set_ylabel("% of the GPUs' time")
     figure.legend(*axes.get_legend_handles_labels(), ncols=4, loc="outside lower left", fontsize=8)
@@ -308,7 +311,7 @@ def _has_score(summary: Summary) -> bool:
 
 
 def _has_host(summary: Summary) -> bool:
-    return any(not np.isnan(values).all() for values in summary.view.host.values())
+    return any(True for _ in series.host(summary))
 
 
 _TABLE: tuple[tuple[str, str, str, Draw, Callable[[Summary], bool]], ...] = (
@@ -316,7 +319,8 @@ _TABLE: tuple[tuple[str, str, str, Draw, Callable[[Summary], bool]], ...] = (
         "waterfall",
         "Where the time went",
         "Utilisation counts any time in which a kernel ran. Narrow: it ran on few SMs. Stalled: the SMs had work and "
-        "waited. Useful is the saturation: the busiest of compute, memory and communication.",
+        "waited. Throttled: busy, at a clock below the highest; with the rest it is the saturation, the busiest of "
+        "compute, memory and communication.",
         _waterfall,
         _has_score,
     ),
