@@ -33,6 +33,7 @@ _SMALL = 4 << 20
 _FIRST_S = 1.0  # a node that samples has begun its file when its first task began
 _READ_S, _LEAST_S = 0.8, 0.3  # of the wait, so much is for reading; and so much is waited in any case
 _HTML_S = 10
+_APART_S = 300  # two nodes' clocks at most
 _BEGUN = time.monotonic()
 
 
@@ -172,6 +173,9 @@ def _show(
         data = open_dataset(directory)
         if data.run != run.name:
             raise ScoreError(f"{directory} holds the data set of another step, {data.run}")
+        if data.end / 1e9 < origin.began(run.srun) - _APART_S:
+            # Numbers of jobs begin anew when a site's database does.
+            raise ScoreError(f"{directory} holds the data set of an earlier step {run.name}")
         origin.leave(directory, run.srun)
         table = peaks.from_file(Path(settings.calibration)) if settings.calibration else None
         summary = summarise(data, table, detail=wish.html)

@@ -16,7 +16,7 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 BINS_MAX = 600
-PHASES_MAX = 12
+PHASES_MAX = 30
 _FLOOR = 0.02
 _SHORTEST = 3
 
