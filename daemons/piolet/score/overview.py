@@ -204,7 +204,7 @@ class _Sums:
         self.denied = np.zeros(gpus)
         self.events = {name: np.zeros(gpus) for name in (*EVENTS, "known")}
         self.xids: list[set[int]] = [set() for _ in range(gpus)]
-        self.lines = Timelines((*SCORES, *DRAWN), gpus, start, period)
+        self.lines = Timelines((*SCORES, *DRAWN), gpus, start, period, apart=True)
         self.host = Timelines(hosts, 1, start, period)
 
     def add(self, chunk: dict[str, Array], gpus: list[Gpu]) -> None:
