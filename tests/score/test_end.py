@@ -82,6 +82,13 @@ def test_nodes_that_are_not_ready_are_named(room: Path, capfd: pytest.CaptureFix
     assert "1 node has no end" in said and took < 2.5
 
 
+def test_what_is_no_data_set_is_said_to_be_none(room: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """At once, not when the time is over."""
+    (room / "a.parquet").write_bytes(b"PAR1 not really")
+    status, took = end(10)
+    assert status == 1 and took < 5 and "is no file of a Piolet data set" in capfd.readouterr().err
+
+
 def test_another_steps_directory_is_left_alone(room: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Nothing is written into it."""
     room.rename(room.with_name("set-1.7"))

@@ -208,7 +208,7 @@ def _show(
 
 def _wait(directory: Path, deadline: float) -> str:
     """Wait until every node's samples are complete; return which are not. A node without any is not waited for long."""
-    from piolet.samples.dataset import HOST_PARQUET, PARQUET, open_dataset
+    from piolet.samples.dataset import HOST_PARQUET, PARQUET, nodes_of
     from piolet.samples.journal import SUFFIX
 
     wanted = 0
@@ -219,9 +219,15 @@ def _wait(directory: Path, deadline: float) -> str:
         ended |= {path.stem for path in begun if path.stem not in ended and _ended(path)}
         journals = sorted(path.stem for path in begun if path.stem not in ended)
         finished = [path for path in directory.glob(f"*{PARQUET}") if not path.name.endswith(HOST_PARQUET)]
-        there = begun or finished
+        there = finished or begun
         if there and not journals:
-            wanted = wanted or open_dataset(directory).wanted
+            one = there[0]
+            try:
+                wanted = wanted or nodes_of(one)
+            except ScoreError:
+                if os.path.lexists(one):
+                    raise
+                continue  # a journal that has become a file meanwhile
             if len({path.stem for path in (*begun, *finished)}) >= wanted or time.monotonic() > first:
                 return ""
         elif time.monotonic() > (deadline if there else first):
