@@ -18,6 +18,7 @@ from piolet.score.phases import BINS_MAX
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_LAYOUT = 2
 UNIT = 390_625  # ns; 256 of them are 100 ms
 _STEPS, _EDGE_STEPS = 500, 250  # in which a mean and an extreme are kept, of the largest value or of 1
 
@@ -45,6 +46,11 @@ class Timelines:
         self.first = start // self.width
         self.sums = np.zeros((2, len(names), rows, 0))
         self.low, self.high = (np.zeros((len(names), 0)) for _ in range(2))
+
+    @property
+    def layout(self) -> str:
+        """What `state` yields, in a word: of another layout nothing can be restored."""
+        return f"{_LAYOUT} {self.names} {self.rows} {self.apart} {_STEPS} {_EDGE_STEPS} {BINS_MAX}"
 
     def places(self, times: Array) -> Places:
         """Return the bins of samples with these middles; the bins become wider if need be."""
