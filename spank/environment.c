@@ -55,12 +55,7 @@ static struct spank_option option = {
 
 int slurm_spank_init(spank_t spank, int argc, char **argv)
 {
-	spank_context_t context = spank_context();
-
-	if (context == S_CTX_SLURMD)
-		return 0;
-	plugin_arguments("piolet_environment", argc, argv);
-	return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
+	return plugin_init(spank, "piolet_environment", &option, argc, argv);
 }
 
 /* The command's words, which are Slurm's to free but may be replaced and shortened; NULL where they are not to be had. */
@@ -72,6 +67,22 @@ static char **arguments(spank_t spank)
 	return spank_get_item(spank, S_JOB_ARGV, &argc, &argv) || argc < 1 ? NULL : argv;
 }
 
+/* Says which file of the command's is here, where no task will be: the definition names no workdir, nor did srun. */
+static void name_misplaced(char **command)
+{
+	const char *definition = getenv(travel.definition);
+	struct stat st;
+
+	if (!definition || !strstr(definition, "\"workdir_given\":false") || strstr(definition, "\"image\":null") || MOVED)
+		return;
+	for (char **word = command + 1; *word; word++)
+		if (**word != '/' && **word != '-' && stat(*word, &st) == 0 && S_ISREG(st.st_mode)) {
+			dprintf(STDERR_FILENO, "piolet: warning: %s is in the working directory, but tasks start elsewhere in the "
+				"container\nhint: set workdir in the definition file, or give srun --chdir\n", *word);
+			return;
+		}
+}
+
 /* In srun, when the step is about to be launched. */
 int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 {
@@ -81,6 +92,7 @@ int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 	 * line says it, abbreviated or not. Mistaken for it, an application's own --mu... costs nothing but the protection. */
 	if (!plugin_wanted() || called_with("\0--mu", 5) || !command)
 		return 0;
+	name_misplaced(command);
 	if (asprintf(&guarded, ABSENT "%s", command[0]) < 0)
 		return -1;
 	command[0] = guarded;
@@ -212,8 +224,7 @@ static int enter(spank_t spank, bool script, struct failure *f)
 /* One line for slurmd's log; a user's own words in it are to make no line of their own there. */
 static void note_failure(spank_t spank, char *message)
 {
-	uint32_t job = 0, step = 0;
-	uid_t uid = 0;
+	uint32_t job = 0, step = 0, uid = 0;
 
 	spank_get_item(spank, S_JOB_ID, &job);
 	spank_get_item(spank, S_JOB_STEPID, &step);
@@ -257,7 +268,5 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 int slurm_spank_exit(spank_t spank, int argc, char **argv)
 {
 	channel_close(&state.fd);
-	free(plugin.request);
-	plugin.request = NULL;
 	return 0;
 }

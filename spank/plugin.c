@@ -26,7 +26,7 @@ int plugin_option(int value, const char *argument, int remote)
 	return 0;
 }
 
-void plugin_arguments(const char *name, int argc, char **argv)
+static void arguments_read(const char *name, int argc, char **argv)
 {
 	for (int i = 0; i < argc; i++) {
 		if (strncmp(argv[i], "command=", 8) == 0)
@@ -49,6 +49,14 @@ void plugin_arguments(const char *name, int argc, char **argv)
 		} else
 			slurm_error("%s: unknown argument '%s' in plugstack.conf", name, argv[i]);
 	}
+}
+
+int plugin_init(spank_t spank, const char *name, struct spank_option *option, int argc, char **argv)
+{
+	if (spank_context() == S_CTX_SLURMD)
+		return 0;
+	arguments_read(name, argc, argv);
+	return spank_option_register(spank, option) == ESPANK_SUCCESS ? 0 : -1;
 }
 
 bool plugin_wanted(void)
@@ -100,7 +108,7 @@ void plugin_submit(const struct travel *travel)
 	struct failure failure = { 0 };
 	char *value;
 
-	if (inherited(travel))
+	if (inherited(travel) && (!MOVED || strcmp(travel->verb, "env") != 0))
 		return;
 	/* What the cache has says nothing of sbatch's script. */
 	if (submission_get(travel->verb, plugin.command, plugin.config, plugin.request, spank_context() == S_CTX_LOCAL, &submission, &failure) < 0)

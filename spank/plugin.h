@@ -25,8 +25,9 @@ extern struct plugin plugin;
 /* The option's callback. */
 int plugin_option(int value, const char *argument, int remote);
 
-/* Reads the words after the plugin's path in plugstack.conf; what is wrong is logged and left out. */
-void plugin_arguments(const char *name, int argc, char **argv);
+/* Reads the words after the plugin's path in plugstack.conf (what is wrong is logged and left out), and tells Slurm of the
+ * option; not in slurmd, which has no use for it. */
+int plugin_init(spank_t spank, const char *name, struct spank_option *option, int argc, char **argv);
 
 /* Whether the option was given, and not as 'none'. */
 bool plugin_wanted(void);

@@ -50,11 +50,8 @@ static struct spank_option option = {
 
 int slurm_spank_init(spank_t spank, int argc, char **argv)
 {
-	if (spank_context() == S_CTX_SLURMD)
-		return 0;
 	plugin.socket = "/run/piolet/score.sock";
-	plugin_arguments("piolet_score", argc, argv);
-	return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
+	return plugin_init(spank, "piolet_score", &option, argc, argv);
 }
 
 int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
@@ -150,7 +147,5 @@ int slurm_spank_exit(spank_t spank, int argc, char **argv)
 		state.job = 0;
 	}
 	channel_close(&state.fd);
-	free(plugin.request);
-	plugin.request = NULL;
 	return 0;
 }

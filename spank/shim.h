@@ -76,6 +76,9 @@ void launcher_replace(const char *program);
 char *slurp(int fd, size_t limit, size_t *length);
 char *command_line(size_t *length);
 bool called_with(const char *bytes, size_t size);
+/* srun's own --chdir goes to the nodes with what it is for, and into no cache. An application's word that looks like it
+ * costs a start of the command. */
+#define MOVED (called_with("\0--chd", 6) || called_with("\0-D", 3))
 int command_run(char *const *words, size_t limit, char **result, size_t *length, struct failure *f);
 
 /* submit.c */

@@ -76,7 +76,7 @@ int submission_get(const char *verb, const char *command, const char *config, co
 
 	if (!getcwd(directory, sizeof(directory)))
 		return fail(f, NULL, "cannot tell the working directory: %s", strerror(errno));
-	if (cached && submission_cached(verb, config, request, s))
+	if (cached && !MOVED && submission_cached(verb, config, request, s))
 		return 0;
 	if (config) {
 		memmove(words + 3, words + 1, 6 * sizeof(*words));

@@ -115,26 +115,18 @@ static char **copy_environment(void)
 
 int slurm_spank_init(spank_t spank, int argc, char **argv)
 {
-	spank_context_t context = spank_context();
-
-	if (context == S_CTX_SLURMD)
-		return 0;
-	if (context == S_CTX_LOCAL)
+	if (spank_context() == S_CTX_LOCAL)
 		state.environment = copy_environment();
-	plugin_arguments("piolet_vet", argc, argv);
-	return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
+	return plugin_init(spank, "piolet_vet", &option, argc, argv);
 }
 
 /* Returns whether the nodes of this job were vetted a short while ago and are all good. */
 static bool vetted_before(void)
 {
-	struct submission record;
-	/* An srun that joins another job; the application's own words are taken for that, too, which costs a moment. */
-	bool good = !called_with("--jobi", 6) && submission_cached("vet", plugin.config, plugin.request, &record);
+	static struct submission record;
 
-	if (good)
-		submission_free(&record);
-	return good;
+	/* An srun that joins another job; the application's own words are taken for that, too, which costs a moment. */
+	return !called_with("--jobi", 6) && submission_cached("vet", plugin.config, plugin.request, &record);
 }
 
 static bool wanted(void)

@@ -9,11 +9,12 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import replace
 
 from piolet import __file__ as package_file
 from piolet.base import texts
 from piolet.base.errors import ImageError, PioletError
-from piolet.cli import thismachine
+from piolet.cli import caller, thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
 from piolet.environment.definition import from_json
@@ -61,8 +62,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     host = this_host()
     rendered = _render(args.file, host, settings, _asking(settings, offline=args.offline))
     if args.action == "check":
-        _rehearse(rendered, host, settings)
-        print(_verdict(args.file, rendered))
+        left = _rehearse(rendered, host, settings)
+        print("; ".join((_verdict(args.file, rendered), *left)))
     elif args.action == "render":
         sys.stdout.flush()
         sys.stdout.buffer.write(rendered.definition.to_json() + b"\n")
@@ -89,8 +90,8 @@ def _render(request: str, host: Host, settings: config.Config, resolve: Resolver
     return rendered
 
 
-def _rehearse(rendered: Rendered, host: Host, settings: config.Config) -> None:
-    """Say what the nodes would: "valid" is to mean that it starts."""
+def _rehearse(rendered: Rendered, host: Host, settings: config.Config) -> tuple[str, ...]:
+    """Say what the nodes would: "valid" is to mean that it starts. Return what only they can tell."""
     import pwd
 
     from piolet.container.rehearsal import rehearse
@@ -99,7 +100,7 @@ def _rehearse(rendered: Rendered, host: Host, settings: config.Config) -> None:
         home = pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
         home = None
-    rehearse(rendered, host, home, settings.environment)
+    return rehearse(rendered, host, home, settings.environment)
 
 
 def _warn(text: str) -> None:
@@ -165,22 +166,28 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     called = batch.script()
     batch.check_parts(called, batch.ENVIRONMENT)
     started = time.time_ns()
+    words = caller.words_of(os.getppid())
+    chdir = caller.chdir(words, host)
+    inherited = caller.inherited(args.request, words, host.variables)
+    if inherited is not None:
+        record.write(args.record_fd, record.packed(replace(inherited, chdir=chdir).to_json(), args.request, host.cwd))
+        return 0
     rendered = _render(args.request, host, settings, resolve)
     _rehearse(rendered, host, settings)
-    definition = rendered.definition.to_json()
+    definition = replace(rendered.definition, chdir=chdir).to_json()
     from_json(definition)  # what a node would refuse (an image can bring it in) is refused here
     # Whoever takes the record from the cache is to be warned as well.
     notes = [Dependency(Kind.NOTE, _warning(text)) for text in rendered.warnings]
     place = record.Script.INSIDE if rendered.script_inside else record.Script.OUTSIDE
     whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes], place)
-    packed = whole or record.pack(definition, args.request, host.cwd, (), place)
     if rendered.script_inside:
         batch.warn_of_steps(called, rendered.definition)
-    elif batch.is_bare(called, batch.ENVIRONMENT):
-        packed = record.pack(definition, args.request, host.cwd, (), record.Script.BARE)
-    assert packed is not None  # a definition without dependencies always fits
-    record.write(args.record_fd, packed)
+    bare = not rendered.script_inside and batch.is_bare(called, batch.ENVIRONMENT)
+    given = None if bare else whole
+    place = record.Script.BARE if bare else place
+    record.write(args.record_fd, given or record.packed(definition, args.request, host.cwd, place))
     path = cache.path_of(host.variables, host.cwd, args.request, args.config or "", os.getuid())
-    if whole and path and not rendered.passing and cache.is_settled(host.dependencies, started):
+    for_all = chdir is None and not rendered.passing
+    if whole and path and for_all and cache.is_settled(host.dependencies, started):
         cache.store(path, whole)
     return 0

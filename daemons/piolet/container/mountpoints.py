@@ -7,6 +7,7 @@ there: unless the user says so by the flag `x-create`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -58,6 +59,12 @@ def no_place(mount: PlannedMount, directory: bool, error: OSError) -> ContainerE
         f"{what}: {error.strerror}",
         f"the source is a {kind}; the destination must be one too, or not be there yet",
     )
+
+
+def make_workdir(path: str, own: set[int]) -> None:
+    """Make an image's working directory where the image lacks it, as other runtimes do; nothing in what is mounted."""
+    with contextlib.suppress(OSError):
+        _make(os.path.realpath(path), True, own, forced=False)
 
 
 def _make(path: str, directory: bool, own: set[int], forced: bool) -> None:

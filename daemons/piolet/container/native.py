@@ -58,8 +58,8 @@ def build(
     crun: str,
     mounter: fuse.Mounter | None,
     mark: Callable[[str], None],
-) -> None:
-    """Build the container and make it this process's root.
+) -> str:
+    """Build the container and make it this process's root; return where of the plan's directories tasks start, or ''.
 
     plan     what to build
     image    a descriptor, or None when plan.sqsh names a file
@@ -79,23 +79,24 @@ def build(
     mark("user database")
     if plan.runtime == "crun":
         with _inside(f"{scratch}/root"):
-            _furnish(plan, lines, sources)
+            start = _furnish(plan, lines, sources)
         oci.enter(plan, crun, scratch)
         _forbid_setuid()
         mark("crun")
-        return
+        return start
     _change_root(f"{scratch}/root")
     mark("change root")
-    _furnish(plan, lines, sources)
+    start = _furnish(plan, lines, sources)
     _forbid_setuid()
     mark("accounts and mounts")
     if not plan.writable:
         _freeze_root()
     mark("the rest")
+    return start
 
 
-def _furnish(plan: ContainerPlan, lines: tuple[str, list[str]], sources: list[HeldMount]) -> None:
-    """Write what is ours into the root that this process has, then attach the mounts.
+def _furnish(plan: ContainerPlan, lines: tuple[str, list[str]], sources: list[HeldMount]) -> str:
+    """Write what is ours into the root that this process has, then attach the mounts; return where tasks start.
 
     In this order: nothing of the host's is in the root yet, so that no link of the image leads our files there, and a
     mount of the user's at one of them wins.
@@ -111,6 +112,9 @@ def _furnish(plan: ContainerPlan, lines: tuple[str, list[str]], sources: list[He
             "the entrypoint cannot be run: a mount hides /run/piolet, where it is started from",
             "mount what you need of it elsewhere, or set entrypoint = false",
         )
+    if plan.workdir:
+        mountpoints.make_workdir(plan.workdir, own)
+    return next((path for path in plan.directories if os.path.isdir(path) and os.access(path, os.X_OK)), "")
 
 
 def _prepare(plan: ContainerPlan, image: int | None, kind: str, scratch: str, mounter: fuse.Mounter | None) -> None:

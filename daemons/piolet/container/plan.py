@@ -40,6 +40,8 @@ class ContainerPlan:
     label        names the root mount ("piolet:JOB.STEP"), so that a restarted daemon knows its containers
     sqsh         the SquashFS file that the user brought, or None: the root comes as a mount
     entrypoint   words that the entry program puts in front of the command
+    directories  where tasks may start: in the first that is there and that the user can enter
+    workdir      the image's own, which is made where the image lacks it; or ''
     """
 
     label: str
@@ -48,6 +50,8 @@ class ContainerPlan:
     runtime: str = "native"
     mounts: tuple[PlannedMount, ...] = ()
     entrypoint: tuple[str, ...] = ()
+    directories: tuple[str, ...] = ()
+    workdir: str = ""
 
     def to_json(self) -> str:
         """Return the plan as JSON."""

@@ -19,8 +19,12 @@ _HOST_DIRECTORIES = ("/tmp",)  # noqa: S108 - the node's own, as without a conta
 _HOST_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime")
 
 
-def make_plan(definition: Definition, label: str, home: str | None, config: EnvironmentConfig) -> ContainerPlan:
+def make_plan(
+    definition: Definition, label: str, home: str | None, config: EnvironmentConfig, spool: str | None = None
+) -> ContainerPlan:
     """Return the plan of a container; `home` is the user's home directory, mounted if the site wants that.
+
+    `spool` is SlurmdSpoolDir, where a step's PMIx server has its directory.
 
     A mount of the user's takes the place of ours at and below its destination; the site's below it stay, where the
     user's has a place for them.
@@ -29,6 +33,8 @@ def make_plan(definition: Definition, label: str, home: str | None, config: Envi
     mounts = [PlannedMount(path, path) for path in _SYSTEM]
     mounts += [PlannedMount(path, path, optional=True) for path in _HOST_DIRECTORIES]
     mounts += [PlannedMount(path, path, flags=("ro",), optional=True, file=True) for path in _HOST_FILES]
+    if spool is not None:
+        mounts.append(PlannedMount(spool, spool, flags=("ro",), optional=True))
     if home is not None and home.startswith("/") and home != "/" and config.mount_home:
         mounts.append(PlannedMount(home, home, optional=True))
     mounts = [mount for mount in mounts if not _is_below(mount.destination, definition.mounts)]
@@ -43,6 +49,8 @@ def make_plan(definition: Definition, label: str, home: str | None, config: Envi
     # Shorter destinations first, so that none hides another; the user's own after ours of the same depth.
     mounts += [PlannedMount(m.source, m.destination, m.kind, m.flags) for m in definition.mounts]
     mounts.sort(key=lambda mount: mount.destination.rstrip("/").count("/"))
+    workdir = "" if definition.workdir_given else definition.workdir or ""
+    directories = () if definition.workdir_given else tuple(one for one in (definition.chdir, workdir) if one)
     return ContainerPlan(
         label=label,
         sqsh=definition.image.path if definition.image.store == "user" else None,
@@ -50,6 +58,8 @@ def make_plan(definition: Definition, label: str, home: str | None, config: Envi
         runtime=config.runtime,
         mounts=tuple(mounts),
         entrypoint=definition.entrypoint,
+        directories=directories,
+        workdir=workdir,
     )
 
 

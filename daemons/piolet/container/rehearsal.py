@@ -26,11 +26,11 @@ ENTRYPOINT_BYTES_MAX, ENTRYPOINT_WORDS_MAX = 65536, 1024
 _LABEL = "piolet:" + "x" * 200  # longer than any
 
 
-def rehearse(rendered: Rendered, host: Host, home: str | None, config: EnvironmentConfig) -> None:
-    """Do so; `home` is the user's home directory. Raises EnvironmentFileError."""
+def rehearse(rendered: Rendered, host: Host, home: str | None, config: EnvironmentConfig) -> tuple[str, ...]:
+    """Do so, and return what only the node can tell; `home` is the user's home. Raises EnvironmentFileError."""
     definition = rendered.definition
     if definition.image is None:
-        return
+        return ()
     plan = make_plan(definition, _LABEL, home, config)
     _check_sizes(plan, rendered)
     _check_entry(rendered)
@@ -48,10 +48,12 @@ def rehearse(rendered: Rendered, host: Host, home: str | None, config: Environme
     entry = rendered.layer.scalars.get("workdir")
     if definition.workdir is not None and entry is not None and entry.value:
         try:
-            stage.enter(definition.workdir)
+            if not stage.enter(definition.workdir):
+                return (f"whether the image has the workdir {definition.workdir} shows on the node",)
         except EnvironmentFileError as error:
             error.location = entry.locate()
             raise
+    return ()
 
 
 class Stage:
@@ -82,11 +84,11 @@ class Stage:
         if "ro" in mount.flags:
             self._read_only.add(place)
 
-    def enter(self, workdir: str) -> None:
-        """Raise EnvironmentFileError if a task could not start there, as far as that is known."""
+    def enter(self, workdir: str) -> bool:
+        """Return whether it is known that tasks can start there. Raises EnvironmentFileError: they cannot."""
         _, seen = self._find(workdir)
         if seen is None or later.is_open(workdir):
-            return
+            return workdir == "/"
         what = f"workdir, {workdir}, cannot be entered: it is {seen} of the host, which"
         if not os.path.exists(seen):
             raise EnvironmentFileError(f"{what} does not exist", "make it, or name another directory")
@@ -94,6 +96,7 @@ class Stage:
             raise EnvironmentFileError(f"{what} is not a directory")
         if not os.access(seen, os.X_OK):
             raise EnvironmentFileError(f"{what} is closed to you", "see its permissions with ls -ld")
+        return True
 
     def _compare(self, mount: PlannedMount, seen: str, directory: bool) -> None:
         if os.path.isdir(seen) == directory:

@@ -36,7 +36,8 @@ class Definition:
     request      what the user wrote after --environment=
     files        the EDF files that were merged, base first, absolute paths
     image        None: the step runs on the host and only `env` applies
-    workdir      absolute path in the container, or None: the image has none, so '/'
+    workdir      absolute path in the container: that of the files if `workdir_given`, else the image's; or None
+    chdir        srun's --chdir, absolute, or None: without a workdir of the files tasks start there if it is there
     entrypoint   the command that goes in front of the user's; empty when there is none to run
     set_env      variables of the image and of [env] after expansion, the latter winning
     unset_env    variables that [env] unsets, in order
@@ -46,6 +47,8 @@ class Definition:
     files: tuple[str, ...] = ()
     image: Image | None = None
     workdir: str | None = None
+    workdir_given: bool = False
+    chdir: str | None = None
     entrypoint: tuple[str, ...] = ()
     writable: bool = True
     mounts: tuple[Mount, ...] = ()
@@ -86,6 +89,8 @@ def from_json(data: bytes) -> Definition:
             files=_strings(value.pop("files")),
             image=_image(value.pop("image")),
             workdir=_optional_path(value.pop("workdir")),
+            workdir_given=_boolean(value.pop("workdir_given")),
+            chdir=_optional_path(value.pop("chdir")),
             entrypoint=_strings(value.pop("entrypoint")),
             writable=_boolean(value.pop("writable")),
             mounts=tuple(_mount(item) for item in _list(value.pop("mounts"))),

@@ -90,6 +90,7 @@ def render(
         request=request,
         files=tuple(source.path for source in layer.sources),
         image=info.image if info else None,
+        workdir_given=workdir is not None,
         workdir=workdir or (squeeze(info.workdir) if info and info.workdir else None),
         entrypoint=info.entrypoint if info and entrypoint and entrypoint.value else (),
         writable=bool(writable.value) if writable else True,
@@ -101,6 +102,9 @@ def render(
     )
     _check_size(definition)
     left = [] if clean else [name for name in outside if host.variables.get(name)]
+    for name in outside if not clean else ():
+        if name not in host.variables:
+            host.variable(name)  # who has it the next time is to be warned
     text = f"variables of the host stay outside the container, as what they name is not there: {', '.join(left)}"
     once = (f"{text}; [env] sets what the image needs",) if left else ()
     return Rendered(

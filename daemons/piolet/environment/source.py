@@ -126,7 +126,7 @@ def _syntax_error(path: str, text: str, positions: Positions, message: str) -> E
     other = _other_language(path, text)
     if other is not None:
         where = places.of_span(path, text, (start, start + 1))
-        return EnvironmentFileError(f"{path} is {other[0]}, and a definition file is TOML", other[1], where)
+        return EnvironmentFileError(f"this is {other[0]}, and a definition file is TOML", other[1], where)
     return EnvironmentFileError(
         f"this is not valid TOML: {what[:200]}",
         _syntax_hint(text, start, what),

@@ -54,6 +54,13 @@ def pack(
     return bytes(ffi.buffer(ffi.new("struct piolet_record *", head))) + body
 
 
+def packed(definition: bytes, request: str, cwd: str, script: Script = Script.OUTSIDE) -> bytes:
+    """Return a record without dependencies, which always fits."""
+    record = pack(definition, request, cwd, (), script)
+    assert record is not None
+    return record
+
+
 def _pack_dependency(dependency: Dependency) -> bytes:
     name = os.fsencode(dependency.name) + b"\0"
     value = os.fsencode(dependency.value) + b"\0"

@@ -198,7 +198,10 @@ class _Reader:
 
     def table(self, node: Node, known: tuple[str, ...], where: str) -> dict[str, Node]:
         if not isinstance(node, yamltext.Mapping):
-            raise self.document.error(f"{where} must be a table", node.place, "lines such as 'key: value'")
+            hint = "lines such as 'key: value'"
+            if self.document.path.endswith(".toml"):
+                hint = "a protocol is YAML; a definition file of a container is given by --environment"
+            raise self.document.error(f"{where} must be a table", node.place, hint)
         for key in node.items:
             if key not in known:
                 raise self.unknown(key, node.keys[key], known, where)

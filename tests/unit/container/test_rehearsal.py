@@ -161,3 +161,16 @@ def test_an_entrypoint_that_is_too_long(tried: Try) -> None:
 def test_the_result_holds_as_long_as_the_mount_point_is_there(tried: Try, tmp_path: Path) -> None:
     host = tried('mounts = ["./data:/data", "./more:/data/there"]\n')
     assert (Kind.EXISTS, f"{tmp_path}/data/there") in {(one.kind, one.name) for one in host.dependencies}
+
+
+def test_what_only_the_node_can_tell(tmp_path: Path) -> None:
+    host, config = Host({}, str(tmp_path)), EnvironmentConfig()
+
+    def left(text: str) -> tuple[str, ...]:
+        (tmp_path / "x.toml").write_text(f'image = "img"\n{text}')
+        return rehearsal.rehearse(render("./x.toml", host, config, lambda _: INFO), host, None, config)
+
+    assert left('workdir = "/srv"\n') == ("whether the image has the workdir /srv shows on the node",)
+    assert left('mounts = ["./"]\nworkdir = "./"\n') == ()
+    assert left('workdir = "/"\n') == ()
+    assert left("") == ()  # the image's own is made

@@ -293,6 +293,7 @@ def test_the_dependencies(made: Render, host: Host, tmp_path: Path) -> None:
         (Kind.FILE, str(watched)): "",
         (Kind.ABSENT, f"{tmp_path}/gone"): "",
         (Kind.UNSET, "NO"): "",
+        **{(Kind.UNSET, name): "" for name in EnvironmentConfig().stay_outside},
     }
 
 

@@ -287,6 +287,14 @@ def test_hostile_files(tmp_path: Path, content: bytes, message: str) -> None:
         protocol.load(str(path), catalogue())
 
 
+def test_a_definition_file_is_no_protocol(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text('image = "ubuntu"\n')
+    with pytest.raises(VetError) as caught:
+        protocol.load(str(path), catalogue())
+    assert caught.value.hint == "a protocol is YAML; a definition file of a container is given by --environment"
+
+
 def test_what_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(VetError, match="No such file"):
         protocol.load(str(tmp_path / "none"), catalogue())

@@ -29,6 +29,7 @@ from piolet.environment import later
 from piolet.environment.definition import Definition, from_json
 from piolet.images.store import locate
 from piolet.node.requests import Answer, Build, End, encode
+from piolet.node.server.slurmspool import SlurmSpool
 from piolet.node.settings import Settings
 from piolet.steps import identity
 from piolet.system.peer import Peer
@@ -75,6 +76,7 @@ class Server:
         self._monitor = monitor
         self._config = config
         self._place = place
+        self._spool = SlurmSpool()
         self._connections: dict[int, Connection] = {}
         self._next_key = 1
         self._threads = {name: ThreadPoolExecutor(_THREADS, name) for name in (_STORE, _USERS)}
@@ -228,7 +230,8 @@ class Server:
         start, definition = connection.start, connection.definition
         assert start is not None and definition is not None and definition.image is not None
         label = labels.label(identity.name(start.job, start.step), self._place)
-        plan = make_plan(definition, label, home, self._config.environment)
+        spool = self._spool.directory(start.node)
+        plan = make_plan(definition, label, home, self._config.environment, spool)
         request = Build(
             key=connection.key,
             digest=definition.image.digest if definition.image.store == "site" else None,
@@ -265,20 +268,21 @@ class Server:
                 connection.asked = False
                 self._fail(connection, PioletError(answer.error, answer.hint or None))
             else:
-                self._ready(connection, packet.descriptors, answer.made_in)
+                self._ready(connection, packet.descriptors, answer.made_in, answer.start)
                 _trace(connection, answer.marks)
 
     # -- answers
 
-    def _ready(self, connection: Connection, namespaces: list[int], made_in: int = 0) -> None:
+    def _ready(self, connection: Connection, namespaces: list[int], made_in: int = 0, start: str = "") -> None:
         definition = connection.definition
         assert definition is not None
+        workdir = (definition.workdir if definition.workdir_given else start) or "/"
         try:
             environment = wire.encode_environment(definition.set_env, definition.unset_env)
             message = wire.encode_ready(
                 namespaces=bool(namespaces),
                 environment=len(environment),
-                workdir=definition.workdir or ("/" if namespaces else ""),
+                workdir=workdir if namespaces else "",
                 entrypoint=ENTRY_PROGRAM if definition.entrypoint else "",
                 made_in=made_in,
             )
