@@ -50,7 +50,6 @@ static struct spank_option option = {
 	.arginfo = "FILE",
 	.usage = "run the step's tasks in the container that FILE describes; 'none' runs them on the host",
 	.has_arg = 1,
-	.val = 0,
 	.cb = plugin_option,
 };
 
@@ -214,9 +213,7 @@ static int enter(spank_t spank, bool script, struct failure *f)
 	if (rc == 0 && reply.user_ns >= 0)
 		launcher_replace(plugin.entry);
 	if (rc == 0)
-		rc = join_namespaces(&reply, f);
-	if (rc == 0)
-		rc = put_entrypoint(spank, &reply, f);
+		rc = join_namespaces(&reply, f) < 0 ? -1 : put_entrypoint(spank, &reply, f);
 	reply_close(&reply);
 	return rc;
 }

@@ -88,8 +88,7 @@ void plugin_compare(const char *what)
 		     first, request);
 		plugin_refuse(&failure);
 	}
-	if (!first)
-		first = strdup(request);
+	first = first ? first : strdup(request);
 }
 
 /* An srun in a batch script or an salloc: the definition was made at submit time and is still here.

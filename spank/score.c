@@ -44,7 +44,6 @@ static struct spank_option option = {
 	.arginfo = "interval=100ms,out=DIR,html,collector=NAME,label=TEXT",
 	.usage = "collect GPU and host counters while the step runs, and show how saturated it was; 'none': do not",
 	.has_arg = 2,
-	.val = 0,
 	.cb = plugin_option,
 };
 

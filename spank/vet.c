@@ -39,7 +39,6 @@ static struct spank_option option = {
 	.arginfo = "PROTOCOL[,report=PATH][,min_nodes=N][,retries=N][,budget=30s][,on_inconclusive=...]",
 	.usage = "check the nodes against PROTOCOL first, and leave bad ones out; 'none' checks nothing",
 	.has_arg = 1,
-	.val = 0,
 	.cb = plugin_option,
 };
 

@@ -7,43 +7,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from piolet.container.entries import Additions
 from piolet.container.plan import ENTRY_PROGRAM, ContainerPlan, PlannedMount
+from piolet.environment import defaults
 from piolet.environment.definition import Definition, Mount
 from piolet.environment.mounts import parse
 from piolet.environment.settings import EnvironmentConfig
 
-# The host's device files, with /dev/shm and the terminals: a step's devices are what its cgroup allows, inside as
-# outside. The host's /proc, since there is no pid namespace: slurmstepd signals and accounts tasks by their pids.
-_SYSTEM = ("/proc", "/sys", "/dev")
-_HOST_DIRECTORIES = ("/tmp",)  # noqa: S108 - the node's own, as without a container
-_HOST_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime")
-
 
 def make_plan(
-    definition: Definition, label: str, home: str | None, config: EnvironmentConfig, spool: str | None = None
+    definition: Definition,
+    label: str,
+    home: str | None,
+    config: EnvironmentConfig,
+    spool: str | None = None,
+    additions: Additions = Additions(),  # noqa: B008 - it is frozen
 ) -> ContainerPlan:
     """Return the plan of a container; `home` is the user's home directory, mounted if the site wants that.
 
-    `spool` is SlurmdSpoolDir, where a step's PMIx server has its directory.
+    spool      SlurmdSpoolDir, where a step's PMIx server has its directory
+    additions  of hooks and devices
 
     A mount of the user's takes the place of ours at and below its destination; the site's below it stay, where the
     user's has a place for them.
     """
     assert definition.image is not None
-    mounts = [PlannedMount(path, path) for path in _SYSTEM]
-    mounts += [PlannedMount(path, path, optional=True) for path in _HOST_DIRECTORIES]
-    mounts += [PlannedMount(path, path, flags=("ro",), optional=True, file=True) for path in _HOST_FILES]
+    mounts = [PlannedMount(path, path) for path in defaults.SYSTEM]
+    mounts += [PlannedMount(path, path, optional=True) for path in defaults.DIRECTORIES]
+    mounts += [PlannedMount(path, path, flags=("ro",), optional=True, file=True) for path in defaults.FILES]
     if spool is not None:
         mounts.append(PlannedMount(spool, spool, flags=("ro",), optional=True))
-    if home is not None and home.startswith("/") and home != "/" and config.mount_home:
+    wanted = config.mount_home if definition.home is None else definition.home
+    if home is not None and home.startswith("/") and home != "/" and wanted:
         mounts.append(PlannedMount(home, home, optional=True))
     mounts = [mount for mount in mounts if not _is_below(mount.destination, definition.mounts)]
     for mount in map(parse, config.mounts):
         mounts.append(PlannedMount(mount.source, mount.destination or mount.source, flags=mount.flags, optional=True))
-    taken = {mount.destination.rstrip("/") for mount in definition.mounts}
+    mounts += additions.mounts
+    taken = {*definition.dropped, *(mount.destination.rstrip("/") for mount in definition.mounts)}
     mounts = [mount for mount in mounts if mount.destination not in taken]
     helper = config.entry_program
-    entry = bool(definition.entrypoint) or config.runtime == "crun"
+    entry = bool(definition.entrypoint) or additions.tasks or config.runtime == "crun"
     if entry:
         mounts.append(PlannedMount(helper, ENTRY_PROGRAM, flags=("ro",)))
     # Shorter destinations first, so that none hides another; the user's own after ours of the same depth.
@@ -60,6 +64,11 @@ def make_plan(
         entrypoint=definition.entrypoint,
         directories=directories,
         workdir=workdir,
+        links=additions.links,
+        libraries=additions.libraries,
+        compatible=additions.compatible,
+        programs=additions.programs,
+        accounts=additions.accounts,
     )
 
 

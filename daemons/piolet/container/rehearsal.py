@@ -27,7 +27,7 @@ _LABEL = "piolet:" + "x" * 200  # longer than any
 
 
 def rehearse(rendered: Rendered, host: Host, home: str | None, config: EnvironmentConfig) -> tuple[str, ...]:
-    """Do so, and return what only the node can tell; `home` is the user's home. Raises EnvironmentFileError."""
+    """Do so, and return what only the node can tell; `home` is that of the user. Raises EnvironmentFileError."""
     definition = rendered.definition
     if definition.image is None:
         return ()
@@ -87,8 +87,10 @@ class Stage:
     def enter(self, workdir: str) -> bool:
         """Return whether it is known that tasks can start there. Raises EnvironmentFileError: they cannot."""
         _, seen = self._find(workdir)
-        if seen is None or later.is_open(workdir):
+        if seen is None:
             return workdir == "/"
+        if later.is_open(workdir):
+            return False
         what = f"workdir, {workdir}, cannot be entered: it is {seen} of the host, which"
         if not os.path.exists(seen):
             raise EnvironmentFileError(f"{what} does not exist", "make it, or name another directory")

@@ -11,16 +11,17 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from piolet.base.errors import EnvironmentFileError, ImageError
-from piolet.environment import edf, later, mounts, variables
+from piolet.environment import defaults, edf, later, mounts, variables
 from piolet.environment.definition import LIMIT_BYTES, Definition, Mount
 from piolet.environment.layer import Entry, Layer
 from piolet.environment.lookup import nearest_path
 from piolet.environment.problems import Problems
+from piolet.environment.request import STANDARD_INPUT
 from piolet.environment.settings import EnvironmentConfig
 from piolet.images.info import Image, ImageInfo
 from piolet.images.reference import is_path
@@ -32,7 +33,6 @@ MOUNTS_LIMIT = 1000
 WORKDIR_LIMIT = 4095
 
 _CDI = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*=\S+")
-_HOOK = re.compile(r"(com\.hooks\.[^.]+)(?:\.|$)")
 _NEEDS_CONTAINER = "without one the step runs on the host, and only env applies"
 
 
@@ -40,9 +40,9 @@ _NEEDS_CONTAINER = "without one the step runs on the host, and only env applies"
 class Rendered:
     """A definition, and what `explain` needs to say where each part of it comes from.
 
-    mounts, devices   the entry behind each part of the definition
+    mounts, devices   the entry behind each part of the definition, and in `drops` of its `dropped`
     once              warnings that need not be said again while the definition stays the same
-    passing           it depends on the names of all variables, and is for this call only
+    passing           it depends on the names of all variables, or on standard input, and is for this call only
     """
 
     definition: Definition
@@ -53,25 +53,25 @@ class Rendered:
     devices: dict[str, Entry]
     once: tuple[str, ...] = ()
     passing: bool = False
+    drops: dict[str, Entry] = field(default_factory=dict)
     script_inside: bool = False
 
 
-def render(
-    request: str, host: Host, config: EnvironmentConfig, resolve: Resolver, hooks: Collection[str] = ()
-) -> Rendered:
-    """Return what `request` means. `resolve` is asked for the image; `hooks` are those installed.
+def render(request: str, host: Host, config: EnvironmentConfig, resolve: Resolver) -> Rendered:
+    """Return what `request` means. `resolve` is asked for the image.
 
     Raises EnvironmentFileError, or what `resolve` raises (with the image's place added).
     """
     problems = Problems()
     layer = edf.load(request, host, config, problems)
     warnings = list(layer.warnings)
-    sources = _mounts(layer, host, config.node_local, warnings, problems)
-    devices = _devices(layer, host, warnings, problems)
+    dropped: dict[str, Entry] = {}
+    sources = _mounts(layer, host, config, dropped, warnings, problems)
+    devices = _devices(layer, host, problems)
     workdir = None
     with problems.gather():
         workdir = _own_workdir(layer, host)
-    annotations = _annotations(layer, host, hooks, warnings, problems)
+    annotations = _annotations(layer, host, problems)
     info, known = None, not problems
     with problems.gather():
         # Nobody waits for a registry, and a pull, to be told of a misspelt key.
@@ -81,11 +81,13 @@ def render(
     # A variable that is not defined may be the image's.
     set_env, unset_env = variables.of_container(layer, host, info, warnings, problems if known else Problems())
     problems.report()
+    warnings += info.warnings if info is not None else ()
     policy = layer.scalars.get("env_policy")
     clean = info is not None and policy is not None and policy.value == "clean"
     outside = variables.outside(host, config.stay_outside, set_env, clean=clean) if info is not None else ()
     entrypoint = layer.scalars.get("entrypoint")
     writable = layer.scalars.get("writable")
+    home = layer.scalars.get("home")
     definition = Definition(
         request=request,
         files=tuple(source.path for source in layer.sources),
@@ -94,7 +96,9 @@ def render(
         workdir=workdir or (squeeze(info.workdir) if info and info.workdir else None),
         entrypoint=info.entrypoint if info and entrypoint and entrypoint.value else (),
         writable=bool(writable.value) if writable else True,
+        home=None if home is None else bool(home.value),
         mounts=tuple(sources),
+        dropped=tuple(dropped),
         devices=tuple(devices),
         set_env=set_env,
         unset_env=tuple(dict.fromkeys((*unset_env, *outside))),
@@ -107,9 +111,9 @@ def render(
             host.variable(name)  # who has it the next time is to be warned
     text = f"variables of the host stay outside the container, as what they name is not there: {', '.join(left)}"
     once = (f"{text}; [env] sets what the image needs",) if left else ()
-    return Rendered(
-        definition, layer, info, tuple(warnings), sources, devices, once, clean, _script_inside(layer, config, info)
-    )
+    passing = clean or any(source.path == STANDARD_INPUT for source in layer.sources)
+    inside = _script_inside(layer, config, info)
+    return Rendered(definition, layer, info, tuple(warnings), sources, devices, once, passing, dropped, inside)
 
 
 @contextmanager
@@ -188,9 +192,17 @@ def _own_workdir(layer: Layer, host: Host) -> str | None:
 
 
 def _mounts(
-    layer: Layer, host: Host, local: Collection[str], warnings: list[str], problems: Problems
+    layer: Layer,
+    host: Host,
+    config: EnvironmentConfig,
+    dropped: dict[str, Entry],
+    warnings: list[str],
+    problems: Problems,
 ) -> dict[Mount, Entry]:
-    """Return the mounts in the order in which they are made, with the entries behind them."""
+    """Return the mounts in the order in which they are made, with the entries behind them.
+
+    `dropped` gets the destinations at which what every container has is not wanted.
+    """
     with problems.gather():
         if len(layer.mounts) > MOUNTS_LIMIT:
             raise EnvironmentFileError(
@@ -205,7 +217,7 @@ def _mounts(
             # A colon in a variable's value is part of a path, never a separator.
             text = edf.expand_entry(entry, host, later.MARKS, mounts.quote)
             if text.startswith("!"):
-                wanted = _drop(wanted, text[1:], entry, warnings)
+                wanted = _drop(wanted, text[1:], entry, host, config, dropped, warnings)
                 continue
             mount = mounts.parse(text)
             if mount.kind != "tmpfs":
@@ -214,14 +226,28 @@ def _mounts(
             entries.setdefault(mount, entry)
     result = {mount: entries[mount] for mount in mounts.arrange(wanted)}
     for mount, entry in result.items():
-        if mount.kind != "tmpfs" and not later.is_the_nodes(mount.source, mount.flags, local):
+        if mount.kind != "tmpfs" and not later.is_the_nodes(mount.source, mount.flags, config.node_local):
             with problems.gather(), _placed(entry):
                 _check_readable(mount.source, host, "the source of the mount", regular=mount.kind == "sqsh")
     return result
 
 
-def _drop(wanted: list[Mount], text: str, entry: Entry, warnings: list[str]) -> list[Mount]:
+def _drop(
+    wanted: list[Mount],
+    text: str,
+    entry: Entry,
+    host: Host,
+    config: EnvironmentConfig,
+    dropped: dict[str, Entry],
+    warnings: list[str],
+) -> list[Mount]:
     destination = mounts.parse_destination(mounts.unquote(text))
+    if destination in defaults.SYSTEM:
+        what = f"the container cannot be without {destination}"
+        raise EnvironmentFileError(what, "mount something else there if you know what programs need of it")
+    if defaults.may_be_dropped(destination, config) or destination == host.variable("HOME"):
+        dropped[destination] = entry
+        return [mount for mount in wanted if mount.destination != destination]
     left = [mount for mount in wanted if mount.destination != destination]
     if len(left) == len(wanted):
         place = entry.locate()
@@ -281,14 +307,13 @@ def _dangling(path: str) -> str | None:
     return None
 
 
-def _devices(layer: Layer, host: Host, warnings: list[str], problems: Problems) -> dict[str, Entry]:
+def _devices(layer: Layer, host: Host, problems: Problems) -> dict[str, Entry]:
     result: dict[str, Entry] = {}
     for entry in layer.devices:
         with problems.gather():
             device = edf.expand_entry(entry, host)
             if _CDI.fullmatch(device):
-                place = entry.locate()
-                warnings.append(f"{place.path}:{place.line}: CDI devices are not supported; {device} is ignored")
+                result.setdefault(device, entry)
                 continue
             if not device.startswith("/dev/") or ".." in device.split("/"):
                 hint = "a device is /dev/NAME, or a CDI name like vendor.com/class=name"
@@ -297,17 +322,11 @@ def _devices(layer: Layer, host: Host, warnings: list[str], problems: Problems) 
     return result
 
 
-def _annotations(
-    layer: Layer, host: Host, hooks: Collection[str], warnings: list[str], problems: Problems
-) -> dict[str, str]:
+def _annotations(layer: Layer, host: Host, problems: Problems) -> dict[str, str]:
     values = {}
     for name, entry in layer.annotations.items():
         with problems.gather():
             values[name] = edf.expand_entry(entry, host)
-    named = dict.fromkeys(match[1] for name in values if (match := _HOOK.match(name)))
-    for hook in named:
-        if hook not in hooks and values.get(f"{hook}.enabled", "true") != "false":
-            warnings.append(f"the hook {hook} is not installed here; ignored")
     return values
 
 
