@@ -56,10 +56,11 @@ def test_an_option_that_does_nothing_is_told(cluster: Cluster, room: Path, optio
         done, out = submitted(cluster, room, f"# no srun\n{WHERE}\n", words)
         assert f"warning: the batch script starts nothing by srun, so --{option} does nothing" in done.err
         assert "hint: " in done.err
-        said, where = out.splitlines()[:-1], out.splitlines()[-1]
-        assert where == "on the host"
-        if option != "vet":
-            assert said[0] == f"piolet: warning: this script starts nothing by srun: --{option} does nothing here"
+        assert out.splitlines() == [
+            f"piolet: warning: this script starts nothing by srun: --{option} does nothing here",
+            "hint: put srun in front of what it is meant for",
+            "on the host",
+        ]
     done, out = submitted(cluster, room, "srun -Q true\necho end\n", words)
     assert "starts nothing" not in done.err + out
 
@@ -69,6 +70,15 @@ def test_no_warning_is_kept_for_others(cluster: Cluster, room: Path) -> None:
     submitted(cluster, room, "true\n", "--environment=tiny.toml")
     done = cluster.run("alice", "srun", "--environment=tiny.toml", "sh", "-c", WHERE, cwd=room)
     assert (done.good(), "srun" in done.err) == ("in the image\n", False)
+
+
+def test_a_job_from_within_such_a_job_is_another(cluster: Cluster, room: Path) -> None:
+    """Its script has the variables of the first, and none of its options."""
+    inner = cluster.write("alice", room / "inner.sh", f"#!/bin/sh\n{WHERE}\n", 0o755)
+    words = [f"--{option}={value}" for option, value in OPTIONS.items()]
+    _, out = submitted(cluster, room, f"sbatch --parsable --wait --output=inner.out {inner}\n", *words)
+    assert out.count("does nothing here") == 3
+    assert (room / "inner.out").read_text() == "on the host\n"
 
 
 def test_without_the_option_nothing_is_said(cluster: Cluster, room: Path) -> None:
