@@ -130,15 +130,19 @@ def test_slurm_inside_is_the_image_s_affair(cluster: Cluster, room: Path) -> Non
     assert "com.hooks.slurm.enabled" in done.err
 
 
-def test_sruns_from_inside_are_in_the_environment(cluster: Cluster, room: Path, tiny: str) -> None:
-    """With Slurm's client in the container: here this machine's, by mounts."""
+@pytest.mark.parametrize("how", ["the hook", "mounts"])
+def test_sruns_from_inside_are_in_the_environment(cluster: Cluster, room: Path, tiny: str, how: str) -> None:
+    """With Slurm's client in the container: here this machine's."""
     here = [cluster.layout.run, cluster.layout.build, *map(Path, ("/usr", "/lib", "/lib64", "/etc"))]
-    mounts = ", ".join(f'"{path}"' for path in here if path.exists())
+    mounts = ", ".join(f'"{path}"' for path in here if path.exists() and how == "mounts")
     text = f'image = "{tiny}"\nscript = "inside"\nmounts = [{mounts}]\n[env]\nPATH = "/usr/bin:/bin"\nWORD = "inner"\n'
+    if how == "the hook":
+        text += '[annotations]\ncom.hooks.slurm.enabled = "true"\n'
     cluster.edf("alice", text, room, "slurm.toml")
-    script = f"{WHERE}\nsrun -Q sh -c '{WHERE}; echo $WORD'\nsrun -Q --environment=none sh -c '{WHERE}'\n"
-    _, out = submitted(cluster, room, script, "--environment=slurm.toml")
-    assert out == "in the image\nin the image\ninner\non the host\n"
+    script = f"{WHERE}\nsrun -Q -N2 sh -c '{WHERE}; echo $WORD'\nsrun -Q --environment=none -N1 sh -c '{WHERE}'\n"
+    done, out = submitted(cluster, room, script, "--environment=slurm.toml", "-N2")
+    assert out == "in the image\n" + "in the image\ninner\n" * 2 + "on the host\n"
+    assert ("com.hooks.slurm" in done.err) == (how == "mounts")
 
 
 def test_what_cannot_be_inside(cluster: Cluster, room: Path) -> None:
