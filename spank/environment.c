@@ -42,7 +42,8 @@ static struct {
 	int fd;			/* the connection to pioletd, or -1 */
 	int64_t deadline_ms, mounts;	/* mounts: the mount namespace from which the step was announced */
 	struct failure failure;	/* of a hook that must not fail; task_init reports it */
-} state = { -1, 0, 0, { false, "", "" } };
+	int words;		/* of the command; nothing ends the list of one part of a heterogeneous step */
+} state = { -1, 0, 0, { false, "", "" }, 0 };
 
 static struct spank_option option = {
 	.name = "environment",
@@ -61,9 +62,8 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 static char **arguments(spank_t spank)
 {
 	char **argv = NULL;
-	int argc = 0;
 
-	return spank_get_item(spank, S_JOB_ARGV, &argc, &argv) || argc < 1 ? NULL : argv;
+	return spank_get_item(spank, S_JOB_ARGV, &state.words, &argv) || state.words < 1 ? NULL : argv;
 }
 
 /* Says which file of the command's is here, where no task will be: the definition names no workdir, nor did srun. */
@@ -74,7 +74,7 @@ static void name_misplaced(char **command)
 
 	if (!definition || !strstr(definition, "\"workdir_given\":false") || strstr(definition, "\"image\":null") || MOVED)
 		return;
-	for (char **word = command + 1; *word; word++)
+	for (char **word = command + 1; word < command + state.words; word++)
 		if (**word != '/' && **word != '-' && stat(*word, &st) == 0 && S_ISREG(st.st_mode)) {
 			dprintf(STDERR_FILENO, "piolet: warning: %s is in the working directory, but tasks start elsewhere in the "
 				"container\nhint: set workdir in the definition file, or give srun --chdir\n", *word);
@@ -265,7 +265,5 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 int slurm_spank_exit(spank_t spank, int argc, char **argv)
 {
 	channel_close(&state.fd);
-	free(plugin.request);
-	plugin.request = NULL;
 	return 0;
 }

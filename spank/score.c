@@ -146,7 +146,5 @@ int slurm_spank_exit(spank_t spank, int argc, char **argv)
 		state.job = 0;
 	}
 	channel_close(&state.fd);
-	free(plugin.request);
-	plugin.request = NULL;
 	return 0;
 }

@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "comparison.md"
 NOT_DONE = "not done"
+SCRIPTS = "tests/cluster/test_scripts.py"
 CONTAINER, BATCH, MOUNTS = (
     "tests/cluster/test_container.py",
     "tests/cluster/test_batch.py",
@@ -47,6 +48,12 @@ CSCS = (
         "`#SBATCH --environment`",
         "inner sruns run inside, the script on the host",
         f"{BATCH}::test_the_script_runs_on_the_host_and_its_sruns_inside",
+    ),
+    row(
+        "`#SBATCH --environment`: the script itself in the container",
+        '`script = "inside"`, in the file or as the site\'s default',
+        f"{SCRIPTS}::test_a_script_runs_inside",
+        f"{SCRIPTS}::test_the_site_may_say_so_for_all",
     ),
     row(
         "`EDF_PATH`, `~/.edf`, the system's EDFs",
@@ -170,7 +177,11 @@ PYXIS = (
         "hooks of Python, `/etc/piolet/hooks.d`",
         f"{HOOKS}::test_a_site_s_hook",
     ),
-    row("`sbatch --container-image` (`sbatch_support`)", "the script itself inside"),
+    row(
+        "`sbatch --container-image` (`sbatch_support`)",
+        '`script = "inside"`',
+        f"{SCRIPTS}::test_a_script_runs_inside",
+    ),
     row("multi-node MPI by PMI2", "as without a container", f"{TASKS}::test_a_task_can_talk_to_its_pmi_server"),
 )
 SLURM = (
