@@ -73,7 +73,8 @@ def collect(
         elif isinstance(entry, Account):
             accounts[_text(entry.name)] = None
         elif isinstance(entry, Notice):
-            tasks.append("!" + " ".join(entry.text.split())[:_NOTICE_MOST].replace("\0", ""))
+            text = "".join(one if one.isprintable() else " " for one in entry.text)
+            tasks.append("!" + " ".join(text.split())[:_NOTICE_MOST])
     if tasks:
         content = "".join(f"{line}\0" for line in tasks)
         mounts[TASK_FILE] = PlannedMount("", TASK_FILE, "text", ("ro",), file=True, content=content)
