@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-from tests.cluster.nodes import Node
+from tests.cluster.nodes import Node, refused
 from tests.cluster.support import busybox_layer
 from tests.support import oci
 
@@ -80,3 +81,64 @@ def test_srun_s_chdir(node: Node) -> None:
     script = f"srun --chdir=/srv pwd; cd /; srun pwd; srun -D /bin pwd; srun --environment={given} -D /srv pwd"
     said = node.cluster.sbatch("alice", script, "-w", node.name, f"--environment={edf}", cwd=room)
     assert [line for line in said.splitlines() if line.startswith("/")] == ["/srv", "/srv/app", "/bin", "/bin"]
+
+
+def test_a_file_of_the_command_that_is_not_where_tasks_start(node: Node, tiny: str) -> None:
+    room = node.cluster.room("alice")
+    node.cluster.write("alice", room / "job.sh", "echo it runs\n")
+    without = node.cluster.edf("alice", f'image = "{tiny}"\nmounts = ["{room}"]\n', room)
+    given = node.cluster.edf(
+        "alice", f'image = "{tiny}"\nmounts = ["{room}"]\nworkdir = "{room}"\n', room, "given.toml"
+    )
+
+    def errors(edf: Path | None, *words: str) -> str:
+        return node.cluster.srun("alice", edf, "-w", node.name, *words, cwd=room).err
+
+    said = (
+        "piolet: warning: job.sh is in the working directory, but tasks start elsewhere in the container\n"
+        "hint: set workdir in the definition file, or give srun --chdir\n"
+    )
+    for _ in range(2):  # from the cache, too
+        assert said in errors(without, "sh", "job.sh")
+    assert said in errors(without, "sh", "-x", "job.sh", "more")
+    for words in (["sh", "-c", "true"], ["job.sh"], ["sh", "./gone.sh"], ["sh", str(room / "job.sh")]):
+        assert "warning" not in errors(without, *words)
+    assert "warning" not in errors(without, f"--chdir={room}", "sh", "job.sh")
+    assert errors(given, "sh", "job.sh") == ""
+    assert errors(None, "sh", "job.sh") == ""
+
+
+# -- without a file, or with something on top
+
+
+def test_an_image_alone_and_what_is_said_on_top(node: Node, tiny: str) -> None:
+    room = node.cluster.room("alice")
+    node.cluster.edf("alice", f'image = "{tiny}"\n[env]\nWORD = "file"\n', room, "x.toml")
+    on = ("-w", node.name)
+
+    def run(request: str, script: str) -> str:
+        return node.cluster.srun("alice", request, *on, "sh", "-c", script, cwd=room).good()
+
+    assert run(f"image:{tiny}", "cat /marker; pwd") == "in the image\n/\n"
+    more = f"x.toml,mount={room}:/x:ro,workdir=/x,env=WORD=line"
+    for _ in range(2):
+        assert run(more, "pwd; echo $WORD; touch y 2>/dev/null || echo refused") == "/x\nline\nrefused\n"
+    assert run("x.toml", "pwd; echo $WORD") == "/\nfile\n"
+    script = "ls -d $HOME /etc/hosts /etc/localtime 2>&1 | grep -c '^/'; pwd"
+    assert run("x.toml,home=false,mount=!/etc/hosts,mount=!/etc/localtime", script) == "0\n/\n"
+    assert run("x.toml", script) == "3\n/\n"
+    said = node.cluster.srun("alice", "x.toml,imge=y", *on, "true", cwd=room)
+    refused(said, "unknown key 'imge' after a comma", "did you mean 'image'?")
+
+
+def test_a_definition_on_standard_input(node: Node, tiny: str) -> None:
+    text = f'image = "{tiny}"\n[env]\nWORD = "{{}}"\n'
+    for word in ("one", "two"):
+        words = ("srun", "--environment=-", "-w", node.name, "sh", "-c", "cat; echo $WORD")
+        assert node.cluster.run("alice", *words, stdin=text.format(word)).good() == f"{word}\n"
+    script = node.cluster.script("alice", "srun sh -c 'cat /marker; echo $WORD'\n")
+    room = node.cluster.room("alice")
+    words = ("sbatch", "--parsable", "--output=job.out", "-w", node.name, "--environment=-", str(script))
+    job = node.cluster.run("alice", *words, stdin=text.format("batch"), cwd=room).good().strip()
+    node.cluster.wait_end(job)
+    assert (room / "job.out").read_text() == "in the image\nbatch\n"

@@ -120,6 +120,8 @@ LATE = {
     "config/schema.py": "only an error needs it",
     "hooks/facts.py": "only a node with a specification in YAML loads what reads it",
     "images/client.py": "whose image the service has needs no store of their own",
+    "images/credentials.py": "who has no credential helper loads nothing to run programs",
+    "images/pull.py": "few images are fetched without skopeo, and what does that takes long to load",
     "images/settings.py": "who sets nothing loads nothing",
     "samples/settings.py": "who sets nothing loads nothing",
     "node/main.py": "each of pioletd's processes loads its own, as the account that it is",

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from piolet.api.collectors import Collector, Device, Reading, Target, Unavailable
 from piolet.api.evals import (
+    EITHER,
     FAIL,
     INCONCLUSIVE,
+    NODE,
     OUTCOMES,
     PASS,
+    USER,
     Context,
     Eval,
     Inconclusive,
@@ -49,12 +52,15 @@ API = 1
 
 __all__ = [
     "API",
+    "EITHER",
     "FAIL",
     "GPU_QUANTITIES",
     "HOST_QUANTITIES",
     "INCONCLUSIVE",
+    "NODE",
     "OUTCOMES",
     "PASS",
+    "USER",
     "Account",
     "Asked",
     "Collector",

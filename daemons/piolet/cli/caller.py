@@ -1,4 +1,4 @@
-"""The srun that calls `piolet env submit`: where it was told to start the tasks, and which files its command names."""
+"""The srun that calls `piolet env submit`: where it was told to start the tasks, and what it has from its job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ _WORKING_DIRECTORY = "SLURM_WORKING_DIR"  # what srun takes for --chdir, where t
 # As in environment.c.
 _DEFINITION, _REQUEST = "SLURM_PIOLET_ENVIRONMENT", "SLURM_PIOLET_REQUEST"
 _OPTION = "SLURM_SPANK__SLURM_SPANK_OPTION_piolet_environment_environment"
-_SHOWN = 3
 
 
 def words_of(pid: int) -> srunwords.Words | None:
@@ -44,20 +43,3 @@ def inherited(request: str, words: srunwords.Words | None, variables: Mapping[st
     if not text or _OPTION not in variables:
         return None
     return from_json(os.fsencode(text))
-
-
-def misplaced(words: srunwords.Words | None, definition: Definition, host: Host) -> str:
-    """Return a warning of files that the command names and that are where srun is, where no task will be; or ''."""
-    workdir = definition.workdir or "/"
-    if words is None or definition.image is None or definition.workdir_given or definition.chdir or workdir == host.cwd:
-        return ""
-    command = [word for word in words.rest[:1] if "/" in word] + list(words.rest[1:])
-    named = [word for word in command if word and word[0] not in "/-" and os.path.isfile(host.absolute(word))]
-    if not named:
-        return ""
-    are = "is" if len(named) == 1 else "are"
-    files = ", ".join(dict.fromkeys(named[:_SHOWN]))
-    return (
-        f"{files} {are} in the working directory, but tasks start in {workdir} of the container: set workdir in the "
-        f'definition file (workdir = "{host.cwd}", where that is mounted), or give --chdir'
-    )

@@ -17,12 +17,13 @@ from piolet.base.errors import ImageError, PioletError
 from piolet.cli import caller, devices, thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
+from piolet.environment import secrets
 from piolet.environment.definition import from_json
 from piolet.environment.render import Rendered, Resolver, render, unresolved
 from piolet.images.info import ImageInfo
 from piolet.images.reference import is_path
 from piolet.site import config
-from piolet.submission.dependencies import Host
+from piolet.submission.dependencies import Host, Kind
 
 # What the image client looks at besides the variables that the definition names.
 _CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE")
@@ -69,7 +70,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
         print("; ".join((_verdict(args.file, rendered), *left)))
     elif args.action == "render":
         sys.stdout.flush()
-        sys.stdout.buffer.write(rendered.definition.to_json() + b"\n")
+        shown = replace(rendered.definition, set_env=secrets.shown(rendered.definition.set_env))
+        sys.stdout.buffer.write(shown.to_json() + b"\n")
         sys.stdout.buffer.flush()
     else:
         from piolet.environment.explain import explain
@@ -149,9 +151,27 @@ def _verdict(name: str, rendered: Rendered) -> str:
     return f"{name} is valid: {image}, {texts.counted(len(definition.mounts), 'mount')}"
 
 
+def _has_secrets(rendered: Rendered, host: Host) -> bool:
+    """Return whether a secret's value would be kept in the cache."""
+    names = [one.name for one in host.dependencies if one.kind == Kind.VARIABLE]
+    return secrets.any_secret((*(name for name in rendered.layer.env if name in rendered.definition.set_env), *names))
+
+
+def _is_quiet() -> bool:
+    """Return whether the srun, sbatch or salloc that started us was told to be quiet."""
+    from piolet.slurm import srunwords
+
+    try:
+        with open(f"/proc/{os.getppid()}/cmdline", "rb") as file:
+            words = os.fsdecode(file.read(1 << 20)).split("\0")
+    except OSError:
+        return False
+    return srunwords.is_quiet(words[:-1])
+
+
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.submission import cache, record
-    from piolet.submission.dependencies import Dependency, Kind
+    from piolet.submission.dependencies import Dependency
 
     host = this_host()
     host.watch(args.config or str(config.DEFAULT_PATH))
@@ -165,12 +185,16 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
         refusal = thismachine.refusal(reference, settings)
         if refusal is not None and not client.is_there(reference, settings.images):
             raise refusal  # before gigabytes come in vain
-        with progress() as show:
+        with progress(quiet=_is_quiet()) as show:
             info = client.resolve(reference, settings.images, pull=True, progress=show)
         if info.image.digest is None and info.image.path is None:
             raise ImageError(f"the image {reference} was pulled, but is in no store")
         return info
 
+    from piolet.cli import batch
+
+    called = batch.script()
+    batch.check_parts(called, batch.ENVIRONMENT)
     started = time.time_ns()
     words = caller.words_of(os.getppid())
     chdir = caller.chdir(words, host)
@@ -180,17 +204,20 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
         return 0
     rendered = _render(args.request, host, settings, resolve)
     _rehearse(rendered, host, settings)
-    misplaced = caller.misplaced(words, rendered.definition, host) if chdir is None else ""
-    if misplaced:
-        _warn(misplaced)
     definition = replace(rendered.definition, chdir=chdir).to_json()
     from_json(definition)  # what a node would refuse (an image can bring it in) is refused here
     # Whoever takes the record from the cache is to be warned as well.
     notes = [Dependency(Kind.NOTE, _warning(text)) for text in rendered.warnings]
-    whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes])
-    record.write(args.record_fd, whole or record.packed(definition, args.request, host.cwd))
+    place = record.Script.INSIDE if rendered.script_inside else record.Script.OUTSIDE
+    whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes], place)
+    packed = whole or record.packed(definition, args.request, host.cwd, place)
+    if rendered.script_inside:
+        batch.warn_of_steps(called, rendered.definition)
+    elif batch.is_bare(called, batch.ENVIRONMENT):
+        packed = record.packed(definition, args.request, host.cwd, record.Script.BARE)
+    record.write(args.record_fd, packed)
     path = cache.path_of(host.variables, host.cwd, args.request, args.config or "", os.getuid())
-    for_all = chdir is None and not rendered.passing
+    for_all = chdir is None and not rendered.passing and not _has_secrets(rendered, host)
     if whole and path and for_all and cache.is_settled(host.dependencies, started):
         cache.store(path, whole)
     return 0

@@ -11,6 +11,8 @@ from piolet.transport import packets
 
 ENTRY_PROGRAM = "/run/piolet/entry"
 """Where the entry program is in a container."""
+OPTIONAL = "optional"
+"""The flag of a mount that is left out where its source is not there."""
 TASK_FILE = "/run/piolet/task"
 """What it does to each task's environment first, and says, as in entry.c."""
 CREATE = "x-create"

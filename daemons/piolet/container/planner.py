@@ -10,15 +10,10 @@ from collections.abc import Collection, Iterable
 
 from piolet.container.entries import Additions
 from piolet.container.plan import ENTRY_PROGRAM, ContainerPlan, PlannedFolder, PlannedMount
+from piolet.environment import defaults
 from piolet.environment.definition import Definition, Mount
 from piolet.environment.mounts import parse
 from piolet.environment.settings import EnvironmentConfig
-
-# The host's device files, with /dev/shm and the terminals: a step's devices are what its cgroup allows, inside as
-# outside. The host's /proc, since there is no pid namespace: slurmstepd signals and accounts tasks by their pids.
-_SYSTEM = ("/proc", "/sys", "/dev")
-_HOST_DIRECTORIES = ("/tmp",)  # noqa: S108 - the node's own, as without a container
-_HOST_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime")
 
 
 def make_plan(
@@ -38,18 +33,19 @@ def make_plan(
     user's has a place for them.
     """
     assert definition.image is not None
-    mounts = [PlannedMount(path, path) for path in _SYSTEM]
-    mounts += [PlannedMount(path, path, optional=True) for path in _HOST_DIRECTORIES]
-    mounts += [PlannedMount(path, path, flags=("ro",), optional=True, file=True) for path in _HOST_FILES]
+    mounts = [PlannedMount(path, path) for path in defaults.SYSTEM]
+    mounts += [PlannedMount(path, path, optional=True) for path in defaults.DIRECTORIES]
+    mounts += [PlannedMount(path, path, flags=("ro",), optional=True, file=True) for path in defaults.FILES]
     if spool is not None:
         mounts.append(PlannedMount(spool, spool, flags=("ro",), optional=True))
-    if home is not None and home.startswith("/") and home != "/" and config.mount_home:
+    wanted = config.mount_home if definition.home is None else definition.home
+    if home is not None and home.startswith("/") and home != "/" and wanted:
         mounts.append(PlannedMount(home, home, optional=True))
     mounts = [mount for mount in mounts if not _is_below(mount.destination, definition.mounts)]
     for mount in map(parse, config.mounts):
         mounts.append(PlannedMount(mount.source, mount.destination or mount.source, flags=mount.flags, optional=True))
     mounts += additions.mounts
-    taken = {mount.destination.rstrip("/") for mount in definition.mounts}
+    taken = {*definition.dropped, *(mount.destination.rstrip("/") for mount in definition.mounts)}
     mounts = [mount for mount in mounts if mount.destination not in taken]
     helper = config.entry_program
     entry = bool(definition.entrypoint) or additions.tasks or config.runtime == "crun"

@@ -7,14 +7,15 @@ wrong type, NUL bytes, variables that belong to the step, circles, and more than
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from piolet.base.errors import EnvironmentFileError, Location
 from piolet.base.nearest import nearest
 from piolet.base.positions import Path
-from piolet.environment import lookup, words
+from piolet.environment import envfile, lookup, words
+from piolet.environment import request as asked
 from piolet.environment.expand import ExpandError, expand
 from piolet.environment.layer import Entry, Layer, combine_all
 from piolet.environment.problems import Problems
@@ -25,10 +26,15 @@ from piolet.submission.dependencies import Host
 LEVELS_LIMIT = 10
 FILES_LIMIT = 100
 
-_SCALARS: dict[str, type] = {"image": str, "workdir": str, "entrypoint": bool, "writable": bool, "env_policy": str}
-_WORDS = {"env_policy": ("inherit", "clean")}
+_SCALARS: dict[str, type] = {
+    **dict.fromkeys(("image", "workdir", "env_policy", "script"), str),
+    **dict.fromkeys(("entrypoint", "writable", "home"), bool),
+}
+# A string or an array of them.
+_ONE_OR_MORE = ("base_environment", "env_file")
+_WORDS = {"env_policy": ("inherit", "clean"), "script": ("outside", "inside")}
 _TABLES = ("env", "annotations")
-KEYS = ("base_environment", *_SCALARS, "mounts", "devices", *_TABLES)
+KEYS = (*_ONE_OR_MORE, *_SCALARS, "mounts", "devices", *_TABLES)
 STEP_PREFIXES = ("SLURM_", "PMI_", "PMIX_")
 # What users tune in PMIx; Slurm sets none of these for a step.
 TUNABLE_PREFIX = "PMIX_MCA_"
@@ -38,10 +44,11 @@ _UNKNOWN_SHOWN = 10
 
 @dataclass(frozen=True)
 class Document:
-    """One file: its own values, and the entries of `base_environment`."""
+    """One file: its own values, and the entries of `base_environment` and of `env_file`."""
 
     bases: tuple[Entry, ...]
     layer: Layer
+    env_files: tuple[Entry, ...] = ()
 
 
 def load(request: str, host: Host, config: EnvironmentConfig, problems: Problems | None = None) -> Layer:
@@ -49,9 +56,17 @@ def load(request: str, host: Host, config: EnvironmentConfig, problems: Problems
 
     Raises EnvironmentFileError: there is no such file, or it cannot be read; without `problems`, whatever is wrong.
     """
-    path = lookup.find(request, host, config.edf_path)
+    name, above = asked.split(request, host.cwd)
     found = Problems() if problems is None else problems
-    layer = combine_all(_Loader(host, config, found).layers(path, ()))
+    loader = _Loader(host, config, found)
+    layers: list[Layer] = []
+    if name == "-":
+        layers += loader.layers(loader.standard_input(), ())
+    elif name or above is None:
+        layers += loader.layers(lookup.find(name, host, config.edf_path), ())
+    if above is not None:
+        layers.append(read_document(above, strict=True, problems=found).layer)
+    layer = combine_all(layers)
     if problems is None:
         found.report()
     return layer
@@ -82,9 +97,38 @@ class _Loader:
             source = read(path)
             if source.stamp is not None:
                 self.host.file(path, source.stamp)
-            strict = self.config.unknown_keys == "error"
-            self.documents[path] = read_document(source, strict=strict, problems=self.problems)
+            self.documents[path] = self.read(source)
         return self.documents[path]
+
+    def standard_input(self) -> str:
+        """Read the definition there; return the path by which it is known."""
+        source = asked.standard_input(self.host.cwd)
+        self.documents[source.path] = self.read(source)
+        return source.path
+
+    def read(self, source: Source) -> Document:
+        strict = self.config.unknown_keys == "error"
+        document = read_document(source, strict=strict, problems=self.problems)
+        variables: dict[str, Entry] = {}
+        for entry in document.env_files:
+            with self.problems.gather():
+                variables |= self.variables(entry)
+        layer = replace(document.layer, env={**variables, **document.layer.env})
+        return replace(document, layer=layer)
+
+    def variables(self, entry: Entry) -> dict[str, Entry]:
+        """Return the variables of a file that `env_file` names."""
+        path = self.host.absolute(expand_entry(entry, self.host))
+        try:
+            source, found = envfile.read(path)
+        except EnvironmentFileError as error:
+            error.location = error.location or entry.locate()
+            raise
+        if source.stamp is not None:
+            self.host.file(path, source.stamp)
+        for name in found:
+            refuse_name(name, source.locate(("env", name), key=True))
+        return found
 
     def base_path(self, entry: Entry) -> str:
         request = expand_entry(entry, self.host)
@@ -125,13 +169,13 @@ def _same_file(one: Any, other: Any) -> bool:
     return bool(one and other and (one.device, one.inode) == (other.device, other.inode))
 
 
-def expand_entry(entry: Entry, host: Host, image_env: dict[str, str] | None = None, quote: Any = str) -> str:
+def expand_entry(entry: Entry, host: Host, own: Mapping[str, str] | None = None, quote: Any = str) -> str:
     """Return the entry's text expanded, noting in `host` which variables of the host were used.
 
-    Variables of `image_env`, where it is given, come before those of the host. Raises
+    Variables in `own`, where it is given, come before those of the host. Raises
     EnvironmentFileError with the place of the `${…}` that failed.
     """
-    own = {"EDF_DIR": entry.source.directory, **(image_env or {})}
+    own = {"EDF_DIR": entry.source.directory, **(own or {})}
     try:
         result = expand(entry.text, {**host.variables, **own} if "${" in entry.text else {}, quote)
     except ExpandError as error:
@@ -161,7 +205,7 @@ class _Reader:
         self.problems = problems
 
     def document(self, strict: bool) -> Document:
-        source, data = self.source, self.source.data
+        source = self.source
         warnings = self.unknown_keys(strict)
         layer = Layer(
             sources=(source,),
@@ -172,12 +216,16 @@ class _Reader:
             annotations=self.annotations(),
             warnings=tuple(warnings),
         )
-        bases = data.get("base_environment", [])
-        if isinstance(bases, str):
+        bases, env_files = (tuple(self.one_or_more(key)) for key in _ONE_OR_MORE)
+        return Document(bases, layer, env_files)
+
+    def one_or_more(self, key: str) -> Iterator[Entry]:
+        value = self.source.data.get(key, [])
+        if not isinstance(value, str):
+            yield from self.strings(key)
+        elif value:
             with self.problems.gather():
-                return Document((_scalar(source, ("base_environment",), str, bases),) if bases else (), layer)
-            return Document((), layer)
-        return Document(tuple(self.strings("base_environment")), layer)
+                yield _scalar(self.source, (key,), str, value)
 
     def unknown_keys(self, strict: bool) -> list[str]:
         source, data = self.source, self.source.data
@@ -211,7 +259,7 @@ class _Reader:
         value = self.source.data.get(key, [])
         with self.problems.gather():
             if not isinstance(value, list):
-                single = "a string or " if key == "base_environment" else ""
+                single = "a string or " if key in _ONE_OR_MORE else ""
                 raise EnvironmentFileError(
                     f"{key} must be {single}an array of strings, not {_kind(value)}",
                     f'in brackets: {key} = ["…"]' if isinstance(value, str) else None,
@@ -264,14 +312,19 @@ class _Reader:
 
 def _variable(source: Source, name: str, value: Any) -> Entry:
     path, where = ("env", name), source.locate(("env", name), key=True)
+    refuse_name(name, where)
+    _refuse_key(name, "env", "a variable", where)
+    return _scalar(source, path, str, value)
+
+
+def refuse_name(name: str, where: Location) -> None:
+    """Refuse a name that no variable can have, or that a definition must not set. Raises EnvironmentFileError."""
     if not name or "=" in name or "\0" in name:
         what = "a variable's name must not be empty and holds neither '=' nor a NUL byte"
         raise EnvironmentFileError(what, None, where)
     if name.startswith(STEP_PREFIXES) and not name.startswith(TUNABLE_PREFIX):
         what = f"{name[:80]} belongs to the step, so that a definition file cannot set or unset it"
         raise EnvironmentFileError(what, None, where)
-    _refuse_key(name, "env", "a variable", where)
-    return _scalar(source, path, str, value)
 
 
 def _refuse_key(name: str, table: str, what: str, where: Location) -> None:

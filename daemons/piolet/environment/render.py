@@ -11,16 +11,17 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from piolet.base.errors import EnvironmentFileError, ImageError
-from piolet.environment import edf, mounts, variables
+from piolet.environment import defaults, edf, later, mounts, variables
 from piolet.environment.definition import LIMIT_BYTES, Definition, Mount
 from piolet.environment.layer import Entry, Layer
 from piolet.environment.lookup import nearest_path
 from piolet.environment.problems import Problems
+from piolet.environment.request import STANDARD_INPUT
 from piolet.environment.settings import EnvironmentConfig
 from piolet.images.info import Image, ImageInfo
 from piolet.images.reference import is_path
@@ -39,9 +40,9 @@ _NEEDS_CONTAINER = "without one the step runs on the host, and only env applies"
 class Rendered:
     """A definition, and what `explain` needs to say where each part of it comes from.
 
-    mounts, devices   the entry behind each part of the definition
+    mounts, devices   the entry behind each part of the definition, and in `drops` of its `dropped`
     once              warnings that need not be said again while the definition stays the same
-    passing           it depends on the names of all variables, and is for this call only
+    passing           it depends on the names of all variables, or on standard input, and is for this call only
     """
 
     definition: Definition
@@ -52,6 +53,8 @@ class Rendered:
     devices: dict[str, Entry]
     once: tuple[str, ...] = ()
     passing: bool = False
+    drops: dict[str, Entry] = field(default_factory=dict)
+    script_inside: bool = False
 
 
 def render(request: str, host: Host, config: EnvironmentConfig, resolve: Resolver) -> Rendered:
@@ -62,7 +65,8 @@ def render(request: str, host: Host, config: EnvironmentConfig, resolve: Resolve
     problems = Problems()
     layer = edf.load(request, host, config, problems)
     warnings = list(layer.warnings)
-    sources = _mounts(layer, host, warnings, problems)
+    dropped: dict[str, Entry] = {}
+    sources = _mounts(layer, host, config, dropped, warnings, problems)
     devices = _devices(layer, host, problems)
     workdir = None
     with problems.gather():
@@ -77,11 +81,13 @@ def render(request: str, host: Host, config: EnvironmentConfig, resolve: Resolve
     # A variable that is not defined may be the image's.
     set_env, unset_env = variables.of_container(layer, host, info, warnings, problems if known else Problems())
     problems.report()
+    warnings += info.warnings if info is not None else ()
     policy = layer.scalars.get("env_policy")
     clean = info is not None and policy is not None and policy.value == "clean"
     outside = variables.outside(host, config.stay_outside, set_env, clean=clean) if info is not None else ()
     entrypoint = layer.scalars.get("entrypoint")
     writable = layer.scalars.get("writable")
+    home = layer.scalars.get("home")
     definition = Definition(
         request=request,
         files=tuple(source.path for source in layer.sources),
@@ -90,7 +96,9 @@ def render(request: str, host: Host, config: EnvironmentConfig, resolve: Resolve
         workdir=workdir or (squeeze(info.workdir) if info and info.workdir else None),
         entrypoint=info.entrypoint if info and entrypoint and entrypoint.value else (),
         writable=bool(writable.value) if writable else True,
+        home=None if home is None else bool(home.value),
         mounts=tuple(sources),
+        dropped=tuple(dropped),
         devices=tuple(devices),
         set_env=set_env,
         unset_env=tuple(dict.fromkeys((*unset_env, *outside))),
@@ -98,9 +106,14 @@ def render(request: str, host: Host, config: EnvironmentConfig, resolve: Resolve
     )
     _check_size(definition)
     left = [] if clean else [name for name in outside if host.variables.get(name)]
+    for name in outside if not clean else ():
+        if name not in host.variables:
+            host.variable(name)  # who has it the next time is to be warned
     text = f"variables of the host stay outside the container, as what they name is not there: {', '.join(left)}"
     once = (f"{text}; [env] sets what the image needs",) if left else ()
-    return Rendered(definition, layer, info, tuple(warnings), sources, devices, once, clean)
+    passing = clean or any(source.path == STANDARD_INPUT for source in layer.sources)
+    inside = _script_inside(layer, config, info)
+    return Rendered(definition, layer, info, tuple(warnings), sources, devices, once, passing, dropped, inside)
 
 
 @contextmanager
@@ -114,11 +127,11 @@ def _placed(entry: Entry) -> Iterator[None]:
         raise
 
 
-def _text(layer: Layer, key: str, host: Host) -> tuple[str, Entry] | None:
+def _text(layer: Layer, key: str, host: Host, own: Mapping[str, str] | None = None) -> tuple[str, Entry] | None:
     entry = layer.scalars.get(key)
     if entry is None:
         return None
-    text = edf.expand_entry(entry, host)
+    text = edf.expand_entry(entry, host, own)
     return (text, entry) if text else None
 
 
@@ -146,19 +159,26 @@ def _image(layer: Layer, host: Host, resolve: Resolver) -> ImageInfo | None:
 def _refuse_without_image(layer: Layer, sources: dict[Mount, Entry], devices: dict[str, Entry]) -> None:
     entrypoint = layer.scalars.get("entrypoint")
     workdir = layer.scalars.get("workdir")
+    script = layer.scalars.get("script")
     for what, entry in (
         ("mounts need", next(iter(sources.values()), None)),
         ("devices need", next(iter(devices.values()), None)),
         ("a workdir needs", workdir if workdir and workdir.value else None),
         ("an entrypoint needs", entrypoint if entrypoint and entrypoint.value else None),
+        ("a script inside needs", script if script and script.value == "inside" else None),
     ):
         if entry is not None:
             raise EnvironmentFileError(f"{what} an image, and there is none", _NEEDS_CONTAINER, entry.locate())
 
 
+def _script_inside(layer: Layer, config: EnvironmentConfig, info: ImageInfo | None) -> bool:
+    entry = layer.scalars.get("script")
+    return info is not None and (config.script if entry is None else entry.value) == "inside"
+
+
 def _own_workdir(layer: Layer, host: Host) -> str | None:
     """Return the working directory that the files name, or None."""
-    own = _text(layer, "workdir", host)
+    own = _text(layer, "workdir", host, later.MARKS)
     if own is None:
         return None
     path, entry = own
@@ -171,8 +191,18 @@ def _own_workdir(layer: Layer, host: Host) -> str | None:
     return squeeze(path)
 
 
-def _mounts(layer: Layer, host: Host, warnings: list[str], problems: Problems) -> dict[Mount, Entry]:
-    """Return the mounts in the order in which they are made, with the entries behind them."""
+def _mounts(
+    layer: Layer,
+    host: Host,
+    config: EnvironmentConfig,
+    dropped: dict[str, Entry],
+    warnings: list[str],
+    problems: Problems,
+) -> dict[Mount, Entry]:
+    """Return the mounts in the order in which they are made, with the entries behind them.
+
+    `dropped` gets the destinations at which what every container has is not wanted.
+    """
     with problems.gather():
         if len(layer.mounts) > MOUNTS_LIMIT:
             raise EnvironmentFileError(
@@ -185,9 +215,9 @@ def _mounts(layer: Layer, host: Host, warnings: list[str], problems: Problems) -
     for entry in layer.mounts[:MOUNTS_LIMIT]:
         with problems.gather(), _placed(entry):
             # A colon in a variable's value is part of a path, never a separator.
-            text = edf.expand_entry(entry, host, quote=mounts.quote)
+            text = edf.expand_entry(entry, host, later.MARKS, mounts.quote)
             if text.startswith("!"):
-                wanted = _drop(wanted, text[1:], entry, warnings)
+                wanted = _drop(wanted, text[1:], entry, host, config, dropped, warnings)
                 continue
             mount = mounts.parse(text)
             if mount.kind != "tmpfs":
@@ -196,14 +226,28 @@ def _mounts(layer: Layer, host: Host, warnings: list[str], problems: Problems) -
             entries.setdefault(mount, entry)
     result = {mount: entries[mount] for mount in mounts.arrange(wanted)}
     for mount, entry in result.items():
-        if mount.kind != "tmpfs":
+        if mount.kind != "tmpfs" and not later.is_the_nodes(mount.source, mount.flags, config.node_local):
             with problems.gather(), _placed(entry):
                 _check_readable(mount.source, host, "the source of the mount", regular=mount.kind == "sqsh")
     return result
 
 
-def _drop(wanted: list[Mount], text: str, entry: Entry, warnings: list[str]) -> list[Mount]:
+def _drop(
+    wanted: list[Mount],
+    text: str,
+    entry: Entry,
+    host: Host,
+    config: EnvironmentConfig,
+    dropped: dict[str, Entry],
+    warnings: list[str],
+) -> list[Mount]:
     destination = mounts.parse_destination(mounts.unquote(text))
+    if destination in defaults.SYSTEM:
+        what = f"the container cannot be without {destination}"
+        raise EnvironmentFileError(what, "mount something else there if you know what programs need of it")
+    if defaults.may_be_dropped(destination, config) or destination == host.variable("HOME"):
+        dropped[destination] = entry
+        return [mount for mount in wanted if mount.destination != destination]
     left = [mount for mount in wanted if mount.destination != destination]
     if len(left) == len(wanted):
         place = entry.locate()

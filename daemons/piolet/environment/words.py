@@ -22,7 +22,7 @@ FOREIGN = {
     **dict.fromkeys(("extends", "include", "inherit", "base", "from"), _BASES),
     **dict.fromkeys(("container_image", "container-image", "container", "from_image"), "here it is 'image'"),
     **dict.fromkeys(("environment", "envs", "variables", "env_vars"), "here it is the table [env]"),
-    "env_file": 'here a file of variables is a definition file: base_environment = "./FILE.toml"',
+    **dict.fromkeys(("env_files", "envfile", "environment_file", "env-file"), "here it is 'env_file'"),
     "labels": "here they are the table [annotations]",
     "gpus": "the step's GPUs are srun's: --gpus",
     "mount_home": "here it is 'home', true or false",

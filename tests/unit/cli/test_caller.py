@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,39 +64,6 @@ def test_where_srun_was_told_to_start(given: list[str], variables: dict[str, str
     assert caller.chdir(words(*given), host) == expected
     assert caller.chdir(None, host) is None
     assert "SLURM_WORKING_DIR" in {dependency.name for dependency in host.dependencies}
-
-
-@pytest.mark.parametrize(
-    ("command", "named"),
-    [
-        (["python3", "train.py"], "train.py is"),
-        (["python3", "-u", "./train.py", "--data", "more.bin"], "./train.py, more.bin are"),
-        (["./train.py"], "./train.py is"),
-        (["train.py"], None),
-        (["python3", "gone.py"], None),
-        (["ls", "folder"], None),
-        (["python3", "/etc/passwd", "-c"], None),
-    ],
-)
-def test_a_file_that_is_not_where_tasks_start(tmp_path: Path, command: list[str], named: str | None) -> None:
-    for name in ("train.py", "more.bin"):
-        (tmp_path / name).touch()
-    (tmp_path / "folder").mkdir()
-    definition, host = Definition("x", image=IMAGE, workdir="/work"), Host({}, str(tmp_path))
-    said = caller.misplaced(words("-N1", *command), definition, host)
-    assert said == (
-        f"{named} in the working directory, but tasks start in /work of the container: set workdir in the "
-        f'definition file (workdir = "{tmp_path}", where that is mounted), or give --chdir'
-        if named
-        else ""
-    )
-    for other in (
-        dataclasses.replace(definition, workdir_given=True),
-        dataclasses.replace(definition, chdir="/x"),
-        dataclasses.replace(definition, image=None, workdir=None),
-        dataclasses.replace(definition, workdir=str(tmp_path)),
-    ):
-        assert caller.misplaced(words(*command), other, host) == ""
 
 
 def test_the_definition_of_the_job(tmp_path: Path) -> None:

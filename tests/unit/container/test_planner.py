@@ -48,6 +48,28 @@ def test_a_user_s_mount_beside_ours_leaves_ours() -> None:
     assert {"/etc/hosts", "/home/alice"} <= found.keys()
 
 
+def test_the_home_as_the_definition_says() -> None:
+    for site in (True, False):
+        for said in (True, False, None):
+            definition = dataclasses.replace(BASE, home=said)
+            plan = make_plan(definition, "piolet:1.0", "/home/alice", EnvironmentConfig(mount_home=site))
+            there = "/home/alice" in {mount.destination for mount in plan.mounts}
+            assert there == (site if said is None else said)
+
+
+def test_what_is_dropped() -> None:
+    config = EnvironmentConfig(mounts=("/opt/site",))
+    gone = ("/tmp", "/etc/hosts", "/home/alice", "/opt/site")
+    definition = dataclasses.replace(BASE, dropped=gone)
+    found = {mount.destination for mount in make_plan(definition, "piolet:1.0", "/home/alice", config).mounts}
+    assert not found & set(gone)
+    assert {"/proc", "/sys", "/dev", "/etc/resolv.conf"} <= found
+    again = dataclasses.replace(definition, mounts=(Mount("/scratch", "/tmp"),))
+    assert {"/tmp": "/scratch"}.items() <= {
+        mount.destination: mount.source for mount in make_plan(again, "piolet:1.0", None, config).mounts
+    }.items()
+
+
 def test_the_site_s_mounts_stay_below_a_user_s() -> None:
     found = planned(EnvironmentConfig(mounts=("/etc/prolog",)), Mount("/d", "/etc"))
     assert found["/etc/prolog"].optional

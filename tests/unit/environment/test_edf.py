@@ -68,7 +68,7 @@ def test_every_key() -> None:
         ("IMAGE = 'x'\n", (1, 1), "unknown key 'IMAGE'", "did you mean 'image'?"),
         ("[enviroment]\nA = '1'\n", (1, 2), "unknown key 'enviroment'", "the tables are [env], [annotations]"),
         ("[envs]\nA = '1'\n", (1, 2), "unknown key 'envs'", "did you mean 'env'?"),
-        ("zzz = 1\n", (1, 1), "unknown key 'zzz'", "the keys are base_environment, image, workdir"),
+        ("zzz = 1\n", (1, 1), "unknown key 'zzz'", "the keys are base_environment, env_file, image"),
         ('image = "a\\u0000b"\n', (1, 9), "image holds a NUL byte", None),
         ('[env]\n"A=B" = "x"\n', (2, 1), "a variable's name must not be empty", None),
         ('[env]\n"" = "x"\n', (2, 1), "a variable's name must not be empty", None),

@@ -29,6 +29,7 @@ def test_explain_names_the_origin_of_every_value(made: Render, tmp_path: Path) -
         "entrypoint default",
         "writable default",
         "env_policy default",
+        "script default",
         f'"tmpfs:/t:ro", {x}:2',
         f'"/tmp:/x", {x}:2',
         f'"/dev/fuse", {b}:3',
@@ -44,7 +45,8 @@ def test_explain_names_the_origin_of_every_value(made: Render, tmp_path: Path) -
 
 def test_what_explain_prints_means_the_same(made: Render, host: Host, tmp_path: Path) -> None:
     first = made(
-        'image = "img"\nmounts = ["/tmp:/a:ro", \'/tmp:/b\\:c\']\n[env]\nA = "$${x} \\" \\\\ \\u007f é"\nB = ""\n'
+        'image = "img"\nhome = false\nmounts = ["!/etc/hosts", "/tmp:/a:ro", \'/tmp:/b\\:c\']\n[env]\n'
+        'A = "$${x} \\" \\\\ \\u007f é"\nB = ""\n'
         '[annotations]\nx.y = "1"\n"odd key" = "2"\n'
     ).definition
     (tmp_path / "again.toml").write_text(explain(made((tmp_path / "x.toml").read_text())))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from piolet.base.errors import EnvironmentFileError, ImageError
@@ -67,6 +68,7 @@ def test_without_an_image_only_env_applies(made: Render) -> None:
         ('workdir = "/x"\n', "a workdir needs an image, and there is none"),
         ("entrypoint = true\n", "an entrypoint needs an image, and there is none"),
         ('devices = ["/dev/null"]\n', "devices need an image, and there is none"),
+        ('script = "inside"\n', "a script inside needs an image, and there is none"),
     ],
 )
 def test_what_needs_an_image(made: Render, text: str, what: str) -> None:
@@ -90,6 +92,16 @@ def test_mounts_are_dropped_replaced_and_kept_in_order(made: Render, tmp_path: P
     destinations = [(Path(m.source).name, m.destination) for m in rendered.definition.mounts]
     assert destinations == [("b", "/z"), ("c", "/y"), ("a", "/x2")]
     assert rendered.warnings == (f"{tmp_path}/x.toml:2: nothing is mounted at /none, so there is nothing to drop",)
+
+
+def test_what_every_container_has_is_dropped(made: Render, tmp_path: Path) -> None:
+    rendered = made('image = "img"\nmounts = ["/tmp:/x", "!/tmp", "!/etc/hosts", "!${HOME}", "!/x"]\n')
+    assert rendered.definition.dropped == ("/tmp", "/etc/hosts", str(tmp_path))
+    assert rendered.definition.mounts == ()
+    assert rendered.warnings == ()
+    assert from_json(rendered.definition.to_json()) == rendered.definition
+    error = refusal(made, 'image = "img"\nmounts = ["!/dev"]\n')
+    assert error.message == "the container cannot be without /dev"
 
 
 def test_a_colon_in_a_variable_or_directory_is_part_of_the_path(made: Render, host: Host, tmp_path: Path) -> None:
@@ -288,4 +300,27 @@ def test_the_dependencies(made: Render, host: Host, tmp_path: Path) -> None:
         (Kind.FILE, str(watched)): "",
         (Kind.ABSENT, f"{tmp_path}/gone"): "",
         (Kind.UNSET, "NO"): "",
+        **{(Kind.UNSET, name): "" for name in EnvironmentConfig().stay_outside},
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "site", "inside"),
+    [
+        ('image = "img"', "outside", False),
+        ('image = "img"', "inside", True),
+        ('image = "img"\nscript = "inside"', "outside", True),
+        ('image = "img"\nscript = "outside"', "inside", False),
+        ('[env]\nA = "1"', "inside", False),
+        ('base_environment = "./b.toml"\nscript = "outside"', "inside", False),
+        ('base_environment = "./b.toml"', "outside", True),
+    ],
+)
+def test_where_a_batch_script_runs(host: Host, tmp_path: Path, text: str, site: Any, inside: bool) -> None:
+    (tmp_path / "b.toml").write_text('image = "img"\nscript = "inside"\n')
+    (tmp_path / "x.toml").write_text(text + "\n")
+    config = EnvironmentConfig(edf_path=(), script=site)
+    rendered = render("./x.toml", host, config, lambda _: INFO)
+    assert rendered.script_inside is inside
+    # It is said in front of the definition, and not in it.
+    assert b'"script"' not in rendered.definition.to_json()

@@ -249,7 +249,7 @@ def test_true_and_false_are_small(value: str) -> None:
 def test_a_file_of_another_language(name: str, text: str, what: str, hint: str) -> None:
     with pytest.raises(EnvironmentFileError) as caught:
         source.parse(f"/{name}", text)
-    assert caught.value.message == f"/{name} is {what}, and a definition file is TOML"
+    assert caught.value.message == f"this is {what}, and a definition file is TOML"
     assert hint in (caught.value.hint or "")
     assert caught.value.location is not None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from piolet.submission.dependencies import Host
+from piolet.submission.dependencies import Host, Kind
 
 from tests.unit.environment.rendering import Render, refusal
 
@@ -61,8 +61,10 @@ def test_variables_of_the_host_that_point_at_nothing_inside(made: Render, host: 
         "[env] sets what the image needs",
     )
     assert rendered.warnings == ()
-    # The list is the site's, so that the definition is the same whatever the host has.
-    assert "LD_PRELOAD" not in {dependency.name for dependency in host.dependencies}
+    # The definition is the same whatever the host has; but who has one for the first time is to be warned.
+    noted = {dependency.name: dependency.kind for dependency in host.dependencies}
+    assert "LD_PRELOAD" not in noted
+    assert noted["PYTHONHOME"] == Kind.UNSET
     assert made("[env]\nA = '1'\n").definition.unset_env == ()
 
 
