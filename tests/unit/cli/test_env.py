@@ -96,7 +96,7 @@ def submitted(work: Path, *options: str, request: str = "./x.toml") -> tuple[int
         record = os.pread(descriptor, 1 << 21, 0)
     finally:
         os.close(descriptor)
-    return status, record, list((work / "home/.cache/piolet/env").glob("*"))
+    return status, record, list((work / "home/.cache/piolet/env").glob("*.rec"))
 
 
 def test_submit(work: Path, client: Client, capsys: Captured) -> None:
