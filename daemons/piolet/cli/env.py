@@ -14,7 +14,7 @@ from dataclasses import replace
 from piolet import __file__ as package_file
 from piolet.base import texts
 from piolet.base.errors import ImageError, PioletError
-from piolet.cli import caller, thismachine
+from piolet.cli import caller, devices, thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
 from piolet.environment import pinned, secrets
@@ -49,6 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "print the definition that a job's steps had, the image by its digest"
     action = actions.add_parser("show", help=text, description=text.capitalize() + ".", allow_abbrev=False)
     action.add_argument("job", metavar="JOB[.STEP]", help="a job, or one of its steps, that srun started here for you")
+    devices.add_parser(actions)
     submit = actions.add_parser(
         "submit",
         help="what the plugin in srun calls",
@@ -67,6 +68,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
         from piolet.cli import envjobs
 
         return envjobs.show(args.job)
+    if args.action == "devices":
+        return devices.run(args, settings)
     host = this_host()
     rendered = _render(args.file, host, settings, _asking(settings, offline=args.offline))
     if args.action == "check":
@@ -94,6 +97,13 @@ def this_host() -> Host:
 
 def _render(request: str, host: Host, settings: config.Config, resolve: Resolver) -> Rendered:
     rendered = render(request, host, settings.environment, resolve)
+    definition = rendered.definition
+    if definition.annotations:
+        from piolet.hooks.wanted import check
+
+        host.watch(settings.hooks.directory)
+        more = check(definition.annotations, definition.set_env, settings.hooks)
+        rendered = replace(rendered, warnings=(*rendered.warnings, *more))
     for text in (*rendered.warnings, *rendered.once):
         _warn(text)
     return rendered
