@@ -11,7 +11,7 @@
 #define NONE "none"
 #define TIMEOUT_MAX_S 3600
 
-struct plugin plugin = { "/usr/bin/piolet", NULL, "/run/piolet/node.sock", "/usr/libexec/piolet/piolet-entry", 30, NULL, 0 };
+struct plugin plugin = { "/usr/bin/piolet", "/etc/piolet/piolet.toml", "/run/piolet/node.sock", "/usr/libexec/piolet/piolet-entry", 30, NULL, 0 };
 
 int plugin_option(int value, const char *argument, int remote)
 {
