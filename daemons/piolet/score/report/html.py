@@ -138,7 +138,7 @@ def _bar(parts: list[tuple[str, str, float]]) -> str:
 
 def _fill(colour: str) -> str:
     """Return a colour as the page has it, light and dark."""
-    return {series.LOST[-1][1]: "var(--idle)", series.NO_DATA: "var(--paper)"}.get(colour, colour)
+    return {dict(series.LOST)["idle"]: "var(--idle)", series.NO_DATA: "var(--paper)"}.get(colour, colour)
 
 
 def _key(entries: Iterable[tuple[str, str, str]]) -> str:
