@@ -14,7 +14,7 @@ from dataclasses import replace
 from piolet import __file__ as package_file
 from piolet.base import texts
 from piolet.base.errors import ImageError, PioletError
-from piolet.cli import caller, thismachine
+from piolet.cli import caller, convert, thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
 from piolet.environment.definition import from_json
@@ -45,6 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action = actions.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
         action.add_argument("file", metavar="FILE", help="a file, or a name in EDF_PATH, as for --environment")
         action.add_argument("--offline", action="store_true", help="never ask a registry")
+    convert.add_parser(actions)
     submit = actions.add_parser(
         "submit",
         help="what the plugin in srun calls",
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     if args.action == "submit":
         return _submit(args, settings)
     host = this_host()
+    if args.action in convert.ACTIONS:
+        return convert.run(args, lambda name: _render(name, host, settings, _asking(settings, offline=args.offline)))
     rendered = _render(args.file, host, settings, _asking(settings, offline=args.offline))
     if args.action == "check":
         left = _rehearse(rendered, host, settings)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from piolet.base import places
@@ -54,6 +55,17 @@ def split(request: str, cwd: str) -> tuple[str, Source | None]:
     return name, Source(_WHERE, request, data, Positions(dict(values), values), None, cwd)
 
 
+def changes(words: Sequence[str]) -> dict[str, Any]:
+    """Return what `words`, KEY=VALUE each, say, as the data of a file. Raises EnvironmentFileError."""
+    data: dict[str, Any] = {}
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if not equals:
+            raise EnvironmentFileError(f"'{word[:80]}' is not KEY=VALUE", f"the keys are {', '.join(OVERRIDES)}")
+        _put(word, key, (0, len(key)), (len(key) + 1, len(word)), data, {})
+    return data
+
+
 def _put(request: str, key: str, at: Span, span: Span, data: dict[str, Any], values: dict[Path, Span]) -> None:
     value = request[span[0] : span[1]]
     path: Path = (key,)
@@ -76,7 +88,7 @@ def _put(request: str, key: str, at: Span, span: Span, data: dict[str, Any], val
     else:
         near = nearest(key, OVERRIDES)
         hint = f"did you mean '{near}'?" if near else f"the keys are {', '.join(OVERRIDES)}"
-        raise _error(request, at, f"unknown key '{key}' after a comma", hint)
+        raise _error(request, at, f"unknown key '{key[:80]}'", hint)
     values[path] = span
 
 
