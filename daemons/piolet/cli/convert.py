@@ -71,7 +71,7 @@ def _convert(tool: str, words: Sequence[str]) -> int:
 
     if not words:
         raise UsageError(f"piolet env from-{tool} needs a script or a command")
-    if len(words) == 1 and os.path.exists(words[0]):
+    if len(words) == 1:
         found = list(foreign.commands(text_of(os.path.abspath(words[0]))[0]))
     else:
         found = list(foreign.commands(shlex.join(words)))

@@ -1,14 +1,14 @@
 """Jobs of pyxis and of enroot as definition files: their words are read, never run. Pure.
 
 A script is read line by line, as text: `#SBATCH` lines, and the lines that begin with srun, sbatch, salloc or enroot.
-What a shell would make of variables in them is not worked out; `$NAME` becomes `${NAME}`, which a definition replaces.
+`$NAME` is what the script has set it to, in a line of its own; else it becomes `${NAME}`, which a definition replaces.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,24 +16,13 @@ from piolet.base.errors import EnvironmentFileError
 
 _COMMANDS = ("srun", "sbatch", "salloc", "enroot")
 _VARIABLE = re.compile(r"(?<![$\\])\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _FLAGS = frozenset(
-    (
-        *(
-            "ro",
-            "rw",
-            "private",
-            "rprivate",
-            "shared",
-            "rshared",
-            "slave",
-            "rslave",
-            "bind",
-            "rbind",
-            "nosuid",
-            "nodev",
-        ),
-        *("noexec", "x-create", "x-create=dir", "x-create=file", "x-create=auto"),
-    )
+    [
+        *("ro", "rw", "private", "rprivate", "shared", "rshared", "slave", "rslave"),
+        *("bind", "rbind", "nosuid", "nodev", "noexec"),
+        *("x-create", "x-create=dir", "x-create=file", "x-create=auto"),
+    ]
 )
 
 
@@ -55,12 +44,16 @@ class Converted:
 def commands(text: str) -> Iterator[list[str]]:
     """Yield the words of each command of a script that may have options of containers."""
     joined = re.sub(r"\\\n", " ", text)
+    assigned: dict[str, str] = {}
     for line in joined.splitlines():
         if line.startswith("#SBATCH"):
             line = "sbatch " + line[len("#SBATCH") :]
         elif line.lstrip().startswith("#"):
             continue
-        words = _words(line)
+        words = [_replaced(word, assigned) for word in _words(line)]
+        match = _ASSIGNMENT.fullmatch(words[-1]) if words and words[:-1] in ([], ["export"]) else None
+        if match is not None and "$(" not in match[2] and "`" not in match[2]:
+            assigned[match[1]] = match[2]
         starts = [at for at, word in enumerate(words) if word.rpartition("/")[2] in _COMMANDS]
         if starts:
             yield [words[starts[0]].rpartition("/")[2], *words[starts[0] + 1 :]]
@@ -244,6 +237,10 @@ def _image(made: Converted, text: str) -> str:
     if separator and scheme != "docker":
         made.lost.append(f"the image {text}: images of {scheme} are imported first (piolet image import)")
     return rest if separator else text
+
+
+def _replaced(text: str, assigned: Mapping[str, str]) -> str:
+    return _VARIABLE.sub(lambda match: assigned.get(match[1] or match[2], match[0]), text)
 
 
 def _variables(text: str) -> str:

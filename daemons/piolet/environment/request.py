@@ -24,7 +24,7 @@ from piolet.environment.source import SIZE_LIMIT, Source, parse
 
 STANDARD_INPUT = "/dev/stdin"
 _IMAGE = "image:"
-_WHERE = "--environment"
+WHERE = "--environment"
 _KEY = re.compile(r",(?=([a-z_]+)=)")
 # What may be said more than once, and its key in a file.
 _LISTS = {"mount": "mounts", "device": "devices"}
@@ -52,7 +52,7 @@ def split(request: str, cwd: str) -> tuple[str, Source | None]:
         _put(request, match[1], (match.end(), start - 1), (start, end), data, values)
     if not data:
         return name, None
-    return name, Source(_WHERE, request, data, Positions(dict(values), values), None, cwd)
+    return name, Source(WHERE, request, data, Positions(dict(values), values), None, cwd)
 
 
 def changes(words: Sequence[str]) -> dict[str, Any]:
@@ -62,7 +62,10 @@ def changes(words: Sequence[str]) -> dict[str, Any]:
         key, equals, _ = word.partition("=")
         if not equals:
             raise EnvironmentFileError(f"'{word[:80]}' is not KEY=VALUE", f"the keys are {', '.join(OVERRIDES)}")
-        _put(word, key, (0, len(key)), (len(key) + 1, len(word)), data, {})
+        try:
+            _put(word, key, (0, len(key)), (len(key) + 1, len(word)), data, {})
+        except EnvironmentFileError as error:
+            raise EnvironmentFileError(f"{error.message}, in '{word[:80]}'", error.hint) from None
     return data
 
 
@@ -93,7 +96,7 @@ def _put(request: str, key: str, at: Span, span: Span, data: dict[str, Any], val
 
 
 def _error(request: str, span: Span, message: str, hint: str | None) -> EnvironmentFileError:
-    return EnvironmentFileError(message, hint, places.of_span(_WHERE, request, span))
+    return EnvironmentFileError(message, hint, places.of_span(WHERE, request, span))
 
 
 def standard_input(cwd: str) -> Source:

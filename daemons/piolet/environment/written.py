@@ -93,6 +93,8 @@ def _remove(document: Any, word: str) -> None:
         array = document.get(_LISTS[key])
         if isinstance(array, Array) and text in array:
             array.remove(text)
+            if not array:
+                del document[_LISTS[key]]
             return
     elif dot and table in ("env", "annotations"):
         if name in document.get(table, {}):

@@ -73,6 +73,13 @@ def test_options_of_pyxis(options: str, data: dict[str, Any], lost: str | None) 
     assert lost is None or lost in made.lost[0]
 
 
+def test_variables_of_the_script() -> None:
+    text = "IMAGE=$SCRATCH/x.sqsh\nexport DATA='/my data'\nOTHER=$(pwd)\nsrun --container-image=$IMAGE "
+    made = pyxis(text + '--container-mounts="${DATA}:/d,$OTHER:/o" cmd\n')
+    assert made.data["image"] == "${SCRATCH}/x.sqsh"
+    assert made.data["mounts"] == ["/my data:/d", "${OTHER}:/o"]
+
+
 def test_an_image_by_its_name_only() -> None:
     made = pyxis("srun --container-name=mine cmd\n")
     assert "image" not in made.data

@@ -50,8 +50,7 @@ def test_comments_and_order_stay() -> None:
 def test_what_is_removed() -> None:
     text = written.changed("/x.toml", TEXT, [], ["image", "env.A", "mount=/a:/b"])
     assert tomllib.loads(text)["env"] == {}
-    assert tomllib.loads(text)["mounts"] == []
-    assert "image" not in tomllib.loads(text)
+    assert not {"mounts", "image"} & tomllib.loads(text).keys()
     for word in ("image", "env.B", "mount=/x", "nonsense"):
         with pytest.raises(EnvironmentFileError, match=f"there is no '{word}' to remove"):
             written.changed("/x.toml", '[env]\nA = "1"\n', [], [word])
