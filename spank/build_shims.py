@@ -45,7 +45,7 @@ int channel_open(const char *, struct failure *);
 int channel_send(int, const char *, size_t, struct failure *);
 int channel_peek(int, int64_t, struct reply *, struct failure *);
 void reply_close(struct reply *);
-int submission_get(const char *, const char *, const char *, const char *, struct submission *, struct failure *);
+int submission_get(const char *, const char *, const char *, const char *, bool, struct submission *, struct failure *);
 void submission_free(struct submission *);
 void launcher_replace(const char *);
 int decode(const char *, size_t, const int *, size_t, struct failure *);

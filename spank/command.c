@@ -41,11 +41,9 @@ static pid_t start(char *const *words, int result)
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	if (getppid() != parent)
 		_exit(127);
-	/* The command's own output would mix with that of the application. */
-	if (dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
-		_exit(127);
-	/* dup2 onto itself would keep close-on-exec. */
-	if (result == RESULT_FD ? fcntl(result, F_SETFD, 0) < 0 : dup2(result, RESULT_FD) < 0)
+	/* The command's own output would mix with that of the application; dup2 onto itself would keep close-on-exec. */
+	if (dup2(STDERR_FILENO, STDOUT_FILENO) < 0 ||
+	    (result == RESULT_FD ? fcntl(result, F_SETFD, 0) < 0 : dup2(result, RESULT_FD) < 0))
 		_exit(127);
 	execv(words[0], words);
 	dprintf(STDERR_FILENO, "piolet: error: cannot run %s: %s\n", words[0], strerror(errno));

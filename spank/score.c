@@ -21,8 +21,6 @@
 SPANK_PLUGIN(piolet_score, 1)
 #pragma GCC visibility pop
 
-#define DEFAULT_SCORE_SOCKET "/run/piolet/score.sock"
-
 static const struct travel travel = {
 	.option = "score",
 	.verb = "score",
@@ -46,13 +44,12 @@ static struct spank_option option = {
 	.arginfo = "interval=100ms,out=DIR,html,collector=NAME,label=TEXT",
 	.usage = "collect GPU and host counters while the step runs, and show how saturated it was; 'none': do not",
 	.has_arg = 2,
-	.val = 0,
 	.cb = plugin_option,
 };
 
 int slurm_spank_init(spank_t spank, int argc, char **argv)
 {
-	plugin.socket = DEFAULT_SCORE_SOCKET;
+	plugin.socket = "/run/piolet/score.sock";
 	return plugin_init(spank, "piolet_score", &option, argc, argv);
 }
 
@@ -60,6 +57,8 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 {
 	spank_context_t context = spank_context();
 
+	if (context == S_CTX_ALLOCATOR)
+		plugin_compare("scores");
 	if (!plugin_wanted())
 		return 0;
 	if (context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR)
@@ -95,8 +94,7 @@ int slurm_spank_task_init_privileged(spank_t spank, int argc, char **argv)
 	parts = spank_getenv(spank, "CUDA_VISIBLE_DEVICES", gpus.gpus, sizeof(gpus.gpus));
 	if (wholes == ESPANK_NOSPACE || parts == ESPANK_NOSPACE) {
 		fail(&state.failure, NULL, "the list of its GPUs is too long");
-		close(state.fd);
-		state.fd = -1;
+		channel_close(&state.fd);
 	} else if (wholes == ESPANK_SUCCESS && !strstr(gpus.gpus, "MIG-"))
 		memcpy(gpus.gpus, numbers, sizeof(numbers));
 	return 0;
@@ -107,6 +105,7 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 	char node[64] = "";
 	int task = 0;
 
+	plugin_script(spank, &travel);
 	if (!plugin_wanted() || !plugin_real_step(spank))
 		return 0;
 	/* The first task's message counts, and one that does not fit into the queue is not missed. */
@@ -119,9 +118,7 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 			state.failure.set ? state.failure.message : "it was not announced",
 			state.failure.hint[0] ? "\nhint: " : "", state.failure.hint);
 	}
-	if (state.fd >= 0)
-		close(state.fd);
-	state.fd = -1;
+	channel_close(&state.fd);
 	spank_unsetenv(spank, travel.definition);
 	spank_unsetenv(spank, travel.request);
 	return 0;
@@ -148,9 +145,7 @@ int slurm_spank_exit(spank_t spank, int argc, char **argv)
 		show();
 		state.job = 0;
 	}
-	if (state.fd >= 0)
-		close(state.fd);
-	state.fd = -1;
+	channel_close(&state.fd);
 	free(plugin.request);
 	plugin.request = NULL;
 	return 0;

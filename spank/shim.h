@@ -63,6 +63,7 @@ int64_t now_ms(void);
 int channel_open(const char *path, struct failure *f);
 int channel_send(int fd, const char *message, size_t length, struct failure *f);
 int channel_peek(int fd, int64_t deadline_ms, struct reply *reply, struct failure *f);
+void channel_close(int *fd);
 void reply_close(struct reply *reply);
 
 /* join.c */
@@ -88,7 +89,7 @@ struct submission {
 	size_t definition_length;
 };
 
-int submission_get(const char *verb, const char *command, const char *config, const char *request,
+int submission_get(const char *verb, const char *command, const char *config, const char *request, bool cached,
 		   struct submission *s, struct failure *f);
 bool submission_cached(const char *verb, const char *config, const char *request, struct submission *s);
 void submission_free(struct submission *s);

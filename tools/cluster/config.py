@@ -94,8 +94,8 @@ def slurm_conf(s: Settings, stay: bool = True) -> str:
         "PropagateResourceLimits=NONE",
         "ReturnToService=2",
         # A batch job waits up to 3 s before it is looked at unless told otherwise.
-        "SchedulerType=sched/builtin",
-        "SchedulerParameters=batch_sched_delay=0,sched_interval=2",
+        "SchedulerType=sched/backfill",
+        "SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=1",
         "CompleteWait=0",
         "KillWait=5",
         "MessageTimeout=60",

@@ -164,6 +164,10 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
             raise ImageError(f"the image {reference} was pulled, but is in no store")
         return info
 
+    from piolet.cli import batch
+
+    called = batch.script()
+    batch.check_parts(called, batch.ENVIRONMENT)
     started = time.time_ns()
     words = caller.words_of(os.getppid())
     chdir = caller.chdir(words, host)
@@ -177,8 +181,14 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from_json(definition)  # what a node would refuse (an image can bring it in) is refused here
     # Whoever takes the record from the cache is to be warned as well.
     notes = [Dependency(Kind.NOTE, _warning(text)) for text in rendered.warnings]
-    whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes])
-    record.write(args.record_fd, whole or record.packed(definition, args.request, host.cwd))
+    place = record.Script.INSIDE if rendered.script_inside else record.Script.OUTSIDE
+    whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes], place)
+    packed = whole or record.packed(definition, args.request, host.cwd, place)
+    if rendered.script_inside:
+        batch.warn_of_steps(called, rendered.definition)
+    elif batch.is_bare(called, batch.ENVIRONMENT):
+        packed = record.packed(definition, args.request, host.cwd, record.Script.BARE)
+    record.write(args.record_fd, packed)
     path = cache.path_of(host.variables, host.cwd, args.request, args.config or "", os.getuid())
     for_all = chdir is None and not rendered.passing
     if whole and path and for_all and cache.is_settled(host.dependencies, started):

@@ -33,11 +33,14 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
 
     Raises ScoreError, ConfigError: the request or the site's defaults are wrong, or this is root (decision 53).
     """
+    from piolet.cli import batch
     from piolet.cli.env import this_host
     from piolet.submission import cache, record
 
     if os.getuid() == 0:
         raise ScoreError("a step of root is not scored", "start it as another user, or without --score")
+    called = batch.script()
+    batch.check_parts(called, batch.SCORE)
     host = this_host()
     host.watch(config or str(DEFAULT_PATH))
     host.watch(package_file)
@@ -47,7 +50,10 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
     taken = _is_taken(wish.out, host)
     packed = record.pack(definition, request, host.cwd, host.dependencies)
     assert packed is not None  # two files are never too many
-    record.write(descriptor, packed)
+    bare = batch.is_bare(called, batch.SCORE)
+    answer = record.pack(definition, request, host.cwd, (), record.Script.BARE) if bare else packed
+    assert answer is not None
+    record.write(descriptor, answer)
     if taken:
         # Said before a long step, not after it. No error: scoring makes no step fail.
         said = f"{wish.out} holds a data set already\nhint: name another directory with out=, or remove this one"

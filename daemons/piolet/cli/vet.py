@@ -175,6 +175,12 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
         sys.stderr.write(printable(text))
         sys.stderr.flush()
 
+    if args.stage == "submit":
+        from piolet.cli import batch
+
+        called = batch.script()
+        batch.check_parts(called, batch.VET)
+        batch.is_bare(called, batch.VET)
     site = gate.Site(settings.node.vet_program, settings.node.vet_socket)
     started = _parent_environment()
     asked, *words = args.words

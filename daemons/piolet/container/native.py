@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from piolet.base.errors import ContainerError
 from piolet.container import accounts, fuse, mountpoints, oci
-from piolet.container.plan import ContainerPlan, PlannedMount
+from piolet.container.plan import OPTIONAL, ContainerPlan, PlannedMount
 from piolet.system import linux
 
 _ATTRIBUTES = {
@@ -158,6 +158,8 @@ def _sources(plan: ContainerPlan, mounter: fuse.Mounter | None, scratch: str) ->
 
 
 def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> HeldMount | None:
+    if OPTIONAL in mount.flags and mount.kind != "tmpfs" and not _is_there(mount.source):
+        return None
     try:
         if mount.kind == "tmpfs":
             os.mkdir(spare)
@@ -186,6 +188,15 @@ def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> He
             "the source must exist on every node of the job and be readable by you",
         ) from None
     return HeldMount(mount, tree, directory)
+
+
+def _is_there(path: str) -> bool:
+    """Return whether there is something at `path`; where that cannot be told, a mount of it says why."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR)
+    return True
 
 
 def _set_flags(tree: int, flags: tuple[str, ...]) -> None:

@@ -11,6 +11,8 @@ from piolet.transport import packets
 
 ENTRY_PROGRAM = "/run/piolet/entry"
 """Where the entry program is in a container."""
+OPTIONAL = "optional"
+"""The flag of a mount that is left out where its source is not there."""
 CREATE = "x-create"
 """The flag of a mount whose mount point may be made in what is mounted above it."""
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Collection
 
 from piolet.base.errors import EnvironmentFileError
 from piolet.container.plan import ENTRY_PROGRAM, ContainerPlan, PlannedMount
 from piolet.container.planner import make_plan
+from piolet.environment import later
 from piolet.environment.mounts import CREATE
 from piolet.environment.render import Rendered
 from piolet.environment.settings import EnvironmentConfig
@@ -32,7 +34,7 @@ def rehearse(rendered: Rendered, host: Host, home: str | None, config: Environme
     plan = make_plan(definition, _LABEL, home, config)
     _check_sizes(plan, rendered)
     _check_entry(rendered)
-    stage = Stage(host)
+    stage = Stage(host, config.node_local)
     own = {mount.destination: entry for mount, entry in rendered.mounts.items()}
     for planned in plan.mounts:
         entry = own.get(planned.destination)
@@ -57,8 +59,9 @@ def rehearse(rendered: Rendered, host: Host, home: str | None, config: Environme
 class Stage:
     """What is mounted so far: of each destination, the host's path that is seen there, or None: not the host's."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, local: Collection[str] = ()) -> None:
         self._host = host
+        self._local = local
         self._seen: dict[str, str | None] = {}
         self._read_only: set[str] = set()
 
@@ -66,7 +69,8 @@ class Stage:
         """Mount it as well. Raises EnvironmentFileError: the place is missing, or of another kind than the source."""
         source = mount.source if mount.kind == "bind" else None
         place, seen = self._find(mount.destination)
-        if source is not None and not os.path.exists(source):
+        theirs = later.is_the_nodes(mount.source, mount.flags, self._local) or later.is_open(mount.destination)
+        if theirs or (source is not None and not os.path.exists(source)):
             self._seen[place] = None  # the node may have it
             return
         directory = source is None or os.path.isdir(source)
@@ -85,6 +89,8 @@ class Stage:
         _, seen = self._find(workdir)
         if seen is None:
             return workdir == "/"
+        if later.is_open(workdir):
+            return False
         what = f"workdir, {workdir}, cannot be entered: it is {seen} of the host, which"
         if not os.path.exists(seen):
             raise EnvironmentFileError(f"{what} does not exist", "make it, or name another directory")

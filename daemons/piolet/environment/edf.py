@@ -7,7 +7,7 @@ wrong type, NUL bytes, variables that belong to the step, circles, and more than
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,12 +27,12 @@ LEVELS_LIMIT = 10
 FILES_LIMIT = 100
 
 _SCALARS: dict[str, type] = {
-    **dict.fromkeys(("image", "workdir", "env_policy"), str),
+    **dict.fromkeys(("image", "workdir", "env_policy", "script"), str),
     **dict.fromkeys(("entrypoint", "writable", "home"), bool),
 }
 # A string or an array of them.
 _ONE_OR_MORE = ("base_environment", "env_file")
-_WORDS = {"env_policy": ("inherit", "clean")}
+_WORDS = {"env_policy": ("inherit", "clean"), "script": ("outside", "inside")}
 _TABLES = ("env", "annotations")
 KEYS = (*_ONE_OR_MORE, *_SCALARS, "mounts", "devices", *_TABLES)
 STEP_PREFIXES = ("SLURM_", "PMI_", "PMIX_")
@@ -169,13 +169,13 @@ def _same_file(one: Any, other: Any) -> bool:
     return bool(one and other and (one.device, one.inode) == (other.device, other.inode))
 
 
-def expand_entry(entry: Entry, host: Host, image_env: dict[str, str] | None = None, quote: Any = str) -> str:
+def expand_entry(entry: Entry, host: Host, own: Mapping[str, str] | None = None, quote: Any = str) -> str:
     """Return the entry's text expanded, noting in `host` which variables of the host were used.
 
-    Variables of `image_env`, where it is given, come before those of the host. Raises
+    Variables in `own`, where it is given, come before those of the host. Raises
     EnvironmentFileError with the place of the `${…}` that failed.
     """
-    own = {"EDF_DIR": entry.source.directory, **(image_env or {})}
+    own = {"EDF_DIR": entry.source.directory, **(own or {})}
     try:
         result = expand(entry.text, {**host.variables, **own} if "${" in entry.text else {}, quote)
     except ExpandError as error:

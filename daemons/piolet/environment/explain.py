@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 
-from piolet.environment import mounts
+from piolet.environment import later, mounts
 from piolet.environment.expand import escape
 from piolet.environment.layer import Entry
 from piolet.environment.render import Rendered
@@ -43,6 +43,9 @@ def explain(rendered: Rendered) -> str:
             lines.append(_line(f"{name} = {text}", _place(entry_or_none) if entry_or_none else "default"))
         if "home" in layer.scalars:
             lines.append(_line(f"home = {str(definition.home).lower()}", _place(layer.scalars["home"])))
+        script = layer.scalars.get("script")
+        value = "inside" if rendered.script_inside else "outside"
+        lines.append(_line(f'script = "{value}"', _place(script) if script else "default"))
         drops = [(f"!{mounts.quote(path)}", rendered.drops[path]) for path in definition.dropped]
         lines += _array("mounts", drops + [(mounts.unparse(mount), entry) for mount, entry in rendered.mounts.items()])
         lines += _array("devices", list(rendered.devices.items()))
@@ -95,7 +98,7 @@ def _origin(entry: Entry, text: str) -> str:
 
 def _string(text: str) -> str:
     # A JSON string is a TOML basic string, but for the one control character that JSON leaves alone.
-    return json.dumps(escape(text), ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(later.written(escape(text)), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _key(name: str) -> str:

@@ -20,11 +20,13 @@ _GROUPS = (
     ("private", "rprivate", "shared", "rshared", "slave", "rslave"),
     ("bind", "rbind"),
 )
-_ONE_SOURCE = ("bind", "rbind", "sqsh")
+NODE, OPTIONAL = "node", "optional"
+"""Flags of a source that is looked for on the node alone: it has to be there, or is left out where it is not."""
+_ONE_SOURCE = ("bind", "rbind", "sqsh", NODE, OPTIONAL)
 CREATE = "x-create"
 """Has a missing mount point made in what is mounted above it; without it nothing is made there."""
 _CREATE_KINDS = {f"{CREATE}={kind}": CREATE for kind in ("auto", "dir", "file")}  # enroot's; the source's kind decides
-FLAGS = (*(flag for group in _GROUPS for flag in group), "nosuid", "nodev", "noexec", "sqsh", CREATE)
+FLAGS = (*(flag for group in _GROUPS for flag in group), "nosuid", "nodev", "noexec", "sqsh", CREATE, NODE, OPTIONAL)
 
 _FIELD = re.compile(r"(?:[^\\:]|\\.|\\$)*", re.DOTALL)
 

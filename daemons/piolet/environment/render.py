@@ -11,12 +11,12 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from piolet.base.errors import EnvironmentFileError, ImageError
-from piolet.environment import defaults, edf, mounts, variables
+from piolet.environment import defaults, edf, later, mounts, variables
 from piolet.environment.definition import LIMIT_BYTES, Definition, Mount
 from piolet.environment.layer import Entry, Layer
 from piolet.environment.lookup import nearest_path
@@ -55,6 +55,7 @@ class Rendered:
     once: tuple[str, ...] = ()
     passing: bool = False
     drops: dict[str, Entry] = field(default_factory=dict)
+    script_inside: bool = False
 
 
 def render(
@@ -113,7 +114,8 @@ def render(
     text = f"variables of the host stay outside the container, as what they name is not there: {', '.join(left)}"
     once = (f"{text}; [env] sets what the image needs",) if left else ()
     passing = clean or any(source.path == STANDARD_INPUT for source in layer.sources)
-    return Rendered(definition, layer, info, tuple(warnings), sources, devices, once, passing, dropped)
+    inside = _script_inside(layer, config, info)
+    return Rendered(definition, layer, info, tuple(warnings), sources, devices, once, passing, dropped, inside)
 
 
 @contextmanager
@@ -127,11 +129,11 @@ def _placed(entry: Entry) -> Iterator[None]:
         raise
 
 
-def _text(layer: Layer, key: str, host: Host) -> tuple[str, Entry] | None:
+def _text(layer: Layer, key: str, host: Host, own: Mapping[str, str] | None = None) -> tuple[str, Entry] | None:
     entry = layer.scalars.get(key)
     if entry is None:
         return None
-    text = edf.expand_entry(entry, host)
+    text = edf.expand_entry(entry, host, own)
     return (text, entry) if text else None
 
 
@@ -159,19 +161,26 @@ def _image(layer: Layer, host: Host, resolve: Resolver) -> ImageInfo | None:
 def _refuse_without_image(layer: Layer, sources: dict[Mount, Entry], devices: dict[str, Entry]) -> None:
     entrypoint = layer.scalars.get("entrypoint")
     workdir = layer.scalars.get("workdir")
+    script = layer.scalars.get("script")
     for what, entry in (
         ("mounts need", next(iter(sources.values()), None)),
         ("devices need", next(iter(devices.values()), None)),
         ("a workdir needs", workdir if workdir and workdir.value else None),
         ("an entrypoint needs", entrypoint if entrypoint and entrypoint.value else None),
+        ("a script inside needs", script if script and script.value == "inside" else None),
     ):
         if entry is not None:
             raise EnvironmentFileError(f"{what} an image, and there is none", _NEEDS_CONTAINER, entry.locate())
 
 
+def _script_inside(layer: Layer, config: EnvironmentConfig, info: ImageInfo | None) -> bool:
+    entry = layer.scalars.get("script")
+    return info is not None and (config.script if entry is None else entry.value) == "inside"
+
+
 def _own_workdir(layer: Layer, host: Host) -> str | None:
     """Return the working directory that the files name, or None."""
-    own = _text(layer, "workdir", host)
+    own = _text(layer, "workdir", host, later.MARKS)
     if own is None:
         return None
     path, entry = own
@@ -208,7 +217,7 @@ def _mounts(
     for entry in layer.mounts[:MOUNTS_LIMIT]:
         with problems.gather(), _placed(entry):
             # A colon in a variable's value is part of a path, never a separator.
-            text = edf.expand_entry(entry, host, quote=mounts.quote)
+            text = edf.expand_entry(entry, host, later.MARKS, mounts.quote)
             if text.startswith("!"):
                 wanted = _drop(wanted, text[1:], entry, host, config, dropped, warnings)
                 continue
@@ -219,7 +228,7 @@ def _mounts(
             entries.setdefault(mount, entry)
     result = {mount: entries[mount] for mount in mounts.arrange(wanted)}
     for mount, entry in result.items():
-        if mount.kind != "tmpfs":
+        if mount.kind != "tmpfs" and not later.is_the_nodes(mount.source, mount.flags, config.node_local):
             with problems.gather(), _placed(entry):
                 _check_readable(mount.source, host, "the source of the mount", regular=mount.kind == "sqsh")
     return result

@@ -35,6 +35,17 @@ class EnvironmentConfig:
         "What every container has besides, where the node has it: PATH or SRC:DST[:FLAGS]; as TaskProlog's script.",
         _mount,
     )
+    script: Literal["outside", "inside"] = setting(
+        "outside",
+        "Where the batch script runs when sbatch is given an environment: 'outside' (on the host; its sruns in the "
+        "container) or 'inside'. A definition file may say otherwise.",
+    )
+    node_local: tuple[str, ...] = setting(
+        [],
+        "Directories that each node has for itself, such as a local disk: what definitions mount from there is looked "
+        "for on the node and not when the job is submitted.",
+        absolute,
+    )
     stay_outside: tuple[str, ...] = setting(
         [
             *("LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "PYTHONHOME", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"),

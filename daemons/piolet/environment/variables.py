@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from piolet.environment import edf, expand
+from piolet.environment import edf, expand, later
 from piolet.environment.layer import Entry, Layer
 from piolet.environment.problems import Problems
 from piolet.images.info import ImageInfo
@@ -46,7 +46,7 @@ def of_container(
     for name, entry in layer.env.items():
         value = ""
         with problems.gather():
-            value = edf.expand_entry(entry, host, from_image)
+            value = edf.expand_entry(entry, host, {**from_image, **later.MARKS})
         _warn_of_shell(entry, warnings)
         if value:
             set_env[name] = value

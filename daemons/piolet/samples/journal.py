@@ -15,7 +15,6 @@ It refuses nothing while writing, and never raises a struct.error: values are fl
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import struct
@@ -26,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from piolet.api import Reading
-from piolet.base import files
+from piolet.base import files, locks
 from piolet.base.errors import ScoreError
 
 SUFFIX = ".journal"
@@ -35,7 +34,7 @@ _HEAD = struct.Struct("<4s1sxxxII")
 _MAGIC = b"PSJ1"
 _RECORD = "<Hfq"
 _BODY_MAX = 16 << 20
-_LOCK_S, _POLL_S = 30.0, 0.05
+_LOCK_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -175,16 +174,10 @@ def open_for_writing(path: str, may: Callable[[Any], None] = lambda _: None) -> 
 
 
 def _lock(fd: int, path: str) -> None:
-    deadline = time.monotonic() + _LOCK_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise ScoreError(f"{path} is being written by another process") from None
-            time.sleep(_POLL_S)
-        except OSError:
-            break  # not every network file system has locks
+    try:
+        if not locks.take(fd, time.monotonic() + _LOCK_S):
+            raise ScoreError(f"{path} is being written by another process")
+    except OSError:
+        pass  # not every network file system has locks
     if os.fstat(fd).st_nlink == 0:
         raise ScoreError(f"{path} was finished meanwhile")

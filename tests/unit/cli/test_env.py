@@ -114,6 +114,16 @@ def test_submit(work: Path, client: Client, capsys: Captured) -> None:
     assert from_json(record[start:]).mounts[0].source == "/tmp"
 
 
+def test_a_script_inside_is_said_by_a_blank(work: Path) -> None:
+    assert b'\0{"annotations"' in submitted(work)[1]
+    (work / "x.toml").write_text('image = "img"\nscript = "inside"\n')
+    age(work)
+    status, record, cached = submitted(work)
+    start = record.index(b' {"annotations"')
+    assert (status, cached[0].read_bytes()) == (0, record)
+    assert from_json(record[start:]).image is not None
+
+
 def test_submit_as_the_plugin_calls_it(work: Path) -> None:
     (work / "-x").mkdir()
     (work / "-x/y.toml").write_text("")

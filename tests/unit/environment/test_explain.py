@@ -29,6 +29,7 @@ def test_explain_names_the_origin_of_every_value(made: Render, tmp_path: Path) -
         "entrypoint default",
         "writable default",
         "env_policy default",
+        "script default",
         f'"tmpfs:/t:ro", {x}:2',
         f'"/tmp:/x", {x}:2',
         f'"/dev/fuse", {b}:3',

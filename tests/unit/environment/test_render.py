@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from piolet.base.errors import EnvironmentFileError, ImageError
@@ -67,6 +68,7 @@ def test_without_an_image_only_env_applies(made: Render) -> None:
         ('workdir = "/x"\n', "a workdir needs an image, and there is none"),
         ("entrypoint = true\n", "an entrypoint needs an image, and there is none"),
         ('devices = ["/dev/null"]\n', "devices need an image, and there is none"),
+        ('script = "inside"\n', "a script inside needs an image, and there is none"),
     ],
 )
 def test_what_needs_an_image(made: Render, text: str, what: str) -> None:
@@ -303,3 +305,25 @@ def test_the_dependencies(made: Render, host: Host, tmp_path: Path) -> None:
         (Kind.UNSET, "NO"): "",
         **{(Kind.UNSET, name): "" for name in EnvironmentConfig().stay_outside},
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "site", "inside"),
+    [
+        ('image = "img"', "outside", False),
+        ('image = "img"', "inside", True),
+        ('image = "img"\nscript = "inside"', "outside", True),
+        ('image = "img"\nscript = "outside"', "inside", False),
+        ('[env]\nA = "1"', "inside", False),
+        ('base_environment = "./b.toml"\nscript = "outside"', "inside", False),
+        ('base_environment = "./b.toml"', "outside", True),
+    ],
+)
+def test_where_a_batch_script_runs(host: Host, tmp_path: Path, text: str, site: Any, inside: bool) -> None:
+    (tmp_path / "b.toml").write_text('image = "img"\nscript = "inside"\n')
+    (tmp_path / "x.toml").write_text(text + "\n")
+    config = EnvironmentConfig(edf_path=(), script=site)
+    rendered = render("./x.toml", host, config, lambda _: INFO)
+    assert rendered.script_inside is inside
+    # It is said in front of the definition, and not in it.
+    assert b'"script"' not in rendered.definition.to_json()

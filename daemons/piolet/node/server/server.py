@@ -25,6 +25,7 @@ from piolet.base.files import identity_of
 from piolet.container import labels
 from piolet.container.plan import ENTRY_PROGRAM
 from piolet.container.planner import make_plan
+from piolet.environment import later
 from piolet.environment.definition import Definition, from_json
 from piolet.images.store import locate
 from piolet.node.requests import Answer, Build, End, encode
@@ -137,7 +138,7 @@ class Server:
         try:
             start = wire.decode_start(data)
             connection.start = start
-            connection.definition = from_json(start.definition)
+            connection.definition = later.finish(from_json(start.definition), start.job, start.node)
             _log.debug("step %d.%d of uid %d: start", start.job, start.step, start.uid)
             if connection.definition.image is None:
                 self._ready(connection, [])
