@@ -14,7 +14,10 @@ from piolet.environment import edf
 from piolet.environment import request as asked
 from piolet.environment.source import parse
 
-_ORDER = ("base_environment", "image", "workdir", "entrypoint", "writable", "home", "env_policy", "mounts", "devices")
+_ORDER = (
+    *("base_environment", "image", "workdir", "entrypoint", "writable", "home", "env_policy", "script"),
+    *("mounts", "devices", "env_file"),
+)
 _LISTS = {"mount": "mounts", "device": "devices"}
 
 
