@@ -14,7 +14,7 @@ from dataclasses import replace
 from piolet import __file__ as package_file
 from piolet.base import texts
 from piolet.base.errors import ImageError, PioletError
-from piolet.cli import caller, devices, thismachine
+from piolet.cli import caller, convert, devices, thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
 from piolet.environment import pinned, secrets
@@ -50,6 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     action = actions.add_parser("show", help=text, description=text.capitalize() + ".", allow_abbrev=False)
     action.add_argument("job", metavar="JOB[.STEP]", help="a job, or one of its steps, that srun started here for you")
     devices.add_parser(actions)
+    convert.add_parser(actions)
     submit = actions.add_parser(
         "submit",
         help="what the plugin in srun calls",
@@ -71,6 +72,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     if args.action == "devices":
         return devices.run(args, settings)
     host = this_host()
+    if args.action in convert.ACTIONS:
+        return convert.run(args, lambda name: _render(name, host, settings, _asking(settings, offline=args.offline)))
     rendered = _render(args.file, host, settings, _asking(settings, offline=args.offline))
     if args.action == "check":
         left = _rehearse(rendered, host, settings)
