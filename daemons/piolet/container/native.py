@@ -39,6 +39,8 @@ _PROPAGATION = {
     "rshared": linux.MS_SHARED,
 }
 ENTRY_WORDS = "/run/piolet/entrypoint"
+# As root apt becomes another user for downloads, and does not take it that it did not.
+APT_SETTINGS, APT_TEXT = "/etc/apt/apt.conf.d/99piolet", 'APT::Sandbox::User "root";\n'
 MOUNT, FILE, ROOT = "mount", "file", "root"
 _SUPER_FLAGS = linux.MS_NOSUID | linux.MS_NODEV
 
@@ -74,6 +76,8 @@ def build(
     Raises ContainerError, with one sentence for the user.
     """
     _prepare(plan, image, kind, scratch, mounter)
+    if plan.remapped:
+        _tell_apt(f"{scratch}/root")
     mark("image and overlay")
     sources = _sources(plan, mounter, scratch)
     mark("open the sources")
@@ -82,7 +86,7 @@ def build(
     if plan.runtime == "crun":
         _enter_crun(plan, crun, sources, scratch, accounts)
         _forbid_setuid()
-        if plan.entrypoint:
+        if plan.entrypoint or plan.remapped:
             _put_entrypoint(plan)
         mark("crun")
         return
@@ -93,7 +97,7 @@ def build(
     _forbid_setuid()
     mark("attach the sources")
     _write_accounts(*accounts)
-    if plan.entrypoint:
+    if plan.entrypoint or plan.remapped:
         _put_entrypoint(plan)
     if not plan.writable:
         _freeze_root()
@@ -299,7 +303,12 @@ def _accounts() -> tuple[str, list[str]]:
 
 
 def merge_accounts(image: str, own: list[str]) -> str:
-    """Return the image's passwd or group file with `own` lines in front, which win by name and by number."""
+    """Return the image's passwd or group file with `own` lines in front, which win by name and by number.
+
+    But who is root, or its group, is as the image has it: its shell and home, say.
+    """
+    if any(line.split(":")[2:3] == ["0"] for line in image.splitlines()):
+        own = [line for line in own if line.split(":")[2] != "0"]
     names = {line.split(":")[0] for line in own}
     numbers = {line.split(":")[2] for line in own}
     kept = []
@@ -341,6 +350,15 @@ def _put_entrypoint(plan: ContainerPlan) -> None:
             file.write(b"".join(os.fsencode(word) + b"\0" for word in plan.entrypoint))
     except OSError as error:
         raise ContainerError(f"cannot write the entrypoint into the container: {error.strerror}") from None
+
+
+def _tell_apt(root: str) -> None:
+    """Have apt stay root, where the image has it. Before anything is mounted: what users mount is theirs."""
+    try:
+        with _inside(root), contextlib.suppress(FileNotFoundError), open(APT_SETTINGS, "w", encoding="ascii") as file:
+            file.write(APT_TEXT)
+    except OSError as error:
+        raise ContainerError(f"cannot write {APT_SETTINGS} in the container: {error.strerror}") from None
 
 
 def _forbid_setuid() -> None:

@@ -36,6 +36,7 @@ class ContainerPlan:
     label        names the root mount ("piolet:JOB.STEP"), so that a restarted daemon knows its containers
     sqsh         the SquashFS file that the user brought, or None: the root comes as a mount
     entrypoint   words that the entry program puts in front of the command
+    remapped     the user is root in there (decision 83), which the entry program has to prepare
     """
 
     label: str
@@ -44,6 +45,7 @@ class ContainerPlan:
     runtime: str = "native"
     mounts: tuple[PlannedMount, ...] = ()
     entrypoint: tuple[str, ...] = ()
+    remapped: bool = False
 
     def to_json(self) -> str:
         """Return the plan as JSON."""

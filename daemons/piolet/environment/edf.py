@@ -24,7 +24,7 @@ from piolet.submission.dependencies import Host
 LEVELS_LIMIT = 10
 FILES_LIMIT = 100
 
-_SCALARS: dict[str, type] = {"image": str, "workdir": str, "entrypoint": bool, "writable": bool}
+_SCALARS: dict[str, type] = {"image": str, "workdir": str, "entrypoint": bool, "writable": bool, "remap_root": bool}
 _TABLES = ("env", "annotations")
 KEYS = ("base_environment", *_SCALARS, "mounts", "devices", *_TABLES)
 STEP_PREFIXES = ("SLURM_", "PMI_", "PMIX_")

@@ -35,7 +35,7 @@ def explain(rendered: Rendered) -> str:
         if definition.workdir is not None:
             own = _origin(workdir, definition.workdir) if workdir and workdir.value else "from the image"
             lines.append(_line(f"workdir = {_string(definition.workdir)}", own))
-        for name, default in (("entrypoint", False), ("writable", True)):
+        for name, default in (("entrypoint", False), ("writable", True), ("remap_root", False)):
             entry_or_none = layer.scalars.get(name)
             value = entry_or_none.value if entry_or_none else default
             lines.append(_line(f"{name} = {str(value).lower()}", _place(entry_or_none) if entry_or_none else "default"))

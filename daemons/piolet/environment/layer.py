@@ -43,7 +43,7 @@ class Entry:
 class Layer:
     """One file, or several that were combined; `sources` are the files, base first, each once.
 
-    scalars      image, workdir, entrypoint, writable
+    scalars      image, workdir, entrypoint, writable, remap_root
     annotations  by dotted name
     """
 

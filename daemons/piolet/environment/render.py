@@ -73,6 +73,7 @@ def render(
     set_env, unset_env = _environment(layer, host, info)
     entrypoint = layer.scalars.get("entrypoint")
     writable = layer.scalars.get("writable")
+    remap_root = layer.scalars.get("remap_root")
     definition = Definition(
         request=request,
         files=tuple(source.path for source in layer.sources),
@@ -80,6 +81,7 @@ def render(
         workdir=_workdir(layer, host, info),
         entrypoint=info.entrypoint if info and entrypoint and entrypoint.value else (),
         writable=bool(writable.value) if writable else True,
+        remap_root=bool(remap_root.value) if remap_root else False,
         mounts=tuple(sources),
         devices=tuple(devices),
         set_env=set_env,
@@ -127,11 +129,13 @@ def _image(layer: Layer, host: Host, resolve: Resolver) -> ImageInfo | None:
 def _refuse_without_image(layer: Layer, sources: dict[Mount, Entry], devices: dict[str, Entry]) -> None:
     entrypoint = layer.scalars.get("entrypoint")
     workdir = layer.scalars.get("workdir")
+    remap_root = layer.scalars.get("remap_root")
     for what, entry in (
         ("mounts need", next(iter(sources.values()), None)),
         ("devices need", next(iter(devices.values()), None)),
         ("a workdir needs", workdir if workdir and workdir.value else None),
         ("an entrypoint needs", entrypoint if entrypoint and entrypoint.value else None),
+        ("remap_root needs", remap_root if remap_root and remap_root.value else None),
     ):
         if entry is not None:
             raise EnvironmentFileError(f"{what} an image, and there is none", _NEEDS_CONTAINER, entry.locate())

@@ -333,6 +333,7 @@ def test_explain_names_the_origin_of_every_value(made: Render, tmp_path: Path) -
         f"workdir {b}:2",
         "entrypoint default",
         "writable default",
+        "remap_root default",
         f'"tmpfs:/t:ro", {x}:2',
         f'"/tmp:/x", {x}:2',
         f'"/dev/fuse", {b}:3',

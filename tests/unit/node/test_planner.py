@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from piolet.container.plan import PlannedMount
+from piolet.container.plan import ENTRY_PROGRAM, PlannedMount
 from piolet.environment.definition import Definition, Mount
 from piolet.environment.settings import EnvironmentConfig
 from piolet.images.info import Image
@@ -33,3 +33,10 @@ def test_a_user_s_mount_comes_instead_of_the_site_s() -> None:
 
 def test_the_home_is_left_out_where_the_site_wants_that() -> None:
     assert "/home/alice" not in planned(EnvironmentConfig(mount_home=False))
+
+
+def test_root_of_a_container_comes_by_the_entry_program() -> None:
+    plan = make_plan(dataclasses.replace(BASE, remap_root=True), "piolet:1.0", None, EnvironmentConfig())
+    assert plan.remapped and ENTRY_PROGRAM in [mount.destination for mount in plan.mounts]
+    plain = make_plan(BASE, "piolet:1.0", None, EnvironmentConfig())
+    assert not plain.remapped and ENTRY_PROGRAM not in [mount.destination for mount in plain.mounts]

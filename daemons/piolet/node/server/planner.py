@@ -17,6 +17,11 @@ _HOST_DIRECTORIES = ("/tmp",)  # noqa: S108 - the node's own, as without a conta
 _HOST_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime")
 
 
+def entry_program(definition: Definition) -> bool:
+    """Return whether the entry program is to stand in front of the tasks' command."""
+    return bool(definition.entrypoint) or definition.remap_root
+
+
 def make_plan(definition: Definition, label: str, home: str | None, config: EnvironmentConfig) -> ContainerPlan:
     """Return the plan of a container; `home` is the user's home directory, mounted if the site wants that."""
     assert definition.image is not None
@@ -30,7 +35,7 @@ def make_plan(definition: Definition, label: str, home: str | None, config: Envi
     taken = {mount.destination.rstrip("/") for mount in definition.mounts}
     mounts = [mount for mount in mounts if mount.destination not in taken]
     helper = config.entry_program
-    entry = bool(definition.entrypoint) or config.runtime == "crun"
+    entry = entry_program(definition) or config.runtime == "crun"
     if entry:
         mounts.append(PlannedMount(helper, ENTRY_PROGRAM, flags=("ro",)))
     # Shorter destinations first, so that none hides another; the user's own after ours of the same depth.
@@ -43,4 +48,5 @@ def make_plan(definition: Definition, label: str, home: str | None, config: Envi
         runtime=config.runtime,
         mounts=tuple(mounts),
         entrypoint=definition.entrypoint,
+        remapped=definition.remap_root,
     )

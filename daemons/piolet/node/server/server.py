@@ -26,7 +26,7 @@ from piolet.container.plan import ENTRY_PROGRAM
 from piolet.environment.definition import Definition, from_json
 from piolet.images.store import locate
 from piolet.node.requests import Answer, Build, End, encode
-from piolet.node.server.planner import make_plan
+from piolet.node.server.planner import entry_program, make_plan
 from piolet.node.settings import Settings
 from piolet.steps import identity
 from piolet.system.peer import Peer
@@ -234,6 +234,7 @@ class Server:
             timeout_s=max(0.1, connection.deadline - time.monotonic()),
             plan=plan.to_json(),
             foreign=plan.foreign,
+            remapped=plan.remapped,
         )
         message = encode(request)
         if len(message) > MESSAGE_MAX:
@@ -277,7 +278,7 @@ class Server:
                 namespaces=bool(namespaces),
                 environment=len(environment),
                 workdir=definition.workdir or ("/" if namespaces else ""),
-                entrypoint=ENTRY_PROGRAM if definition.entrypoint else "",
+                entrypoint=ENTRY_PROGRAM if namespaces and entry_program(definition) else "",
                 made_in=made_in,
             )
         except PioletError as error:
