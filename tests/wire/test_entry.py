@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -67,13 +68,13 @@ def test_root_does_what_packages_want(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes nobody")
-def test_others_are_told_the_truth(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.touch()
-    os.chown(file, 65534, 65534)
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    done = run(False, "python3", "-c", CALLS, str(file))
+def test_others_are_told_the_truth() -> None:
+    with tempfile.TemporaryDirectory() as room:
+        os.chmod(room, 0o755)
+        file = Path(room, "file")
+        file.touch()
+        os.chown(file, 65534, 65534)
+        done = run(False, "python3", "-c", CALLS, str(file))
     assert done.returncode == 0, done.stderr
     failed, ids, _ = json.loads(done.stdout)
     ids_of = {f"set{kind}{what}id" for kind in ("", "re", "res") for what in "ug"}
