@@ -73,6 +73,7 @@ def facts(text: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
 
 
+@pytest.mark.kernels
 def test_inside_root_and_outside_the_user(cluster: Cluster, edf: Path) -> None:
     user = pwd.getpwnam(ALICE)
     mark = cluster.room(ALICE) / "mark"
