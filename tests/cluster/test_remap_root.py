@@ -188,3 +188,22 @@ def test_rpm_installs(cluster: Cluster, debian: str, room: Path) -> None:
     script += " && echo more >/opt/closed/more && rpm -e piolet-try-rpm && test ! -e /opt/able && id -u pioletrpm"
     said = cluster.srun(ALICE, edf, "sh", "-c", script, timeout=120).good().splitlines()
     assert said[:3] == ["piolet-try-rpm-1-1.noarch", "yes", "/opt/able cap_net_bind_service=ep"], platform.machine()
+
+
+def test_tasks_of_two_nodes_with_a_prolog_and_a_vetting_inside(cluster: Cluster, room: Path) -> None:
+    """What Slurm and a vetting start in the container is root, too."""
+    protocol = "name: inside\nevals:\n- {name: pairs, type: network_pair, size: 1 MB, pings: 5, where: environment}\n"
+    cluster.write(ALICE, room / "p.yaml", protocol)
+    prolog = cluster.write(ALICE, room / "prolog", "#!/bin/sh\n: >/new-$$ && echo export SEEN=$(id -u)\n", 0o755)
+    edf = cluster.edf(ALICE, f'image = "{cluster.demo_image}"\nremap_root = true\nmounts = ["{room}"]\n')
+    words = ["srun", "-N2", "-n4", f"--environment={edf}", "--vet=p.yaml", f"--task-prolog={prolog}"]
+    done = cluster.run(ALICE, *words, "sh", "-c", "echo $SEEN $(id -u)", cwd=room)
+    assert done.good().splitlines() == ["0 0"] * 4
+    assert "2 of 2 nodes good" in done.err
+
+
+def test_a_batch_script_s_steps(cluster: Cluster, edf: Path) -> None:
+    script = f"#SBATCH --environment={edf}\nsrun id -u\nsrun sh -c 'chown 5:6 /marker && echo well'\n"
+    lines = cluster.sbatch(ALICE, f"#!/bin/bash\n{script}").splitlines()
+    # srun says so when a step has to wait for the one before to be tidied up.
+    assert [line for line in lines if not line.startswith("srun: ")] == ["0", "well"]
