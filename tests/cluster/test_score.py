@@ -331,6 +331,7 @@ def test_many_scored_steps_leave_nothing(faults: Faults) -> None:
     cluster = faults.cluster
     room = cluster.room("alice")
     scored(cluster, room, "-w", "node1", "--gres=gpu:2", "true").good()
+    wait_until(lambda: samplers(faults, "pioletd-sampler", "node1"), what="the sampler, if a test before ended it")
     (sampler,) = samplers(faults, "pioletd-sampler", "node1")
     before = leftovers.resident_kib(sampler), len(os.listdir(f"/proc/{sampler}/fd"))
     for _ in range(20):
@@ -374,6 +375,7 @@ def test_a_library_that_hangs_costs_one_step_its_counters(cluster: Cluster, faul
     """The sampler is started again, that step has its host's figures, and the next one all of them."""
     room = cluster.room("alice")
     script(cluster, "node1", "hang nvmlGpmMetricsGet\n" + MATMUL * 2)
+    wait_until(lambda: samplers(faults, "pioletd-sampler", "node1"), what="the sampler, if a test before ended it")
     (before,) = samplers(faults, "pioletd-sampler", "node1")
     run = cluster.start(
         "alice", "srun", "--score", "-w", "node1", "--gres=gpu:1", "sh", "-c", "read x; exit 4", cwd=room
