@@ -120,6 +120,8 @@ def _run(command: list[str], place: Path, kernel: Kernel) -> str:
     except FileNotFoundError:
         raise UnavailableError(f"{kernel.name}: there is no {command[0]} on this machine") from None
     if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise UnavailableError(f"{kernel.name}: {command[0]} failed: {''.join(last)}")
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or [f"status {done.returncode}"]
+        # Of apt's errors the first says why; others end with why.
+        why = next((line for line in lines if line.startswith("E: ")), lines[-1])
+        raise UnavailableError(f"{kernel.name}: {command[0]} failed: {why}")
     return done.stdout
