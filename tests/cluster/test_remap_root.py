@@ -74,9 +74,10 @@ def facts(text: str) -> dict[str, str]:
 
 
 @pytest.mark.kernels
-def test_inside_root_and_outside_the_user(cluster: Cluster, edf: Path) -> None:
+def test_inside_root_and_outside_the_user(cluster: Cluster, tiny: str, room: Path) -> None:
     user = pwd.getpwnam(ALICE)
-    mark = cluster.room(ALICE) / "mark"
+    mark = room / "mark"
+    edf = cluster.edf(ALICE, f'image = "{tiny}"\nremap_root = true\nmounts = ["{room}"]\n')
     script = (
         f"id -u; id -g; whoami; cat /proc/self/status; : >/new && : >{mark}; ls -n /new {mark} | awk '{{print $3, $4}}'"
     )
@@ -106,7 +107,8 @@ def test_what_is_anothers_stays_so(cluster: Cluster, tiny: str) -> None:
     roots = cluster.room(ALICE) / "roots"
     roots.write_text("of root\n")
     roots.chmod(0o400)
-    edf = cluster.edf(ALICE, f'image = "{tiny}"\nremap_root = true\nmounts = ["/etc:/mnt"]\n')
+    mounts = f'["/etc:/mnt", "{theirs.parent}", "{roots.parent}"]'
+    edf = cluster.edf(ALICE, f'image = "{tiny}"\nremap_root = true\nmounts = {mounts}\n')
     attempts = (
         f"cat {theirs}", f"cat {roots}", "cat /mnt/shadow", ": >/mnt/piolet-new", f"chmod 666 {theirs}",
         f"rm -f {theirs}", f"setcap x {roots}", "mount -t tmpfs none /tmp", "chroot /", "kill -0 1", "mknod /d b 1 1",
@@ -114,9 +116,9 @@ def test_what_is_anothers_stays_so(cluster: Cluster, tiny: str) -> None:
     )  # fmt: skip
     script = "; ".join(f"({one}) 2>/dev/null && echo did: '{one}'" for one in attempts)
     # Answered as if it were done, and not done.
-    script += f"; chown 0:0 {theirs} {roots}; echo over"
+    script += f"; chown 0:0 {theirs} {roots}; ls {theirs} {roots}; echo over"
     done = cluster.srun(ALICE, edf, "sh", "-c", script)
-    assert done.good() == "over\n"
+    assert done.good().splitlines() == [*sorted(map(str, (theirs, roots))), "over"]
     assert theirs.read_text() == "of bob\n" and theirs.stat().st_uid == pwd.getpwnam(BOB).pw_uid
     assert roots.stat().st_uid == 0 and roots.stat().st_mode & 0o7777 == 0o400
     assert not Path("/etc/piolet-new").exists()
@@ -163,7 +165,7 @@ def test_apt_installs(cluster: Cluster, debian: str, room: Path) -> None:
     package = room / "piolet-try.deb"
     subprocess.run(["dpkg-deb", "-b", tree, package], check=True, stdout=subprocess.DEVNULL)
     package.chmod(0o644)
-    edf = cluster.edf(ALICE, f'image = "{debian}"\nremap_root = true\n')
+    edf = cluster.edf(ALICE, f'image = "{debian}"\nremap_root = true\nmounts = ["{room}"]\n')
     script = (
         f"apt-get -q install -y {package} && dpkg -s piolet-try && getcap /opt/try/program && ls -ld /srv/piolet-try"
     )
@@ -182,7 +184,7 @@ def test_rpm_installs(cluster: Cluster, debian: str, room: Path) -> None:
     made = subprocess.run(build, check=False, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     (package,) = (room / "rpm").rglob("*.rpm")
-    edf = cluster.edf(ALICE, f'image = "{debian}"\nremap_root = true\n')
+    edf = cluster.edf(ALICE, f'image = "{debian}"\nremap_root = true\nmounts = ["{room}"]\n')
     script = f"rpm --nodeps -i {package} && rpm -q piolet-try-rpm && cat /opt/closed/file && getcap /opt/able"
     # A directory that its mode closes to all but root.
     script += " && echo more >/opt/closed/more && rpm -e piolet-try-rpm && test ! -e /opt/able && id -u pioletrpm"
