@@ -2,7 +2,7 @@
 
 _shtab_piolet_subparsers=('env' 'image' 'vet' 'score' 'config' 'doctor')
 _shtab_piolet_env_subparsers=('check' 'render' 'explain')
-_shtab_piolet_image_subparsers=('pull' 'list' 'rm' 'import' 'verify' 'prune')
+_shtab_piolet_image_subparsers=('pull' 'list' 'rm' 'import' 'build' 'verify' 'prune')
 _shtab_piolet_vet_subparsers=('check' 'list' 'run' 'why')
 _shtab_piolet_score_subparsers=('run' 'show' 'report' 'watch' 'compare' 'export' 'import' 'calibrate')
 _shtab_piolet_config_subparsers=('check' 'show' 'sample')
@@ -17,6 +17,7 @@ _shtab_piolet_image_pull_option_strings=('-h' '--help' '--refresh')
 _shtab_piolet_image_list_option_strings=('-h' '--help')
 _shtab_piolet_image_rm_option_strings=('-h' '--help')
 _shtab_piolet_image_import_option_strings=('-h' '--help' '--name')
+_shtab_piolet_image_build_option_strings=('-h' '--help' '--name' '-f' '--file' '--build-arg' '--srun' '--output')
 _shtab_piolet_image_verify_option_strings=('-h' '--help' '--all')
 _shtab_piolet_image_prune_option_strings=('-h' '--help' '--older-than' '--old-format' '--dry-run')
 _shtab_piolet_vet_option_strings=('-h' '--help')
@@ -43,7 +44,7 @@ _shtab_piolet_doctor_option_strings=('-h' '--help' '--role' '--json')
 
 _shtab_piolet_pos_0_choices=('env' 'image' 'vet' 'score' 'config' 'doctor')
 _shtab_piolet_env_pos_0_choices=('check' 'render' 'explain')
-_shtab_piolet_image_pos_0_choices=('pull' 'list' 'rm' 'import' 'verify' 'prune')
+_shtab_piolet_image_pos_0_choices=('pull' 'list' 'rm' 'import' 'build' 'verify' 'prune')
 _shtab_piolet_vet_pos_0_choices=('check' 'list' 'run' 'why')
 _shtab_piolet_score_pos_0_choices=('run' 'show' 'report' 'watch' 'compare' 'export' 'import' 'calibrate')
 _shtab_piolet_score_export___format_choices=('csv' 'json' 'openmetrics')
@@ -80,6 +81,8 @@ _shtab_piolet_image_rm__h_nargs=0
 _shtab_piolet_image_rm___help_nargs=0
 _shtab_piolet_image_import__h_nargs=0
 _shtab_piolet_image_import___help_nargs=0
+_shtab_piolet_image_build__h_nargs=0
+_shtab_piolet_image_build___help_nargs=0
 _shtab_piolet_image_verify__h_nargs=0
 _shtab_piolet_image_verify___help_nargs=0
 _shtab_piolet_image_verify___all_nargs=0
