@@ -19,12 +19,12 @@ log=/dev/null
 
 # Of a private cluster and its tests; PIOLET_PACKAGES=cluster leaves it at those.
 cluster="slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev munge
-	crun skopeo buildah docker-registry squashfs-tools squashfuse fuse3 mmdebstrap ca-certificates
+	crun skopeo docker-registry squashfs-tools squashfuse fuse3 mmdebstrap ca-certificates
 	python3 python3-venv python3-dev gcc binutils libc6-dev make iproute2 util-linux bsdutils passwd procps iptables
 	busybox-static zstd"
 kernels="qemu-system-x86 kmod cpio busybox-static e2fsprogs debian-archive-keyring"
 arm64="qemu-user-static qemu-system-arm arch-test mmdebstrap kmod cpio e2fsprogs debian-archive-keyring"
-packages="$cluster chromium prometheus rpm rpmlint lowdown groff-base"
+packages="$cluster buildah chromium prometheus rpm rpmlint lowdown groff-base"
 [ "${PIOLET_PACKAGES-all}" != cluster ] || packages=$cluster
 services="munge slurmctld slurmd docker-registry prometheus"
 
