@@ -71,9 +71,8 @@ def boot(
 
     kernel   its modules are below the machine's root
     work     the guest's directory, emptied but for what can be used again: out/ is /mnt/out there, console its log
-    counted  the guest's clock counts its instructions, 4 ns each, and skips what it sleeps: what else this machine does
-             is in no figure that it measures. For what waits for no disk: there time leaps to the next deadline. One
-             thread emulates all processors then, which takes longer.
+    counted  the guest's clock counts its instructions, 4 ns each, and goes by this machine's while it sleeps: what else
+             this machine does is in no figure of what it computes. One thread emulates all processors then.
 
     Raises ClusterError: QEMU does not start, the guest is not up in time, or its script is not done.
     """
@@ -109,7 +108,7 @@ def boot(
 
 
 def _command(machine: Machine, kernel: Unpacked, initrd: Path, disk: Path, out: Path, counted: bool) -> list[str]:
-    clock = ("-accel", "tcg,thread=single", "-icount", "shift=2,sleep=off") if counted else ("-accel", "tcg")
+    clock = ("-accel", "tcg,thread=single", "-icount", "shift=2,sleep=on") if counted else ("-accel", "tcg")
     shared = (
         ("root", str(machine.root), "security_model=passthrough,readonly=on,multidevs=remap"),
         ("out", str(out), "security_model=passthrough"),
