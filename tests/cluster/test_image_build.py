@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.support import Cluster, busybox_layer
 from tests.support import oci
+from tests.support.registry import Registry, auth_file
 
 ALICE = "alice"
 pytestmark = pytest.mark.skipif(shutil.which("buildah") is None, reason="buildah is not installed")
@@ -88,3 +89,26 @@ def test_a_build_that_is_cancelled(cluster: Cluster, context: Path) -> None:
     assert process.returncode == 1 and "the step that built the image ended" in err
     cluster.wait_end("cancel-it")
     assert left() == before
+
+
+def test_a_base_that_its_registry_gives_to_some(cluster: Cluster, context: Path) -> None:
+    """With the user's own credentials, in the file that podman login writes; and with buildah's own settings."""
+    registry = Registry(cluster.room(ALICE) / "guarded", {ALICE: "secret-a"})
+    try:
+        reference = registry.push(context / "base", "base:1", ALICE)
+        login = auth_file(context / "auth.json", registry.address, ALICE, "secret-a")
+        cluster.give(ALICE, login)
+        text = f'[[registry]]\nlocation = "{registry.address}"\ninsecure = true\n'
+        settings = cluster.write(ALICE, context / "registries.conf", text)
+        cluster.write(ALICE, context / "Containerfile", f"FROM {reference}\nRUN busybox true\n")
+        words, more = ["piolet", "image", "build", "--output=out.tar"], {"CONTAINERS_REGISTRIES_CONF": str(settings)}
+        refused = cluster.run(ALICE, *words, cwd=context, env=more, timeout=120)
+        assert refused.status == 1 and "unauthorized" in refused.err
+        (context / ".docker").mkdir()
+        (context / ".docker/config.json").write_bytes(login.read_bytes())
+        for one in ({"REGISTRY_AUTH_FILE": str(login)}, {"HOME": str(context)}):
+            cluster.run(ALICE, *words, cwd=context, env={**more, **one}, timeout=120).good()
+            assert (context / "out.tar").stat().st_size > 1 << 20
+            (context / "out.tar").unlink()
+    finally:
+        registry.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -12,6 +13,7 @@ import pytest
 from piolet.base.errors import ImageError
 from piolet.images import build, seccomp
 from piolet.images.settings import ImagesConfig
+from piolet.system import linux
 
 STAND_IN = """#!/bin/sh
 echo "$@" >>{log}
@@ -65,6 +67,16 @@ def test_a_build_that_fails(tmp_path: Path, todo: build.Recipe, monkeypatch: pyt
 def test_there_is_no_buildah(tmp_path: Path, todo: build.Recipe) -> None:
     with pytest.raises(ImageError, match=f"is not there on {os.uname().nodename}"):
         build.build(todo, str(tmp_path / "image.tar"), ImagesConfig(buildah="/not/there"))
+
+
+def test_users_may_make_no_namespace(tmp_path: Path, todo: build.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: int) -> None:
+        raise OSError(errno.ENOSPC, "as the test wants it", "unshare")
+
+    monkeypatch.setattr(linux, "unshare", refused)
+    with pytest.raises(ImageError, match=r"root of a user namespace on .*: No space left") as caught:
+        build.build(todo, str(tmp_path / "image.tar"), ImagesConfig(buildah="/bin/true"))
+    assert caught.value.hint and "sysctl" in caught.value.hint
 
 
 def test_what_is_wrong_with_a_recipe(tmp_path: Path) -> None:

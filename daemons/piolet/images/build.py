@@ -8,6 +8,7 @@ one directory, which is removed at the end. What comes out is an OCI archive.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -61,6 +62,7 @@ def build(todo: Recipe, archive: str, config: ImagesConfig) -> None:
     if shutil.which(config.buildah) is None:
         node = os.uname().nodename
         raise ImageError(f"{config.buildah} is not there on {node}", "an administrator installs buildah on the nodes")
+    _try_to_become_root()
     with _room() as room:
         (room / "apt").write_text(_APT_TEXT, "ascii")
         (room / "registries.conf").write_text(registries(config.insecure_registries), "utf-8")
@@ -109,11 +111,27 @@ def _run(words: list[str], room: Path, what: str) -> None:
             words, check=False, env=variables, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=become_root
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise ImageError(
-            f"{what} cannot be started as root of a user namespace: {error}", usernamespaces.hint()
-        ) from None
+        raise ImageError(f"{what} cannot be started: {error}") from None
     if done.returncode:
         raise ImageError(f"{what} failed with status {done.returncode}", "what it said is above")
+
+
+def _try_to_become_root() -> None:
+    """Raise ImageError if users may not: buildah would say it less well."""
+    pid = os.fork()
+    if pid == 0:
+        code = errno.EIO
+        try:
+            become_root()
+            code = 0
+        except OSError as error:
+            code = error.errno or code
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        sentence = f"you cannot become root of a user namespace on {os.uname().nodename}: {os.strerror(code)}"
+        raise ImageError(sentence, usernamespaces.hint())
 
 
 def become_root() -> None:
