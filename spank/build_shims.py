@@ -22,6 +22,8 @@ PLUGINS = {
 }
 PROGRAMS = {"piolet-entry": ["entry.c"], "piolet-vet-task": ["vet_task.c", "message.c", "channel.c"]}
 WARNINGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wformat=2", "-Wstrict-prototypes"]
+# What a hook is called with is Slurm's affair; it need not use all of it.
+WARNINGS += ["-Wno-unused-parameter"]
 HARDENED = ["-O2", "-g", "-fvisibility=hidden", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]
 HARDENED += [f"-ffile-prefix-map={HERE.parent}=."]  # the same bytes from every checkout
 SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
@@ -43,7 +45,7 @@ int channel_open(const char *, struct failure *);
 int channel_send(int, const char *, size_t, struct failure *);
 int channel_peek(int, int64_t, struct reply *, struct failure *);
 void reply_close(struct reply *);
-int submission_get(const char *, const char *, const char *, const char *, struct submission *, struct failure *);
+int submission_get(const char *, const char *, const char *, const char *, bool, struct submission *, struct failure *);
 void submission_free(struct submission *);
 void launcher_replace(const char *);
 int decode(const char *, size_t, const int *, size_t, struct failure *);

@@ -66,15 +66,20 @@ int channel_send(int fd, const char *message, size_t length, struct failure *f)
 	return 0;
 }
 
+/* Closes what is open, and marks it as closed. */
+void channel_close(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
 void reply_close(struct reply *reply)
 {
 	int *slots[REPLY_DESCRIPTORS] = { &reply->user_ns, &reply->mount_ns, &reply->environment };
 
-	for (size_t i = 0; i < REPLY_DESCRIPTORS; i++) {
-		if (*slots[i] >= 0)
-			close(*slots[i]);
-		*slots[i] = -1;
-	}
+	for (size_t i = 0; i < REPLY_DESCRIPTORS; i++)
+		channel_close(slots[i]);
 }
 
 /* Reads the answer and leaves it in the queue for the step's other tasks. */

@@ -41,11 +41,9 @@ static pid_t start(char *const *words, int result)
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	if (getppid() != parent)
 		_exit(127);
-	/* The command's own output would mix with that of the application. */
-	if (dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
-		_exit(127);
-	/* dup2 onto itself would keep close-on-exec. */
-	if (result == RESULT_FD ? fcntl(result, F_SETFD, 0) < 0 : dup2(result, RESULT_FD) < 0)
+	/* The command's own output would mix with that of the application; dup2 onto itself would keep close-on-exec. */
+	if (dup2(STDERR_FILENO, STDOUT_FILENO) < 0 ||
+	    (result == RESULT_FD ? fcntl(result, F_SETFD, 0) < 0 : dup2(result, RESULT_FD) < 0))
 		_exit(127);
 	execv(words[0], words);
 	dprintf(STDERR_FILENO, "piolet: error: cannot run %s: %s\n", words[0], strerror(errno));
@@ -149,6 +147,17 @@ char *command_line(size_t *length)
 		return NULL;
 	}
 	return bytes;
+}
+
+/* Whether this process was called with these bytes, NULs among them; true where that cannot be told. */
+bool called_with(const char *bytes, size_t size)
+{
+	size_t length;
+	char *line = command_line(&length);
+	bool found = !line || memmem(line, length, bytes, size);
+
+	free(line);
+	return found;
 }
 
 /* Runs the command and returns its exit status, with what it wrote to descriptor 3 (NULL: nothing).

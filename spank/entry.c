@@ -1,69 +1,47 @@
-/* entry.c - the program that stands in front of a user's command in a container with an entrypoint, and in front of
- * a task prolog in any container (launcher.c). Linked statically: the image may have no libc at all.
- *
- * Where the user is root (remap_root), it also has the kernel answer "done" to what only a root of all ids could do:
- * chown and set*id, without which no package can be installed. No step of real root comes to a container.
+/* entry.c - the program that stands in front of a user's command in a container with an entrypoint or with variables
+ * that each task has for itself, and in front of a task prolog in any container (launcher.c). Linked statically: the
+ * image may have no libc at all. Where the user is root (remap_root), which root's own steps are in no container, it puts
+ * the filter on them that answers "done" to what only a root of all ids could do (system/pretendroot.py).
  *
  * The plugin can replace argv[0] but not lengthen argv, so it puts this program there and the replaced
  * word into PIOLET_ARGV0. We exec: the entrypoint's words, then that word, then the rest. The words
- * are NUL-terminated in the file next to us.
+ * are NUL-terminated in one file next to us, what is to be done before in another:
+ *   =NAME=OTHER  NAME becomes what OTHER is    ^NAME=OTHER  the first name of the host list OTHER
+ *   ?NAME=OTHER  the same, where NAME is not set            ~NAME=OTHER  likewise        !text  the first task says it
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define WORDS_FILE "/run/piolet/entrypoint"
+#define TASK_FILE "/run/piolet/task"
+#define FILTER_FILE "/run/piolet/filter"
 #define BYTES_MAX 65536
 #define WORDS_MAX 1024
 
-#ifdef __x86_64__
-#define ARCHITECTURE AUDIT_ARCH_X86_64
-#else
-#define ARCHITECTURE AUDIT_ARCH_AARCH64
-#endif
+#define NO_ENTRYPOINT "hint: set entrypoint = false in the environment file\n"
 
-static const unsigned pretended[] = {
-#ifdef __x86_64__
-	SYS_chown, SYS_lchown,
-#endif
-	SYS_fchown, SYS_fchownat, SYS_setuid, SYS_setgid, SYS_setreuid, SYS_setregid, SYS_setresuid, SYS_setresgid,
-	SYS_setfsuid, SYS_setfsgid, SYS_setgroups,
-};
-
-#define COUNT (sizeof(pretended) / sizeof(*pretended))
-
-/* The kernel answers 0 to these, and does nothing. What comes by another way of calling it, as of 32 bits, it judges. */
-static int pretend_root(void)
+static int give_up(const char *what, const char *which, const char *why, const char *hint)
 {
-	struct sock_filter code[2 * COUNT + 4] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCHITECTURE, 0, 2 * COUNT + 1),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-	};
-	struct sock_fprog program = { .len = 2 * COUNT + 4, .filter = code };
-
-	for (unsigned i = 0; i < COUNT; i++) {
-		code[3 + 2 * i] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, pretended[i], 0, 1);
-		code[4 + 2 * i] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO);
-	}
-	code[3 + 2 * COUNT] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0);
+	dprintf(STDERR_FILENO, "piolet: error: cannot run %s%s: %s\n%s", what, which, why, hint);
+	return 127;
 }
 
-static int give_up(const char *kind, const char *what, const char *why, const char *hint)
+static int pretend_root(void)
 {
-	dprintf(STDERR_FILENO, "piolet: error: cannot run %s%s: %s\n%s", kind, what, why, hint);
-	return 127;
+	static struct sock_filter code[128];
+	int fd = open(FILTER_FILE, O_RDONLY | O_CLOEXEC);
+	ssize_t length = read(fd, code, sizeof(code));
+	struct sock_fprog program = { .len = length > 0 ? length / sizeof(*code) : 0, .filter = code };
+
+	return fd < 0 ? 0 : prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0);
 }
 
 /* slurmstepd slurm_script_launcher PATH WORD...: what slurmstepd does for a script, of which it is told the same way. */
@@ -75,23 +53,73 @@ static int launch(char **argv)
 	return give_up(argv[2], " in the container", strerror(errno), "");
 }
 
+/* Returns how much of a file of NUL-terminated words was read, 0 if it is not there, or -1. */
+static ssize_t words_of(const char *path, char *bytes)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t length = fd < 0 ? (errno == ENOENT ? 0 : -1) : read(fd, bytes, BYTES_MAX);
+
+	if (fd >= 0)
+		close(fd);
+	return length > 0 && (length == BYTES_MAX || bytes[length - 1]) ? -1 : length;
+}
+
+/* Of "gpu[08-10,12]-x,login1": "gpu08-x". */
+static const char *first_host(const char *list)
+{
+	static char host[256];
+	size_t length = 0;
+
+	for (; *list && *list != ',' && length < sizeof(host) - 1; list++) {
+		if (*list != '[') {
+			host[length++] = *list;
+			continue;
+		}
+		for (list++; *list && !strchr("-,]", *list) && length < sizeof(host) - 1; list++)
+			host[length++] = *list;
+		list += strcspn(list, "]");
+		if (!*list)
+			break;
+	}
+	host[length] = '\0';
+	return host;
+}
+
+static void prepare(char *line)
+{
+	char *name = line + 1, *other = strchr(name, '=');
+	const char *task = getenv("SLURM_PROCID"), *value;
+
+	if (*line == '!' && task && strcmp(task, "0") == 0)
+		dprintf(STDERR_FILENO, "piolet: warning: node %s: %s\n", getenv("SLURMD_NODENAME") ?: "?", name);
+	if (*line == '!' || !other)
+		return;
+	*other++ = '\0';
+	value = getenv(other);
+	if (value)
+		setenv(name, *line == '^' || *line == '~' ? first_host(value) : value, *line == '=' || *line == '^');
+}
+
 int main(int argc, char **argv)
 {
-	static char bytes[BYTES_MAX];
-	static const char kind[] = "the image's entrypoint: ", hint[] = "hint: set entrypoint = false in the environment file\n";
+	static char bytes[BYTES_MAX], lines[BYTES_MAX];
 	const char *zero = getenv("PIOLET_ARGV0");
 	char **words = calloc((size_t)argc + WORDS_MAX + 1, sizeof(*words));
-	int fd = open(WORDS_FILE, O_RDONLY | O_CLOEXEC), count = 0;
-	ssize_t length = fd < 0 ? -1 : read(fd, bytes, sizeof(bytes));
+	ssize_t length = words_of(WORDS_FILE, bytes), prepared = words_of(TASK_FILE, lines);
+	int count = 0;
 
 	if (getuid() == 0 && pretend_root() < 0)
 		return give_up("tasks as root", "", strerror(errno), "hint: set remap_root = false in the environment file\n");
 	if (argc > 3 && strcmp(argv[1], "slurm_script_launcher") == 0)
 		return launch(argv);
-	if (length < 0 || length == BYTES_MAX || (length > 0 && bytes[length - 1]))
-		return give_up(kind, WORDS_FILE, length < 0 ? strerror(errno) : "malformed", hint);
+	if (length < 0 || prepared < 0 || (length + prepared == 0 && getuid() != 0))
+		return give_up("the image's entrypoint: ", WORDS_FILE, "malformed", NO_ENTRYPOINT);
 	if (!words || !zero)
-		return give_up(kind, "PIOLET_ARGV0", words ? "not set" : "out of memory", hint);
+		return give_up("the image's entrypoint: ", "PIOLET_ARGV0", words ? "not set" : "out of memory", NO_ENTRYPOINT);
+	for (char *line = lines, *next; line < lines + prepared; line = next) {
+		next = strchr(line, '\0') + 1;
+		prepare(line);
+	}
 	for (char *word = bytes; word < bytes + length && count < WORDS_MAX; word += strlen(word) + 1)
 		words[count++] = word;
 	words[count++] = strdup(zero);
@@ -99,5 +127,6 @@ int main(int argc, char **argv)
 	for (int i = 1; i < argc; i++)
 		words[count++] = argv[i];
 	execvp(words[0], words);
-	return give_up(length ? kind : "", words[0], strerror(errno), length ? hint : "");
+	return length ? give_up("the image's entrypoint: ", words[0], strerror(errno), NO_ENTRYPOINT) :
+	       give_up(words[0], " in the container", strerror(errno), "");
 }

@@ -5,6 +5,8 @@
  *   each task              task_init: read the answer, join the container
  *   slurmstepd             exit: close the connection, which takes the container down
  *
+ * A batch script is a step as these are, if its definition says so.
+ *
  * What may fail where: errors are shown in srun before anything is queued, or in task_init. Every other
  * remote hook returns 0 always, since a failure there drains the node under sbatch. For the same reason
  * job_prolog and job_epilog are not defined at all: each would cost every job of the cluster 16 ms.
@@ -12,6 +14,8 @@
 #define _GNU_SOURCE
 #include "plugin.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,91 +35,75 @@ static const struct travel travel = {
 	.inherited = "SLURM_SPANK__SLURM_SPANK_OPTION_piolet_environment_environment",
 };
 
-#define ARGUMENT_ZERO "PIOLET_ARGV0"
 /* Where the plugin is not loaded, this is in the way of the command: the step fails, and never runs bare. */
 #define ABSENT "/the/plugin/piolet_environment/is/missing/on/this/node/"
 
 static struct {
-	char *part;		/* in srun: what an earlier part of a heterogeneous step asked for, or NULL */
 	int fd;			/* the connection to pioletd, or -1 */
 	int64_t deadline_ms, mounts;	/* mounts: the mount namespace from which the step was announced */
 	struct failure failure;	/* of a hook that must not fail; task_init reports it */
-} state = { NULL, -1, 0, 0, { false, "", "" } };
+} state = { -1, 0, 0, { false, "", "" } };
 
 static struct spank_option option = {
 	.name = "environment",
 	.arginfo = "FILE",
 	.usage = "run the step's tasks in the container that FILE describes; 'none' runs them on the host",
 	.has_arg = 1,
-	.val = 0,
 	.cb = plugin_option,
 };
 
 int slurm_spank_init(spank_t spank, int argc, char **argv)
 {
-	spank_context_t context = spank_context();
-
-	if (context == S_CTX_SLURMD)
-		return 0;
-	plugin_arguments("piolet_environment", argc, argv);
-	return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
+	return plugin_init(spank, "piolet_environment", &option, argc, argv);
 }
 
-/* Slurm calls once for each part of a heterogeneous step, but hands the nodes one value of the option, the last,
- * whatever each part said. Running a part in another's container would be worse than not at all. */
-static void compare_parts(void)
+/* The command's words, which are Slurm's to free but may be replaced and shortened; NULL where they are not to be had. */
+static char **arguments(spank_t spank)
 {
-	const char *request = plugin.request ? plugin.request : "none";
-	struct failure failure = { 0 };
+	char **argv = NULL;
+	int argc = 0;
 
-	if (state.part && strcmp(state.part, request) != 0) {
-		fail(&failure, "give all parts the same environment, or start them as steps of their own",
-		     "the parts of a heterogeneous step cannot have different environments ('%s' and '%s')",
-		     state.part, request);
-		plugin_refuse(&failure);
-	}
-	if (!state.part)
-		state.part = strdup(request);
+	return spank_get_item(spank, S_JOB_ARGV, &argc, &argv) || argc < 1 ? NULL : argv;
 }
 
-/* srun has no way to ask; its own command line says it, abbreviated or not. Mistaken for it, an application's own
- * --mu... costs nothing but the protection. */
-static bool several_programs(void)
+/* Says which file of the command's is here, where no task will be: the definition names no workdir, nor did srun. */
+static void name_misplaced(char **command)
 {
-	size_t length;
-	char *line = command_line(&length);
-	bool found = line && memmem(line, length, "\0--mu", 5);
+	const char *definition = getenv(travel.definition);
+	struct stat st;
 
-	free(line);
-	return found;
+	if (!definition || !strstr(definition, "\"workdir_given\":false") || strstr(definition, "\"image\":null") || MOVED)
+		return;
+	for (char **word = command + 1; *word; word++)
+		if (**word != '/' && **word != '-' && stat(*word, &st) == 0 && S_ISREG(st.st_mode)) {
+			dprintf(STDERR_FILENO, "piolet: warning: %s is in the working directory, but tasks start elsewhere in the "
+				"container\nhint: set workdir in the definition file, or give srun --chdir\n", *word);
+			return;
+		}
 }
 
 /* In srun, when the step is about to be launched. */
 int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 {
-	char **command = NULL, *guarded;
-	int count = 0;
+	char **command = arguments(spank), *guarded;
 
-	(void)argc;
-	(void)argv;
-	/* With --multi-prog the first word is a file that srun is still going to read. */
-	if (!plugin_wanted() || several_programs() || spank_get_item(spank, S_JOB_ARGV, &count, &command) || count < 1 || !command)
+	/* With --multi-prog the first word is a file that srun is still going to read. srun has no way to ask; its own command
+	 * line says it, abbreviated or not. Mistaken for it, an application's own --mu... costs nothing but the protection. */
+	if (!plugin_wanted() || called_with("\0--mu", 5) || !command)
 		return 0;
+	name_misplaced(command);
 	if (asprintf(&guarded, ABSENT "%s", command[0]) < 0)
 		return -1;
 	command[0] = guarded;
 	return 0;
 }
 
-/* Takes away what local_user_init put in front of the command, in place: the words are Slurm's to free. */
+/* Takes away what local_user_init put in front of the command, in place. */
 static void clear_the_way(spank_t spank)
 {
-	char **command = NULL;
-	int count = 0;
+	char **command = arguments(spank);
 
-	if (spank_get_item(spank, S_JOB_ARGV, &count, &command) || count < 1 || !command)
-		return;
-	if (strncmp(command[0], ABSENT, strlen(ABSENT)) == 0)
+	if (command && strncmp(command[0], ABSENT, strlen(ABSENT)) == 0)
 		memmove(command[0], command[0] + strlen(ABSENT), strlen(command[0]) - strlen(ABSENT) + 1);
 }
 
@@ -132,15 +120,13 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 	spank_context_t context = spank_context();
 	uid_t uid = 0;
 
-	(void)argc;
-	(void)argv;
-	if (context == S_CTX_LOCAL)
-		compare_parts();
+	if (context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR)
+		plugin_compare("environments");
 	if (!plugin_wanted())
 		return 0;
 	if (context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR)
 		plugin_submit(&travel);
-	if (context != S_CTX_REMOTE || !plugin_real_step(spank))
+	if (context != S_CTX_REMOTE || !(plugin_real_step(spank) || plugin_script(spank, &travel) == PIOLET_SCRIPT_INSIDE))
 		return 0;
 	clear_the_way(spank);
 	/* What the daemon without privileges answers would be done as root. */
@@ -187,25 +173,37 @@ static int apply_environment(spank_t spank, const struct reply *reply, struct fa
 static int put_entrypoint(spank_t spank, const struct reply *reply, struct failure *f)
 {
 	static char program[sizeof(reply->ready->entrypoint)];
-	char **argv = NULL;
-	int argc = 0;
+	char **argv = arguments(spank);
 
 	if (!reply->ready->entrypoint[0])
 		return 0;
 	memcpy(program, reply->ready->entrypoint, sizeof(program));
-	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) || argc < 1 || !argv ||
-	    spank_setenv(spank, ARGUMENT_ZERO, argv[0], 1) != ESPANK_SUCCESS)
+	if (!argv || spank_setenv(spank, "PIOLET_ARGV0", argv[0], 1) != ESPANK_SUCCESS)
 		return fail(f, "set entrypoint = false", "the image's entrypoint cannot be put in front of the command");
 	argv[0] = program;
 	return 0;
 }
 
-static int enter(spank_t spank, struct failure *f)
+/* A batch script lies in slurmd's spool directory, which is in no container: its interpreter is given it as an open file. */
+static int put_script(spank_t spank, struct failure *f)
+{
+	static char program[32];
+	char **argv = arguments(spank);
+	int fd = argv ? open(argv[0], O_RDONLY) : -1;
+
+	if (fd < 0)
+		return fail(f, NULL, "the batch script cannot be opened: %s", strerror(errno));
+	snprintf(program, sizeof(program), "/proc/self/fd/%d", fd);
+	argv[0] = program;
+	return 0;
+}
+
+static int enter(spank_t spank, bool script, struct failure *f)
 {
 	struct reply reply;
 	int rc;
 
-	if (channel_peek(state.fd, state.deadline_ms, &reply, f) < 0)
+	if ((script && put_script(spank, f) < 0) || channel_peek(state.fd, state.deadline_ms, &reply, f) < 0)
 		return -1;
 	/* Slurm may have put the task among mounts of its job's own, another /tmp for one; so then has to be the container. */
 	state.mounts = reply.ready->header.reserved ? reply.ready->header.reserved : state.mounts;
@@ -215,53 +213,59 @@ static int enter(spank_t spank, struct failure *f)
 	if (rc == 0 && reply.user_ns >= 0)
 		launcher_replace(plugin.entry);
 	if (rc == 0)
-		rc = join_namespaces(&reply, f);
-	if (rc == 0)
-		rc = put_entrypoint(spank, &reply, f);
+		rc = join_namespaces(&reply, f) < 0 ? -1 : put_entrypoint(spank, &reply, f);
 	reply_close(&reply);
 	return rc;
+}
+
+/* One line for slurmd's log; a user's own words in it are to make no line of their own there. */
+static void note_failure(spank_t spank, char *message)
+{
+	uint32_t job = 0, step = 0, uid = 0;
+
+	spank_get_item(spank, S_JOB_ID, &job);
+	spank_get_item(spank, S_JOB_STEPID, &step);
+	spank_get_item(spank, S_JOB_UID, &uid);
+	for (unsigned char *c = (unsigned char *)message; *c; c++)
+		*c = *c < ' ' || *c == 127 ? '?' : *c;
+	slurm_info("piolet: step %u.%u of uid %u failed: %s", job, step, uid, message);
 }
 
 int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 {
 	struct failure failure = state.failure;
 	int task = 0, rc = -1;
-	char node[64] = "";
+	char node[64] = "", script = plugin_script(spank, &travel);
 
-	(void)argc;
-	(void)argv;
-	if (!plugin_wanted() || !plugin_real_step(spank))
+	if (!plugin_wanted() || !(plugin_real_step(spank) || script == PIOLET_SCRIPT_INSIDE))
 		return 0;
 	if (!failure.set && state.fd >= 0)
-		rc = enter(spank, &failure);
+		rc = enter(spank, script, &failure);
 	else if (!failure.set)
 		fail(&failure, NULL, "the step was not announced to pioletd");
-	if (state.fd >= 0)
-		close(state.fd);
-	state.fd = -1;
-	spank_unsetenv(spank, travel.definition);
-	spank_unsetenv(spank, travel.request);
+	channel_close(&state.fd);
+	/* The sruns of a batch script take them from it. */
+	if (!script) {
+		spank_unsetenv(spank, travel.definition);
+		spank_unsetenv(spank, travel.request);
+	}
 	if (rc == 0)
 		return 0;
 	/* All tasks of a node fail alike: one of them says so. */
 	spank_get_item(spank, S_TASK_ID, &task);
 	gethostname(node, sizeof(node) - 1);
-	if (task == 0)
-		dprintf(STDERR_FILENO, "piolet: error: node %s: %s%s%s\n", node, failure.message,
-			failure.hint[0] ? "\nhint: " : "", failure.hint);
+	if (task != 0)
+		return -1;
+	dprintf(STDERR_FILENO, "piolet: error: node %s: %s%s%s\n", node, failure.message,
+		failure.hint[0] ? "\nhint: " : "", failure.hint);
+	note_failure(spank, failure.message);
 	return -1;
 }
 
 int slurm_spank_exit(spank_t spank, int argc, char **argv)
 {
-	(void)spank;
-	(void)argc;
-	(void)argv;
-	if (state.fd >= 0)
-		close(state.fd);
-	state.fd = -1;
+	channel_close(&state.fd);
 	free(plugin.request);
-	free(state.part);
-	plugin.request = state.part = NULL;
+	plugin.request = NULL;
 	return 0;
 }

@@ -9,21 +9,15 @@
 #include <unistd.h>
 
 #define NONE "none"
-#define DEFAULT_COMMAND "/usr/bin/piolet"
-#define DEFAULT_SOCKET "/run/piolet/node.sock"
-#define DEFAULT_ENTRY "/usr/libexec/piolet/piolet-entry"
-#define DEFAULT_TIMEOUT_S 30
 #define TIMEOUT_MAX_S 3600
 
-struct plugin plugin = { DEFAULT_COMMAND, NULL, DEFAULT_SOCKET, DEFAULT_ENTRY, DEFAULT_TIMEOUT_S, NULL, 0 };
+struct plugin plugin = { "/usr/bin/piolet", NULL, "/run/piolet/node.sock", "/usr/libexec/piolet/piolet-entry", 30, NULL, 0 };
 
 int plugin_option(int value, const char *argument, int remote)
 {
 	/* From sbatch to its sruns, Slurm writes an argument that was not given as this word. */
 	char *copy = strdup(argument && strcmp(argument, "(null)") != 0 ? argument : "");
 
-	(void)value;
-	(void)remote;
 	if (!copy)
 		return -1;
 	free(plugin.request);
@@ -32,7 +26,7 @@ int plugin_option(int value, const char *argument, int remote)
 	return 0;
 }
 
-void plugin_arguments(const char *name, int argc, char **argv)
+static void arguments_read(const char *name, int argc, char **argv)
 {
 	for (int i = 0; i < argc; i++) {
 		if (strncmp(argv[i], "command=", 8) == 0)
@@ -57,6 +51,14 @@ void plugin_arguments(const char *name, int argc, char **argv)
 	}
 }
 
+int plugin_init(spank_t spank, const char *name, struct spank_option *option, int argc, char **argv)
+{
+	if (spank_context() == S_CTX_SLURMD)
+		return 0;
+	arguments_read(name, argc, argv);
+	return spank_option_register(spank, option) == ESPANK_SUCCESS ? 0 : -1;
+}
+
 bool plugin_wanted(void)
 {
 	return plugin.request && strcmp(plugin.request, NONE) != 0;
@@ -68,6 +70,25 @@ void plugin_refuse(const struct failure *f)
 	if (f->message[0])
 		dprintf(STDERR_FILENO, "piolet: error: %s%s%s\n", f->message, f->hint[0] ? "\nhint: " : "", f->hint);
 	exit(EXIT_FAILURE);
+}
+
+/* Slurm calls once for each part of a heterogeneous step or job. The nodes of a step get one value of the option, the last; the
+ * sruns of a job's script that of its first part. Running a part in another's container would be worse than not at all. */
+void plugin_compare(const char *what)
+{
+	static char *first;
+	const char *request = plugin.request ? plugin.request : NONE;
+	bool job = spank_context() == S_CTX_ALLOCATOR;
+	struct failure failure = { 0 };
+
+	if (first && strcmp(first, request) != 0) {
+		fail(&failure, job ? "give all parts the same one, and its steps theirs: srun --het-group=N with the option" :
+				     "give all parts the same one, or start them as steps of their own",
+		     "the parts of a heterogeneous %s cannot have different %s ('%s' and '%s')", job ? "job" : "step", what,
+		     first, request);
+		plugin_refuse(&failure);
+	}
+	first = first ? first : strdup(request);
 }
 
 /* An srun in a batch script or an salloc: the definition was made at submit time and is still here.
@@ -86,9 +107,10 @@ void plugin_submit(const struct travel *travel)
 	struct failure failure = { 0 };
 	char *value;
 
-	if (inherited(travel))
+	if (inherited(travel) && (!MOVED || strcmp(travel->verb, "env") != 0))
 		return;
-	if (submission_get(travel->verb, plugin.command, plugin.config, plugin.request, &submission, &failure) < 0)
+	/* What the cache has says nothing of sbatch's script. */
+	if (submission_get(travel->verb, plugin.command, plugin.config, plugin.request, spank_context() == S_CTX_LOCAL, &submission, &failure) < 0)
 		plugin_refuse(&failure);
 	value = strndup(submission.definition, submission.definition_length);
 	submission_free(&submission);
@@ -104,6 +126,19 @@ bool plugin_real_step(spank_t spank)
 	uint32_t step = 0;
 
 	return !spank_get_item(spank, S_JOB_STEPID, &step) && step < SLURM_INTERACTIVE_STEP;
+}
+
+char plugin_script(spank_t spank, const struct travel *travel)
+{
+	uint32_t step = 0, task = 0;
+	char first[2] = "";
+
+	if (!spank_get_item(spank, S_JOB_STEPID, &step) && step == SLURM_BATCH_SCRIPT)
+		spank_getenv(spank, travel->definition, first, sizeof(first));
+	if (first[0] == PIOLET_SCRIPT_BARE && !spank_get_item(spank, S_TASK_ID, &task))
+		dprintf(STDERR_FILENO, "piolet: warning: this script starts nothing by srun: --%s does nothing here\n"
+			"hint: put srun in front of what it is meant for\n", travel->option);
+	return first[0];
 }
 
 int plugin_announce(spank_t spank, uint32_t number, const struct travel *travel, struct failure *f)
@@ -144,10 +179,8 @@ int plugin_announce(spank_t spank, uint32_t number, const struct travel *travel,
 	if (!length)
 		goto out;
 	fd = channel_open(plugin.socket, f);
-	if (fd >= 0 && channel_send(fd, message, length, f) < 0) {
-		close(fd);
-		fd = -1;
-	}
+	if (fd >= 0 && channel_send(fd, message, length, f) < 0)
+		channel_close(&fd);
 out:
 	free(definition);
 	free(message);

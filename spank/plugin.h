@@ -25,8 +25,9 @@ extern struct plugin plugin;
 /* The option's callback. */
 int plugin_option(int value, const char *argument, int remote);
 
-/* Reads the words after the plugin's path in plugstack.conf; what is wrong is logged and left out. */
-void plugin_arguments(const char *name, int argc, char **argv);
+/* Reads the words after the plugin's path in plugstack.conf (what is wrong is logged and left out), and tells Slurm of the
+ * option; not in slurmd, which has no use for it. */
+int plugin_init(spank_t spank, const char *name, struct spank_option *option, int argc, char **argv);
 
 /* Whether the option was given, and not as 'none'. */
 bool plugin_wanted(void);
@@ -47,10 +48,19 @@ struct travel {
 /* In srun, sbatch and salloc: makes the definition, unless it came along; refuses what is wrong. */
 void plugin_submit(const struct travel *travel);
 
+/* In srun, sbatch and salloc: refuses a part of a heterogeneous step or job that asks for something else than those before.
+ * Messages call it `what`, in the plural. */
+void plugin_compare(const char *what);
+
+/* In slurmstepd and its tasks: what the submission says of the batch script that this is to become, PIOLET_SCRIPT_...; 0 where
+ * it says nothing, and for every other step. The task of a script that starts no step says so in the job's output. */
+char plugin_script(spank_t spank, const struct travel *travel);
+
 /* In slurmstepd: sends START to pioletd and does not wait. Returns the connection, or -1. */
 int plugin_announce(spank_t spank, uint32_t number, const struct travel *travel, struct failure *f);
 
-/* Batch scripts, extern and interactive steps run on the host: their ids are above every real step's. */
+/* Extern and interactive steps run on the host, and so do batch scripts but for PIOLET_SCRIPT_INSIDE: their ids are above
+ * every real step's. */
 bool plugin_real_step(spank_t spank);
 
 #endif

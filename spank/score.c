@@ -21,8 +21,6 @@
 SPANK_PLUGIN(piolet_score, 1)
 #pragma GCC visibility pop
 
-#define DEFAULT_SCORE_SOCKET "/run/piolet/score.sock"
-
 static const struct travel travel = {
 	.option = "score",
 	.verb = "score",
@@ -46,25 +44,21 @@ static struct spank_option option = {
 	.arginfo = "interval=100ms,out=DIR,html,collector=NAME,label=TEXT",
 	.usage = "collect GPU and host counters while the step runs, and show how saturated it was; 'none': do not",
 	.has_arg = 2,
-	.val = 0,
 	.cb = plugin_option,
 };
 
 int slurm_spank_init(spank_t spank, int argc, char **argv)
 {
-	if (spank_context() == S_CTX_SLURMD)
-		return 0;
-	plugin.socket = DEFAULT_SCORE_SOCKET;
-	plugin_arguments("piolet_score", argc, argv);
-	return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
+	plugin.socket = "/run/piolet/score.sock";
+	return plugin_init(spank, "piolet_score", &option, argc, argv);
 }
 
 int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 {
 	spank_context_t context = spank_context();
 
-	(void)argc;
-	(void)argv;
+	if (context == S_CTX_ALLOCATOR)
+		plugin_compare("scores");
 	if (!plugin_wanted())
 		return 0;
 	if (context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR)
@@ -77,8 +71,6 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 /* In srun, when the step is about to be launched. */
 int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 {
-	(void)argc;
-	(void)argv;
 	if (!plugin_wanted() || spank_get_item(spank, S_JOB_ID, &state.job) ||
 	    spank_get_item(spank, S_JOB_STEPID, &state.step))
 		state.job = 0;
@@ -93,8 +85,6 @@ int slurm_spank_task_init_privileged(spank_t spank, int argc, char **argv)
 	char numbers[sizeof(gpus.gpus)] = "";
 	spank_err_t parts, wholes;
 
-	(void)argc;
-	(void)argv;
 	if (state.fd < 0)
 		return 0;
 	spank_get_item(spank, S_JOB_NNODES, &gpus.nodes);
@@ -104,8 +94,7 @@ int slurm_spank_task_init_privileged(spank_t spank, int argc, char **argv)
 	parts = spank_getenv(spank, "CUDA_VISIBLE_DEVICES", gpus.gpus, sizeof(gpus.gpus));
 	if (wholes == ESPANK_NOSPACE || parts == ESPANK_NOSPACE) {
 		fail(&state.failure, NULL, "the list of its GPUs is too long");
-		close(state.fd);
-		state.fd = -1;
+		channel_close(&state.fd);
 	} else if (wholes == ESPANK_SUCCESS && !strstr(gpus.gpus, "MIG-"))
 		memcpy(gpus.gpus, numbers, sizeof(numbers));
 	return 0;
@@ -116,8 +105,7 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 	char node[64] = "";
 	int task = 0;
 
-	(void)argc;
-	(void)argv;
+	plugin_script(spank, &travel);
 	if (!plugin_wanted() || !plugin_real_step(spank))
 		return 0;
 	/* The first task's message counts, and one that does not fit into the queue is not missed. */
@@ -130,9 +118,7 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 			state.failure.set ? state.failure.message : "it was not announced",
 			state.failure.hint[0] ? "\nhint: " : "", state.failure.hint);
 	}
-	if (state.fd >= 0)
-		close(state.fd);
-	state.fd = -1;
+	channel_close(&state.fd);
 	spank_unsetenv(spank, travel.definition);
 	spank_unsetenv(spank, travel.request);
 	return 0;
@@ -155,16 +141,11 @@ static void show(void)
 
 int slurm_spank_exit(spank_t spank, int argc, char **argv)
 {
-	(void)spank;
-	(void)argc;
-	(void)argv;
 	if (spank_context() == S_CTX_LOCAL && state.job) {
 		show();
 		state.job = 0;
 	}
-	if (state.fd >= 0)
-		close(state.fd);
-	state.fd = -1;
+	channel_close(&state.fd);
 	free(plugin.request);
 	plugin.request = NULL;
 	return 0;

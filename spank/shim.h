@@ -63,6 +63,7 @@ int64_t now_ms(void);
 int channel_open(const char *path, struct failure *f);
 int channel_send(int fd, const char *message, size_t length, struct failure *f);
 int channel_peek(int fd, int64_t deadline_ms, struct reply *reply, struct failure *f);
+void channel_close(int *fd);
 void reply_close(struct reply *reply);
 
 /* join.c */
@@ -74,6 +75,10 @@ void launcher_replace(const char *program);
 /* command.c */
 char *slurp(int fd, size_t limit, size_t *length);
 char *command_line(size_t *length);
+bool called_with(const char *bytes, size_t size);
+/* srun's own --chdir goes to the nodes with what it is for, and into no cache. An application's word that looks like it
+ * costs a start of the command. */
+#define MOVED (called_with("\0--chd", 6) || called_with("\0-D", 3))
 int command_run(char *const *words, size_t limit, char **result, size_t *length, struct failure *f);
 
 /* submit.c */
@@ -84,7 +89,7 @@ struct submission {
 	size_t definition_length;
 };
 
-int submission_get(const char *verb, const char *command, const char *config, const char *request,
+int submission_get(const char *verb, const char *command, const char *config, const char *request, bool cached,
 		   struct submission *s, struct failure *f);
 bool submission_cached(const char *verb, const char *config, const char *request, struct submission *s);
 void submission_free(struct submission *s);

@@ -68,7 +68,7 @@ bool submission_cached(const char *verb, const char *config, const char *request
 	return false;
 }
 
-int submission_get(const char *verb, const char *command, const char *config, const char *request,
+int submission_get(const char *verb, const char *command, const char *config, const char *request, bool cached,
 		   struct submission *s, struct failure *f)
 {
 	char *words[] = { (char *)command, (char *)verb, "submit", "--record-fd", "3", "--", (char *)request, NULL, NULL, NULL };
@@ -76,7 +76,7 @@ int submission_get(const char *verb, const char *command, const char *config, co
 
 	if (!getcwd(directory, sizeof(directory)))
 		return fail(f, NULL, "cannot tell the working directory: %s", strerror(errno));
-	if (submission_cached(verb, config, request, s))
+	if (cached && !MOVED && submission_cached(verb, config, request, s))
 		return 0;
 	if (config) {
 		memmove(words + 3, words + 1, 6 * sizeof(*words));

@@ -27,9 +27,7 @@ SPANK_PLUGIN(piolet_vet, 1)
 #define VETTED "PIOLET_VETTED"
 /* Where sbatch or salloc was called. A protocol that its sruns inherit is a file there, wherever their script has gone. */
 #define FROM "SLURM_PIOLET_VET_FROM"
-#define INHERITED "SLURM_SPANK__SLURM_SPANK_OPTION_piolet_vet_vet"
 #define WORDS_MAX 4096
-#define BYTES_MAX (1 << 20)
 
 static struct {
 	bool vetted;
@@ -41,7 +39,6 @@ static struct spank_option option = {
 	.arginfo = "PROTOCOL[,report=PATH][,min_nodes=N][,retries=N][,budget=30s][,on_inconclusive=...]",
 	.usage = "check the nodes against PROTOCOL first, and leave bad ones out; 'none' checks nothing",
 	.has_arg = 1,
-	.val = 0,
 	.cb = plugin_option,
 };
 
@@ -80,7 +77,7 @@ static void gate(const char *stage, uint32_t job)
 	if (!own)
 		fail(&f, NULL, "the command line is too long to be vetted");
 	else
-		status = command_run(words, BYTES_MAX, &result, &length, &f);
+		status = command_run(words, 1 << 20, &result, &length, &f);
 	if (f.set)
 		plugin_refuse(&f);
 	if (status)
@@ -117,27 +114,18 @@ static char **copy_environment(void)
 
 int slurm_spank_init(spank_t spank, int argc, char **argv)
 {
-	spank_context_t context = spank_context();
-
-	if (context == S_CTX_SLURMD)
-		return 0;
-	if (context == S_CTX_LOCAL)
+	if (spank_context() == S_CTX_LOCAL)
 		state.environment = copy_environment();
-	plugin_arguments("piolet_vet", argc, argv);
-	return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
+	return plugin_init(spank, "piolet_vet", &option, argc, argv);
 }
 
 /* Returns whether the nodes of this job were vetted a short while ago and are all good. */
 static bool vetted_before(void)
 {
 	struct submission record;
-	size_t length;
-	char *mine = command_line(&length);
 	/* An srun that joins another job; the application's own words are taken for that, too, which costs a moment. */
-	bool other = !mine || memmem(mine, length, "--jobi", 6), good;
+	bool good = !called_with("--jobi", 6) && submission_cached("vet", plugin.config, plugin.request, &record);
 
-	free(mine);
-	good = !other && submission_cached("vet", plugin.config, plugin.request, &record);
 	if (good)
 		submission_free(&record);
 	return good;
@@ -154,7 +142,7 @@ static void work_out(void)
 	const char *from = getenv(FROM);
 	char *request;
 
-	if (plugin.given != 1 || !getenv(INHERITED) || !from || plugin.request[0] == '/' ||
+	if (plugin.given != 1 || !getenv("SLURM_SPANK__SLURM_SPANK_OPTION_piolet_vet_vet") || !from || plugin.request[0] == '/' ||
 	    asprintf(&request, "%s/%s", from, plugin.request) < 0)
 		return;
 	free(plugin.request);
@@ -167,13 +155,12 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 	const char *job = getenv("SLURM_JOB_ID");
 	char directory[PATH_MAX];
 
-	(void)spank;
-	(void)argc;
-	(void)argv;
 	if (context != S_CTX_LOCAL && context != S_CTX_ALLOCATOR)
 		return 0;
 	state.vetted = getenv(VETTED) != NULL;
 	unsetenv(VETTED);
+	if (context == S_CTX_ALLOCATOR)
+		plugin_compare("protocols");
 	if (!wanted())
 		return 0;
 	if (context == S_CTX_ALLOCATOR) {
@@ -196,8 +183,6 @@ int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 {
 	uint32_t job = 0;
 
-	(void)argc;
-	(void)argv;
 	if (wanted() && spank_get_item(spank, S_JOB_ID, &job) == ESPANK_SUCCESS)
 		gate("allocated", job);
 	return 0;

@@ -130,6 +130,10 @@ struct piolet_gpus {
 #define PIOLET_RECORD_MAX 1048576
 #define PIOLET_DEPENDENCIES_MAX 4096
 
+/* White space in front of a definition's JSON says what becomes of the batch script of its job. */
+#define PIOLET_SCRIPT_INSIDE 0x20	/* it is in the container, too, as a step is */
+#define PIOLET_SCRIPT_BARE 0x09	/* it is on the host, and starts nothing by srun */
+
 struct piolet_record {
 	uint32_t magic;		/* PIOLET_RECORD_MAGIC */
 	uint32_t version;	/* PIOLET_VERSION */

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.faults import Faults
+from tests.cluster.nodes import Node
 from tests.cluster.support import Cluster, busybox_layer, call_tool, lacking, running
 
 # A guest with another kernel (tools/kernels) is slow: one node is what its tests need.
@@ -77,3 +78,29 @@ def many() -> Iterator[ThreadPoolExecutor]:
     """Threads to wait for several commands at once."""
     with ThreadPoolExecutor(8) as pool:
         yield pool
+
+
+@pytest.fixture(scope="module")
+def crun_node(cluster: Cluster) -> Iterator[str]:
+    """node4, its daemon started with a configuration that says `runtime = "crun"`."""
+    path = cluster.layout.piolet_toml
+    before = path.read_text("utf-8")
+
+    def restart(text: str) -> None:
+        path.write_text(text, "utf-8")
+        try:
+            cluster.tool("stop-pioletd", "node4")
+            cluster.tool("start-pioletd", "node4")
+        finally:
+            path.write_text(before, "utf-8")
+
+    restart(before.replace("[environment]\n", '[environment]\nruntime = "crun"\n'))
+    yield "node4"
+    restart(before)
+
+
+@pytest.fixture(params=["native", "crun"])
+def node(request: pytest.FixtureRequest, cluster: Cluster) -> Node:
+    """A node for each of the two builders."""
+    name = request.getfixturevalue("crun_node") if request.param == "crun" else "node1"
+    return Node(cluster, name, request.param)

@@ -5,69 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.support import BUSYBOX, Cluster, Result, busybox_layer
+from tests.cluster.nodes import Node, refused
+from tests.cluster.support import BUSYBOX, Cluster, busybox_layer
 from tests.support import oci
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node on which alice starts steps; `runtime` is what builds its containers."""
-
-    cluster: Cluster
-    name: str
-    runtime: str
-
-    def srun(self, text: str, *command: str, room: Path | None = None, **more: str) -> Result:
-        """Run a command in the environment of a definition file with this text."""
-        room = room or self.cluster.room("alice")
-        edf = self.cluster.edf("alice", text, room)
-        return self.cluster.srun("alice", edf, "-w", self.name, *command, cwd=room, env=more)
-
-    def sh(self, text: str, script: str, **more: str) -> Result:
-        return self.srun(text, "sh", "-c", script, room=None, **more)
-
-
-@pytest.fixture(scope="module")
-def crun_node(cluster: Cluster) -> Iterator[str]:
-    """node4, its daemon started with a configuration that says `runtime = "crun"`."""
-    path = cluster.layout.piolet_toml
-    before = path.read_text("utf-8")
-
-    def restart(text: str) -> None:
-        path.write_text(text, "utf-8")
-        try:
-            cluster.tool("stop-pioletd", "node4")
-            cluster.tool("start-pioletd", "node4")
-        finally:
-            path.write_text(before, "utf-8")
-
-    restart(before.replace("[environment]\n", '[environment]\nruntime = "crun"\n'))
-    yield "node4"
-    restart(before)
-
-
-@pytest.fixture(params=["native", "crun"])
-def node(request: pytest.FixtureRequest, cluster: Cluster) -> Node:
-    """A node for each of the two builders."""
-    name = request.getfixturevalue("crun_node") if request.param == "crun" else "node1"
-    return Node(cluster, name, request.param)
-
-
-def refused(done: Result, *words: str) -> None:
-    """Check that a step did not run, and that one clear sentence says why."""
-    assert done.status != 0
-    assert done.out == ""
-    assert done.err.count("piolet: error: ") == 1, done.err
-    assert "Traceback" not in done.err
-    for word in words:
-        assert word in done.err, done.err
-
 
 # -- the root
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, assert_sentence, elapsed, end, error_lines, kill
-from tests.cluster.support import BUSYBOX
+from tests.cluster.support import BUSYBOX, Cluster, busybox_layer
+from tests.support import oci
 from tests.support.waiting import wait_until
 
 
@@ -257,3 +259,30 @@ def test_nothing_may_be_run_from_the_nodes_run(faults: Faults) -> None:
         finally:
             subprocess.run(faults.on_node("node3", "mount", "-o", "remount,exec", "/run"), check=True)
             faults.restart_pioletd("node3")
+
+
+def test_a_step_that_fails_leaves_a_line_in_the_node_s_logs(cluster: Cluster) -> None:
+    """Of slurmd for each; of pioletd where it was pioletd that refused. Words of the user make no line of their own."""
+    layer = busybox_layer(oci.symlink("data", "/mnt"), oci.folder("mnt"))
+    image = cluster.push("data-elsewhere", [layer], Env=["PATH=/bin"])
+    room = cluster.room("alice")
+    uid = room.stat().st_uid
+    logs = [cluster.layout.log / f"{name}-node1.log" for name in ("slurmd", "pioletd")]
+    begin = [log.stat().st_size for log in logs]
+    for name, text in (
+        ("mount", f'image = "{image}"\nmounts = ["{room}:/mnt", "/etc/hosts:/data/sub"]\n'),
+        ("workdir", f'image = "{image}"\nworkdir = "/none\\npiolet: forged"\n'),
+    ):
+        edf = cluster.edf("alice", text, room, f"{name}.toml")
+        assert cluster.srun("alice", edf, "-w", "node1", "-n2", "true").status != 0
+    found = []
+    for log, start in zip(logs, begin, strict=True):
+        lines = log.read_text("utf-8", "replace")[start:].splitlines()
+        found.append([line for line in lines if re.search(r"step \d+\.0 of uid \d+ failed: ", line)])
+        assert not [line for line in lines if line.startswith("piolet: forged")]
+    of_slurmd, of_pioletd = found
+    assert len(of_slurmd) == 2, of_slurmd
+    assert f"of uid {uid} failed: cannot mount /etc/hosts at /data/sub in the container" in of_slurmd[0]
+    assert f"of uid {uid} failed: cannot enter the working directory /none?piolet: forged of the cont" in of_slurmd[1]
+    assert len(of_pioletd) == 1, of_pioletd
+    assert f"of uid {uid} failed: cannot mount /etc/hosts at /data/sub in the container" in of_pioletd[0]

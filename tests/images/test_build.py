@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from piolet.base.errors import ImageError
-from piolet.images import build, seccomp
+from piolet.images import build
 from piolet.images.settings import ImagesConfig
 from piolet.system import linux
 
@@ -101,14 +101,3 @@ def test_the_sites_registries_stay(tmp_path: Path) -> None:
     said = tomllib.loads(build.registries(["a:1", "b:2"], site))
     assert said["unqualified-search-registries"] == ["own:1"]
     assert said["registry"] == [{"location": "a:1", "blocked": True}, {"location": "b:2", "insecure": True}]
-
-
-def test_both_filters_answer_the_same_calls() -> None:
-    """That of the entry program, and that of a build."""
-    text = (Path(__file__).resolve().parents[2] / "spank/entry.c").read_text()
-    found = re.search(r"pretended\[\] = \{(.*?)\};", text, re.DOTALL)
-    assert found and set(re.findall(r"SYS_(\w+)", found[1])) == set(seccomp._PRETENDED)
-    generic = re.sub(r"#ifdef.*?#endif", "", found[1], flags=re.DOTALL)
-    assert set(re.findall(r"SYS_(\w+)", generic)) == {
-        n for n, (_, arm) in seccomp._PRETENDED.items() if arm is not None
-    }

@@ -9,10 +9,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from piolet.system import pretendroot
 
 ENTRY = Path(__file__).resolve().parents[2] / "build" / "plugins" / "piolet-entry"
-# A /run of its own, with the words of an entrypoint, of which there are none.
-INSIDE = 'mount -t tmpfs none /run && mkdir /run/piolet && : >/run/piolet/entrypoint && exec "$@"'
+# A /run of its own, with the words of an entrypoint, of which there are none, a variable, and the filter.
+INSIDE = (
+    "mount -t tmpfs none /run && mkdir /run/piolet && : >/run/piolet/entrypoint && printf '?A=B\\0' >/run/piolet/task"
+    ' && cat "$FILTER" >/run/piolet/filter && exec "$@"'
+)
 CALLS = """
 import json, os, sys
 failed = {}
@@ -45,14 +49,17 @@ def run(root: bool, *words: str) -> subprocess.CompletedProcess[str]:
     kind = ["--user", "--map-root-user"] if root else []
     nobody = [] if root else ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     command = ["unshare", *kind, "--mount", "--", "sh", "-c", INSIDE, "sh", *nobody]
-    done = subprocess.run(
-        [*command, str(ENTRY), *words[1:]],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        env={"PATH": os.environ["PATH"], "PIOLET_ARGV0": words[0]},
-    )
+    with tempfile.NamedTemporaryFile() as filtering:
+        filtering.write(pretendroot.program())
+        filtering.flush()
+        done = subprocess.run(
+            [*command, str(ENTRY), *words[1:]],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env={"PATH": os.environ["PATH"], "PIOLET_ARGV0": words[0], "FILTER": filtering.name},
+        )
     if "unshare failed" in done.stderr:
         pytest.skip(f"no user namespaces here: {done.stderr.strip()}")
     return done
@@ -92,4 +99,7 @@ def test_what_the_command_starts_has_it_too(tmp_path: Path) -> None:
 
 def test_a_command_that_is_not_there() -> None:
     done = run(True, "/not/there")
-    assert (done.returncode, done.stderr) == (127, "piolet: error: cannot run /not/there: No such file or directory\n")
+    assert (done.returncode, done.stderr) == (
+        127,
+        "piolet: error: cannot run /not/there in the container: No such file or directory\n",
+    )

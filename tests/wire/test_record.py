@@ -37,7 +37,7 @@ class Shim:
         """Return the result, the error message and the definition that submission_get gives for x.toml."""
         ffi, lib = self._shims.ffi, self._shims.lib
         submission, failure = ffi.new("struct submission *"), ffi.new("struct failure *")
-        result = lib.submission_get(b"env", str(self.command).encode(), ffi.NULL, b"x.toml", submission, failure)
+        result = lib.submission_get(b"env", str(self.command).encode(), ffi.NULL, b"x.toml", True, submission, failure)
         definition = b"" if result else bytes(ffi.buffer(submission.definition, submission.definition_length))
         lib.submission_free(submission)
         return result, ffi.string(failure.message).decode(), definition

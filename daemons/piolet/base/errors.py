@@ -31,7 +31,9 @@ class Location:
 
 
 class PioletError(Exception):
-    """The root of every error that Piolet raises on purpose."""
+    """The root of every error that Piolet raises on purpose; `others` are more of the same, told below it."""
+
+    others: tuple[PioletError, ...] = ()
 
     def __init__(self, message: str, hint: str | None = None, location: Location | None = None) -> None:
         super().__init__(message)

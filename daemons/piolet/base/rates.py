@@ -1,4 +1,4 @@
-"""How often somebody may do something: so many times a second, and so many at once after a rest.
+"""How much of something each may take: so much a second, and so much at once after a rest.
 
 What is kept of those who do nothing is forgotten, so that keys cost no memory for ever. Standard library only.
 """
@@ -12,7 +12,7 @@ _KEYS_MOST = 4096
 
 
 class Rates:
-    """For each key: `a_second` times a second, `burst` times after a rest. Not for use by several threads at once."""
+    """For each key: `a_second` of it a second, `burst` after a rest. Not for use by several threads at once."""
 
     def __init__(self, a_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.a_second = a_second
@@ -20,15 +20,16 @@ class Rates:
         self._clock = clock
         self._left: dict[Hashable, tuple[float, float]] = {}
 
-    def take(self, key: Hashable) -> bool:
-        """Return whether `key` may do it once more now, and count it if so."""
+    def take(self, key: Hashable, amount: float = 1.0) -> bool:
+        """Take so much for `key`; False: it may not have that now, and nothing was taken."""
         now = self._clock()
         left, then = self._left.pop(key, (self.burst, now))
         left = min(self.burst, left + (now - then) * self.a_second)
-        self._left[key] = (left - 1, now) if left >= 1 else (left, now)
+        taken = left >= amount
+        self._left[key] = (left - amount if taken else left, now)
         if len(self._left) > _KEYS_MOST:
             self._forget(now)
-        return left >= 1
+        return taken
 
     def _forget(self, now: float) -> None:
         """Forget those who have rested; where none has, the one who asked longest ago."""

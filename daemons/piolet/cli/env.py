@@ -9,19 +9,21 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import replace
 
 from piolet import __file__ as package_file
 from piolet.base import texts
 from piolet.base.errors import ImageError, PioletError
-from piolet.cli import thismachine
+from piolet.cli import caller, devices, thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
+from piolet.environment import secrets
 from piolet.environment.definition import from_json
 from piolet.environment.render import Rendered, Resolver, render, unresolved
 from piolet.images.info import ImageInfo
 from piolet.images.reference import is_path
 from piolet.site import config
-from piolet.submission.dependencies import Host
+from piolet.submission.dependencies import Host, Kind
 
 # What the image client looks at besides the variables that the definition names.
 _CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE")
@@ -44,6 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action = actions.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
         action.add_argument("file", metavar="FILE", help="a file, or a name in EDF_PATH, as for --environment")
         action.add_argument("--offline", action="store_true", help="never ask a registry")
+    devices.add_parser(actions)
     submit = actions.add_parser(
         "submit",
         help="what the plugin in srun calls",
@@ -58,12 +61,17 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Do what `args` say and return the exit status."""
     if args.action == "submit":
         return _submit(args, settings)
-    rendered = _render(args.file, this_host(), settings, _asking(settings, offline=args.offline))
+    if args.action == "devices":
+        return devices.run(args, settings)
+    host = this_host()
+    rendered = _render(args.file, host, settings, _asking(settings, offline=args.offline))
     if args.action == "check":
-        print(_verdict(args.file, rendered))
+        left = _rehearse(rendered, host, settings)
+        print("; ".join((_verdict(args.file, rendered), *left)))
     elif args.action == "render":
         sys.stdout.flush()
-        sys.stdout.buffer.write(rendered.definition.to_json() + b"\n")
+        shown = replace(rendered.definition, set_env=secrets.shown(rendered.definition.set_env))
+        sys.stdout.buffer.write(shown.to_json() + b"\n")
         sys.stdout.buffer.flush()
     else:
         from piolet.environment.explain import explain
@@ -82,9 +90,29 @@ def this_host() -> Host:
 
 def _render(request: str, host: Host, settings: config.Config, resolve: Resolver) -> Rendered:
     rendered = render(request, host, settings.environment, resolve)
-    for text in rendered.warnings:
+    definition = rendered.definition
+    if definition.annotations:
+        from piolet.hooks.wanted import check
+
+        host.watch(settings.hooks.directory)
+        more = check(definition.annotations, definition.set_env, settings.hooks)
+        rendered = replace(rendered, warnings=(*rendered.warnings, *more))
+    for text in (*rendered.warnings, *rendered.once):
         _warn(text)
     return rendered
+
+
+def _rehearse(rendered: Rendered, host: Host, settings: config.Config) -> tuple[str, ...]:
+    """Say what the nodes would: "valid" is to mean that it starts. Return what only they can tell."""
+    import pwd
+
+    from piolet.container.rehearsal import rehearse
+
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        home = None
+    return rehearse(rendered, host, home, settings.environment)
 
 
 def _warn(text: str) -> None:
@@ -123,9 +151,27 @@ def _verdict(name: str, rendered: Rendered) -> str:
     return f"{name} is valid: {image}, {texts.counted(len(definition.mounts), 'mount')}"
 
 
+def _has_secrets(rendered: Rendered, host: Host) -> bool:
+    """Return whether a secret's value would be kept in the cache."""
+    names = [one.name for one in host.dependencies if one.kind == Kind.VARIABLE]
+    return secrets.any_secret((*(name for name in rendered.layer.env if name in rendered.definition.set_env), *names))
+
+
+def _is_quiet() -> bool:
+    """Return whether the srun, sbatch or salloc that started us was told to be quiet."""
+    from piolet.slurm import srunwords
+
+    try:
+        with open(f"/proc/{os.getppid()}/cmdline", "rb") as file:
+            words = os.fsdecode(file.read(1 << 20)).split("\0")
+    except OSError:
+        return False
+    return srunwords.is_quiet(words[:-1])
+
+
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.submission import cache, record
-    from piolet.submission.dependencies import Dependency, Kind
+    from piolet.submission.dependencies import Dependency
 
     host = this_host()
     host.watch(args.config or str(config.DEFAULT_PATH))
@@ -139,23 +185,39 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
         refusal = thismachine.refusal(reference, settings)
         if refusal is not None and not client.is_there(reference, settings.images):
             raise refusal  # before gigabytes come in vain
-        with progress() as show:
+        with progress(quiet=_is_quiet()) as show:
             info = client.resolve(reference, settings.images, pull=True, progress=show)
         if info.image.digest is None and info.image.path is None:
             raise ImageError(f"the image {reference} was pulled, but is in no store")
         return info
 
+    from piolet.cli import batch
+
+    called = batch.script()
+    batch.check_parts(called, batch.ENVIRONMENT)
     started = time.time_ns()
+    words = caller.words_of(os.getppid())
+    chdir = caller.chdir(words, host)
+    inherited = caller.inherited(args.request, words, host.variables)
+    if inherited is not None:
+        record.write(args.record_fd, record.packed(replace(inherited, chdir=chdir).to_json(), args.request, host.cwd))
+        return 0
     rendered = _render(args.request, host, settings, resolve)
-    definition = rendered.definition.to_json()
+    _rehearse(rendered, host, settings)
+    definition = replace(rendered.definition, chdir=chdir).to_json()
     from_json(definition)  # what a node would refuse (an image can bring it in) is refused here
     # Whoever takes the record from the cache is to be warned as well.
     notes = [Dependency(Kind.NOTE, _warning(text)) for text in rendered.warnings]
-    whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes])
-    packed = whole or record.pack(definition, args.request, host.cwd, ())
-    assert packed is not None  # a definition without dependencies always fits
+    place = record.Script.INSIDE if rendered.script_inside else record.Script.OUTSIDE
+    whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes], place)
+    packed = whole or record.packed(definition, args.request, host.cwd, place)
+    if rendered.script_inside:
+        batch.warn_of_steps(called, rendered.definition)
+    elif batch.is_bare(called, batch.ENVIRONMENT):
+        packed = record.packed(definition, args.request, host.cwd, record.Script.BARE)
     record.write(args.record_fd, packed)
     path = cache.path_of(host.variables, host.cwd, args.request, args.config or "", os.getuid())
-    if whole and path and cache.is_settled(host.dependencies, started):
+    for_all = chdir is None and not rendered.passing and not _has_secrets(rendered, host)
+    if whole and path and for_all and cache.is_settled(host.dependencies, started):
         cache.store(path, whole)
     return 0

@@ -21,6 +21,7 @@ from piolet.site import config
 
 COMMANDS = {
     "env": ("piolet.cli.env", "check, render and explain environment definition files"),
+    "hooks": ("piolet.cli.hooks", "list the hooks that definitions can switch on"),
     "image": ("piolet.cli.image", "pull, list, import, remove and prune images"),
     "vet": ("piolet.cli.vet", "check nodes against a protocol"),
     "score": ("piolet.cli.score", "how much of the GPUs a step used: report, compare, export"),
@@ -50,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PioletError as error:
         if verbose:
             _print_traceback()
-        return _fail(error.render(), 2 if isinstance(error, UsageError) else 1)
+        return _fail(
+            "\npiolet: error: ".join(one.render() for one in (error, *error.others)),
+            2 if isinstance(error, UsageError) else 1,
+        )
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import grp
 import os
-import pwd
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from piolet.base.errors import ContainerError
-from piolet.container import fuse, oci
-from piolet.container.plan import ContainerPlan, PlannedMount
+from piolet.container import accounts, asroot, extras, fuse, mountpoints, oci
+from piolet.container.plan import OPTIONAL, ContainerPlan, PlannedMount
 from piolet.system import linux
 
 _ATTRIBUTES = {
@@ -39,8 +37,6 @@ _PROPAGATION = {
     "rshared": linux.MS_SHARED,
 }
 ENTRY_WORDS = "/run/piolet/entrypoint"
-# As root apt becomes another user for downloads, and does not take it that it did not.
-APT_SETTINGS, APT_TEXT = "/etc/apt/apt.conf.d/99piolet", 'APT::Sandbox::User "root";\n'
 MOUNT, FILE, ROOT = "mount", "file", "root"
 _SUPER_FLAGS = linux.MS_NOSUID | linux.MS_NODEV
 
@@ -62,8 +58,8 @@ def build(
     crun: str,
     mounter: fuse.Mounter | None,
     mark: Callable[[str], None],
-) -> None:
-    """Build the container and make it this process's root.
+) -> str:
+    """Build the container and make it this process's root; return where of the plan's directories tasks start, or ''.
 
     plan     what to build
     image    a descriptor, or None when plan.sqsh names a file
@@ -76,32 +72,57 @@ def build(
     Raises ContainerError, with one sentence for the user.
     """
     _prepare(plan, image, kind, scratch, mounter)
-    if plan.remapped:
-        _tell_apt(f"{scratch}/root")
     mark("image and overlay")
     sources = _sources(plan, mounter, scratch)
     mark("open the sources")
-    accounts = _accounts()
+    lines, others = accounts.of_user(), extras.account_lines(plan)
     mark("user database")
     if plan.runtime == "crun":
-        _enter_crun(plan, crun, sources, scratch, accounts)
+        with _inside(f"{scratch}/root"):
+            start = _furnish(plan, lines, others, sources)
+        oci.enter(plan, crun, scratch)
         _forbid_setuid()
-        if plan.entrypoint or plan.remapped:
-            _put_entrypoint(plan)
+        extras.start(plan)
         mark("crun")
-        return
+        return start
     _change_root(f"{scratch}/root")
     mark("change root")
-    for source in sources:
-        _attach(source)
+    start = _furnish(plan, lines, others, sources)
     _forbid_setuid()
-    mark("attach the sources")
-    _write_accounts(*accounts)
-    if plan.entrypoint or plan.remapped:
-        _put_entrypoint(plan)
+    mark("accounts and mounts")
     if not plan.writable:
         _freeze_root()
-    mark("accounts and rest")
+    extras.start(plan)
+    mark("the rest")
+    return start
+
+
+def _furnish(plan: ContainerPlan, lines: tuple[str, list[str]], others: list[str], sources: list[HeldMount]) -> str:
+    """Write what is ours into the root that this process has, then attach the mounts; return where tasks start.
+
+    In this order: nothing of the host's is in the root yet, so that no link of the image leads our files there, and a
+    mount of the user's at one of them wins.
+    """
+    accounts.write(*lines)
+    extras.add_accounts(others)
+    extras.write(plan)
+    if plan.entrypoint or plan.remapped:
+        _put_entrypoint(plan)
+    if plan.remapped:
+        asroot.write()
+    own = {os.stat("/").st_dev}
+    new = mountpoints.NewFiles(own)
+    for source in sources:
+        _attach(source, own, new)
+    if (plan.entrypoint or plan.remapped) and not os.path.exists(ENTRY_WORDS):
+        what, key = ("the entrypoint", "entrypoint") if plan.entrypoint else ("a command as root", "remap_root")
+        raise ContainerError(
+            f"{what} cannot be run: a mount hides /run/piolet, where it is started from",
+            f"mount what you need of it elsewhere, or set {key} = false",
+        )
+    if plan.workdir:
+        mountpoints.make_workdir(plan.workdir, own)
+    return next((path for path in plan.directories if os.path.isdir(path) and os.access(path, os.X_OK)), "")
 
 
 def _prepare(plan: ContainerPlan, image: int | None, kind: str, scratch: str, mounter: fuse.Mounter | None) -> None:
@@ -145,6 +166,8 @@ def _sources(plan: ContainerPlan, mounter: fuse.Mounter | None, scratch: str) ->
 
 
 def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> HeldMount | None:
+    if OPTIONAL in mount.flags and mount.kind != "tmpfs" and not _is_there(mount.source):
+        return None
     try:
         if mount.kind == "tmpfs":
             os.mkdir(spare)
@@ -154,6 +177,11 @@ def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> He
             os.mkdir(spare)
             assert mounter is not None
             mounter.mount(mount.source, spare)
+            path = spare
+        elif mount.kind == "text":
+            with open(spare, "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(mount.content)
+            os.chmod(spare, 0o555 if "x" in mount.flags else 0o444)
             path = spare
         else:
             path = mount.source
@@ -175,6 +203,15 @@ def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> He
     return HeldMount(mount, tree, directory)
 
 
+def _is_there(path: str) -> bool:
+    """Return whether there is something at `path`; where that cannot be told, a mount of it says why."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR)
+    return True
+
+
 def _set_flags(tree: int, flags: tuple[str, ...]) -> None:
     attributes, propagation = 0, 0
     for flag in flags:
@@ -182,32 +219,6 @@ def _set_flags(tree: int, flags: tuple[str, ...]) -> None:
         propagation = _PROPAGATION.get(flag, propagation)
     if attributes or propagation:
         linux.set_mount_attributes(tree, attributes, propagation=propagation)
-
-
-def _enter_crun(
-    plan: ContainerPlan, crun: str, sources: list[HeldMount], scratch: str, accounts: tuple[str, list[str]]
-) -> None:
-    """Have crun build the container from the same sources, and join it."""
-    mounts = []
-    with _inside(f"{scratch}/root"):
-        files = account_files("", *accounts)
-        for path in files:
-            if os.path.islink(path):
-                os.unlink(path)
-        places = [_place(source) for source in sources]
-    for number, (source, place) in enumerate(zip(sources, places, strict=True)):
-        if place is None:
-            continue
-        path = f"{scratch}/sqsh/at{number}"
-        _make_mountpoint(path, source.directory)
-        linux.attach(source.tree, path)
-        mounts.append((path, place))
-    for number, (destination, text) in enumerate(files.items()):
-        path = f"{scratch}/sqsh/file{number}"
-        with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-        mounts.append((path, destination))
-    oci.enter(plan, crun, scratch, mounts)
 
 
 @contextlib.contextmanager
@@ -235,130 +246,33 @@ def _change_root(root: str) -> None:
         raise ContainerError(f"cannot change to the container's root: {error.strerror}") from None
 
 
-def _attach(source: HeldMount) -> None:
-    place = _place(source)
+def _attach(source: HeldMount, own: set[int], new: mountpoints.NewFiles) -> None:
+    """Attach a mount; `own`, the device numbers of the container's own file systems, gets that of a tmpfs."""
     try:
-        if place is not None:
-            linux.attach(source.tree, place)
+        place = None if source.directory else new.make(source.mount.destination)
+        place = place or mountpoints.find(source.mount, source.directory, own)
+        if place is None:
+            return
+        linux.attach(source.tree, place)
+        if source.directory:
+            new.forget()
+        if source.mount.kind == "tmpfs":
+            own.add(os.stat(place).st_dev)
     except OSError as error:
         if not source.mount.optional:
-            raise _no_place(source, error) from None
+            raise mountpoints.no_place(source.mount, source.directory, error) from None
     finally:
         os.close(source.tree)
-
-
-def _place(source: HeldMount) -> str | None:
-    """Make a mount's destination in the root that this process has; return it without links.
-
-    None is an optional mount that has no place there.
-    """
-    destination = source.mount.destination
-    try:
-        if source.mount.file and os.path.islink(destination):
-            os.unlink(destination)
-        # A link of the image may lead to a place that is not there yet.
-        place = os.path.realpath(destination)
-        _make_mountpoint(place, source.directory)
-    except OSError as error:
-        if source.mount.optional:
-            return None
-        raise _no_place(source, error) from None
-    return place
-
-
-def _no_place(source: HeldMount, error: OSError) -> ContainerError:
-    mount, kind = source.mount, "directory" if source.directory else "file"
-    return ContainerError(
-        f"cannot mount {mount.source or 'a tmpfs'} at {mount.destination} in the container: {error.strerror}",
-        f"the source is a {kind}; the destination must be one too, or not be there yet",
-    )
-
-
-def _make_mountpoint(path: str, directory: bool) -> None:
-    if os.path.exists(path):
-        if os.path.isdir(path) != directory:
-            number = errno.ENOTDIR if directory else errno.EISDIR
-            raise OSError(number, os.strerror(number), path)
-        return
-    os.makedirs(path if directory else os.path.dirname(path), mode=0o755, exist_ok=True)
-    if not directory:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-
-
-def _accounts() -> tuple[str, list[str]]:
-    """Return the user's line of passwd and the lines of their groups, from the host's databases."""
-    uid, gid = os.getuid(), os.getgid()
-    try:
-        user = pwd.getpwuid(uid)
-        name, line = user.pw_name, f"{user.pw_name}:x:{uid}:{gid}:{user.pw_gecos}:{user.pw_dir}:{user.pw_shell}"
-    except KeyError:
-        name, line = str(uid), f"{uid}:x:{uid}:{gid}::/:/bin/sh"
-    groups = []
-    for number in dict.fromkeys([gid, *os.getgroups()]):
-        try:
-            groups.append(f"{grp.getgrgid(number).gr_name}:x:{number}:{name}")
-        except KeyError:
-            continue
-    return line, groups
-
-
-def merge_accounts(image: str, own: list[str]) -> str:
-    """Return the image's passwd or group file with `own` lines in front, which win by name and by number.
-
-    But who is root, or its group, is as the image has it: its shell and home, say.
-    """
-    if any(line.split(":")[2:3] == ["0"] for line in image.splitlines()):
-        own = [line for line in own if line.split(":")[2] != "0"]
-    names = {line.split(":")[0] for line in own}
-    numbers = {line.split(":")[2] for line in own}
-    kept = []
-    for line in image.splitlines():
-        fields = line.split(":")
-        if len(fields) > 2 and fields[0] not in names and fields[2] not in numbers:
-            kept.append(line)
-    return "\n".join([*own, *kept]) + "\n"
-
-
-def account_files(root: str, user: str, groups: list[str]) -> dict[str, str]:
-    """Return what /etc/passwd and /etc/group of the image at `root` become for this user, by path."""
-    files = {}
-    for path, own in (("/etc/passwd", [user]), ("/etc/group", groups)):
-        image = ""
-        with contextlib.suppress(OSError), open(root + path, encoding="utf-8", errors="surrogateescape") as file:
-            image = file.read(1 << 20)
-        files[path] = merge_accounts(image, own)
-    return files
-
-
-def _write_accounts(user: str, groups: list[str]) -> None:
-    for path, text in account_files("", user, groups).items():
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-            with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(text)
-            os.chmod(path, 0o644)
-        except OSError as error:
-            raise ContainerError(f"cannot write the container's {path}: {error.strerror}") from None
 
 
 def _put_entrypoint(plan: ContainerPlan) -> None:
     """Write the entrypoint's words where the entry program looks for them (the program itself is a mount)."""
     try:
+        os.makedirs(os.path.dirname(ENTRY_WORDS), mode=0o755, exist_ok=True)
         with open(ENTRY_WORDS, "wb") as file:
             file.write(b"".join(os.fsencode(word) + b"\0" for word in plan.entrypoint))
     except OSError as error:
         raise ContainerError(f"cannot write the entrypoint into the container: {error.strerror}") from None
-
-
-def _tell_apt(root: str) -> None:
-    """Have apt stay root, where the image has it. Before anything is mounted: what users mount is theirs."""
-    try:
-        with _inside(root), contextlib.suppress(FileNotFoundError), open(APT_SETTINGS, "w", encoding="ascii") as file:
-            file.write(APT_TEXT)
-    except OSError as error:
-        raise ContainerError(f"cannot write {APT_SETTINGS} in the container: {error.strerror}") from None
 
 
 def _forbid_setuid() -> None:

@@ -1,8 +1,8 @@
 """Builds a container with an OCI runtime (crun) instead of our own system calls, behind the same interface.
 
-The worker has mounted the image and prepared every source; crun gets a bundle whose configuration says the
-same as the native builder does, creates the container, and the worker joins it. Slower (docs/benchmarks.md);
-kept for sites that want an OCI runtime, and for OCI hooks.
+The worker has put the root together, mounts included, by the same code as the native builder's; crun takes that root as
+it is, creates the container, and the worker joins it. Slower (docs/benchmarks.md);
+kept for sites that want an OCI runtime.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from piolet.system import linux
 _CREATE_S = 15
 
 
-def config(plan: ContainerPlan, mounts: list[tuple[str, str]]) -> dict[str, Any]:
-    """Return the OCI runtime configuration of a container; `mounts` are pairs of host path and destination."""
+def config(plan: ContainerPlan, root: str) -> dict[str, Any]:
+    """Return the OCI runtime configuration of a container whose mounts are at the host's path `root` already."""
     uid, gid = os.getuid(), os.getgid()
     return {
         "ociVersion": "1.0.2",
@@ -35,10 +35,8 @@ def config(plan: ContainerPlan, mounts: list[tuple[str, str]]) -> dict[str, Any]
             "noNewPrivileges": True,
         },
         "root": {"path": "root", "readonly": not plan.writable},
-        "mounts": [
-            {"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rslave"]}
-            for source, destination in mounts
-        ],
+        # Where /dev is no mount that it was told of, crun makes devices in it: and that is the host's.
+        "mounts": [{"destination": "/dev", "type": "bind", "source": f"{root}/dev", "options": ["rbind", "rslave"]}],
         "linux": {
             "namespaces": [{"type": "mount"}, {"type": "user"}],
             "uidMappings": [{"containerID": uid, "hostID": uid, "size": 1}],
@@ -48,13 +46,13 @@ def config(plan: ContainerPlan, mounts: list[tuple[str, str]]) -> dict[str, Any]
     }
 
 
-def enter(plan: ContainerPlan, crun: str, bundle: str, mounts: list[tuple[str, str]]) -> None:
+def enter(plan: ContainerPlan, crun: str, bundle: str) -> None:
     """Create the container of the bundle in the directory `bundle` (its root is `root`) and join it.
 
     Raises ContainerError with the runtime's own last lines.
     """
     with open(f"{bundle}/config.json", "w", encoding="utf-8") as file:
-        json.dump(config(plan, mounts), file)
+        json.dump(config(plan, f"{bundle}/root"), file)
     pid_file = f"{bundle}/pid"
     command = [crun, "--root", f"{bundle}/crun", "--cgroup-manager=disabled", "create"]
     command += ["--bundle", bundle, "--pid-file", pid_file, "piolet"]

@@ -61,12 +61,14 @@ class WorkerOrder:
 class Built:
     """The worker's answer: `error` is empty if the container stands. It is the user's word.
 
+    `start` is where tasks start, of the plan's directories; empty where it has none of them.
     `marks` are [name, monotonic seconds] of when each phase was over: where the time of a step's start goes.
     """
 
     error: str = ""
     hint: str = ""
     marks: list[tuple[str, float]] = field(default_factory=list)
+    start: str = ""
 
 
 class Marks:
@@ -115,8 +117,8 @@ def run(monitor: socket.socket, namespace: int) -> None:
         linux.no_new_privileges()
         marks = Marks()
         marks.add("become the user")
-        why, hint = _build(order, image, kind, monitor, marks)
-        monitor.send(packets.encode(Built(why[:_TEXT_MAX], hint[:_TEXT_MAX], marks.taken)))
+        why, hint, start = _build(order, image, kind, monitor, marks)
+        monitor.send(packets.encode(Built(why[:_TEXT_MAX], hint[:_TEXT_MAX], marks.taken, start)))
         # The monitor closes its end when it holds the namespaces.
         monitor.recv(16)
         status = 0
@@ -152,8 +154,10 @@ def _prepare(order: WorkerOrder, descriptors: list[int], namespace: int) -> tupl
         raise ContainerError(f"cannot {what}: {error.strerror} ({error.filename})") from None
 
 
-def _build(order: WorkerOrder, image: int | None, kind: str, monitor: socket.socket, marks: Marks) -> tuple[str, str]:
-    """Build the container; return an error, empty if it stands, and a hint."""
+def _build(
+    order: WorkerOrder, image: int | None, kind: str, monitor: socket.socket, marks: Marks
+) -> tuple[str, str, str]:
+    """Build the container; return an error, empty if it stands, a hint, and where tasks start."""
     try:
         linux.unshare(linux.CLONE_NEWUSER)
         todo = plan.from_json(order.plan)
@@ -166,10 +170,10 @@ def _build(order: WorkerOrder, image: int | None, kind: str, monitor: socket.soc
         if order.served or todo.sqsh is not None or any(mount.kind == "sqsh" for mount in todo.mounts):
             mounter = fuse.Mounter(order.means.squashfuse)
         linux.unshare(linux.CLONE_NEWNS)
-        native.build(todo, image, kind, order.means.scratch, order.means.crun, mounter, marks.add)
+        start = native.build(todo, image, kind, order.means.scratch, order.means.crun, mounter, marks.add)
     except PioletError as error:
-        return error.message, error.hint or ""
+        return error.message, error.hint or "", ""
     except OSError as error:
         hint = usernamespaces.hint() if error.filename == "unshare" else ""
-        return f"cannot build the container: {error.strerror} ({error.filename})", hint
-    return "", ""
+        return f"cannot build the container: {error.strerror} ({error.filename})", hint, ""
+    return "", "", start

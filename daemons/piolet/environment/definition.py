@@ -36,8 +36,11 @@ class Definition:
     request      what the user wrote after --environment=
     files        the EDF files that were merged, base first, absolute paths
     image        None: the step runs on the host and only `env` applies
-    workdir      absolute path in the container, or None: the image has none, so '/'
+    workdir      absolute path in the container: that of the files if `workdir_given`, else the image's; or None
+    chdir        srun's --chdir, absolute, or None: without a workdir of the files tasks start there if it is there
     entrypoint   the command that goes in front of the user's; empty when there is none to run
+    home         whether the home directory is mounted, or None: as the site says
+    dropped      destinations at which what every container has is left out
     set_env      variables of the image and of [env] after expansion, the latter winning
     unset_env    variables that [env] unsets, in order
     remap_root   the user is root in the container; nodes of an earlier release are not told of it unless it is so
@@ -47,9 +50,13 @@ class Definition:
     files: tuple[str, ...] = ()
     image: Image | None = None
     workdir: str | None = None
+    workdir_given: bool = False
+    chdir: str | None = None
     entrypoint: tuple[str, ...] = ()
     writable: bool = True
+    home: bool | None = None
     mounts: tuple[Mount, ...] = ()
+    dropped: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     set_env: dict[str, str] = field(default_factory=dict)
     unset_env: tuple[str, ...] = ()
@@ -91,8 +98,12 @@ def from_json(data: bytes) -> Definition:
             files=_strings(value.pop("files")),
             image=_image(value.pop("image")),
             workdir=_optional_path(value.pop("workdir")),
+            workdir_given=_boolean(value.pop("workdir_given")),
+            chdir=_optional_path(value.pop("chdir")),
             entrypoint=_strings(value.pop("entrypoint")),
             writable=_boolean(value.pop("writable")),
+            home=_optional_boolean(value.pop("home")),
+            dropped=tuple(map(_path, _list(value.pop("dropped")))),
             mounts=tuple(_mount(item) for item in _list(value.pop("mounts"))),
             devices=_strings(value.pop("devices")),
             set_env=_environment(value.pop("set_env")),
@@ -122,6 +133,10 @@ def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise PioletError("the definition has a value that should be true or false")
     return value
+
+
+def _optional_boolean(value: Any) -> bool | None:
+    return None if value is None else _boolean(value)
 
 
 def _list(value: Any) -> list[Any]:

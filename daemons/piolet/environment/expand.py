@@ -17,6 +17,7 @@ from piolet.base.nearest import nearest
 LENGTH_LIMIT = 96 * 1024
 DEPTH_LIMIT = 8
 
+_OF_THE_STEP = ("SLURM_", "PMI_", "PMIX_")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BRACE = re.compile(r"\$\{|\}")
 
@@ -104,18 +105,21 @@ def _replace(
     if rest and not value:
         return _expand(rest[2:], variables, quote, names, depth + 1)
     if value is None:
-        near = nearest(name, variables)
+        near = None if name.startswith(_OF_THE_STEP) else nearest(name, variables)
         other = f"did you mean ${{{near}}}? " if near else ""
+        if name.startswith(_OF_THE_STEP):
+            other = "it is known when the job runs: use it in the job's script; "
         raise ExpandError(
             f"the variable '{name}' is not defined",
             f"{other}${{{name}:-}} is empty when it is not defined",
             reference,
         )
-    if not _is_utf8(value):
+    if not is_utf8(value):
         raise ExpandError(f"the variable '{name}' is not UTF-8", None, reference)
     return quote(value)
 
 
-def _is_utf8(value: str) -> bool:
+def is_utf8(value: str) -> bool:
+    """Return whether a variable's value, or its name, is text that a definition can hold."""
     # The interpreter carries undecodable bytes of the environment as lone surrogates.
     return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 
@@ -20,6 +21,7 @@ from piolet.base.nearest import nearest
 from piolet.submission.dependencies import Host
 
 _NAMES_LIMIT = 5000
+_FRONT = re.compile(r"(?:~|\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\})(?=/)")
 
 
 def find(request: str, host: Host, site_path: Iterable[str]) -> str:
@@ -35,7 +37,13 @@ def find(request: str, host: Host, site_path: Iterable[str]) -> str:
         path = host.absolute(request)
         if _exists(path):
             return path
-        raise EnvironmentFileError(f"the environment file {path} does not exist", _path_hint(request, path))
+        whole = _as_a_shell(request, host)
+        if whole is not None:
+            raise EnvironmentFileError(
+                f"there is no file {request}: neither '~' nor a variable is replaced there, nor in an #SBATCH line",
+                f"write {whole}",
+            )
+        raise EnvironmentFileError(f"the environment file {path} does not exist", _path_hint(path))
     directories = _directories(host, site_path)
     local = [host.absolute(request)] if request.endswith(".toml") else []
     for path in itertools.chain(local, _candidates(request, directories)):
@@ -93,9 +101,17 @@ def _name_hint(request: str, directories: list[str], cwd: str, local: list[str])
     return f"did you mean '{near}{'.toml' if local else ''}'?" if near else None
 
 
-def _path_hint(request: str, path: str) -> str | None:
-    if request.startswith("~"):
-        return "the shell does not replace '~' there; write $HOME"
+def _as_a_shell(request: str, host: Host) -> str | None:
+    """Return the path that a shell would make of a request with '~' or `$NAME` in front; None: there is neither."""
+    match = _FRONT.match(request)
+    if match is None:
+        return None
+    name = match[1] or match[2] or "HOME"
+    value = host.variable(name)
+    return f"{value}{request[match.end() :]}" if value else "the whole path"
+
+
+def _path_hint(path: str) -> str | None:
     near = path + ".toml" if is_regular(path + ".toml") else nearest_path(path)
     return f"did you mean {near}?" if near else None
 

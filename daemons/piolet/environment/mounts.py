@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 from piolet.base.errors import EnvironmentFileError
-from piolet.base.nearest import nearest
+from piolet.environment import words
 from piolet.environment.definition import Mount
 from piolet.submission.dependencies import squeeze
 
@@ -20,8 +20,13 @@ _GROUPS = (
     ("private", "rprivate", "shared", "rshared", "slave", "rslave"),
     ("bind", "rbind"),
 )
-_ONE_SOURCE = ("bind", "rbind", "sqsh")
-FLAGS = (*(flag for group in _GROUPS for flag in group), "nosuid", "nodev", "noexec", "sqsh")
+NODE, OPTIONAL = "node", "optional"
+"""Flags of a source that is looked for on the node alone: it has to be there, or is left out where it is not."""
+_ONE_SOURCE = ("bind", "rbind", "sqsh", NODE, OPTIONAL)
+CREATE = "x-create"
+"""Has a missing mount point made in what is mounted above it; without it nothing is made there."""
+_CREATE_KINDS = {f"{CREATE}={kind}": CREATE for kind in ("auto", "dir", "file")}  # enroot's; the source's kind decides
+FLAGS = (*(flag for group in _GROUPS for flag in group), "nosuid", "nodev", "noexec", "sqsh", CREATE, NODE, OPTIONAL)
 
 _FIELD = re.compile(r"(?:[^\\:]|\\.|\\$)*", re.DOTALL)
 
@@ -90,14 +95,11 @@ def unparse(mount: Mount) -> str:
 
 def parse_flags(text: str) -> tuple[str, ...]:
     """Return the flags in `text`, joined by `+` or `,`, each once. Raises EnvironmentFileError."""
-    flags = tuple(dict.fromkeys(re.split(r"[+,]", text)))
+    flags = tuple(dict.fromkeys(_CREATE_KINDS.get(flag, flag) for flag in re.split(r"[+,]", text)))
     for flag in flags:
         if flag not in FLAGS:
-            near = nearest(flag, FLAGS)
-            raise EnvironmentFileError(
-                f"unknown mount flag '{flag[:60]}'",
-                f"did you mean '{near}'?" if near else f"the flags are {', '.join(FLAGS)}",
-            )
+            hint = words.of_flag(flag, FLAGS) or f"the flags are {', '.join(FLAGS)}"
+            raise EnvironmentFileError(f"unknown mount flag '{flag[:60]}'", hint)
     for group in _GROUPS:
         both = [flag for flag in flags if flag in group]
         if len(both) > 1:

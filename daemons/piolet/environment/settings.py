@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from piolet.base.errors import ConfigError, EnvironmentFileError
-from piolet.config.schema import absolute, found, setting
+from piolet.config.schema import absolute, found, not_empty, setting
 from piolet.environment import mounts
 
 
@@ -34,6 +34,25 @@ class EnvironmentConfig:
         [],
         "What every container has besides, where the node has it: PATH or SRC:DST[:FLAGS]; as TaskProlog's script.",
         _mount,
+    )
+    script: Literal["outside", "inside"] = setting(
+        "outside",
+        "Where the batch script runs when sbatch is given an environment: 'outside' (on the host; its sruns in the "
+        "container) or 'inside'. A definition file may say otherwise.",
+    )
+    node_local: tuple[str, ...] = setting(
+        [],
+        "Directories that each node has for itself, such as a local disk: what definitions mount from there is looked "
+        "for on the node and not when the job is submitted.",
+        absolute,
+    )
+    stay_outside: tuple[str, ...] = setting(
+        [
+            *("LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "PYTHONHOME", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"),
+            *("VIRTUAL_ENV", "BASH_ENV", "ENV"),
+        ],
+        "Variables of the host that no container gets, as what they point at is not there; [env] may set them.",
+        not_empty,
     )
     runtime: Literal["native", "crun"] = setting(
         "native", "What builds the container: 'native' (system calls of pioletd's own worker) or 'crun'."

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,9 +18,13 @@ from piolet.base import places
 from piolet.base.errors import EnvironmentFileError, Location
 from piolet.base.files import NotRegularError, Stamp, read_small
 from piolet.base.positions import NESTING_LIMIT, Path, Positions, scan
+from piolet.environment import secrets
 
 SIZE_LIMIT = 1 << 20
 
+# `key: value` and `- item`, as no line of TOML begins.
+_YAML = re.compile(r"\s*(?:- |[A-Za-z_][\w-]*:(?:\s|$))")
+_IMAGES = ((b"hsqs", "a SquashFS image"), (b"#!/usr/bin/env run-singularity", "an image of apptainer's"))
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -31,6 +35,7 @@ class Source:
     path    absolute
     text    with plain newlines
     stamp   None for text that is not from a file
+    folder  what `${EDF_DIR}` means in text that is not from a file
     """
 
     path: str
@@ -38,11 +43,12 @@ class Source:
     data: dict[str, Any]
     positions: Positions
     stamp: Stamp | None = None
+    folder: str = ""
 
     @cached_property
     def directory(self) -> str:
         """The directory that `${EDF_DIR}` means in this file."""
-        return os.path.dirname(self.path)
+        return self.folder or os.path.dirname(self.path)
 
     def locate(self, path: Path, *, key: bool = False, fragment: str | None = None) -> Location:
         """Return where the value of `path` stands, or its key, or the first `fragment` within the value.
@@ -58,11 +64,22 @@ class Source:
             found = self.text.find(fragment, start, end)
             if found >= 0:
                 start, end = found, found + len(fragment)
-        return places.of_span(self.path, self.text, (start, end))
+        return _place(self.path, self.text, (start, end))
+
+
+def _place(path: str, text: str, span: tuple[int, int]) -> Location:
+    """Return a place, whose line is shown without the value of a secret."""
+    found = places.of_span(path, text, span)
+    return replace(found, text=secrets.line(found.text))
 
 
 def read(path: str) -> Source:
     """Return the file at the absolute `path`. Raises EnvironmentFileError."""
+    return parse(path, *text_of(path))
+
+
+def text_of(path: str) -> tuple[str, Stamp]:
+    """Return what the file at the absolute `path` holds. Raises EnvironmentFileError."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a device may do something when it is opened
             raise NotRegularError(path)
@@ -71,6 +88,10 @@ def read(path: str) -> Source:
         raise EnvironmentFileError(f"{path} is not a regular file") from None
     except OSError as error:
         raise EnvironmentFileError(f"cannot read {path}: {error.strerror}") from None
+    for magic, what in _IMAGES:
+        if data.startswith(magic):
+            hint = f'write a definition file that names the image: image = "{path}"'
+            raise EnvironmentFileError(f"{path} is {what}, and no definition file", hint)
     if status.st_size > SIZE_LIMIT or len(data) > SIZE_LIMIT:
         size = max(status.st_size, len(data))
         raise EnvironmentFileError(
@@ -85,10 +106,10 @@ def read(path: str) -> Source:
             f"{path} is not UTF-8: byte {error.start} in line {line} is 0x{data[error.start]:02x}",
             "a definition file is text in UTF-8",
         ) from None
-    return parse(path, text, Stamp.of(status))
+    return text, Stamp.of(status)
 
 
-def parse(path: str, text: str, stamp: Stamp | None = None) -> Source:
+def parse(path: str, text: str, stamp: Stamp | None = None, folder: str = "") -> Source:
     """Return `text` parsed; `path` is named in errors. A byte order mark is skipped."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     positions = scan(text)
@@ -96,13 +117,13 @@ def parse(path: str, text: str, stamp: Stamp | None = None) -> Source:
         raise EnvironmentFileError(
             f"tables or arrays are nested more than {NESTING_LIMIT} deep",
             None,
-            places.of_span(path, text, positions.too_deep),
+            _place(path, text, positions.too_deep),
         )
     try:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise _syntax_error(path, text, positions, str(error)) from None
-    return Source(path, text, data, positions, stamp)
+    return Source(path, text, data, positions, stamp, folder)
 
 
 def _syntax_error(path: str, text: str, positions: Positions, message: str) -> EnvironmentFileError:
@@ -113,14 +134,30 @@ def _syntax_error(path: str, text: str, positions: Positions, message: str) -> E
         line = places.line_number(text, first[0])
         what = ".".join(map(str, name))
         return EnvironmentFileError(
-            f"'{what}' is there twice, first in line {line}", "leave one of them out", places.of_span(path, text, again)
+            f"'{what}' is there twice, first in line {line}", "leave one of them out", _place(path, text, again)
         )
     what = message[: match.start()] if match else message
+    other = _other_language(path, text)
+    if other is not None:
+        where = places.of_span(path, text, (start, start + 1))
+        return EnvironmentFileError(f"this is {other[0]}, and a definition file is TOML", other[1], where)
     return EnvironmentFileError(
         f"this is not valid TOML: {what[:200]}",
         _syntax_hint(text, start, what),
-        places.of_span(path, text, (start, start + 1)),
+        _place(path, text, (start, start + 1)),
     )
+
+
+def _other_language(path: str, text: str) -> tuple[str, str] | None:
+    """Return what a file that is no TOML is, where that is plain to see, and a hint."""
+    first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
+    if path.endswith((".yaml", ".yml")) or first.strip() == "---" or _YAML.match(first):
+        return "YAML", 'a protocol for vetting is given by --vet; a definition begins like image = "…"'
+    if first.lstrip().startswith("{") or path.endswith(".json"):
+        return "JSON", 'a definition begins like image = "…"'
+    if text.startswith("#!"):
+        return "a script", "the script stands behind the options, the definition file behind --environment="
+    return None
 
 
 def _offset(text: str, line: int, column: int) -> int:
@@ -134,6 +171,8 @@ def _syntax_hint(text: str, start: int, message: str) -> str | None:
     at = text[start : start + 1]
     if at == "," and message.startswith("Expected newline"):
         return "entries of a table stand on lines of their own, without commas"
+    if message == "Invalid value" and text[start : start + 5].lower().startswith(("true", "false")):
+        return "true and false are written small"
     if message == "Invalid value" and (at.isalpha() or at in "/.$~"):
         return 'text stands in quotes: "…"'
     if message == r"Illegal character '\n'":

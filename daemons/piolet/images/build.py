@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from piolet.base.errors import ImageError
-from piolet.images import seccomp
 from piolet.images.settings import ImagesConfig
-from piolet.system import linux, usernamespaces
+from piolet.system import linux, pretendroot, usernamespaces
 
 _TAG = "localhost/piolet-build"
 _SITE_REGISTRIES = Path("/etc/containers/registries.conf")
@@ -142,4 +141,4 @@ def become_root() -> None:
         with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
             file.write(text)
     linux.unshare(linux.CLONE_NEWNS)
-    seccomp.pretend_root()
+    pretendroot.install()

@@ -60,12 +60,6 @@ _DENIED_TO_PROGRAMS: dict[str, tuple[int | None, int | None]] = {
     "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424), "setsid": (112, 157), "setpgid": (109, 154),
 }  # fmt: skip
-# What only a root of all ids can do, and packages want done (decision 83); spank/entry.c has the same list.
-_PRETENDED: dict[str, tuple[int | None, int | None]] = {
-    "chown": (92, None), "lchown": (94, None), "fchown": (93, 55), "fchownat": (260, 54), "setuid": (105, 146),
-    "setgid": (106, 144), "setreuid": (113, 145), "setregid": (114, 143), "setresuid": (117, 147),
-    "setresgid": (119, 149), "setfsuid": (122, 151), "setfsgid": (123, 152), "setgroups": (116, 159),
-}  # fmt: skip
 _SOCKET, _CLONE, _CLONE3, _FCHMOD = (41, 198), (56, 220), (435, 435), (91, 52)
 _PRLIMIT, _PRCTL, _KILL_CALL, _TGKILL = (302, 261), (157, 167), (62, 129), (234, 131)
 _Line = tuple[int, int, int, int]
@@ -84,17 +78,6 @@ def deny(*, network: bool) -> None:
 def deny_program() -> None:
     """Put the narrow filter on this process, which is about to run a program; raises OSError."""
     _install(_program(network=True, program=os.getpid()))
-
-
-def pretend_root() -> None:
-    """Have the kernel answer "done" to a change of owner or of user, and do nothing; raises OSError.
-
-    For this process and all that come from it. No wall: what comes by another way, as of 32 bits, the kernel judges.
-    """
-    arch, column = _ARCHITECTURES[platform.machine()]
-    answers = [line for numbers in _PRETENDED.values() for line in _refuse(numbers[column], 0)]
-    lines = [(_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, arch), (_RETURN, 0, 0, _ALLOW), (_LOAD, 0, 0, _NUMBER)]
-    _install([*lines, *answers, (_RETURN, 0, 0, _ALLOW)])
 
 
 def _program(*, network: bool, program: int | None) -> list[_Line]:

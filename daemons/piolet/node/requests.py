@@ -70,7 +70,7 @@ class Answer:
     """What became of a Build: two descriptors come with it, or `error` says why not.
 
     `marks` are [name, monotonic seconds] of when each phase was over; `made_in` is the number of the job's own mount
-    namespace, if the container was made there.
+    namespace, if the container was made there; `start` is where tasks start, if that is one of the plan's directories.
     """
 
     key: int
@@ -78,6 +78,7 @@ class Answer:
     hint: str = ""
     marks: list[tuple[str, float]] = field(default_factory=list)
     made_in: int = 0
+    start: str = ""
 
 
 @dataclass(frozen=True)

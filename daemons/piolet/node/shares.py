@@ -1,4 +1,4 @@
-"""What each user may take of something that all share: so many at once, and so much a second."""
+"""What each user may have at once of something that all share; and a log that says of many errors only some."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-
-_USERS_MAX = 4096
 
 
 @dataclass(frozen=True)
@@ -20,31 +18,6 @@ class Bound:
     def reached(self, uid: int, users: list[int]) -> bool:
         """Return whether no other of this user's may begin; `users` has, for each that is at work, whose it is."""
         return len(users) >= self.total or users.count(uid) >= self.each
-
-
-class Shares:
-    """A token bucket for each user. A user who has taken nothing for a while costs no memory."""
-
-    def __init__(self, burst: float, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._burst = burst
-        self._rate = per_second
-        self._clock = clock
-        self._users: dict[int, tuple[float, float]] = {}
-
-    def take(self, uid: int, amount: float = 1.0) -> bool:
-        """Take so much for the user; False: it is not there, and nothing was taken."""
-        now = self._clock()
-        left, when = self._users.get(uid, (self._burst, now))
-        left = min(self._burst, left + (now - when) * self._rate)
-        taken = left >= amount
-        self._users[uid] = (left - amount if taken else left, now)
-        if len(self._users) > _USERS_MAX:
-            self._forget(now)
-        return taken
-
-    def _forget(self, now: float) -> None:
-        full_s = self._burst / self._rate
-        self._users = {uid: one for uid, one in self._users.items() if now - one[1] < full_s}
 
 
 class Sparse:

@@ -1,6 +1,6 @@
-"""What a step is called: "JOB.STEP", and "JOB.STEP-rN" one run of it after N requeues. Made and read here only.
+"""What a step is called: "JOB.STEP", "JOB.batch"; after N requeues a run of it "JOB.STEP-rN". Made and read here only.
 
-Slurm's own names, such as `batch` or a SLUID instead of a job's number, stand in titles and control groups: those who
+Slurm's own names, such as a SLUID instead of a job's number, stand in titles and control groups: those who
 read them there take them as they are (`slurmstepd.title`, `hierarchies.step_of`).
 """
 
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 
-_NAME = re.compile(r"([0-9]{1,10})\.([0-9]{1,10})")
+# The step in which a batch script runs: SLURM_BATCH_SCRIPT of slurm.h. In titles and control groups it is called so.
+_BATCH = 0xFFFFFFFB
+_NAME = re.compile(r"([0-9]{1,10})\.([0-9]{1,10}|batch)")
 
 
 def name(job: int | str, step: int | str) -> str:
-    """Return "JOB.STEP"."""
-    return f"{job}.{step}"
+    """Return "JOB.STEP", of the step in which a batch script runs "JOB.batch"."""
+    return f"{job}.{'batch' if str(step) == str(_BATCH) else step}"
 
 
 def run_name(job: int | str, step: int | str, restarts: int) -> str:

@@ -11,6 +11,7 @@ import os
 import select
 import time
 from collections.abc import Iterable
+from enum import Enum
 
 from piolet._wire import ffi
 from piolet.base.errors import PioletError
@@ -22,8 +23,19 @@ DEFINITION_MAX = ffi.integer_const("PIOLET_DEFINITION_MAX")
 WRITE_TIMEOUT_S = 10.0
 
 
-def pack(definition: bytes, request: str, cwd: str, dependencies: Iterable[Dependency]) -> bytes | None:
+class Script(Enum):
+    """What becomes of a batch script: said by what stands in front of the definition's JSON."""
+
+    OUTSIDE = b""
+    INSIDE = bytes([ffi.integer_const("PIOLET_SCRIPT_INSIDE")])
+    BARE = bytes([ffi.integer_const("PIOLET_SCRIPT_BARE")])
+
+
+def pack(
+    definition: bytes, request: str, cwd: str, dependencies: Iterable[Dependency], script: Script = Script.OUTSIDE
+) -> bytes | None:
     """Return the record, or None when there are more dependencies than one can hold."""
+    definition = script.value + definition
     if len(definition) > DEFINITION_MAX:
         raise PioletError(f"the definition is {len(definition)} bytes long, more than the limit of {DEFINITION_MAX}")
     every = [Dependency(Kind.REQUEST, request, cwd), *dependencies]
@@ -40,6 +52,13 @@ def pack(definition: bytes, request: str, cwd: str, dependencies: Iterable[Depen
         "definition": len(definition),
     }
     return bytes(ffi.buffer(ffi.new("struct piolet_record *", head))) + body
+
+
+def packed(definition: bytes, request: str, cwd: str, script: Script = Script.OUTSIDE) -> bytes:
+    """Return a record without dependencies, which always fits."""
+    record = pack(definition, request, cwd, (), script)
+    assert record is not None
+    return record
 
 
 def _pack_dependency(dependency: Dependency) -> bytes:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from piolet.base import locks
 from piolet.base.errors import SlurmError, VetError
 from piolet.base.files import Stamp
 from piolet.vet import store
@@ -29,7 +29,6 @@ from piolet.vet.verdicts import BAD, GOOD, WARNED, Decision
 
 FRESH_S = 600.0
 _KEPT_S = 7 * 86400.0
-_LOOK_S = 0.02
 _DEFINITION = "SLURM_PIOLET_ENVIRONMENT"
 
 
@@ -111,18 +110,10 @@ def alone(file: str, seconds: float) -> Iterator[None]:
     with contextlib.suppress(OSError):
         os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
         descriptor = os.open(f"{file}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    end = time.monotonic() + seconds
     try:
-        while descriptor >= 0:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= end:
-                    break
-                time.sleep(_LOOK_S)
-            except OSError:
-                break
+        with contextlib.suppress(OSError):
+            if descriptor >= 0:
+                locks.take(descriptor, time.monotonic() + seconds)
         yield
     finally:
         if descriptor >= 0:

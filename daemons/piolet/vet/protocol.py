@@ -93,8 +93,12 @@ def _task(reader: _Reader, item: Node, known: Catalogue, search: tuple[str, ...]
         hint = _did_you_mean(written, known.names()) or "`piolet vet list` shows them all"
         raise document.error(f"there is no eval '{written}'", item.items["type"].place, hint)
     parameters = _parameters(reader, item, kind, written)
-    says = kind.better if kind else glance.better(name, search)
-    common = _common(reader, item, kind, name, says)
+    seen = glance.ClassGlance(kind.better) if kind else glance.look(name, search)
+    common = _common(reader, item, kind, name, seen.better)
+    # Of an image's Python nothing is known here.
+    if seen.broken and common["where"] == plan.HOST:
+        what = f"the eval '{written}' cannot be imported: {seen.broken}"
+        raise document.error(what, item.items["type"].place, "mend that file")
     own_name = reader.text(item.items["name"], "name") if "name" in item.items else name
     if "name" in item.items and len(own_name) > _NAME_MAX:
         raise document.error(f"'name' must be at most {_NAME_MAX} characters long", item.items["name"].place)
@@ -198,7 +202,10 @@ class _Reader:
 
     def table(self, node: Node, known: tuple[str, ...], where: str) -> dict[str, Node]:
         if not isinstance(node, yamltext.Mapping):
-            raise self.document.error(f"{where} must be a table", node.place, "lines such as 'key: value'")
+            hint = "lines such as 'key: value'"
+            if self.document.path.endswith(".toml"):
+                hint = "a protocol is YAML; a definition file of a container is given by --environment"
+            raise self.document.error(f"{where} must be a table", node.place, hint)
         for key in node.items:
             if key not in known:
                 raise self.unknown(key, node.keys[key], known, where)

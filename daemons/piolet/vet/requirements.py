@@ -10,7 +10,6 @@ directory, and the user's PYTHON* variables, are for the job.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -21,10 +20,10 @@ import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from piolet.api import Inconclusive
+from piolet.api import USER, Inconclusive
+from piolet.base import locks
 
 _STAMP = ".complete"
-_POLL_S = 0.1
 _PIP = {
     "PIP_CACHE_DIR", "PIP_CERT", "PIP_CLIENT_CERT", "PIP_CONFIG_FILE", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS",
     "PIP_INDEX_URL", "PIP_NO_CACHE_DIR", "PIP_NO_INDEX", "PIP_PROXY", "PIP_TRUSTED_HOST",
@@ -67,14 +66,8 @@ def _lock(path: str, end: float) -> Iterator[None]:
     """Hold a lock; another process of this user may be installing the same set."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= end:
-                    raise Inconclusive("another process is still installing the same requirements") from None
-                time.sleep(_POLL_S)
+        if not locks.take(descriptor, end):
+            raise Inconclusive("another process is still installing the same requirements")
         yield
     finally:
         os.close(descriptor)
@@ -124,7 +117,7 @@ def _call(command: list[str], end: float, what: str) -> None:
         lines = [line.strip() for line in output.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR:")]
         last = (errors or lines or ["pip said nothing"])[-1].removeprefix("ERROR: ")
-        raise Inconclusive(f"cannot install {what}: {last[:300]}")
+        raise Inconclusive(f"cannot install {what}: {last[:300]}", USER)
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -85,6 +85,14 @@ def test_one_users_lines_are_limited_and_what_was_left_out_is_told() -> None:
     assert sum(int(line.split()[0]) for line in told) + 100 + 200 == 11_000, "every line is written or counted"
 
 
+def test_what_was_taken_comes_back() -> None:
+    now = [0.0]
+    rates = Rates(2, 10, lambda: now[0])
+    assert [rates.take(1, 6), rates.take(1, 6), rates.take(2, 6)] == [True, False, True]
+    now[0] = 1.0
+    assert rates.take(1, 6) and not rates.take(1, 1)
+
+
 def test_rates_forget_who_rests() -> None:
     now = [0.0]
     rates = Rates(1, 2, lambda: now[0])

@@ -70,7 +70,7 @@ def test_every_key() -> None:
         ("IMAGE = 'x'\n", (1, 1), "unknown key 'IMAGE'", "did you mean 'image'?"),
         ("[enviroment]\nA = '1'\n", (1, 2), "unknown key 'enviroment'", "the tables are [env], [annotations]"),
         ("[envs]\nA = '1'\n", (1, 2), "unknown key 'envs'", "did you mean 'env'?"),
-        ("zzz = 1\n", (1, 1), "unknown key 'zzz'", "the keys are base_environment, image, workdir"),
+        ("zzz = 1\n", (1, 1), "unknown key 'zzz'", "the keys are base_environment, env_file, image"),
         ('image = "a\\u0000b"\n', (1, 9), "image holds a NUL byte", None),
         ('[env]\n"A=B" = "x"\n', (2, 1), "a variable's name must not be empty", None),
         ('[env]\n"" = "x"\n', (2, 1), "a variable's name must not be empty", None),
@@ -284,3 +284,36 @@ def test_the_layer_above_wins_and_nothing_is_lost(a: Layer, b: Layer) -> None:
     assert both.env.keys() == a.env.keys() | b.env.keys()
     assert both.mounts == a.mounts + b.mounts
     assert combine(a, Layer()) == a == combine(Layer(), a) == combine_all([a])
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("volumes", "here it is 'mounts', an array of strings"),
+        ("working_dir", "here it is 'workdir'"),
+        ("command", "the command stands behind srun's options"),
+        ("read_only", "writable = false"),
+        ("container_image", "here it is 'image'"),
+        ("environment", "here it is the table [env]"),
+        ("Volumes", "here it is 'mounts'"),
+        ("mount", "here it is 'mounts'"),
+        ("wrkdir", "did you mean 'workdir'?"),
+    ],
+)
+def test_words_of_other_tools(key: str, hint: str) -> None:
+    assert hint in (refusal(f'{key} = "x"\n').hint or "")
+
+
+@pytest.mark.parametrize("table", ["env", "annotations"])
+@pytest.mark.parametrize("key", ["image", "workdir", "mounts", "base_environment", "writable"])
+def test_a_key_of_the_file_below_a_table(table: str, key: str) -> None:
+    """What stands below [env] would be a variable, and the step would run on the host."""
+    error = refusal(f'[{table}]\n{key} = "x"\n')
+    assert error.message.startswith(f"'{key}' stands in the table [{table}], where it would be a")
+    assert error.hint == f"move it above the line [{table}]: what stands below belongs to the table"
+    assert error.location is not None
+    assert (error.location.line, error.location.column) == (2, 1)
+
+
+def test_a_table_of_another_tool() -> None:
+    assert refusal("[labels]\na = 'b'\n").hint == "here they are the table [annotations]"

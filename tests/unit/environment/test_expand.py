@@ -109,3 +109,10 @@ def test_nothing_happens_without_a_reference(text: str, variables: dict[str, str
 def test_escape_gives_the_text_back(text: str, variables: dict[str, str]) -> None:
     expanded = expand(escape(text), variables)
     assert (expanded.text, expanded.names) == (text, ())
+
+
+def test_a_variable_of_the_job_is_not_taken_for_a_misspelt_one() -> None:
+    with pytest.raises(ExpandError) as caught:
+        expand("${SLURM_JOB_ID}", {"SLURM_JOB_IDS": "1", "SLURM_CONF": "x"})
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("it is known when the job runs: use it in the job's script; ")

@@ -106,8 +106,22 @@ def test_a_path_that_is_not_there(places: Path) -> None:
     assert error.hint == f"did you mean {places}/here/my.toml?"
     assert refusal("./zz.toml", host(places), places).hint is None
     assert refusal("./mmy.toml", host(places), places).hint == f"did you mean {places}/here/my.toml?"
-    assert refusal("~/x.toml", host(places), places).hint == "the shell does not replace '~' there; write $HOME"
     assert refusal("./my.toml/x", host(places), places).message.endswith("my.toml/x does not exist")
+
+
+@pytest.mark.parametrize("request_", ["~/x.toml", "$HOME/x.toml", "${HOME}/x.toml"])
+def test_what_a_shell_would_replace(places: Path, request_: str) -> None:
+    """As in an #SBATCH line, where neither `~` nor `$HOME` is replaced."""
+    error = refusal(request_, host(places), places)
+    assert error.message == (
+        f"there is no file {request_}: neither '~' nor a variable is replaced there, nor in an #SBATCH line"
+    )
+    assert error.hint == f"write {places}/home/x.toml"
+
+
+def test_a_variable_that_is_not_there_either(places: Path) -> None:
+    assert refusal("$NO_SUCH/x.toml", host(places), places).hint == "write the whole path"
+    assert "does not exist" in refusal("./$HOME/x.toml", host(places), places).message
 
 
 def test_no_place_to_look(places: Path) -> None:

@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from piolet.base.errors import EnvironmentFileError, ImageError, PioletError
+from piolet.base.errors import EnvironmentFileError, ImageError
 from piolet.environment.definition import LIMIT_BYTES, Mount, from_json
-from piolet.environment.explain import explain
-from piolet.environment.render import Rendered, render
+from piolet.environment.render import render
 from piolet.environment.settings import EnvironmentConfig
-from piolet.images.info import Image, ImageInfo
+from piolet.images.info import ImageInfo
 from piolet.submission.dependencies import Host, Kind
 
-DIGEST = "sha256:" + "a" * 64
-INFO = ImageInfo(
-    Image("img", "site", DIGEST),
-    env={"PATH": "/image/bin", "HOME": "/root", "SHELL": "/bin/ash", "SLURM_X": "1", "PMIX_Y": "1", "LANG": "C.UTF-8"},
-    entrypoint=("/entry", "--now"),
-    workdir="/image/work",
-)
-
-Render = Callable[..., Rendered]
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Host:
-    return Host({"HOME": f"{tmp_path}", "PATH": "/host/bin", "USER": "ada", "LC_ALL": "de_DE"}, str(tmp_path))
-
-
-@pytest.fixture
-def made(tmp_path: Path, host: Host) -> Render:
-    def make(text: str, info: ImageInfo = INFO, **bases: str) -> Rendered:
-        for name, base in bases.items():
-            (tmp_path / f"{name}.toml").write_text(base)
-        (tmp_path / "x.toml").write_text(text)
-        return render("./x.toml", host, EnvironmentConfig(edf_path=()), lambda _: info)
-
-    return make
-
-
-def refusal(made: Render, text: str, **bases: str) -> PioletError:
-    with pytest.raises(PioletError) as caught:
-        made(text, **bases)
-    return caught.value
+from tests.unit.environment.rendering import INFO, Render, refusal
 
 
 def test_a_whole_definition_survives_its_own_reader(made: Render, tmp_path: Path) -> None:
@@ -80,24 +47,6 @@ def test_the_defaults(made: Render) -> None:
     assert made('image = "img"\n', ImageInfo(INFO.image)).definition.workdir is None
 
 
-def test_variables_of_image_and_file(made: Render) -> None:
-    definition = made(
-        'image = "img"\n[env]\nA = "${PATH}"\nB = "${HOME}"\nLANG = ""\nLC_TIME = "C"\nGONE = ""\n'
-        'H = "$${PATH} $PATH"\n'
-    ).definition
-    assert definition.set_env == {
-        "PATH": "/image/bin",
-        "A": "/image/bin",
-        "B": str(Path(definition.files[0]).parent),
-        "LC_TIME": "C",
-        "H": "${PATH} $PATH",
-    }
-    assert definition.unset_env[:2] == ("LANG", "GONE")
-    assert {"LC_ALL", "LANGUAGE", "LC_CTYPE"} <= set(definition.unset_env)
-    assert "LC_TIME" not in definition.unset_env
-    assert len(set(definition.unset_env)) == len(definition.unset_env)
-
-
 def test_an_image_variable_in_a_mount_is_the_hosts(made: Render, host: Host, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     host.variables["HOME"] = f"{tmp_path}/m"
@@ -119,6 +68,7 @@ def test_without_an_image_only_env_applies(made: Render) -> None:
         ('workdir = "/x"\n', "a workdir needs an image, and there is none"),
         ("entrypoint = true\n", "an entrypoint needs an image, and there is none"),
         ('devices = ["/dev/null"]\n', "devices need an image, and there is none"),
+        ('script = "inside"\n', "a script inside needs an image, and there is none"),
     ],
 )
 def test_what_needs_an_image(made: Render, text: str, what: str) -> None:
@@ -144,6 +94,16 @@ def test_mounts_are_dropped_replaced_and_kept_in_order(made: Render, tmp_path: P
     assert rendered.warnings == (f"{tmp_path}/x.toml:2: nothing is mounted at /none, so there is nothing to drop",)
 
 
+def test_what_every_container_has_is_dropped(made: Render, tmp_path: Path) -> None:
+    rendered = made('image = "img"\nmounts = ["/tmp:/x", "!/tmp", "!/etc/hosts", "!${HOME}", "!/x"]\n')
+    assert rendered.definition.dropped == ("/tmp", "/etc/hosts", str(tmp_path))
+    assert rendered.definition.mounts == ()
+    assert rendered.warnings == ()
+    assert from_json(rendered.definition.to_json()) == rendered.definition
+    error = refusal(made, 'image = "img"\nmounts = ["!/dev"]\n')
+    assert error.message == "the container cannot be without /dev"
+
+
 def test_a_colon_in_a_variable_or_directory_is_part_of_the_path(made: Render, host: Host, tmp_path: Path) -> None:
     odd = tmp_path / "a:b=c d"
     odd.mkdir()
@@ -155,9 +115,36 @@ def test_a_colon_in_a_variable_or_directory_is_part_of_the_path(made: Render, ho
     )
 
 
+def test_a_source_that_is_a_link_to_nothing(made: Render, tmp_path: Path) -> None:
+    (tmp_path / "gone").symlink_to("/nowhere-at-all")
+    (tmp_path / "loop").symlink_to("loop")
+    for mount, link in (("./gone:/x", "gone"), ("./gone/below:/x", "gone")):
+        error = refusal(made, f'image = "img"\nmounts = ["{mount}"]\n')
+        assert error.message == (
+            f"the source of the mount, {tmp_path}/{mount[2:-3]}, leads nowhere: {tmp_path}/{link} is a symbolic "
+            "link to /nowhere-at-all"
+        )
+        assert error.hint == "mend the link, or name what is meant"
+    error = refusal(made, 'image = "img"\nmounts = ["./loop:/x"]\n')
+    assert error.message.endswith("loop, cannot be used: Too many levels of symbolic links")
+    assert error.hint == "a symbolic link leads to itself: see namei -l"
+
+
+def test_an_image_of_apptainer(made: Render, tmp_path: Path) -> None:
+    (tmp_path / "x.sif").touch()
+    for reference in ("x.sif", "./x.sif", f"{tmp_path}/X.SIF"):
+        error = refusal(made, f'image = "{reference}"\n')
+        assert error.message == f"{reference} is an image of apptainer's, which cannot be used as it is"
+        assert "mksquashfs DIR FILE.sqsh" in (error.hint or "")
+        assert error.location is not None
+
+
 @pytest.mark.parametrize(
     ("mount", "message", "hint"),
     [
+        ("/tmp:/x:r", "unknown mount flag 'r'", "here it is 'ro'"),
+        ("/tmp:/x:readonly", "unknown mount flag 'readonly'", "here it is 'ro'"),
+        ("/tmp:/x:Z", "unknown mount flag 'Z'", "other engines need it, this one does not: leave it out"),
         ("/nowhere-at-all:/x", "the source of the mount, /nowhere-at-all, does not exist", None),
         ("./dta:/x", "the source of the mount, {dir}/dta, does not exist", "did you mean {dir}/data?"),
         ("./data/x/y:/x", "the source of the mount, {dir}/data/x/y, does not exist", None),
@@ -198,22 +185,19 @@ def test_a_wrong_device(made: Render, device: str) -> None:
     assert error.location is not None
 
 
-def test_cdi_devices_are_a_warning(made: Render, tmp_path: Path) -> None:
-    rendered = made('image = "img"\ndevices = ["nvidia.com/gpu=all"]\n')
-    assert rendered.definition.devices == ()
-    assert rendered.warnings == (f"{tmp_path}/x.toml:2: CDI devices are not supported; nvidia.com/gpu=all is ignored",)
+def test_names_of_devices_go_to_the_nodes(made: Render) -> None:
+    rendered = made('image = "img"\ndevices = ["nvidia.com/gpu=all", "/dev/x"]\n')
+    assert rendered.definition.devices == ("nvidia.com/gpu=all", "/dev/x")
+    assert rendered.warnings == ()
 
 
-def test_a_hook_that_is_not_there_is_a_warning(made: Render, tmp_path: Path, host: Host) -> None:
-    text = (
-        'image = "img"\n[annotations]\ncom.hooks.ssh.enabled = "true"\ncom.hooks.ssh.port = 22\n'
-        'com.hooks.cxi.enabled = "false"\norg.opencontainers.x = "y"\n'
-    )
-    rendered = made(text)
-    assert rendered.warnings == ("the hook com.hooks.ssh is not installed here; ignored",)
-    assert rendered.definition.annotations["com.hooks.ssh.port"] == "22"
-    installed = render("./x.toml", host, EnvironmentConfig(), lambda _: INFO, hooks=["com.hooks.ssh"])
-    assert installed.warnings == ()
+def test_annotations_are_texts(made: Render) -> None:
+    text = "com.hooks.ssh.enabled = true\ncom.hooks.ssh.port = 22\norg.opencontainers.x = 'y'\n"
+    assert made(f'image = "img"\n[annotations]\n{text}').definition.annotations == {
+        "com.hooks.ssh.enabled": "true",
+        "com.hooks.ssh.port": "22",
+        "org.opencontainers.x": "y",
+    }
 
 
 def test_an_unknown_key_as_a_warning(host: Host, tmp_path: Path) -> None:
@@ -316,48 +300,27 @@ def test_the_dependencies(made: Render, host: Host, tmp_path: Path) -> None:
         (Kind.FILE, str(watched)): "",
         (Kind.ABSENT, f"{tmp_path}/gone"): "",
         (Kind.UNSET, "NO"): "",
+        **{(Kind.UNSET, name): "" for name in EnvironmentConfig().stay_outside},
     }
 
 
-def test_explain_names_the_origin_of_every_value(made: Render, tmp_path: Path) -> None:
-    rendered = made(
-        'base_environment = "./b.toml"\nmounts = ["tmpfs:/t:ro", "/tmp:/x"]\n'
-        '[env]\nA = "${USER}"\nC = ""\n"odd key" = "$${x}"\n',
-        b='image = "img"\nworkdir = "/w"\ndevices = ["/dev/fuse"]\n[env]\nA = "1"\nB = "2"\n[annotations]\na.b = "c"\n',
-    )
-    text = explain(rendered)
-    lines = [line.split(None, 1)[0] + " " + line.split("  # ")[-1] for line in text.splitlines() if "  # " in line]
-    b, x = f"{tmp_path}/b.toml", f"{tmp_path}/x.toml"
-    assert lines == [
-        f"image {b}:1",
-        f"workdir {b}:2",
-        "entrypoint default",
-        "writable default",
-        "remap_root default",
-        f'"tmpfs:/t:ro", {x}:2',
-        f'"/tmp:/x", {x}:2',
-        f'"/dev/fuse", {b}:3',
-        "PATH from the image",
-        "LANG from the image",
-        f'A {x}:4, written "${{USER}}"',
-        f"B {b}:6",
-        f"C {x}:5, unset",
-        f'"odd {x}:6, written "$${{x}}"',
-        f'"a.b" {b}:8',
-    ]
-
-
-def test_what_explain_prints_means_the_same(made: Render, host: Host, tmp_path: Path) -> None:
-    first = made(
-        'image = "img"\nmounts = ["/tmp:/a:ro", \'/tmp:/b\\:c\']\n[env]\nA = "$${x} \\" \\\\ \\u007f é"\nB = ""\n'
-        '[annotations]\nx.y = "1"\n"odd key" = "2"\n'
-    ).definition
-    (tmp_path / "again.toml").write_text(explain(made((tmp_path / "x.toml").read_text())))
-    again = render("./again.toml", host, EnvironmentConfig(), lambda _: INFO).definition
-
-    def meaning(data: bytes) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads(data)
-        return {key: item for key, item in value.items() if key not in ("request", "files")}
-
-    assert meaning(again.to_json()) == meaning(first.to_json())
-    assert "runs on the host" in explain(made('[env]\nA = "1"\n'))
+@pytest.mark.parametrize(
+    ("text", "site", "inside"),
+    [
+        ('image = "img"', "outside", False),
+        ('image = "img"', "inside", True),
+        ('image = "img"\nscript = "inside"', "outside", True),
+        ('image = "img"\nscript = "outside"', "inside", False),
+        ('[env]\nA = "1"', "inside", False),
+        ('base_environment = "./b.toml"\nscript = "outside"', "inside", False),
+        ('base_environment = "./b.toml"', "outside", True),
+    ],
+)
+def test_where_a_batch_script_runs(host: Host, tmp_path: Path, text: str, site: Any, inside: bool) -> None:
+    (tmp_path / "b.toml").write_text('image = "img"\nscript = "inside"\n')
+    (tmp_path / "x.toml").write_text(text + "\n")
+    config = EnvironmentConfig(edf_path=(), script=site)
+    rendered = render("./x.toml", host, config, lambda _: INFO)
+    assert rendered.script_inside is inside
+    # It is said in front of the definition, and not in it.
+    assert b'"script"' not in rendered.definition.to_json()

@@ -229,3 +229,39 @@ def test_any_text_is_parsed_or_refused_with_a_place(text: str) -> None:
         assert error_of(text).location is not None
     else:
         assert source.parse("/f", text).data == expected
+
+
+@pytest.mark.parametrize("value", ["True", "False", "TRUE"])
+def test_true_and_false_are_small(value: str) -> None:
+    assert error_of(f"writable = {value}\n").hint == "true and false are written small"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "what", "hint"),
+    [
+        ("p.yaml", "name: quick\nevals:\n  - type: gpu\n", "YAML", "a protocol for vetting is given by --vet"),
+        ("p", "# a protocol\nevals:\n  - type: gpu\n", "YAML", "--vet"),
+        ("p", "---\na: b\n", "YAML", "--vet"),
+        ("p.toml", '{"image": "x"}\n', "JSON", "a definition begins like image"),
+        ("job.sh", "#!/bin/bash\n#SBATCH -N1\nsrun x\n", "a script", "the script stands behind the options"),
+    ],
+)
+def test_a_file_of_another_language(name: str, text: str, what: str, hint: str) -> None:
+    with pytest.raises(EnvironmentFileError) as caught:
+        source.parse(f"/{name}", text)
+    assert caught.value.message == f"this is {what}, and a definition file is TOML"
+    assert hint in (caught.value.hint or "")
+    assert caught.value.location is not None
+
+
+@pytest.mark.parametrize(
+    ("magic", "what"),
+    [(b"hsqs" + bytes(200), "a SquashFS image"), (b"#!/usr/bin/env run-singularity\n\0SIF", "an image of apptainer's")],
+)
+def test_an_image_is_no_definition_file(tmp_path: Path, magic: bytes, what: str) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(magic)
+    with pytest.raises(EnvironmentFileError) as caught:
+        source.read(str(path))
+    assert caught.value.message == f"{path} is {what}, and no definition file"
+    assert caught.value.hint == f'write a definition file that names the image: image = "{path}"'

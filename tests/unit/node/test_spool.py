@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from piolet.node.server import spool
 from piolet.node.server.spool import Spool, Who
-from piolet.node.shares import Shares
 
 ALICE, BOB = Who(1001, 11, "7", "0", "cgroup"), Who(1002, 12, "8", "3", "slurmstepd")
 
@@ -147,15 +146,3 @@ def test_a_disk_that_takes_nothing_is_counted(tmp_path: Path) -> None:
         assert time.monotonic() < end
         time.sleep(0.05)
     assert lines(tmp_path / "missing", ALICE)[0]["lines"] == 1
-
-
-def test_a_share_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    shares = Shares(10, 2, lambda: now[0])
-    assert [shares.take(1, 6), shares.take(1, 6), shares.take(2, 6)] == [True, False, True]
-    now[0] = 1.0
-    assert shares.take(1, 6) and not shares.take(1, 1)
-    for uid in range(10_000):
-        now[0] += 0.01
-        shares.take(uid)
-    assert len(shares._users) <= 4097

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from piolet.steps import identity, slurmstepd
 
-NUMBERS = st.integers(0, 2**32 - 1)
+NUMBERS = st.integers(0, 2**32 - 1).filter(lambda number: number != 0xFFFFFFFB)
 
 
 @given(NUMBERS, NUMBERS)
@@ -16,8 +16,31 @@ def test_a_name_is_read_back(job: int, step: int) -> None:
     assert identity.is_name(name) and identity.parts(name) == (str(job), str(step))
 
 
+def test_a_batch_script_is_called_as_slurm_calls_it() -> None:
+    assert identity.name(7, 0xFFFFFFFB) == identity.name("7", "batch") == "7.batch"
+    assert identity.is_name("7.batch") and identity.parts("7.batch") == ("7", "batch")
+
+
 @pytest.mark.parametrize(
-    "text", ["", ".", "..", "1", "1.", "1.0/", "../1.0", "1.0\n", "1.0 ", "a.b", "1.0.tmp", "12345678901.0", "1.0-r1"]
+    "text",
+    [
+        "1.batch2",
+        "batch.1",
+        "1.extern",
+        "",
+        ".",
+        "..",
+        "1",
+        "1.",
+        "1.0/",
+        "../1.0",
+        "1.0\n",
+        "1.0 ",
+        "a.b",
+        "1.0.tmp",
+        "12345678901.0",
+        "1.0-r1",
+    ],
 )
 def test_what_is_no_name(text: str) -> None:
     assert not identity.is_name(text)

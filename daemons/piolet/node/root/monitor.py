@@ -271,7 +271,7 @@ class Monitor:
             if built.error or step.remains is None:
                 self._fail(step.order.key, built.error[:900] or _WORKER_DIED, built.hint[:900])
                 return
-            self._ready(step, step.worker, built.marks[:_MARKS_MAX])
+            self._ready(step, step.worker, built)
         except (OSError, WireError) as error:
             self._fail(step.order.key, f"cannot take over the container: {error}", None)
 
@@ -290,21 +290,21 @@ class Monitor:
             os.close(denied)
         pairs: list[tuple[int, int]] = []
         size = 0
-        for group in dict.fromkeys([who.gid, *who.groups]):
-            if root and group == 0 and pairs:
-                continue  # the number is taken
+        for group in dict.fromkeys([who.gid, *(group for group in who.groups if group or not root)]):
             size += len(f"{group} {group} 1\n")
             if size < _MAP_BYTES_MAX and len(pairs) < 340:
                 pairs.append((0 if root and not pairs else group, group))
         child.write_map("gid_map", pairs)
 
-    def _ready(self, step: Step, child: Child, marks: list[tuple[str, float]]) -> None:
+    def _ready(self, step: Step, child: Child, built: worker.Built) -> None:
         namespaces: list[int] = []
         try:
             for kind in ("user", "mnt"):
                 namespaces.append(child.open(f"ns/{kind}"))
             step.ready = True
-            self._answer(Answer(step.order.key, marks=[*step.marks, *marks], made_in=step.made_in), namespaces)
+            marks = [*step.marks, *built.marks[:_MARKS_MAX]]
+            answer = Answer(step.order.key, marks=marks, made_in=step.made_in, start=built.start[:4096])
+            self._answer(answer, namespaces)
         finally:
             for descriptor in namespaces:
                 os.close(descriptor)

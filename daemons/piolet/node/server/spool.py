@@ -26,7 +26,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from piolet.node.shares import Shares, Sparse
+from piolet.base.rates import Rates
+from piolet.node.shares import Sparse
 
 _log = logging.getLogger("pioletd")
 
@@ -63,8 +64,8 @@ class Spool:
         self._directory = directory
         self._node = node if node is not None else socket.gethostname().partition(".")[0]
         self._waiting: queue.Queue[tuple[int, bytes] | None] = queue.Queue(_WAITING_MAX)
-        self._bytes = Shares(_BYTES_AT_ONCE, _BYTES_A_SECOND)
-        self._lines = Shares(_LINES_AT_ONCE, _LINES_A_SECOND)
+        self._bytes = Rates(_BYTES_A_SECOND, _BYTES_AT_ONCE)
+        self._lines = Rates(_LINES_A_SECOND, _LINES_AT_ONCE)
         self._dropped: dict[int, tuple[int, int]] = {}
         self._lock = threading.Lock()
         self._failed = Sparse(_log)

@@ -20,9 +20,10 @@ import socket
 from dataclasses import dataclass
 
 from piolet.base.errors import PioletError, WireError
+from piolet.base.rates import Rates
 from piolet.node import vetting
 from piolet.node.server.spool import LINE_MAX, Spool, Who
-from piolet.node.shares import Bound, Shares, Sparse
+from piolet.node.shares import Bound, Sparse
 from piolet.node.vetting import MESSAGE_MAX, Answer
 from piolet.system import peer
 from piolet.transport import packets, wire
@@ -68,7 +69,7 @@ class VetDesk:
         self._selector = selector
         self._refusals = Refusals(selector)
         self._zygote = zygote
-        self._connections = Shares(_AT_ONCE, _A_SECOND)
+        self._connections = Rates(_A_SECOND, _AT_ONCE)
         self._flood = Sparse(_log)
         self._tasks: dict[int, VetTask] = {}
         self._next_key = 1

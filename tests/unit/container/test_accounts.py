@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from piolet.container.native import merge_accounts
+from piolet.container.accounts import merge
 
 IMAGE = "root:x:0:0:root:/root:/bin/ash\nalice:x:7:7::/:\nother:x:1001:5::/:\nkept:x:9:9::/:\n"
 ALICE = "alice:x:1001:1001::/home/alice:/bin/bash"
 
 
 def test_the_users_own_lines_win_by_name_and_number() -> None:
-    assert merge_accounts(IMAGE, [ALICE]).splitlines() == [
+    assert merge(IMAGE, [ALICE]).splitlines() == [
         ALICE,
         "root:x:0:0:root:/root:/bin/ash",
         "kept:x:9:9::/:",
@@ -18,7 +18,7 @@ def test_the_users_own_lines_win_by_name_and_number() -> None:
 
 def test_root_is_the_images() -> None:
     host = "root:x:0:0:root:/root:/bin/bash"
-    assert merge_accounts(IMAGE, [host]) == IMAGE
-    assert merge_accounts("kept:x:9:9::/:\n", [host]).splitlines() == [host, "kept:x:9:9::/:"]
-    groups = merge_accounts("wheel:x:0:\nlab:x:3:\n", ["root:x:0:root", "lab:x:1005:root"])
+    assert merge(IMAGE, [host]) == IMAGE
+    assert merge("kept:x:9:9::/:\n", [host]).splitlines() == [host, "kept:x:9:9::/:"]
+    groups = merge("wheel:x:0:\nlab:x:3:\n", ["root:x:0:root", "lab:x:1005:root"])
     assert groups.splitlines() == ["lab:x:1005:root", "wheel:x:0:"]
