@@ -39,11 +39,10 @@ static const struct travel travel = {
 #define ABSENT "/the/plugin/piolet_environment/is/missing/on/this/node/"
 
 static struct {
-	int fd;			/* the connection to pioletd, or -1 */
+	int fd, words;		/* the connection to pioletd, or -1; how many words the command has */
 	int64_t deadline_ms, mounts;	/* mounts: the mount namespace from which the step was announced */
 	struct failure failure;	/* of a hook that must not fail; task_init reports it */
-	int words;		/* of the command; nothing ends the list of one part of a heterogeneous step */
-} state = { -1, 0, 0, { false, "", "" }, 0 };
+} state = { -1, 0, 0, 0, { false, "", "" } };
 
 static struct spank_option option = {
 	.name = "environment",
@@ -58,7 +57,8 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 	return plugin_init(spank, "piolet_environment", &option, argc, argv);
 }
 
-/* The command's words, which are Slurm's to free but may be replaced and shortened; NULL where they are not to be had. */
+/* The command's words, `state.words` of them and no NULL behind, which are Slurm's to free but may be replaced and shortened; NULL
+ * where they are not to be had. */
 static char **arguments(spank_t spank)
 {
 	char **argv = NULL;
@@ -85,8 +85,11 @@ static void name_misplaced(char **command)
 /* In srun, when the step is about to be launched. */
 int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 {
-	char **command = arguments(spank), *guarded;
+	char **command = arguments(spank), *guarded, *definition = getenv(travel.definition);
+	uint32_t job, step;
 
+	if (plugin_wanted() && definition && !spank_get_item(spank, S_JOB_ID, &job) && !spank_get_item(spank, S_JOB_STEPID, &step))
+		submission_note(job, step, definition);
 	/* With --multi-prog the first word is a file that srun is still going to read. srun has no way to ask; its own command
 	 * line says it, abbreviated or not. Mistaken for it, an application's own --mu... costs nothing but the protection. */
 	if (!plugin_wanted() || called_with("\0--mu", 5) || !command)

@@ -66,16 +66,15 @@ static char *gate(const char *stage, uint32_t job)
 {
 	static char *words[WORDS_MAX];
 	struct failure f = { 0 };
-	size_t length, count = 0, own;
+	size_t length;
 	char number[16], *mine = command_line(&length), *result;
 	const char *head[] = { plugin.command, "--config", plugin.config, "vet", "gate", "--stage", stage, "--job", number,
 			       "--result-fd", "3", "--", plugin.request };
+	size_t count = sizeof(head) / sizeof(head[0]), own;
 	int status = -1;
 
 	snprintf(number, sizeof(number), "%u", job);
-	for (size_t i = 0; i < sizeof(head) / sizeof(head[0]); i++)
-		if (plugin.config || (i != 1 && i != 2))
-			words[count++] = (char *)head[i];
+	memcpy(words, head, sizeof(head));
 	own = mine ? split(mine, length, words + count, WORDS_MAX - count) : 0;
 	if (!own)
 		fail(&f, NULL, "the command line is too long to be vetted");

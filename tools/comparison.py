@@ -22,6 +22,11 @@ CONTAINER, BATCH, MOUNTS = (
     "tests/cluster/test_mounts.py",
 )
 HOOKS, IMAGES, TASKS = "tests/cluster/test_hooks.py", "tests/cluster/test_images.py", "tests/cluster/test_tasks.py"
+PINNED, USERS, SIGNATURES = (
+    "tests/cluster/test_pinned.py",
+    "tests/images/test_users.py",
+    "tests/images/test_signatures.py",
+)
 IDENTITY, KNOWN = "tests/cluster/test_identity.py", "tests/unit/hooks/test_known.py"
 EDF, RENDER = "tests/unit/environment/test_edf.py", "tests/unit/environment/test_render.py"
 LOOKUP = "tests/unit/environment/test_lookup.py"
@@ -172,6 +177,23 @@ PYXIS = (
     row("`--container-remap-root`", "root in the container"),
     row("`--container-name`", "a container that is used again"),
     row("`--container-save`", "save what a step has changed"),
+    row(
+        "`enroot import`: a `.sqsh` file's `/etc/environment`, `/etc/rc`, `/etc/fstab`",
+        "read and never run: variables, working directory, entrypoint; volumes need no mount",
+        f"{PINNED}::test_a_file_that_enroot_made",
+        "tests/unit/images/test_enroot.py::test_what_has_no_effect_is_told",
+    ),
+    row(
+        "`~/.config/enroot/.credentials`",
+        "the same, but a password that is a command is not run; docker's and podman's, credential helpers",
+        f"{USERS}::test_credentials_of_enroot_and_of_a_helper",
+        "tests/unit/images/test_credentials.py::test_a_password_that_is_a_command_is_told_of_and_not_run",
+    ),
+    row(
+        "`ENROOT_TRANSFER_RETRIES`, enroot's cache of layers",
+        "three further tries; layers that have come are kept for a day",
+        "tests/images/test_resume.py::test_a_pull_that_broke_off_is_taken_up_where_it_was",
+    ),
     row(
         "image's `ENROOT_*` hooks, `/etc/enroot/hooks.d`",
         "hooks of Python, `/etc/piolet/hooks.d`",
