@@ -22,7 +22,7 @@ help:
 	@echo 'make demo                 train a small model in containers on a private cluster, and tidy up'
 	@echo 'make check                linters, types, and the tests that need no cluster: about a minute'
 	@echo 'make test                 linters, types, and all tests (two at a time where that is safe; WORKERS=1: one)'
-	@echo 'make scale                what vettings of up to 10,000 synthetic nodes cost, and whom they name'
+	@echo 'make scale                what vettings and scores of up to 10,000 synthetic nodes cost, and whom they name'
 	@echo 'make test-attacks         attacks by a user, and the same on a build from which the checks were removed'
 	@echo 'make bench                what a containerised step costs'
 	@echo 'make cluster              start a private Slurm cluster to play with (NODES=4 GPUS=2, simulated ones;'

@@ -1,9 +1,12 @@
-/* entry.c - the program that stands in front of a user's command in a container with an entrypoint, and in front of
- * a task prolog in any container (launcher.c). Linked statically: the image may have no libc at all.
+/* entry.c - the program that stands in front of a user's command in a container with an entrypoint or with variables
+ * that each task has for itself, and in front of a task prolog in any container (launcher.c). Linked statically: the
+ * image may have no libc at all.
  *
  * The plugin can replace argv[0] but not lengthen argv, so it puts this program there and the replaced
  * word into PIOLET_ARGV0. We exec: the entrypoint's words, then that word, then the rest. The words
- * are NUL-terminated in the file next to us.
+ * are NUL-terminated in one file next to us, what is to be done before in another:
+ *   =NAME=OTHER  NAME becomes what OTHER is    ^NAME=OTHER  the first name of the host list OTHER
+ *   ?NAME=OTHER  the same, where NAME is not set            ~NAME=OTHER  likewise        !text  the first task says it
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -14,6 +17,7 @@
 #include <unistd.h>
 
 #define WORDS_FILE "/run/piolet/entrypoint"
+#define TASK_FILE "/run/piolet/task"
 #define BYTES_MAX 65536
 #define WORDS_MAX 1024
 
@@ -34,20 +38,71 @@ static int launch(char **argv)
 	return 127;
 }
 
+/* Returns how much of a file of NUL-terminated words was read, 0 if it is not there, or -1. */
+static ssize_t words_of(const char *path, char *bytes)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t length = fd < 0 ? (errno == ENOENT ? 0 : -1) : read(fd, bytes, BYTES_MAX);
+
+	if (fd >= 0)
+		close(fd);
+	return length > 0 && (length == BYTES_MAX || bytes[length - 1]) ? -1 : length;
+}
+
+/* Of "gpu[08-10,12]-x,login1": "gpu08-x". */
+static const char *first_host(const char *list)
+{
+	static char host[256];
+	size_t length = 0;
+
+	for (; *list && *list != ',' && length < sizeof(host) - 1; list++) {
+		if (*list != '[') {
+			host[length++] = *list;
+			continue;
+		}
+		for (list++; *list && !strchr("-,]", *list) && length < sizeof(host) - 1; list++)
+			host[length++] = *list;
+		list += strcspn(list, "]");
+		if (!*list)
+			break;
+	}
+	host[length] = '\0';
+	return host;
+}
+
+static void prepare(char *line)
+{
+	char *name = line + 1, *other = strchr(name, '=');
+	const char *task = getenv("SLURM_PROCID"), *value;
+
+	if (*line == '!' && task && strcmp(task, "0") == 0)
+		dprintf(STDERR_FILENO, "piolet: warning: node %s: %s\n", getenv("SLURMD_NODENAME") ?: "?", name);
+	if (*line == '!' || !other)
+		return;
+	*other++ = '\0';
+	value = getenv(other);
+	if (value)
+		setenv(name, *line == '^' || *line == '~' ? first_host(value) : value, *line == '=' || *line == '^');
+}
+
 int main(int argc, char **argv)
 {
-	static char bytes[BYTES_MAX];
+	static char bytes[BYTES_MAX], lines[BYTES_MAX];
 	const char *zero = getenv("PIOLET_ARGV0");
 	char **words = calloc((size_t)argc + WORDS_MAX + 1, sizeof(*words));
-	int fd = open(WORDS_FILE, O_RDONLY | O_CLOEXEC), count = 0;
-	ssize_t length = fd < 0 ? -1 : read(fd, bytes, sizeof(bytes));
+	ssize_t length = words_of(WORDS_FILE, bytes), prepared = words_of(TASK_FILE, lines);
+	int count = 0;
 
 	if (argc > 3 && strcmp(argv[1], "slurm_script_launcher") == 0)
 		return launch(argv);
-	if (length <= 0 || length == BYTES_MAX || bytes[length - 1])
-		return give_up(WORDS_FILE, length < 0 ? strerror(errno) : "malformed");
+	if (length < 0 || prepared < 0 || length + prepared == 0)
+		return give_up(WORDS_FILE, "malformed");
 	if (!words || !zero)
 		return give_up("PIOLET_ARGV0", words ? "not set" : "out of memory");
+	for (char *line = lines, *next; line < lines + prepared; line = next) {
+		next = strchr(line, '\0') + 1;
+		prepare(line);
+	}
 	for (char *word = bytes; word < bytes + length && count < WORDS_MAX; word += strlen(word) + 1)
 		words[count++] = word;
 	words[count++] = strdup(zero);
@@ -55,5 +110,8 @@ int main(int argc, char **argv)
 	for (int i = 1; i < argc; i++)
 		words[count++] = argv[i];
 	execvp(words[0], words);
-	return give_up(words[0], strerror(errno));
+	if (length > 0)
+		return give_up(words[0], strerror(errno));
+	dprintf(STDERR_FILENO, "piolet: error: cannot run %s in the container: %s\n", words[0], strerror(errno));
+	return 127;
 }

@@ -167,7 +167,7 @@ def image_name() -> str:
 
 
 def train() -> None:
-    rank, size = int(variable("SLURM_PROCID")), int(variable("SLURM_NTASKS"))
+    rank, size = int(variable("RANK")), int(variable("WORLD_SIZE"))  # of the hook pytorch_remap_vars
     print(f"rank {rank} of {size} on {socket.gethostname()} in [{image_name()}]", flush=True)
     table = np.loadtxt(DATA, delimiter=",", skiprows=1)
     mine = table[rank::size]

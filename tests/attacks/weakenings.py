@@ -267,7 +267,7 @@ WEAKENINGS: dict[str, Weakening] = {
     ),
     "a registry's answer has no bound": _of(
         (
-            "daemons/piolet/images/worker.py",
+            "daemons/piolet/images/pull.py",
             "            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))\n",
             "            pass\n",
         ),

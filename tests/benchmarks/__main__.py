@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import images, listing, scoring, steps, vetting
+from tests.benchmarks import hooks, images, listing, scoring, steps, vetting
 from tests.benchmarks.cluster import ROOT, Cluster, started
 from tests.benchmarks.steps import Row
 
@@ -125,6 +125,11 @@ def vet(cluster: Cluster, rounds: int) -> list[object]:
     return [show(row) for row in rows]
 
 
+def extras(cluster: Cluster, rounds: int) -> list[object]:
+    """Hooks and devices."""
+    return [show(row) for row in hooks.rows(cluster, rounds)]
+
+
 def slurm(cluster: Cluster, rounds: int) -> list[object]:
     """pyslurm_ext beside Slurm's own commands."""
     return [show(row) for row in listing.listings(cluster, rounds)]
@@ -133,6 +138,7 @@ def slurm(cluster: Cluster, rounds: int) -> list[object]:
 GROUPS: dict[str, tuple[int, Callable[[Cluster, int], list[object]]]] = {
     "steps": (4, small),
     "runtimes": (4, runtimes),
+    "hooks": (4, extras),
     "pulls": (4, pulls),
     "score": (4, score),
     "report": (4, report),

@@ -75,7 +75,7 @@ def test_two_nodes_are_scored(cluster: Cluster) -> None:
     assert found["score"]["value"] == pytest.approx(0.45, abs=0.05)
     (data,) = room.glob("piolet-score-*")
     files = sorted(path.name for path in data.iterdir())
-    assert files == ["node1.host.parquet", "node1.parquet", "node2.host.parquet", "node2.parquet"]
+    assert files == ["node1.host.parquet", "node1.parquet", "node2.host.parquet", "node2.parquet", "step.json"]
     owner = (room / "x").parent.stat().st_uid
     assert {path.stat().st_uid for path in data.iterdir()} == {owner}
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.faults import Faults
 from tests.cluster.support import Cluster
-from tests.cluster.vetting import vetted
+from tests.cluster.vetting import left_out, vetted, wrong_with
 from tests.support.waiting import wait_until
 
 PROTOCOL = """\
@@ -66,8 +66,7 @@ def test_a_sick_node_is_left_out_of_a_step(cluster: Cluster, sick: Path) -> None
     out = cluster.sbatch("alice", script, "-N4", cwd=sick)
     assert sorted(line for line in out.splitlines() if line.startswith("node")) == ["node1", "node3", "node4"]
     assert "status 0" in out
-    assert "left out: node2: disk: " in out and "full" in out
-    assert "left out: node1" not in out and "left out: node3" not in out and "left out: node4" not in out
+    assert left_out(out) == ["node2"] and "disk: " in wrong_with(out, "node2")[0] and "full" in out
     assert '"node":"node2"' in out and '"outcome":"fail"' in out
 
 
@@ -107,7 +106,10 @@ class Rate(Eval):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ((100, 50, 100, 100), "left out: node2: mine.Rate: rate 50 GB/s is below the limit 90 GB/s of its peers"),
+        (
+            (100, 50, 100, 100),
+            "bad (node's): node2: mine.Rate: 50 GB/s is below the limit of 90 GB/s of its peers (rate)",
+        ),
         ((100, 200, 100, 100), "4 of 4 nodes good"),
         ((100, 50, 50, 100), "the nodes are two groups, 2 nodes near 50 GB/s and 2 nodes near 100 GB/s"),
     ],
@@ -123,7 +125,7 @@ def test_too_few_good_nodes(cluster: Cluster, sick: Path) -> None:
     """Status 3, a table, and the application is not started."""
     out = cluster.sbatch("alice", "srun -N4 -n4 --vet=ml.yaml touch started\necho status $?\n", "-N4", cwd=sick)
     assert "status 3" in out
-    assert "left out: node2: disk: " in out
+    assert left_out(out) == ["node2"] and "disk: " in wrong_with(out, "node2")[0]
     assert "the application was not started" in out
     assert not (sick / "started").exists()
 
@@ -239,7 +241,7 @@ def test_a_node_whose_daemon_is_down_is_named(cluster: Cluster, faults: Faults, 
     finally:
         faults.repair()
     assert sorted(line for line in out.splitlines() if line.startswith("node")) == ["node1", "node2", "node4"]
-    assert "left out: node3: " in out
+    assert left_out(out) == ["node3"]
     assert "status 0" in out
 
 
@@ -253,7 +255,7 @@ def test_a_hung_file_system_is_named_in_time(cluster: Cluster, faults: Faults, r
         # It hangs until the block is left: whoever waited for it would never come to an end.
         out = cluster.sbatch("alice", "srun -N3 -n3 --vet=mounts.yaml hostname\necho status $?\n", "-N4", cwd=room)
     assert sorted(line for line in out.splitlines() if line.startswith("node")) == ["node1", "node2", "node3"]
-    assert "left out: node4: mounts: " in out
+    assert left_out(out) == ["node4"] and "mounts: " in wrong_with(out, "node4")[0]
 
 
 def test_a_vet_step_leaves_nothing(cluster: Cluster, faults: Faults, room: Path) -> None:

@@ -90,6 +90,8 @@ class Site:
     process: subprocess.Popen[bytes] | None = None
     walls: tuple[str, ...] | None = None
     """Of the cage: all that the kernel gives, or only these."""
+    pauses: tuple[float, ...] = (0.05, 0.1, 0.2)
+    """Before a registry is asked again."""
     before: tuple[str, ...] = ()
     """A program that runs the service."""
 
@@ -132,9 +134,11 @@ class Site:
         assert self.alive(), self.log
 
     def python(self, code: str) -> list[str]:
-        """Return the start of a command that runs `code`, in which a cage has `walls`."""
+        """Return the start of a command that runs `code`, in which a cage has `walls`, and no try waits for long."""
+        code = f"jobs.PAUSES_S = {self.pauses!r}\n" + code
         if self.walls is not None:
-            code = f"from piolet.images import jobs; jobs.WALLS = {self.walls!r}\n" + code
+            code = f"jobs.WALLS = {self.walls!r}\n" + code
+        code = "from piolet.images import jobs\n" + code
         return [PYTHON, "-c", code]
 
     def alive(self) -> bool:

@@ -31,7 +31,7 @@ def scratch() -> str:
         return os.path.dirname(sys.argv[2])
     if "--scratch" in sys.argv:
         return sys.argv[2]
-    return os.path.dirname(os.path.dirname(os.readlink("/proc/self/fd/0")))
+    return os.path.dirname(os.path.dirname(os.path.dirname(os.readlink("/proc/self/fd/0"))))
 
 
 def attempts(ours: str) -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:

@@ -87,7 +87,7 @@ def nested(_: Place) -> list[Entry]:
     inner = made.described(
         made.manifest, f"{oci.OCI}.manifest.v1+json", platform={"os": "linux", "architecture": oci.ARCHITECTURE}
     )
-    for _depth in range(2):
+    for _depth in range(5):
         data = json.dumps({"schemaVersion": 2, "manifests": [inner]}).encode()
         made.blobs.append(data)
         inner = made.described(data, f"{oci.OCI}.index.v1+json")
@@ -135,7 +135,7 @@ HOSTILE: list[tuple[Callable[[Place], list[Entry] | bytes], str]] = [
     (a_wrong_layer, "does not have the content that its digest promises"),
     (a_missing_layer, "is missing"),
     (many, "more than 10000 entries"),
-    (nested, "a list inside lists of images"),
+    (nested, "a list inside 4 lists of images"),
     (several, "has 2 images"),
     (garbage("index.json", b"[]"), "index.json in it is not the JSON"),
     (garbage("index.json", b'{"manifests": 7}'), "no list of manifests"),

@@ -16,7 +16,7 @@ from tests.images.conftest import ALICE, BOB, PYTHON, Site, environment, finish,
 from tests.support import oci
 from tests.support.registry import Registry
 
-TITLES = ["REFERENCE", "DIGEST", "SIZE", "UNUSED", "FOR", "ACCESS"]
+TITLES = ["REFERENCE", "DIGEST", "SIZE", "UNUSED", "FOR", "SIGNED", "ACCESS"]
 
 
 @pytest.fixture

@@ -81,6 +81,29 @@ def test_wrong_password(site: Site, guarded: Registry, image: Path) -> None:
     assert "wrong" not in refused["error"] and "wrong" not in site.log
 
 
+def test_credentials_of_enroot_and_of_a_helper(site: Site, guarded: Registry, image: Path) -> None:
+    reference, home = guarded.push(image, "app:1", "alice"), site.room / "home"
+    (home / ".config/enroot").mkdir(parents=True)
+    netrc = home / ".config/enroot/.credentials"
+    netrc.write_text(f"machine {guarded.address} login alice password $(echo secret-a)\n")
+    refused = site.ask(ALICE, reference, HOME=str(home))
+    assert refused["kind"] == "Denied" and "its password is a command, which Piolet does not run" in refused["hint"]
+    netrc.write_text("machine 127.0.0.1 login alice password wrong\n")
+    refused = site.ask(ALICE, reference, HOME=str(home))
+    assert f"the credentials for it in {netrc} were used, and not accepted" in refused["hint"]
+    netrc.write_text("machine 127.0.0.1 login alice password secret-a\n")
+    assert "error" not in site.ask(ALICE, reference, HOME=str(home))
+    helper = home / "docker-credential-mine"
+    helper.write_text(f"""#!/bin/sh\nid -u >{home}/as; echo '{{"Username": "bob", "Secret": "secret-b"}}'\n""")
+    helper.chmod(0o755)
+    (home / ".docker").mkdir()
+    (home / ".docker/config.json").write_text('{"credHelpers": {"%s": "mine"}}' % guarded.address)  # noqa: UP031
+    shutil.chown(home, BOB)
+    bob = {"HOME": str(home), "PATH": f"{home}:{os.environ['PATH']}"}
+    assert "error" not in site.ask(BOB, reference, **bob)
+    assert (home / "as").read_text() == f"{BOB}\n", "it ran as the user, beside the client"
+
+
 def test_an_anonymous_grant_makes_it_public(site: Site, registry: Registry, image: Path) -> None:
     reference = registry.push(image, "app:1")
     pulled = site.ask(ALICE, reference, **credentials(site, registry, "alice", "any", ALICE))

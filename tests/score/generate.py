@@ -9,19 +9,22 @@ import argparse
 import concurrent.futures
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES
 from piolet.samples import dataset
+from piolet.samples.dataset import Node
+from piolet.samples.journals import NodeFacts
+from piolet.score.overview import summary_of
 
 START = 1_700_000_000_000_000_000
 _CHUNK = 50_000
 
 
-def facts(node: int, gpus: int, seconds: float, period: float) -> dataset.NodeFacts:
+def facts(node: int, gpus: int, seconds: float, period: float) -> NodeFacts:
     """Return what the sampler would have written of a node."""
     header = {
         "version": 1,
@@ -54,7 +57,7 @@ def facts(node: int, gpus: int, seconds: float, period: float) -> dataset.NodeFa
     ticks = int(seconds / period)
     quality = {"ticks": ticks, "late_ticks": 0, "worst_late_s": 0.0, "dropped_frames": 0, "blanks": {}}
     end = START + int(seconds * 1e9)
-    return dataset.NodeFacts(header, quality, [{"event": "end", "at": int(seconds * 1e9)}], START, end, True)
+    return NodeFacts(header, quality, [{"event": "end", "at": int(seconds * 1e9)}], START, end, True)
 
 
 def samples(node: int, gpus: int, seconds: float, period: float) -> Iterator[dict[str, Any]]:
@@ -106,13 +109,25 @@ def hosts(seconds: float) -> Iterator[dict[str, Any]]:
     yield chunk
 
 
+class Generated(Node):
+    """A node whose samples are not in a file yet."""
+
+    def chunks(self, columns: Sequence[str], host: bool = False, after: int = 0) -> Iterator[dict[str, Any]]:
+        """Yield what `samples` and `hosts` do."""
+        header = self.facts.header
+        seconds, period = (self.facts.end - self.facts.start) / 1e9, header["period"]
+        number = int(header["node"].removeprefix("node"))
+        return hosts(seconds) if host else samples(number, len(header["devices"]), seconds, period)
+
+
 def one(arguments: tuple[Path, int, int, float, float]) -> None:
     """Write one node."""
     directory, node, gpus, seconds, period = arguments
     known = facts(node, gpus, seconds, period)
     name = known.header["node"]
+    summary = summary_of(Generated(directory, known))
     dataset.write(directory / f"{name}.host.parquet", known, hosts(seconds), host=True)
-    dataset.write(directory / f"{name}.parquet", known, samples(node, gpus, seconds, period))
+    dataset.write(directory / f"{name}.parquet", known, samples(node, gpus, seconds, period), summary=summary)
 
 
 def generate(directory: Path, nodes: int, gpus: int, seconds: float, period: float) -> None:

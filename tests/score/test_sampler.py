@@ -323,12 +323,13 @@ def test_the_sampler_stays_small() -> None:
 def test_the_writer_is_the_user_and_finishes(simulate: Callable[..., Dataset], tmp_path: Path) -> None:
     """What goes through a pipe becomes the same data set."""
     from piolet.samples.writer import write
+    from piolet.score.overview import summary_of
 
     data = simulate("gpu\nload matmul 100\n", 5)
     source = data.nodes[0].path
     process = subprocess.Popen(["/bin/cat", str(source)], stdout=subprocess.PIPE)
     assert process.stdout is not None
-    path = write(process.stdout.fileno(), str(tmp_path / "out"), "node", "1.0")
+    path = write(process.stdout.fileno(), str(tmp_path / "out"), "node", "1.0", 10**9, lambda: summary_of)
     process.stdout.close()
     process.wait()
     assert Path(path).name == "node.parquet"
@@ -337,10 +338,10 @@ def test_the_writer_is_the_user_and_finishes(simulate: Callable[..., Dataset], t
     shutil.copy(source, tmp_path / "node.journal")
     for run in "1.1", "1.0-r1":
         with pytest.raises(ScoreError, match="holds the data set of another step"):
-            write(0, str(tmp_path), "node", run)
+            write(0, str(tmp_path), "node", run, 10**9, lambda: summary_of)
     for name in ("../x", "", ".."):
         with pytest.raises(ScoreError, match="cannot be the name"):
-            write(0, str(tmp_path), name, "1.0")
+            write(0, str(tmp_path), name, "1.0", 10**9, lambda: summary_of)
 
 
 @pytest.mark.parametrize(("other", "told"), [(1000, "2.0"), (1001, "")])

@@ -22,6 +22,7 @@ from piolet.samples import request
 from piolet.samples.choose import choose
 from piolet.samples.request import Wish
 from piolet.samples.sampler import Clock, Sampler
+from piolet.samples.settings import ScoreConfig
 from piolet.transport import packets
 
 from tests.score.hands import Hands
@@ -273,7 +274,7 @@ def test_a_users_writers_that_hang_are_that_users_trouble(
         begun.append(order.uid)
 
     monkeypatch.setattr(Keeper, "_start", start)
-    taker = Keeper(pwd.getpwuid(0), lambda _: None, keeper[1])
+    taker = Keeper(pwd.getpwuid(0), lambda _: None, keeper[1], ScoreConfig())
     for uid in [0] + [1000] * (WRITERS.each + 1) + [1001]:
         order = {"uid": uid, "gid": 1, "groups": [], "directory": "/d", "node": "n", "step": "1.0"}
         socket.send_fds(keeper[0], [json.dumps(order).encode()], [0])

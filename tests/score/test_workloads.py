@@ -118,7 +118,8 @@ def test_a_step_too_short_for_a_sample(report: Report) -> None:
     ]
     text = screen.render(got)
     assert "GPU saturation unknown" in text and "limited by" not in text and "utilisation" not in text
-    assert "<b>-</b><span>of the time limited by compute" in html.render(got)
+    page = html.render(got)
+    assert "<b>unknown</b><span>GPU saturation" in page and "<svg class=bar" not in page
     assert "idle_ratio" not in export.to_openmetrics(got)
 
 

@@ -118,7 +118,10 @@ def test_the_rooms_import_downwards() -> None:
 LATE = {
     "cli/": "srun waits for the command: a verb loads what it needs",
     "config/schema.py": "only an error needs it",
+    "hooks/facts.py": "only a node with a specification in YAML loads what reads it",
     "images/client.py": "whose image the service has needs no store of their own",
+    "images/credentials.py": "who has no credential helper loads nothing to run programs",
+    "images/pull.py": "few images are fetched without skopeo, and what does that takes long to load",
     "images/settings.py": "who sets nothing loads nothing",
     "samples/settings.py": "who sets nothing loads nothing",
     "node/main.py": "each of pioletd's processes loads its own, as the account that it is",
@@ -202,9 +205,9 @@ def _symbols(plugin: Path, which: str) -> set[str]:
     return {line.split()[-1].partition("@")[0] for line in done.stdout.splitlines()}
 
 
-@pytest.mark.parametrize("room", ["vet/evals", "samples/collectors"])
-def test_evals_and_collectors_know_the_contract_only(room: str) -> None:
-    """An eval or a collector is one file that imports nothing of ours but piolet.api."""
+@pytest.mark.parametrize("room", ["vet/evals", "samples/collectors", "hooks/known"])
+def test_evals_collectors_and_hooks_know_the_contract_only(room: str) -> None:
+    """An eval, a collector or a hook is one file that imports nothing of ours but piolet.api."""
     files = [path for path in (PACKAGE / room).glob("*.py") if path.name != "__init__.py"]
     assert len(files) > 3
     for path in files:

@@ -72,6 +72,8 @@ class Registry:
             env={"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"},
         )
         self.requests: list[str] = []
+        self.disturb: Callable[[http.server.BaseHTTPRequestHandler], bool] | None = None
+        """Asked for each request: whether it has answered that itself, badly."""
         self._sham = Sham(self._pass_on)
         self.address = self._sham.address
         try:
@@ -109,6 +111,8 @@ class Registry:
 
     def _pass_on(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         self.requests.append(f"{handler.command} {handler.path}")
+        if self.disturb is not None and self.disturb(handler):
+            return
         length = handler.headers.get("Content-Length")
         body = handler.rfile.read(int(length)) if length else _chunks(handler)
         client = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from piolet.api import PASS, Verdict
+from piolet.api import EITHER, PASS, Verdict
 from piolet.vet.runner import parts, records
 
 NODES = ["node1", "node2", "node3", "node4"]
@@ -29,16 +29,16 @@ SCONTROL = (
 SCANCEL = '#!/bin/sh\necho "scancel $*" >> "$LOG"\n'
 
 
-def verdict(node: str, outcome: str = PASS, reason: str = "", **details: Any) -> bytes:
-    value = records.record(node, "limits", "limits", Verdict(outcome, reason, details=details), 0.01)
+def verdict(node: str, outcome: str = PASS, reason: str = "", whose: str = EITHER, **details: Any) -> bytes:
+    value = records.record(node, "limits", "limits", Verdict(outcome, reason, details=details, whose=whose), 0.01)
     return parts.split(records.encode("verdict", asdict(value)))
 
 
-def told(node: str, outcome: str = PASS, reason: str = "", **details: Any) -> bytes:
+def told(node: str, outcome: str = PASS, reason: str = "", whose: str = EITHER, **details: Any) -> bytes:
     """Return what srun prints of a node that tells everything."""
     hello = records.encode("hello", {"node": node, "where": "host", "evals": 1})
     end = records.encode("end", {"node": node, "where": "host", "evals": 1})
-    return labelled(node, hello + verdict(node, outcome, reason, **details) + end)
+    return labelled(node, hello + verdict(node, outcome, reason, whose, **details) + end)
 
 
 def labelled(node: str, text: bytes) -> bytes:

@@ -58,7 +58,8 @@ def test_a_bad_node_is_left_out(slurm: Slurm) -> None:
     status, words, said = slurm.gate("srun -N3 --vet=p.yaml app -N 9")
     assert status == 0
     assert words == ["srun", "--exclude=node2", "-N3", "--vet=none", "app", "-N", "9"]
-    assert "left out: node2: limits: memlock is low" in said
+    assert "bad (unclear): node2: limits: memlock is low\nleft out: --exclude=node2\n" in said
+    assert "spares: 0 of 1 left; with so many bad ones, 3 good nodes take -N 4" in said
     assert "going on with 3 of 4 nodes, without node2" in said
     result = json.loads((slurm.directory / "vet-7.json").read_text())
     assert result["chosen"] == ["node1", "node3", "node4"]

@@ -21,9 +21,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("nvml")).parent
 
 
-def vet(library: Path | None, where: Path, script: str, **environ: str) -> tuple[int, dict[str, Any]]:
+def vet(
+    library: Path | None, where: Path, script: str, protocol: str = PROTOCOL, **environ: str
+) -> tuple[int, dict[str, Any]]:
     (where / "script").write_text(script)
-    (where / "p.yaml").write_text(PROTOCOL)
+    (where / "p.yaml").write_text(protocol)
     own = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "CUDA"))}
     own |= {"PIOLET_FAKE_NVML": str(where / "script"), "HOME": str(where), "XDG_CACHE_HOME": str(where), **environ}
     if library is not None:
@@ -290,7 +292,7 @@ def test_a_driver_that_asks_for_no_reset_has_had_it(library: Path, tmp_path: Pat
 def test_a_missing_gpu(library: Path, tmp_path: Path) -> None:
     status, rows = vet(library, tmp_path, "gpus 3\n")
     assert status == 3
-    assert rows["gpu"]["reason"] == "there are 3 GPUs, not 4"
+    assert rows["gpu"]["reason"] == "the step has 3 GPUs, not 4"
 
 
 def test_only_the_steps_gpus_are_looked_at(library: Path, tmp_path: Path) -> None:
@@ -301,9 +303,6 @@ def test_only_the_steps_gpus_are_looked_at(library: Path, tmp_path: Path) -> Non
     assert rows["gpu_health"]["outcome"] == "fail"
     _, rows = vet(library, tmp_path, script, CUDA_VISIBLE_DEVICES="GPU-00000003")  # CUDA takes as much as is unique
     assert "uncorrected ECC errors" in rows["gpu_health"]["reason"]
-    _, rows = vet(library, tmp_path, script, CUDA_VISIBLE_DEVICES="MIG-00000003-0001-0000-0000-000000000000")
-    assert {row["outcome"] for row in rows.values()} == {"inconclusive"}
-    assert "parts of GPUs (MIG)" in rows["gpu_health"]["reason"]
     _, rows = vet(library, tmp_path, script, CUDA_VISIBLE_DEVICES="7")
     assert "NVML shows 0 of them" in rows["gpu_health"]["reason"]
 

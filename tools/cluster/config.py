@@ -184,6 +184,10 @@ def piolet_toml(layout: Layout) -> str:
         f"edf_path = [{_toml(layout.edf)}]\n"
         f"mounts = [{_toml(layout.site)}]\n"
         f"entry_program = {_toml(layout.entry_program)}\n\n"
+        "[hooks]\n"
+        f"directory = {_toml(layout.etc / 'hooks.d')}\n"
+        f'cdi = ["/etc/cdi", "/var/run/cdi", {_toml(layout.etc / "cdi")}]\n'
+        f'options = ["slurm.conf={layout.etc}", "slurm.also={_also(layout)}"]\n\n'
         "[images]\n"
         f"store = {_toml(layout.images)}\n"
         f"socket = {_toml(layout.images_socket)}\n\n"
@@ -192,11 +196,23 @@ def piolet_toml(layout: Layout) -> str:
         'account = "piolet"\n'
         f"vet_program = {_toml(layout.vet_program)}\n\n"
         '[vet]\nspool = "/run/piolet/spool"\n'
+        # The nodes share their processes with this machine, whose other users have no part in the cluster.
+        f"users = [{', '.join(_ids(name) for name in accounts.USERS)}]\n"
     )
+
+
+def _also(layout: Layout) -> str:
+    """Return what Slurm's commands need besides in a container: the socket of munged, and our plugins."""
+    return ":".join(map(str, (layout.munge, layout.plugins, layout.libexec)))
 
 
 def _toml(path: Path) -> str:
     return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _ids(name: str) -> str:
+    uid = pwd.getpwnam(name).pw_uid
+    return f'"{uid}-{uid}"'
 
 
 def hosts(s: Settings, own_name: str, own_hosts: str) -> str:

@@ -15,6 +15,8 @@ from tools.cluster.errors import ClusterError
 
 _NVIDIA = 195
 DEFAULT_LOAD = "load matmul 60 75 2"
+EMPTY = "memory_by_load 0"
+"""They compute whether or not a step runs; with full memory no vetting would find them fit for one."""
 
 
 def provide(directory: Path, nodes: Sequence[str], count: int) -> str:
@@ -30,8 +32,13 @@ def provide(directory: Path, nodes: Sequence[str], count: int) -> str:
         # Nobody opens them; Slurm wants to see devices, with the numbers that NVIDIA's have.
         os.mknod(directory / f"nvidia{index}", stat.S_IFCHR | 0o666, os.makedev(_NVIDIA, index))
     for node in nodes:
-        script(directory, node).write_text(f"gpu\n{DEFAULT_LOAD}\n" * count, "ascii")
+        script(directory, node).write_text(usual(count), "ascii")
     return f"{count} simulated ones on each node, by {directory}/NODE.script"
+
+
+def usual(count: int) -> str:
+    """Return the script of a node as a new cluster has it."""
+    return f"gpu\n{DEFAULT_LOAD}\n{EMPTY}\n" * count
 
 
 def script(directory: Path, node: str) -> Path:

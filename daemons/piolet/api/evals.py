@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 OUTCOMES = (PASS, FAIL, INCONCLUSIVE)
+NODE, USER, EITHER = "node", "user", ""
+"""Whose problem a verdict tells of: the node's, the user's or the protocol's, or either's."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class Verdict:
     limit     the limit that it was held against, or None
     unit      of both: 'GB/s' (1e9 bytes per second), 'degC', 's', …
     details   more facts for the result file, plain JSON values
+    whose     whose problem it is, unless it passed. NODE: that of its hardware or system, even if all nodes have it.
+              USER: the user's or the protocol's, however many nodes have it: a variable, a module, a limit.
+              EITHER: it counts as the user's only if at least 3 nodes, and all there are, have it
     """
 
     outcome: str
@@ -39,8 +44,11 @@ class Verdict:
     limit: float | None = None
     unit: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    whose: str = EITHER
 
     def __post_init__(self) -> None:
+        if self.whose not in (NODE, USER, EITHER):
+            raise ValueError(f"a problem is the {NODE}'s, the {USER}'s or, as '', either's, not {self.whose!r}")
         if self.outcome not in OUTCOMES:
             raise ValueError(f"a verdict is one of {', '.join(OUTCOMES)}, not {self.outcome!r}")
         if self.outcome != PASS and not self.reason:
@@ -48,7 +56,11 @@ class Verdict:
 
 
 class Inconclusive(Exception):  # noqa: N818 - it is no error of the node, and the name says what becomes of it
-    """Raised by an eval that cannot judge; its text becomes the reason."""
+    """Raised by an eval that cannot judge; its text becomes the reason, and `whose` is as in a Verdict."""
+
+    def __init__(self, reason: str = "", whose: str = EITHER) -> None:
+        super().__init__(reason)
+        self.whose = whose
 
 
 def at_most(measure: str, value: float, limit: float | None, unit: str, **details: Any) -> Verdict:

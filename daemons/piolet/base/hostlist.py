@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterable, Sequence
 
 from piolet.base.errors import SlurmError
 
 _HOSTS_MAX = 100_000
+_NUMBERED = re.compile(r"(.*?)(\d{1,9})(\D*)", re.ASCII | re.DOTALL)
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
 
 
@@ -52,3 +54,27 @@ def _numbers(piece: str, text: str) -> list[str]:
             raise SlurmError(f"'{text[:200]}' is no list of hosts: the range '{one[:40]}' is impossible")
         found += [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     return found
+
+
+def compress(hosts: Iterable[str]) -> str:
+    """Return the hosts as Slurm writes them, each once: 'gpu[001-003,7],login'; `expand` gives them back.
+
+    Those of one name stand together, in their order.
+    """
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for host in dict.fromkeys(hosts):
+        match = _NUMBERED.fullmatch(host)
+        prefix, number, suffix = match.groups() if match else (host, "", "")
+        runs = groups.setdefault((prefix, suffix) if number else (host, ""), [])
+        if runs and number and str(int(runs[-1][1]) + 1).zfill(len(runs[-1][0])) == number:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return ",".join(_group(prefix, suffix, runs) for (prefix, suffix), runs in groups.items())
+
+
+def _group(prefix: str, suffix: str, runs: Sequence[tuple[str, str]]) -> str:
+    if len(runs) == 1 and runs[0][0] == runs[0][1]:
+        return prefix + runs[0][0] + suffix
+    inside = ",".join(first if first == last else f"{first}-{last}" for first, last in runs)
+    return f"{prefix}[{inside}]{suffix}"

@@ -14,15 +14,16 @@ from dataclasses import replace
 from piolet import __file__ as package_file
 from piolet.base import texts
 from piolet.base.errors import ImageError, PioletError
-from piolet.cli import caller, convert, thismachine
+from piolet.cli import caller, convert, devices, thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
+from piolet.environment import secrets
 from piolet.environment.definition import from_json
 from piolet.environment.render import Rendered, Resolver, render, unresolved
 from piolet.images.info import ImageInfo
 from piolet.images.reference import is_path
 from piolet.site import config
-from piolet.submission.dependencies import Host
+from piolet.submission.dependencies import Host, Kind
 
 # What the image client looks at besides the variables that the definition names.
 _CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE")
@@ -46,6 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action.add_argument("file", metavar="FILE", help="a file, or a name in EDF_PATH, as for --environment")
         action.add_argument("--offline", action="store_true", help="never ask a registry")
     convert.add_parser(actions)
+    devices.add_parser(actions)
     submit = actions.add_parser(
         "submit",
         help="what the plugin in srun calls",
@@ -60,6 +62,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Do what `args` say and return the exit status."""
     if args.action == "submit":
         return _submit(args, settings)
+    if args.action == "devices":
+        return devices.run(args, settings)
     host = this_host()
     if args.action in convert.ACTIONS:
         return convert.run(args, lambda name: _render(name, host, settings, _asking(settings, offline=args.offline)))
@@ -69,7 +73,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
         print("; ".join((_verdict(args.file, rendered), *left)))
     elif args.action == "render":
         sys.stdout.flush()
-        sys.stdout.buffer.write(rendered.definition.to_json() + b"\n")
+        shown = replace(rendered.definition, set_env=secrets.shown(rendered.definition.set_env))
+        sys.stdout.buffer.write(shown.to_json() + b"\n")
         sys.stdout.buffer.flush()
     else:
         from piolet.environment.explain import explain
@@ -88,6 +93,13 @@ def this_host() -> Host:
 
 def _render(request: str, host: Host, settings: config.Config, resolve: Resolver) -> Rendered:
     rendered = render(request, host, settings.environment, resolve)
+    definition = rendered.definition
+    if definition.annotations:
+        from piolet.hooks.wanted import check
+
+        host.watch(settings.hooks.directory)
+        more = check(definition.annotations, definition.set_env, settings.hooks)
+        rendered = replace(rendered, warnings=(*rendered.warnings, *more))
     for text in (*rendered.warnings, *rendered.once):
         _warn(text)
     return rendered
@@ -142,9 +154,27 @@ def _verdict(name: str, rendered: Rendered) -> str:
     return f"{name} is valid: {image}, {texts.counted(len(definition.mounts), 'mount')}"
 
 
+def _has_secrets(rendered: Rendered, host: Host) -> bool:
+    """Return whether a secret's value would be kept in the cache."""
+    names = [one.name for one in host.dependencies if one.kind == Kind.VARIABLE]
+    return secrets.any_secret((*(name for name in rendered.layer.env if name in rendered.definition.set_env), *names))
+
+
+def _is_quiet() -> bool:
+    """Return whether the srun, sbatch or salloc that started us was told to be quiet."""
+    from piolet.slurm import srunwords
+
+    try:
+        with open(f"/proc/{os.getppid()}/cmdline", "rb") as file:
+            words = os.fsdecode(file.read(1 << 20)).split("\0")
+    except OSError:
+        return False
+    return srunwords.is_quiet(words[:-1])
+
+
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.submission import cache, record
-    from piolet.submission.dependencies import Dependency, Kind
+    from piolet.submission.dependencies import Dependency
 
     host = this_host()
     host.watch(args.config or str(config.DEFAULT_PATH))
@@ -158,7 +188,7 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
         refusal = thismachine.refusal(reference, settings)
         if refusal is not None and not client.is_there(reference, settings.images):
             raise refusal  # before gigabytes come in vain
-        with progress() as show:
+        with progress(quiet=_is_quiet()) as show:
             info = client.resolve(reference, settings.images, pull=True, progress=show)
         if info.image.digest is None and info.image.path is None:
             raise ImageError(f"the image {reference} was pulled, but is in no store")
@@ -190,7 +220,7 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
         packed = record.packed(definition, args.request, host.cwd, record.Script.BARE)
     record.write(args.record_fd, packed)
     path = cache.path_of(host.variables, host.cwd, args.request, args.config or "", os.getuid())
-    for_all = chdir is None and not rendered.passing
+    for_all = chdir is None and not rendered.passing and not _has_secrets(rendered, host)
     if whole and path and for_all and cache.is_settled(host.dependencies, started):
         cache.store(path, whole)
     return 0

@@ -1,4 +1,4 @@
-"""`piolet image`: pull, list, rm, import, verify, prune.
+"""`piolet image`: pull, list, pin, rm, import, verify, prune.
 
 A thin layer: what is asked goes to the image service, or to the user's own store where EDF_IMAGESTORE
 is set.
@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from piolet.base.errors import ImageError, UsageError
 from piolet.cli import thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
-from piolet.images import client
+from piolet.images import client, findings
 from piolet.images.reference import is_path
 from piolet.site.config import Config
 
@@ -32,11 +33,16 @@ def add_parser(subparsers: Any) -> None:
     pull = actions.add_parser("pull", help="bring an image into the store, if it is not there")
     pull.add_argument("reference", metavar="REF", help="for example ubuntu:24.04")
     pull.add_argument("--refresh", action="store_true", help="ask the registry again what the tag means")
+    pull.add_argument("-Q", "--quiet", action="store_true", help="show no progress")
     actions.add_parser("list", help="the images that you may use")
+    for name, text in (("pin", "have an image stay, however long nobody uses it"), ("unpin", "take that back")):
+        pin = actions.add_parser(name, help=text)
+        pin.add_argument("target", metavar="REF|DIGEST", help="a reference, or sha256: and at least 8 digits")
     remove = actions.add_parser("rm", help="remove an image")
     remove.add_argument("target", metavar="REF|DIGEST", help="a reference, or sha256: and at least 8 digits")
     bring = actions.add_parser("import", help="bring in an image from an archive")
     bring.add_argument("source", metavar="SOURCE", help="FILE, oci-archive:FILE, docker-archive:FILE or oci:DIRECTORY")
+    bring.add_argument("-Q", "--quiet", action="store_true", help="show no progress")
     bring.add_argument("--name", metavar="NAME[:TAG]", help="file it as localhost/NAME:TAG (default: the file's name)")
     verify = actions.add_parser("verify", help="whether images are still what was converted")
     which = verify.add_mutually_exclusive_group(required=True)
@@ -56,6 +62,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
         "pull": _pull,
         "list": _list,
         "rm": _remove,
+        "pin": _pin,
+        "unpin": _pin,
         "import": _import,
         "verify": _verify,
         "prune": _prune,
@@ -69,8 +77,10 @@ def _pull(args: argparse.Namespace, config: Config) -> int:
     refusal = thismachine.refusal(args.reference, config)
     if refusal is not None:  # the store is every node's, and others may differ
         print(f"piolet: warning: {printable(refusal.message)}", file=sys.stderr)
-    with progress() as show:
+    with progress(quiet=args.quiet) as show:
         info = client.find(args.reference, config.images, "refresh" if args.refresh else "pull", show)
+    for text in info.warnings:
+        print(f"piolet: warning: {printable(text)}", file=sys.stderr)
     print(f"{info.image.reference} {info.image.digest}")
     return 0
 
@@ -96,6 +106,18 @@ def _remove(args: argparse.Namespace, config: Config) -> int:
 
         done = personal.manage(config.images, own, lambda store: store.remove(os.geteuid(), args.target))
     print(f"removed {done['removed']}")
+    return 0
+
+
+def _pin(args: argparse.Namespace, config: Config) -> int:
+    own, wanted = client.own_store(), args.action == "pin"
+    if own is None:
+        done = client.ask(config.images, {"op": args.action, "target": args.target}, lambda _: None)
+    else:
+        from piolet.images import personal
+
+        done = personal.manage(config.images, own, lambda store: store.pin(os.geteuid(), args.target, wanted))
+    print(f"{'pinned' if wanted else 'no longer pinned'}: {done['reference']} {done['digest']}")
     return 0
 
 
@@ -171,7 +193,7 @@ def _renew(config: Config, dry_run: bool) -> int:
 def _import(args: argparse.Namespace, config: Config) -> int:
     kind, path = _source(args.source)
     name = args.name or _name_of(path)
-    with progress() as show, _archive(kind, path) as fd:
+    with progress(quiet=args.quiet) as show, _archive(kind, path) as fd:
         kind = "oci-archive" if kind == "oci" else kind
         own = client.own_store()
         if own is None:
@@ -242,7 +264,8 @@ def _table(
     title: str = "ACCESS",
     shown: Callable[[dict[str, Any]], str] = lambda entry: str(entry["access"]),
 ) -> None:
-    rows = [("REFERENCE", "DIGEST", "SIZE", "UNUSED FOR", title)]
+    scans = any(entry.get("scan") for entry in entries)
+    rows = [("REFERENCE", "DIGEST", "SIZE", "UNUSED FOR", "SIGNED", *(("FINDINGS",) if scans else ()), title)]
     for entry in entries:
         for number, reference in enumerate(entry["references"] or ["-"]):
             first = number == 0
@@ -252,6 +275,8 @@ def _table(
                     entry["digest"][:19],
                     units.size(entry["size"]) if first else '"',
                     units.age(entry["unused_s"]) if first else '"',
+                    (entry.get("signed") or "-") if first else '"',
+                    *((findings.told(entry.get("scan"), time.time()) if first else '"',) if scans else ()),
                     shown(entry) if first else '"',
                 )
             )

@@ -21,6 +21,7 @@ from piolet.site import config
 
 COMMANDS = {
     "env": ("piolet.cli.env", "check, render and explain environment definition files"),
+    "hooks": ("piolet.cli.hooks", "list the hooks that definitions can switch on"),
     "image": ("piolet.cli.image", "pull, list, import, remove and prune images"),
     "vet": ("piolet.cli.vet", "check nodes against a protocol"),
     "score": ("piolet.cli.score", "how much of the GPUs a step used: report, compare, export"),

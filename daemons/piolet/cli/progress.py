@@ -43,8 +43,11 @@ class Progress:
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """Give what shows a text on standard error while the block runs."""
+def progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Give what shows a text on standard error while the block runs, or nothing if `quiet`."""
+    if quiet:
+        yield lambda _: None
+        return
     shown = Progress()
     try:
         yield shown.show

@@ -126,12 +126,12 @@ def _interval(text: str) -> float:
         raise argparse.ArgumentTypeError(f"'{text}' is no interval from 10ms to 1h, as 100ms or 1s") from None
 
 
-def _summary(name: str, calibration: Path | None) -> Any:
+def _summary(name: str, calibration: Path | None, detail: bool = False) -> Any:
     from piolet.samples.dataset import open_dataset
     from piolet.score.summary import summarise
 
     peaks = _peaks(calibration)
-    return summarise(open_dataset(locate(name)), peaks)
+    return summarise(open_dataset(locate(name)), peaks, detail)
 
 
 def _peaks(path: Path | None) -> Any:
@@ -171,6 +171,7 @@ def _run(args: argparse.Namespace) -> int:
     from piolet.samples import dataset, local
     from piolet.samples.choose import NAMES
     from piolet.samples.journal import SUFFIX
+    from piolet.score.overview import summary_of
     from piolet.score.summary import summarise
 
     command = args.words[1:] if args.words[:1] == ["--"] else args.words
@@ -185,7 +186,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         for path in directory.glob(f"*{SUFFIX}"):
             try:
-                dataset.finish(path)
+                dataset.finish(path, summary_of)
             except ScoreError as error:  # its disk is full: the journal says as much
                 print(f"piolet: warning: {printable(error.message)}", file=sys.stderr)
         print(_screen(summarise(dataset.open_dataset(directory)), sys.stderr), end="", file=sys.stderr)
@@ -218,7 +219,7 @@ def _show(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from piolet.score.report import figures, html, screen
 
-    summary = _summary(args.data, args.calibration)
+    summary = _summary(args.data, args.calibration, detail=True)
     target = args.out or locate(args.data) / "report.html"
     write(target, html.render(summary).encode())
     print(target)
@@ -226,9 +227,9 @@ def _report(args: argparse.Namespace) -> int:
         write(target.with_suffix(".pdf"), figures.pdf(summary, screen.render(summary)))
         print(target.with_suffix(".pdf"))
     if args.png:
-        for name, _, _, figure in figures.figures(summary):
+        for name, title, _, figure in figures.figures(summary):
             path = target.with_name(f"{target.stem}-{name}.png")
-            write(path, figures.png(figure))
+            write(path, figures.png(figure, f"{summary.title}: {title}"))
             print(path)
     return 0
 
@@ -242,7 +243,7 @@ def _watch(args: argparse.Namespace) -> int:
         data = open_dataset(directory)
         if sys.stdout.isatty():
             print("\x1b[H\x1b[2J", end="")
-        print(_screen(summarise(data, peaks), sys.stdout), end="", flush=True)
+        print(_screen(summarise(data, peaks, detail=False), sys.stdout), end="", flush=True)
         if all(node.facts.complete for node in data.nodes):
             return 0
         time.sleep(args.interval)

@@ -1,21 +1,25 @@
 """The two ends of a scored step in srun: the request becomes a definition, and the data set becomes a screen.
 
-`end` runs after the step, on behalf of srun, whose exit status it does not touch: it says what it could not do, waits
-a bounded time for the nodes' last samples, and never raises.
+`end` runs after the step, on behalf of srun, whose exit status it does not touch: it says what it could not do, takes a
+bounded time, and never raises.
 """
 
 from __future__ import annotations
 
 import os
+import select
+import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from piolet import __file__ as package_file
 from piolet.base import files
 from piolet.base.errors import ConfigError, PioletError, ScoreError
+from piolet.cli import origin
 from piolet.cli.main import printable
 from piolet.samples.request import Wish, from_json, parse, period_of
 from piolet.samples.settings import ScoreConfig
@@ -25,7 +29,11 @@ from piolet.steps import identity
 VARIABLE = "SLURM_PIOLET_SCORE"
 _POLL_S = 0.05
 _TAIL = 64 << 10
-_FIRST_S = 3.0  # a node that samples has begun its file when its first task began
+_SMALL = 4 << 20
+_FIRST_S = 1.0  # a node that samples has begun its file when its first task began
+_READ_S, _LEAST_S = 0.8, 0.3  # of the wait, so much is for reading; and so much is waited in any case
+_HTML_S = 10
+_BEGUN = time.monotonic()
 
 
 def submit(request: str, descriptor: int, config: str | None, settings: ScoreConfig) -> int:
@@ -85,52 +93,127 @@ def _default(settings: ScoreConfig) -> Wish:
 
 
 def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any], str]) -> int:
-    """Show the score of a step on stderr; return the exit status, which says whether there was one."""
+    """Show the score of a step on stderr; return the exit status, which says whether there was one.
+
+    What reads the data set is a process of its own: srun is held up for `end_wait_s` at most, whatever the size of the
+    step and the state of its file system; with `html`, which is asked for, for _HTML_S more.
+    """
+    wish = None
+    try:
+        wish = from_json(os.fsencode(os.environ.get(VARIABLE, "")))
+        restarts = os.environ.get("SLURM_RESTART_COUNT", "")
+        run = Run(job, step, int(restarts) if restarts.isdecimal() else 0, os.getppid())
+        directory = Path(wish.directory(run.job, run.step, run.restarts))
+        wait = settings.end_wait_s + (_HTML_S if wish.html else 0)
+        status = apart(lambda out: _show(directory, run, wish, settings, screen, out), _BEGUN + wait)
+        if status is not None:
+            return status
+        later = f"piolet score report {directory}" if wish.html else f"piolet score show {directory}"
+        print(
+            f"piolet: the score of step {run.name} is not ready after {wait} s; it comes with: {later}", file=sys.stderr
+        )
+    except PioletError as error:
+        print(f"piolet: warning: no score: {printable(error.render())}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 - whatever becomes of the scoring, the step has ended well
+        print(f"piolet: warning: no score: {type(error).__name__}: {error}", file=sys.stderr)
+    return 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """Which run of which step has ended; `srun` is the process that waits for it."""
+
+    job: int
+    step: int
+    restarts: int
+    srun: int
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return identity.run_name(self.job, self.step, self.restarts)
+
+
+def apart(work: Callable[[TextIO], int], deadline: float) -> int | None:
+    """Do the work in a process of its own, and copy what it writes to stderr; return its status.
+
+    None: the deadline (of time.monotonic()) has come. Then the process is ended, and not waited for: it may hang in a
+    file system. What it has written by then is shown.
+    """
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(read)
+            with os.fdopen(write, "w", encoding="utf-8", errors="replace") as out:
+                status = work(out)
+        finally:
+            os._exit(status)
+    os.close(write)
+    ended = False
+    with os.fdopen(read, "rb", buffering=0) as pipe:
+        while not ended and (left := deadline - time.monotonic()) > 0:
+            if select.select([pipe], [], [], left)[0]:
+                piece = pipe.read(1 << 16)
+                ended = not piece
+                sys.stderr.buffer.write(piece or b"")
+                sys.stderr.buffer.flush()
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        return None
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _show(
+    directory: Path, run: Run, wish: Wish, settings: ScoreConfig, screen: Callable[[Any, Any], str], out: TextIO
+) -> int:
+    """Write the screen, and make the page if it is wished; return the exit status."""
     try:
         from piolet.samples.dataset import open_dataset
         from piolet.score import peaks
         from piolet.score.summary import summarise
 
-        wish = from_json(os.fsencode(os.environ.get(VARIABLE, "")))
-        restarts = os.environ.get("SLURM_RESTART_COUNT", "")
-        again = int(restarts) if restarts.isdecimal() else 0
-        directory = Path(wish.directory(job, step, again))
-        late = _wait(directory, settings.end_wait_s)
+        late = _wait(directory, _BEGUN + max(_LEAST_S, settings.end_wait_s - _READ_S))
+        data = open_dataset(directory)
+        if data.run != run.name:
+            raise ScoreError(f"{directory} holds the data set of another step, {data.run}")
+        origin.leave(directory, run.srun)
         table = peaks.from_file(Path(settings.calibration)) if settings.calibration else None
-        summary = summarise(open_dataset(directory), table)
-        if summary.name != identity.run_name(job, step, again):
-            raise ScoreError(f"{directory} holds the data set of another step, {summary.name}")
-        print(screen(summary, sys.stderr), end="", file=sys.stderr)
+        summary = summarise(data, table, detail=wish.html)
+        print(screen(summary, sys.stderr), end="", file=out)
         if late:
-            print(f"piolet: warning: the last samples of {late} did not come in time", file=sys.stderr)
+            print(f"piolet: warning: the last samples of {late} did not come in time", file=out)
         if wish.html:
             from piolet.cli.files import write
             from piolet.score.report import html
 
+            out.flush()
             write(directory / "report.html", html.render(summary).encode())
-            print(f"piolet: the report: {directory / 'report.html'}", file=sys.stderr)
+            print(f"piolet: the report: {directory / 'report.html'}", file=out)
         else:
-            print(f"piolet: the samples: {directory}; a report: piolet score report {directory}", file=sys.stderr)
+            print(f"piolet: the samples: {directory}; a report: piolet score report {directory}", file=out)
     except PioletError as error:
-        print(f"piolet: warning: no score: {printable(error.render())}", file=sys.stderr)
+        print(f"piolet: warning: no score: {printable(error.render())}", file=out)
         return 1
     except Exception as error:  # noqa: BLE001 - whatever becomes of the scoring, the step has ended well
-        print(f"piolet: warning: no score: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"piolet: warning: no score: {type(error).__name__}: {error}", file=out)
         return 1
     return 0
 
 
-def _wait(directory: Path, seconds: float) -> str:
+def _wait(directory: Path, deadline: float) -> str:
     """Wait until every node's samples are complete; return which are not. A node without any is not waited for long."""
     from piolet.samples.dataset import HOST_PARQUET, PARQUET, open_dataset
     from piolet.samples.journal import SUFFIX
 
     wanted = 0
-    deadline = time.monotonic() + seconds
-    first = time.monotonic() + min(seconds, _FIRST_S)
+    ended: set[str] = set()
+    first = min(deadline, time.monotonic() + _FIRST_S)
     while True:
         begun = list(directory.glob(f"*{SUFFIX}"))
-        journals = sorted(path.stem for path in begun if not _ended(path))
+        ended |= {path.stem for path in begun if path.stem not in ended and _ended(path)}
+        journals = sorted(path.stem for path in begun if path.stem not in ended)
         finished = [path for path in directory.glob(f"*{PARQUET}") if not path.name.endswith(HOST_PARQUET)]
         there = begun or finished
         if there and not journals:
@@ -148,12 +231,18 @@ def _wait(directory: Path, seconds: float) -> str:
 
 
 def _ended(journal: Path) -> bool:
-    """Return whether a journal has its end mark, in one of its last frames, or is a Parquet file by now."""
+    """Return whether a journal has its end mark, or is a Parquet file by now.
+
+    The sums of all samples stand behind the end mark; those of a small journal are as soon made of its samples.
+    """
+    from piolet.samples.journal import last_summary
+
     try:
         # Others may write there, too: what is no file must not hold this up.
         descriptor = files.open_regular(str(journal))
     except (FileNotFoundError, files.NotRegularError):
         return True
     with os.fdopen(descriptor, "rb") as file:
-        file.seek(max(0, os.fstat(descriptor).st_size - _TAIL))
-        return b'"event":"end"' in file.read()
+        size = os.fstat(descriptor).st_size
+        file.seek(max(0, size - _TAIL))
+        return (size < _SMALL and b'"event":"end"' in file.read()) or bool(last_summary(str(journal)))

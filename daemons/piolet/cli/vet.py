@@ -125,7 +125,7 @@ def _list(args: argparse.Namespace, settings: config.Config) -> int:
 
 
 def _run(args: argparse.Namespace, settings: config.Config) -> int:
-    from piolet.vet import foreground, results, screen, verdicts
+    from piolet.vet import foreground, problems, results, screen, verdicts
 
     plan = _load(args.file, settings)
     node = socket.gethostname().partition(".")[0]
@@ -140,7 +140,7 @@ def _run(args: argparse.Namespace, settings: config.Config) -> int:
     good = bool(decision.good) and not decision.abort
     text = screen.render(plan, decision, seconds)
     if args.quiet:
-        text = "" if good else "\n".join(screen.left_out(decision)) + "\n"
+        text = "" if good else "\n".join(problems.lines(plan, decision)) + "\n"
     sys.stdout.write(printable(text))
     return 0 if good else verdicts.STATUS_BAD
 

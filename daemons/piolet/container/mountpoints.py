@@ -19,6 +19,38 @@ class MissingError(OSError):
     """A mount point that is not there, where none may be made."""
 
 
+class NewFiles:
+    """Makes mount points of files where nothing is, in directories of the container's own, which it remembers.
+
+    `own` as for `find`, which does the same, and all else, in three times the time: a driver has forty files in one.
+    """
+
+    def __init__(self, own: set[int]) -> None:
+        self._own = own
+        self._folders: dict[str, str] = {}
+
+    def make(self, path: str) -> str | None:
+        """Make an empty file and return its path without links; None: it is not as simple as that."""
+        folder, _, name = path.rpartition("/")
+        try:
+            real = self._folders.get(folder)
+            if real is None:
+                real = os.path.realpath(folder)
+                if os.stat(real).st_dev not in self._own:
+                    return None
+                self._folders[folder] = real
+            place = f"{real}/{name}"
+            # Nothing is there, not even a link.
+            os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+        except OSError:
+            return None
+        return place
+
+    def forget(self) -> None:
+        """Look at directories again: something was mounted."""
+        self._folders.clear()
+
+
 def find(mount: PlannedMount, directory: bool, own: set[int]) -> str | None:
     """Return where `mount` is to be attached in the root that this process has, links followed.
 

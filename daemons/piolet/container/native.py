@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from piolet.base.errors import ContainerError
-from piolet.container import accounts, fuse, mountpoints, oci
+from piolet.container import accounts, extras, fuse, mountpoints, oci
 from piolet.container.plan import OPTIONAL, ContainerPlan, PlannedMount
 from piolet.system import linux
 
@@ -75,38 +75,43 @@ def build(
     mark("image and overlay")
     sources = _sources(plan, mounter, scratch)
     mark("open the sources")
-    lines = accounts.of_user()
+    lines, others = accounts.of_user(), extras.account_lines(plan)
     mark("user database")
     if plan.runtime == "crun":
         with _inside(f"{scratch}/root"):
-            start = _furnish(plan, lines, sources)
+            start = _furnish(plan, lines, others, sources)
         oci.enter(plan, crun, scratch)
         _forbid_setuid()
+        extras.start(plan)
         mark("crun")
         return start
     _change_root(f"{scratch}/root")
     mark("change root")
-    start = _furnish(plan, lines, sources)
+    start = _furnish(plan, lines, others, sources)
     _forbid_setuid()
     mark("accounts and mounts")
     if not plan.writable:
         _freeze_root()
+    extras.start(plan)
     mark("the rest")
     return start
 
 
-def _furnish(plan: ContainerPlan, lines: tuple[str, list[str]], sources: list[HeldMount]) -> str:
+def _furnish(plan: ContainerPlan, lines: tuple[str, list[str]], others: list[str], sources: list[HeldMount]) -> str:
     """Write what is ours into the root that this process has, then attach the mounts; return where tasks start.
 
     In this order: nothing of the host's is in the root yet, so that no link of the image leads our files there, and a
     mount of the user's at one of them wins.
     """
     accounts.write(*lines)
+    extras.add_accounts(others)
+    extras.write(plan)
     if plan.entrypoint:
         _put_entrypoint(plan)
     own = {os.stat("/").st_dev}
+    new = mountpoints.NewFiles(own)
     for source in sources:
-        _attach(source, own)
+        _attach(source, own, new)
     if plan.entrypoint and not os.path.exists(ENTRY_WORDS):
         raise ContainerError(
             "the entrypoint cannot be run: a mount hides /run/piolet, where it is started from",
@@ -169,6 +174,11 @@ def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> He
             os.mkdir(spare)
             assert mounter is not None
             mounter.mount(mount.source, spare)
+            path = spare
+        elif mount.kind == "text":
+            with open(spare, "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(mount.content)
+            os.chmod(spare, 0o555 if "x" in mount.flags else 0o444)
             path = spare
         else:
             path = mount.source
@@ -233,13 +243,16 @@ def _change_root(root: str) -> None:
         raise ContainerError(f"cannot change to the container's root: {error.strerror}") from None
 
 
-def _attach(source: HeldMount, own: set[int]) -> None:
+def _attach(source: HeldMount, own: set[int], new: mountpoints.NewFiles) -> None:
     """Attach a mount; `own`, the device numbers of the container's own file systems, gets that of a tmpfs."""
     try:
-        place = mountpoints.find(source.mount, source.directory, own)
+        place = None if source.directory else new.make(source.mount.destination)
+        place = place or mountpoints.find(source.mount, source.directory, own)
         if place is None:
             return
         linux.attach(source.tree, place)
+        if source.directory:
+            new.forget()
         if source.mount.kind == "tmpfs":
             own.add(os.stat(place).st_dev)
     except OSError as error:

@@ -2,7 +2,7 @@
 
 The worker has put the root together, mounts included, by the same code as the native builder's; crun takes that root as
 it is, creates the container, and the worker joins it. Slower (docs/benchmarks.md);
-kept for sites that want an OCI runtime, and for OCI hooks.
+kept for sites that want an OCI runtime.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ ENTRY_PROGRAM = "/run/piolet/entry"
 """Where the entry program is in a container."""
 OPTIONAL = "optional"
 """The flag of a mount that is left out where its source is not there."""
+TASK_FILE = "/run/piolet/task"
+"""What it does to each task's environment first, and says, as in entry.c."""
 CREATE = "x-create"
 """The flag of a mount whose mount point may be made in what is mounted above it."""
 
@@ -21,8 +23,8 @@ CREATE = "x-create"
 class PlannedMount:
     """One mount of the container. An `optional` one is left out where its source is not there.
 
-    `kind` is 'bind', 'sqsh' or 'tmpfs'; `file` says that a bind's destination may have to replace a
-    symbolic link of the image (as /etc/localtime is one).
+    `kind` is 'bind', 'sqsh', 'tmpfs', or 'text': a file with this `content`, which can be run if it has the flag 'x'.
+    `file` says that the destination may have to replace a symbolic link of the image (as /etc/localtime is one).
     """
 
     source: str
@@ -31,6 +33,22 @@ class PlannedMount:
     flags: tuple[str, ...] = ()
     optional: bool = False
     file: bool = False
+    content: str = ""
+
+
+@dataclass(frozen=True)
+class PlannedProgram:
+    """A program to start in the finished container, as the user and in the step's control groups.
+
+    wait_s       it ends by itself within so many seconds, which the step waits for; 0: it runs on
+    environment  NAME=VALUE
+    failure      what its user is told if it fails, besides how
+    """
+
+    words: tuple[str, ...]
+    wait_s: float = 0.0
+    environment: tuple[str, ...] = ()
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,11 @@ class ContainerPlan:
     entrypoint   words that the entry program puts in front of the command
     directories  where tasks may start: in the first that is there and that the user can enter
     workdir      the image's own, which is made where the image lacks it; or ''
+    links        symbolic links: path, target
+    libraries    what the dynamic loader finds besides: name, path, and whether the image's own of that name is first
+    compatible   directories of CUDA libraries that the image has for newer drivers, and the version of the node's
+    programs     what is started at the end
+    accounts     names of accounts of the node that /etc/passwd has, too
     """
 
     label: str
@@ -52,6 +75,11 @@ class ContainerPlan:
     entrypoint: tuple[str, ...] = ()
     directories: tuple[str, ...] = ()
     workdir: str = ""
+    links: tuple[tuple[str, str], ...] = ()
+    libraries: tuple[tuple[str, str, bool], ...] = ()
+    compatible: tuple[tuple[str, str], ...] = ()
+    programs: tuple[PlannedProgram, ...] = ()
+    accounts: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the plan as JSON."""
@@ -59,8 +87,9 @@ class ContainerPlan:
 
     @property
     def foreign(self) -> bool:
-        """Whether a program that is not ours runs to make it: squashfuse, or an OCI runtime."""
-        return self.runtime != "native" or self.sqsh is not None or any(mount.kind == "sqsh" for mount in self.mounts)
+        """Whether a program that is not ours runs for it: squashfuse, an OCI runtime, or what a hook has started."""
+        served = self.sqsh is not None or any(mount.kind == "sqsh" for mount in self.mounts)
+        return self.runtime != "native" or served or bool(self.programs)
 
 
 def from_json(text: str) -> ContainerPlan:

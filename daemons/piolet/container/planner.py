@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from piolet.container.entries import Additions
 from piolet.container.plan import ENTRY_PROGRAM, ContainerPlan, PlannedMount
 from piolet.environment import defaults
 from piolet.environment.definition import Definition, Mount
@@ -15,11 +16,17 @@ from piolet.environment.settings import EnvironmentConfig
 
 
 def make_plan(
-    definition: Definition, label: str, home: str | None, config: EnvironmentConfig, spool: str | None = None
+    definition: Definition,
+    label: str,
+    home: str | None,
+    config: EnvironmentConfig,
+    spool: str | None = None,
+    additions: Additions = Additions(),  # noqa: B008 - it is frozen
 ) -> ContainerPlan:
     """Return the plan of a container; `home` is the user's home directory, mounted if the site wants that.
 
-    `spool` is SlurmdSpoolDir, where a step's PMIx server has its directory.
+    spool      SlurmdSpoolDir, where a step's PMIx server has its directory
+    additions  of hooks and devices
 
     A mount of the user's takes the place of ours at and below its destination; the site's below it stay, where the
     user's has a place for them.
@@ -36,10 +43,11 @@ def make_plan(
     mounts = [mount for mount in mounts if not _is_below(mount.destination, definition.mounts)]
     for mount in map(parse, config.mounts):
         mounts.append(PlannedMount(mount.source, mount.destination or mount.source, flags=mount.flags, optional=True))
+    mounts += additions.mounts
     taken = {*definition.dropped, *(mount.destination.rstrip("/") for mount in definition.mounts)}
     mounts = [mount for mount in mounts if mount.destination not in taken]
     helper = config.entry_program
-    entry = bool(definition.entrypoint) or config.runtime == "crun"
+    entry = bool(definition.entrypoint) or additions.tasks or config.runtime == "crun"
     if entry:
         mounts.append(PlannedMount(helper, ENTRY_PROGRAM, flags=("ro",)))
     # Shorter destinations first, so that none hides another; the user's own after ours of the same depth.
@@ -56,6 +64,11 @@ def make_plan(
         entrypoint=definition.entrypoint,
         directories=directories,
         workdir=workdir,
+        links=additions.links,
+        libraries=additions.libraries,
+        compatible=additions.compatible,
+        programs=additions.programs,
+        accounts=additions.accounts,
     )
 
 

@@ -27,7 +27,7 @@ _LABEL = "piolet:" + "x" * 200  # longer than any
 
 
 def rehearse(rendered: Rendered, host: Host, home: str | None, config: EnvironmentConfig) -> tuple[str, ...]:
-    """Do so, and return what only the node can tell; `home` is the user's home. Raises EnvironmentFileError."""
+    """Do so, and return what only the node can tell; `home` is that of the user. Raises EnvironmentFileError."""
     definition = rendered.definition
     if definition.image is None:
         return ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 
-from piolet.environment import later, mounts
+from piolet.environment import later, mounts, secrets
 from piolet.environment.expand import escape
 from piolet.environment.layer import Entry
 from piolet.environment.render import Rendered
@@ -17,6 +17,7 @@ from piolet.environment.variables import image_environment
 from piolet.images.reference import is_path
 
 _CONTROLS = dict.fromkeys((*range(32), 127), "?")
+_REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -32,6 +33,7 @@ def explain(rendered: Rendered) -> str:
         reference = image.path if is_path(entry.text) and image.path else image.reference
         lines.append(_line(f"image = {_string(reference)}", _origin(entry, reference)))
         lines.append(f"# digest {image.digest or 'not known'}")
+        lines += [f"# {_comment(note)}" for note in (rendered.info.notes if rendered.info else ())]
         workdir = layer.scalars.get("workdir")
         if definition.workdir is not None:
             own = _origin(workdir, definition.workdir) if workdir and workdir.value else "from the image"
@@ -63,11 +65,24 @@ def _environment(rendered: Rendered) -> list[str]:
     lines = []
     for name in image_environment(rendered.info):
         if name not in own:
-            lines.append(_line(f"{_key(name)} = {_string(definition.set_env[name])}", "from the image"))
+            lines.append(_variable(name, definition.set_env[name], "from the image"))
     for name, entry in own.items():
         text = definition.set_env.get(name, "")
-        lines.append(_line(f"{_key(name)} = {_string(text)}", _origin(entry, text) + ("" if text else ", unset")))
+        if secrets.is_secret(name) and text:
+            passed_on = entry.text if _REFERENCE.fullmatch(entry.text) else None
+            lines.append(_variable(name, text, _place(entry), passed_on))
+        else:
+            lines.append(_variable(name, text, _origin(entry, text) + ("" if text else ", unset")))
     return ["", "[env]", *lines] if lines else []
+
+
+def _variable(name: str, text: str, origin: str, passed_on: str | None = None) -> str:
+    """Return a line for a variable; of a secret nothing but its name, and that it is `passed_on` from the host."""
+    if not text or not secrets.is_secret(name):
+        return _line(f"{_key(name)} = {_string(text)}", origin)
+    if passed_on is not None:
+        return _line(f'{_key(name)} = "{passed_on}"', f"{origin}, its value is not shown")
+    return f"# {_comment(_key(name))} is set ({_comment(origin)}), and its value is not shown"
 
 
 def _array(name: str, items: list[tuple[str, Entry]]) -> list[str]:

@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -33,7 +33,6 @@ MOUNTS_LIMIT = 1000
 WORKDIR_LIMIT = 4095
 
 _CDI = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*=\S+")
-_HOOK = re.compile(r"(com\.hooks\.[^.]+)(?:\.|$)")
 _NEEDS_CONTAINER = "without one the step runs on the host, and only env applies"
 
 
@@ -58,10 +57,8 @@ class Rendered:
     script_inside: bool = False
 
 
-def render(
-    request: str, host: Host, config: EnvironmentConfig, resolve: Resolver, hooks: Collection[str] = ()
-) -> Rendered:
-    """Return what `request` means. `resolve` is asked for the image; `hooks` are those installed.
+def render(request: str, host: Host, config: EnvironmentConfig, resolve: Resolver) -> Rendered:
+    """Return what `request` means. `resolve` is asked for the image.
 
     Raises EnvironmentFileError, or what `resolve` raises (with the image's place added).
     """
@@ -70,11 +67,11 @@ def render(
     warnings = list(layer.warnings)
     dropped: dict[str, Entry] = {}
     sources = _mounts(layer, host, config, dropped, warnings, problems)
-    devices = _devices(layer, host, warnings, problems)
+    devices = _devices(layer, host, problems)
     workdir = None
     with problems.gather():
         workdir = _own_workdir(layer, host)
-    annotations = _annotations(layer, host, hooks, warnings, problems)
+    annotations = _annotations(layer, host, problems)
     info, known = None, not problems
     with problems.gather():
         # Nobody waits for a registry, and a pull, to be told of a misspelt key.
@@ -84,6 +81,7 @@ def render(
     # A variable that is not defined may be the image's.
     set_env, unset_env = variables.of_container(layer, host, info, warnings, problems if known else Problems())
     problems.report()
+    warnings += info.warnings if info is not None else ()
     policy = layer.scalars.get("env_policy")
     clean = info is not None and policy is not None and policy.value == "clean"
     outside = variables.outside(host, config.stay_outside, set_env, clean=clean) if info is not None else ()
@@ -309,14 +307,13 @@ def _dangling(path: str) -> str | None:
     return None
 
 
-def _devices(layer: Layer, host: Host, warnings: list[str], problems: Problems) -> dict[str, Entry]:
+def _devices(layer: Layer, host: Host, problems: Problems) -> dict[str, Entry]:
     result: dict[str, Entry] = {}
     for entry in layer.devices:
         with problems.gather():
             device = edf.expand_entry(entry, host)
             if _CDI.fullmatch(device):
-                place = entry.locate()
-                warnings.append(f"{place.path}:{place.line}: CDI devices are not supported; {device} is ignored")
+                result.setdefault(device, entry)
                 continue
             if not device.startswith("/dev/") or ".." in device.split("/"):
                 hint = "a device is /dev/NAME, or a CDI name like vendor.com/class=name"
@@ -325,17 +322,11 @@ def _devices(layer: Layer, host: Host, warnings: list[str], problems: Problems) 
     return result
 
 
-def _annotations(
-    layer: Layer, host: Host, hooks: Collection[str], warnings: list[str], problems: Problems
-) -> dict[str, str]:
+def _annotations(layer: Layer, host: Host, problems: Problems) -> dict[str, str]:
     values = {}
     for name, entry in layer.annotations.items():
         with problems.gather():
             values[name] = edf.expand_entry(entry, host)
-    named = dict.fromkeys(match[1] for name in values if (match := _HOOK.match(name)))
-    for hook in named:
-        if hook not in hooks and values.get(f"{hook}.enabled", "true") != "false":
-            warnings.append(f"the hook {hook} is not installed here; ignored")
     return values
 
 

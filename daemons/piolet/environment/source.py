@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from piolet.base import places
 from piolet.base.errors import EnvironmentFileError, Location
 from piolet.base.files import NotRegularError, Stamp, read_small
 from piolet.base.positions import NESTING_LIMIT, Path, Positions, scan
+from piolet.environment import secrets
 
 SIZE_LIMIT = 1 << 20
 
@@ -63,7 +64,13 @@ class Source:
             found = self.text.find(fragment, start, end)
             if found >= 0:
                 start, end = found, found + len(fragment)
-        return places.of_span(self.path, self.text, (start, end))
+        return _place(self.path, self.text, (start, end))
+
+
+def _place(path: str, text: str, span: tuple[int, int]) -> Location:
+    """Return a place, whose line is shown without the value of a secret."""
+    found = places.of_span(path, text, span)
+    return replace(found, text=secrets.line(found.text))
 
 
 def read(path: str) -> Source:
@@ -110,7 +117,7 @@ def parse(path: str, text: str, stamp: Stamp | None = None, folder: str = "") ->
         raise EnvironmentFileError(
             f"tables or arrays are nested more than {NESTING_LIMIT} deep",
             None,
-            places.of_span(path, text, positions.too_deep),
+            _place(path, text, positions.too_deep),
         )
     try:
         data = tomllib.loads(text)
@@ -127,7 +134,7 @@ def _syntax_error(path: str, text: str, positions: Positions, message: str) -> E
         line = places.line_number(text, first[0])
         what = ".".join(map(str, name))
         return EnvironmentFileError(
-            f"'{what}' is there twice, first in line {line}", "leave one of them out", places.of_span(path, text, again)
+            f"'{what}' is there twice, first in line {line}", "leave one of them out", _place(path, text, again)
         )
     what = message[: match.start()] if match else message
     other = _other_language(path, text)
@@ -137,7 +144,7 @@ def _syntax_error(path: str, text: str, positions: Positions, message: str) -> E
     return EnvironmentFileError(
         f"this is not valid TOML: {what[:200]}",
         _syntax_hint(text, start, what),
-        places.of_span(path, text, (start, start + 1)),
+        _place(path, text, (start, start + 1)),
     )
 
 

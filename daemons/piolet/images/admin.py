@@ -1,4 +1,4 @@
-"""What `piolet image list`, `rm` and `prune` do to a store, and who may.
+"""What `piolet image list`, `rm`, `prune` and `pin` do to a store, and who may.
 
 A user sees what they may use. A private image is theirs to give up, and goes when its last user has
 given it up. A public one may be in anybody's queued job: a user takes back what is their own of it, and it
@@ -11,14 +11,18 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from piolet.base import texts
 from piolet.base.errors import ImageError
 from piolet.images.lease import Presence
 from piolet.images.reference import LOCAL, is_digest, parse
+from piolet.images.settings import Keep
 from piolet.images.store import Access, Filed, Store
 
+RECENT_S = 86400.0
+"""What was asked for since then is not removed for want of room: a job may be about to start with it."""
 _SHORTEST = 8
 _LIST = "piolet image list"
 
@@ -31,6 +35,10 @@ def rules(uid: int) -> bool:
 def may_remove(uid: int, access: Access) -> bool:
     """Return whether an image of which `access` speaks is `uid`'s to remove, if it is nobody else's."""
     return rules(uid) or (not access.public and uid in access.users)
+
+
+def _without(pinned: tuple[int, ...], uid: int) -> tuple[int, ...]:
+    return tuple(one for one in pinned if one != uid)
 
 
 class Admin:
@@ -100,6 +108,51 @@ class Admin:
             self._store.remove_replaced()
             return self._prune(os.geteuid(), idle_s, dry_run=False, public_only=True)
 
+    def evict(self, keep: Keep) -> list[dict[str, Any]]:
+        """Remove what `keep` says, the longest unused first; return the entries. Pinned images stay."""
+        with self._presence.at_work():
+            gone = [] if keep.unused_s is None else self._prune(os.geteuid(), keep.unused_s, dry_run=False)
+            return gone if keep.size is None else gone + self._shrink(keep.size)
+
+    def _shrink(self, most: int) -> list[dict[str, Any]]:
+        """Remove images until the store has no more than `most` bytes of them."""
+        entries = self.entries(os.geteuid())
+        over = sum(entry["size"] for entry in entries) - most
+        gone: list[dict[str, Any]] = []
+        of_image = self._by_image(self._store.references()) if over > 0 else {}
+        for entry in sorted(entries, key=lambda one: -float(one["unused_s"])):
+            if over <= 0 or entry["unused_s"] < RECENT_S:
+                break
+            # It may have been used, or pinned, since the listing began.
+            access = self._store.access(entry["digest"])
+            if access is None or access.pinned or self._unused_s(entry["digest"]) < RECENT_S:
+                continue
+            self._give_up(os.geteuid(), entry["digest"], of_image.get(entry["digest"], []))
+            gone.append(entry)
+            over -= entry["size"]
+        return gone
+
+    def pin(self, uid: int, target: str, wanted: bool) -> dict[str, Any]:
+        """Have an image stay however long nobody uses it, or no longer; return {reference, digest}.
+
+        Raises ImageError: not there for this user, or not theirs to pin: it costs whoever pulled it first.
+        """
+        chosen = self.chosen(uid, target)
+        if not chosen:
+            raise ImageError(f"there is no image {target} in the store that is yours to see", _LIST)
+        entry = chosen[0]
+        digest, shown = entry["digest"], (entry["references"] or [entry["digest"]])[0]
+        with self._presence.at_work(), self._store.changing:
+            access = self._store.access(digest)
+            if access is None or not (rules(uid) or (access.first == uid and not access.given_up)):
+                raise ImageError(
+                    f"{shown} is not yours to pin: another pulled it first, and it counts against their quota",
+                    "an administrator can pin it",
+                )
+            pinned = _without(access.pinned, uid) if not (rules(uid) and not wanted) else ()
+            self._store.grant(digest, replace(access, pinned=(*pinned, uid) if wanted else pinned))
+        return {"reference": shown, "digest": digest}
+
     def chosen(self, uid: int, target: str | None) -> list[dict[str, Any]]:
         """Return the entry of a reference or digest, or of every image that `uid` may see; raises ImageError."""
         entries = self.entries(uid)
@@ -137,9 +190,7 @@ class Admin:
     ) -> list[dict[str, Any]]:
         gone = []
         filed = list(self._store.references())  # once for all images: there may be thousands of each
-        of_image: dict[str, list[Filed]] = {}
-        for reference in filed:
-            of_image.setdefault(reference[2], []).append(reference)
+        of_image = self._by_image(filed)
         seen = filed if rules(uid) else [reference for reference in filed if reference[0] in (None, uid)]
         for entry in self._entries(uid, seen):
             access = self._store.access(entry["digest"])
@@ -147,7 +198,7 @@ class Admin:
             unused = self._unused_s(entry["digest"])
             if access is None or not may_remove(uid, access) or unused < older_than_s:
                 continue
-            if public_only and not access.public:
+            if access.pinned or (public_only and not access.public):
                 continue
             gone.append(entry)
             if not dry_run:
@@ -156,6 +207,12 @@ class Admin:
             self._presence.sweep()
         return gone
 
+    def _by_image(self, filed: Iterable[Filed]) -> dict[str, list[Filed]]:
+        of_image: dict[str, list[Filed]] = {}
+        for reference in filed:
+            of_image.setdefault(reference[2], []).append(reference)
+        return of_image
+
     def _entry(self, uid: int, digest: str, access: Access, references: list[str]) -> dict[str, Any]:
         size = 0
         with contextlib.suppress(OSError):
@@ -163,7 +220,10 @@ class Admin:
         unused = self._unused_s(digest)
         who = "public" if access.public else texts.counted(len(access.users), "user")
         who += ", yours" if access.first == uid and not access.given_up else ""
-        return {"digest": digest, "references": references[:20], "size": size, "unused_s": unused, "access": who}
+        who += ", pinned" if access.pinned else ""
+        metadata = self._store.metadata(digest)
+        entry = {"digest": digest, "references": references[:20], "size": size, "unused_s": unused, "access": who}
+        return entry | {"signed": str(metadata.get("signed", "")), "scan": metadata.get("scan")}
 
     def _unused_s(self, digest: str) -> float:
         return max(0.0, time.time() - self._store.last_used(digest))
@@ -182,7 +242,8 @@ class Admin:
                 others = tuple(user for user in access.users if user != uid)
                 self._store.forget(digest, uid, filed)
                 # It counts against somebody who uses it.
-                self._store.grant(digest, Access(False, others, others[0] if access.first == uid else access.first))
+                first = others[0] if access.first == uid else access.first
+                self._store.grant(digest, Access(False, others, first, pinned=_without(access.pinned, uid)))
                 return "from your images; other users keep it"
         return self._take_back(uid, digest, filed, had_name=False)
 
@@ -203,7 +264,8 @@ class Admin:
             self._store.forget(digest, uid, names)
             if access is not None and held:
                 users = tuple(user for user in access.users if user != uid)
-                self._store.grant(digest, Access(True, users, access.first, access.given_up or access.first == uid))
+                given_up = access.given_up or access.first == uid
+                self._store.grant(digest, Access(True, users, access.first, given_up, _without(access.pinned, uid)))
         return "from your images; it is public, and stays for everybody until nobody asks for it"
 
     def _by_digest(self, uid: int, target: str) -> str:

@@ -36,7 +36,6 @@ _DOCKER = re.compile(r"[0-9a-f]{64}(?:\.tar|\.json|/layer\.tar|/json|/VERSION)")
 _OLD_LINK = re.compile(r"([0-9a-f]{64})/layer\.tar")
 _OLD_TARGET = re.compile(rb"\.\./[0-9a-f]{64}(?:\.tar|/layer\.tar)")
 _LAYER = "application/vnd.docker.image.rootfs.diff.tar"
-_INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _SAVE_AGAIN = "save it again with a current docker or podman, or make an oci-archive: skopeo copy … oci-archive:FILE"
 
 
@@ -83,21 +82,12 @@ def read(fd: int, kind: str, folder: str, what: str, limit: int, tell: Callable[
 
 
 def select_oci(index: bytes, blob: Callable[[str], bytes], what: str, architecture: str) -> bytes:
-    """Return the manifest that an OCI layout's index.json means on this architecture.
-
-    `blob` gives a document by digest. An index may name one more index, as builders write it, but no third.
-    """
-    raw = index
-    for name in ("index.json", "an index"):
-        entries = _images(_json(raw, name, what), what)
-        if len(entries) == 1:
-            digest = entries[0]["digest"]
-        else:
-            digest = documents.choose(json.dumps({"manifests": entries}).encode(), architecture, what) or ""
-        raw = blob(digest)
-        if "manifests" not in _json(raw, "a manifest", what):
-            return raw
-    raise ImageError(f"the image {what} is a list inside lists of images")
+    """Return the manifest that an OCI layout's index.json means on this architecture; `blob` gives one by digest."""
+    entries = _images(_json(index, "index.json", what), what)
+    raw = blob(entries[0]["digest"]) if len(entries) == 1 else json.dumps({"manifests": entries}).encode()
+    if "manifests" in (document := _json(raw, "a manifest", what)):
+        _images(document, what)
+    return documents.select(raw, blob, architecture, what)
 
 
 def _images(index: dict[str, Any], what: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from piolet.base import files
@@ -43,7 +43,7 @@ def resolve(reference: str, config: ImagesConfig, *, pull: bool, progress: Calla
 def find(reference: str, config: ImagesConfig, mode: str, progress: Callable[[str], None]) -> ImageInfo:
     """Like `resolve`; `mode` is 'pull', 'look', or 'refresh', which asks the registry even for what is there."""
     if is_path(reference):
-        return _file(reference)
+        return _file(reference, config)
     wanted = parse(reference)
     own = own_store()
     if own is not None:
@@ -90,14 +90,15 @@ def _ask_as_self(
     config: ImagesConfig, wanted: Reference, request: dict[str, Any], progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """Return the service's result for a request that may need the user's credentials."""
-    entry = None if wanted.is_local else credentials.find(wanted, os.environ)
-    if entry is None:
-        return ask(config, request, progress)
-    fd = credentials.in_memory(credentials.document(wanted.registry, entry))
-    try:
-        return ask(config, request, progress, fd)
-    finally:
-        os.close(fd)
+    found = credentials.Found() if wanted.is_local else credentials.find(wanted, os.environ)
+    with found.told():
+        if found.entry is None:
+            return ask(config, request, progress)
+        fd = credentials.in_memory(credentials.document(wanted.registry, found.entry))
+        try:
+            return ask(config, request, progress, fd)
+        finally:
+            os.close(fd)
 
 
 def own_store() -> str | None:
@@ -175,25 +176,35 @@ def _talk(path: str, request: dict[str, Any], descriptor: int | None) -> Iterato
             yield protocol.unpack(data)
 
 
+def _variables(pairs: Iterable[Any]) -> dict[str, str]:
+    parts = (str(item).partition("=") for item in pairs)
+    return {name: value for name, equals, value in parts if equals and name}
+
+
 def _info(answer: dict[str, Any], store: str) -> ImageInfo:
     """Return an answer of the importer as an ImageInfo; raises ImageError when it is not one."""
     try:
         path = answer["path"] if store == "user" else None
         image = Image(str(answer["reference"]), store, answer["digest"], path)
-        pairs = (str(item).partition("=") for item in answer["env"])
         return ImageInfo(
             image=image,
-            env={name: value for name, equals, value in pairs if equals and name},
+            env=_variables(answer["env"]),
             entrypoint=tuple(str(item) for item in answer["entrypoint"]),
             workdir=answer["workdir"],
             watch=tuple(str(item) for item in answer["watch"]),
+            warnings=tuple(str(item) for item in answer.get("warnings", ())),
         )
     except (KeyError, TypeError):
         raise ImageError("the image service gave an answer that cannot be read") from None
 
 
-def _file(path: str) -> ImageInfo:
-    """Return the SquashFS file at `path`; raises ImageError unless it is one that we can read."""
+def _file(path: str, config: ImagesConfig) -> ImageInfo:
+    """Return the SquashFS file at `path`; raises ImageError unless it is one that we can read.
+
+    What enroot wrote into it counts as the image's configuration.
+    """
+    from piolet.images import enroot, peek
+
     path = os.path.abspath(path)
     try:
         fd = files.open_regular(path)
@@ -209,4 +220,13 @@ def _file(path: str) -> ImageInfo:
         raise ImageError(
             f"the image {path} is not a SquashFS file", "other archives come in through piolet image import"
         )
-    return ImageInfo(image=Image(path, "user", None, path), watch=(path,))
+    image = Image(path, "user", None, path)
+    try:
+        read = peek.read(path, enroot.FILES, os.path.join(os.path.dirname(config.mksquashfs), "unsquashfs"))
+    except ImageError as error:
+        why = f"{path}: its own variables, working directory and entrypoint are not known: {error.message}"
+        return ImageInfo(image, watch=(path,), warnings=(why,))
+    found = enroot.read(read, path)
+    return ImageInfo(
+        image, _variables(found.env), found.entrypoint, found.workdir, (path,), found.notes, found.warnings
+    )

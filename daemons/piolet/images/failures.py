@@ -17,11 +17,15 @@ class RegistryUnreachable(ImageError):  # noqa: N818 - named for what is the cas
     """The registry did not answer: connection refused, no such host, or a timeout."""
 
 
+class Denied(ImageError):  # noqa: N818 - named for what is the case
+    """The registry does not give the image to who asks, or hides that it is there."""
+
+
 class ServiceBusy(ImageError):  # noqa: N818 - named for what is the case
     """The image service has too many requests in hand; asking again soon is right."""
 
 
-_KINDS: dict[str, type[ImageError]] = {"unreachable": RegistryUnreachable, "busy": ServiceBusy}
+_KINDS: dict[str, type[ImageError]] = {"unreachable": RegistryUnreachable, "busy": ServiceBusy, "denied": Denied}
 
 
 def disk_full() -> ImageError:

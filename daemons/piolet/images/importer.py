@@ -21,10 +21,11 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from piolet.base.errors import ImageError
-from piolet.images import admin, credentials, jobs
+from piolet.images import admin, credentials, findings, jobs, scanning
 from piolet.images.archive import KINDS
 from piolet.images.conversion import Conversion, Requester, Tell
 from piolet.images.failures import from_os
+from piolet.images.kept import BLOBS, Kept
 from piolet.images.lease import Presence, remove_tree
 from piolet.images.limits import conversions_at_once, seconds, unpacked_limit
 from piolet.images.quota import OverQuota, Quota
@@ -50,6 +51,7 @@ class Importer:
         self._home = home
         self.presence = Presence(root, config.lease_stale_s)
         self.store = Store(root, self.presence.token)
+        self._kept = Kept(root)
         self._running: dict[tuple[str, str], Conversion] = {}
         self._looks = Slots(16, 4, "looked up")
         self._copies = Slots(8, 2, "fetched")
@@ -64,6 +66,7 @@ class Importer:
             self.presence.sweep()
             self._remove_orphans()
             self.store.remove_replaced()
+            self._kept.sweep()
         beating = asyncio.create_task(self._beat())
         try:
             yield
@@ -86,13 +89,20 @@ class Importer:
                     self.presence.release(digest)
 
     async def resolve(self, who: Requester, text: str, mode: str, tell: Tell) -> dict[str, Any]:
-        """Return what `Store.answer` returns for the reference `text`.
+        """Return what `Store.answer` returns for the reference `text`, and what the site thinks of the image.
 
         mode 'known': what the store has for the requester, or nothing; 'pull': from the store if it is
         there, else pulled; 'refresh': the registry is asked again; 'look': nothing is written, and the
         answer may be about an image that is not there; 'renew': an image of an older release is converted again.
         """
-        reference = parse(text)
+        answer = await self._resolve(who, parse(text), mode, tell)
+        asked = self._config.scan_policy != "off" and not self._home and mode != "renew"
+        if not asked or not answer or not self.store.present(answer["digest"]):
+            return answer
+        found = self.store.scan(answer["digest"])
+        return answer | {"warnings": scanning.judge(self._config, answer["reference"], found)}
+
+    async def _resolve(self, who: Requester, reference: Reference, mode: str, tell: Tell) -> dict[str, Any]:
         if mode == "renew":
             return await self._working(self._renew(replace(who, renews=True), reference, tell))
         if mode != "refresh":
@@ -147,11 +157,11 @@ class Importer:
         async with self._deadline(reference), self._copies.place(who.uid, tell):
             with self._scratch() as scratch:
                 job = self._job("copy", str(reference), scratch, None)
-                room = None if self._quota is None else await asyncio.to_thread(self._quota.room, who.uid)
-                job |= {"source": kind, "archive_fd": fd, "digest": None, "size": None, "layers": 0, "room": room}
+                room = await asyncio.to_thread(self._room, who.uid)
+                job |= {"source": kind, "archive_fd": fd, "room": room}
                 copied = await jobs.run(job, [fd], tell)
                 digest: str = copied["digest"]
-                await self._squash(reference, digest, copied["config"], scratch, who, tell)
+                await self._squash(reference, digest, copied, scratch, who, tell)
         self.store.file_reference(reference, digest, who.uid)
         return self.store.answer(reference, digest, self.store.index_path(reference, who.uid))
 
@@ -247,8 +257,9 @@ class Importer:
             conversion.begun = True
             began = time.monotonic()
             with self._scratch() as scratch:
-                copied = await self._copy(who, reference, digest, found, scratch, tell)
-                await self._squash(reference, digest, copied["config"], scratch, who, tell)
+                with self._kept.resumed(scratch, who.uid, f"{digest}-{reference.name}", self._room(who.uid)):
+                    copied = await self._copy(who, reference, digest, found, scratch, tell)
+                await self._squash(reference, digest, copied, scratch, who, tell)
             _LOG.info("converted %s (%s) in %.1f s", reference, digest[:19], time.monotonic() - began)
 
     async def _copy(
@@ -256,26 +267,25 @@ class Importer:
     ) -> dict[str, Any]:
         with self._auth(reference, who) as auth_fd:
             job = self._job("copy", str(reference), scratch, auth_fd, reference)
-            job |= {"source": f"docker://{reference.name}@{digest}", "archive_fd": None, "digest": digest}
-            job |= {"size": found["size"], "layers": found["layers"]}
+            job |= {"repository": reference.name, "archive_fd": None, "digest": digest}
             return await jobs.run(job, [auth_fd], tell)
 
     async def _squash(
-        self, reference: Reference, digest: str, config: dict[str, Any], scratch: str, who: Requester, tell: Tell
+        self, reference: Reference, digest: str, copied: dict[str, Any], scratch: str, who: Requester, tell: Tell
     ) -> None:
         """Publish the image whose blobs lie in `scratch`, or allow it to `who` if it is there meanwhile."""
         while True:
             async with self._conversions.place(who.uid, tell):
                 if self.presence.take(digest):
                     try:
-                        return await self._squash_now(reference, digest, config, scratch, who, tell)
+                        return await self._squash_now(reference, digest, copied, scratch, who, tell)
                     finally:
                         self.presence.release(digest)
             tell(_IN_HAND)  # without a place: others have a use for it
             await asyncio.sleep(min(1.0, self.presence.beat_s))
 
     async def _squash_now(
-        self, reference: Reference, digest: str, config: dict[str, Any], scratch: str, who: Requester, tell: Tell
+        self, reference: Reference, digest: str, copied: dict[str, Any], scratch: str, who: Requester, tell: Tell
     ) -> None:
         public = who.entry is None and not self._home and not reference.is_local
         there = self.store.present(digest)
@@ -288,7 +298,7 @@ class Importer:
             who = replace(who, renews=True)  # what it takes is counted already
         elif who.renews:
             raise removed_meanwhile()
-        with os.scandir(os.path.join(scratch, "blobs")) as blobs:
+        with os.scandir(os.path.join(scratch, BLOBS)) as blobs:
             packed = sum(blob.stat().st_size for blob in blobs)
         await self._afford(who, reference, packed)
         # The child ends itself sooner, when it knows what is in the image.
@@ -296,11 +306,18 @@ class Importer:
         async with within(most, reference, _LONG):
             done = await jobs.run(self._job("squash", str(reference), scratch, None), [], tell)
         await self._afford(who, reference, done["size"])
+        scan = None
+        if self._config.scanner and not self._home:
+            with self._scratch() as apart:
+                job = self._job("scan", str(reference), apart, None) | {"of": scratch}
+                scan = await scanning.scan(self._config, job, tell)
         if done["left_out"]:
             tell(f"{reference}: left out {done['left_out']} device nodes, FIFOs and sockets")
         metadata = {"version": 1, "digest": digest, "size": done["size"], "sha256": done["sha256"]}
-        metadata |= {"config": config, "sources": [reference.name]}
+        metadata |= {"config": copied["config"], "sources": [reference.name], "signed": copied["signed"]}
+        metadata["scan"] = findings.brief(scan)
         sqsh = whole(os.path.join(scratch, "image.sqsh"))
+        self.store.note_scan(digest, scan)
         if there:
             self.store.replace(digest, sqsh, metadata)
         else:
@@ -310,6 +327,10 @@ class Importer:
         """Raise OverQuota when the requester's quota has no room for an image of `size` bytes more."""
         if self._quota is not None and not who.renews:
             await asyncio.to_thread(self._quota.check, who.uid, str(reference), size)
+
+    def _room(self, uid: int) -> int | None:
+        """Return how many bytes more the user may have, or None: as many as there are."""
+        return None if self._quota is None else self._quota.room(uid)
 
     def _job(
         self, kind: str, what: str, scratch: str, auth_fd: int | None, reference: Reference | None = None
@@ -324,14 +345,7 @@ class Importer:
             "auth_fd": auth_fd,
             "insecure": insecure,
             "home": self._home,
-            "skopeo": self._config.skopeo,
-            "mksquashfs": self._config.mksquashfs,
-            "compression": self._config.compression,
-            "processors": self._config.processors,
-            "timeout_s": self._config.pull_timeout_s,
-            "memory": self._config.memory,
-            "unpack_ratio": self._config.unpack_ratio,
-            "conversion_rate": self._config.conversion_rate,
+            **jobs.settings_of(self._config),
         }
 
     @contextlib.contextmanager

@@ -22,10 +22,12 @@ class Image:
 class ImageInfo:
     """An image in a store, or a `.sqsh` file, with what its own configuration says.
 
-    env         the image's variables, in its order; empty for a `.sqsh` file
+    env         the image's variables, in its order; of a `.sqsh` file what enroot wrote into it
     entrypoint  the image's ENTRYPOINT, empty when it has none
     workdir     the image's WORKDIR, or None
     watch       files; when one of them changes or vanishes, this answer is stale
+    notes       clauses about where this is from, for who wants to know
+    warnings    sentences about what of the image has no effect
     """
 
     image: Image
@@ -33,3 +35,5 @@ class ImageInfo:
     entrypoint: tuple[str, ...] = ()
     workdir: str | None = None
     watch: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -18,10 +18,31 @@ from typing import Any
 
 import piolet
 from piolet.base.errors import ImageError
+from piolet.images import registry
 from piolet.images.cage import WALLS
 from piolet.images.failures import from_wire
+from piolet.images.settings import ImagesConfig
 
+PAUSES_S = registry.PAUSES_S
 _LINE_LIMIT = 8 * 1024 * 1024
+
+
+def settings_of(config: ImagesConfig) -> dict[str, Any]:
+    """Return what each job is told of the site's settings."""
+    return {
+        "skopeo": config.skopeo,
+        "policy": config.policy,
+        "mksquashfs": config.mksquashfs,
+        "compression": config.compression,
+        "processors": config.processors,
+        "timeout_s": config.pull_timeout_s,
+        "memory": config.memory,
+        "unpack_ratio": config.unpack_ratio,
+        "conversion_rate": config.conversion_rate,
+        "scanner": config.scanner,
+        "scanner_data": config.scanner_data,
+        "scan_timeout_s": config.scan_timeout_s,
+    }
 
 
 async def run(job: dict[str, Any], descriptors: Sequence[int], tell: Callable[[str], None]) -> dict[str, Any]:
@@ -43,7 +64,7 @@ async def run(job: dict[str, Any], descriptors: Sequence[int], tell: Callable[[s
         limit=_LINE_LIMIT,
     )
     try:
-        return await _talk(child, {**job, "parent": os.getpid(), "walls": WALLS}, tell)
+        return await _talk(child, {**job, "parent": os.getpid(), "walls": WALLS, "pauses": PAUSES_S}, tell)
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):

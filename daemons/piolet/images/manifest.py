@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,11 @@ from piolet.images.reference import is_digest
 
 LIMIT_BYTES = 4 * 1024 * 1024
 LIMIT_LAYERS = 1000
+INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+_INDEX_LEVELS = 4
+_INDEXES_LOOKED_AT = 10
+_DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+_OCI = "application/vnd.oci.image."
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
 
 
@@ -41,6 +47,8 @@ class Manifest:
     digest: str
     config: Blob
     layers: tuple[Blob, ...]
+    mixed: bool = False
+    """Docker's manifest with layers of OCI's types, which skopeo does not read."""
 
     @property
     def size(self) -> int:
@@ -71,39 +79,72 @@ def machine_architecture(machine: str) -> str:
     return _ARCHITECTURES.get(machine, machine)
 
 
-def choose(raw: bytes, architecture: str, what: str) -> str | None:
-    """Return the digest of the manifest for Linux on `architecture` if `raw` is a list of manifests.
+def select(raw: bytes, fetch: Callable[[str], bytes], architecture: str, what: str) -> bytes:
+    """Return the image manifest for Linux on `architecture` that `raw` is, or leads to; `fetch` gives one by digest.
 
-    None when `raw` is no list. Raises ImageError: nothing for this platform, malformed.
+    An index may name further ones, as builders that add attestations write it. Raises ImageError: nothing for this
+    platform, several images of no platform, an index that leads nowhere or too deep, malformed.
     """
-    document = _document(raw, what)
-    if "manifests" not in document:
-        return None
     seen: list[str] = []
-    best: tuple[int, str] | None = None
-    for item in _array(document["manifests"], what)[:LIMIT_LAYERS]:
-        platform = _object(_object(item, what).get("platform") or {}, what)
-        found = f"{platform.get('os', 'unknown')}/{platform.get('architecture', 'unknown')}"
-        digest = item.get("digest")
-        if found == f"linux/{architecture}" and isinstance(digest, str) and is_digest(digest):
-            # The plain platform before its variants: a v3 variant may hold instructions that we lack.
-            rank = {"": 0, "v8": 0, "v1": 1, "v2": 2}.get(str(platform.get("variant") or ""), 9)
-            best = min(best, (rank, digest), key=lambda pair: pair[0]) if best else (rank, digest)
-        elif found not in seen and found != "unknown/unknown":
-            seen.append(found)
-    if best is None:
+    found = _search(raw, fetch, architecture, what, seen, _INDEX_LEVELS)
+    if found is None:
         raise ImageError(
             f"the image {what} is not there for linux/{architecture}, which this machine is",
             f"it is there for {', '.join(seen)}" if seen else None,
         )
-    return best[1]
+    return found
+
+
+def _search(
+    raw: bytes, fetch: Callable[[str], bytes], architecture: str, what: str, seen: list[str], levels: int
+) -> bytes | None:
+    document = _document(raw, what)
+    if "manifests" not in document:
+        return raw
+    if levels == 0:
+        raise ImageError(f"the image {what} is a list inside {_INDEX_LEVELS} lists of images")
+    fitting, indexes, others = _entries(document, architecture, what, seen)
+    for digest in dict.fromkeys((*fitting[:1], *indexes[:_INDEXES_LOOKED_AT])):
+        found = _search(fetch(digest), fetch, architecture, what, seen, levels - 1)
+        if found is not None:
+            return found
+    if len(others) > 1:
+        raise ImageError(f"the image {what} is a list of {len(others)} images, and does not say of which platform")
+    return _search(fetch(others[0]), fetch, architecture, what, seen, levels - 1) if others else None
+
+
+def _entries(
+    document: dict[str, Any], architecture: str, what: str, seen: list[str]
+) -> tuple[list[str], list[str], list[str]]:
+    """Return the digests of a list's entries for this platform, best first; of lists; and of images of no platform."""
+    ranked: list[tuple[int, str]] = []
+    indexes: list[str] = []
+    others: list[str] = []
+    for item in _array(document["manifests"], what)[:LIMIT_LAYERS]:
+        entry = _object(item, what)
+        platform, digest = _object(entry.get("platform") or {}, what), entry.get("digest")
+        found = f"{platform.get('os', 'unknown')}/{platform.get('architecture', 'unknown')}"
+        attests = "vnd.docker.reference.type" in _object(entry.get("annotations") or {}, what)
+        if attests or not isinstance(digest, str) or not is_digest(digest):
+            continue
+        if found == f"linux/{architecture}":
+            # The plain platform before its variants: a v3 variant may hold instructions that we lack.
+            rank = {"": 0, "v8": 0, "v1": 1, "v2": 2}.get(str(platform.get("variant") or ""), 9)
+            ranked.append((rank, digest))
+        elif found != "unknown/unknown":
+            seen += [found] if found not in seen else []
+        elif entry.get("mediaType") in INDEXES:
+            indexes.append(digest)
+        elif not platform and digest not in others:
+            others.append(digest)
+    return [digest for _, digest in sorted(ranked, key=lambda pair: pair[0])], indexes, others
 
 
 def parse_manifest(raw: bytes, what: str) -> Manifest:
     """Return the manifest in `raw`; raises ImageError naming `what`."""
     document = _document(raw, what)
     if "manifests" in document:
-        raise ImageError(f"the image {what} is a list inside a list of images")
+        raise ImageError(f"the image {what} is a list of images, where one was expected")
     if not isinstance(document.get("config"), dict) or not isinstance(document.get("layers"), list):
         raise ImageError(f"what was given for {what} is not an image manifest")
     config = _blob(document["config"], what)
@@ -115,7 +156,9 @@ def parse_manifest(raw: bytes, what: str) -> Manifest:
     for layer in layers:
         if layer.media_type.endswith("+encrypted"):
             raise ImageError(f"the image {what} has encrypted layers, which Piolet does not read")
-    return Manifest(digest_of(raw), config, layers)
+    mixed = document.get("mediaType") == _DOCKER_MANIFEST
+    mixed = mixed and any(blob.media_type.startswith(_OCI) for blob in (config, *layers))
+    return Manifest(digest_of(raw), config, layers, mixed)
 
 
 def parse_config(raw: bytes, what: str, architecture: str) -> ImageConfig:

@@ -23,12 +23,13 @@ Tell = Callable[[str], None]
 def resolve(config: ImagesConfig, root: str, reference: str, mode: str, tell: Tell) -> dict[str, Any]:
     """Return the importer's answer for `reference`, pulled into the store at `root` if need be."""
     wanted = parse(reference)
+    found = credentials.Found() if wanted.is_local else credentials.find(wanted, os.environ)
 
     async def work(importer: Importer) -> dict[str, Any]:
-        entry = None if wanted.is_local else credentials.find(wanted, os.environ)
-        return await importer.resolve(Requester(os.geteuid(), entry), reference, mode, tell)
+        return await importer.resolve(Requester(os.geteuid(), found.entry), reference, mode, tell)
 
-    return _run(config, root, work)
+    with found.told():
+        return _run(config, root, work)
 
 
 def bring(config: ImagesConfig, root: str, kind: str, fd: int, name: str, tell: Tell) -> dict[str, Any]:

@@ -11,6 +11,8 @@ any number of {"progress": text} and {"part": […]}, then one {"result": …} o
   list     parts: entries
   outdated parts: entries with their sources
   rm       target
+  pin      target
+  unpin    target
   verify   target, or null for all; parts: entries with their state
   prune    older_than_s, dry_run; parts: entries
 """

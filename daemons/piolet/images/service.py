@@ -30,7 +30,7 @@ from piolet.images.failures import ServiceBusy, from_os, to_wire
 from piolet.images.importer import Importer
 from piolet.images.listening import listen
 from piolet.images.reference import parse
-from piolet.images.settings import ImagesConfig
+from piolet.images.settings import ImagesConfig, Keep, keep_of
 from piolet.images.slots import Slots
 from piolet.images.store import due
 from piolet.images.verify import verify
@@ -168,6 +168,8 @@ class Service:
             return await _parts(connection, await self._manage(connection, self._admin.outdated, uid))
         if op == "rm":
             return await self._manage(connection, self._admin.remove, uid, _text(request, "target"))
+        if op in ("pin", "unpin"):
+            return await self._manage(connection, self._admin.pin, uid, _text(request, "target"), op == "pin")
         if op == "verify":
             target = None if request.get("target") is None else _text(request, "target")
             return await _parts(connection, await self._verify(connection, uid, target))
@@ -201,12 +203,16 @@ class Service:
         finally:
             stop.set()
 
-    async def expire(self, idle_days: int) -> None:
-        """Once a day remove the public images that nobody asked for in `idle_days` days; 0: none, ever."""
-        while idle_days:
+    async def expire(self, idle_days: int, keep: Keep) -> None:
+        """Remove what nobody uses: each hour what `keep` says, and once a day public images of `idle_days`; 0: none."""
+        loop = asyncio.get_running_loop()
+        while idle_days or keep != Keep():
             try:
-                if due(self._importer.store.root):
-                    loop = asyncio.get_running_loop()
+                if keep != Keep():
+                    gone = await loop.run_in_executor(self._managing, self._admin.evict, keep)
+                    size = units.size(sum(entry["size"] for entry in gone))
+                    _LOG.info("removed %d images, %s, that [images] keep does not keep", len(gone), size)
+                if idle_days and due(self._importer.store.root):
                     gone = await loop.run_in_executor(self._managing, self._admin.expire, idle_days * 86400)
                     size = units.size(sum(entry["size"] for entry in gone))
                     _LOG.info("removed %d public images, %s: unused for %d days", len(gone), size, idle_days)
@@ -345,7 +351,7 @@ async def run(config: ImagesConfig) -> None:
             async with importer.open():
                 service = Service(importer)
                 serving = asyncio.create_task(service.serve(listening))
-                expiring = asyncio.create_task(service.expire(config.public_idle_days))
+                expiring = asyncio.create_task(service.expire(config.public_idle_days, keep_of(config.keep)))
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, serving.cancel)

@@ -22,6 +22,35 @@ def _size(text: str) -> None:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """What the store keeps: images that were used in the last `unused_s` seconds, and `size` bytes. None: any."""
+
+    unused_s: float | None = None
+    size: int | None = None
+
+
+def keep_of(text: str) -> Keep:
+    """Return what `keep` says: an age, a size, or both with a comma between. Raises ConfigError."""
+    from piolet.base.units import bytes_of, seconds_of
+
+    unused_s: float | None = None
+    size: int | None = None
+    for part in (part.strip() for part in text.split(",")) if text else ():
+        found, amount = seconds_of(part), bytes_of(part)
+        if found is not None and unused_s is None:
+            unused_s = found
+        elif amount is not None and size is None:
+            size = amount
+        else:
+            raise ConfigError(f"'{part}' is no age or size", "write an age, a size, or both: 180d, 20TiB")
+    return Keep(unused_s, size)
+
+
+def _keep(text: str) -> None:
+    keep_of(text)
+
+
+@dataclass(frozen=True)
 class ImagesConfig:
     """`[images]`: the site's image store and the service that writes it."""
 
@@ -38,6 +67,11 @@ class ImagesConfig:
     mksquashfs: str = setting(
         found("/usr/bin/mksquashfs", "/usr/sbin/mksquashfs", usual="/usr/bin/mksquashfs"),
         "Writes SquashFS files (4.5 or newer); the default is in /usr/sbin where only that is there, as on RHEL.",
+        absolute,
+    )
+    policy: str = setting(
+        "/etc/containers/policy.json",
+        "Which images are accepted (containers-policy.json(5)); where the file is not there, every one is.",
         absolute,
     )
     compression: Literal["zstd", "lz4", "gzip", "xz", "lzo"] = setting(
@@ -75,6 +109,29 @@ class ImagesConfig:
     public_idle_days: int = setting(
         90, "A public image that nobody has asked for in so many days is removed; 0: never."
     )
+    keep: str = setting(
+        "",
+        "Images, private ones too, that nobody used for longer than this age are removed, and, if the store is larger "
+        "than this size, the longest unused; '180d, 20TiB', or one of both; empty: none.",
+        _keep,
+    )
+    scanner: tuple[str, ...] = setting(
+        [],
+        "A program and its words that looks for vulnerabilities in each new image and writes JSON to standard output; "
+        "'{layout}' is an OCI layout, '{root}' the unpacked image, '{data}' scanner_data. It has no network.",
+        not_empty,
+    )
+    scanner_data: str = setting("", "A directory with the scanner's data base, which it may read; empty: none.")
+    scan_policy: Literal["off", "warn", "block"] = setting(
+        "off", "What becomes of images with findings, or without a scan: nothing, a warning, or they are refused."
+    )
+    scan_severity: Literal["critical", "high", "medium", "low"] = setting(
+        "critical", "The least severity that scan_policy is about."
+    )
+    scan_grace_days: int = setting(
+        0, "A finding counts for scan_policy once it has been published for so many days, or if nobody says since when."
+    )
+    scan_timeout_s: int = setting(900, "A scan that takes longer than this many seconds has failed.", least=1)
     verify: Literal["first", "always", "never"] = setting(
         "first", "When a node compares an image with the SHA-256 of its conversion: first mount, always, or never."
     )

@@ -3,8 +3,10 @@
   sha256-HEX.sqsh     the image (0600)
   sha256-HEX.json     what it is: configuration, where it was pulled from (0600, as it may be private)
   sha256-HEX.access   who may use it, and nothing else (0644, read on the nodes)
+  sha256-HEX.scan     what a scanner found in it (0600)
   refs/public, refs/UID   one file a reference, which gives its digest; what A pulled with credentials
                           is in A's folder, so B cannot even learn that it exists
+  kept                whole blobs of pulls that broke off (kept.py)
   replaced            files of an older release that were converted again, for steps that still use them
   leases, tmp         see lease.py
 
@@ -34,6 +36,7 @@ Filed = tuple[int | None, str, str, str]
 """An index file: owner (None: everybody), reference, digest, path."""
 
 _LIMIT = 8 * 1024 * 1024
+_USUAL = 64 * 1024
 _PUBLIC = "public"
 _REPLACED = "replaced"
 REPLACED_KEPT_S = 30 * 86400.0
@@ -41,12 +44,16 @@ REPLACED_KEPT_S = 30 * 86400.0
 
 @dataclass(frozen=True)
 class Access:
-    """Who may use an image: everybody if `public`, else `users`. `first` pulled it first, and may have `given_up`."""
+    """Who may use an image: everybody if `public`, else `users`. `first` pulled it first, and may have `given_up`.
+
+    pinned   who wants it to stay, however long nobody uses it
+    """
 
     public: bool
     users: tuple[int, ...]
     first: int
     given_up: bool = False
+    pinned: tuple[int, ...] = ()
 
     def allows(self, uid: int) -> bool:
         """Return whether `uid` may use the image."""
@@ -87,7 +94,7 @@ class Store:
         """Make what is missing; raises ImageError when the store is not ours, or others can write to it."""
         for name in ("", "refs", f"refs/{_PUBLIC}"):
             self._folder(os.path.join(self.root, name), 0o711)
-        for name in ("leases", "tmp", _REPLACED):
+        for name in ("leases", "tmp", "kept", _REPLACED):
             self._folder(os.path.join(self.root, name), 0o700)
         found = os.stat(self.root)
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
@@ -104,8 +111,9 @@ class Store:
         """Return who may use the image; None: it is not there."""
         value = _load(self._path(digest, "access"))
         try:
-            users = tuple(int(uid) for uid in value["users"])
-            return Access(bool(value["public"]), users, int(value["first"]), bool(value.get("given_up", False)))
+            users, pinned = (tuple(int(uid) for uid in value.get(key, ())) for key in ("users", "pinned"))
+            given_up = bool(value.get("given_up", False))
+            return Access(bool(value["public"]), users, int(value["first"]), given_up, pinned)
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -189,9 +197,18 @@ class Store:
         except OSError:
             return 0.0
 
+    def note_scan(self, digest: str, scan: dict[str, Any] | None) -> None:
+        """Keep what a scanner found in an image (writes)."""
+        if scan is not None:
+            self._write(self._path(digest, "scan"), scan, 0o600)
+
+    def scan(self, digest: str) -> dict[str, Any] | None:
+        """Return what a scanner found in an image; None: it was not scanned."""
+        return _load(self._path(digest, "scan")) or None
+
     def remove(self, digest: str, filed: Iterable[Filed] | None = None) -> None:
         """Remove the image and every reference to it, which `filed` are if they have been read (writes)."""
-        for suffix in ("access", "json", "sqsh"):
+        for suffix in ("access", "json", "scan", "sqsh"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path(digest, suffix))
         self.forget(digest, filed=filed)
@@ -332,9 +349,16 @@ def due(root: str, every_s: float = 86400.0) -> bool:
 
 
 def _load(path: str) -> dict[str, Any]:
+    """Return the object in a file of the store, or nothing. Thousands are read for a listing: no buffer of Python's."""
     try:
-        with open(path, "rb") as file:
-            value = json.loads(file.read(_LIMIT))
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.read(fd, _USUAL)
+            if len(data) == _USUAL:
+                data += os.pread(fd, _LIMIT, _USUAL)
+        finally:
+            os.close(fd)
+        value = json.loads(data)
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

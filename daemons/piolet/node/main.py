@@ -30,6 +30,7 @@ from piolet.node.root.state import StepFiles
 from piolet.node.settings import Settings
 from piolet.system import linux, notify, peer
 from piolet.transport.listener import clear_path, listen
+from piolet.vet.settings import VetConfig
 
 if TYPE_CHECKING:
     from piolet.node.root.zygote import Work
@@ -69,7 +70,7 @@ def run(config: Settings) -> int:
     desk, zygote = linux.message_pair(_BUFFER)
     vetting = os.fork()
     if vetting == 0:
-        _warm(zygote, peer.file_of(vet_path), config.vet.evals)
+        _warm(zygote, peer.file_of(vet_path), config.vet)
     alive, ends = linux.message_pair(_BUFFER)
     scoring = os.fork()
     if scoring == 0:
@@ -144,7 +145,7 @@ def _listen(path: Path, mode: int) -> socket.socket:
         raise PioletError(f"cannot listen on {path}: {error.strerror}", "remove what is there instead of it") from None
 
 
-def _warm(channel: socket.socket, listener: peer.File, evals: tuple[str, ...]) -> None:
+def _warm(channel: socket.socket, listener: peer.File, vet: VetConfig) -> None:
     """Root's process for vetting: it forks the zygote, and again when that has died. Never returns."""
     status = 1
     try:
@@ -155,7 +156,7 @@ def _warm(channel: socket.socket, listener: peer.File, evals: tuple[str, ...]) -
         while True:
             zygote = os.fork()
             if zygote == 0:
-                _be_zygote(channel, listener, evals)
+                _be_zygote(channel, listener, vet)
             _, status = os.waitpid(zygote, 0)
             if status == 0:
                 break
@@ -167,7 +168,7 @@ def _warm(channel: socket.socket, listener: peer.File, evals: tuple[str, ...]) -
         os._exit(1 if status else 0)
 
 
-def _be_zygote(channel: socket.socket, listener: peer.File, evals: tuple[str, ...]) -> None:
+def _be_zygote(channel: socket.socket, listener: peer.File, vet: VetConfig) -> None:
     """The zygote's process. Never returns."""
     status = 1
     try:
@@ -175,7 +176,7 @@ def _be_zygote(channel: socket.socket, listener: peer.File, evals: tuple[str, ..
         linux.die_with_parent(signal.SIGKILL)
         from piolet.node.root.zygote import Zygote
 
-        Zygote(channel, lambda: _prepare_vetting(evals), listener).run()
+        Zygote(channel, lambda: _prepare_vetting(vet), listener).run()
         status = 0
     except Exception:
         logging.getLogger("pioletd").exception("the process for vetting failed")
@@ -195,7 +196,7 @@ def _keep(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         from piolet.node.root.keeper import Keeper
 
-        Keeper(account, lambda keeper: _sample(listener, keeper, files, config), stop).run()
+        Keeper(account, lambda keeper: _sample(listener, keeper, files, config), stop, config.score).run()
         status = 0
     except Exception:
         logging.getLogger("pioletd").exception("the process for scoring failed")
@@ -226,10 +227,10 @@ def _directory_of(account: pwd.struct_passwd, directory: Path) -> Path:
     return directory
 
 
-def _prepare_vetting(evals: tuple[str, ...]) -> Work:
+def _prepare_vetting(vet: VetConfig) -> Work:
     from piolet.vet.node import prepare
 
-    return prepare(evals)
+    return prepare(vet.evals, vet.users)
 
 
 def _serve(

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from piolet.config.schema import absolute, not_empty, setting, socket_path
 from piolet.environment.settings import EnvironmentConfig
+from piolet.hooks.settings import HooksConfig
 from piolet.images.settings import ImagesConfig
 from piolet.samples.settings import ScoreConfig
 from piolet.vet.settings import VetConfig
@@ -40,6 +41,8 @@ class Settings(Protocol):
 
     @property
     def environment(self) -> EnvironmentConfig: ...
+    @property
+    def hooks(self) -> HooksConfig: ...
     @property
     def images(self) -> ImagesConfig: ...
     @property

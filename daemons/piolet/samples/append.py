@@ -51,6 +51,17 @@ class Appender:
                 self._since = self._since or self._now()
                 self._last = frame if kind == "E" and b'"event":"end"' in frame else b""
 
+    @property
+    def size(self) -> int:
+        """How large the journal is, in bytes; 0 while something does not fit: then it is to be left alone."""
+        return 0 if self._dropped else self._end
+
+    def move(self, fd: int) -> None:
+        """Go on in another file, which has all that this one had."""
+        os.close(self.fd)
+        self.fd, self._end = fd, os.fstat(fd).st_size
+        self._written.clear()
+
     def finish(self) -> None:
         """Write at the end what must be known, in the place of the last frames if there is no other."""
         if not self._dropped:

@@ -3,16 +3,17 @@
 `finish` makes NODE.parquet (samples of GPUs) and NODE.host.parquet out of NODE.journal, in bounded memory, each
 renamed into place whole. Whoever reads takes the journal where there is no Parquet file, so a killed step needs no
 repair. Units and meanings are in the metadata of every column; the schema's metadata has the step's facts as JSON
-under "piolet". Missing values are nulls. Shares are rounded to 1e-4 and rates to 13 bits: the counters are not
-better than that, and a file is a third of the size.
+under "piolet", the file's the sums of all samples under "piolet.summary". Missing values are nulls. Shares are rounded
+to 1e-4 and rates to 13 bits: the counters are not better than that, and a file is a third of the size.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,58 +25,52 @@ from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Quantity
 from piolet.base import files
 from piolet.base.errors import ScoreError
 from piolet.samples import journal
+from piolet.samples.journals import BATCH, NodeFacts, joined, journal_chunks, known_of
+from piolet.steps import identity
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 PARQUET, HOST_PARQUET = ".parquet", ".host.parquet"
+ORIGIN, ORIGIN_MOST = "step.json", 64 << 10
 _ROWS_PER_GROUP = 400_000
-_BATCH = 1 << 17
 _EXACT = ("energy", "memory_used", "memory", "memory_anon")
-_KEY = b"piolet"
+_KEY, _SUMMARY = b"piolet", b"piolet.summary"
 _WHOLE = {quantity.name: quantity for quantity in (*GPU_QUANTITIES, *HOST_QUANTITIES)}
-
-
-@dataclass
-class NodeFacts:
-    """What is known of a node's data besides samples. Times are nanoseconds since 1970."""
-
-    header: dict[str, Any]
-    quality: dict[str, Any] = field(default_factory=dict)
-    events: list[dict[str, Any]] = field(default_factory=list)
-    start: int = 0
-    end: int = 0
-    complete: bool = False
-
-    def to_json(self) -> str:
-        """Return what goes into the schema's metadata."""
-        return json.dumps(self.__dict__)
-
-    @property
-    def devices(self) -> list[dict[str, Any]]:
-        """The GPUs of the node, by index."""
-        devices: list[dict[str, Any]] = self.header["devices"]
-        return devices
 
 
 @dataclass(frozen=True)
 class Node:
-    """The data of one node: `path` is a Parquet file or a journal."""
+    """The data of one node: `path` is a Parquet file or a journal.
+
+    summary    sums of its samples, as score/rollup.py makes them; b"": there are none
+    summed     the samples that these leave out begin here in the journal; 0: they are of all of them
+    """
 
     path: Path
     facts: NodeFacts
+    summary: bytes = b""
+    summed: int = 0
+
+    @property
+    def is_summed(self) -> bool:
+        """Whether nothing has to be read but the summary."""
+        return bool(self.summary) and not self.summed
 
     @property
     def name(self) -> str:
         """The node's name."""
         return str(self.facts.header["node"])
 
-    def chunks(self, columns: Sequence[str], host: bool = False) -> Iterator[dict[str, Array]]:
-        """Yield 'device', 'span' (s), 'end' (ns since 1970) and the columns, NaN for what is missing."""
+    def chunks(self, columns: Sequence[str], host: bool = False, after: int = 0) -> Iterator[dict[str, Array]]:
+        """Yield 'device', 'span' (s), 'end' (ns since 1970) and the columns, NaN for what is missing.
+
+        after    of a journal: samples before that place are left out
+        """
         if self.path.suffix == PARQUET:
             path = self.path if not host else self.path.with_name(self.path.stem + HOST_PARQUET)
             yield from _parquet_chunks(path, columns)
         else:
-            yield from _journal_chunks(self.path, "N" if host else "G", columns)
+            yield from journal_chunks(self.path, "N" if host else "G", columns, after)
 
 
 @dataclass(frozen=True)
@@ -89,6 +84,22 @@ class Dataset:
     def simulated(self) -> str:
         """The mark of simulated figures; '' when all are real."""
         return next((text for node in self.nodes if (text := node.facts.header.get("simulated"))), "")
+
+    @property
+    def run(self) -> str:
+        """The name of the run of a step that the first node was sampled in."""
+        header = self.nodes[0].facts.header
+        return identity.run_name(str(header["job"]), str(header["step"]), header.get("restarts", 0))
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What srun knew of the step (cli/origin.py), '' being left out: name, command, environment, nodes, user."""
+        try:
+            known = json.loads(files.read_small(str(self.directory / ORIGIN), ORIGIN_MOST)[0])
+        except (OSError, ValueError, RecursionError, files.NotRegularError):
+            return {}
+        items = known.items() if isinstance(known, dict) else ()
+        return {str(name): text for name, text in items if isinstance(text, str) and text}
 
     @property
     def wanted(self) -> int:
@@ -123,8 +134,8 @@ def open_dataset(directory: Path) -> Dataset:
         names = {path.stem for path in finished}
         journals = [path for path in journals if path.stem not in names]
         try:
-            nodes = [Node(path, _parquet_facts(path)) for path in finished]
-            nodes += [Node(path, facts) for path in journals if (facts := journal_facts(path)) is not None]
+            nodes = [_parquet_node(path) for path in finished]
+            nodes += [node for path in journals if (node := _journal_node(path)) is not None]
         except ScoreError:
             nodes = None
             if all(map(os.path.lexists, journals)):
@@ -134,92 +145,16 @@ def open_dataset(directory: Path) -> Dataset:
     return Dataset(directory, tuple(nodes))
 
 
-def journal_facts(path: Path) -> NodeFacts | None:
-    """Return what a journal says besides samples; None when it does not even have a header."""
-    facts: NodeFacts | None = None
-    origin = 0
-    for frame in journal.read(str(path)):
-        if frame.kind == "H":
-            header = frame.json()
-            if header.get("version") != journal.VERSION:
-                raise ScoreError(f"{path} is of version {header.get('version')}, which is not known here")
-            origin = header["origin"]
-            if facts is None:
-                facts = NodeFacts(header, start=header["start"] + origin, end=header["start"] + origin)
-            else:
-                facts.events.append({"event": "restart", "at": header["start"]})
-                merge_devices(facts.devices, header["devices"])
-        elif facts is None:
-            raise ScoreError(f"{path} does not begin with a header")
-        elif frame.kind == "Q":
-            facts.quality = frame.json()
-            facts.end = max(facts.end, facts.quality["at"] + origin)
-        elif frame.kind == "E":
-            event = frame.json()
-            if event["event"] == "end":
-                facts.complete = True
-                facts.end = max(facts.end, event["at"] + origin)
-            facts.events.append(event)
-        elif frame.kind == "G" and len(frame.body) >= 14:
-            size = 14 + 8 * len(facts.header["gpu_columns"])
-            facts.end = max(facts.end, int.from_bytes(frame.body[-size + 6 : -size + 14], "little") + origin)
-    return facts
+def _journal_node(path: Path) -> Node | None:
+    known = known_of(path)
+    return None if known is None else Node(path, *known)
 
 
-def merge_devices(known: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[int]:
-    """Add to the devices of a node those of its next sampler, which may see others; return where these are in it."""
-    places = {device["uuid"]: place for place, device in enumerate(known)}
-    for device in found:
-        if device["uuid"] not in places:
-            places[device["uuid"]] = len(known)
-            known.append(device)
-        elif device.get("unseen"):
-            known[places[device["uuid"]]]["unseen"] = device["unseen"]
-    return [places[device["uuid"]] for device in found]
-
-
-def _journal_chunks(path: Path, kind: str, columns: Sequence[str]) -> Iterator[dict[str, Array]]:
-    layout: np.dtype[Any] | None = None
-    origin, parts, rows = 0, [], 0
-    devices: list[dict[str, Any]] = []
-    places = np.zeros(0, int)
-    for frame in journal.read(str(path)):
-        if frame.kind == "H":
-            header = frame.json()
-            origin = header["origin"]
-            names = header["gpu_columns" if kind == "G" else "host_columns"]
-            layout = np.dtype(journal.record_type(names))
-            places = np.array(merge_devices(devices, header["devices"]), int)
-        elif frame.kind == kind and layout is not None:
-            records = np.frombuffer(frame.body, layout)
-            part = _columns_of(records, columns, origin)
-            if kind == "G":
-                part["device"] = places[part["device"]]
-            parts.append(part)
-            rows += len(records)
-            if rows >= _BATCH:
-                yield _joined(parts)
-                parts, rows = [], 0
-    if parts:
-        yield _joined(parts)
-
-
-def _columns_of(records: Array, columns: Sequence[str], origin: int) -> dict[str, Array]:
-    known = records.dtype.names or ()
-    chunk = {"device": records["device"], "span": records["span"], "end": records["end"] + origin}
-    for name in columns:
-        chunk[name] = records[name] if name in known else np.full(len(records), np.nan)
-    return chunk
-
-
-def _joined(parts: list[dict[str, Array]]) -> dict[str, Array]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _parquet_facts(path: Path) -> NodeFacts:
+def _parquet_node(path: Path) -> Node:
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        return NodeFacts(**json.loads(metadata[_KEY]))
+        metadata = pq.read_metadata(path).metadata or {}
+        summary = base64.b64decode(metadata.get(_SUMMARY, b""), validate=True)
+        return Node(path, NodeFacts(**json.loads(metadata[_KEY])), summary)
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         if isinstance(error, OSError) and error.errno:
             raise ScoreError(f"cannot read {path}: {os.strerror(error.errno)}") from None
@@ -231,7 +166,7 @@ def _parquet_chunks(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Ar
         with pq.ParquetFile(path) as file:
             known = set(file.schema_arrow.names)
             wanted = ["gpu", "span", "time", *(name for name in columns if name in known)]
-            for batch in file.iter_batches(_BATCH, columns=[name for name in wanted if name in known]):
+            for batch in file.iter_batches(BATCH, columns=[name for name in wanted if name in known]):
                 chunk = {
                     "device": batch["gpu"].to_numpy(zero_copy_only=False) if "gpu" in known else np.zeros(len(batch)),
                     "span": batch["span"].to_numpy(zero_copy_only=False),
@@ -252,24 +187,31 @@ def _parquet_chunks(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Ar
 # -- writing
 
 
-def finish(path: Path) -> Path:
+def finish(path: Path, summary: Callable[[Node], bytes] | None = None) -> Path:
     """Make the Parquet files of a journal, remove the journal, and return the path of NODE.parquet.
+
+    summary    makes the sums of its samples, if the journal does not have them: score.overview.summary_of
 
     Raises ScoreError: it is no journal, or it cannot be written; then the journal is left as it is.
     """
-    facts = journal_facts(path)
-    if facts is None:
+    node = _journal_node(path)
+    if node is None:
         raise ScoreError(f"{path} holds nothing, not even a header")
+    facts, sums = node.facts, node.summary if node.is_summed or summary is None else summary(node)
+    if summary is None and not node.is_summed:
+        sums = b""  # those of a part are of no use without the rest
     target = path.with_suffix(PARQUET)
     names = [quantity.name for quantity in GPU_QUANTITIES]
     hosts = [quantity.name for quantity in HOST_QUANTITIES]
-    write(path.with_name(path.stem + HOST_PARQUET), facts, _journal_chunks(path, "N", hosts), host=True)
-    write(target, facts, _journal_chunks(path, "G", names))
+    write(path.with_name(path.stem + HOST_PARQUET), facts, journal_chunks(path, "N", hosts), host=True)
+    write(target, facts, journal_chunks(path, "G", names), summary=sums)
     path.unlink()
     return target
 
 
-def write(target: Path, facts: NodeFacts, chunks: Iterator[dict[str, Array]], host: bool = False) -> None:
+def write(
+    target: Path, facts: NodeFacts, chunks: Iterator[dict[str, Array]], host: bool = False, summary: bytes = b""
+) -> None:
     """Write samples, as `Node.chunks` yields them, into one Parquet file, which appears whole or not at all."""
     quantities = HOST_QUANTITIES if host else GPU_QUANTITIES
     layout = schema(quantities, facts, host)
@@ -279,6 +221,9 @@ def write(target: Path, facts: NodeFacts, chunks: Iterator[dict[str, Array]], ho
             with pq.ParquetWriter(unfinished, layout, compression="zstd", **_encodings(quantities)) as writer:
                 for group in _groups(chunks):
                     writer.write_table(_table(group, layout, facts, host))
+                if summary:
+                    # Not among the schema's: Arrow would write these twice.
+                    writer.add_key_value_metadata({_SUMMARY: base64.b64encode(summary)})
             with open(unfinished, "rb") as file:
                 os.fsync(file.fileno())
     except (OSError, pa.ArrowException) as error:
@@ -320,10 +265,10 @@ def _groups(chunks: Iterator[dict[str, Array]]) -> Iterator[dict[str, Array]]:
     for chunk in chunks:
         parts.append(chunk)
         if sum(len(part["end"]) for part in parts) >= _ROWS_PER_GROUP:
-            yield _joined(parts)
+            yield joined(parts)
             parts = []
     if parts:
-        yield _joined(parts)
+        yield joined(parts)
 
 
 def _table(group: dict[str, Array], layout: pa.Schema, facts: NodeFacts, host: bool) -> pa.Table:

@@ -7,8 +7,10 @@ last frame that was written, whatever killed the writer. Kinds:
     H   JSON: the step, the node, devices, columns, collectors, the clock's origin. First, and again after a restart
     G   samples of GPUs: records of <uint16 device, float32 span, int64 end, float64 value per column>
     N   samples of the host, the same with its own columns (device is 65535)
-    E   JSON: an event (late, restart, error, shared, full, end), with its time
+    E   JSON: an event (late, restart, error, shared, full, thinned, end), with its time
     Q   JSON: running totals of data quality and of the sampler's own cost; the last one counts
+    S   the sums of all samples that stand before it, and what else is known of the node: see compact.py
+    Z   behind the last S: where that begins
 
 It refuses nothing while writing, and never raises a struct.error: values are floats, NaN is "missing".
 """
@@ -34,6 +36,7 @@ _HEAD = struct.Struct("<4s1sxxxII")
 _MAGIC = b"PSJ1"
 _RECORD = "<Hfq"
 _BODY_MAX = 16 << 20
+_Z_SIZE = _HEAD.size + 8
 _LOCK_S = 30.0
 
 
@@ -126,6 +129,27 @@ def _frames(file: BinaryIO, path: str) -> Iterator[Frame]:
         yield Frame(kind.decode("ascii", "replace"), body, at)
 
 
+def last_summary(path: str) -> bytes:
+    """Return the body of the S that a journal ends with; b"" if it ends with something else."""
+    try:
+        with os.fdopen(files.open_regular(path), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _Z_SIZE))
+            end = file.read(_Z_SIZE)
+            if len(end) < _Z_SIZE or _HEAD.unpack(end[: _HEAD.size]) != (_MAGIC, b"Z", 8, zlib.crc32(end[-8:])):
+                return b""
+            file.seek(int.from_bytes(end[-8:], "little"))
+            magic, kind, length, crc = _HEAD.unpack(file.read(_HEAD.size))
+            body = file.read(length) if (magic, kind) == (_MAGIC, b"S") and length <= _BODY_MAX else b""
+            return body if len(body) == length and zlib.crc32(body) == crc else b""
+    except (files.NotRegularError, OSError, struct.error, OverflowError):
+        return b""  # whoever reads it whole says why
+
+
+def end_frame(place: int) -> bytes:
+    """Return the frame that says where the last S begins."""
+    return frame("Z", place.to_bytes(8, "little"))
+
+
 def split(data: bytes) -> tuple[list[tuple[str, bytes]], bytes]:
     """Return the whole frames at the begin of a stream's bytes, each with its kind, and what is behind them.
 
@@ -155,29 +179,33 @@ def open_for_writing(path: str, may: Callable[[Any], None] = lambda _: None) -> 
     try:
         fd = files.open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         try:
-            _lock(fd, path)
-            end = 0
-            with os.fdopen(fd, "rb", closefd=False) as file:
-                for each in _frames(file, path):
-                    if end == 0 and each.kind == "H":
-                        may(each.json())
-                    end = each.end
-            os.ftruncate(fd, end)
+            if _lock(fd, path):
+                end = 0
+                with os.fdopen(fd, "rb", closefd=False) as file:
+                    for each in _frames(file, path):
+                        if end == 0 and each.kind == "H":
+                            may(each.json())
+                        end = each.end
+                os.ftruncate(fd, end)
+                return fd
         except Exception:
             os.close(fd)
             raise
+        os.close(fd)
     except files.NotRegularError:
         raise _no_file(path) from None
     except OSError as error:
         raise ScoreError(f"cannot write {path}: {error.strerror}") from None
-    return fd
+    if not os.path.lexists(path):
+        raise ScoreError(f"{path} was finished meanwhile")
+    return open_for_writing(path, may)  # compact.py has put a smaller one in its place
 
 
-def _lock(fd: int, path: str) -> None:
+def _lock(fd: int, path: str) -> bool:
+    """Return whether the file is still where it was when it was opened."""
     try:
         if not locks.take(fd, time.monotonic() + _LOCK_S):
             raise ScoreError(f"{path} is being written by another process")
     except OSError:
         pass  # not every network file system has locks
-    if os.fstat(fd).st_nlink == 0:
-        raise ScoreError(f"{path} was finished meanwhile")
+    return os.fstat(fd).st_nlink > 0

@@ -59,7 +59,16 @@ class ScoreConfig:
     calibration: str = setting(
         "", "Peaks of the site's GPUs, a file of `piolet score calibrate`; empty: the data sheets'.", absolute_or_empty
     )
-    end_wait_s: int = setting(10, "The screen at a step's end waits so many seconds for the nodes' last samples.")
+    end_wait_s: int = setting(
+        2,
+        "srun stays so many seconds at most for the screen after a step's end; later, `piolet score show` makes it.",
+    )
+    node_mb: int = setting(
+        64,
+        "A step's samples take so many MB on each node at most: those of longer steps are kept as means over longer "
+        "times. Figures are made of all that came.",
+        least=1,
+    )
     prometheus: str = setting(
         "",
         "Where pioletd serves the metrics of running steps, for example 127.0.0.1:9417; empty: nowhere.",

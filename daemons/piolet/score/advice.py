@@ -92,11 +92,9 @@ def waiting(view: Overview) -> Advice | None:
     """GPUs that wait for the host again and again."""
     mask = used(view)
     score = view.score(mask)
-    engine = view.lines["engine"][mask]
-    share = float(np.nanmean(engine)) if engine.size else 1.0
-    if score.value is None or score.idle < 0.15 or not share > 0.05:
+    per_bin = view.timeline("engine", mask) if mask.any() else np.ones(1)
+    if score.value is None or score.idle < 0.15 or not np.nanmean(per_bin) > 0.05:
         return None
-    per_bin = np.nanmean(engine, axis=0)
     busy = np.flatnonzero(per_bin > 0.02)
     middle = per_bin[busy[0] : busy[-1] + 1] if len(busy) else per_bin
     idle = 1 - float(np.nanmean(middle))
@@ -182,6 +180,10 @@ def one_slow(view: Overview) -> Advice | None:
         return None
     clock = np.where(mask, view.clock, np.inf)
     median = float(np.median(view.clock[mask]))
+    # A GPU that has less to do lowers its clock; then the clock is no cause.
+    engine = view.means["engine"]
+    works = np.isnan(engine) | (engine >= 0.9 * np.nanmedian(engine[mask]))
+    clock = np.where(works, clock, np.inf)
     slow = np.flatnonzero(clock < 0.9 * median)
     if not 1 <= len(slow) <= 0.25 * mask.sum():
         return None
@@ -192,6 +194,28 @@ def one_slow(view: Overview) -> Advice | None:
         f"GPU {gpu.index} of {gpu.node} ran at {least:.0f} MHz, the median at {median:.0f} MHz",
         "where GPUs wait for each other this one sets the pace: show it to the site, or leave the node out",
         1 - least / median,
+    )
+
+
+def straggler(view: Overview) -> Advice | None:
+    """A few GPUs that are far less saturated than the others."""
+    each = view.per_gpu()
+    mask = used(view) & ~np.isnan(each)
+    if mask.sum() < 4:
+        return None
+    median = float(np.median(each[mask]))
+    behind = np.flatnonzero(mask & (each < min(0.8 * median, median - 0.05)))
+    if not 1 <= len(behind) <= 0.25 * mask.sum():
+        return None
+    behind = behind[np.argsort(each[behind])]
+    names = ", ".join(f"{view.gpus[i].node} GPU {view.gpus[i].index}" for i in behind[:3])
+    more = f" and {len(behind) - 3} more" if len(behind) > 3 else ""
+    worst = float(each[behind[0]])
+    return Advice(
+        "straggler",
+        f"{names}{more}: saturation {percent(worst)}, the median of all is {percent(median)}",
+        "an uneven share of the work, or slow input on that node; where GPUs wait for each other all wait for it",
+        1 - worst / median,
     )
 
 
@@ -268,6 +292,7 @@ RULES: tuple[Rule, ...] = (
     tensor_cores,
     memory_bound,
     communication,
+    straggler,
     one_slow,
     heat,
     power,

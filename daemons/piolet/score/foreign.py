@@ -21,6 +21,7 @@ import numpy as np
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES
 from piolet.base.errors import ScoreError
 from piolet.samples import dataset
+from piolet.samples.journals import NodeFacts
 
 _MIB = 1048576.0
 # DCGM's field (GSSR's CSV) and tag (its JSON), our name, and what turns the unit into ours.
@@ -74,9 +75,7 @@ def convert(source: Path, directory: Path, model: str = "") -> int:
     return len(files)
 
 
-def _facts(
-    job: str, step: str, node: str, gpus: list[str], model: str, period: float, **more: Any
-) -> dataset.NodeFacts:
+def _facts(job: str, step: str, node: str, gpus: list[str], model: str, period: float, **more: Any) -> NodeFacts:
     name = model or "unknown GPU"
     header = {
         "version": 1,
@@ -96,7 +95,7 @@ def _facts(
         "not_used": {},
         "simulated": "",
     }
-    return dataset.NodeFacts(header, {}, [], more["start"], more["end"], True)
+    return NodeFacts(header, {}, [], more["start"], more["end"], True)
 
 
 def _empty(size: int) -> Chunk:
@@ -113,7 +112,7 @@ def _why(error: Exception) -> str:
     return "its parts are not what they should be"
 
 
-def _json(path: Path, model: str) -> tuple[dataset.NodeFacts, Chunk]:
+def _json(path: Path, model: str) -> tuple[NodeFacts, Chunk]:
     try:
         content = json.loads(path.read_text("utf-8"))
         about, data = content["metadata"], content["data"]
@@ -144,7 +143,7 @@ def _json_gpu(metrics: dict[str, list[float]], index: int, period: float, start:
     return chunk | {"device": np.full(size, index), "span": np.full(size, period), "end": end}
 
 
-def _csv(path: Path, model: str) -> tuple[dataset.NodeFacts, Chunk]:
+def _csv(path: Path, model: str) -> tuple[NodeFacts, Chunk]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

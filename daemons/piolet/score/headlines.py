@@ -49,6 +49,9 @@ def saturation(data: Dataset, view: Overview) -> Figure:
     if float(np.minimum(view.told, view.totals.covered).sum()) < TOLD * float(view.totals.covered.sum()):
         high = None
         reasons.append("utilisation, which would confirm it, is not told")
+    if view.remade:
+        high = None  # the largest of the means is at most the mean of the largest
+        reasons.append("it is made of samples that have been thinned")
     if shared(data):
         low = None
         reasons.append(shared(data))

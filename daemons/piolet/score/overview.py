@@ -1,27 +1,28 @@
-"""A data set in the size of a report: sums per GPU, and a timeline of at most 600 bins per GPU.
+"""A data set in the size of a report: sums per GPU, and timelines of at most 600 bins.
 
-Nodes are read one after the other in chunks (two processes share large data sets), so memory does not grow with
-the length of a step.
+A node leaves its own sums behind (rollup.py), and these are what is read; where there are none, its samples are. Nodes
+are read one after the other (two processes share large data sets), so memory does not grow with the length of a step.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import math
+import functools
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from piolet.samples.dataset import Dataset, Node
-from piolet.score import saturation, witness
+from piolet.score import rollup, saturation, witness
 from piolet.score.counter import EnergyCounter
 from piolet.score.peaks import Peaks, peaks_of
-from piolet.score.phases import BINS_MAX
 from piolet.score.saturation import NEEDED, Totals
+from piolet.score.timelines import Grid, Timelines, width_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,6 +37,7 @@ MEANS = (
 # nvmlClocksEventReasons: software power cap; hardware slowdown, software and hardware thermal; hardware power brake.
 EVENTS = {"power": 0x4 | 0x80, "heat": 0x20 | 0x40, "hardware": 0x8}
 _PARALLEL_FROM = 4_000_000
+ROWS_MAX = 1024  # GPUs with timelines of their own; of more than that, nodes have them
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,16 @@ class Gpu:
 
 @dataclass
 class Overview:
-    """The whole step. Arrays have one entry per GPU; `lines` has (GPU, bin) per quantity, NaN where nothing is.
+    """The whole step. Arrays have one entry per GPU; `lines` has (row, bin) per quantity, NaN where nothing is.
 
+    lanes        what the rows of `lines` are: "node:index", or with more than ROWS_MAX GPUs nodes, whose mean they are;
+                 empty where there is one row for all of them
+    low, high    the lowest and the highest sample of a bin, of all GPUs, by quantity
+    host         (1, bin) by quantity: the mean of all nodes
+    worst        the lowest saturation of a node's GPUs, (node, bin)
+    origin       when the first bin begins, in seconds since `start`: at most 0
+    bin_seconds  what a bin covers
+    remade       nodes whose sums had to be made of samples that have been thinned
     energy       J: what was added to the counter; `drawn` is the integral of the power in the same time, `restarts` how
                  often the counter began again
     counted      seconds between the first and the last reading of that counter
@@ -82,17 +92,18 @@ class Overview:
     rows: int = 0
     host: dict[str, Array] = field(default_factory=dict)
     nodes: list[str] = field(default_factory=list)
+    low: dict[str, Array] = field(default_factory=dict)
+    high: dict[str, Array] = field(default_factory=dict)
+    worst: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    lanes: list[str] = field(default_factory=list)
+    origin: float = 0.0
+    bin_seconds: float = 0.0
+    remade: list[str] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
         """How long the step was."""
         return (self.end - self.start) / 1e9
-
-    @property
-    def bin_seconds(self) -> float:
-        """What a bin of the timeline covers."""
-        bins: int = next(iter(self.lines.values())).shape[1]
-        return self.seconds / max(1, bins)
 
     def score(self, which: Any = None) -> saturation.Score:
         """Return the score of all GPUs, or of some."""
@@ -100,51 +111,92 @@ class Overview:
         mean = float(expected.mean()) if len(expected) else 0.0
         return saturation.summarise(self.totals, mean, which)
 
+    def timeline(self, name: str, which: Array) -> Array:
+        """Return the mean of some GPUs over time, (bin); where rows are nodes, of the nodes that have one of these."""
+        rows = self.lines[name]
+        if not self.lanes:
+            which = np.ones(len(rows), bool)
+        elif len(rows) != len(self.gpus):
+            chosen = {gpu.node for gpu, picked in zip(self.gpus, which, strict=True) if picked}
+            which = np.array([lane in chosen for lane in self.lanes], bool)
+        mean: Array = np.nanmean(rows[which], axis=0)
+        return mean
+
     def per_gpu(self) -> Array:
         """Return the saturation of each GPU, NaN where nothing is covered."""
         covered = self.totals.covered
         return _ratio(self.totals.s, covered)
 
 
-def overview(data: Dataset, calibrations: Mapping[str, Peaks] | None = None) -> Overview:
-    """Read a data set once and return its overview."""
-    span = max(1, data.end - data.start)
-    shortest = min((node.facts.header["period"] for node in data.nodes), default=1.0)
-    bins = max(1, min(BINS_MAX, math.ceil(span / 1e9 / max(shortest, 1e-3) / 2)))
-    work = [(node, data.start, span, bins, dict(calibrations or {})) for node in data.nodes]
-    rows = sum(node.facts.quality.get("ticks", 0) * len(node.facts.devices) for node in data.nodes)
-    if len(work) > 1 and rows > _PARALLEL_FROM and (os.cpu_count() or 1) > 1:
+def overview(data: Dataset, calibrations: Mapping[str, Peaks] | None = None, detail: bool = True) -> Overview:
+    """Read a data set once and return its overview; with more than ROWS_MAX GPUs, and without `detail`, its timelines
+    are of all of them together."""
+    devices = sum(len(node.facts.devices) for node in data.nodes)
+    how = "each" if devices <= ROWS_MAX else "node" if detail else "all"
+    work = [(node, dict(calibrations or {}), how != "all") for node in data.nodes]
+    unread = [node for node in data.nodes if not node.is_summed]
+    rows = sum(node.facts.quality.get("ticks", 0) * len(node.facts.devices) for node in unread)
+    if len(unread) > 1 and rows > _PARALLEL_FROM and (os.cpu_count() or 1) > 1:
         with concurrent.futures.ProcessPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            parts = list(pool.map(_node, work, chunksize=max(1, len(work) // 64)))
-    else:
-        parts = [_node(item) for item in work]
-    return _merge(parts, data)
+            return _merge(pool.map(_node, work, chunksize=max(1, len(work) // 64)), data, how)
+    return _merge(map(_node, work), data, how)
 
 
-def _node(item: tuple[Node, int, int, int, dict[str, Peaks]]) -> Overview:
-    """Return the overview of one node."""
-    node, start, span, bins, calibrations = item
-    facts = node.facts
-    gpus = [
+def summary_of(node: Node, calibrations: Mapping[str, Peaks] | None = None) -> bytes:
+    """Return the sums of all samples of a node, which `Node.summary` then has."""
+    gpus = _gpus(node, dict(calibrations or {}))
+    return rollup.pack(_read(node, gpus), _key(gpus))
+
+
+def _gpus(node: Node, calibrations: dict[str, Peaks]) -> list[Gpu]:
+    return [
         Gpu(node.name, i, d["uuid"], d["name"], d["memory"], d["power_limit"], peaks_of(d["name"], calibrations))
-        for i, d in enumerate(facts.devices)
+        for i, d in enumerate(node.facts.devices)
     ]
-    sums = _Sums(len(gpus), bins)
-    for chunk in node.chunks((*_COLUMNS, *_SPARSE)):
-        sums.add(chunk, gpus, start, span)
-    part = sums.result(gpus, start, start + span)
-    # Until the step's end: a GPU of a node that ended earlier stood idle, and of one that was lost nothing is known.
-    part.expected = np.full(len(gpus), (start + span - facts.start) / 1e9)
-    part.host = _host(node, start, span, bins)
-    part.nodes = [node.name]
-    return part
+
+
+def _key(gpus: list[Gpu]) -> str:
+    """Return what sums are made with, as text."""
+    return "\n".join(_peaks_as_text(gpu.peaks) for gpu in gpus)
+
+
+@functools.cache
+def _peaks_as_text(peaks: Peaks) -> str:
+    return json.dumps(dataclasses.asdict(peaks))
+
+
+def _read(node: Node, gpus: list[Gpu], detail: bool = True) -> _Sums:
+    """Return a node's sums: those that it left, and what came after them; if these are of other peaks, new ones."""
+    hosts = [str(name) for name in node.facts.header["host_columns"]]
+    begun = node.facts.start, float(node.facts.header["period"])
+    sums = _Sums(gpus, *begun, hosts)
+    found = bool(node.summary) and rollup.unpack(node.summary, sums, _key(gpus), detail or not node.is_summed)
+    if not found:
+        sums = _Sums(gpus, *begun, hosts)
+    if not (found and node.is_summed):
+        after = node.summed if found else 0
+        for chunk in node.chunks((*_COLUMNS, *_SPARSE), after=after):
+            sums.add(chunk, gpus)
+        for chunk in node.chunks(hosts, host=True, after=after):
+            sums.add_host(chunk)
+        sums.remade |= int(not found and node.facts.thinned > 0)
+    return sums
+
+
+def _node(item: tuple[Node, dict[str, Peaks], bool]) -> tuple[list[Gpu], _Sums]:
+    """Return the GPUs and sums of one node."""
+    node, calibrations, detail = item
+    gpus = _gpus(node, calibrations)
+    return gpus, _read(node, gpus, detail)
 
 
 class _Sums:
     """What is added up while a node is read."""
 
-    def __init__(self, gpus: int, bins: int) -> None:
-        self.gpus, self.bins, self.rows = gpus, bins, 0
+    def __init__(self, devices: list[Gpu], start: int, period: float, hosts: list[str]) -> None:
+        gpus = len(devices)
+        self.gpus, self.rows = gpus, 0
+        self.remade = 0  # 1: made of samples that have been thinned
         self.totals = Totals.zero(gpus)
         self.mean = {name: np.zeros((2, gpus)) for name in (*MEANS, "clock_sm")}
         self.peak = {name: np.full(gpus, np.nan) for name in ("memory_used", "temperature", "power")}
@@ -152,9 +204,13 @@ class _Sums:
         self.denied = np.zeros(gpus)
         self.events = {name: np.zeros(gpus) for name in (*EVENTS, "known")}
         self.xids: list[set[int]] = [set() for _ in range(gpus)]
-        self.lines = {name: np.zeros((2, gpus * bins)) for name in (*SCORES, *DRAWN)}
+        self.lines = Timelines((*SCORES, *DRAWN), gpus, start, period)
+        self.host = Timelines(hosts, 1, start, period)
 
-    def add(self, chunk: dict[str, Array], gpus: list[Gpu], start: int, span: int) -> None:
+    def add(self, chunk: dict[str, Array], gpus: list[Gpu]) -> None:
+        """Add samples of the node's GPUs."""
+        if not gpus:
+            return
         gpu = chunk["device"].astype(np.int64)
         seconds = chunk["span"].astype(np.float64)
         self.rows += len(gpu)
@@ -164,21 +220,17 @@ class _Sums:
             # What is not believed is missing, in every figure.
             doubted = (*NEEDED, "occupancy", "integer", "tensor_half")
             chunk = chunk | {name: np.where(lies, np.nan, chunk[name]) for name in doubted}
-        place = gpu * self.bins + np.clip(
-            ((chunk["end"] - seconds * 5e8 - start) * (self.bins / span)).astype(np.int64), 0, self.bins - 1
-        )
+        places = self.lines.places(chunk["end"] - (seconds * 5e8).astype(np.int64))
         models = {g.peaks for g in gpus}
         samples = saturation.score(chunk, next(iter(models))) if len(models) == 1 else self._mixed(chunk, gpus, gpu)
         self.totals = self.totals + saturation.totals(samples, seconds, gpu, self.gpus)
-        known = np.where(np.isnan(samples.s), 0, seconds)
-        weights = np.bincount(place, weights=known, minlength=self.gpus * self.bins)
+        unknown = np.isnan(samples.s)
         for name in SCORES:
-            values = np.nan_to_num(getattr(samples, name))
-            self.lines[name][0] += np.bincount(place, weights=values * known, minlength=self.gpus * self.bins)
-            self.lines[name][1] += weights
+            values = np.where(unknown, np.nan, np.nan_to_num(getattr(samples, name)))
+            self.lines.add(name, values, gpu, places, seconds)
         nvlink = np.fmax(chunk["nvlink_tx"], chunk["nvlink_rx"])
         for name in DRAWN:
-            self._line(name, nvlink if name == "nvlink" else chunk[name], place, seconds)
+            self.lines.add(name, nvlink if name == "nvlink" else chunk[name], gpu, places, seconds)
         for name, sums in self.mean.items():
             self._weigh(sums, chunk[name], gpu, seconds, self.gpus)
         for name, best in self.peak.items():
@@ -196,8 +248,12 @@ class _Sums:
         rows = np.arange(len(gpu))
         return saturation.Samples(*(np.stack([getattr(p, f) for p in parts])[gpu, rows] for f in fields))
 
-    def _line(self, name: str, values: Array, place: Array, seconds: Array) -> None:
-        self._weigh(self.lines[name], values, place, seconds, self.gpus * self.bins)
+    def add_host(self, chunk: dict[str, Array]) -> None:
+        """Add samples of the host."""
+        seconds = chunk["span"].astype(np.float64)
+        places = self.host.places(chunk["end"] - (seconds * 5e8).astype(np.int64))
+        for name in self.host.names:
+            self.host.add(name, chunk[name], np.zeros(len(seconds), np.int64), places, seconds)
 
     @staticmethod
     def _weigh(sums: Array, values: Array, place: Array, seconds: Array, size: int) -> None:
@@ -220,78 +276,75 @@ class _Sums:
         for row in np.flatnonzero(np.nan_to_num(xid) > 0):
             self.xids[gpu[row]].add(int(xid[row]))
 
-    def result(self, gpus: list[Gpu], start: int, end: int) -> Overview:
-        means = {name: _ratio(sums[0], sums[1]) for name, sums in self.mean.items()}
-        lines = {
-            name: _ratio(sums[0], sums[1]).astype(np.float32).reshape(self.gpus, self.bins)
-            for name, sums in self.lines.items()
-        }
-        events = {name: _ratio(self.events[name], self.events["known"]) for name in EVENTS}
-        energy, drawn = (np.array([getattr(c, name) for c in self.energy]) for name in ("joules", "by_power"))
-        restarts = np.array([counter.restarts for counter in self.energy], int)
-        xids = [sorted(codes) for codes in self.xids]
-        clock = means.pop("clock_sm")
-        return Overview(
-            gpus=gpus,
-            totals=self.totals,
-            means=means,
-            peak=self.peak,
-            energy=energy,
-            events=events,
-            xids=xids,
-            clock=clock,
-            lines=lines,
-            start=start,
-            end=end,
-            expected=np.zeros(self.gpus),
-            drawn=drawn,
-            restarts=restarts,
-            counted=np.array([counter.seconds for counter in self.energy]),
-            told=self.mean["utilisation"][1],
-            denied=self.denied,
-            rows=self.rows,
-        )
-
 
 def _ratio(sums: Array, weights: Array) -> Array:
     result: Array = np.divide(sums, weights, out=np.full(sums.shape, np.nan), where=weights > 0)
     return result
 
 
-def _host(node: Node, start: int, span: int, bins: int) -> dict[str, Array]:
-    """Return the node's host quantities as timelines, shape (1, bins)."""
-    names = [str(name) for name in node.facts.header["host_columns"]]
-    sums = {name: np.zeros((2, bins)) for name in names}
-    for chunk in node.chunks(names, host=True):
-        middle = chunk["end"] - chunk["span"].astype(np.float64) * 5e8 - start
-        place = np.clip((middle * (bins / span)).astype(np.int64), 0, bins - 1)
-        for name in names:
-            _Sums._weigh(sums[name], chunk[name], place, chunk["span"].astype(np.float64), bins)
-    return {name: _ratio(pair[0], pair[1])[None, :].astype(np.float32) for name, pair in sums.items()}
+def _merge(parts: Iterable[tuple[list[Gpu], _Sums]], data: Dataset, how: str) -> Overview:
+    """Put the nodes' sums together, each as it comes."""
+    shortest = min((float(node.facts.header["period"]) for node in data.nodes), default=1.0)
+    start, end = data.start, data.end
+    devices = [len(node.facts.devices) for node in data.nodes]
+    rows = {"each": sum(devices), "node": sum(map(bool, devices)), "all": 0}
+    span = width_of(start, end, shortest), start, end
+    names = dict.fromkeys(str(name) for node in data.nodes for name in node.facts.header["host_columns"])
+    grid, hosts = Grid((*SCORES, *DRAWN), rows[how], *span), Grid(list(names), 0, *span)
+    gpus: list[Gpu] = []
+    sums: list[_Sums] = []
+    remade, lanes, expected = [], [], []
+    for node, (own, part) in zip(data.nodes, parts, strict=True):
+        gpus += own
+        # Until the step's end: a GPU of a node that ended earlier stood idle; of one that was lost nothing is known.
+        expected += [(end - node.facts.start) / 1e9] * len(own)
+        remade += [node.name] if part.remade else []
+        lanes += {"each": [f"{gpu.node}:{gpu.index}" for gpu in own], "node": [node.name] if own else [], "all": []}[
+            how
+        ]
+        grid.take(part.lines, how)
+        hosts.take(part.host, "all")
+        part.lines = part.host = None  # type: ignore[assignment]
+        sums.append(part)
 
-
-def _merge(parts: list[Overview], data: Dataset) -> Overview:
     def joined(name: str) -> dict[str, Array]:
-        return {key: np.concatenate([getattr(p, name)[key] for p in parts]) for key in getattr(parts[0], name)}
+        return {key: np.concatenate([getattr(p, name)[key] for p in sums]) for key in getattr(sums[0], name)}
 
+    def counted(name: str) -> Array:
+        return np.array([getattr(counter, name) for part in sums for counter in part.energy], float)
+
+    (low, high), (lowest, highest) = grid.edges(), hosts.edges()
+    means = {
+        key: _ratio(*(np.concatenate([part.mean[key][i] for part in sums]) for i in (0, 1))) for key in sums[0].mean
+    }
+    events = joined("events")
     fields = [f.name for f in dataclasses.fields(Totals)]
     return Overview(
-        gpus=[gpu for part in parts for gpu in part.gpus],
-        totals=Totals(*(np.concatenate([getattr(part.totals, name) for part in parts]) for name in fields)),
-        means=joined("means"),
+        gpus=gpus,
+        totals=Totals(*(np.concatenate([getattr(part.totals, name) for part in sums]) for name in fields)),
+        clock=means.pop("clock_sm"),
+        means=means,
         peak=joined("peak"),
-        energy=np.concatenate([part.energy for part in parts]),
-        events=joined("events"),
-        xids=[codes for part in parts for codes in part.xids],
-        clock=np.concatenate([part.clock for part in parts]),
-        lines=joined("lines"),
-        start=data.start,
-        end=data.end,
-        **{
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("expected", "drawn", "restarts", "counted", "told", "denied")
-        },
-        rows=sum(part.rows for part in parts),
-        host=joined("host"),
-        nodes=[name for part in parts for name in part.nodes],
+        energy=counted("joules"),
+        events={name: _ratio(events[name], events["known"]) for name in EVENTS},
+        xids=[sorted(codes) for part in sums for codes in part.xids],
+        lines=grid.lines(),
+        start=start,
+        end=end,
+        expected=np.array(expected, float),
+        drawn=counted("by_power"),
+        restarts=counted("restarts").astype(int),
+        counted=counted("seconds"),
+        told=np.concatenate([part.mean["utilisation"][1] for part in sums]),
+        denied=np.concatenate([part.denied for part in sums]),
+        rows=sum(part.rows for part in sums),
+        host=hosts.lines(),
+        nodes=[node.name for node in data.nodes],
+        low=low | lowest,
+        high=high | highest,
+        worst=grid.worst(),
+        lanes=lanes,
+        origin=(grid.first * grid.width - start) / 1e9,
+        bin_seconds=grid.width / 1e9,
+        remade=remade,
     )

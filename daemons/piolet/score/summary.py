@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pwd
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from piolet.base import texts
 from piolet.base.errors import ScoreError
 from piolet.samples.dataset import Dataset, open_dataset
 from piolet.score import headlines, saturation
@@ -23,6 +25,7 @@ from piolet.score.saturation import Score
 from piolet.steps import identity
 
 MIXED = 0.1
+IDLE = 0.5  # of a phase: whatever limits the rest, it is not what the phase is
 HEADLINES = ("saturation", "utilisation", "energy", "coverage", "size")
 
 
@@ -61,12 +64,18 @@ class Summary:
                the parts behind the first of them, over the time that is covered
 
     restarts   how often the job had been requeued
+    job_name, user, environment, command    '' where it is not known
+    began      seconds since 1970
     wanted     how many nodes the step had, those without samples included
     """
 
     job: str
     step: str
     restarts: int
+    job_name: str
+    user: str
+    environment: str
+    began: float
     label: str
     command: str
     simulated: str
@@ -96,6 +105,13 @@ class Summary:
         """The name of this run of the step."""
         return identity.run_name(self.job, self.step, self.restarts)
 
+    @property
+    def title(self) -> str:
+        """What a page is called: the job, by its name if it is known, and the step."""
+        step = "local command" if self.job == "local" else f"step {self.name}"
+        named = self.job_name or self.label
+        return f"{named} ({step})" if named else step
+
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain values for JSON, without the timelines."""
         content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "view"}
@@ -118,17 +134,18 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None) -> Summary:
-    """Read a data set and return what there is to say."""
+def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None, detail: bool = True) -> Summary:
+    """Read a data set and return what there is to say; without `detail` not all of what can be drawn."""
     while True:
         try:
-            view = overview(data, calibrations)
+            view = overview(data, calibrations, detail)
             break
         except ScoreError:
             if not data.is_stale:
                 raise
             data = open_dataset(data.directory)
     headers = [node.facts.header for node in data.nodes]
+    origin = data.origin
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN, and becomes None
         per_gpu = view.per_gpu()
@@ -137,7 +154,11 @@ def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None) ->
             step=str(headers[0]["step"]),
             restarts=headers[0].get("restarts", 0),
             label=str(headers[0]["label"]),
-            command=str(headers[0]["command"]),
+            job_name=origin.get("name", ""),
+            user=origin.get("user", "") or _user(headers[0].get("uid", -1)),
+            environment=origin.get("environment", ""),
+            began=data.start / 1e9,
+            command=str(headers[0]["command"]) or origin.get("command", ""),
             simulated=data.simulated,
             collectors=tuple(sorted({f"{c['name']} ({c['source']})" for h in headers for c in h["collectors"]})),
             not_used={key: text for header in headers for key, text in header["not_used"].items()},
@@ -162,6 +183,13 @@ def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None) ->
         )
 
 
+def _user(uid: Any) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, TypeError, OverflowError):
+        return ""
+
+
 def _run_of(header: dict[str, Any]) -> str:
     return identity.run_name(str(header["job"]), str(header["step"]), header.get("restarts", 0))
 
@@ -180,7 +208,9 @@ def _phases(view: Overview) -> list[NamedPhase]:
     result = []
     for phase in phases(series):
         s, c, m, n, engine, sm = phase.means
-        start, end = phase.start * view.bin_seconds, phase.end * view.bin_seconds
+        start, end = (
+            min(max(0.0, view.origin + number * view.bin_seconds), view.seconds) for number in (phase.start, phase.end)
+        )
         what = _name(s, c, m, n, engine, sm)
         if unsure and what in ("stalled", "memory"):
             what = "unknown"  # it may have been the pipe that is missing
@@ -191,6 +221,8 @@ def _phases(view: Overview) -> list[NamedPhase]:
 def _name(s: float, c: float, m: float, n: float, engine: float, sm: float) -> str:
     if max(s, engine, sm) < MIXED:
         return "idle"
+    if 1 - max(engine, sm, s) > IDLE:
+        return "mostly idle"
     best = max(c, m, n)
     if best < 0.5 * max(engine, s):
         # Less than half of the busy time is explained by a limit: say where the rest went.
@@ -200,25 +232,31 @@ def _name(s: float, c: float, m: float, n: float, engine: float, sm: float) -> s
 
 
 def _nodes(view: Overview, per_gpu: Any) -> list[NodeLine]:
-    owners = np.array([gpu.node for gpu in view.gpus])
-    lines = []
-    for name in dict.fromkeys(view.nodes):
-        mine = owners == name if len(owners) else np.zeros(0, bool)
-        score = view.score(mine)
-        known = per_gpu[mine][~np.isnan(per_gpu[mine])] if mine.any() else np.zeros(0)
-        energy = view.energy[mine] if mine.any() else np.zeros(0)
-        lines.append(
-            NodeLine(
-                name=name,
-                gpus=int(mine.sum()),
-                s=score.value,
-                least=float(known.min()) if len(known) else None,
-                most=float(known.max()) if len(known) else None,
-                coverage=score.coverage,
-                energy=float(np.nansum(energy)) if len(energy) and not np.isnan(energy).all() else None,
-            )
+    """Return a line of each node; GPUs of a node follow each other."""
+    places = {name: place for place, name in enumerate(dict.fromkeys(view.nodes))}
+    owner = np.array([places[gpu.node] for gpu in view.gpus], int)
+    size = len(places)
+
+    def sums(values: Any) -> Any:
+        return np.bincount(owner, weights=np.nan_to_num(values), minlength=size)
+
+    gpus, covered, s = np.bincount(owner, minlength=size), sums(view.totals.covered), sums(view.totals.s)
+    expected, energy, told = sums(view.expected), sums(view.energy), sums(~np.isnan(view.energy))
+    least, most = np.full(size, np.nan), np.full(size, np.nan)
+    np.fmin.at(least, owner, per_gpu)
+    np.fmax.at(most, owner, per_gpu)
+    return [
+        NodeLine(
+            name=name,
+            gpus=int(gpus[i]),
+            s=float(s[i] / covered[i]) if covered[i] else None,
+            least=None if np.isnan(least[i]) else float(least[i]),
+            most=None if np.isnan(most[i]) else float(most[i]),
+            coverage=float(covered[i] / max(expected[i], covered[i])) if expected[i] > 0 else 0.0,
+            energy=float(energy[i]) if told[i] else None,
         )
-    return lines
+        for name, i in places.items()
+    ]
 
 
 def _slowest(view: Overview, per_gpu: Any) -> str:
@@ -241,6 +279,13 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
     for name, figure in figures.items():
         if figure.reason and name != "saturation":  # that reason stands beside the figure
             by_reason.setdefault(figure.reason, []).append(name)
+    if thinned := max(node.facts.thinned for node in data.nodes):
+        most = f"{thinned:.1f} s" if thinned < 60 else f"{thinned / 60:.1f} min"
+        lines.append(
+            f"thinned: samples are kept as means over up to {most}; the figures were made of all of them before"
+            if not view.remade
+            else f"thinned: figures of {texts.counted(len(view.remade), 'node')} are made of means over up to {most}"
+        )
     lines += [f"{', '.join(names)} not confirmed: {reason}" for reason, names in by_reason.items()]
     if score.is_lower_bound:
         lines.append(f"the saturation is at most {100 * score.most:.0f} %, since no pipe works more than its SMs")

@@ -12,6 +12,7 @@ from piolet.base.errors import ConfigError
 from piolet.config.schema import SettingPlace, section
 from piolet.config.schema import known as near
 from piolet.environment.settings import EnvironmentConfig
+from piolet.hooks.settings import HooksConfig
 from piolet.images.settings import ImagesConfig
 from piolet.node.settings import NodeConfig
 from piolet.samples.settings import ScoreConfig
@@ -25,6 +26,7 @@ class Config:
     """All of `piolet.toml`; every setting has a default, so that an empty file is a valid one."""
 
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    hooks: HooksConfig = field(default_factory=HooksConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
     vet: VetConfig = field(default_factory=VetConfig)

@@ -12,6 +12,8 @@ from piolet.base import hostlist
 from piolet.base.errors import SlurmError
 
 _ASK_S = 30.0
+_PART = re.compile(r"\d+g\.|\d+c\.")
+"""The name of a part of a GPU (MIG): '1g.10gb'."""
 
 
 def nodes_of(job: int, environ: Mapping[str, str], scontrol: str = "scontrol") -> list[str]:
@@ -51,6 +53,26 @@ def _ask(job: int, scontrol: str, field: str = "NodeList") -> str:
         why = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it did not say why"]
         raise SlurmError(f"{scontrol} cannot tell the {field} of job {job}: {why[0]}")
     return found[1]
+
+
+def gpus_of(nodes: Sequence[str], scontrol: str = "scontrol") -> dict[str, int]:
+    """Return how many GPUs Slurm has of each node, without those where they are divided (MIG). Raises SlurmError."""
+    command = [scontrol, "show", "node", "--oneliner", hostlist.compress(nodes)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{scontrol} did not tell the GPUs of the nodes within {_ASK_S:g} s") from None
+    except OSError as error:
+        raise SlurmError(f"cannot start {scontrol}: {error.strerror}") from None
+    found = {}
+    for line in done.stdout.decode("utf-8", "replace").splitlines():
+        words = dict(word.partition("=")[::2] for word in line.split() if word.startswith(("NodeName=", "Gres=")))
+        # 'gpu:h100:4(S:0-1),shard:h100:32'; where there are none, '(null)'.
+        gres = re.sub(r"\([^)]*\)", "", words.get("Gres", "")).split(",")
+        gpus = [one.split(":") for one in gres if one.partition(":")[0] == "gpu"]
+        if "NodeName" in words and "Gres" in words and not any(_PART.match(one[1]) for one in gpus if len(one) > 2):
+            found[words["NodeName"]] = sum(int(one[-1]) if one[-1].isdecimal() else 1 for one in gpus)
+    return found
 
 
 def impossible(command: Sequence[str], environ: Mapping[str, str]) -> str:

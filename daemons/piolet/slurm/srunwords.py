@@ -7,6 +7,7 @@ it, an option's value and the application's name could not be told apart.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -109,6 +110,15 @@ def attaches(words: Sequence[str]) -> bool:
         return parse(words).value("jobid") is not None
     except SlurmError:
         return any(word.startswith("--jobi") for word in words)
+
+
+def is_quiet(words: Sequence[str]) -> bool:
+    """Return whether srun, sbatch or salloc was told to be quiet; by the first options, if one is not known."""
+    try:
+        return any(option.name == "quiet" for option in parse(words).options)
+    except SlurmError:
+        options = itertools.takewhile(lambda word: word.startswith("-") and word != "--", words[1:])
+        return any(word in ("-Q", "--quiet") for word in options)
 
 
 def _long(word: str, following: str | None, known: Mapping[str, int]) -> tuple[Option, int]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
+from piolet.api import EITHER, FAIL, INCONCLUSIVE, NODE, PASS, USER, Verdict
 from piolet.base.errors import VetError
 from piolet.vet import localise, verdicts
 from piolet.vet.localise import Meeting
@@ -38,9 +38,11 @@ class Found:
     lost: Mapping[str, str]
     notes: Sequence[str] = ()
 
-    def decision(self, plan: Plan, nodes: Sequence[str]) -> verdicts.Decision:
-        """Return what it means for `nodes`."""
-        return verdicts.decide(plan, nodes, self.records, self.lost, None, self.notes)
+    def decision(
+        self, plan: Plan, nodes: Sequence[str], gpus: Mapping[str, int] | None = None
+    ) -> verdicts.Decision:  # fmt: skip
+        """Return what it means for `nodes`; `gpus`: how many Slurm has of each."""
+        return verdicts.decide(plan, nodes, self.records, self.lost, None, self.notes, gpus)
 
 
 class Coordinator:
@@ -192,21 +194,25 @@ class Coordinator:
         return found
 
     def _group(self, task: Task) -> Iterator[_Wait]:
-        """All together; only when that is bad, pairs tell why. A slow collective names nobody."""
+        """All, in groups; only when one of them is bad, pairs tell why. A slow collective names nobody."""
         nodes = self._alive()
         if len(nodes) < 2:
-            self._all(task, Verdict(INCONCLUSIVE, "there is no other node to measure with"))
+            self._all(task, Verdict(INCONCLUSIVE, "there is no other node to measure with", whose=USER))
             return
-        yield from self._round_of(task, nodes, [meeting.line("meet", {**self._next(task), "all": True})])
+        most = max(2, int(task.parameters.get("together", schedule.TOGETHER)))
+        yield from self._round_of(task, nodes, [meeting.line("meet", {**self._next(task), "all": most})])
         told = {node: self._met.get(node) for node in nodes}
-        together = _meeting(nodes, list(told.values()))
-        if not together.bad and together.value is not None:
+        met = [nodes[group.start : group.stop] for group in schedule.groups(len(nodes), most)]
+        together = [_meeting(members, [told[node] for node in members]) for members in met]
+        if all(not one.bad and one.value is not None for one in together):
             self._records += [record for record in told.values() if record is not None]
             return
         silent = {record.reason if record and record.outcome == INCONCLUSIVE else "" for record in told.values()}
         if len(silent) == 1 and "" not in silent:
             # What no node can do, such as to load a library, pairs cannot do either.
-            self._all(task, Verdict(INCONCLUSIVE, silent.pop()))
+            whose = {record.whose for record in told.values() if record}
+            said = Verdict(INCONCLUSIVE, silent.pop(), whose=whose.pop() if len(whose) == 1 else EITHER)
+            self._all(task, said)
             return
         pairs = yield from self._pairs(task)
         # A node that was lost explains it.
@@ -276,7 +282,9 @@ class Coordinator:
             verdict = Verdict(PASS, "", "worst meeting", value, limit, task.unit)
             if node in named:
                 fault = named[node]
-                verdict = Verdict(FAIL, fault.reason, "median of its meetings", fault.value, fault.limit, task.unit)
+                verdict = Verdict(
+                    FAIL, fault.reason, "median of its meetings", fault.value, fault.limit, task.unit, whose=NODE
+                )
             elif not own:
                 verdict = Verdict(INCONCLUSIVE, "it met no other good node")
             elif len(worse) * 2 > len(own):

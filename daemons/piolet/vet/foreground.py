@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import replace
 
+from piolet.api import USER
 from piolet.vet import cache, requirements, store, verdicts
 from piolet.vet.coordinator import Coordinator
 from piolet.vet.runner import runner, surroundings
@@ -37,7 +38,7 @@ def vet(plan: Plan, node: str, use_cache: bool = True) -> verdicts.Decision:
     runner.run_plan(here, HOST, context, write, resolver(plan, base), known, kept.append, amend)
     leader.advance()
     memory.keep(plan, kept)
-    nowhere = verdicts.unjudged(inside, {node: "there is an environment in steps only (srun --environment)"})
+    nowhere = verdicts.unjudged(inside, {node: "there is an environment in steps only (srun --environment)"}, USER)
     found = leader.found
     return replace(found, records=[*found.records, *nowhere]).decision(plan, [node])
 

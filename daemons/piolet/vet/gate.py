@@ -21,7 +21,7 @@ from piolet.base import texts
 from piolet.base.errors import PioletError, SlurmError, VetError
 from piolet.slurm import jobs, srunwords
 from piolet.slurm.srunwords import Words
-from piolet.vet import kept, relaunch, request, results, screen, step
+from piolet.vet import gpucount, kept, problems, relaunch, request, results, screen, step
 from piolet.vet.relaunch import NodeChoice
 from piolet.vet.request import VetRequest
 from piolet.vet.runner import plan
@@ -123,9 +123,9 @@ class _Gate:
         # Of several sruns that a job starts at once, one vets.
         bound = self._plan.budget_s + self._plan.meetings_s(len(nodes)) + start_s(len(nodes))
         with kept.alone(place.file, bound) if place is not None else contextlib.nullcontext():
-            _, choice = self._decide(nodes, place)
+            decision, choice = self._decide(nodes, place)
         if not choice.nodes:
-            return self._refuse(choice.reason)
+            return self._refuse(choice.reason if decision.abort else decision.futile or choice.reason)
         if choice.words:
             used = set(choice.nodes)
             unused = [node for node in nodes if node not in used]
@@ -148,6 +148,8 @@ class _Gate:
             self._say(screen.render(self._plan, decision, seconds))
         choice, error = self._choose(nodes, decision)
         if earlier is None:
+            left = problems.spares(len(nodes), len(decision.good), choice.wanted) if not decision.futile else ""
+            self._say(f"{left}\n" if left else "")
             self._report(decision, choice, at, seconds)
             if choice.nodes and place is not None:
                 kept.keep(place, decision, at)
@@ -172,7 +174,11 @@ class _Gate:
             step.environment_words(self._words.value("environment"), self._environ),
         )  # fmt: skip
         found = step.run(self._plan, nodes, launch, self._environ, self._interrupted)
-        return found.decision(self._plan, nodes)
+        gpus: Mapping[str, int] = {}
+        if gpucount.wanted(self._plan):
+            with contextlib.suppress(SlurmError):  # then they are held against each other
+                gpus = jobs.gpus_of(nodes, _tool(self._order.words, "scontrol"))
+        return found.decision(self._plan, nodes, gpus)
 
     def _choose(self, nodes: Sequence[str], decision: Decision) -> tuple[NodeChoice, PioletError | None]:
         if decision.abort:
@@ -197,6 +203,8 @@ class _Gate:
         bad = decision.bad
         if decision.abort or not bad:
             return self._refuse(choice.reason)
+        if decision.futile:
+            return self._refuse(f"{decision.futile}, so no other nodes are asked for")
         if not self._order.own:
             return self._refuse("this srun did not make the allocation, so it cannot ask for other nodes")
         started = self._order.started or self._environ

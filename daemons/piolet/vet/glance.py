@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from piolet.base.files import NotRegularError, read_small
@@ -14,27 +15,62 @@ from piolet.base.files import NotRegularError, read_small
 _SIZE_MAX = 1 << 20
 
 
-def better(dotted: str, search: Iterable[str]) -> str | None:
-    """Return the 'better' of the class `dotted`, of a file in `search`; '': it has none, None: it cannot be told."""
+@dataclass(frozen=True)
+class ClassGlance:
+    """What is plain to see.
+
+    better   the 'better' of the class; '': it has none, None: it cannot be told
+    broken   why no import can give the class, with the file and the line; '': nothing speaks against it
+    """
+
+    better: str | None = None
+    broken: str = ""
+
+
+def look(dotted: str, search: Iterable[str]) -> ClassGlance:
+    """Return what is to be seen of the class `dotted`, of a file in `search`."""
     *module, name = dotted.split(".")
     for directory in search:
         path = Path(directory, *module)
         if path.with_suffix(".py").exists():
-            return None if path.is_dir() else _better(path.with_suffix(".py"), name)
+            return ClassGlance() if path.is_dir() else _look(path.with_suffix(".py"), name)
         if Path(directory, module[0]).is_dir() or Path(directory, module[0] + ".py").exists():
-            return None
-    return None
+            return ClassGlance()
+    return ClassGlance()
 
 
-def _better(path: Path, name: str) -> str | None:
+def _look(path: Path, name: str) -> ClassGlance:
     try:
         # It may lie in a directory of others: no pipe in its place holds this up.
         text, _ = read_small(str(path), _SIZE_MAX)
         if len(text) > _SIZE_MAX:
-            return None
+            return ClassGlance()
         tree = ast.parse(text)
-    except (OSError, NotRegularError, ValueError, SyntaxError, RecursionError, MemoryError):
-        return None
+    except SyntaxError as error:
+        return ClassGlance(broken=f"{path}, line {error.lineno or 1}: {error.msg}")
+    except ValueError as error:  # a zero byte
+        return ClassGlance(broken=f"{path}: {error}")
+    except (OSError, NotRegularError, RecursionError, MemoryError):
+        return ClassGlance()
+    if not _may_have(tree, name):
+        return ClassGlance(broken=f"{path} has no class '{name}'")
+    return ClassGlance(_better(tree, name))
+
+
+def _may_have(tree: ast.Module, name: str) -> bool:
+    """Return whether the module may have something called `name`: it binds it, or names that are not to be seen."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.ClassDef(name=bound) | ast.FunctionDef(name=bound) | ast.Name(id=bound):
+                if bound in (name, "__getattr__", "exec", "globals", "setattr", "vars", "sys"):
+                    return True
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                if {one.asname or one.name.partition(".")[0] for one in names} & {name, "*"}:
+                    return True
+    return False
+
+
+def _better(tree: ast.Module, name: str) -> str | None:
     classes = [one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == name]
     if len(classes) != 1:
         return None

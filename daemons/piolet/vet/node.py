@@ -48,21 +48,21 @@ def preload() -> None:
         assert entry.kind
 
 
-def prepare(site: Sequence[str] = ()) -> Work:
+def prepare(site: Sequence[str] = (), users: Sequence[str] = ()) -> Work:
     """Import what most evals need, and return what a child does. Call it before threads are started.
 
-    `site` are the directories of the site's evals, as the daemon's configuration names them.
+    `site` are the directories of the site's evals, `users` the ids of its users, as pioletd's configuration has them.
     """
     preload()
     # OpenSSL reads its configuration, which can name programs, when it is first used: not in the user's environment.
     hashlib.sha256(b"").digest()
     ssl.create_default_context()
-    return functools.partial(work, site=tuple(site), closed=closed_environment(os.environ))
+    return functools.partial(work, site=tuple(site), closed=closed_environment(os.environ), users=tuple(users))
 
 
 def work(
     data: bytes, descriptor: int, facts: Facts, spool: int = -1, site: Sequence[str] = (),
-    closed: Mapping[str, str] | None = None,
+    closed: Mapping[str, str] | None = None, users: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """Judge this node by the plan in `data` and write the lines to `descriptor`; every write is one message.
 
@@ -81,6 +81,7 @@ def work(
             write(line)
             copies.write(line)
 
+        facts = {**facts, "users": list(users)} if users else facts
         _work(what, facts, write_twice if spool >= 0 else write, descriptor, copies.origins, closed or {})
     except BrokenPipeError:
         return  # the task is gone, and with it everybody who wants to know

@@ -93,8 +93,12 @@ def _task(reader: _Reader, item: Node, known: Catalogue, search: tuple[str, ...]
         hint = _did_you_mean(written, known.names()) or "`piolet vet list` shows them all"
         raise document.error(f"there is no eval '{written}'", item.items["type"].place, hint)
     parameters = _parameters(reader, item, kind, written)
-    says = kind.better if kind else glance.better(name, search)
-    common = _common(reader, item, kind, name, says)
+    seen = glance.ClassGlance(kind.better) if kind else glance.look(name, search)
+    common = _common(reader, item, kind, name, seen.better)
+    # Of an image's Python nothing is known here.
+    if seen.broken and common["where"] == plan.HOST:
+        what = f"the eval '{written}' cannot be imported: {seen.broken}"
+        raise document.error(what, item.items["type"].place, "mend that file")
     own_name = reader.text(item.items["name"], "name") if "name" in item.items else name
     if "name" in item.items and len(own_name) > _NAME_MAX:
         raise document.error(f"'name' must be at most {_NAME_MAX} characters long", item.items["name"].place)

@@ -33,11 +33,15 @@ class WantedNodes:
 
 @dataclass(frozen=True)
 class NodeChoice:
-    """The nodes to run on, empty: there are too few, for `reason`; `words` empty: the srun goes on as it is."""
+    """The nodes to run on, empty: there are too few, for `reason`; `words` empty: the srun goes on as it is.
+
+    wanted   how many were asked for
+    """
 
     nodes: tuple[str, ...]
     words: tuple[str, ...] = ()
     reason: str = ""
+    wanted: int = 0
 
 
 def wanted(words: Words, nodes: Sequence[str], plan: Plan) -> WantedNodes:
@@ -64,6 +68,13 @@ def choose(
     """Return the nodes that this srun runs on, and by which words. Raises VetError."""
     excluded = set(_hosts(words.value("exclude")))
     want = wanted(words, [node for node in nodes if node not in excluded], plan)
+    return dataclasses.replace(_choose(words, nodes, decision, environ, excluded, want), wanted=want.most)
+
+
+def _choose(
+    words: Words, nodes: Sequence[str], decision: Decision, environ: Mapping[str, str], excluded: set[str],
+    want: WantedNodes,
+) -> NodeChoice:  # fmt: skip
     named = [node for node in _hosts(words.value("nodelist")) if node in decision.state]
     state = {node: BAD if node in excluded else own for node, own in decision.state.items()}
     usable = [node for node, own in state.items() if own != BAD]

@@ -20,7 +20,7 @@ import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from piolet.api import Inconclusive
+from piolet.api import USER, Inconclusive
 from piolet.base import locks
 
 _STAMP = ".complete"
@@ -117,7 +117,7 @@ def _call(command: list[str], end: float, what: str) -> None:
         lines = [line.strip() for line in output.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR:")]
         last = (errors or lines or ["pip said nothing"])[-1].removeprefix("ERROR: ")
-        raise Inconclusive(f"cannot install {what}: {last[:300]}")
+        raise Inconclusive(f"cannot install {what}: {last[:300]}", USER)
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:

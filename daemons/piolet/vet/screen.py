@@ -1,4 +1,4 @@
-"""One screen of text for a vetting: a line for each eval, then who is left out and why. Pure functions."""
+"""One screen of text for a vetting: a line for each eval, then what is wrong and with whom. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from statistics import median
 
 from piolet.api import FAIL, INCONCLUSIVE, PASS
 from piolet.base import texts
+from piolet.vet import problems
 from piolet.vet.runner.plan import Plan, Task
 from piolet.vet.runner.records import Record
-from piolet.vet.verdicts import BAD, WARNED, Decision
+from piolet.vet.verdicts import Decision
 
-_NODES_SHOWN = 20
 _REASON_WIDTH = 110
 
 
@@ -32,20 +32,6 @@ def table(plan: Plan, decision: Decision) -> list[str]:
     return [line.rstrip() for line in texts.columns(rows, (width, 17, 14), right=(2,))]
 
 
-def left_out(decision: Decision) -> list[str]:
-    """Return a line for each bad or warned node, with its first reasons."""
-    lines: list[str] = []
-    for state, title in ((BAD, "left out"), (WARNED, "warning")):
-        nodes = [node for node, own in decision.state.items() if own == state]
-        for node in nodes[:_NODES_SHOWN]:
-            reasons = list(decision.reasons[node])
-            more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-            lines.append(f"{title}: {node}: {_short(reasons[0] if reasons else 'unknown')}{more}")
-        if len(nodes) > _NODES_SHOWN:
-            lines.append(f"{title}: {len(nodes) - _NODES_SHOWN} more nodes, see the result file")
-    return lines
-
-
 def render(plan: Plan, decision: Decision, seconds: float) -> str:
     """Return the whole screen, with a line end."""
     cached = sum(record.cached for record in decision.records)
@@ -54,7 +40,7 @@ def render(plan: Plan, decision: Decision, seconds: float) -> str:
     lines = [
         f"vetting '{plan.name}': {good} of {texts.counted(total, 'node')} good, {seconds:.2f} s{kept}",
         *table(plan, decision),
-        *left_out(decision),
+        *problems.lines(plan, decision),
         *(f"note: {note}" for note in decision.notes),
     ]
     if decision.abort:
@@ -66,7 +52,7 @@ def brief(plan: Plan, decision: Decision, age_s: float) -> str:
     """Return what is said of a vetting that is used again."""
     good, total = len(decision.good), len(decision.state)
     first = f"vetting '{plan.name}': {good} of {texts.counted(total, 'node')} good, vetted {age_s:.0f} s ago"
-    return "\n".join([first, *left_out(decision)]) + "\n"
+    return "\n".join([first, *problems.lines(plan, decision)]) + "\n"
 
 
 def why(records: Sequence[Record], node: str) -> list[str]:

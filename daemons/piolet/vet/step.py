@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from piolet.api import USER
 from piolet.base import hostlist
 from piolet.base.errors import VetError
 from piolet.vet import bundle, verdicts
@@ -126,7 +127,7 @@ def run(
             continue
         if where == ENVIRONMENT and launch.environment is None:
             why = "the application has no environment (--environment)"
-            found += verdicts.unjudged(own.tasks, dict.fromkeys(nodes, why))
+            found += verdicts.unjudged(own.tasks, dict.fromkeys(nodes, why), USER)
             continue
         one = _run(own, where, nodes, launch, environ, interrupted)
         notes += one.notes

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from statistics import median
 
-from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict
+from piolet.api import EITHER, FAIL, INCONCLUSIVE, NODE, PASS, USER, Verdict
 from piolet.base import texts
-from piolet.vet import localise
+from piolet.vet import gpucount, localise, whose
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import ABORT, WARN, Plan, Task
 from piolet.vet.runner.records import Record
@@ -35,6 +35,7 @@ class Decision:
     reasons   by node, 'eval: reason', for what made it bad or warned
     abort     why the application must not start anywhere, or ''
     records   every node's record of every eval, as judged against peers
+    futile    the first reason for which other nodes would be no better, with whose problem that is, or ''
     """
 
     state: Mapping[str, str]
@@ -42,6 +43,7 @@ class Decision:
     records: Sequence[Record]
     abort: str = ""
     notes: Sequence[str] = field(default_factory=tuple)
+    futile: str = ""
 
     @property
     def good(self) -> list[str]:
@@ -80,10 +82,10 @@ def complete(
     return result
 
 
-def unjudged(tasks: Sequence[Task], why: Mapping[str, str]) -> list[Record]:
+def unjudged(tasks: Sequence[Task], why: Mapping[str, str], whose: str = EITHER) -> list[Record]:
     """Return records of `tasks` that nobody judged on the nodes in `why`, with the reason: the node may be well."""
     return [
-        records.record(node, task.name, task.kind, Verdict(INCONCLUSIVE, reason), 0.0)
+        records.record(node, task.name, task.kind, Verdict(INCONCLUSIVE, reason, whose=whose), 0.0)
         for node, reason in why.items()
         for task in tasks
     ]
@@ -109,7 +111,7 @@ def against_peers(plan: Plan, found: Sequence[Record]) -> list[Record]:
         if better == "same":
             changed.update(_by_majority(own))
         elif wanted and better not in ("higher", "lower"):
-            changed.update(_unclear(own, "it does not say what is better, so it cannot be compared with peers"))
+            changed.update(_unclear(own, "it does not say what is better, so it cannot be compared with peers", USER))
         elif wanted:
             changed.update(_by_median(better, effect, own))
     return [changed.get((record.node, record.eval), record) for record in found]
@@ -122,12 +124,14 @@ def against_history(
 
     The past is compared as a whole, and its first runs by themselves: what gets worse slowly drags the rest along.
     """
-    digests = {task.name: task for task in plan.tasks if task.baseline == "history"}
+    tasks = {task.name: task for task in plan.tasks}
     result = []
     for record in found:
-        task = digests.get(record.eval)
-        if task and record.outcome == PASS:
-            past = history.get((record.node, task.digest()), ())
+        task = tasks.get(record.eval)
+        past = history.get((record.node, task.digest()), ()) if task else ()
+        if past:
+            record = dataclasses.replace(record, past=len(past), usual=median(past))
+        if task and task.baseline == "history" and record.outcome == PASS:
             record = _by_history(task, dataclasses.replace(record, past=len(past)), past)
         result.append(record)
     return result
@@ -150,18 +154,19 @@ def _by_history(task: Task, record: Record, past: Sequence[float]) -> Record:
 def decide(
     plan: Plan, nodes: Sequence[str], found: Sequence[Record], lost: Mapping[str, str] | None = None,
     history: Mapping[tuple[str, str], Sequence[float]] | None = None, notes: Sequence[str] = (),
+    gpus: Mapping[str, int] | None = None,
 ) -> Decision:  # fmt: skip
-    """Return what the records come to."""
+    """Return what the records come to; `gpus`: how many Slurm has of each node."""
     judged = against_peers(plan, complete(plan, nodes, found, lost))
     judged = judged if history is None else against_history(plan, judged, history)
+    judged = gpucount.against(plan, judged, gpus or {})
+    among = whose.meant(judged)
     state = dict.fromkeys(nodes, GOOD)
     reasons: dict[str, list[str]] = {node: [] for node in nodes}
-    abort = ""
+    abort = futile = ""
     tasks = {task.name: task for task in plan.tasks}
     for record in judged:
-        effect = _effect(tasks[record.eval], record.outcome)
-        if record.outcome == PASS and record.reason:  # it passes, and warns
-            effect = WARN
+        effect = effect_of(tasks[record.eval], record)
         if effect == PASS:
             continue
         reasons[record.node].append(f"{record.eval}: {record.reason}")
@@ -169,12 +174,14 @@ def decide(
             state[record.node] = max(state[record.node], WARNED, key=(GOOD, WARNED, BAD).index)
             continue
         state[record.node] = BAD
+        futile = futile or whose.futile(record, among)
         if effect == ABORT and not abort:
             abort = f"'{record.eval}' failed on {record.node}, and the protocol says on_fail: abort: {record.reason}"
     if not plan.tasks:
         state = dict.fromkeys(nodes, BAD)
         abort = abort or "nothing was checked"
-    return Decision(state, reasons, judged, abort, few((*notes, *_no_history(plan, judged))))
+    notes = (*notes, *_no_history(plan, judged), *_simulated(judged))
+    return Decision(state, reasons, judged, abort, few(notes), futile)
 
 
 def few(notes: Sequence[str]) -> tuple[str, ...]:
@@ -214,11 +221,11 @@ def choose(decision: Decision, wanted: int) -> list[str]:
     return run
 
 
-def _effect(task: Task, outcome: str) -> str:
-    """Return PASS, WARN, 'exclude' or ABORT."""
-    if outcome == PASS:
-        return PASS
-    if outcome == FAIL:
+def effect_of(task: Task, record: Record) -> str:
+    """Return what a record does to its node: PASS, WARN, 'exclude' or ABORT."""
+    if record.outcome == PASS:
+        return WARN if record.reason else PASS  # it passes, and warns
+    if record.outcome == FAIL:
         return task.on_fail
     return {"pass": PASS, "warn": WARN}.get(task.on_inconclusive, task.on_fail)
 
@@ -232,10 +239,10 @@ def _said(task: Task, record: Record) -> tuple[str, float]:
     return record.better or task.better, task.effect if record.effect is None else record.effect
 
 
-def _unclear(own: Sequence[Record], reason: str) -> dict[tuple[str, str], Record]:
+def _unclear(own: Sequence[Record], reason: str, whose: str = EITHER) -> dict[tuple[str, str], Record]:
     """Return those that passed as inconclusive: fixed limits were held, only what was asked besides is missing."""
     return {
-        _key(record): dataclasses.replace(record, outcome=INCONCLUSIVE, reason=reason)
+        _key(record): dataclasses.replace(record, outcome=INCONCLUSIVE, reason=reason, whose=whose)
         for record in own
         if record.outcome == PASS
     }
@@ -255,12 +262,22 @@ def _no_history(plan: Plan, judged: Sequence[Record]) -> list[str]:
     return notes
 
 
+def _simulated(judged: Sequence[Record]) -> list[str]:
+    """Return a note on the evals whose figures come from a simulator, which says so."""
+    said = {record.eval: record.details["simulated"] for record in judged if record.details.get("simulated")}
+    if not said:
+        return []
+    what = records.clean(str(next(iter(said.values()))), 60)
+    return [f"what {', '.join(said)} judged is simulated ({what}): it says nothing of real hardware"]
+
+
 def _by_median(better: str, effect: float, own: Sequence[Record]) -> dict[tuple[str, str], Record]:
     values = {record.node: record.value for record in own if record.outcome == PASS and record.value is not None}
     limit, beyond = localise.outliers(values, better, effect)
     if limit is None:
         few = f"{len(values)} nodes have a value, {localise.PEERS_MIN} are needed to compare them"
-        return _unclear(own, few)
+        # With fewer nodes the protocol asked for what cannot be; else so many told no value.
+        return _unclear(own, few, USER if len(own) < localise.PEERS_MIN else EITHER)
     groups = localise.two_groups(list(values.values()), effect)
     if groups is not None:
         unit = next((record.unit for record in own if record.unit), "")
@@ -278,7 +295,9 @@ def _by_majority(own: Sequence[Record]) -> dict[tuple[str, str], Record]:
     facts = {record.node: record.details.get("same", {}) for record in own if record.outcome == PASS}
     odd = localise.odd_ones({node: same for node, same in facts.items() if isinstance(same, dict)})
     return {
-        (record.node, record.eval): dataclasses.replace(record, outcome=FAIL, reason="; ".join(odd[record.node])[:500])
+        (record.node, record.eval): dataclasses.replace(
+            record, outcome=FAIL, reason="; ".join(odd[record.node])[:500], whose=NODE
+        )
         for record in own
         if record.node in odd
     }
@@ -289,5 +308,6 @@ def _beyond(record: Record, limit: float, better: str, whom: str) -> Record:
     if not (record.value < limit if better == "higher" else record.value > limit):
         return record
     word = "below" if better == "higher" else "above"
-    reason = f"{record.measure} {record.value:.4g} {record.unit} is {word} the limit {limit:.4g} {record.unit} {whom}"
-    return dataclasses.replace(record, outcome=FAIL, reason=reason, limit=limit)
+    unit = record.unit
+    reason = f"{record.measure} {record.value:.4g} {unit} is {word} the limit of {limit:.4g} {unit} {whom}"
+    return dataclasses.replace(record, outcome=FAIL, reason=reason, limit=limit, whose=NODE)

@@ -227,7 +227,9 @@ void load_apply(struct gpu *gpu) {
     gpu->memory_temperature = gpu->temperature + 8;
     gpu->clock_graphics = gpu->clock_sm = (number)lround(mean.clock);
     gpu->throttle = mean.events;
-    gpu->memory_used = (number)(mean.memory * (double)(gpu->memory_total - gpu->memory_reserved));
+    if (gpu->memory_by_load) {
+        gpu->memory_used = (number)(mean.memory * (double)(gpu->memory_total - gpu->memory_reserved));
+    }
 }
 
 int load_metric(const struct work *mean, unsigned int id, double *value) {

@@ -58,6 +58,7 @@ struct gpu {
     number temperature;        /* degrees Celsius */
     number memory_temperature; /* degrees Celsius */
     number memory_total, memory_reserved, memory_used; /* bytes; used without the reserved part */
+    number memory_by_load;     /* 0: what it computes takes no memory, as on a GPU before the application */
     number ecc_mode;
     number ecc_corrected_volatile, ecc_uncorrected_volatile;
     number ecc_corrected_aggregate, ecc_uncorrected_aggregate;

@@ -28,3 +28,21 @@ def test_lists_of_hosts(text: str, hosts: list[str]) -> None:
 def test_what_is_no_list_of_hosts(text: str) -> None:
     with pytest.raises(SlurmError, match="list of hosts"):
         hostlist.expand(text)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "text"),
+    [
+        ([], ""),
+        (["node1"], "node1"),
+        (["node2", "node3", "node4", "node7", "login"], "node[2-4,7],login"),
+        (["gpu008", "gpu009", "gpu010", "gpu10", "gpu11"], "gpu[008-010,10-11]"),
+        (["node9", "node10", "node10", "node12"], "node[9-10,12]"),
+        (["r1n1-ib", "r1n2-ib", "r2n1-ib"], "r1n[1-2]-ib,r2n1-ib"),
+        (["n999999999", "n1000000000", "n12345678901"], "n999999999,n1000000000,n12345678901"),
+        (["7", "8"], "[7-8]"),
+    ],
+)
+def test_lists_are_made_short_and_long_again(hosts: list[str], text: str) -> None:
+    assert hostlist.compress(hosts) == text
+    assert hostlist.expand(text) == list(dict.fromkeys(hosts))

@@ -82,11 +82,11 @@ def test_offline_asks_nobody(work: Path, client: Client, capfd: pytest.CaptureFi
 
 
 def test_warnings_go_to_standard_error(work: Path, capsys: Captured) -> None:
-    (work / "h.toml").write_text('image = "i"\n[annotations]\ncom.hooks.ssh.enabled = "true"\n')
+    (work / "h.toml").write_text('image = "i"\n[annotations]\ncom.hooks.nothing.enabled = "true"\n')
     assert cli.main(["env", "check", "h.toml"]) == 0
     out, err = capsys.readouterr()
     assert out == "h.toml is valid: image i, 0 mounts\n"
-    assert err == "piolet: warning: the hook com.hooks.ssh is not installed here; ignored\n"
+    assert err == "piolet: warning: the hook com.hooks.nothing is not installed here; ignored\n"
 
 
 def submitted(work: Path, *options: str, request: str = "./x.toml") -> tuple[int, bytes, list[Path]]:
@@ -149,11 +149,11 @@ def test_submit_with_a_registry_that_is_down_is_an_error(work: Path, client: Cli
 
 
 def test_a_cached_record_repeats_the_warning(work: Path) -> None:
-    (work / "x.toml").write_text('image = "i"\n[annotations]\ncom.hooks.ssh.enabled = "true"\n')
+    (work / "x.toml").write_text('image = "i"\n[annotations]\ncom.hooks.nothing.enabled = "true"\n')
     age(work)
     status, record, cached = submitted(work)
     assert (status, len(cached)) == (0, 1)
-    assert b"piolet: warning: the hook com.hooks.ssh is not installed here; ignored\0" in record
+    assert b"piolet: warning: the hook com.hooks.nothing is not installed here; ignored\0" in record
 
 
 def test_submit_shows_a_long_pull_in_few_lines(work: Path, client: Client, capsys: Captured) -> None:

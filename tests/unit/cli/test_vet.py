@@ -40,9 +40,9 @@ def test_check_looks_for_classes_of_ones_own(
     work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the working directory and on PYTHONPATH; it imports none."""
-    (work / "mine.py").write_text("raise SystemExit('imported')\n")
+    (work / "mine.py").write_text("raise SystemExit('imported')\nclass Good: pass\n")
     (work / "lib/site_checks").mkdir(parents=True)
-    (work / "lib/site_checks/disks.py").touch()
+    (work / "lib/site_checks/disks.py").write_text("from others import Disk\n")
     monkeypatch.setenv("PYTHONPATH", str(work / "lib"))
     kinds = ("mine.Good", "site_checks.disks.Disk", "site_checks.nets.Net", "theirs.Good")
     assert cli.main(["vet", "check", write(work, "evals:\n" + "".join(f"- type: {kind}\n" for kind in kinds))]) == 0

@@ -13,7 +13,8 @@ from piolet.api import Reading
 from piolet.base.errors import ScoreError
 from piolet.samples import journal
 from piolet.samples.append import Appender
-from piolet.samples.dataset import Node, journal_facts
+from piolet.samples.dataset import Node
+from piolet.samples.journals import journal_facts
 from piolet.score import headlines
 
 HEADER = {"version": 1, "node": "n", "job": "1", "step": "0", "start": 0, "origin": 0, "devices": [], "period": 1}

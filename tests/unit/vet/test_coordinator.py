@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from dataclasses import replace
@@ -11,8 +12,9 @@ from piolet.api import Context, Verdict
 from piolet.base.errors import VetError
 from piolet.vet import localise, verdicts
 from piolet.vet.coordinator import Coordinator
+from piolet.vet.evals.nccl_bandwidth import NcclBandwidth
 from piolet.vet.localise import Meeting
-from piolet.vet.runner import plan, records, session
+from piolet.vet.runner import plan, records, schedule, session
 from piolet.vet.runner.plan import HOST, Plan
 
 from tests.support.protocols import plan_of
@@ -152,3 +154,29 @@ def test_an_order_above_the_limit_is_told() -> None:
     decoded = records.decode(said[-1])
     assert decoded is not None and decoded[0] == "failed"
     assert "more than the limit of 65536" in decoded[1]["reason"]
+
+
+def test_groups_are_judged_each_by_itself() -> None:
+    """The coordinator cuts the same groups as its nodes; one that is bad makes pairs meet."""
+    names = [f"n{at}" for at in range(5)]
+    for slow in (False, True):
+        leader = Coordinator(plan_of("evals:\n- {type: nccl_bandwidth, together: 3}\n"), names, lambda: 0.0)
+        for name in names:
+            leader.feed(name, records.encode("end", {}))
+        leader.advance()
+        (order,) = [line for line in leader.orders() if kind(line) == "meet"]
+        assert b'"all":3' in order
+        for at, name in enumerate(names):
+            bad = slow and at < 2  # the smaller group: n0 and n1
+            said = Verdict("fail" if bad else "pass", "slow" if bad else "", "allreduce", 1.0 if bad else 10.0)
+            one = records.record(name, "nccl_bandwidth", "nccl_bandwidth", said, 0.1)
+            leader.feed(name, records.encode("met", {"round": 1, **vars(one)}))
+        leader.advance()
+        assert leader.done is not slow
+        if not slow:
+            assert [record.outcome for record in leader.found.records] == ["pass"] * 5
+
+
+def test_so_many_nodes_are_together_as_the_eval_says() -> None:
+    fields = {field.name: field.default for field in dataclasses.fields(NcclBandwidth)}
+    assert fields["together"] == schedule.TOGETHER

@@ -55,7 +55,7 @@ def test_who_is_in_no_row_does_nothing() -> None:
 def test_nobody_meets_who_is_gone() -> None:
     table, gone = list(meeting.table_lines(rows(4))), list(meeting.gone_lines([3]))
     pair = meeting.line("meet", {"eval": "e", "round": 1, "pairs": [[2, 3]]})
-    together = meeting.line("meet", {"eval": "e", "round": 1, "all": True})
+    together = meeting.line("meet", {"eval": "e", "round": 1, "all": 64})
     found = told("n2", [*table, *gone, pair, together], by_pairs=False)
     assert found[-2] is None
     assert found[-1] is not None and found[-1].members == ["n0", "n1", "n2"]
@@ -106,3 +106,25 @@ def test_a_meeting_before_the_table() -> None:
 def test_a_table_of_rubbish(text: str) -> None:
     with pytest.raises(VetError, match="malformed"):
         told("n1", [meeting.line("table", {"part": 0, "of": 1, "digest": "", "text": text})])
+
+
+def test_all_together_are_groups_of_about_equal_size() -> None:
+    """10,752 ranks of one file would read it again and again until the last has come."""
+    some = rows(131)
+    lines = [*meeting.table_lines(some), *meeting.gone_lines([5])]
+    lines.append(meeting.line("meet", {"eval": "e", "round": 1, "all": 64}))
+    groups = {}
+    for row in some:
+        found = told(row.name, lines, by_pairs=False)[-1]
+        assert (found is None) is (row.name == "n5")
+        if found is not None:
+            assert row.name in found.members
+            groups[found.key] = tuple(found.members)
+    assert sorted(map(len, groups.values())) == [43, 43, 44]
+    assert sorted(sum(groups.values(), ())) == sorted(row.name for row in some if row.name != "n5")
+
+
+@pytest.mark.parametrize("most", [True, 1, 0, -3, "x", None])
+def test_a_group_of_less_than_two_is_another_releases(most: object) -> None:
+    with pytest.raises(VetError, match="another release"):
+        told("n1", [*meeting.table_lines(rows(4)), meeting.line("meet", {"eval": "e", "round": 1, "all": most})])

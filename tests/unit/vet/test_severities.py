@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import pkgutil
 import time
+from typing import Any
 
 import pytest
 from piolet.api import FAIL, PASS, Context, Inconclusive
+from piolet.vet import evals
 from piolet.vet.evals import _log, _nvlinks, _severities, kernel_log
 from piolet.vet.evals._severities import Severity
 
@@ -19,6 +24,34 @@ def test_no_row_without_source_and_date(source: str, date: str) -> None:
         Severity("xid", "79", "fail", "reset", "it is gone", source, date)
     with pytest.raises(ValueError, match="source"):
         _nvlinks.Board("H100", (), source, date)
+
+
+def rows_of_tables() -> list[tuple[Any, str]]:
+    """Return every class below vet/evals that is a row with a source, and the directory's dataclasses without one."""
+    found = []
+    for module in pkgutil.iter_modules(evals.__path__):
+        loaded = importlib.import_module(f"{evals.__name__}.{module.name}")
+        for value in vars(loaded).values():
+            if dataclasses.is_dataclass(value) and isinstance(value, type) and value.__module__ == loaded.__name__:
+                names = {field.name for field in dataclasses.fields(value)}
+                found.append((value, "row" if names & {"source", "date"} else "other"))
+    return found
+
+
+def test_no_table_of_the_evals_takes_a_row_without_source_and_date() -> None:
+    """Whatever a file calls its rows: what has a source has a date, and neither may be empty."""
+    rows = [kind for kind, what in rows_of_tables() if what == "row"]
+    assert {kind.__name__ for kind in rows} >= {"Severity", "Board", "Counter"}
+    for kind in rows:
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        assert fields.keys() >= {"source", "date"}, f"{kind.__name__} has one of them only"
+        assert all(fields[name].default is dataclasses.MISSING for name in ("source", "date")), kind.__name__
+        given: dict[str, Any] = dict.fromkeys(fields, "fail") | {"source": "NVIDIA", "date": "2025-10-29"}
+        given |= {"action": "reset"} if "action" in fields else {}
+        kind(**given)
+        for name in ("source", "date"):
+            with pytest.raises(ValueError, match="source"):
+                kind(**{**given, name: ""})
 
 
 def test_no_row_of_an_unknown_severity() -> None:

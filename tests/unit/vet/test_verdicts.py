@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from piolet.api import FAIL, INCONCLUSIVE, PASS, Verdict, at_least, at_most, worst
-from piolet.vet import cache, localise, screen, verdicts
+from piolet.vet import cache, localise, problems, screen, verdicts
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import Plan, Task
 from piolet.vet.runner.records import Record
@@ -75,7 +75,8 @@ def test_a_pass_with_a_reason_is_a_warning() -> None:
     decision = verdicts.decide(Plan("p", (task(on_fail="abort"),)), NODES[:3], [worn, row("n2"), row("n3")])
     assert decision.state == {"n1": "warned", "n2": "good", "n3": "good"}
     assert decision.abort == ""
-    assert screen.left_out(decision) == ["warning: n1: a: GPU 0: memory rows are remapped"]
+    plan = Plan("p", (task(on_fail="abort"),))
+    assert problems.lines(plan, decision) == ["warning: n1: a: GPU 0: memory rows are remapped"]
     assert verdicts.choose(decision, 2) == ["n2", "n3"]
 
 
@@ -248,7 +249,7 @@ def test_the_screen_names_the_bad_nodes_and_why() -> None:
     found = [row(node, name=name, value=10.0) for node in NODES for name in ("a", "b") if (node, name) != ("n3", "b")]
     text = screen.render(plan, verdicts.decide(plan, NODES, found, {"n3": "its task ended"}), 1.25)
     assert "vetting 'ml': 5 of 6 nodes good, 1.25 s" in text
-    assert "left out: n3: b: its task ended" in text
+    assert "not judged (unclear): n3: b: its task ended" in text
     line = next(line for line in text.splitlines() if line.startswith("b "))
     assert line.split()[1:4] == ["5", "0", "1"]
     assert max(map(len, text.splitlines())) < 200
@@ -268,8 +269,12 @@ def test_no_line_of_the_screen_is_forged() -> None:
     assert forged is not None
     lost = {"n2": "it said\nleft out: n4: forged"}
     text = screen.render(plan, verdicts.decide(plan, NODES[:2], [forged], lost), 1.0)
-    shown = [line for line in text.splitlines() if line.startswith("left out")]
-    assert shown == ["left out: n1: a: slow\\nleft out: n2: forged", "left out: n2: a: it said\\nleft out: n4: forged"]
+    shown = [line for line in text.splitlines() if line.startswith(("left out", "bad", "not judged"))]
+    assert shown == [
+        "bad (unclear): n1: a: slow\\nleft out: n2: forged",
+        "not judged (unclear): n2: a: it said\\nleft out: n4: forged",
+        "left out: --exclude=n[1-2]",
+    ]
 
 
 def test_the_screen_stays_one_screen() -> None:
@@ -277,7 +282,7 @@ def test_the_screen_stays_one_screen() -> None:
     plan = Plan("ml", (task(),))
     text = screen.render(plan, verdicts.decide(plan, nodes, []), 1.0)
     assert len(text.splitlines()) < 30
-    assert "480 more nodes" in text
+    assert "not judged (all nodes): n[0-499]: a: the node told nothing of it" in text and "--exclude" not in text
 
 
 def test_verdicts_of_the_contract() -> None:

@@ -19,12 +19,18 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from piolet.base.errors import WireError
 from piolet.node.scoring import MESSAGE_MAX, Order
 from piolet.node.shares import Bound
+from piolet.samples.settings import ScoreConfig
 from piolet.system import linux
 from piolet.transport import packets
+
+if TYPE_CHECKING:
+    from piolet.samples.dataset import Node
 
 _log = logging.getLogger("pioletd.keeper")
 
@@ -38,11 +44,16 @@ class Keeper:
     """The loop. `sample` is what the sampler does with its end of the pair, as the account; it does not return."""
 
     def __init__(
-        self, account: pwd.struct_passwd, sample: Callable[[socket.socket], None], stop: socket.socket
+        self,
+        account: pwd.struct_passwd,
+        sample: Callable[[socket.socket], None],
+        stop: socket.socket,
+        settings: ScoreConfig,
     ) -> None:
         self._account = account
         self._sample = sample
         self._stop = stop
+        self._settings = settings
         self._writers: dict[int, int] = {}  # the users, by process
 
     def run(self) -> None:
@@ -130,12 +141,20 @@ class Keeper:
             os.chdir("/")
             from piolet.samples.writer import write
 
-            write(source, order.directory, order.node, order.step)
+            write(source, order.directory, order.node, order.step, self._settings.node_mb * 1_000_000, self._summary)
             status = 0
         except Exception as error:  # noqa: BLE001 - it is the last thing that this process does
             _log.error("the samples for %s are not written: %s", order.directory, error)
         finally:
             os._exit(status)
+
+    def _summary(self) -> Callable[[Node], bytes]:
+        """Return what makes the sums of a node's samples: in the writer, as the user."""
+        from piolet.score.overview import summary_of
+        from piolet.score.peaks import from_file
+
+        table = from_file(Path(self._settings.calibration)) if self._settings.calibration else None
+        return lambda node: summary_of(node, table)
 
     def _reap(self) -> None:
         for pid in list(self._writers):

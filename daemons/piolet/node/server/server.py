@@ -14,7 +14,7 @@ import pwd
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +29,7 @@ from piolet.environment import later
 from piolet.environment.definition import Definition, from_json
 from piolet.images.store import locate
 from piolet.node.requests import Answer, Build, End, encode
+from piolet.node.server.furnisher import Furnisher
 from piolet.node.server.slurmspool import SlurmSpool
 from piolet.node.settings import Settings
 from piolet.steps import identity
@@ -41,7 +42,7 @@ _log = logging.getLogger("pioletd")
 
 _CONNECTIONS_MAX = 4096
 _THREADS = 8
-_STORE, _USERS = "image store", "user database"
+_STORE, _USERS, _HOOKS = "image store", "user database", "search for what hooks need"
 _TIMEOUT_MARGIN_S = 1.0
 
 
@@ -57,6 +58,8 @@ class Connection:
     definition: Definition | None = None
     began: float = 0.0
     deadline: float = 0.0
+    variables: Mapping[str, str] = field(default_factory=dict)
+    tasks: bool = False
     look_ups: dict[str, Future[Any]] = field(default_factory=dict)
     asked: bool = False
     answered: bool = False
@@ -80,6 +83,7 @@ class Server:
         self._connections: dict[int, Connection] = {}
         self._next_key = 1
         self._threads = {name: ThreadPoolExecutor(_THREADS, name) for name in (_STORE, _USERS)}
+        self._furnisher = Furnisher(config.hooks)
         self._waiting: dict[int, Connection] = {}
         self._done: list[int] = []
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -184,7 +188,10 @@ class Server:
         allowed = min(self._config.node.build_timeout_s, start.timeout_ms / 1000 - _TIMEOUT_MARGIN_S)
         connection.deadline = connection.began + max(0.1, allowed)
         self._waiting[connection.key] = connection
-        connection.look_ups[_USERS] = self._threads[_USERS].submit(_home, start.uid)
+        look = self._furnisher.look_up(connection.definition)
+        if look is not None:
+            connection.look_ups[_HOOKS] = look
+        connection.look_ups[_USERS] = self._threads[_USERS].submit(_account, start.uid)
         if image is not None and image.store == "site":
             store = self._config.images.store
             connection.look_ups[_STORE] = self._threads[_STORE].submit(_identity, store, image.digest or "", start.uid)
@@ -207,7 +214,7 @@ class Server:
                 found = {name: future.result() for name, future in connection.look_ups.items() if future.done()}
                 if len(found) == len(connection.look_ups):
                     del self._waiting[key]
-                    self._build(connection, found.get(_STORE, []), found[_USERS])
+                    self._build(connection, found.get(_STORE, []), *found[_USERS])
             except PioletError as error:
                 self._fail(connection, error)
             except OSError as error:
@@ -226,12 +233,14 @@ class Server:
             error = PioletError(f"the {late} does not answer on this node", "is its file system or its service hung?")
             self._fail(connection, error)
 
-    def _build(self, connection: Connection, image_file: list[int], home: str | None) -> None:
+    def _build(self, connection: Connection, image_file: list[int], user: str, home: str) -> None:
         start, definition = connection.start, connection.definition
         assert start is not None and definition is not None and definition.image is not None
         label = labels.label(identity.name(start.job, start.step), self._place)
+        additions = self._furnisher.additions(definition, start, user, home)
+        connection.variables, connection.tasks = additions.variables, additions.tasks
         spool = self._spool.directory(start.node)
-        plan = make_plan(definition, label, home, self._config.environment, spool)
+        plan = make_plan(definition, label, home, self._config.environment, spool, additions)
         request = Build(
             key=connection.key,
             digest=definition.image.digest if definition.image.store == "site" else None,
@@ -278,14 +287,15 @@ class Server:
         assert definition is not None
         workdir = (definition.workdir if definition.workdir_given else start) or "/"
         try:
-            # What slurmstepd has said there is where the step is on the node.
-            set_env = {**definition.set_env, "PWD": workdir} if namespaces else definition.set_env
-            environment = wire.encode_environment(set_env, definition.unset_env)
+            variables = {**definition.set_env, **connection.variables}
+            if namespaces:  # what slurmstepd has said there is where the step is on the node
+                variables["PWD"] = workdir
+            environment = wire.encode_environment(variables, definition.unset_env)
             message = wire.encode_ready(
                 namespaces=bool(namespaces),
                 environment=len(environment),
                 workdir=workdir if namespaces else "",
-                entrypoint=ENTRY_PROGRAM if definition.entrypoint else "",
+                entrypoint=ENTRY_PROGRAM if definition.entrypoint or connection.tasks else "",
                 made_in=made_in,
             )
         except PioletError as error:
@@ -347,9 +357,10 @@ def _identity(store: str, digest: str, uid: int) -> list[int]:
     return identity_of(os.stat(locate(store, digest, uid)))
 
 
-def _home(uid: int) -> str | None:
-    """Return the user's home directory: runs in a thread."""
+def _account(uid: int) -> tuple[str, str]:
+    """Return the user's name and home directory, or two empty texts: runs in a thread."""
     try:
-        return pwd.getpwuid(uid).pw_dir
+        found = pwd.getpwuid(uid)
     except KeyError:
-        return None
+        return "", ""
+    return found.pw_name, found.pw_dir

@@ -1,8 +1,7 @@
-"""The figures of a report, with matplotlib: the same ones in HTML (as SVG), PNG and PDF.
+"""The figures of a report, with matplotlib: the same ones in HTML (as SVG, for who has no script), PNG and PDF.
 
-Colours are Okabe and Ito's and cividis, which people of all kinds of colour vision tell apart; lines also differ in
-their dashes. No global state: figures are made without pyplot. With more than 16 GPUs single lines give way to
-bands of percentiles, and with more than 256 the rows of the heat map are nodes.
+Colours are those of people of all kinds of colour vision (series.py) and cividis. No global state: figures are made
+without pyplot.
 """
 
 from __future__ import annotations
@@ -22,15 +21,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from piolet.score.overview import Overview
-from piolet.score.report.screen import PARTS, bound, share
+from piolet.score.report import series
+from piolet.score.report.screen import bound, share
+from piolet.score.report.series import BLUE, GREY, ORANGE, PINK, RED, SKY, Panel
 from piolet.score.summary import Summary
 
-BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
-PINK, RED, GREY = "#CC79A7", "#D55E00", "#888888"
-PHASE_COLOURS = {"compute": BLUE, "memory": ORANGE, "communication": PINK, "idle": GREY, "few SMs": SKY}
-PHASE_COLOURS |= {"stalled": RED, "unknown": GREY}
-_LINES_MAX = 16
-_ROWS_MAX = 256
 # Two greys that stand for "the text's colour" and "a faint line": the page turns them into its own.
 _INK, _FAINT = "#202124", "#d8d9da"
 _STYLE: Any = {
@@ -54,14 +49,8 @@ _STYLE: Any = {
     "svg.hashsalt": "piolet",
     "pdf.fonttype": 42,
 }
-_ACTIVITY = (
-    ("utilisation", "GPU utilisation"),
-    ("sm", "SM activity"),
-    ("occupancy", "SM occupancy"),
-    ("dram", "DRAM activity"),
-    ("tensor", "tensor activity"),
-    ("nvlink", "NVLink"),
-)
+PHASE_COLOURS = {"compute": BLUE, "memory": ORANGE, "communication": PINK, "idle": GREY, "few SMs": SKY}
+PHASE_COLOURS |= {"stalled": RED, "unknown": GREY, "mostly idle": GREY}
 Draw = Callable[[Summary], Figure]
 
 
@@ -97,17 +86,42 @@ def svg(figure: Figure, name: str) -> str:
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', text, count=1)
     text = text.replace(_INK, "currentColor").replace(_FAINT, "var(--faint)")
     text = re.sub(r"(?<=[ :\"'])'?DejaVu Sans'?(, [^;\"]*)?", "var(--font)", text)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
+    text = text.replace("<svg ", '<svg stroke-linejoin="round" stroke-linecap="butt" ', 1)
+    # Attributes instead of styles: the page allows its own style sheet only.
+    text = re.sub(r' style="([^"]*)"', _as_attributes, text)
     # Figures share the page: what one refers to by its id must not be another's.
     return re.sub(r'(id="|url\(#|href="#)', rf"\1{name}-", text)
 
 
-def png(figure: Figure) -> bytes:
-    """Return a figure as PNG, white behind."""
+def _as_attributes(style: re.Match[str]) -> str:
+    pairs = (part.partition(":") for part in style[1].split(";") if ":" in part)
+    return "".join(f' {name.strip()}="{value.strip()}"' for name, _, value in pairs)
+
+
+def png(figure: Figure, title: str) -> bytes:
+    """Return a figure as PNG, white behind, with a title."""
     out = io.BytesIO()
+    headed(figure, title)
     with matplotlib.rc_context(_STYLE):
         FigureCanvasAgg(figure)
         figure.savefig(out, format="png", dpi=150, facecolor="white")
     return out.getvalue()
+
+
+def headed(figure: Figure, title: str) -> None:
+    """Write a title above a figure, in room of its own."""
+    width, height = figure.get_size_inches()
+    room = 0.36
+    figure.set_size_inches(width, height + room)
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        marked = 0.17 if figure.texts else 0.0
+        engine.set(rect=(0, 0, 1, 1 - (room + marked) / (height + room)))  # type: ignore[call-arg]
+    for text in figure.texts:  # the mark of simulated figures
+        text.set_y(1 - (room - 0.05) / (height + room))
+    figure.text(0.01, 1 - 0.09 / (height + room), title, ha="left", va="top", size=11, weight="bold", parse_math=False)
 
 
 def pdf(summary: Summary, text: str) -> bytes:
@@ -119,7 +133,7 @@ def pdf(summary: Summary, text: str) -> bytes:
         first.text(0.05, 0.97, text, family="monospace", size=7.2, va="top", parse_math=False)
         pages.savefig(first, facecolor="white")
         for _, title, _, figure in figures(summary):
-            figure.suptitle(title, x=0.01, ha="left", size=11)
+            headed(figure, title)
             pages.savefig(figure, facecolor="white")
     return out.getvalue()
 
@@ -132,40 +146,77 @@ def _figure(height: float, **options: Any) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _times(view: Overview, lines: Any = None) -> tuple[Any, str]:
-    unit, name = (1, "seconds") if view.seconds <= 180 else (60, "minutes")
+def _unit(view: Overview) -> tuple[float, str]:
     if view.seconds > 3 * 3600:
-        unit, name = 3600, "hours"
-    bins = next(iter((lines or view.lines).values())).shape[1]
-    return (np.arange(bins) + 0.5) * view.seconds / bins / unit, name
+        return 3600, "hours"
+    return (60, "minutes") if view.seconds > 180 else (1, "seconds")
 
 
-def _bundle(axes: Any, times: Any, values: Any, colour: str) -> None:
-    """Draw all GPUs and their mean: single lines where they are few, bands of percentiles where they are many."""
-    if len(values) <= _LINES_MAX:
-        for line in values:
-            axes.plot(times, line, color=colour, lw=0.6, alpha=0.35)
-    else:
-        for low, high, alpha in ((0, 100, 0.12), (5, 95, 0.2), (25, 75, 0.3)):
-            edges = np.nanpercentile(values, [low, high], axis=0)
-            axes.fill_between(times, edges[0], edges[1], color=colour, alpha=alpha, lw=0)
-    axes.plot(times, np.nanmean(values, axis=0), color=colour, lw=1.6)
+def _draw(axes: Any, panel: Panel, times: Any) -> None:
+    """Draw bands, the rows where they are few, and the mean."""
+    for number, (name, low, high) in enumerate(panel.bands):
+        edges = series.pooled(low, np.nanmin), series.pooled(high, np.nanmax)
+        axes.fill_between(times, *edges, color=panel.colour, alpha=(0.12, 0.22, 0.34)[number], lw=0, label=name)
+    for number, row in enumerate(series.pooled(panel.rows)):
+        axes.plot(times, row, color=panel.colour, lw=0.7, alpha=0.45, label=None if number else "each GPU")
+    for label, colour, values in ((panel.label, panel.colour, panel.mean), *panel.more):
+        mean = series.pooled(values)
+        known = ~np.isnan(mean)
+        dashes = "-" if colour == panel.colour else "--"
+        axes.plot(times[known], mean[known], color=colour, lw=1.8, ls=dashes, label=label)
+    axes.set_title(f"{panel.title} ({panel.unit})" if panel.unit else panel.title)
+    axes.set_ylim(0, 103) if panel.top else axes.set_ylim(bottom=0)
+
+
+def _panels(summary: Summary, panels: list[Panel], rows: int, height: float) -> Figure:
+    divisor, unit = _unit(summary.view)
+    times = series.middles(summary.view) / divisor
+    figure, axes = _figure(height, nrows=rows, ncols=2, sharex=True)
+    for each, panel in zip(axes.ravel(), panels, strict=False):
+        if np.isnan(panel.mean).all():
+            each.text(0.5, 0.5, "no data", ha="center", transform=each.transAxes)
+            each.set_title(panel.title)
+        else:
+            _draw(each, panel, times)
+            if panel.more:
+                each.legend(fontsize=7, loc="upper right")
+    for each in axes.ravel()[len(panels) :]:
+        each.axis("off")
+    for each in axes.ravel()[: len(panels)][-2:]:
+        each.set_xlabel(unit)
+        each.xaxis.set_tick_params(labelbottom=True)
+    known = [each for each, panel in zip(axes.ravel(), panels, strict=False) if not np.isnan(panel.mean).all()]
+    if known and any(panel.bands or len(panel.rows) for panel in panels):
+        figure.legend(*known[0].get_legend_handles_labels(), ncols=5, loc="outside lower left", fontsize=8)
+    return figure
 
 
 def _activity(summary: Summary) -> Figure:
+    return _panels(summary, list(series.activity(summary)), 3, 6.4)
+
+
+def _power(summary: Summary) -> Figure:
+    return _panels(summary, list(series.power(summary)), 1, 2.8)
+
+
+def _host(summary: Summary) -> Figure:
+    panels = list(series.host(summary))
     view = summary.view
-    times, unit = _times(view)
-    figure, axes = _figure(6.2, nrows=3, ncols=2, sharex=True)
-    for each, (name, title) in zip(axes.ravel(), _ACTIVITY, strict=True):
-        values = view.lines[name]
-        if name == "nvlink":
-            values = values / 1e9
-        if np.isnan(values).all():
-            each.text(0.5, 0.5, "no data", ha="center", transform=each.transAxes)
-        else:
-            _bundle(each, times, values * (1 if name == "nvlink" else 100), BLUE)
-        each.set_title(f"{title} ({'GB/s, busier direction' if name == 'nvlink' else '%'})")
-        each.set_ylim(bottom=0) if name == "nvlink" else each.set_ylim(0, 103)
+    size = next(iter(view.host.values())).shape[-1]
+    times = np.clip(view.origin + (np.arange(size) + 0.5) * view.bin_seconds, 0, view.seconds)
+    divisor, unit = _unit(view)
+    rows = -(-len(panels) // 2)
+    figure, axes = _figure(0.4 + 1.8 * rows, nrows=rows, ncols=2, sharex=True, squeeze=False)
+    for each, panel in zip(axes.ravel(), panels, strict=False):
+        for label, colour, values in ((panel.label, panel.colour, panel.mean), *panel.more):
+            known = ~np.isnan(values)
+            dashes = "-" if colour == panel.colour else "--"
+            each.plot(times[known] / divisor, values[known], color=colour, ls=dashes, lw=1.3, label=label)
+        each.set_title(f"{panel.title} ({panel.unit})" if panel.unit else panel.title)
+        each.set_ylim(bottom=0)
+        each.legend(fontsize=7, loc="upper right")
+    for each in axes.ravel()[len(panels) :]:
+        each.axis("off")
     for each in axes[-1]:
         each.set_xlabel(unit)
     return figure
@@ -173,33 +224,30 @@ def _activity(summary: Summary) -> Figure:
 
 def _combined(summary: Summary) -> Figure:
     view = summary.view
-    times, unit = _times(view)
+    divisor, unit = _unit(view)
+    times = series.middles(view) / divisor
     figure, (axes, strip) = _figure(4.2, nrows=2, sharex=True, height_ratios=[9, 1])
-    s = 100 * view.lines["s"]
-    edges = np.nanpercentile(s, [5, 95], axis=0) if len(s) > 1 else np.stack([s[0], s[0]])
-    axes.fill_between(times, edges[0], edges[1], color=GREEN, alpha=0.2, lw=0, label="saturation, 5 % to 95 % of GPUs")
-    lines = (
-        ("utilisation", "utilisation", GREY, (0, (1, 1)), 1.2),
-        ("c", "compute", BLUE, "--", 1.1),
-        ("m", "memory", ORANGE, "-.", 1.1),
-        ("n", "communication", PINK, (0, (5, 1, 1, 1, 1, 1)), 1.1),
-        ("s", "saturation", GREEN, "-", 2.0),
-    )
-    for name, label, colour, dashes, width in lines:
-        axes.plot(times, 100 * np.nanmean(view.lines[name], axis=0), color=colour, ls=dashes, lw=width, label=label)
+    done = np.zeros(len(times))
+    for name, colour, values in series.stack(summary):
+        top = done + 100 * np.nan_to_num(series.pooled(values))
+        axes.fill_between(times, done, top, color=colour, lw=0, label=name)
+        done = top
+    saturation = 100 * series.pooled(np.nanmean(view.lines["s"], axis=0))
+    axes.plot(times, saturation, color=_INK, lw=1.4, label="saturation")
+    utilisation = 100 * series.pooled(np.nanmean(view.lines["utilisation"], axis=0))
+    axes.plot(times, utilisation, color=_INK, lw=1, ls=(0, (1, 2)), label="utilisation")
     axes.set_ylim(0, 103)
-    axes.set_ylabel("% (mean of all GPUs)")
-    figure.legend(*axes.get_legend_handles_labels(), ncols=3, loc="outside upper left", fontsize=8)
-    _phases(strip, summary, times, unit)
+    axes.set_ylabel("% of the GPUs' time")
+    figure.legend(*axes.get_legend_handles_labels(), ncols=4, loc="outside lower left", fontsize=8)
+    _phases(strip, summary, divisor, unit)
     return figure
 
 
-def _phases(axes: Any, summary: Summary, times: Any, unit: str) -> None:
-    scale = float(times[0]) / (summary.view.bin_seconds / 2) if summary.view.bin_seconds else 1.0
+def _phases(axes: Any, summary: Summary, divisor: float, unit: str) -> None:
     for phase in summary.phases:
-        start, length = phase.start * scale, (phase.end - phase.start) * scale
+        start, length = phase.start / divisor, (phase.end - phase.start) / divisor
         axes.barh(0, length, left=start, color=PHASE_COLOURS.get(phase.what, RED), height=0.8, ec="none")
-        if length > 0.12 * summary.seconds * scale:
+        if length * divisor > 0.12 * summary.seconds:
             axes.text(start + length / 2, 0, phase.what, ha="center", va="center", size=8, color="white", weight="bold")
     axes.set_ylim(-0.5, 0.5)
     axes.set_yticks([0], ["phases"])
@@ -208,39 +256,37 @@ def _phases(axes: Any, summary: Summary, times: Any, unit: str) -> None:
 
 
 def _heat(summary: Summary) -> Figure:
-    view = summary.view
-    times, unit = _times(view)
-    values = 100 * view.lines["s"]
-    labels = [f"{gpu.node}:{gpu.index}" for gpu in view.gpus]
-    what = "GPUs"
-    if len(values) > _ROWS_MAX:
-        owners = np.array([gpu.node for gpu in view.gpus])
-        labels = list(dict.fromkeys(owners))
-        values, what = np.stack([np.nanmean(values[owners == name], axis=0) for name in labels]), "nodes (mean of GPUs)"
-    figure, axes = _figure(min(6.5, 1.6 + 0.22 * len(values)))
-    step = float(times[1] - times[0]) if len(times) > 1 else 1.0
-    extent = (times[0] - step / 2, times[-1] + step / 2, len(values) - 0.5, -0.5)
+    divisor, unit = _unit(summary.view)
+    found = series.grouped(series.heat(summary))
+    pictures = [("mean", found.mean)]
+    if found.worst is not found.mean:
+        pictures.insert(0, ("worst", found.worst))
+    height = min(7.5, 1.6 + 0.22 * len(found.names))
+    figure, axes = _figure(height, ncols=len(pictures), sharey=True, squeeze=False)
+    extent = (0, summary.seconds / divisor, len(found.names) - 0.5, -0.5)
     options: dict[str, Any] = {"aspect": "auto", "cmap": "cividis", "interpolation": "nearest"}
-    image = axes.imshow(values, norm=Normalize(0, 100), extent=extent, **options)
-    shown = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), 16)).round().astype(int))
-    axes.set_yticks(shown, [labels[i] for i in shown], fontsize=7)
-    axes.set_xlabel(f"{unit}; rows: {what}")
-    axes.grid(visible=False)
+    for each, (name, values) in zip(axes[0], pictures, strict=True):
+        image = each.imshow(100 * values, norm=Normalize(0, 100), extent=extent, **options)
+        if len(pictures) > 1:
+            each.set_title(f"{name} of each row")
+        each.set_xlabel(f"{unit}; a row is {'one ' if found.what in ('GPU', 'node') else ''}{found.what}")
+        each.grid(visible=False)
+    shown = np.unique(np.linspace(0, len(found.names) - 1, min(len(found.names), 16)).round().astype(int))
+    axes[0][0].set_yticks(shown, [found.names[i] for i in shown], fontsize=7)
     figure.colorbar(image, ax=axes, label="saturation (%)", pad=0.01)
     return figure
 
 
 def _waterfall(summary: Summary) -> Figure:
-    score = summary.score
     figure, axes = _figure(1.9)
     done = 0.0
-    for name, attribute, colour, _ in PARTS:
-        part = 100 * (getattr(score, attribute) or 0.0)
-        label = f"{bound(score, name)}{part:.0f} %"
-        axes.barh(0, part, left=done, color=colour, height=0.6, label=f"{name} {label}")
-        if part > 7:
-            axes.text(done + part / 2, 0, f"{name}\n{label}", ha="center", va="center", size=8, color="black")
-        done += part
+    for name, colour, part in series.shares(summary):
+        label = f"{bound(summary.score, name)}{100 * part:.0f} %"
+        axes.barh(0, 100 * part, left=done, color=colour, height=0.6, label=f"{name} {label}")
+        if part > 0.07:
+            ink = "white" if name in ("compute", "useful") else "#202020"
+            axes.text(done + 50 * part, 0, f"{name}\n{label}", ha="center", va="center", size=8, color=ink)
+        done += 100 * part
     said = summary.utilisation
     if (at := said.high if said.value is None else said.value) is not None:
         axes.plot([100 * at, 100 * at], [0.3, 0.58], color=_INK, lw=1.4)
@@ -249,49 +295,7 @@ def _waterfall(summary: Summary) -> Figure:
     axes.set_ylim(-0.4, 0.62)
     axes.set_yticks([])
     axes.set_xlabel(f"% of the GPUs' time; saturation {share(summary.saturation)}")
-    return figure
-
-
-def _power(summary: Summary) -> Figure:
-    view = summary.view
-    times, unit = _times(view)
-    figure, axes = _figure(2.6, ncols=2, sharex=True)
-    memory = view.lines["memory_used"] / 2**30
-    for each, values, title in ((axes[0], view.lines["power"], "power (W)"), (axes[1], memory, "device memory (GiB)")):
-        if np.isnan(values).all():
-            each.text(0.5, 0.5, "no data", ha="center", transform=each.transAxes)
-        else:
-            known = ~np.isnan(values).all(axis=0)
-            _bundle(each, times[known], values[:, known], RED)
-        each.set_title(title)
-        each.set_ylim(bottom=0)
-        each.set_xlabel(unit)
-    return figure
-
-
-def _host(summary: Summary) -> Figure:
-    view = summary.view
-    times, name = _times(view, view.host)
-    figure, axes = _figure(5.6, nrows=3, ncols=2, sharex=True)
-    panels = (
-        ("cores in use", 1.0, (("cpu", "per node"),)),
-        ("memory (GB)", 1e-9, (("memory", "all"), ("memory_anon", "without page cache"))),
-        ("I/O (MB/s)", 1e-6, (("read", "read"), ("write", "written"))),
-        ("network (MB/s)", 1e-6, (("net_rx", "received"), ("net_tx", "sent"))),
-        ("tasks that waited for the CPU (% of time)", 100.0, (("cpu_pressure", "some waited"),)),
-        ("tasks that waited for more (% of time)", 100.0, (("memory_pressure", "memory"), ("io_pressure", "I/O"))),
-    )
-    styles = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PINK, ":"))
-    for each, (title, factor, lines) in zip(axes.ravel(), panels, strict=True):
-        for (key, label), (colour, dashes) in zip(lines, styles, strict=False):
-            mean = np.nanmean(view.host[key], axis=0) * factor
-            known = ~np.isnan(mean)
-            each.plot(times[known], mean[known], color=colour, ls=dashes, lw=1.3, label=label)
-        each.set_title(title)
-        each.set_ylim(bottom=0)
-        each.legend(fontsize=7, loc="upper right")
-    for each in axes[-1]:
-        each.set_xlabel(name)
+    figure.legend(*axes.get_legend_handles_labels(), ncols=6, loc="outside lower left", fontsize=7)
     return figure
 
 
@@ -319,18 +323,26 @@ _TABLE: tuple[tuple[str, str, str, Draw, Callable[[Summary], bool]], ...] = (
     (
         "saturation",
         "Saturation over time",
-        "The mean over all GPUs; below it the phases, found as changes of the series.",
+        "Colour is what was used, by what limited each GPU; grey is what was lost. Line: saturation. Dots: "
+        "utilisation. Below: phases, found as changes of the series.",
         _combined,
         _has_score,
     ),
     (
         "activity",
         "Activity of all GPUs",
-        "Thick: the mean. Thin: single GPUs, or for many of them bands that hold all, 90 % and 50 % of them.",
+        "Thick: the mean. Light: from the lowest to the highest sample, so bursts are seen. Thin: each GPU, or of many "
+        "the bands that hold 90 % and 50 % of them.",
         _activity,
         _has_gpus,
     ),
-    ("heat", "Saturation by GPU and time", "Bright is saturated. White: no data.", _heat, _has_score),
+    (
+        "heat",
+        "Saturation by GPU and time",
+        "Bright is saturated. White: no data. Where a row is several GPUs or nodes: their worst and their mean.",
+        _heat,
+        _has_score,
+    ),
     ("power", "Power and memory", "Thick: the mean of all GPUs.", _power, _has_gpus),
-    ("host", "The host", "The step's cgroup, mean of all nodes; network figures are the node's.", _host, _has_host),
+    ("host", "The host", "Mean of all nodes. Network figures are always the whole node's.", _host, _has_host),
 )

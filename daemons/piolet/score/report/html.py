@@ -1,136 +1,174 @@
 """The report as one HTML file: works offline and for years, asks nobody for anything, prints well.
 
-No script is needed to read it; a few lines sort the table and switch between light and dark. Everything that came
-from a user or a node is escaped, and the page forbids itself to load anything.
+Who has no script has the figures as pictures; the script, which is page.js and no other by its digest, shows the values
+under the pointer, zooms, sorts tables and switches between light and dark. Everything that came from a user or a node
+is escaped, and the page forbids itself to load anything.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
+import time
+import warnings
 from collections.abc import Iterable
+from importlib import resources
 
 from piolet.score.advice import percent
+from piolet.score.report import series
+from piolet.score.report.content import content
 from piolet.score.report.figures import figures, svg
-from piolet.score.report.screen import PARTS, UNSURE_MOST, duration, energy, energy_of, gpus, nodes, share
+from piolet.score.report.screen import bound, duration, energy, energy_of, gpus, nodes, share
 from piolet.score.summary import Summary
 
-_ROWS_MAX = 2048
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-_STYLE = """
-:root { --font: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; --ink: #202124; --paper: #fff;
-  --faint: #d8d9da; --soft: #5f6368; --card: #f6f7f8; --warn: #b3261e; --accent: #0072b2; color-scheme: light; }
-:root[data-theme=dark] { --ink: #e8eaed; --paper: #16181b; --faint: #3c4043; --soft: #a6abb1; --card: #1f2226;
-  --warn: #ff8a80; --accent: #7cc4f0; color-scheme: dark; }
-@media (prefers-color-scheme: dark) { :root:not([data-theme=light]) { --ink: #e8eaed; --paper: #16181b;
-  --faint: #3c4043; --soft: #a6abb1; --card: #1f2226; --warn: #ff8a80; --accent: #7cc4f0; color-scheme: dark; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem; font: 15px/1.5 var(--font); color: var(--ink);
-  background: var(--paper); }
-h1 { font-size: 1.25rem; margin: 0; } h2 { font-size: 1.05rem; margin: 2.2rem 0 .2rem; }
-p { margin: .3rem 0; } .soft { color: var(--soft); }
-header { display: flex; justify-content: space-between; align-items: start; gap: 1rem; }
-button { font: inherit; font-size: .8rem; color: var(--soft); background: none; border: 1px solid var(--faint);
-  border-radius: 4px; padding: .2rem .6rem; cursor: pointer; }
-.warn { border-left: 4px solid var(--warn); padding: .4rem .8rem; background: var(--card); color: var(--warn);
-  font-weight: 600; margin: 1rem 0; }
-.top { display: grid; grid-template-columns: repeat(auto-fit, minmax(12.5rem, 1fr)); gap: .8rem; margin: 1.2rem 0; }
-.top div { background: var(--card); border-radius: 6px; padding: .7rem .9rem; }
-.top b { display: block; white-space: nowrap; font-size: 1.55rem; line-height: 1.25; font-weight: 650; }
-.top div:first-child { outline: 2px solid var(--accent); }
-.top span { color: var(--soft); font-size: .82rem; }
-.advice { background: var(--card); border-radius: 6px; padding: .6rem .9rem; margin: .5rem 0; }
-svg { width: 100%; height: auto; display: block; }
-table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .22rem .5rem; border-bottom: 1px solid var(--faint); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { color: var(--soft); font-weight: 600; }
-.sort th { cursor: pointer; } .scroll { max-height: 26rem; overflow: auto; }
-.scroll th { position: sticky; top: 0; background: var(--paper); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: .4rem 0; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-.swatch { display: inline-block; width: .75em; height: .75em; border-radius: 2px; margin-right: .35em; }
-@media print { button { display: none; } .scroll { max-height: none; } h2 { break-after: avoid; } }
-"""
-_SCRIPT = """
-document.getElementById('theme').onclick = () => {
-  const root = document.documentElement, dark = matchMedia('(prefers-color-scheme: dark)').matches;
-  const now = root.dataset.theme || (dark ? 'dark' : 'light');
-  root.dataset.theme = now === 'dark' ? 'light' : 'dark';
-};
-for (const table of document.querySelectorAll('.sort'))
-  table.tHead.rows[0].querySelectorAll('th').forEach((head, column) => head.onclick = () => {
-    const value = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
-    const down = table.dataset.by === String(column) && table.dataset.down !== '1';
-    const compare = (a, b) => { const x = value(a), y = value(b);
-      return isNaN(x) || isNaN(y) ? x.localeCompare(y, undefined, {numeric: true}) : x - y; };
-    const rows = [...table.tBodies[0].rows].sort((a, b) => down ? compare(b, a) : compare(a, b));
-    table.dataset.by = column; table.dataset.down = down ? '1' : '0';
-    table.tBodies[0].append(...rows);
-  });
-"""
+_ROWS_MAX, _NAMES_MOST = 2048, 4
+_TWO = ("activity", "power", "host")  # figures with two columns of panels
 
 
 def render(summary: Summary) -> str:
     """Return the page."""
-    title = "local command" if summary.job == "local" else f"step {summary.name}"
+    style, script = _own("page.css"), _own("page.js")
+    policy = f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:"
+    drawn = [
+        (name, heading, caption, svg(figure, name))
+        for name, heading, caption, figure in figures(summary)
+        if name != "waterfall"
+    ]
+    by_name = {name: _figure(summary, name, *rest) for name, *rest in drawn}
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         '<meta name=viewport content="width=device-width, initial-scale=1">',
-        f"<title>Piolet score: {_e(title)}</title><style>{_STYLE}</style></head><body>",
-        f"<header><div><h1>Piolet score: {_e(title)}</h1><p class=soft>{_e(_subtitle(summary))}</p></div>",
-        "<button id=theme type=button>light / dark</button></header>",
+        f"<title>{_e(summary.title)} - Piolet score</title><style>{style}</style></head><body>",
+        _head(summary),
+        _hero(summary),
+        _lead(by_name.pop("saturation", ""), _advice(summary)),
+        *by_name.values(),
+        _phases(summary),
+        _nodes(summary),
+        _gpus(summary),
+        _quality(summary),
+        _source(summary),
     ]
-    if summary.simulated:
-        text = f"Simulated figures ({summary.simulated}): they say nothing about real GPUs."
-        parts.append(f"<div class=warn>{_e(text)}</div>")
-    parts += [_top(summary), _advice(summary)]
-    for name, heading, caption, figure in figures(summary):
-        parts.append(f"<section><h2>{_e(heading)}</h2><p class=soft>{_e(caption)}</p>{svg(figure, name)}</section>")
-        if name == "waterfall":
-            parts.append(_legend())
-        if name == "saturation":
-            parts.append(_phases(summary))
-    parts += [_nodes(summary), _gpus(summary), _quality(summary), _source(summary)]
-    parts.append(f"<script>{_SCRIPT}</script></body></html>\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN, and becomes null
+        parts.append(f"<script type=application/json id=data>{content(summary, [name for name, *_ in drawn])}</script>")
+    parts.append(f"<div id=tip></div><script>{script}</script></body></html>\n")
     return "\n".join(part for part in parts if part)
+
+
+def _own(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _e(text: object) -> str:
     return html.escape(str(text))
 
 
-def _subtitle(summary: Summary) -> str:
-    count = f"{gpus(summary.size)}, " if summary.score.gpus else ""
-    label = f"{summary.label}, " if summary.label else ""
-    return f"{label}{count}{nodes(summary)}, {duration(summary.seconds)}"
-
-
-def _top(summary: Summary) -> str:
-    score = summary.score
-    cards = []
-    if score.gpus:
-        limits = (
-            (score.by_compute, "of the time limited by compute"),
-            (score.by_memory, "by memory"),
-            (score.by_network, "by communication"),
-            (score.above, "of the time above 60 %"),
-        )
-        is_known = score.value is not None and score.unsure <= UNSURE_MOST
-        cards = [
-            (share(summary.saturation), "GPU saturation"),
-            (share(summary.utilisation), "utilisation, as nvidia-smi shows it"),
-            *((percent(part if is_known else None), text) for part, text in limits),
-            (energy_of(summary.energy), "energy of the GPUs"),
-        ]
-        if score.gpus > 1:
-            cards.append((percent(summary.balance), "balance of the GPUs (mean / max)"))
-    else:
-        cards = [(duration(summary.seconds), "host figures only: the step has no GPU")]
-    page = "<div class=top>" + "".join(f"<div><b>{_e(v)}</b><span>{_e(t)}</span></div>" for v, t in cards) + "</div>"
-    reason = summary.saturation.reason if score.gpus else ""
-    return page + (
-        f"<div class=warn>{_e(f'Saturation {share(summary.saturation)}: {reason}.')}</div>" if reason else ""
+def _head(summary: Summary) -> str:
+    models = sorted({gpu.model for gpu in summary.view.gpus if gpu.model})
+    names = [node.name for node in summary.nodes]
+    listed = ", ".join(names) if len(names) <= _NAMES_MOST else f"{names[0]} to {names[-1]}"
+    began = time.strftime("%a %d %b %Y, %H:%M UTC", time.gmtime(summary.began))
+    size = f"{gpus(summary.size)} on " if summary.score.gpus else ""
+    facts = [
+        f"step {summary.name}" if summary.job != "local" else "local command",
+        summary.user,
+        summary.label if summary.label != summary.title else "",
+        f"{size}{nodes(summary)} ({listed})",
+        ", ".join(models),
+        began,
+        duration(summary.seconds),
+        f"environment {summary.environment}" if summary.environment else "",
+    ]
+    title = summary.job_name or summary.label or facts[0]
+    line = " · ".join(_e(fact) for fact in facts if fact and fact != title)
+    command = f"<code class=command>{_e(summary.command)}</code>" if summary.command else ""
+    page = (
+        f"<header><div><h1>{_e(title)}</h1><p class=soft>{line}</p></div>"
+        f"<button id=theme type=button>light / dark</button></header>{command}"
     )
+    if summary.simulated:
+        text = f"Simulated figures ({summary.simulated}): they say nothing about real GPUs."
+        page += f"<div class=warn>{_e(text)}</div>"
+    return page
+
+
+def _hero(summary: Summary) -> str:
+    score = summary.score
+    if not score.gpus:
+        return "<div class=hero><div class=score><b>no GPU</b><span>the host's figures only</span></div></div>"
+    said = share(summary.saturation)
+    long = " long" if len(said) > 6 else ""
+    page = f'<div class=hero><div class="score{long}"><b>{_e(said)}</b><span>GPU saturation</span></div><div>'
+    if score.value is not None:
+        parts = series.shares(summary)
+        page += _bar(parts) + _key(
+            (name, colour, f"{name} {bound(score, name)}{percent(part)}") for name, colour, part in parts
+        )
+    page += "</div></div>"
+    cards = [
+        (share(summary.utilisation), "utilisation, as nvidia-smi shows it"),
+        (percent(score.above if score.value is not None else None), "of the time above 60 % saturation"),
+        (energy_of(summary.energy), "energy of the GPUs"),
+    ]
+    if score.gpus > 1:
+        cards.append((percent(summary.balance), "balance of the GPUs (mean / max)"))
+    page += (
+        "<div class=cards>" + "".join(f"<div><b>{_e(v)}</b> <span>{_e(t)}</span></div>" for v, t in cards) + "</div>"
+    )
+    reason = summary.saturation.reason
+    return page + (f"<div class=warn>{_e(f'Saturation {said}: {reason}.')}</div>" if reason else "")
+
+
+def _bar(parts: list[tuple[str, str, float]]) -> str:
+    done, rects = 0.0, ""
+    for name, colour, part in parts:
+        fill = "var(--idle)" if name == "idle" else colour
+        rects += f'<rect x="{100 * done:.2f}%" width="{100 * part:.2f}%" height="100%" fill="{fill}"/>'
+        done += part
+    return f'<svg class=bar role=img aria-label="where the time went">{rects}</svg>'
+
+
+def _key(entries: Iterable[tuple[str, str, str]]) -> str:
+    spans = (
+        f'<span><svg viewBox="0 0 1 1"><rect width="1" height="1" fill="'
+        f'{"var(--idle)" if name == "idle" else colour}"/></svg>{_e(text)}</span>'
+        for name, colour, text in entries
+    )
+    return f"<p class=key>{''.join(spans)}</p>"
+
+
+def _figure(summary: Summary, name: str, heading: str, caption: str, picture: str) -> str:
+    key = _key((part, colour, part) for part, colour, _ in series.stack(summary)) if name == "saturation" else ""
+    if name == "heat":
+        key = _key(("", colour, f"{percentage} %") for percentage, colour in series.HEAT_KEY)
+    if name == "host":
+        caption = f"Figures of {series.host_of(summary)}. {caption}"
+    tools = "<button type=button class=reset>whole time</button>"
+    if name == "heat" and not series.is_gpus(summary.view):
+        tools = (
+            "<button type=button data-heat=worst aria-pressed=true>worst</button>"
+            f"<button type=button data-heat=mean aria-pressed=false>mean</button>{tools}"
+        )
+    two = " two" if name in _TWO else ""
+    hint = "<span class=soft>drag to zoom, double click for all</span>" if name in ("saturation", "heat") else ""
+    bar = f"<div class=tools>{tools}{hint}</div>" if hint else ""
+    return (
+        f"<section><h2>{_e(heading)}</h2><p class=soft>{_e(caption)}</p>{key}{bar}"
+        f'<figure>{picture}<div class="plots{two}" data-plot={name}></div></figure></section>'
+    )
+
+
+def _lead(timeline: str, advice: str) -> str:
+    if not timeline or not advice:
+        return timeline + advice
+    return f"<div class=lead>{timeline}{advice}</div>"
 
 
 def _advice(summary: Summary) -> str:
@@ -138,20 +176,6 @@ def _advice(summary: Summary) -> str:
         return ""
     items = "".join(f"<div class=advice><b>{_e(a.seen)}</b><p>{_e(a.do)}</p></div>" for a in summary.advice)
     return f"<section><h2>Advice</h2>{items}</section>"
-
-
-def _legend() -> str:
-    meaning = {
-        "useful": "the saturation",
-        "stalled": "SMs had work and waited",
-        "narrow": "something ran, on few SMs",
-        "idle": "nothing ran",
-    }
-    spans = (
-        f'<span><i class=swatch style="background:{colour}"></i>{name}: {meaning[name]}</span> &nbsp; '
-        for name, _, colour, _ in PARTS
-    )
-    return f"<p class=soft>{''.join(spans)}</p>"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[tuple[str, object]]], sort: bool = False) -> str:
@@ -180,7 +204,10 @@ def _phases(summary: Summary) -> str:
         ]
         for phase in summary.phases
     )
-    return _table(head, rows)
+    table = _table(head, rows)
+    return (
+        f"<section><h2>Phases</h2><details><summary>{len(summary.phases)} phases</summary>{table}</details></section>"
+    )
 
 
 def _nodes(summary: Summary) -> str:

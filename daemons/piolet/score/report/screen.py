@@ -165,7 +165,7 @@ def _facts(summary: Summary) -> Table:
         if not np.isnan(host["cpu"]).all():
             parts.append(f"{float(np.nanmean(host['cpu'])):.1f} cores per node")
         if not np.isnan(host["memory"]).all():
-            parts.append(f"at most {float(np.nanmax(host['memory'])) / 1e9:.1f} GB of memory")
+            parts.append(f"at most {float(np.nanmax(summary.view.high['memory'])) / 1e9:.1f} GB of memory")
         if parts:
             table.add_row("host", ", ".join(parts))
     table.add_row("source", "; ".join(summary.collectors))

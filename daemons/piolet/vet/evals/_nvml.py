@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from piolet.api import Context, Inconclusive
+from piolet.api import EITHER, NODE, USER, Context, Inconclusive
 
 # nvmlReturn_t: the question cannot be asked here. All others say that the device does not answer as it should.
 _INVALID_ARGUMENT, _NOT_SUPPORTED, _NO_PERMISSION, _NOT_FOUND, _NO_FUNCTION = 2, 3, 4, 6, 13
@@ -23,19 +24,31 @@ _WIDE = (2, 3, 4)
 
 
 class LostError(Exception):
-    """A GPU is there, and does not answer any more."""
+    """A GPU is there, and does not answer any more; `whose` as in a Verdict."""
+
+    def __init__(self, text: str, whose: str = NODE) -> None:
+        super().__init__(text)
+        self.whose = whose
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU: its index on the node, and NVML's handle."""
+    """One GPU, or a part of one (MIG).
+
+    index    of the GPU on the node
+    handle   NVML's, of what the step has: memory and processes are asked of it
+    whole    of the whole GPU, whose temperature, memory cells, clocks and links the parts share
+    part     the number of the part; None: the GPU is whole
+    """
 
     index: int
     uuid: str
     handle: Any
+    whole: Any
+    part: int | None = None
 
     def __str__(self) -> str:
-        return f"GPU {self.index}"
+        return f"GPU {self.index}" if self.part is None else f"part {self.part} of GPU {self.index}"
 
 
 class Nvml:
@@ -51,8 +64,37 @@ class Nvml:
         except self.lib.NVMLError as error:
             raise Inconclusive(f"NVML cannot be used: {error}") from None
 
-    def gpus(self, context: Context) -> list[Gpu]:
-        """Return the step's GPUs. Raises LostError, Inconclusive."""
+    @property
+    def simulated(self) -> dict[str, str]:
+        """Return what the details of a verdict say of figures that come from a simulator: it names itself."""
+        library: Any = getattr(self.lib, "nvmlLib", None)
+        try:
+            text = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(library, "piolet_simulation")))
+        except (ValueError, TypeError, AttributeError):
+            return {}
+        return {"simulated": text.decode("ascii", "replace")}
+
+    def there(self, context: Context, wholes: Sequence[Gpu]) -> dict[str, int]:
+        """Return what the details of a verdict say of how many GPUs the node has, the step's or not.
+
+        The driver's list in /proc does not depend on what the step may use. Where GPUs are divided, it is not said:
+        what Slurm counts then are parts.
+        """
+        if any(self.is_divided(gpu.handle) for gpu in wholes):
+            return {}
+        try:
+            listed = len(os.listdir(context.path("/proc/driver/nvidia/gpus")))
+        except OSError:
+            listed = 0
+        return {"gpus_there": max(listed, self.lib.nvmlDeviceGetCount())}
+
+    def is_divided(self, handle: Any) -> bool:
+        """Return whether a GPU is in MIG mode. Raises LostError."""
+        mode = self.ask("nvmlDeviceGetMigMode", handle)
+        return bool(mode and mode[0])
+
+    def wholes(self) -> list[Gpu]:
+        """Return the node's GPUs that this step may use, each as a whole. Raises LostError."""
         lib = self.lib
         found = []
         for index in range(lib.nvmlDeviceGetCount()):
@@ -63,16 +105,44 @@ class Nvml:
                 if error.value == lib.NVML_ERROR_NO_PERMISSION:  # another job's, in a cgroup of its own
                     continue
                 raise LostError(f"GPU {index} does not answer: {error}") from None
-            found.append(Gpu(index, uuid, handle))
+            found.append(Gpu(index, uuid, handle, handle))
+        return found
+
+    def gpus(self, context: Context, found: Sequence[Gpu]) -> list[Gpu]:
+        """Return the step's GPUs, or parts of GPUs, among `found`. Raises LostError, Inconclusive."""
+        if not found:
+            if self.lib.nvmlDeviceGetCount():
+                raise Inconclusive("the step has no GPU: ask for GPUs, with --gpus", USER)
+            raise Inconclusive("there are no GPUs")
         if context.gpus is None:
-            return found
+            return list(found)
         wanted = set(context.gpus)
-        if any(name.startswith("MIG-") for name in wanted):
-            raise Inconclusive("the step has parts of GPUs (MIG), and only whole ones can be judged")
+        parts = [name for name in wanted if name.startswith("MIG-")]
+        if parts:
+            return sorted((self._part(name, found) for name in parts), key=lambda one: (one.index, one.part or 0))
+        if any(map(str.isdecimal, wanted)) and any(self.is_divided(gpu.handle) for gpu in found):
+            raise Inconclusive("GPUs are divided (MIG), and numbers do not say which parts the step has; UUIDs would")
         seen = [name for name in wanted if any(_means(name, gpu) for gpu in found)]
         if len(seen) != len(wanted):
-            raise LostError(f"the step has {len(wanted)} GPUs, and NVML shows {len(seen)} of them")
+            raise LostError(f"the step has {len(wanted)} GPUs, and NVML shows {len(seen)} of them", EITHER)
         return [gpu for gpu in found if any(_means(name, gpu) for name in wanted)]
+
+    def _part(self, name: str, found: Sequence[Gpu]) -> Gpu:
+        """Return the MIG instance with a UUID, as in CUDA_VISIBLE_DEVICES. Raises LostError."""
+        lib = self.lib
+        try:
+            handle = lib.nvmlDeviceGetHandleByUUID(name)
+            whole = lib.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+            number = lib.nvmlDeviceGetGpuInstanceId(handle)
+            uuid = lib.nvmlDeviceGetUUID(whole)
+        except lib.NVMLError as error:
+            raise LostError(
+                f"the step has the part {name} of a GPU, and NVML does not show it: {error}", EITHER
+            ) from None
+        index = next((gpu.index for gpu in found if gpu.uuid == uuid), None)
+        if index is None:
+            raise LostError(f"the step has the part {name} of a GPU, and NVML does not show that GPU", EITHER)
+        return Gpu(index, name, handle, whole, number)
 
     def ask(self, function: str, *arguments: Any) -> Any:
         """Return what a function of NVML says, or None: GPU, driver or library does not have it. Raises LostError."""
@@ -88,7 +158,7 @@ class Nvml:
 
     def field(self, gpu: Gpu, number: int) -> int | None:
         """Return the field `number` of a GPU, a whole number, or None: it is not there. Raises LostError."""
-        values = self.ask("nvmlDeviceGetFieldValues", gpu.handle, [number])
+        values = self.ask("nvmlDeviceGetFieldValues", gpu.whole, [number])
         if not values or values[0].nvmlReturn != 0:
             return None
         kind = values[0].valueType
@@ -99,7 +169,7 @@ class Nvml:
         for version in ("v3", "v2"):
             made = getattr(self.lib, f"c_nvmlGpuFabricInfo_{version}_t", None)
             info = made() if made is not None else None
-            if info is not None and self.ask("nvmlDeviceGetGpuFabricInfoV", gpu.handle, ctypes.byref(info)) is not None:
+            if info is not None and self.ask("nvmlDeviceGetGpuFabricInfoV", gpu.whole, ctypes.byref(info)) is not None:
                 return info if info.state else None
         return None
 

@@ -155,5 +155,6 @@ NVML_ROWS = (
         ("clocks_stuck", "fail", "reset", "its clocks are low, and no reason is given"),
         ("clocks_locked", "warn", "none", "its clocks are set low"),
         ("clocks_slowed", "fail", "contact", "its clocks are lowered"),
+        ("clocks_capped", "warn", "watch", "its clocks are very low"),
     )),
 )  # fmt: skip

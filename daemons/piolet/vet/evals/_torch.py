@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from piolet.api import Inconclusive
+from piolet.api import USER, Inconclusive
 
 
 def load(cuda: bool = True) -> Any:
@@ -13,7 +13,7 @@ def load(cuda: bool = True) -> Any:
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
-        raise Inconclusive(f"torch cannot be imported: {str(error).splitlines()[0]}") from None
+        raise Inconclusive(f"torch cannot be imported: {str(error).splitlines()[0]}", USER) from None
     if cuda and not torch.cuda.is_available():
         raise Inconclusive("torch sees no CUDA device")
     return torch

@@ -8,7 +8,7 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
-from piolet.api import FAIL, PASS, Context, Eval, Inconclusive, Verdict, parameter
+from piolet.api import FAIL, NODE, PASS, USER, Context, Eval, Inconclusive, Verdict, parameter
 
 _SOURCE = b"""
 extern "C" __global__ void fill(unsigned int *out, unsigned int n) {
@@ -51,9 +51,9 @@ class CudaKernel(Eval):
             try:
                 problem = _run(call, driver, device, lambda name: _compile(call, nvrtc, name, binaries))
             except _CudaError as error:
-                return Verdict(FAIL, f"GPU {index}: {error}")
+                return Verdict(FAIL, f"GPU {index}: {error}", whose=NODE)
             if problem:
-                return Verdict(FAIL, f"GPU {index}: {problem}")
+                return Verdict(FAIL, f"GPU {index}: {problem}", whose=NODE)
         version = ".".join(str(part) for part in call(nvrtc.nvrtcVersion()))
         details = {"devices": count, "architectures": sorted(binaries), "nvrtc": version}
         return Verdict(PASS, "", "devices", count, None, "", details)
@@ -65,7 +65,7 @@ class CudaKernel(Eval):
                 return
             except OSError as error:
                 why = str(error)
-        raise Inconclusive(f"there is no NVRTC in cuda_home: {why}")
+        raise Inconclusive(f"there is no NVRTC in cuda_home: {why}", USER)
 
 
 class _CudaError(Exception):
@@ -99,7 +99,7 @@ def _bindings() -> tuple[Any, Any]:
             continue
         except RuntimeError as error:
             raise Inconclusive(f"cuda-python cannot be used: {error}") from None
-    raise Inconclusive("cuda-python is not installed")
+    raise Inconclusive("cuda-python is not installed", USER)
 
 
 def _compile(call: _Caller, nvrtc: Any, architecture: str, binaries: dict[str, bytes]) -> bytes:

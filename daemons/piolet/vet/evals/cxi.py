@@ -6,7 +6,7 @@ import glob
 import os
 from dataclasses import dataclass
 
-from piolet.api import FAIL, PASS, Context, Eval, Inconclusive, Verdict, parameter
+from piolet.api import EITHER, FAIL, NODE, PASS, Context, Eval, Inconclusive, Verdict, parameter
 from piolet.vet.evals import _files
 
 
@@ -52,7 +52,11 @@ class Cxi(Eval):
                 if downs > self.max_link_downs:
                     wrong.append(f"the link of {os.path.basename(interface)} went down {downs} times")
         limit = self.min_speed or None
-        return Verdict(FAIL if wrong else PASS, "; ".join(wrong)[:500], "slowest port", slowest, limit, "Gbit/s")
+        # How many adapters and which speed there must be says the protocol.
+        whose = NODE if any(text.startswith("the link") for text in wrong) else EITHER
+        return Verdict(
+            FAIL if wrong else PASS, "; ".join(wrong)[:500], "slowest port", slowest, limit, "Gbit/s", whose=whose
+        )
 
 
 def _speed(text: str) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from piolet.api import FAIL, PASS, Context, Eval, Verdict, parameter
+from piolet.api import FAIL, PASS, USER, Context, Eval, Verdict, parameter
 
 
 @dataclass(frozen=True)
@@ -28,4 +28,4 @@ class Env(Eval):
                 wrong.append(f"{name} is not set")
             elif value is not None and actual != value:
                 wrong.append(f"{name} is '{actual[:80]}', not '{value[:80]}'")
-        return Verdict(FAIL, "; ".join(wrong)[:500]) if wrong else Verdict(PASS)
+        return Verdict(FAIL, "; ".join(wrong)[:500], whose=USER) if wrong else Verdict(PASS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from piolet.api import FAIL, Context, Eval, Inconclusive, Verdict, at_most, parameter
+from piolet.api import EITHER, FAIL, NODE, Context, Eval, Inconclusive, Verdict, at_most, parameter
 from piolet.vet.evals import _nvml
 
 
@@ -31,30 +31,36 @@ class Gpu(Eval):
         """Name every GPU that is wrong."""
         nvml = _nvml.Nvml()
         try:
-            gpus = nvml.gpus(context)
+            wholes = nvml.wholes()
+            more = {**nvml.simulated, **nvml.there(context, wholes)}
+            gpus = nvml.gpus(context, wholes)
             if self.count and len(gpus) != self.count:
-                return Verdict(FAIL, f"there are {len(gpus)} GPUs, not {self.count}", "GPUs", len(gpus), self.count)
-            if not gpus:
-                raise Inconclusive("there are no GPUs, or none that this step may use")
-            wrong, hottest, devices = self._look(nvml, gpus)
+                text = f"the step has {len(gpus)} GPUs, not {self.count}"
+                return Verdict(FAIL, text, "GPUs", len(gpus), self.count, details=more)
+            wrong, hottest, devices, foreign = self._look(nvml, gpus)
         except _nvml.LostError as error:
-            return Verdict(FAIL, str(error))
+            return Verdict(FAIL, str(error), whose=error.whose)
         mute = [f"GPU {one['index']}" for one in devices if one["temperature"] is None]
         if mute and not wrong:
             raise Inconclusive(f"nothing was checked: {', '.join(mute)} tells no temperature")
         if hottest is None:
-            return Verdict(FAIL, "; ".join(wrong)[:500], details={"gpus": devices})
-        verdict = at_most("temperature", hottest, self.max_temp, "degC", gpus=devices)
+            return Verdict(FAIL, "; ".join(wrong)[:500], details={**more, "gpus": devices})
+        verdict = at_most("temperature", hottest, self.max_temp, "degC", **more, gpus=devices)
         if not wrong:
             return verdict
-        return Verdict(FAIL, "; ".join(wrong)[:500], "temperature", hottest, self.max_temp, "degC", verdict.details)
+        text, whose = "; ".join(wrong)[:500], NODE if foreign else EITHER
+        return Verdict(FAIL, text, "temperature", hottest, self.max_temp, "degC", verdict.details, whose)
 
-    def _look(self, nvml: _nvml.Nvml, gpus: list[_nvml.Gpu]) -> tuple[list[str], float | None, list[dict[str, object]]]:
+    def _look(
+        self, nvml: _nvml.Nvml, gpus: list[_nvml.Gpu]
+    ) -> tuple[list[str], float | None, list[dict[str, object]], bool]:
+        """Return what is wrong, the highest temperature, what each told, and whether others use the GPUs."""
         wrong: list[str] = []
+        others = False
         devices: list[dict[str, object]] = []
         hottest: float | None = None
         for gpu in gpus:
-            temperature = nvml.ask("nvmlDeviceGetTemperature", gpu.handle, 0)
+            temperature = nvml.ask("nvmlDeviceGetTemperature", gpu.whole, 0)
             used, total = _memory(nvml, gpu)
             running = nvml.ask("nvmlDeviceGetComputeRunningProcesses", gpu.handle)
             foreign = [process.pid for process in running or [] if process.pid != os.getpid()]
@@ -67,6 +73,7 @@ class Gpu(Eval):
                     f"{used / total:.1%} of the memory of {gpu} is used, {self.max_used_memory:.1%} is allowed"
                 )
             if len(foreign) > self.max_processes:
+                others = True
                 wrong.append(f"{gpu} has {len(foreign)} other processes (pid {', '.join(map(str, foreign[:4]))})")
             devices.append(
                 {
@@ -78,7 +85,7 @@ class Gpu(Eval):
                     "processes": None if running is None else len(running),
                 }
             )
-        return wrong, hottest, devices
+        return wrong, hottest, devices, others
 
 
 def _memory(nvml: _nvml.Nvml, gpu: _nvml.Gpu) -> tuple[int | None, int | None]:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from piolet.api import FAIL, PASS, Context, Eval, Inconclusive, Verdict, parameter
-from piolet.vet.evals import _files, _log, _nvlinks, _nvml, _severities
+from piolet.api import FAIL, NODE, PASS, Context, Eval, Inconclusive, Verdict, parameter
+from piolet.vet.evals import _clocks, _files, _log, _nvlinks, _nvml, _severities
 
-# Reasons why clocks are lower that are a fault of the node: hardware slowdown, both thermal ones, power brake.
-_FAULTS = {0x08: "hardware slowdown", 0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown",
-           0x80: "power brake"}  # fmt: skip
-_IDLE, _SETTING = 0x01, 0x02
-_LOW_CLOCK = 1 / 3
-"""Of the most: far below what any GPU keeps while it has no reason to be slow."""
-_LOOKS, _LOOK_S = 3, 0.1
-"""A clock that rises takes less than a look; one that is stuck is low at each."""
 _LOW_POWER, _LOWERED_POWER = 0.5, 0.9
 _FIELD_MEMORY_TEMPERATURE, _FIELD_RECOVERY = 82, 230
 _THRESHOLD_MEMORY = 2
@@ -79,25 +70,29 @@ class GpuHealth(Eval):
         nvml = _nvml.Nvml()
         found = _Found()
         log = _log.lines(context)
-        gpus: list[_nvml.Gpu] = []
+        more: dict[str, int] = {}
+        whose = NODE
         try:
-            gpus = nvml.gpus(context)
-            if not gpus:
-                raise Inconclusive("there are no GPUs, or none that this step may use")
+            all_of_node = nvml.wholes()
+            more = nvml.there(context, all_of_node)
+            gpus = _wholes(nvml.gpus(context, all_of_node), all_of_node)
             for gpu in gpus:
                 found.checked[str(gpu)] = self._one(nvml, gpu, found, _uptime(context, log))
             self._links(nvml, gpus, found)
             self._events(nvml, gpus, log, found)
         except _nvml.LostError as error:
+            whose = whose if found.wrong else error.whose
             found.wrong.append(str(error))
         details = {
+            **nvml.simulated,
+            **more,
             "kernel_log": "not readable" if log is None else "read",
             "checked": found.checked,
             "judged_by": found.judged_by,
         }
         if found.wrong:
             text = "; ".join(found.wrong + found.warnings)[:500]
-            return Verdict(FAIL, text, "problems", len(found.wrong), 0, "", details)
+            return Verdict(FAIL, text, "problems", len(found.wrong), 0, "", details, whose)
         mute = [name for name, answers in found.checked.items() if not answers]
         if mute:
             raise Inconclusive(f"nothing was checked: {', '.join(mute)} answers no question of NVML's")
@@ -132,25 +127,11 @@ class GpuHealth(Eval):
         return corrected is not None or uncorrected is not None
 
     def _clocks(self, nvml: _nvml.Nvml, gpu: _nvml.Gpu, found: _Found) -> bool:
-        reasons = _clock_reasons(nvml, gpu)
-        if reasons is None or not self.throttling:
-            return reasons is not None
-        for bit, name in _FAULTS.items():
-            if reasons & bit:
-                found.nvml(gpu, "clocks_slowed", f": {name}")
-        most = nvml.ask("nvmlDeviceGetMaxClockInfo", gpu.handle, 1)
-        clock = 0
-        for look in range(_LOOKS):
-            now = nvml.ask("nvmlDeviceGetClockInfo", gpu.handle, 1)
-            reasons = _clock_reasons(nvml, gpu)
-            # An idle GPU has low clocks, and says so: nothing is known of what it does under load.
-            if not most or now is None or reasons is None or reasons & ~_SETTING or now > most * _LOW_CLOCK:
-                return True
-            clock = now
-            if look + 1 < _LOOKS:
-                time.sleep(_LOOK_S)
-        found.nvml(gpu, "clocks_locked" if reasons else "clocks_stuck", f": {clock} of {most} MHz")
-        return True
+        reasons = _clocks.reasons(nvml, gpu)
+        if self.throttling and reasons is not None:
+            for code, more in _clocks.problems(nvml, gpu, reasons):
+                found.nvml(gpu, code, more)
+        return reasons is not None
 
     def _memory_temperature(self, nvml: _nvml.Nvml, gpu: _nvml.Gpu, found: _Found) -> bool:
         degrees = nvml.field(gpu, _FIELD_MEMORY_TEMPERATURE)
@@ -198,6 +179,8 @@ class GpuHealth(Eval):
         return width is not None and most is not None
 
     def _links(self, nvml: _nvml.Nvml, gpus: Sequence[_nvml.Gpu], found: _Found) -> None:
+        # A divided GPU does not use its links.
+        gpus = [gpu for gpu in gpus if not nvml.is_divided(gpu.handle)]
         told = [_links_of(nvml, gpu) for gpu in gpus]
         for gpu in gpus:
             links = next(links for links in told if links.index == gpu.index)
@@ -255,6 +238,12 @@ _FABRIC_MASK = (
 """(what, shift, bits, values that are bad): NVML_GPU_FABRIC_HEALTH_MASK_*."""
 
 
+def _wholes(gpus: Sequence[_nvml.Gpu], among: Sequence[_nvml.Gpu]) -> list[_nvml.Gpu]:
+    """Return the GPUs of which `gpus` are, or are parts: parts share their cells, clocks, power and bus."""
+    wanted = {gpu.index for gpu in gpus}
+    return [gpu for gpu in among if gpu.index in wanted]
+
+
 def _rows(nvml: _nvml.Nvml, gpu: _nvml.Gpu, found: _Found) -> bool:
     rows = nvml.ask("nvmlDeviceGetRemappedRows", gpu.handle)
     pages = nvml.ask("nvmlDeviceGetRetiredPagesPendingStatus", gpu.handle)
@@ -269,13 +258,6 @@ def _rows(nvml: _nvml.Nvml, gpu: _nvml.Gpu, found: _Found) -> bool:
     if pages:
         found.nvml(gpu, "pages_pending")
     return rows is not None or pages is not None
-
-
-def _clock_reasons(nvml: _nvml.Nvml, gpu: _nvml.Gpu) -> int | None:
-    reasons = nvml.ask("nvmlDeviceGetCurrentClocksEventReasons", gpu.handle)
-    if reasons is None:
-        reasons = nvml.ask("nvmlDeviceGetCurrentClocksThrottleReasons", gpu.handle)
-    return reasons if reasons is None else int(reasons)
 
 
 def _links_of(nvml: _nvml.Nvml, gpu: _nvml.Gpu) -> _nvlinks.Links:

@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from piolet.api import FAIL, PASS, Context, Eval, Inconclusive, Verdict, parameter
+from piolet.api import EITHER, FAIL, NODE, PASS, Context, Eval, Inconclusive, Verdict, parameter
 from piolet.vet.evals import _files
 from piolet.vet.evals._severities import sourced
 
@@ -89,9 +89,20 @@ class Infiniband(Eval):
                 if rate is not None:
                     rates[port] = rate
         errors, counted = self._errors(context, rates)
+        # Which adapters and rates there must be says the protocol.
+        sick = errors or [text for text in wrong if text.endswith("not ACTIVE")]
         slowest = min(rates.values(), default=None)
         limit, reason = self.min_rate or None, "; ".join(wrong + errors)[:500]
-        return Verdict(FAIL if reason else PASS, reason, "slowest port", slowest, limit, "Gbit/s", counted)
+        return Verdict(
+            FAIL if reason else PASS,
+            reason,
+            "slowest port",
+            slowest,
+            limit,
+            "Gbit/s",
+            counted,
+            NODE if sick else EITHER,
+        )
 
     def _port(self, port: str) -> tuple[float | None, list[str]]:
         state = (_files.text(f"{port}/state") or "unknown").partition(":")[2].strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from piolet.api import FAIL, PASS, Context, Eval, Inconclusive, Verdict, parameter
+from piolet.api import FAIL, NODE, PASS, Context, Eval, Inconclusive, Verdict, parameter
 from piolet.vet.evals import _log, _severities
 
 
@@ -37,7 +37,7 @@ class KernelLog(Eval):
         warnings = [text for severity, text in said if severity != _severities.FAIL]
         reason = "; ".join(wrong + warnings)[:500]
         details = {"lines": len(log), "judged_by": [events[-1].row.told() for events in kinds.values()]}
-        return Verdict(FAIL if wrong else PASS, reason, "faults", len(wrong), 0, "", details)
+        return Verdict(FAIL if wrong else PASS, reason, "faults", len(wrong), 0, "", details, NODE)
 
 
 def _sentence(events: list[_log.Event]) -> str:

@@ -6,17 +6,18 @@ import os
 import pwd
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from piolet.api import FAIL, PASS, Context, Eval, Inconclusive, Verdict, parameter
+from piolet.api import FAIL, NODE, PASS, Context, Eval, Inconclusive, Verdict, parameter
 from piolet.vet.evals import _files
 
 _LOOK_S = 1.0
 """Long enough for a disk that is only slow: what waits for it is woken again and again."""
 _LOOK_AGAIN_S = 0.02
-_SYSTEM = range(61184, 65536)
-"""Users that systemd makes for services, with Debian's slurm among them, and nobody."""
+_USERS = ("1000-61183", "65536-4294967293")
+"""Where pioletd does not tell. Those between are systemd's for services (Debian's slurm too), and nobody."""
 
 
 class _Process(NamedTuple):
@@ -44,7 +45,7 @@ class Leftovers(Eval):
     loads = frozenset({"disk"})  # what another eval waits for is no leftover
 
     max_foreign: int = parameter(0, text="of other ordinary users, outside running jobs", unit="processes", least=0)
-    min_uid: int = parameter(1000, text="users below are the system's, as are 61184 to 65535", unit="uid", least=0)
+    min_uid: int = parameter(1000, text="users below are none, whatever [vet] users says", unit="uid", least=0)
     allow_users: tuple[str, ...] = parameter((), text="users whose processes belong here")
     max_zombies: int = parameter(20, text="zombies", unit="processes", least=0)
     max_hanging: int = parameter(0, text="processes in uninterruptible sleep", unit="processes", least=0)
@@ -57,7 +58,10 @@ class Leftovers(Eval):
             raise Inconclusive("/proc does not show the processes of others (hidepid)")
         of_jobs = _of_running_jobs(first)
         users = {first[pid].uid for pid in of_jobs}  # of these jobs, slurmstepd's own root among them
-        foreign = [pid for pid, one in first.items() if self._foreign(one.uid, context.uid) and pid not in of_jobs]
+        people = _ranges(context.facts.get("users") or _USERS)
+        foreign = [
+            pid for pid, one in first.items() if self._foreign(one.uid, context.uid, people) and pid not in of_jobs
+        ]
         zombies = [pid for pid, one in first.items() if one.state == "Z"]
         hanging = _hanging(context, first)
         shm = _shm(context.path("/dev/shm"), users - {0, context.uid})  # noqa: S108 - that is what is looked at
@@ -72,11 +76,17 @@ class Leftovers(Eval):
         if shm / 1e9 > self.max_shm:
             wrong.append(f"{shm / 1e9:.3g} GB in /dev/shm, {self.max_shm:g} GB are allowed")
         details = {"foreign": len(foreign), "zombies": len(zombies), "hanging": len(hanging), "shm_bytes": shm}
-        return Verdict(FAIL if wrong else PASS, "; ".join(wrong)[:500], details=details)
+        return Verdict(FAIL if wrong else PASS, "; ".join(wrong)[:500], details=details, whose=NODE)
 
-    def _foreign(self, uid: int, own: int) -> bool:
-        ordinary = uid >= self.min_uid and uid not in _SYSTEM
+    def _foreign(self, uid: int, own: int, people: Sequence[range]) -> bool:
+        ordinary = uid >= self.min_uid and any(uid in ids for ids in people)
         return ordinary and uid != own and _user(uid) not in self.allow_users
+
+
+def _ranges(texts: Sequence[str]) -> list[range]:
+    """Return the ids of users in ranges like '1000-60000'."""
+    pairs = (text.partition("-") for text in texts)
+    return [range(int(first), int(last) + 1) for first, _, last in pairs]
 
 
 def _processes(context: Context) -> dict[int, _Process]:

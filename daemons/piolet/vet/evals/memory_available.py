@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
-from piolet.api import Context, Eval, Inconclusive, Verdict, at_least, parameter
+from piolet.api import FAIL, USER, Context, Eval, Inconclusive, Verdict, at_least, parameter
 from piolet.vet.evals import _files
 
 
@@ -27,11 +28,14 @@ class MemoryAvailable(Eval):
         table = _meminfo(context)
         available = table["MemAvailable"]
         left = _cgroup_left(context)
+        of_step = left is not None and left < available
         if left is not None:
             available = min(available, left)
         limit = max(self.min_available, self.min_fraction * table["MemTotal"] / 1e9)
         total = round(table["MemTotal"] / 1e9, 3)
-        return at_least("available memory", available / 1e9, limit, "GB", total=total, cgroup_left=left)
+        verdict = at_least("available memory", available / 1e9, limit, "GB", total=total, cgroup_left=left)
+        # What the job asked for is less than what its protocol wants.
+        return dataclasses.replace(verdict, whose=USER) if verdict.outcome == FAIL and of_step else verdict
 
 
 def _meminfo(context: Context) -> dict[str, int]:

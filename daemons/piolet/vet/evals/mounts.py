@@ -8,7 +8,7 @@ import signal
 import time
 from dataclasses import dataclass
 
-from piolet.api import FAIL, PASS, Context, Eval, Inconclusive, Verdict, parameter
+from piolet.api import FAIL, PASS, USER, Context, Eval, Inconclusive, Verdict, parameter
 from piolet.vet.evals import _files
 
 _NETWORK = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "beegfs_nodev", "ceph", "cifs", "smb3", "wekafs", "panfs", "afs")
@@ -81,7 +81,7 @@ def _expand(path: str, context: Context) -> str:
     try:
         return string.Template(path).substitute(context.environ)
     except (KeyError, ValueError):
-        raise Inconclusive(f"'{path}' names a variable that is not set") from None
+        raise Inconclusive(f"'{path}' names a variable that is not set", USER) from None
 
 
 def _mounts(context: Context) -> list[tuple[str, str]]:

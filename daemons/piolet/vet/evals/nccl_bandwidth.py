@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from piolet.api import Context, Eval, Inconclusive, Verdict, at_least, parameter
+from piolet.api import USER, Context, Eval, Inconclusive, Verdict, at_least, parameter
 from piolet.vet.evals import _torch
 
 
@@ -47,6 +47,10 @@ class NcclBandwidth(Eval):
     topology: Literal["full", "internode", "intranode"] = parameter("full", text="who takes part")
     # The class above says what a protocol may write; an instance gets the plain table.
     warmup: Warmup | dict[str, float] = parameter({}, text="what is done before it counts")  # noqa: RUF009
+    together: int = parameter(
+        64, text="nodes in one operation; more are several groups, with a file each to find each other",
+        unit="nodes", least=2,
+    )  # fmt: skip
     repeats: int = parameter(3, text="the best of so many counts", least=1)
     backend: Literal["nccl", "gloo"] = parameter("nccl", text="gloo runs without a GPU")
     ranks: int = parameter(0, text="processes on a node; 0: one for each GPU", least=0)
@@ -60,11 +64,11 @@ class NcclBandwidth(Eval):
         """Fork the ranks and take the slowest one's bandwidth."""
         group: Mapping[str, Any] = context.facts.get("group") or {"rank": 0, "size": 1}
         if self.topology != "intranode" and group["size"] < 2:
-            raise Inconclusive("there is no other node to measure with")
+            raise Inconclusive("there is no other node to measure with", USER)
         local = 1 if self.topology == "internode" else self.ranks or _devices(self.backend)
         world = local * int(group["size"])
         if world < 2:
-            raise Inconclusive("a collective operation needs at least two GPUs")
+            raise Inconclusive("a collective operation needs at least two GPUs", USER)
         store = str(group.get("path") or os.path.join(context.scratch, f"store-{os.getpid()}"))
         base = int(group["rank"]) * local
         children = [_fork(self, context, store, base + index, index, world) for index in range(local)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
-from piolet.api import FAIL, Context, Eval, Inconclusive, Verdict, at_least, parameter
+from piolet.api import FAIL, USER, Context, Eval, Inconclusive, Verdict, at_least, parameter
 from piolet.vet.evals._link import Link, LinkError
 
 
@@ -36,7 +36,7 @@ class NetworkPair(Eval):
         """Measure the pair; the verdict is of the pair, and who is at fault is found from all of them."""
         peer = context.facts.get("peer")
         if peer is None:
-            raise Inconclusive("there is no other node to measure with")
+            raise Inconclusive("there is no other node to measure with", USER)
         token = bytes.fromhex(context.facts["token"])
         try:
             link = Link(peer["host"], peer["port"], token, min(2.0, context.remaining()))

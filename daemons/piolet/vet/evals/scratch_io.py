@@ -9,7 +9,7 @@ import string
 import time
 from dataclasses import dataclass
 
-from piolet.api import FAIL, Context, Eval, Inconclusive, Verdict, at_least, parameter, worst
+from piolet.api import FAIL, USER, Context, Eval, Inconclusive, Verdict, at_least, parameter, worst
 
 _BLOCK = 4 << 20
 
@@ -38,7 +38,7 @@ class ScratchIo(Eval):
         try:
             directory = string.Template(self.path).substitute(context.environ) or context.scratch
         except (KeyError, ValueError):
-            raise Inconclusive(f"'{self.path}' names a variable that is not set") from None
+            raise Inconclusive(f"'{self.path}' names a variable that is not set", USER) from None
         name = os.path.join(directory, f".piolet-vet-{os.uname().nodename}-{os.getpid()}")
         try:
             descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

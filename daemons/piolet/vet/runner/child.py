@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from piolet.api import INCONCLUSIVE, Context, Eval, Inconclusive, Verdict
+from piolet.api import EITHER, INCONCLUSIVE, NODE, USER, Context, Eval, Inconclusive, Verdict
 from piolet.vet.runner import loading, records
 from piolet.vet.runner.plan import Task
 
@@ -40,12 +40,12 @@ def build(task: Task) -> Eval:
     kind: Callable[..., Eval] = found
     if not dataclasses.is_dataclass(found):
         if task.parameters:
-            raise Inconclusive(f"{task.kind} takes no parameters: it is no dataclass")
+            raise Inconclusive(f"{task.kind} takes no parameters: it is no dataclass", USER)
         return kind()
     try:
         return kind(**task.parameters)
     except (TypeError, ValueError) as error:
-        raise Inconclusive(f"{task.kind} does not take these parameters: {error}") from None
+        raise Inconclusive(f"{task.kind} does not take these parameters: {error}", USER) from None
 
 
 def judge(task: Task, context: Context) -> dict[str, Any]:
@@ -68,9 +68,9 @@ def comparison(task: Task, kind: Eval | type[Eval]) -> dict[str, Any]:
     if known is not None:
         if better not in known:
             what = f"says better = {better!r}, and not 'higher' or 'lower'" if better else "does not say what is better"
-            raise Inconclusive(f"{task.kind} cannot be compared with {task.baseline}: its class {what}")
+            raise Inconclusive(f"{task.kind} cannot be compared with {task.baseline}: its class {what}", USER)
         if isinstance(effect, bool) or not isinstance(effect, (int, float)) or not 0 <= effect < math.inf:
-            raise Inconclusive(f"{task.kind} cannot be compared with {task.baseline}: its effect is no number")
+            raise Inconclusive(f"{task.kind} cannot be compared with {task.baseline}: its effect is no number", USER)
     fine = isinstance(effect, (int, float)) and math.isfinite(effect)
     return {"better": str(better), "effect": float(effect) if fine else None, "unit": str(unit)}
 
@@ -82,15 +82,22 @@ def _verdict(task: Task, context: Context, said: dict[str, Any]) -> Verdict:
         said.update(comparison(task, one))
         answer = one.check(context)
         if not isinstance(answer, Verdict):
-            return Verdict(INCONCLUSIVE, f"{task.kind} returned {type(answer).__name__}, not a Verdict")
+            return Verdict(INCONCLUSIVE, f"{task.kind} returned {type(answer).__name__}, not a Verdict", whose=USER)
         return answer
     except Inconclusive as error:
-        return Verdict(INCONCLUSIVE, str(error) or "the eval gave no reason")
+        return Verdict(INCONCLUSIVE, str(error) or "the eval gave no reason", whose=_whose(error))
     except MemoryError:
         return Verdict(INCONCLUSIVE, "there was not enough memory for the check")
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an exception is never a pass
         what = (str(error).strip() or "no message").splitlines()[0][:300]
-        return Verdict(INCONCLUSIVE, f"{type(error).__name__}: {what}", details={"at": _where(error)})
+        whose = USER if isinstance(error, ImportError) else EITHER
+        return Verdict(INCONCLUSIVE, f"{type(error).__name__}: {what}", details={"at": _where(error)}, whose=whose)
+
+
+def _whose(error: Inconclusive) -> str:
+    """Return whose problem a user's class says it is; what it says wrongly is nothing."""
+    whose = getattr(error, "whose", EITHER)
+    return whose if whose in (NODE, USER) else EITHER
 
 
 def start(task: Task, context: Context, resolve: Resolve | None = None) -> tuple[int, int, int]:
@@ -161,7 +168,7 @@ def _run(task: Task, context: Context, resolve: Resolve | None, parent: int, ans
         )
         found = judge(task, late)
     except Inconclusive as error:
-        found = dataclasses.asdict(Verdict(INCONCLUSIVE, str(error)))
+        found = dataclasses.asdict(Verdict(INCONCLUSIVE, str(error), whose=_whose(error)))
     if os.getpid() != own:
         os._exit(0)  # the eval has forked, and this is its child: it has no say
     if not ready:

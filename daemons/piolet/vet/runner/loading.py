@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from piolet.api import Eval, Inconclusive
+from piolet.api import USER, Eval, Inconclusive
 
 
 def load(target: str, search: Iterable[str] = ()) -> type[Eval]:
@@ -23,9 +23,9 @@ def load(target: str, search: Iterable[str] = ()) -> type[Eval]:
     module = module_of(module_name)
     found: Any = getattr(module, class_name, None)
     if found is None:
-        raise Inconclusive(f"{module_name} has no class '{class_name}'")
+        raise Inconclusive(f"{module_name} has no class '{class_name}'", USER)
     if not isinstance(found, type) or not issubclass(found, Eval):
-        raise Inconclusive(f"{module_name}.{class_name} is no eval: it does not derive from piolet.api.Eval")
+        raise Inconclusive(f"{module_name}.{class_name} is no eval: it does not derive from piolet.api.Eval", USER)
     return found
 
 
@@ -45,10 +45,10 @@ def module_of(name: str) -> Any:
     try:
         return _from_file(name) if name.endswith(".py") else importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise Inconclusive(f"cannot import {name}: there is no module '{error.name}'") from None
+        raise Inconclusive(f"cannot import {name}: there is no module '{error.name}'", USER) from None
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's file does when it is imported
         what = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise Inconclusive(f"cannot import {name}: {what}") from None
+        raise Inconclusive(f"cannot import {name}: {what}", USER) from None
 
 
 def _from_file(path: str) -> Any:

@@ -6,7 +6,7 @@ The coordinator's lines are
     {"piolet-vet": "gone", "nodes": [NUMBER, …]}                             who is no longer there
     {"piolet-vet": "meet", "eval": NAME, "round": K, "seed": S, "turn": T}   a round of the schedule (schedule.py)
     {"piolet-vet": "meet", "eval": NAME, "round": K, "pairs": [[NUMBER, NUMBER], …]}
-    {"piolet-vet": "meet", "eval": NAME, "round": K, "all": true}            all together
+    {"piolet-vet": "meet", "eval": NAME, "round": K, "all": MOST}            all, in groups of at most so many
     {"piolet-vet": "stop"}
 
 Numbers are those of the table's rows. No line grows with the number of nodes: what could is cut into several lines,
@@ -145,14 +145,25 @@ class Orders:
         number = int(content["round"])
         if self._own is None:
             return None
-        if content.get("all"):
-            members = [row.name for at, row in enumerate(self._rows) if at not in self._gone]
-            return Assembly(number, members, None, "all")
+        if "all" in content:
+            return self._together(number, int(content["all"]))
         pair = self._pair(content, by_pairs)
         if pair is None or not self._gone.isdisjoint(pair):
             return None
         first, second = (self._rows[at] for at in pair)
         return Assembly(number, (first.name, second.name), second if second.port else None, str(min(pair)))
+
+    def _together(self, number: int, most: int) -> Assembly | None:
+        """Return the meeting of this node's group."""
+        if most < 2:
+            raise ValueError("a group of one")
+        assert self._rows is not None
+        there = [at for at in range(len(self._rows)) if at not in self._gone]
+        if self._own not in there:
+            return None
+        place = there.index(self._own)
+        own = next(group for group in schedule.groups(len(there), most) if place in group)
+        return Assembly(number, [self._rows[there[at]].name for at in own], None, f"all-{own.start}")
 
     def _pair(self, content: Mapping[str, Any], by_pairs: bool) -> tuple[int, int] | None:
         if "pairs" in content:

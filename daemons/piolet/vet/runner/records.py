@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from piolet.api import INCONCLUSIVE, OUTCOMES, Verdict
+from piolet.api import EITHER, INCONCLUSIVE, NODE, OUTCOMES, USER, Verdict
 
 LINE_MAX = 64 * 1024
 REASON_MAX = 2000
@@ -41,7 +41,9 @@ class Record:
     peer      for a pair: the other node
     better    as the eval's class says where it was loaded; '': it says nothing, or was not loaded
     effect    likewise, None: it was not loaded
-    past      with how many earlier values of the node it was compared; None: with none was wanted
+    past      how many earlier values of the node are known; None: with none was to be compared
+    usual     their median
+    whose     whose problem it is, as in a Verdict
     """
 
     node: str
@@ -60,10 +62,14 @@ class Record:
     better: str = ""
     effect: float | None = None
     past: int | None = None
+    usual: float | None = None
+    whose: str = EITHER
 
     def verdict(self) -> Verdict:
         """Return the verdict alone."""
-        return Verdict(self.outcome, self.reason, self.measure, self.value, self.limit, self.unit, self.details)
+        return Verdict(
+            self.outcome, self.reason, self.measure, self.value, self.limit, self.unit, self.details, self.whose
+        )
 
 
 def record(node: str, name: str, kind: str, verdict: Verdict, seconds: float, cached: bool = False) -> Record:
@@ -71,6 +77,7 @@ def record(node: str, name: str, kind: str, verdict: Verdict, seconds: float, ca
     return Record(
         node, name, kind, verdict.outcome, clean(verdict.reason), clean(verdict.measure, _WORD_MAX), verdict.value,
         verdict.limit, clean(verdict.unit, _WORD_MAX), round(seconds, 6), cached, "", verdict.details,
+        whose=verdict.whose,
     )  # fmt: skip
 
 
@@ -117,12 +124,13 @@ def to_record(value: Mapping[str, Any]) -> Record | None:
     except TypeError:
         return None
     texts = (found.node, found.eval, found.kind, found.reason, found.measure, found.unit, found.peer, found.better)
-    numbers = [number for number in (found.value, found.limit, found.effect, found.past) if number is not None]
+    known = (found.value, found.limit, found.effect, found.past, found.usual)
+    numbers = [number for number in known if number is not None]
     if not all(isinstance(text, str) for text in texts) or found.outcome not in OUTCOMES:
         return None
     if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in [*numbers, found.seconds]):
         return None
-    if not isinstance(found.details, dict):
+    if not isinstance(found.details, dict) or found.whose not in (NODE, USER, EITHER):
         return None
     # Its node may be anybody's, and its lines must not look like others of the screen.
     return replace(

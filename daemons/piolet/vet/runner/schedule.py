@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 _MORE = 4
+TOGETHER = 64
+"""So many nodes do one collective operation at most; thousands of ranks would all read one file to find each other."""
 
 
 def shuffled(count: int, seed: int) -> list[int]:
@@ -32,6 +34,12 @@ def enough(count: int) -> int:
     10,000 nodes, 2e-13.
     """
     return min(turns(count), max(0, count - 1).bit_length() + _MORE)
+
+
+def groups(count: int, most: int) -> list[range]:
+    """Return the numbers below `count` in as few runs as have at most `most` each, all of about the same size."""
+    parts = max(1, -(-count // max(1, most)))
+    return [range(part * count // parts, (part + 1) * count // parts) for part in range(parts)]
 
 
 def partner(place: int, turn: int, count: int) -> int | None:

@@ -33,7 +33,9 @@ def context_of(
     plan: Plan, node: str, others: Sequence[str] = (), facts: Mapping[str, Sequence[str]] | None = None
 ) -> Context:
     """Return what evals may know here: the environment and the user are those of this process."""
-    gpus = os.environ.get("SLURM_STEP_GPUS") or os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    # Where GPUs are divided, Slurm's numbers count parts, in an order that nobody else knows.
+    gpus = visible if "MIG-" in visible else os.environ.get("SLURM_STEP_GPUS") or visible
     scratch = os.environ.get("TMPDIR", "")
     return Context(
         node=node,

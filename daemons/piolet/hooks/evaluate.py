@@ -1,0 +1,201 @@
+"""Hooks at work, in pioletd's server: from a definition, the node and the step to entries of the container's plan.
+
+They run in the server's own process, between two events, so each has so long and no longer: a timer's signal ends one
+that loops or sleeps, and a hook that was ended thrice is not asked again until pioletd is restarted. What else a hook
+raises fails its step alone, or, where the hook is not required, warns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import get_args
+
+from piolet.api import Entry, Hook, Missing, Node, Notice, Refused, Step
+from piolet.base.errors import PioletError
+from piolet.environment.definition import Definition
+from piolet.hooks import nvidia
+from piolet.hooks.catalogue import BrokenHookError, Catalogue, Installed, said
+from piolet.hooks.facts import Facts
+from piolet.hooks.settings import HooksConfig
+from piolet.hooks.wanted import Reading, Wanted, asked, read, site_options, with_implied
+
+_log = logging.getLogger("pioletd")
+
+ALLOWED_S = 0.25
+"""So long may one hook take. Those of Piolet take some hundredths of a millisecond."""
+_LATE_MOST = 3
+_ENTRIES_MOST = 4096
+_KINDS = get_args(Entry)
+ALL_GPUS = f"{nvidia.KIND}=all"
+
+
+class TooLongError(BaseException):
+    """A hook has had its time; no `except Exception` of the hook's holds it up."""
+
+
+@dataclass
+class _Selected:
+    """The hooks of a definition, loaded."""
+
+    pairs: list[tuple[Wanted, type[Hook]]] = field(default_factory=list)
+    notices: list[Entry] = field(default_factory=list)
+
+
+class Hooks:
+    """The hooks of a node."""
+
+    def __init__(self, config: HooksConfig, allowed_s: float = ALLOWED_S) -> None:
+        self._config = config
+        self._catalogue = Catalogue(config.directory)
+        self._allowed_s = allowed_s
+        self._late: Counter[str] = Counter()
+
+    def patterns(self) -> tuple[set[str], set[str]]:
+        """Return what all hooks have to know of the node, so that it is known before one is asked for."""
+        looks: set[str] = set()
+        links: set[str] = set()
+        for hook in self._catalogue.installed().values():
+            with contextlib.suppress(PioletError):
+                self._add(hook, looks, links)
+        return looks, links
+
+    def wants(self, definition: Definition) -> tuple[set[str], set[str]] | None:
+        """Return what has to be known of the node for this definition; None: nothing, as it asks for nothing.
+
+        Raises PioletError.
+        """
+        found = self._read(definition)
+        named = bool(devices(definition)) or self._gpus_by_default(definition)
+        if not found.wanted and not found.unknown and not named:
+            return None
+        looks: set[str] = set()
+        links: set[str] = set()
+        for wanted in found.wanted:
+            with contextlib.suppress(PioletError):
+                for one in with_implied([wanted], self._load, self._catalogue.installed()):
+                    self._add(one.hook, looks, links)
+        return looks, links
+
+    def extras(self, definition: Definition, facts: Facts, step: Step) -> list[Entry]:
+        """Return what the container of a step gets. Raises PioletError."""
+        names = devices(definition)
+        if self._gpus_by_default(definition) and ALL_GPUS in facts.devices.entries:
+            names = list(dict.fromkeys([*names, ALL_GPUS]))
+        entries: list[Entry] = facts.devices.of(names)
+        found = self._read(definition)
+        for prefix in found.required:
+            raise PioletError(f"the hook {prefix} is required and not installed on this node")
+        selected = self._select(found.wanted)
+        entries += selected.notices
+        for wanted, kind in selected.pairs:
+            entries += self._ask(wanted, kind, definition, facts.node, step)
+        return entries
+
+    def _read(self, definition: Definition) -> Reading:
+        return read(definition.annotations, self._catalogue.installed(), self._config.always)
+
+    def _gpus_by_default(self, definition: Definition) -> bool:
+        return self._config.nvidia == "auto" and nvidia.is_asked_for(definition.set_env)
+
+    def _add(self, hook: Installed, looks: set[str], links: set[str]) -> None:
+        kind = self._load(hook)
+        with self._limited(hook):
+            more = kind.where(site_options(kind, self._config))
+        looks.update(more[0])
+        links.update(more[1])
+
+    def _load(self, hook: Installed) -> type[Hook]:
+        with self._limited(hook):
+            return self._catalogue.load(hook)
+
+    def _select(self, wanted: Sequence[Wanted]) -> _Selected:
+        result = _Selected()
+        for one in wanted:
+            try:
+                for each in with_implied([one], self._load, self._catalogue.installed()):
+                    if each.hook.name not in {known.hook.name for known, _ in result.pairs}:
+                        result.pairs.append((each, self._load(each.hook)))
+            except BrokenHookError as error:
+                if one.required:
+                    raise
+                result.notices.append(Notice(f"{error.message}; the hook is left out"))
+        return result
+
+    def _ask(self, wanted: Wanted, kind: type[Hook], definition: Definition, node: Node, step: Step) -> list[Entry]:
+        name = wanted.hook.annotation
+        given = asked(wanted, kind, definition.set_env, definition.annotations, self._config)
+        try:
+            with self._limited(wanted.hook):
+                entries = list(kind().entries(given, node, step))
+            wrong = next((entry for entry in entries if not isinstance(entry, _KINDS)), None)
+            if wrong is not None or len(entries) > _ENTRIES_MOST:
+                raise BrokenHookError(f"the hook {name} returned what is no entry of a plan")
+            return entries
+        except (Missing, Refused) as error:
+            if wanted.required:
+                raise PioletError(f"the hook {name} is required: {error}", error.hint or None) from None
+            return [Notice(f"the hook {name} is left out: {error}")] if wanted.named else []
+        except BrokenHookError as error:
+            _log.error("%s", error.message)
+            if wanted.required:
+                raise
+            return [Notice(f"{error.message}; it is left out")]
+
+    @contextlib.contextmanager
+    def _limited(self, hook: Installed) -> Iterator[None]:
+        """Let a hook work for its time, and turn whatever it raises into BrokenHookError; Missing passes.
+
+        Those of ours have no timer: they are tested.
+        """
+        name = hook.name
+        if self._late[name] >= _LATE_MOST:
+            hint = "an administrator mends it, and restarts pioletd"
+            raise BrokenHookError(f"the hook {name} is switched off: it has taken too long {_LATE_MOST} times", hint)
+        try:
+            with _timer(self._allowed_s) if hook.site else contextlib.nullcontext():
+                yield
+        except (Missing, Refused, PioletError):
+            raise
+        except TooLongError:
+            self._late[name] += 1
+            raise BrokenHookError(f"the hook {name} took longer than {self._allowed_s:g} s") from None
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a site's hook does
+            raise BrokenHookError(f"the hook {name} failed: {type(error).__name__}: {said(error)}") from None
+
+
+def devices(definition: Definition) -> list[str]:
+    """Return the devices of a definition that are names of the Container Device Interface."""
+    return [device for device in definition.devices if not device.startswith("/")]
+
+
+@contextlib.contextmanager
+def _timer(seconds: float) -> Iterator[None]:
+    """Raise TooLongError in this thread after so many seconds, and again, in case that it is caught."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    armed = True
+
+    def ring(_: int, __: FrameType | None) -> None:
+        if armed:
+            raise TooLongError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds, seconds / 5)
+            yield
+        finally:
+            armed = False  # it may ring just here, and then must not again
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,245 @@
+"""What the figures of a report draw, as arrays: the page, PNG and PDF draw the same ones.
+
+Where a load works in bursts that are shorter than a bin, neighbouring bins differ as the bursts happen to fall. So a
+mean is drawn over a few pixels, and beside it stand the lowest and the highest sample: a band, not solid paint.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from piolet.score.overview import Overview
+from piolet.score.report.screen import UNSURE_MOST
+from piolet.score.summary import Summary
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+COLUMNS = 200  # of a mean that is drawn
+LINES_MAX = 16  # rows that have a line each; of more there are bands
+HEAT_ROWS = 280  # of a picture; of more nodes a row has several
+BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
+PINK, RED, GREY = "#CC79A7", "#D55E00", "#888888"
+# Okabe and Ito's colours, which people of all kinds of colour vision tell apart: what was used. What was lost is grey.
+LIMITS = (("compute", BLUE), ("memory", ORANGE), ("communication", PINK))
+LOST = (("stalled", "#8d9399"), ("narrow", "#b9bec3"), ("idle", "#e3e5e8"))
+USEFUL = "useful"
+# Of cividis, as both heat maps draw it.
+HEAT_KEY = ((0, "#00204d"), (25, "#414d6b"), (50, "#7c7b78"), (75, "#bcad6f"), (100, "#ffea46"))
+ACTIVITY = (
+    ("utilisation", "GPU utilisation"),
+    ("sm", "SM activity"),
+    ("occupancy", "SM occupancy"),
+    ("dram", "DRAM activity"),
+    ("tensor", "Tensor activity"),
+    ("nvlink", "NVLink, busier direction"),
+)
+_SELDOM = ("memory_used", "power")  # read once a second
+_PERCENTILES = ((5, 95), (25, 75))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel over time: everything is in `unit`, with one value a bin; NaN: nothing is known.
+
+    rows     a line for each device, where they are few: (row, bin), named by `names`
+    bands    from low to high, outermost first, each with its name
+    top      of the axis; None: what is highest
+    """
+
+    title: str
+    unit: str
+    colour: str
+    mean: Array
+    rows: Array
+    names: list[str]
+    bands: list[tuple[str, Array, Array]]
+    top: float | None = None
+    label: str = "mean"
+    more: list[tuple[str, str, Array]] = field(default_factory=list)
+
+
+def pooled(values: Array, how: Callable[..., Any] = np.nanmean, columns: int = COLUMNS) -> Array:
+    """Return the last axis in at most `columns` pieces of one length (but the last), each put together by `how`."""
+    size = values.shape[-1]
+    step = -(-size // columns)
+    if step <= 1:
+        return values
+    padded = np.concatenate([values, np.full((*values.shape[:-1], -size % step), np.nan)], axis=-1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        result: Array = how(padded.reshape(*values.shape[:-1], padded.shape[-1] // step, step), axis=-1)
+    return result
+
+
+def bridged(values: Array) -> Array:
+    """Return a series, (..., bin), whose values come every few bins with those between them; a gap stays a gap."""
+    result = np.array(values, float)
+    for row in result.reshape(-1, result.shape[-1]):
+        known = np.flatnonzero(~np.isnan(row))
+        if len(known) < 3:
+            continue
+        apart = np.diff(known)
+        usual = max(1.0, float(np.median(apart)))
+        for begin, end in itertools.pairwise(known):
+            if 1 < end - begin <= 3 * usual:
+                row[begin : end + 1] = np.linspace(row[begin], row[end], end - begin + 1)
+    return result
+
+
+def middles(view: Overview, columns: int = COLUMNS) -> Array:
+    """Return the middles of the pieces that `pooled` makes, in seconds since the start."""
+    size = next(iter(view.lines.values())).shape[-1]
+    edges = view.origin + np.arange(size + 1) * view.bin_seconds
+    edges = np.clip(edges, 0, view.seconds)
+    step = max(1, -(-size // columns))
+    starts = np.arange(0, size, step)
+    result: Array = (edges[starts] + edges[np.minimum(starts + step, size)]) / 2
+    return result
+
+
+def stack(summary: Summary) -> list[tuple[str, str, Array]]:
+    """Return what the GPUs' time went into, as shares of each bin that add up to 1: name, colour, (bin).
+
+    The saturation is divided by what limited each GPU in each bin. Where a pipe is missing that is not known.
+    """
+    view = summary.view
+    lines = {name: view.lines[name].astype(float) for name in ("s", "c", "m", "n", "sm", "engine")}
+    s = lines["s"]
+    parts: list[tuple[str, str, Array]] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN
+        if summary.score.unsure > UNSURE_MOST:
+            parts.append((USEFUL, GREEN, np.nanmean(s, axis=0)))
+        else:
+            ranks = np.stack([np.nan_to_num(lines[name], nan=-1.0) for name in ("c", "m", "n")])
+            first = ranks.argmax(axis=0)
+            for number, (name, colour) in enumerate(LIMITS):
+                part = np.where(np.isnan(s), np.nan, np.where(first == number, s, 0.0))
+                parts.append((name, colour, np.nanmean(part, axis=0)))
+        above_sm = np.fmax(lines["sm"], s)
+        above_engine = np.fmax(lines["engine"], above_sm)
+        for (name, colour), part in zip(LOST, (above_sm - s, above_engine - above_sm, 1 - above_engine), strict=True):
+            parts.append((name, colour, np.nanmean(part, axis=0)))
+    return parts
+
+
+def shares(summary: Summary) -> list[tuple[str, str, float]]:
+    """Return what the whole time went into, in the order and colours of `stack`; they add up to 1."""
+    score = summary.score
+    parts = [(name, colour, float(np.nansum(values))) for name, colour, values in stack(summary)]
+    used = parts[: -len(LOST)]
+    whole = sum(part for _, _, part in used) or 1.0
+    lost = {"stalled": score.stalled, "narrow": score.narrow, "idle": score.idle}
+    return [
+        *((name, colour, (score.value or 0.0) * part / whole) for name, colour, part in used),
+        *((name, colour, lost[name]) for name, colour in LOST),
+    ]
+
+
+def activity(summary: Summary) -> Iterator[Panel]:
+    """Yield a panel for each activity that the paper's first figure has."""
+    for name, title in ACTIVITY:
+        nvlink = name == "nvlink"
+        yield _panel(summary.view, name, title, "GB/s" if nvlink else "%", BLUE, 1e-9 if nvlink else 100, not nvlink)
+
+
+def host_of(summary: Summary) -> str:
+    """Return whose the host's figures are, as the collectors say it: the step's, or the whole node's."""
+    said = sorted({text.partition("(")[2].rstrip(")") for text in summary.collectors if text.startswith("host (")})
+    return "; ".join(said) or "the node"
+
+
+def power(summary: Summary) -> Iterator[Panel]:
+    """Yield power and memory."""
+    yield _panel(summary.view, "power", "Power", "W", RED, 1.0)
+    yield _panel(summary.view, "memory_used", "Device memory", "GiB", RED, 2.0**-30)
+
+
+def host(summary: Summary) -> Iterator[Panel]:
+    """Yield what is known of the host."""
+    view = summary.view
+    panels = (
+        ("Cores in use", "", 1.0, (("cpu", "per node"),)),
+        ("Memory", "GB", 1e-9, (("memory", "all"), ("memory_anon", "without page cache"))),
+        ("I/O", "MB/s", 1e-6, (("read", "read"), ("write", "written"))),
+        ("Network of the node", "MB/s", 1e-6, (("net_rx", "received"), ("net_tx", "sent"))),
+        ("Tasks waited for the CPU", "% of time", 100.0, (("cpu_pressure", "some"),)),
+        ("Tasks waited for more", "% of time", 100.0, (("memory_pressure", "memory"), ("io_pressure", "I/O"))),
+    )
+    for title, unit, factor, lines in panels:
+        known = [(key, label) for key, label in lines if key in view.host and not np.isnan(view.host[key]).all()]
+        if not known:
+            continue
+        (key, label), *others = known
+        mean = bridged(view.host[key][0]) * factor
+        more = [(name, ORANGE, bridged(view.host[other][0]) * factor) for other, name in others]
+        yield Panel(title, unit, BLUE, mean, np.zeros((0, len(mean))), [], [], None, label, more)
+
+
+def _panel(
+    view: Overview, name: str, title: str, unit: str, colour: str, factor: float, is_share: bool = False
+) -> Panel:
+    values = view.lines[name].astype(float) * factor
+    if name in _SELDOM:
+        values = bridged(values)
+    bands: list[tuple[str, Array, Array]] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        if name in view.low:
+            bands.append(("lowest to highest sample", view.low[name] * factor, view.high[name] * factor))
+        rows, names = np.zeros((0, values.shape[1])), list(view.lanes)
+        if len(values) <= LINES_MAX:
+            rows = values
+        else:
+            for low, high in _PERCENTILES:
+                edges = np.nanpercentile(values, [low, high], axis=0)
+                bands.append((f"{high - low} % of {'GPUs' if is_gpus(view) else 'nodes'}", edges[0], edges[1]))
+        mean = np.nanmean(values, axis=0)
+    return Panel(title, unit, colour, mean, rows, names, bands, 100.0 if is_share else None)
+
+
+def is_gpus(view: Overview) -> bool:
+    """Return whether the rows of the timelines are single GPUs, not nodes."""
+    return len(view.lanes) == len(view.gpus)
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Saturation by row and time, 0..1: `mean` and `worst` (row, column); they are the same where a row is one GPU.
+
+    names    of the rows; `what` these are
+    """
+
+    names: list[str]
+    what: str
+    mean: Array
+    worst: Array
+
+
+def heat(summary: Summary, columns: int = COLUMNS) -> Heat:
+    """Return all rows: GPUs, or nodes with the mean and the worst of their GPUs."""
+    view = summary.view
+    mean = pooled(view.lines["s"].astype(float), columns=columns)
+    if is_gpus(view):
+        return Heat(view.lanes, "GPU", mean, mean)
+    return Heat(view.lanes, "node", mean, pooled(view.worst.astype(float), columns=columns))
+
+
+def grouped(found: Heat, rows: int = HEAT_ROWS) -> Heat:
+    """Return at most so many rows, each of several that follow each other: their mean, and the worst of them."""
+    step = -(-len(found.names) // rows)
+    if step <= 1:
+        return found
+    starts = range(0, len(found.names), step)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        mean = np.stack([np.nanmean(found.mean[i : i + step], axis=0) for i in starts])
+        worst = np.stack([np.nanmin(found.worst[i : i + step], axis=0) for i in starts])
+    names = [f"{found.names[i]} to {found.names[min(i + step, len(found.names)) - 1]}" for i in starts]
+    return Heat(names, f"{step} {found.what}s", mean, worst)

@@ -1,0 +1,1 @@
+"""What only a node with real GPUs can tell: run.sh says how."""

@@ -1,0 +1,202 @@
+"""The page and the pictures of a report: what they say, what they may do, and what can be seen in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from piolet.samples.dataset import Dataset
+from piolet.score.report import figures, html, screen, series
+from piolet.score.summary import summarise
+
+Simulate = Callable[..., Dataset]
+SCRIPT = "gpu\nload matmul 3\nload copy 2\ngpu\nload small 100\n"
+
+
+class Seen(HTMLParser):
+    """What a browser finds in a page: its tags, how many scripts, and what they name outside of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.scripts = 0
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note one."""
+        self.tags.add(tag)
+        self.scripts += tag == "script"
+        for name, value in attrs:
+            assert not name.startswith("on")
+            if name.rpartition(":")[2] in ("src", "href") and not (value or "").startswith(("#", "data:")):
+                self.outside.append(value or "")
+
+
+def data_of(page: str) -> Any:
+    """Return what the page's script draws."""
+    return json.loads(re.findall(r"<script type=application/json id=data>(.*?)</script>", page)[0])
+
+
+def test_a_page_works_offline_and_escapes(simulate: Simulate) -> None:
+    """Nothing is loaded, and what a user wrote is text."""
+    data = simulate(SCRIPT, 10)
+    evil = '"><img src=x onerror=alert(2)></script><script>alert(3)</script>'
+    data.nodes[0].facts.header["command"] = "<script>alert(1)</script>"
+    data.nodes[0].facts.header["label"] = evil
+    data.nodes[0].facts.header["node"] = evil
+    page = html.render(summarise(data))
+    assert "<script>alert" not in page and "<img" not in page
+    seen = Seen()
+    seen.feed(page)
+    assert not seen.outside and not seen.tags & {"img", "iframe", "object", "link", "base"}
+    assert seen.scripts == 2 and "@import" not in page and "default-src 'none'" in page
+    # The page's own script and style by their digests, and no other: what got in by a hole would not run.
+    assert "unsafe-inline" not in page and " style=" not in page and page.count("<style") == 1
+    names = re.findall(r' id="?([\w.-]+)', page)
+    assert len(names) == len(set(names))
+    assert data_of(page)["plots"]["heat"]["names"] == [f"{evil}:0", f"{evil}:1"]
+
+
+def test_a_page_says_of_what_it_is(simulate: Simulate) -> None:
+    """Job, user, command, environment, nodes, date; whose the host's figures are."""
+    data = simulate(SCRIPT, 10)
+    known = {"name": "llama", "user": "alice", "command": "srun -N1 --score train.py", "environment": "pytorch"}
+    (data.directory / "step.json").write_text(json.dumps(known))
+    page = html.render(summarise(data))
+    for text in (
+        "<h1>llama</h1>",
+        "step 1.0",
+        "alice",
+        "srun -N1 --score train.py",
+        "environment pytorch",
+        "1 node (node)",
+    ):
+        assert text in page, text
+    assert "Tue 14 Nov 2023, 22:13 UTC" in page and "NVIDIA H100 80GB HBM3" in page
+    one = summarise(data)
+    for collectors, said in (
+        (("gpm (x)", "host (the whole node)"), "the whole node"),
+        (("host (the step, by control groups of version 2)",), "the step, by control groups of version 2"),
+    ):
+        assert series.host_of(dataclasses.replace(one, collectors=collectors)) == said
+
+
+PROBE = """<script>
+const canvas = document.querySelector('[data-plot=saturation] canvas'), box = canvas.getBoundingClientRect();
+const send = (kind, x, y) => canvas.dispatchEvent(new PointerEvent(kind,
+  { clientX: box.left + x, clientY: box.top + y, bubbles: true }));
+const found = [];
+send('pointermove', box.width / 2, 60);
+found.push(document.getElementById('tip').textContent.split('\\n')[1]);
+send('pointerdown', 100, 60); send('pointermove', 300, 60); send('pointerup', 300, 60);
+found.push(view.from > 0 && view.to < data.seconds);
+document.querySelector('.reset').click();
+found.push(view.from === 0 && view.to === data.seconds);
+document.querySelectorAll('.sort th')[1].click();
+found.push([...document.querySelectorAll('.sort tbody tr')].map(r => r.cells[0].textContent).join(','));
+found.push(getComputedStyle(document.querySelector('figure > svg')).display);
+found.push(document.documentElement.scrollWidth <= innerWidth);
+document.title = 'found ' + found.join(' | ');
+</script></body>"""
+
+
+def browser(file: Path, profile: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Have headless Chromium load a page, and return what it says of it."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    common = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--enable-logging=stderr"]
+    return subprocess.run(
+        [chromium, *common, *flags, f"file://{file}"], capture_output=True, text=True, timeout=60, check=True
+    )
+
+
+def test_a_browser_shows_the_page(simulate: Simulate, tmp_path: Path) -> None:
+    """Light and dark, wide and narrow, without an error: values under the pointer, zoom, sorted tables. A script that
+    is not the page's own does not run."""
+    page = html.render(summarise(simulate(SCRIPT, 10)))
+    file = tmp_path / "page.html"
+    for theme, size in (("light", "1400,900"), ("dark", "390,800")):
+        themed = page.replace("<html lang=en>", f"<html lang=en data-theme={theme}>").replace("</body>", PROBE)
+        file.write_text(themed)
+        done = browser(file, tmp_path / "profile", f"--window-size={size}", "--dump-dom")
+        assert "<title>found" not in done.stdout and "Content Security Policy" in done.stderr
+        allowed = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", themed)
+        assert allowed != themed
+        file.write_text(allowed)
+        done = browser(file, tmp_path / "profile", f"--window-size={size}", "--dump-dom")
+        assert "CONSOLE" not in done.stderr, done.stderr
+        (found,) = re.findall("<title>found (.*?)</title>", done.stdout)
+        said = found.split(" | ")
+        assert re.fullmatch(r"saturation: \d+\.\d %", said[0]), found
+        assert said[1:] == ["true", "true", "node:1,node:0", "none", "true"], found
+
+
+def test_the_page_can_be_read_without_its_script(simulate: Simulate) -> None:
+    """Every figure is there as a picture, too."""
+    page = html.render(summarise(simulate(SCRIPT, 10)))
+    bare = re.sub("<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert bare.count("<figure><svg") == 4 and "class=live" not in bare
+    for name in ("compute", "memory", "communication", "stalled", "narrow", "idle"):
+        assert re.search(rf"</svg>{name}</span>", bare), name
+
+
+def test_png_and_pdf(simulate: Simulate) -> None:
+    """The same figures, with a title."""
+    got = summarise(simulate(SCRIPT, 10))
+    for _, title, _, figure in figures.figures(got):
+        assert figures.png(figure, f"{got.title}: {title}").startswith(b"\x89PNG")
+        assert any(text.get_text() == f"step 1.0: {title}" for text in figure.texts)
+    assert figures.pdf(got, screen.render(got)).startswith(b"%PDF")
+
+
+def test_bursts_are_a_mean_and_a_band(simulate: Simulate) -> None:
+    """A load that works for 300 of 600 ms is drawn at its half, between nothing and all: no solid paint, no moire."""
+    got = summarise(simulate("gpu\nload matmul 100 50 0.6\n", 100))
+    tensor = next(panel for panel in series.activity(got) if panel.title == "Tensor activity")
+    bins, drawn = tensor.mean[5:-5], series.pooled(tensor.mean)[3:-3]
+    assert np.ptp(bins) > 40 and np.ptp(drawn) < 20 and drawn.mean() == pytest.approx(45, abs=2)
+    (_, low, high), *_ = tensor.bands
+    assert np.nanmin(low) < 5 and np.nanmax(high) > 85
+
+
+def test_what_limited_adds_up(simulate: Simulate) -> None:
+    """Compute, memory and communication are the saturation; with what was lost they are all of the time."""
+    got = summarise(simulate("gpu\nload matmul 3\nload copy 2\nload allreduce 1\n", 60))
+    parts = {name: values for name, _, values in series.stack(got)}
+    whole = np.sum(list(parts.values()), axis=0)
+    assert whole[~np.isnan(whole)] == pytest.approx(1)
+    shares = {name: part for name, _, part in series.shares(got)}
+    assert sum(shares.values()) == pytest.approx(1) and got.score.value is not None
+    assert shares["compute"] + shares["memory"] + shares["communication"] == pytest.approx(got.score.value)
+    assert shares["compute"] == pytest.approx(0.9 * 3 / 6, abs=0.02)
+    assert shares["memory"] == pytest.approx(0.92 * 2 / 6, abs=0.02)
+    blank = summarise(simulate("gpu\nload matmul 100\nblank 5 3\n", 20))
+    assert [name for name, *_ in series.stack(blank)] == ["useful", "stalled", "narrow", "idle"]
+
+
+def test_a_straggler_is_advice(simulate: Simulate) -> None:
+    """GPU 15 works 40 % of the time, the others 70 %: it is named; its clock is low since it waits, and is not."""
+    loads = "".join(f"gpu\nload matmul 60 {70 + i % 3} {0.9 + 0.05 * i:.2f}\n" for i in range(15))
+    got = summarise(simulate(f"{loads}gpu\nload matmul 60 40 1.1\n", 120))
+    found = {advice.rule: advice for advice in got.advice}
+    assert "node GPU 15: saturation 36 %, the median of all is 6" in found["straggler"].seen, found
+    assert "slow GPU" not in found
+    assert "straggler" not in {a.rule for a in summarise(simulate(loads, 120)).advice}
+
+
+def test_a_phase_that_is_mostly_idle_is_not_called_compute(simulate: Simulate) -> None:
+    """It computed in 23 % of its time."""
+    got = summarise(simulate("gpu\nload matmul 100 23 0.5\n", 60))
+    assert {phase.what for phase in got.phases} == {"mostly idle"}
+    busy = summarise(simulate("gpu\nload matmul 100\n", 60))
+    assert {phase.what for phase in busy.phases} == {"compute"}

@@ -1,0 +1,225 @@
+"""Writes docs/comparison.md: what users of other container tools for Slurm know, and what it is here.
+
+    python -m tools.comparison
+
+A row names the tests that hold it; one without a test says "not done", whatever its text says. Sources, read
+2026-11-29: CSCS, container engine (EDF reference, running, hooks); pyxis, README and srun options of 0.20 and later;
+SchedMD, srun(1) and oci.conf(5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "comparison.md"
+NOT_DONE = "not done"
+CONTAINER, BATCH, MOUNTS = (
+    "tests/cluster/test_container.py",
+    "tests/cluster/test_batch.py",
+    "tests/cluster/test_mounts.py",
+)
+HOOKS, IMAGES, TASKS = "tests/cluster/test_hooks.py", "tests/cluster/test_images.py", "tests/cluster/test_tasks.py"
+IDENTITY, KNOWN = "tests/cluster/test_identity.py", "tests/unit/hooks/test_known.py"
+EDF, RENDER = "tests/unit/environment/test_edf.py", "tests/unit/environment/test_render.py"
+LOOKUP = "tests/unit/environment/test_lookup.py"
+
+
+@dataclass(frozen=True)
+class Thing:
+    """What somebody knows, what does the same here, the tests that hold it, and what it was not tested with."""
+
+    name: str
+    here: str
+    tests: tuple[str, ...] = ()
+    untested: str = ""
+
+
+def row(name: str, here: str, *tests: str, untested: str = "") -> Thing:
+    """Return a row; a test is FILE::NAME."""
+    return Thing(name, here, tests, untested)
+
+
+CSCS = (
+    row("`srun --environment`", "the same", f"{CONTAINER}::test_mounts"),
+    row(
+        "`#SBATCH --environment`",
+        "inner sruns run inside, the script on the host",
+        f"{BATCH}::test_the_script_runs_on_the_host_and_its_sruns_inside",
+    ),
+    row(
+        "`EDF_PATH`, `~/.edf`, the system's EDFs",
+        "the same",
+        f"{LOOKUP}::test_edf_path_replaces_the_default_and_its_order_counts",
+    ),
+    row("`EDF_IMAGESTORE`", "a user's own store", f"{IMAGES}::test_a_users_own_store"),
+    row(
+        "`base_environment`", "the same", f"{EDF}::test_bases_come_first_and_later_files_win", f"{EDF}::test_ten_levels"
+    ),
+    row(
+        "`image`",
+        "the same, `REGISTRY#IMAGE` too; `.sqsh` files",
+        f"{IMAGES}::test_forms_of_images",
+        f"{IMAGES}::test_the_way_of_writing_with_a_hash",
+        f"{CONTAINER}::test_squashfs_files",
+    ),
+    row("`workdir`", "the same", f"{CONTAINER}::test_working_directories"),
+    row("`entrypoint`", "the same, but `false` unless it is set", f"{CONTAINER}::test_entrypoints"),
+    row(
+        "`writable`",
+        "the same",
+        f"{CONTAINER}::test_a_writable_root_is_of_one_step_and_node",
+        f"{CONTAINER}::test_a_root_that_is_not_writable",
+    ),
+    row(
+        "`mounts`",
+        "the same; `tmpfs:`, `!DST`",
+        f"{CONTAINER}::test_mounts",
+        f"{RENDER}::test_mounts_are_dropped_replaced_and_kept_in_order",
+    ),
+    row("mount flag `sqsh`", "the same", f"{CONTAINER}::test_squashfs_files"),
+    row(
+        "mount flag `x-create`",
+        "the same; without it nothing is made in what is mounted",
+        f"{MOUNTS}::test_x_create_makes_the_mount_point",
+    ),
+    row("`[env]`", "the same", f"{CONTAINER}::test_variables"),
+    row("`[annotations]`", "the same", f"{RENDER}::test_annotations_are_texts"),
+    row("`${VAR}` in values", "the same, with defaults", "tests/unit/environment/test_expand.py::test_forms"),
+    row(
+        '`devices = ["nvidia.com/gpu=all"]`, CDI',
+        "the same, without running CDI's hooks",
+        f"{HOOKS}::test_devices_by_name_and_by_what_an_image_says",
+        "tests/unit/hooks/test_cdi.py::test_what_nvidia_ctk_writes_becomes_entries",
+        untested="a GPU",
+    ),
+    row(
+        "`NVIDIA_VISIBLE_DEVICES` of the image",
+        "the node's driver is mounted",
+        f"{HOOKS}::test_devices_by_name_and_by_what_an_image_says",
+        untested="a GPU",
+    ),
+    row(
+        "AMD's GPUs",
+        "`amd.com/gpu=…` by CDI",
+        "tests/unit/hooks/test_cdi.py::test_amd_s_devices_by_the_same_code",
+        untested="a GPU",
+    ),
+    row("`com.hooks.cxi`", "the hook `cxi`", f"{KNOWN}::test_slingshot_from_the_node", untested="Slingshot"),
+    row(
+        "`com.hooks.aws_ofi_nccl`",
+        "the hook `aws_ofi_nccl`",
+        f"{KNOWN}::test_nccl_over_slingshot_switches_cxi_on_and_is_required_with_it",
+        untested="Slingshot",
+    ),
+    row(
+        "`com.hooks.netstack`",
+        "the hook `netstack`",
+        f"{KNOWN}::test_a_network_stack_of_the_site_s",
+        untested="Slingshot",
+    ),
+    row(
+        "`com.hooks.ssh`",
+        "the hook `ssh`, without a port unless the site allows one",
+        f"{KNOWN}::test_ssh_has_no_port_of_its_own",
+        f"{KNOWN}::test_ssh_listens_where_the_site_allows_it",
+        f"{HOOKS}::test_ssh_through_srun",
+    ),
+    row(
+        "`com.hooks.nvidia_cuda_mps`",
+        "the hook `nvidia_cuda_mps`",
+        f"{KNOWN}::test_mps_runs_as_long_as_the_step",
+        untested="a GPU",
+    ),
+    row(
+        "`com.hooks.dcgm` (jobreport, gssr)",
+        "the hook `dcgm`",
+        f"{KNOWN}::test_dcgm_s_libraries_are_found",
+        untested="a GPU",
+    ),
+    row("Slurm's commands inside", "the hook `slurm`", f"{HOOKS}::test_slurm_inside_whatever_the_image_is"),
+    row("`com.pyxis.pytorch_remap_vars`", "the same", f"{HOOKS}::test_every_rank_of_pytorch_has_its_variables"),
+    row("`com.pyxis.entrypoint_log`", "an entrypoint's output is always seen", f"{CONTAINER}::test_entrypoints"),
+    row("PMIx", "the step's server directory is mounted", f"{TASKS}::test_a_task_can_talk_to_its_pmi_server"),
+)
+PYXIS = (
+    row("`--container-image`", "`image`", f"{IMAGES}::test_forms_of_images"),
+    row("`--container-mounts`", "`mounts`", f"{CONTAINER}::test_mounts"),
+    row("`--container-workdir`", "`workdir`, or `--chdir`", f"{CONTAINER}::test_working_directories"),
+    row(
+        "`--container-writable`, `--container-readonly`", "`writable`", f"{CONTAINER}::test_a_root_that_is_not_writable"
+    ),
+    row("`--container-entrypoint`, `--no-container-entrypoint`", "`entrypoint`", f"{CONTAINER}::test_entrypoints"),
+    row("`--container-entrypoint-log`", "an entrypoint's output is always seen", f"{CONTAINER}::test_entrypoints"),
+    row(
+        "`--container-mount-home`, `--no-container-mount-home`",
+        "the site's `mount_home`; a mount of one's own takes its place",
+        f"{IDENTITY}::test_home_is_there_and_their_own",
+    ),
+    row(
+        "`--container-env`",
+        "the host's variables are there unless the image or `[env]` sets them",
+        f"{CONTAINER}::test_variables",
+    ),
+    row("`--container-remap-root`", "root in the container"),
+    row("`--container-name`", "a container that is used again"),
+    row("`--container-save`", "save what a step has changed"),
+    row(
+        "image's `ENROOT_*` hooks, `/etc/enroot/hooks.d`",
+        "hooks of Python, `/etc/piolet/hooks.d`",
+        f"{HOOKS}::test_a_site_s_hook",
+    ),
+    row("`sbatch --container-image` (`sbatch_support`)", "the script itself inside"),
+    row("multi-node MPI by PMI2", "as without a container", f"{TASKS}::test_a_task_can_talk_to_its_pmi_server"),
+)
+SLURM = (
+    row("`--container=BUNDLE`", "`--environment=FILE`: no bundle has to be made first", f"{CONTAINER}::test_mounts"),
+    row("`--container-id`", "a name for a container that runs"),
+    row(
+        "`oci.conf`: `RunTimeCreate`, `RunTimeRun` and others",
+        '`[environment] runtime = "crun"`',
+        f"{CONTAINER}::test_mounts",
+    ),
+    row(
+        "`oci.conf`: `EnvExclude`",
+        "`[environment] stay_outside`, `env_policy`",
+        "tests/unit/environment/test_variables.py::test_variables_of_the_host_that_point_at_nothing_inside",
+        "tests/unit/environment/test_variables.py::test_a_clean_environment",
+    ),
+    row(
+        "`oci.conf`: `MountSpoolDir`",
+        "the spool directory is mounted by itself",
+        f"{TASKS}::test_a_task_can_talk_to_its_pmi_server",
+    ),
+    row("`scrun`: Slurm behind podman and docker", "nothing of the kind"),
+)
+TABLES = (("CSCS' container engine", CSCS), ("pyxis and enroot", PYXIS), ("Slurm's `--container`", SLURM))
+
+
+def page() -> str:
+    """Return the page."""
+    lines = [
+        "# What users of other tools know, and what it is here",
+        "",
+        "Made by `python -m tools.comparison`: each row is held by the tests that it names; without one it is",
+        "not done, and what stands there is what would be. What could not be tried for lack of hardware says so.",
+    ]
+    for title, things in TABLES:
+        lines += ["", f"## {title}", "", "| there | here | held by |", "|---|---|---|"]
+        lines += [f"| {thing.name} | {_here(thing)} | {_tests(thing)} |" for thing in things]
+    return "\n".join(lines) + "\n"
+
+
+def _here(thing: Thing) -> str:
+    if not thing.tests:
+        return f"**{NOT_DONE}**: {thing.here}"
+    return thing.here + (f"; **untested with {thing.untested}**" if thing.untested else "")
+
+
+def _tests(thing: Thing) -> str:
+    return ", ".join(f"`{test}`" for test in thing.tests) or "-"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
