@@ -201,3 +201,16 @@ def test_a_phase_that_is_mostly_idle_is_not_called_compute(simulate: Simulate) -
     assert {phase.what for phase in got.phases} == {"mostly idle"}
     busy = summarise(simulate("gpu\nload matmul 100\n", 60))
     assert {phase.what for phase in busy.phases} == {"compute"}
+
+
+def test_what_is_not_known_has_no_colour(simulate: Simulate) -> None:
+    """Counters that stood at 0 for a third of the time: neither used nor lost, no phase, and no balance of nothing."""
+    got = summarise(simulate("gpu\nload matmul 100\nsilent 20 40\n", 60))
+    shares = {name: part for name, _, part in series.shares(got)}
+    assert sum(shares.values()) == pytest.approx(1) and shares["no data"] == pytest.approx(1 / 3, abs=0.01)
+    assert shares["compute"] == pytest.approx(got.saturation.low, abs=0.01)
+    assert "no data 33 %" in html.render(got)
+    assert [(round(phase.start), round(phase.end)) for phase in got.phases] == [(0, 20), (40, 60)]
+    nothing = summarise(simulate("gpu\nload matmul 100\n" * 2, 20, 0.1, "nvml"))
+    page = html.render(nothing)
+    assert nothing.as_dict()["balance"] is None and "balance" not in page and "<svg class=bar" not in page

@@ -55,7 +55,7 @@ class Hooks:
         self._config = config
         self._catalogue = Catalogue(config.directory)
         self._allowed_s = allowed_s
-        self._late: Counter[str] = Counter()
+        self._late: Counter[tuple[str, int]] = Counter()  # by user: it may be their options
 
     def patterns(self) -> tuple[set[str], set[str]]:
         """Return what all hooks have to know of the node, so that it is known before one is asked for."""
@@ -132,7 +132,7 @@ class Hooks:
         name = wanted.hook.annotation
         given = asked(wanted, kind, definition.set_env, definition.annotations, self._config)
         try:
-            with self._limited(wanted.hook):
+            with self._limited(wanted.hook, step.uid):
                 entries = list(kind().entries(given, node, step))
             wrong = next((entry for entry in entries if not isinstance(entry, _KINDS)), None)
             if wrong is not None or len(entries) > _ENTRIES_MOST:
@@ -149,13 +149,13 @@ class Hooks:
             return [Notice(f"{error.message}; it is left out")]
 
     @contextlib.contextmanager
-    def _limited(self, hook: Installed) -> Iterator[None]:
+    def _limited(self, hook: Installed, uid: int = -1) -> Iterator[None]:
         """Let a hook work for its time, and turn whatever it raises into BrokenHookError; Missing passes.
 
         Those of ours have no timer: they are tested.
         """
         name = hook.name
-        if self._late[name] >= _LATE_MOST:
+        if self._late[name, uid] >= _LATE_MOST:
             hint = "an administrator mends it, and restarts pioletd"
             raise BrokenHookError(f"the hook {name} is switched off: it has taken too long {_LATE_MOST} times", hint)
         try:
@@ -164,7 +164,7 @@ class Hooks:
         except (Missing, Refused, PioletError):
             raise
         except TooLongError:
-            self._late[name] += 1
+            self._late[name, uid] += 1
             raise BrokenHookError(f"the hook {name} took longer than {self._allowed_s:g} s") from None
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a site's hook does
             raise BrokenHookError(f"the hook {name} failed: {type(error).__name__}: {said(error)}") from None

@@ -233,7 +233,7 @@ class _Sums:
         self.denied = np.zeros(gpus)
         self.events = {name: np.zeros(gpus) for name in (*EVENTS, "known")}
         self.xids: list[set[int]] = [set() for _ in range(gpus)]
-        self.lines = Timelines((*SCORES, *DRAWN), gpus, start, period)
+        self.lines = Timelines((*SCORES, *DRAWN), gpus, start, period, apart=True)
         self.host = Timelines(hosts, 1, start, period)
         self.held = {name: clock.Held(gpus) for name in ("clock_sm", "clock_memory", "clock_events")}
 

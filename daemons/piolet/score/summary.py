@@ -195,7 +195,7 @@ def summarise(
             nodes=tuple(_nodes(view, per_gpu)),
             wanted=data.wanted,
             slowest=_slowest(view, per_gpu),
-            balance=saturation.balance(per_gpu),
+            balance=math.nan if np.isnan(per_gpu).all() else saturation.balance(per_gpu),
             power=_mean(view.means["power"]),
             advice=tuple(advise(view)),
             quality=tuple(_quality(data, view)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -163,6 +164,15 @@ def test_a_hook_that_is_late_three_times_is_not_asked_again(tmp_path: Path) -> N
     assert "is switched off: it has taken too long 3 times" in str(notice)
 
 
+def test_a_hook_that_is_late_for_one_user_is_asked_for_others(tmp_path: Path) -> None:
+    """What it does may hang on options, which are a user's."""
+    hooks = Hooks(site(tmp_path, "mine", "while step.uid == 1000: pass\n        return []"), 0.05)
+    asks = definition({ON.format("mine"): "true"})
+    for _ in range(4):
+        hooks.extras(asks, Facts(), STEP)
+    assert hooks.extras(asks, Facts(), dataclasses.replace(STEP, uid=1001)) == []
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -203,7 +213,7 @@ def test_what_entries_add_to_a_plan() -> None:
         Variable("NEW", "of the hook"),
         TaskVariable("RANK", "SLURM_PROCID", override=True),
         TaskVariable("ADDR", "SLURM_STEP_NODELIST", first_host=True),
-        Notice("two\nlines"),
+        Notice("two\nlines\x1b[2J"),
         Mount("/a", "/b"),
         Library("lib.so", "/b/lib.so", last=True),
     ]
@@ -212,7 +222,7 @@ def test_what_entries_add_to_a_plan() -> None:
     assert found.tasks
     (mount, task) = found.mounts
     assert (mount.source, mount.destination, mount.flags) == ("/a", "/b", ("ro",))
-    assert task.content == "=RANK=SLURM_PROCID\0~ADDR=SLURM_STEP_NODELIST\0!two lines\0"
+    assert task.content == "=RANK=SLURM_PROCID\0~ADDR=SLURM_STEP_NODELIST\0!two lines [2J\0"
     assert found.libraries == (("lib.so", "/b/lib.so", True),)
     with pytest.raises(PioletError, match="is not an absolute one"):
         collect([Mount("/a", "/../b")], {}, (), {})

@@ -285,7 +285,8 @@ def _waterfall(summary: Summary) -> Figure:
     done = 0.0
     for name, colour, part in series.shares(summary):
         label = f"{bound(summary.score, name)}{100 * part:.0f} %"
-        axes.barh(0, 100 * part, left=done, color=colour, height=0.6, label=f"{name} {label}")
+        edge = _FAINT if colour == series.NO_DATA else "none"
+        axes.barh(0, 100 * part, left=done, color=colour, ec=edge, height=0.6, label=f"{name} {label}")
         if part > 0.07:
             ink = "white" if name in ("compute", "useful") else "#202020"
             axes.text(done + 50 * part, 0, f"{name}\n{label}", ha="center", va="center", size=8, color=ink)

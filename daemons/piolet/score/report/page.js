@@ -179,6 +179,10 @@ class Lines extends Plot {
         x -= this.g.measureText(label).width + 12;
       }
     }
+    if (panel.mean.every(value => value === null)) {
+      this.g.textAlign = 'center'; this.g.fillStyle = css('--soft');
+      this.g.fillText('no data', LEFT + this.inner / 2, (TOP + this.bottom) / 2);
+    }
     const alphas = [.13, .2, .3];
     panel.bands.forEach((band, i) =>
       area(this, points(this, band.low, 'min'), points(this, band.high, 'max'), panel.colour, alphas[i]));

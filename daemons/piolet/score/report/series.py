@@ -33,7 +33,8 @@ LOST = (
     *(("throttled", "#5f666d"), ("stalled", "#8d9399"), ("narrow", "#b9bec3"), ("idle", "#e3e5e8")),
     ("unknown", "#f4ead6"),
 )
-USEFUL = "useful"
+USEFUL, NO_DATA = "useful", "#ffffff"
+_LITTLE = 0.005
 # Of cividis, as both heat maps draw it.
 HEAT_KEY = ((0, "#00204d"), (25, "#414d6b"), (50, "#7c7b78"), (75, "#bcad6f"), (100, "#ffea46"))
 ACTIVITY = (
@@ -137,16 +138,21 @@ def stack(summary: Summary) -> list[tuple[str, str, Array]]:
 
 
 def shares(summary: Summary) -> list[tuple[str, str, float]]:
-    """Return what the whole time went into, in the order and colours of `stack`; they add up to 1."""
+    """Return what the whole time went into, in the order and colours of `stack`, and what is not known of it; they
+    add up to 1."""
     score = summary.score
     parts = [(name, colour, float(np.nansum(values))) for name, colour, values in stack(summary)]
     lost = {name: part for name, part, *_ in rows_of(score) if name != USEFUL}
     used = [part for part in parts if part[0] not in lost]
     whole = sum(part for _, _, part in used) or 1.0
-    return [
+    told = [
         *((name, colour, (score.useful or 0.0) * part / whole) for name, colour, part in used),
         *((name, colour, lost[name]) for name, colour in LOST if name in lost),
     ]
+    if score.coverage > 1 - _LITTLE:
+        return told
+    known = ((name, colour, score.coverage * part) for name, colour, part in told)
+    return [*known, ("no data", NO_DATA, 1 - score.coverage)]
 
 
 def activity(summary: Summary) -> Iterator[Panel]:
