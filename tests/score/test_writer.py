@@ -48,9 +48,8 @@ def test_a_writer_makes_do_with_what_has_come(simulate: Callable[..., Dataset], 
     whole = (simulate("gpu\nload matmul 10\n", 5).directory / "node.journal").read_bytes()
     read, write = os.pipe()
     os.write(write, whole[: len(whole) * 3 // 4])
-    code = (
-        "import sys; from piolet.samples.writer import write as w\nprint(w(int(sys.argv[1]), *sys.argv[2:], 1, None))"
-    )
+    code = "import sys; from piolet.samples.writer import write\n"
+    code += "print(write(int(sys.argv[1]), *sys.argv[2:], 10**9, lambda: None))"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(read), str(tmp_path / "out"), "node", "1.0"],
         pass_fds=[read],
