@@ -39,10 +39,10 @@ static const struct travel travel = {
 #define ABSENT "/the/plugin/piolet_environment/is/missing/on/this/node/"
 
 static struct {
-	int fd;			/* the connection to pioletd, or -1 */
+	int fd, words;		/* the connection to pioletd, or -1; how many words the command has */
 	int64_t deadline_ms, mounts;	/* mounts: the mount namespace from which the step was announced */
 	struct failure failure;	/* of a hook that must not fail; task_init reports it */
-} state = { -1, 0, 0, { false, "", "" } };
+} state = { -1, 0, 0, 0, { false, "", "" } };
 
 static struct spank_option option = {
 	.name = "environment",
@@ -57,13 +57,13 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 	return plugin_init(spank, "piolet_environment", &option, argc, argv);
 }
 
-/* The command's words, which are Slurm's to free but may be replaced and shortened; NULL where they are not to be had. */
+/* The command's words, `state.words` of them and no NULL behind, which are Slurm's to free but may be replaced and shortened; NULL
+ * where they are not to be had. */
 static char **arguments(spank_t spank)
 {
 	char **argv = NULL;
-	int argc = 0;
 
-	return spank_get_item(spank, S_JOB_ARGV, &argc, &argv) || argc < 1 ? NULL : argv;
+	return spank_get_item(spank, S_JOB_ARGV, &state.words, &argv) || state.words < 1 ? NULL : argv;
 }
 
 /* Says which file of the command's is here, where no task will be: the definition names no workdir, nor did srun. */
@@ -74,7 +74,7 @@ static void name_misplaced(char **command)
 
 	if (!definition || !strstr(definition, "\"workdir_given\":false") || strstr(definition, "\"image\":null") || MOVED)
 		return;
-	for (char **word = command + 1; *word; word++)
+	for (char **word = command + 1; word < command + state.words; word++)
 		if (**word != '/' && **word != '-' && stat(*word, &st) == 0 && S_ISREG(st.st_mode)) {
 			dprintf(STDERR_FILENO, "piolet: warning: %s is in the working directory, but tasks start elsewhere in the "
 				"container\nhint: set workdir in the definition file, or give srun --chdir\n", *word);
@@ -85,8 +85,11 @@ static void name_misplaced(char **command)
 /* In srun, when the step is about to be launched. */
 int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 {
-	char **command = arguments(spank), *guarded;
+	char **command = arguments(spank), *guarded, *definition = getenv(travel.definition);
+	uint32_t job, step;
 
+	if (plugin_wanted() && definition && !spank_get_item(spank, S_JOB_ID, &job) && !spank_get_item(spank, S_JOB_STEPID, &step))
+		submission_note(job, step, definition);
 	/* With --multi-prog the first word is a file that srun is still going to read. srun has no way to ask; its own command
 	 * line says it, abbreviated or not. Mistaken for it, an application's own --mu... costs nothing but the protection. */
 	if (!plugin_wanted() || called_with("\0--mu", 5) || !command)
@@ -265,7 +268,5 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 int slurm_spank_exit(spank_t spank, int argc, char **argv)
 {
 	channel_close(&state.fd);
-	free(plugin.request);
-	plugin.request = NULL;
 	return 0;
 }

@@ -15,6 +15,7 @@ from piolet.images.info import Image
 from piolet.images.reference import is_digest
 
 VERSION = 1
+PATH_MAX = 4095
 LIMIT_BYTES = 96 * 1024
 """A definition travels in one environment variable, which Linux limits to 128 KiB, and in one message."""
 
@@ -159,6 +160,8 @@ def _path(value: Any) -> str:
     path = _string(value)
     if not path.startswith("/"):
         raise PioletError(f"the definition has the relative path '{path}'")
+    if len(path.encode("utf-8")) > PATH_MAX:
+        raise PioletError(f"the definition has a path of more than {PATH_MAX} bytes")
     return path
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from piolet.base import places
@@ -23,13 +24,13 @@ from piolet.environment.source import SIZE_LIMIT, Source, parse
 
 STANDARD_INPUT = "/dev/stdin"
 _IMAGE = "image:"
-_WHERE = "--environment"
+WHERE = "--environment"
 _KEY = re.compile(r",(?=([a-z_]+)=)")
 # What may be said more than once, and its key in a file.
 _LISTS = {"mount": "mounts", "device": "devices"}
 _PAIRS = {"env": "env", "annotation": "annotations"}
 _BOOLEANS = ("entrypoint", "writable", "home")
-_TEXTS = ("image", "workdir", "env_policy")
+_TEXTS = ("image", "workdir", "env_policy", "script")
 OVERRIDES = (*_TEXTS, *_LISTS, *_PAIRS, *_BOOLEANS)
 
 
@@ -51,7 +52,21 @@ def split(request: str, cwd: str) -> tuple[str, Source | None]:
         _put(request, match[1], (match.end(), start - 1), (start, end), data, values)
     if not data:
         return name, None
-    return name, Source(_WHERE, request, data, Positions(dict(values), values), None, cwd)
+    return name, Source(WHERE, request, data, Positions(dict(values), values), None, cwd)
+
+
+def changes(words: Sequence[str]) -> dict[str, Any]:
+    """Return what `words`, KEY=VALUE each, say, as the data of a file. Raises EnvironmentFileError."""
+    data: dict[str, Any] = {}
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if not equals:
+            raise EnvironmentFileError(f"'{word[:80]}' is not KEY=VALUE", f"the keys are {', '.join(OVERRIDES)}")
+        try:
+            _put(word, key, (0, len(key)), (len(key) + 1, len(word)), data, {})
+        except EnvironmentFileError as error:
+            raise EnvironmentFileError(f"{error.message}, in '{word[:80]}'", error.hint) from None
+    return data
 
 
 def _put(request: str, key: str, at: Span, span: Span, data: dict[str, Any], values: dict[Path, Span]) -> None:
@@ -76,12 +91,12 @@ def _put(request: str, key: str, at: Span, span: Span, data: dict[str, Any], val
     else:
         near = nearest(key, OVERRIDES)
         hint = f"did you mean '{near}'?" if near else f"the keys are {', '.join(OVERRIDES)}"
-        raise _error(request, at, f"unknown key '{key}' after a comma", hint)
+        raise _error(request, at, f"unknown key '{key[:80]}'", hint)
     values[path] = span
 
 
 def _error(request: str, span: Span, message: str, hint: str | None) -> EnvironmentFileError:
-    return EnvironmentFileError(message, hint, places.of_span(_WHERE, request, span))
+    return EnvironmentFileError(message, hint, places.of_span(WHERE, request, span))
 
 
 def standard_input(cwd: str) -> Source:

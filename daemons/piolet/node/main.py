@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from piolet.node.root.devicemapper import DeviceMapper
 from piolet.node.root.monitor import Monitor
 from piolet.node.root.mountedimages import Images
 from piolet.node.root.state import StepFiles
+from piolet.node.scoring import HUNG_GPUS
 from piolet.node.settings import Settings
 from piolet.system import linux, notify, peer
 from piolet.transport.listener import clear_path, listen
@@ -60,6 +62,8 @@ def run(config: Settings) -> int:
         # Everybody may connect and is told in a sentence what is not for them; the kernel says who it is.
         vet_listener = _listen(vet_path, 0o666)
         scored = _directory_of(server_account, state / "scored")
+        with contextlib.suppress(OSError):  # who has mended a GPU starts the daemon again
+            (scored / HUNG_GPUS).unlink()
         _directory_of(server_account, Path(config.vet.spool))
     except OSError as error:
         raise PioletError(f"cannot prepare {error.filename or state}: {error.strerror}") from None
@@ -70,7 +74,7 @@ def run(config: Settings) -> int:
     desk, zygote = linux.message_pair(_BUFFER)
     vetting = os.fork()
     if vetting == 0:
-        _warm(zygote, peer.file_of(vet_path), config.vet)
+        _warm(zygote, peer.file_of(vet_path), config.vet, server_account.pw_uid)
     alive, ends = linux.message_pair(_BUFFER)
     scoring = os.fork()
     if scoring == 0:
@@ -145,7 +149,7 @@ def _listen(path: Path, mode: int) -> socket.socket:
         raise PioletError(f"cannot listen on {path}: {error.strerror}", "remove what is there instead of it") from None
 
 
-def _warm(channel: socket.socket, listener: peer.File, vet: VetConfig) -> None:
+def _warm(channel: socket.socket, listener: peer.File, vet: VetConfig, server: int) -> None:
     """Root's process for vetting: it forks the zygote, and again when that has died. Never returns."""
     status = 1
     try:
@@ -156,7 +160,7 @@ def _warm(channel: socket.socket, listener: peer.File, vet: VetConfig) -> None:
         while True:
             zygote = os.fork()
             if zygote == 0:
-                _be_zygote(channel, listener, vet)
+                _be_zygote(channel, listener, vet, server)
             _, status = os.waitpid(zygote, 0)
             if status == 0:
                 break
@@ -168,28 +172,36 @@ def _warm(channel: socket.socket, listener: peer.File, vet: VetConfig) -> None:
         os._exit(1 if status else 0)
 
 
-def _be_zygote(channel: socket.socket, listener: peer.File, vet: VetConfig) -> None:
-    """The zygote's process. Never returns."""
+@contextlib.contextmanager
+def _whole_process(what: str) -> Iterator[None]:
+    """Run the block as all that is left of this process: it never returns, and what it fails of is logged."""
     status = 1
     try:
-        linux.set_name("pioletd-warm")
-        linux.die_with_parent(signal.SIGKILL)
-        from piolet.node.root.zygote import Zygote
-
-        Zygote(channel, lambda: _prepare_vetting(vet), listener).run()
+        yield
         status = 0
     except Exception:
-        logging.getLogger("pioletd").exception("the process for vetting failed")
+        logging.getLogger("pioletd").exception("%s failed", what)
     finally:
         os._exit(status)
+
+
+def _be_zygote(channel: socket.socket, listener: peer.File, vet: VetConfig, server: int) -> None:
+    """The zygote's process. Never returns."""
+    with _whole_process("the process for vetting"):
+        linux.set_name("pioletd-warm")
+        linux.die_with_parent(signal.SIGKILL)
+        from piolet.node.root import sitepast
+        from piolet.node.root.zygote import Zygote
+
+        past = os.path.join(vet.spool, sitepast.FILE), server
+        Zygote(channel, lambda: _prepare_vetting(vet), listener, past).run()
 
 
 def _keep(
     listener: socket.socket, stop: socket.socket, account: pwd.struct_passwd, files: Path, config: Settings
 ) -> None:
     """The keeper's process: root's, for scoring. Never returns."""
-    status = 1
-    try:
+    with _whole_process("the process for scoring"):
         linux.set_name("pioletd-keeper")
         linux.close_all_but({listener.fileno(), stop.fileno()})
         linux.die_with_parent(signal.SIGKILL)
@@ -197,11 +209,6 @@ def _keep(
         from piolet.node.root.keeper import Keeper
 
         Keeper(account, lambda keeper: _sample(listener, keeper, files, config), stop, config.score).run()
-        status = 0
-    except Exception:
-        logging.getLogger("pioletd").exception("the process for scoring failed")
-    finally:
-        os._exit(status)
 
 
 def _sample(listener: socket.socket, keeper: socket.socket, files: Path, config: Settings) -> None:
@@ -242,8 +249,7 @@ def _serve(
     place: str,
 ) -> None:
     """The server's process. Never returns."""
-    status = 1
-    try:
+    with _whole_process("the server"):
         linux.set_name("pioletd-server")
         linux.close_all_but({listener.fileno(), monitor.fileno(), *(end.fileno() for end in vetting)})
         linux.become(account.pw_uid, account.pw_gid, [account.pw_gid])
@@ -258,11 +264,6 @@ def _serve(
 
         spool = Spool(config.vet.spool)
         Server(listener, monitor, config, place, lambda selector: VetDesk(selector, *vetting, spool)).run()
-        status = 0
-    except Exception:
-        logging.getLogger("pioletd").exception("the server failed")
-    finally:
-        os._exit(status)
 
 
 def _monitor(

@@ -31,13 +31,15 @@ _MOST = 64 << 20
 _ROWS = "row."
 _KINDS = ("<f8", "<u2", "|u1")
 _LEVEL = 6
+_NO_NUMBERS = (set, Timelines)
+_KINDS_OF_LEAVES = (np.ndarray, int, float, *_NO_NUMBERS)
 _SMALL = 1024  # bytes: the order of those of a small array is nobody's gain
 
 
 def pack(sums: object, key: str) -> bytes:
     """Return the content of `sums`."""
     leaves = list(_leaves(sums, ""))
-    numbers = [np.ravel(leaf).astype(float) for _, _, leaf in leaves if not isinstance(leaf, set | Timelines)]
+    numbers = [np.ravel(leaf).astype(float) for _, _, leaf in leaves if not isinstance(leaf, _NO_NUMBERS)]
     sets = [sorted(leaf) for _, _, leaf in leaves if isinstance(leaf, set)]
     plain: dict[str, float] = {}
     arrays: list[tuple[str, str, tuple[int, ...]]] = []
@@ -143,18 +145,24 @@ def _size(leaf: Any) -> int:
     """Return how many numbers a value is."""
     if isinstance(leaf, np.ndarray):
         return leaf.size
-    return 0 if isinstance(leaf, set | Timelines) else 1
+    return 0 if isinstance(leaf, _NO_NUMBERS) else 1
 
 
 def _shape(leaves: list[Any]) -> str:
     """Return a digest of what the values are: releases that count other things have another."""
-    names = (f"{path}{leaf.shape if isinstance(leaf, np.ndarray) else type(leaf).__name__}" for path, _, leaf in leaves)
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    names = "\n".join(f"{path}{_kind(leaf)}" for path, _, leaf in leaves)
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
+
+
+def _kind(leaf: Any) -> str:
+    if isinstance(leaf, Timelines):
+        return leaf.layout
+    return str(leaf.shape) if isinstance(leaf, np.ndarray) else type(leaf).__name__
 
 
 def _leaves(value: Any, path: str, holder: tuple[Any, str] = (None, "")) -> Iterator[tuple[str, tuple[Any, str], Any]]:
     """Yield path, the object and the name that hold it, and the value, of all that has a content."""
-    if isinstance(value, np.ndarray | int | float | set | Timelines):
+    if isinstance(value, _KINDS_OF_LEAVES):
         yield path, holder, value
     elif isinstance(value, dict):
         for name, item in value.items():

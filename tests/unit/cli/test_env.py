@@ -32,6 +32,13 @@ def test_check_of_a_bad_file(work: Path, capsys: Captured) -> None:
     )
 
 
+def test_check_of_a_job(work: Path, capsys: Captured) -> None:
+    assert cli.main(["env", "check", "@12"]) == 2
+    assert capsys.readouterr().err == (
+        "piolet: error: @12 is a job's environment, and no file\nhint: piolet env show 12 prints it as one\n"
+    )
+
+
 def test_check_without_an_image(work: Path, capsys: Captured) -> None:
     (work / "e.toml").write_text("")
     assert cli.main(["env", "check", "e.toml"]) == 0
@@ -89,6 +96,19 @@ def test_warnings_go_to_standard_error(work: Path, capsys: Captured) -> None:
     assert err == "piolet: warning: the hook com.hooks.nothing is not installed here; ignored\n"
 
 
+def test_what_the_site_thinks_of_an_image_is_a_warning(
+    work: Path, client: Client, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Findings of a scan, and what of a .sqsh file has no effect: `piolet env check` and srun say them, each time."""
+    found = ImageInfo(Image("img", "site", DIGEST), env={"PATH": "/bin"}, warnings=("the image img has CVE-1",))
+    monkeypatch.setattr(client, "resolve", lambda *_, **__: found)
+    assert cli.main(["env", "check", "x.toml"]) == 0
+    assert capsys.readouterr().err == "piolet: warning: the image img has CVE-1\n"
+    _, record, cached = submitted(work)
+    assert capsys.readouterr().err == "piolet: warning: the image img has CVE-1\n"
+    assert b"piolet: warning: the image img has CVE-1\0" in record and record == cached[0].read_bytes()
+
+
 def submitted(work: Path, *options: str, request: str = "./x.toml") -> tuple[int, bytes, list[Path]]:
     descriptor = os.memfd_create("record")
     try:
@@ -96,7 +116,7 @@ def submitted(work: Path, *options: str, request: str = "./x.toml") -> tuple[int
         record = os.pread(descriptor, 1 << 21, 0)
     finally:
         os.close(descriptor)
-    return status, record, list((work / "home/.cache/piolet/env").glob("*"))
+    return status, record, list((work / "home/.cache/piolet/env").glob("*.rec"))
 
 
 def test_submit(work: Path, client: Client, capsys: Captured) -> None:
