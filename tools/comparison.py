@@ -201,7 +201,12 @@ PYXIS = (
         "the host's variables are there unless the image or `[env]` sets them",
         f"{CONTAINER}::test_variables",
     ),
-    row("`--container-remap-root`", "root in the container"),
+    row(
+        "`--container-remap-root`",
+        "`remap_root`; every file is root's, and who becomes another user stays root",
+        "tests/cluster/test_remap_root.py::test_inside_root_and_outside_the_user",
+        "tests/cluster/test_remap_root.py::test_apt_installs",
+    ),
     row("`--container-name`", "a container that is used again"),
     row("`--container-save`", "save what a step has changed"),
     row(

@@ -121,8 +121,7 @@ def _pyxis(made: Converted, name: str, value: str) -> None:
     elif option in ("writable", "readonly"):
         made.scalar("writable", on == (option == "writable"))
     elif option == "remap-root":
-        if on:
-            made.lost.append("--container-remap-root: a container runs as you")
+        made.scalar("remap_root", on)
     elif option == "name":
         made.lost.append(f"--container-name={value}: a container lives as long as its step, and is not found by name")
     elif option == "save":
@@ -173,6 +172,9 @@ def _enroot_options(words: Sequence[str]) -> tuple[list[tuple[str, str]], list[s
         name, equals, value = words[at].lstrip("-").partition("=")
         long = words[at].startswith("--")
         at += 1
+        if not long and set(name) <= set(_ENROOT_BARE):
+            found += [(_ENROOT_BARE[letter], "") for letter in name]
+            continue
         if not long:
             name, rest = _ENROOT.get(name[0], _ENROOT_BARE.get(name[0], name)), name[1:]
             value, equals = (rest, "=") if rest and name in _ENROOT.values() else (value, equals)
@@ -202,7 +204,7 @@ def _start(
         elif name == "rw":
             made.scalar("writable", True)
         elif name == "root":
-            made.lost.append("--root: a container runs as you")
+            made.scalar("remap_root", True)
         else:
             made.lost.append(f"--{name}{f'={value}' if value else ''}: has no counterpart")
 

@@ -54,8 +54,8 @@ def test_a_script_of_pyxis() -> None:
         ("--container-image=ubuntu --container-writable", {"writable": True}, None),
         ("--container-image=ubuntu --no-container-entrypoint", {"entrypoint": False}, None),
         ("--container-image=ubuntu --container-entrypoint", {"entrypoint": True}, None),
-        ("--container-image=ubuntu --container-remap-root", {}, "--container-remap-root: a container runs as you"),
-        ("--container-image=ubuntu --no-container-remap-root", {}, None),
+        ("--container-image=ubuntu --container-remap-root", {"remap_root": True}, None),
+        ("--container-image=ubuntu --no-container-remap-root", {"remap_root": False}, None),
         ("--container-image=ubuntu --container-save=/x.sqsh", {}, "--container-save=/x.sqsh"),
         (
             "--container-image=ubuntu --container-name=x",
@@ -117,8 +117,7 @@ def test_a_script_of_enroot() -> None:
         ("enroot start x.sqsh sh", "./x.sqsh", None),
         ("enroot start $SCRATCH/x.sqsh", "${SCRATCH}/x.sqsh", None),
         ("enroot start mine", None, "the container mine was made by `enroot create` elsewhere"),
-        ("enroot start --root ./x.sqsh", "./x.sqsh", "--root: a container runs as you"),
-        ("enroot start -rw ./x.sqsh", "./x.sqsh", "--root"),
+        ("enroot start --root ./x.sqsh", "./x.sqsh", None),
         ("enroot start -c /conf ./x.sqsh", "./x.sqsh", "--conf=/conf: has no counterpart"),
     ],
 )
@@ -135,3 +134,8 @@ def test_nothing_of_it() -> None:
         pyxis("srun hostname\n")
     with pytest.raises(EnvironmentFileError, match="there is no `enroot start` in this"):
         enroot("enroot list\n")
+
+
+def test_root_of_a_container_of_enroot() -> None:
+    made = foreign.from_enroot([["enroot", "start", "-rw", "./x.sqsh"]])
+    assert made.data["remap_root"] is True and made.data["writable"] is True
