@@ -5,6 +5,9 @@ GPUS ?= 2
 ROUNDS ?= 20
 # Of `make test`: beside the tests that share clusters, one after the other, run those that need none.
 WORKERS ?= 2
+# Of `make test`: 0 leaves out the boot of Debian 12's kernel in QEMU, and what it downloads once.
+BOOT ?= 1
+export PIOLET_TEST_BOOT = $(BOOT)
 # build/ may be a link out of a checkout that users cannot enter (tools/bootstrap.sh), and pip writes the
 # interpreter's path into the commands that it installs: so the real one, looked up after bootstrap.
 PYTHON = $(shell readlink -f build)/venv/bin/python
@@ -21,7 +24,8 @@ PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /u
 help:
 	@echo 'make demo                 train a small model in containers on a private cluster, and tidy up'
 	@echo 'make check                linters, types, and the tests that need no cluster: about a minute'
-	@echo 'make test                 linters, types, and all tests (two at a time where that is safe; WORKERS=1: one)'
+	@echo 'make test                 linters, types, and all tests (two at a time where that is safe; WORKERS=1: one;'
+	@echo '                          BOOT=0: without the boot of another kernel)'
 	@echo 'make scale                what vettings and scores of up to 10,000 synthetic nodes cost, and whom they name'
 	@echo 'make test-attacks         attacks by a user, and the same on a build from which the checks were removed'
 	@echo 'make bench                what a containerised step costs'
@@ -99,6 +103,7 @@ check: lint
 
 # tests/conftest.py says which tests may run beside each other; WORKERS=1 runs all one after the other.
 test: lint
+	@$(PYTHON) -m tools.kernels.ready
 ifeq ($(WORKERS),1)
 	$(PYTHON) -m pytest --durations=10
 else

@@ -1,6 +1,7 @@
 /* entry.c - the program that stands in front of a user's command in a container with an entrypoint or with variables
  * that each task has for itself, and in front of a task prolog in any container (launcher.c). Linked statically: the
- * image may have no libc at all.
+ * image may have no libc at all. Where the user is root (remap_root), which root's own steps are in no container, it puts
+ * the filter on them that answers "done" to what only a root of all ids could do (system/pretendroot.py).
  *
  * The plugin can replace argv[0] but not lengthen argv, so it puts this program there and the replaced
  * word into PIOLET_ARGV0. We exec: the entrypoint's words, then that word, then the rest. The words
@@ -11,21 +12,36 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #define WORDS_FILE "/run/piolet/entrypoint"
 #define TASK_FILE "/run/piolet/task"
+#define FILTER_FILE "/run/piolet/filter"
 #define BYTES_MAX 65536
 #define WORDS_MAX 1024
 
-static int give_up(const char *what, const char *why)
+#define NO_ENTRYPOINT "hint: set entrypoint = false in the environment file\n"
+
+static int give_up(const char *what, const char *which, const char *why, const char *hint)
 {
-	dprintf(STDERR_FILENO, "piolet: error: cannot run the image's entrypoint: %s: %s\n"
-		"hint: set entrypoint = false in the environment file\n", what, why);
+	dprintf(STDERR_FILENO, "piolet: error: cannot run %s%s: %s\n%s", what, which, why, hint);
 	return 127;
+}
+
+static int pretend_root(void)
+{
+	static struct sock_filter code[128];
+	int fd = open(FILTER_FILE, O_RDONLY | O_CLOEXEC);
+	ssize_t length = read(fd, code, sizeof(code));
+	struct sock_fprog program = { .len = length > 0 ? length / sizeof(*code) : 0, .filter = code };
+
+	return fd < 0 ? 0 : prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0);
 }
 
 /* slurmstepd slurm_script_launcher PATH WORD...: what slurmstepd does for a script, of which it is told the same way. */
@@ -34,8 +50,7 @@ static int launch(char **argv)
 	closefrom(STDERR_FILENO + 1);
 	setpgid(0, 0);
 	execv(argv[2], argv + 3);
-	dprintf(STDERR_FILENO, "piolet: error: cannot run %s in the container: %s\n", argv[2], strerror(errno));
-	return 127;
+	return give_up(argv[2], " in the container", strerror(errno), "");
 }
 
 /* Returns how much of a file of NUL-terminated words was read, 0 if it is not there, or -1. */
@@ -93,12 +108,14 @@ int main(int argc, char **argv)
 	ssize_t length = words_of(WORDS_FILE, bytes), prepared = words_of(TASK_FILE, lines);
 	int count = 0;
 
+	if (getuid() == 0 && pretend_root() < 0)
+		return give_up("tasks as root", "", strerror(errno), "hint: set remap_root = false in the environment file\n");
 	if (argc > 3 && strcmp(argv[1], "slurm_script_launcher") == 0)
 		return launch(argv);
-	if (length < 0 || prepared < 0 || length + prepared == 0)
-		return give_up(WORDS_FILE, "malformed");
+	if (length < 0 || prepared < 0 || (length + prepared == 0 && getuid() != 0))
+		return give_up("the image's entrypoint: ", WORDS_FILE, "malformed", NO_ENTRYPOINT);
 	if (!words || !zero)
-		return give_up("PIOLET_ARGV0", words ? "not set" : "out of memory");
+		return give_up("the image's entrypoint: ", "PIOLET_ARGV0", words ? "not set" : "out of memory", NO_ENTRYPOINT);
 	for (char *line = lines, *next; line < lines + prepared; line = next) {
 		next = strchr(line, '\0') + 1;
 		prepare(line);
@@ -110,8 +127,6 @@ int main(int argc, char **argv)
 	for (int i = 1; i < argc; i++)
 		words[count++] = argv[i];
 	execvp(words[0], words);
-	if (length > 0)
-		return give_up(words[0], strerror(errno));
-	dprintf(STDERR_FILENO, "piolet: error: cannot run %s in the container: %s\n", words[0], strerror(errno));
-	return 127;
+	return length ? give_up("the image's entrypoint: ", words[0], strerror(errno), NO_ENTRYPOINT) :
+	       give_up(words[0], " in the container", strerror(errno), "");
 }

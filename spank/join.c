@@ -1,7 +1,9 @@
 /* join.c - a task enters the container that pioletd built for its step.
  *
  * Between setns and the end of this function the task holds every capability in its own user
- * namespace, so nothing of the user's may run here; at the end it holds none, and never gets one back.
+ * namespace, so nothing of the user's may run here; at the end it holds none, and never gets one back. Who
+ * is root in there by remap_root keeps two, which are of use on files of theirs alone: as root of a system they write
+ * where a mode says that nobody may, and packages give capabilities to files.
  */
 #define _GNU_SOURCE
 #include "shim.h"
@@ -17,15 +19,16 @@
 static int drop_capabilities(struct failure *f)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct none[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
+	unsigned kept = getuid() == 0 ? 1u << CAP_DAC_OVERRIDE | 1u << CAP_SETFCAP : 0;
+	struct __user_cap_data_struct rest[2] = { { kept, kept, 0 }, { 0, 0, 0 } };
 
 	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 && errno != EINVAL)
 		return fail(f, NULL, "cannot clear the ambient capabilities: %s", strerror(errno));
 	/* Root's execve would give them all back; a bounding set of nothing prevents that. */
 	for (int capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++)
-		if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
+		if (!((uint64_t)kept >> capability & 1) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
 			return fail(f, NULL, "cannot drop capability %d: %s", capability, strerror(errno));
-	if (syscall(SYS_capset, &header, none) < 0)
+	if (syscall(SYS_capset, &header, rest) < 0)
 		return fail(f, NULL, "cannot drop the capabilities: %s", strerror(errno));
 	return 0;
 }
@@ -34,11 +37,9 @@ int join_namespaces(const struct reply *reply, struct failure *f)
 {
 	const char *workdir = reply->ready->workdir;
 
-	if (reply->user_ns < 0) {
-		if (workdir[0] && chdir(workdir) < 0)
-			return fail(f, NULL, "cannot enter the working directory %s: %s", workdir, strerror(errno));
-		return 0;
-	}
+	if (reply->user_ns < 0)
+		return !workdir[0] || chdir(workdir) == 0 ? 0 :
+		       fail(f, NULL, "cannot enter the working directory %s: %s", workdir, strerror(errno));
 	if (setns(reply->user_ns, CLONE_NEWUSER) < 0)
 		return fail(f, NULL, "the task cannot join the container's user namespace: %s", strerror(errno));
 	if (setns(reply->mount_ns, CLONE_NEWNS) < 0)

@@ -130,15 +130,19 @@ bool plugin_real_step(spank_t spank)
 
 char plugin_script(spank_t spank, const struct travel *travel)
 {
+	static char value[PIOLET_DEFINITION_MAX + 1];
 	uint32_t step = 0, task = 0;
-	char first[2] = "";
 
-	if (plugin_wanted() && !spank_get_item(spank, S_JOB_STEPID, &step) && step == SLURM_BATCH_SCRIPT)
-		spank_getenv(spank, travel->definition, first, sizeof(first));
-	if (first[0] == PIOLET_SCRIPT_BARE && !spank_get_item(spank, S_TASK_ID, &task))
+	if (!plugin_wanted() || spank_get_item(spank, S_JOB_STEPID, &step) || step != SLURM_BATCH_SCRIPT)
+		return 0;
+	spank_getenv(spank, travel->definition, value, sizeof(value));
+	if (value[0] == PIOLET_SCRIPT_BARE && !spank_get_item(spank, S_TASK_ID, &task)) {
 		dprintf(STDERR_FILENO, "piolet: warning: this script starts nothing by srun: --%s does nothing here\n"
 			"hint: put srun in front of what it is meant for\n", travel->option);
-	return first[0];
+		/* A job that is submitted from here has another script. */
+		spank_setenv(spank, travel->definition, value + 1, 1);
+	}
+	return value[0];
 }
 
 int plugin_announce(spank_t spank, uint32_t number, const struct travel *travel, struct failure *f)

@@ -30,9 +30,9 @@ GROUPS = {
 }
 
 
-# Run one after the other when all others are through: they measure how fast nodes talk to each other, or signal every
-# process of nobody's that they see.
-ALONE = ("vet/test_links.py", "vet/test_meetings.py", "unit/node/test_endings.py")
+# Run one after the other when all others are through: they measure how fast nodes talk to each other, signal every
+# process of nobody's that they see, or emulate a machine.
+ALONE = ("vet/test_links.py", "vet/test_meetings.py", "unit/node/test_endings.py", "kernels/test_boot.py")
 
 # How long an example of hypothesis takes says more of the machine than of the code.
 settings.register_profile("piolet", deadline=None)

@@ -29,6 +29,7 @@ PINNED, USERS, SIGNATURES = (
 )
 IDENTITY, KNOWN = "tests/cluster/test_identity.py", "tests/unit/hooks/test_known.py"
 EDF, RENDER = "tests/unit/environment/test_edf.py", "tests/unit/environment/test_render.py"
+AROUND, FOREIGN = "tests/cluster/test_surroundings.py", "tests/unit/environment/test_foreign.py"
 LOOKUP = "tests/unit/environment/test_lookup.py"
 
 
@@ -153,12 +154,37 @@ CSCS = (
     row("Slurm's commands inside", "the hook `slurm`", f"{HOOKS}::test_slurm_inside_whatever_the_image_is"),
     row("`com.pyxis.pytorch_remap_vars`", "the same", f"{HOOKS}::test_every_rank_of_pytorch_has_its_variables"),
     row("`com.pyxis.entrypoint_log`", "an entrypoint's output is always seen", f"{CONTAINER}::test_entrypoints"),
-    row("PMIx", "the step's server directory is mounted", f"{TASKS}::test_a_task_can_talk_to_its_pmi_server"),
+    row(
+        "PMIx",
+        "slurmd's spool directory is mounted, with the step's server directory in it",
+        f"{AROUND}::test_slurmd_s_spool_directory_is_there_for_pmix",
+        untested="a libpmix that slurmd loads",
+    ),
 )
 PYXIS = (
-    row("`--container-image`", "`image`", f"{IMAGES}::test_forms_of_images"),
+    row(
+        "`--container-image`",
+        "`image`, or `--environment=image:REF` without a file",
+        f"{IMAGES}::test_forms_of_images",
+        f"{AROUND}::test_an_image_alone_and_what_is_said_on_top",
+    ),
+    row(
+        "a job's script with these options",
+        "`piolet env from-pyxis SCRIPT` makes a definition file of it",
+        f"{FOREIGN}::test_a_script_of_pyxis",
+    ),
+    row(
+        "`enroot import`, `create`, `start`",
+        "`piolet env from-enroot SCRIPT` makes a definition file of it",
+        f"{FOREIGN}::test_a_script_of_enroot",
+    ),
     row("`--container-mounts`", "`mounts`", f"{CONTAINER}::test_mounts"),
-    row("`--container-workdir`", "`workdir`, or `--chdir`", f"{CONTAINER}::test_working_directories"),
+    row(
+        "`--container-workdir`",
+        "`workdir`, or `--chdir`",
+        f"{CONTAINER}::test_working_directories",
+        f"{AROUND}::test_srun_s_chdir",
+    ),
     row(
         "`--container-writable`, `--container-readonly`", "`writable`", f"{CONTAINER}::test_a_root_that_is_not_writable"
     ),
@@ -166,8 +192,9 @@ PYXIS = (
     row("`--container-entrypoint-log`", "an entrypoint's output is always seen", f"{CONTAINER}::test_entrypoints"),
     row(
         "`--container-mount-home`, `--no-container-mount-home`",
-        "the site's `mount_home`; a mount of one's own takes its place",
+        "`home`, else the site's `mount_home`; a mount of one's own takes its place",
         f"{IDENTITY}::test_home_is_there_and_their_own",
+        f"{AROUND}::test_an_image_alone_and_what_is_said_on_top",
     ),
     row(
         "`--container-env`",
@@ -222,8 +249,8 @@ SLURM = (
     ),
     row(
         "`oci.conf`: `MountSpoolDir`",
-        "the spool directory is mounted by itself",
-        f"{TASKS}::test_a_task_can_talk_to_its_pmi_server",
+        "the spool directory is mounted by itself, read-only",
+        f"{AROUND}::test_slurmd_s_spool_directory_is_there_for_pmix",
     ),
     row("`scrun`: Slurm behind podman and docker", "nothing of the kind"),
 )

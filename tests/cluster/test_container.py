@@ -303,6 +303,11 @@ def test_an_image_of_one_static_program(node: Node) -> None:
     assert node.srun(frozen, "/busybox", "ls", "-d", "/a/b/c").good() == "/a/b/c\n"
 
 
+def test_root_in_the_container(node: Node, tiny: str) -> None:
+    script = "id -u && : >/new && chown 5:6 /new && ls -n /new | cut -d' ' -f3"
+    assert node.sh(f'image = "{tiny}"\nremap_root = true\n', script).good().split()[0] == "0"
+
+
 @pytest.mark.kernels
 def test_an_image_with_files_that_only_root_may_read(node: Node) -> None:
     entries = [

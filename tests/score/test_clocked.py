@@ -91,4 +91,5 @@ def test_weights_are_named_and_change_one_curve_only(simulate: Callable[..., Dat
     assert weighted.aggregated == pytest.approx(0.46) and plain.aggregated == pytest.approx(0.92)
     text = "compute 2, memory 1, communication 1"
     assert f"aggregated 46 %, by {text}" in screen.render(weighted) and "aggregated" not in screen.render(plain)
-    assert f"aggregated by {text}" in html.render(weighted) and "aggregated by compute" not in html.render(plain)
+    pages = html.render(weighted), html.render(plain)
+    assert f"dashes: aggregated by {text}" in pages[0] and "aggregated by compute" not in pages[1]

@@ -167,7 +167,7 @@ def test_the_shims_stay_thin() -> None:
         code = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
         lines[path.name in programs] += sum(1 for line in code.splitlines() if line.strip())
     assert lines[False] <= C_LINES_MAX
-    assert lines[True] <= 200
+    assert lines[True] <= 215
 
 
 def test_the_shims_know_no_python_and_parse_no_text() -> None:

@@ -9,7 +9,6 @@ import os
 import selectors
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from piolet.system import linux, peer
 from piolet.vet import node
 from piolet.vet.runner.plan import Plan, Task
 
+from tests.support.loops import turning
 from tests.wire import messages
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as the processes have that are tested")
@@ -71,27 +71,12 @@ def node1(tmp_path: Path) -> Iterator[Node]:
     directory.mkdir()
     selector = selectors.DefaultSelector()
     VetDesk(selector, listener, ours, Spool(str(directory), "node1"))
-    ends, end = os.pipe()
-    selector.register(ends, selectors.EVENT_READ, None)
-
-    def serve() -> None:
-        while True:
-            for key, _ in selector.select():
-                if key.fd == ends:
-                    return
-                key.data()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield Node(str(place), directory)
-    os.write(end, b"x")
-    thread.join(10)
+    with turning(selector):
+        yield Node(str(place), directory)
     ours.close()
     os.waitpid(zygote, 0)
     listener.close()
     place.unlink()
-    for descriptor in (ends, end):
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from piolet.node.server import vetdesk
 from piolet.node.server.spool import Spool
 from piolet.node.server.vetdesk import VetDesk
 from piolet.transport import wire
+
+from tests.support.loops import turning
 
 TASK = Path(__file__).resolve().parents[2] / "build" / "plugins" / "piolet-vet-task"
 LINE = b'{"piolet-vet":"end"}\n'
@@ -80,25 +80,10 @@ def desk(tmp_path: Path) -> Iterator[VetDesk]:
     """A desk whose zygote answers nothing, in a loop of its own."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     selector = selectors.DefaultSelector()
-    ends, end = os.pipe()
     with listen(tmp_path) as listener:
         one = VetDesk(selector, listener, ours, Spool(str(tmp_path / "spool")))
-        selector.register(ends, selectors.EVENT_READ, None)
-
-        def serve() -> None:
-            while True:
-                for key, _ in selector.select():
-                    if key.fd == ends:
-                        return
-                    key.data()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield one
-        os.write(end, b"x")
-        thread.join(10)
-    for descriptor in (ends, end):
-        os.close(descriptor)
+        with turning(selector):
+            yield one
     theirs.close()
 
 

@@ -40,6 +40,7 @@ BOOTED = (
     "tests/cluster/test_architecture.py",
     "tests/cluster/test_identity.py::test_home_is_there_and_their_own",
     "tests/cluster/test_identity.py::test_no_capability_is_left",
+    "tests/cluster/test_remap_root.py::test_inside_root_and_outside_the_user",
     "tests/cluster/test_container.py::test_mounts",
     "tests/cluster/test_container.py::test_squashfs_files",
     "tests/cluster/test_image_mounts.py::test_all_files_of_an_image_are_the_users_to_change[devicemapper-carol]",

@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -86,13 +86,15 @@ def apt_options(dump: str) -> list[str]:
     return [line.rstrip(";") for line in dump.splitlines() if line.startswith(wanted) and '""' not in line]
 
 
-def command(source: Source, target: Path, architecture: str | None = None) -> list[str]:
+def command(
+    source: Source, target: Path, architecture: str | None = None, packages: Sequence[str] = PACKAGES
+) -> list[str]:
     """Return the mmdebstrap command that writes the root file system as a tar file."""
     argv = [
         find("mmdebstrap"),
         *([f"--architectures={architecture}"] if architecture else []),
         "--variant=essential",
-        f"--include={','.join(PACKAGES)}",
+        f"--include={','.join(packages)}",
         "--skip=output/dev",
     ]
     if MERGED_USR_HOOKS.is_dir():
@@ -104,24 +106,31 @@ def command(source: Source, target: Path, architecture: str | None = None) -> li
     return [*argv, source.suite, str(target), source.mirror]
 
 
-def ensure(cache: Path, note: Callable[[str], None], machine: str | None = None) -> tuple[Path, bool]:
-    """Return the OCI layout of the demo image and whether it had to be made; `machine` as `uname -m` says it."""
+def ensure(
+    cache: Path, note: Callable[[str], None], machine: str | None = None, packages: Sequence[str] = PACKAGES
+) -> tuple[Path, bool]:
+    """Return the OCI layout of the demo image, or one of other packages, and whether it had to be made.
+
+    `machine` as `uname -m` says it.
+    """
     machine = machine or platform.machine()
     architecture = ARCHITECTURES.get(machine)
     if architecture is None:
         raise ClusterError(f"the demo image is not made for the architecture {machine}")
     source = find_source()
-    recipe = [asdict(source), PACKAGES, EXCLUDED, CUSTOMIZE, ENV, TAG, architecture]
+    recipe = [asdict(source), packages, EXCLUDED, CUSTOMIZE, ENV, TAG, architecture]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
     directory = cache / f"demo-image-{key}"
     with locked(cache / "demo-image.lock", "the demo image", BUILD_TIMEOUT_S):
         if oci.read_digest(directory, TAG) is not None:
             return directory, False
-        _make(source, architecture, directory, note)
+        _make(source, architecture, directory, packages, note)
     return directory, True
 
 
-def _make(source: Source, architecture: str, directory: Path, note: Callable[[str], None]) -> None:
+def _make(
+    source: Source, architecture: str, directory: Path, packages: Sequence[str], note: Callable[[str], None]
+) -> None:
     mine = ARCHITECTURES.get(platform.machine())
     directory.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
@@ -130,7 +139,7 @@ def _make(source: Source, architecture: str, directory: Path, note: Callable[[st
     with tempfile.TemporaryDirectory(prefix="demo-image-part-", dir=directory.parent) as work_name:
         work = Path(work_name)
         log = directory.parent / "demo-image.log"
-        note(f"making it of {source.suite}'s {', '.join(PACKAGES)} (once; about half a minute)")
+        note(f"making it of {source.suite}'s {', '.join(packages)} (once; about half a minute)")
         environment = {"PATH": FIXED_PATH, "LANG": "C.UTF-8", "HOME": "/root", "TMPDIR": str(work)}
         # With a fixed time the same packages give the same image, digest and all.
         environment["SOURCE_DATE_EPOCH"] = "0"
@@ -139,7 +148,7 @@ def _make(source: Source, architecture: str, directory: Path, note: Callable[[st
         with log.open("wb") as output:
             try:
                 result = subprocess.run(
-                    command(source, work / "root.tar", None if architecture == mine else architecture),
+                    command(source, work / "root.tar", None if architecture == mine else architecture, packages),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

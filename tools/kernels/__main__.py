@@ -1,7 +1,7 @@
 """Runs the tests that are marked `kernels` on kernels of Debian's, each in a guest: make test-kernels.
 
-    python -m tools.kernels [--only KERNEL] [--mirror URL] [--limit SECONDS] [--write] [PYTEST_ARGUMENT...]
-    python -m tools.kernels --only 6.12 --run tests.benchmarks.views
+    python -m tools.kernels [--only KERNEL] [--mirror URL] [--limit SECONDS] [--write] [ARGUMENT...]
+    python -m tools.kernels --only 6.12 [--counted] --run MODULE [-- ARGUMENT...]
 
 A guest has this machine's root, and so this checkout as it was built here, and a private cluster of one node. One
 guest at a time, at most 15 minutes each. A kernel that cannot be had is left out by name. On one that is too old for
@@ -39,7 +39,7 @@ exec {python} -m pytest -v -p no:cacheprovider --durations=10 --junitxml=/mnt/ou
 RUN = """
 cd {root}
 export PYTHONDONTWRITEBYTECODE=1
-exec {python} -m {module}
+exec {python} -m {words}
 """
 
 
@@ -58,12 +58,16 @@ def test(kernel: source.Kernel, mirror: str, arguments: list[str], limit_s: floa
                *read_results(out / "results.xml"), ended.seconds)  # fmt: skip
 
 
-def run(kernel: source.Kernel, mirror: str, module: str, limit_s: float) -> int:
-    """Boot a kernel, run a module there, and print what it printed; return its status. Raises ClusterError."""
+def run(kernel: source.Kernel, mirror: str, words: list[str], limit_s: float, counted: bool) -> int:
+    """Boot a kernel, run a module there, and print what it printed; return its status. Raises ClusterError.
+
+    words    the module and its arguments
+    counted  as in guest.boot
+    """
     unpacked, place = source.fetch(kernel, WORK, mirror), WORK / kernel.name
-    print(f"{kernel.name}: {module} on {unpacked.release}; {place / 'out/log'}", flush=True)
-    job = RUN.format(root=shlex.quote(str(ROOT)), python=shlex.quote(str(_python())), module=shlex.quote(module))
-    ended = guest.boot(unpacked, place, job, limit_s)
+    print(f"{kernel.name}: {words[0]} on {unpacked.release}; {place / 'out/log'}", flush=True)
+    job = RUN.format(root=shlex.quote(str(ROOT)), python=shlex.quote(str(_python())), words=shlex.join(words))
+    ended = guest.boot(unpacked, place, job, limit_s, counted=counted)
     print((place / "out/log").read_text("utf-8", "replace"), end="")
     return 1 if ended.status is None else ended.status
 
@@ -82,7 +86,8 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=GUEST_S, help=f"seconds for each; {GUEST_S}")
     parser.add_argument("--write", action="store_true", help="write the table into docs/kernels.md")
     parser.add_argument("--run", metavar="MODULE", help="run this module there instead of tests; with --only")
-    parser.add_argument("tests", metavar="PYTEST_ARGUMENT", nargs="*", help="instead of -m kernels")
+    parser.add_argument("--counted", action="store_true", help="with --run: time there goes by instructions")
+    parser.add_argument("tests", metavar="ARGUMENT", nargs="*", help="pytest's, instead of -m kernels; the module's")
     args = parser.parse_args()
     lacking = guest.missing()
     if os.geteuid() != 0 or lacking:
@@ -97,7 +102,8 @@ def main() -> int:
         if not args.only:
             parser.error("--run wants --only")
         try:
-            return max(run(k, args.mirror, args.run, args.limit) for k in source.KERNELS if k.name in args.only)
+            chosen, words = [k for k in source.KERNELS if k.name in args.only], [args.run, *args.tests]
+            return max(run(kernel, args.mirror, words, args.limit, args.counted) for kernel in chosen)
         except ClusterError as error:
             print(error.render(), file=sys.stderr)
             return 1

@@ -64,11 +64,15 @@ def missing(machine: Machine = HERE_LIKE) -> list[str]:
     return lacking + ([] if machine.busybox.exists() else ["busybox (busybox-static)"])
 
 
-def boot(kernel: Unpacked, work: Path, script: str, limit_s: float, machine: Machine = HERE_LIKE) -> Ended:
+def boot(
+    kernel: Unpacked, work: Path, script: str, limit_s: float, machine: Machine = HERE_LIKE, *, counted: bool = False
+) -> Ended:
     """Boot the kernel, run `script` with bash as root, and return how it ended.
 
     kernel   its modules are below the machine's root
     work     the guest's directory, emptied but for what can be used again: out/ is /mnt/out there, console its log
+    counted  the guest's clock counts its instructions, 4 ns each, and goes by this machine's while it sleeps: what else
+             this machine does is in no figure of what it computes. One thread emulates all processors then.
 
     Raises ClusterError: QEMU does not start, the guest is not up in time, or its script is not done.
     """
@@ -83,7 +87,7 @@ def boot(kernel: Unpacked, work: Path, script: str, limit_s: float, machine: Mac
         disk = Path(room) / "disk"
         _run(["truncate", "-s", str(DISK), str(disk)])
         _run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=1,lazy_journal_init=1", str(disk)])
-        command = _command(machine, kernel, _initrd(machine, kernel, work), disk, out)
+        command = _command(machine, kernel, _initrd(machine, kernel, work), disk, out, counted)
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=lambda: os.nice(5)
         )
@@ -103,7 +107,8 @@ def boot(kernel: Unpacked, work: Path, script: str, limit_s: float, machine: Mac
     return Ended(int(status) if status else None, float(up[1]), time.monotonic() - began)
 
 
-def _command(machine: Machine, kernel: Unpacked, initrd: Path, disk: Path, out: Path) -> list[str]:
+def _command(machine: Machine, kernel: Unpacked, initrd: Path, disk: Path, out: Path, counted: bool) -> list[str]:
+    clock = ("-accel", "tcg,thread=single", "-icount", "shift=2,sleep=on") if counted else ("-accel", "tcg")
     shared = (
         ("root", str(machine.root), "security_model=passthrough,readonly=on,multidevs=remap"),
         ("out", str(out), "security_model=passthrough"),
@@ -112,7 +117,7 @@ def _command(machine: Machine, kernel: Unpacked, initrd: Path, disk: Path, out: 
     command = [
         # It ends with whoever started it.
         "setpriv", "--pdeathsig", "KILL",
-        machine.program, "-accel", "tcg", *machine.hardware, "-m", MEMORY, "-smp", str(CPUS),
+        machine.program, *clock, *machine.hardware, "-m", MEMORY, "-smp", str(CPUS),
         "-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot",
         "-kernel", str(kernel.image), "-initrd", str(initrd),
         "-append", f"console={machine.console} quiet panic=-1 modules={modules}",

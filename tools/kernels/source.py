@@ -7,6 +7,7 @@ follow can be asked.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from tools.cluster.errors import ClusterError
 
 MIRROR = "http://deb.debian.org/debian"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-DOWNLOAD_S = 300
+DOWNLOAD_S, ANSWER_S = 300, 20
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def fetch(kernel: Kernel, work: Path, mirror: str = MIRROR, architecture: str | 
     options = [
         f"Dir::Etc::sourcelist={sources}", "Dir::Etc::sourceparts=-", f"Dir::State::lists={apt / 'lists'}",
         f"Dir::Cache={apt / 'cache'}", "APT::Sandbox::User=root", "Acquire::Languages=none",
+        f"Acquire::http::Timeout={ANSWER_S}", "Acquire::Retries=1", "APT::Update::Error-Mode=any",
         f"APT::Architecture={architecture}", f"APT::Architectures={architecture}",
     ]  # fmt: skip
     words = [word for option in options for word in ("-o", option)]
@@ -75,14 +77,27 @@ def fetch(kernel: Kernel, work: Path, mirror: str = MIRROR, architecture: str | 
     names = re.findall(r"Depends: (linux-image-\S+)", depends)
     if not names:
         raise UnavailableError(f"{kernel.name}: {kernel.suite} has no linux-image-{kernel.flavour or architecture}")
-    _run(["apt-get", "-q", *words, "download", names[0]], place, kernel)
     for package in place.glob("*.deb"):
-        _run(["dpkg", "-x", str(package), str(place / "root")], place, kernel)
         package.unlink()
+    _run(["apt-get", "-q", *words, "download", names[0]], place, kernel)
+    # Under its name when it is whole, so that what was cut off is not taken for a kernel.
+    coming = place / "coming"
+    shutil.rmtree(coming, ignore_errors=True)
+    for package in place.glob("*.deb"):
+        _run(["dpkg", "-x", str(package), str(coming)], place, kernel)
+        package.unlink()
+    shutil.rmtree(place / "root", ignore_errors=True)
+    coming.rename(place / "root")
+    shutil.rmtree(apt)
     found = _find(place)
     if found is None:
         raise UnavailableError(f"{kernel.name}: {names[0]} holds no kernel")
     return found
+
+
+def is_there(kernel: Kernel, work: Path) -> bool:
+    """Return whether `fetch` would have nothing to do."""
+    return _find(work / kernel.name) is not None
 
 
 def _find(place: Path) -> Unpacked | None:
@@ -95,10 +110,18 @@ def _find(place: Path) -> Unpacked | None:
 
 
 def _run(command: list[str], place: Path, kernel: Kernel) -> str:
-    done = subprocess.run(
-        command, cwd=place, capture_output=True, text=True, timeout=DOWNLOAD_S, check=False, stdin=subprocess.DEVNULL
-    )
+    try:
+        done = subprocess.run(
+            command, cwd=place, capture_output=True, text=True, timeout=DOWNLOAD_S, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise UnavailableError(f"{kernel.name}: {command[0]} was not done after {DOWNLOAD_S} s") from None
+    except FileNotFoundError:
+        raise UnavailableError(f"{kernel.name}: there is no {command[0]} on this machine") from None
     if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise UnavailableError(f"{kernel.name}: {command[0]} failed: {''.join(last)}")
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or [f"status {done.returncode}"]
+        # Of apt's errors the first says why; others end with why.
+        why = next((line for line in lines if line.startswith("E: ")), lines[-1])
+        raise UnavailableError(f"{kernel.name}: {command[0]} failed: {why}")
     return done.stdout

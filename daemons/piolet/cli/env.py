@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from piolet import __file__ as package_file
 from piolet.base import texts
-from piolet.base.errors import ImageError, PioletError
+from piolet.base.errors import ImageError, PioletError, UsageError
 from piolet.cli import caller, convert, devices, thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
@@ -71,6 +71,9 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
         return envjobs.show(args.job)
     if args.action == "devices":
         return devices.run(args, settings)
+    if getattr(args, "file", "").startswith(pinned.MARK):
+        job = args.file.removeprefix(pinned.MARK)
+        raise UsageError(f"{args.file} is a job's environment, and no file", f"piolet env show {job} prints it as one")
     host = this_host()
     if args.action in convert.ACTIONS:
         return convert.run(args, lambda name: _render(name, host, settings, _asking(settings, offline=args.offline)))

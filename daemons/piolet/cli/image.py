@@ -1,4 +1,4 @@
-"""`piolet image`: pull, list, pin, rm, import, verify, prune.
+"""`piolet image`: pull, list, pin, rm, import, build, verify, prune.
 
 A thin layer: what is asked goes to the image service, or to the user's own store where EDF_IMAGESTORE
 is set.
@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 import re
+import shutil
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import Any
 
 from piolet.base import texts, units
 from piolet.base.errors import ImageError, UsageError
-from piolet.cli import thismachine
+from piolet.cli import imagebuild, thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
 from piolet.images import client, findings
@@ -44,6 +45,7 @@ def add_parser(subparsers: Any) -> None:
     bring.add_argument("source", metavar="SOURCE", help="FILE, oci-archive:FILE, docker-archive:FILE or oci:DIRECTORY")
     bring.add_argument("-Q", "--quiet", action="store_true", help="show no progress")
     bring.add_argument("--name", metavar="NAME[:TAG]", help="file it as localhost/NAME:TAG (default: the file's name)")
+    imagebuild.add_parser(actions)
     verify = actions.add_parser("verify", help="whether images are still what was converted")
     which = verify.add_mutually_exclusive_group(required=True)
     which.add_argument("target", metavar="REF|DIGEST", nargs="?", help="a reference, or sha256: and at least 8 digits")
@@ -65,6 +67,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
         "pin": _pin,
         "unpin": _pin,
         "import": _import,
+        "build": _build,
         "verify": _verify,
         "prune": _prune,
     }
@@ -204,6 +207,18 @@ def _import(args: argparse.Namespace, config: Config) -> int:
             done = personal.bring(config.images, own, kind, fd, name, show)
     print(f"{done['reference']} {done['digest']}")
     return 0
+
+
+def _build(args: argparse.Namespace, config: Config) -> int:
+    archive = imagebuild.run(args, config)
+    if archive is None:
+        print(os.path.abspath(args.output))
+        return 0
+    try:
+        name = args.name or _name_of(args.context)
+        return _import(argparse.Namespace(source=f"oci-archive:{archive}", name=name), config)
+    finally:
+        shutil.rmtree(os.path.dirname(archive), ignore_errors=True)
 
 
 def _source(text: str) -> tuple[str, str]:

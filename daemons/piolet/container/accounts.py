@@ -28,7 +28,12 @@ def of_user() -> tuple[str, list[str]]:
 
 
 def merge(image: str, own: list[str]) -> str:
-    """Return the image's passwd or group file with `own` lines in front, which win by name and by number."""
+    """Return the image's passwd or group file with `own` lines in front, which win by name and by number.
+
+    But who is root, or its group, is as the image has it: its shell and home, say.
+    """
+    if any(line.split(":")[2:3] == ["0"] for line in image.splitlines()):
+        own = [line for line in own if line.split(":")[2] != "0"]
     names = {line.split(":")[0] for line in own}
     numbers = {line.split(":")[2] for line in own}
     kept = []

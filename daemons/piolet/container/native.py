@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from piolet.base.errors import ContainerError
-from piolet.container import accounts, extras, folders, fuse, mountpoints, oci
+from piolet.container import accounts, asroot, extras, folders, fuse, mountpoints, oci
 from piolet.container.plan import OPTIONAL, ContainerPlan, PlannedMount
 from piolet.system import linux
 
@@ -113,18 +113,21 @@ def _furnish(
     accounts.write(*lines)
     extras.add_accounts(others)
     extras.write(plan)
-    if plan.entrypoint:
+    if plan.entrypoint or plan.remapped:
         _put_entrypoint(plan)
+    if plan.remapped:
+        asroot.write()
     own = {os.stat("/").st_dev}
     new = mountpoints.NewFiles(own)
     for source in sources:
         _attach(source, own, new)
     for held in many:
         folders.attach(held, own)
-    if plan.entrypoint and not os.path.exists(ENTRY_WORDS):
+    if (plan.entrypoint or plan.remapped) and not os.path.exists(ENTRY_WORDS):
+        what, key = ("the entrypoint", "entrypoint") if plan.entrypoint else ("a command as root", "remap_root")
         raise ContainerError(
-            "the entrypoint cannot be run: a mount hides /run/piolet, where it is started from",
-            "mount what you need of it elsewhere, or set entrypoint = false",
+            f"{what} cannot be run: a mount hides /run/piolet, where it is started from",
+            f"mount what you need of it elsewhere, or set {key} = false",
         )
     if plan.workdir:
         mountpoints.make_workdir(plan.workdir, own)

@@ -73,6 +73,7 @@ class ContainerPlan:
     label        names the root mount ("piolet:JOB.STEP"), so that a restarted daemon knows its containers
     sqsh         the SquashFS file that the user brought, or None: the root comes as a mount
     entrypoint   words that the entry program puts in front of the command
+    remapped     the user is root in there (decision 83), which the entry program has to prepare
     directories  where tasks may start: in the first that is there and that the user can enter
     workdir      the image's own, which is made where the image lacks it; or ''
     folders      directories of which many files are mounted
@@ -89,6 +90,7 @@ class ContainerPlan:
     runtime: str = "native"
     mounts: tuple[PlannedMount, ...] = ()
     entrypoint: tuple[str, ...] = ()
+    remapped: bool = False
     directories: tuple[str, ...] = ()
     workdir: str = ""
     folders: tuple[PlannedFolder, ...] = ()

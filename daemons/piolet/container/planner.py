@@ -16,6 +16,11 @@ from piolet.environment.mounts import parse
 from piolet.environment.settings import EnvironmentConfig
 
 
+def entry_program(definition: Definition) -> bool:
+    """Return whether the definition wants the entry program in front of the tasks' command."""
+    return bool(definition.entrypoint) or definition.remap_root
+
+
 def make_plan(
     definition: Definition,
     label: str,
@@ -48,7 +53,7 @@ def make_plan(
     taken = {*definition.dropped, *(mount.destination.rstrip("/") for mount in definition.mounts)}
     mounts = [mount for mount in mounts if mount.destination not in taken]
     helper = config.entry_program
-    entry = bool(definition.entrypoint) or additions.tasks or config.runtime == "crun"
+    entry = entry_program(definition) or additions.tasks or config.runtime == "crun"
     if entry:
         mounts.append(PlannedMount(helper, ENTRY_PROGRAM, flags=("ro",)))
     # Shorter destinations first, so that none hides another; the user's own after ours of the same depth.
@@ -71,6 +76,7 @@ def make_plan(
         compatible=additions.compatible,
         programs=additions.programs,
         accounts=additions.accounts,
+        remapped=definition.remap_root,
     )
 
 

@@ -44,6 +44,7 @@ class Definition:
     dropped      destinations at which what every container has is left out
     set_env      variables of the image and of [env] after expansion, the latter winning
     unset_env    variables that [env] unsets, in order
+    remap_root   the user is root in the container; nodes of an earlier release are not told of it unless it is so
     """
 
     request: str
@@ -61,10 +62,14 @@ class Definition:
     set_env: dict[str, str] = field(default_factory=dict)
     unset_env: tuple[str, ...] = ()
     annotations: dict[str, Any] = field(default_factory=dict)
+    remap_root: bool = False
 
     def to_json(self) -> bytes:
         """Return the canonical form: UTF-8 JSON, sorted keys, no white space, `version` included."""
-        return canonical_json({"version": VERSION, **asdict(self)})
+        value = {"version": VERSION, **asdict(self)}
+        if not self.remap_root:
+            del value["remap_root"]
+        return canonical_json(value)
 
 
 def canonical_json(value: Any) -> bytes:
@@ -105,6 +110,7 @@ def from_json(data: bytes) -> Definition:
             set_env=_environment(value.pop("set_env")),
             unset_env=_strings(value.pop("unset_env")),
             annotations=_table(value.pop("annotations")),
+            remap_root=_boolean(value.pop("remap_root", False)),
         )
     except KeyError as error:
         raise PioletError(f"the definition lacks {error}") from None

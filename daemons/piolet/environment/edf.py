@@ -28,7 +28,7 @@ FILES_LIMIT = 100
 
 _SCALARS: dict[str, type] = {
     **dict.fromkeys(("image", "workdir", "env_policy", "script"), str),
-    **dict.fromkeys(("entrypoint", "writable", "home"), bool),
+    **dict.fromkeys(("entrypoint", "writable", "home", "remap_root"), bool),
 }
 # A string or an array of them.
 _ONE_OR_MORE = ("base_environment", "env_file")

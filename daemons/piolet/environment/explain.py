@@ -38,7 +38,12 @@ def explain(rendered: Rendered) -> str:
         if definition.workdir is not None:
             own = _origin(workdir, definition.workdir) if workdir and workdir.value else "from the image"
             lines.append(_line(f"workdir = {_string(definition.workdir)}", own))
-        for name, default in (("entrypoint", False), ("writable", True), ("env_policy", "inherit")):
+        for name, default in (
+            ("entrypoint", False),
+            ("writable", True),
+            ("remap_root", False),
+            ("env_policy", "inherit"),
+        ):
             entry_or_none = layer.scalars.get(name)
             value = entry_or_none.value if entry_or_none else default
             text = _string(value) if isinstance(value, str) else str(value).lower()

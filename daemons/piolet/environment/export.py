@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from piolet.environment import secrets
 from piolet.environment.definition import Definition, Mount
 from piolet.images.info import ImageInfo
 
 ENGINES = ("podman", "docker", "apptainer")
-# By the name only: what is printed ends up in logs and histories.
-SECRET = re.compile(r"(?:_|^)(?:TOKEN|KEY|PASSWORD|PASSWD|SECRET|CREDENTIALS?)$|SECRET|PASSWORD")
 
 
 @dataclass
@@ -39,7 +37,7 @@ def command(engine: str, definition: Definition, info: ImageInfo, home: str, wor
     else:
         _docker(made, engine, definition, mounts, variables)
     made.words += words
-    if any(SECRET.search(name) for name in variables):
+    if secrets.any_secret(variables):
         made.lost.append("values of variables that look like secrets are not printed: export them before the command")
     if definition.annotations:
         made.lost.append("annotations: hooks are of this engine")
@@ -68,7 +66,7 @@ def _docker(
     for device in definition.devices:
         made.words.append(f"--device={device}")
     for name, text in variables.items():
-        made.words.append(f"--env={name}" if SECRET.search(name) else f"--env={name}={text}")
+        made.words.append(f"--env={name}" if secrets.is_secret(name) else f"--env={name}={text}")
     if definition.workdir_given and definition.workdir:
         made.words.append(f"--workdir={definition.workdir}")
     if not definition.writable:
@@ -97,7 +95,7 @@ def _apptainer(made: Command, definition: Definition, mounts: Sequence[Mount], v
             fields += ["ro"] if "ro" in mount.flags else []
             made.words.append(f"--mount={','.join(map(_csv, fields))}")
     for name, text in variables.items():
-        if SECRET.search(name):
+        if secrets.is_secret(name):
             continue  # apptainer takes the host's
         made.words.append(f"--env={name}={text}")
     if definition.workdir:

@@ -43,7 +43,7 @@ class Entry:
 class Layer:
     """One file, or several that were combined; `sources` are the files, base first, each once.
 
-    scalars      image, workdir, entrypoint, writable, env_policy, script
+    scalars      image, workdir, entrypoint, writable, remap_root, env_policy, script
     annotations  by dotted name
     """
 

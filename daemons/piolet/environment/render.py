@@ -87,6 +87,7 @@ def render(request: str, host: Host, config: EnvironmentConfig, resolve: Resolve
     outside = variables.outside(host, config.stay_outside, set_env, clean=clean) if info is not None else ()
     entrypoint = layer.scalars.get("entrypoint")
     writable = layer.scalars.get("writable")
+    remap_root = layer.scalars.get("remap_root")
     home = layer.scalars.get("home")
     definition = Definition(
         request=request,
@@ -96,6 +97,7 @@ def render(request: str, host: Host, config: EnvironmentConfig, resolve: Resolve
         workdir=workdir or (squeeze(info.workdir) if info and info.workdir else None),
         entrypoint=info.entrypoint if info and entrypoint and entrypoint.value else (),
         writable=bool(writable.value) if writable else True,
+        remap_root=bool(remap_root.value) if remap_root else False,
         home=None if home is None else bool(home.value),
         mounts=tuple(sources),
         dropped=tuple(dropped),
@@ -159,12 +161,14 @@ def _image(layer: Layer, host: Host, resolve: Resolver) -> ImageInfo | None:
 def _refuse_without_image(layer: Layer, sources: dict[Mount, Entry], devices: dict[str, Entry]) -> None:
     entrypoint = layer.scalars.get("entrypoint")
     workdir = layer.scalars.get("workdir")
+    remap_root = layer.scalars.get("remap_root")
     script = layer.scalars.get("script")
     for what, entry in (
         ("mounts need", next(iter(sources.values()), None)),
         ("devices need", next(iter(devices.values()), None)),
         ("a workdir needs", workdir if workdir and workdir.value else None),
         ("an entrypoint needs", entrypoint if entrypoint and entrypoint.value else None),
+        ("remap_root needs", remap_root if remap_root and remap_root.value else None),
         ("a script inside needs", script if script and script.value == "inside" else None),
     ):
         if entry is not None:

@@ -64,6 +64,7 @@ class ImagesConfig:
         "piolet-images", "The account that the image service runs as and that owns the store.", not_empty
     )
     skopeo: str = setting("/usr/bin/skopeo", "Copies images out of registries.", absolute)
+    buildah: str = setting("/usr/bin/buildah", "Builds images from Containerfiles, on nodes, as the user.", absolute)
     mksquashfs: str = setting(
         found("/usr/bin/mksquashfs", "/usr/sbin/mksquashfs", usual="/usr/bin/mksquashfs"),
         "Writes SquashFS files (4.5 or newer); the default is in /usr/sbin where only that is there, as on RHEL.",

@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -171,10 +172,22 @@ def _warm(channel: socket.socket, listener: peer.File, vet: VetConfig, server: i
         os._exit(1 if status else 0)
 
 
-def _be_zygote(channel: socket.socket, listener: peer.File, vet: VetConfig, server: int) -> None:
-    """The zygote's process. Never returns."""
+@contextlib.contextmanager
+def _whole_process(what: str) -> Iterator[None]:
+    """Run the block as all that is left of this process: it never returns, and what it fails of is logged."""
     status = 1
     try:
+        yield
+        status = 0
+    except Exception:
+        logging.getLogger("pioletd").exception("%s failed", what)
+    finally:
+        os._exit(status)
+
+
+def _be_zygote(channel: socket.socket, listener: peer.File, vet: VetConfig, server: int) -> None:
+    """The zygote's process. Never returns."""
+    with _whole_process("the process for vetting"):
         linux.set_name("pioletd-warm")
         linux.die_with_parent(signal.SIGKILL)
         from piolet.node.root import sitepast
@@ -182,19 +195,13 @@ def _be_zygote(channel: socket.socket, listener: peer.File, vet: VetConfig, serv
 
         past = os.path.join(vet.spool, sitepast.FILE), server
         Zygote(channel, lambda: _prepare_vetting(vet), listener, past).run()
-        status = 0
-    except Exception:
-        logging.getLogger("pioletd").exception("the process for vetting failed")
-    finally:
-        os._exit(status)
 
 
 def _keep(
     listener: socket.socket, stop: socket.socket, account: pwd.struct_passwd, files: Path, config: Settings
 ) -> None:
     """The keeper's process: root's, for scoring. Never returns."""
-    status = 1
-    try:
+    with _whole_process("the process for scoring"):
         linux.set_name("pioletd-keeper")
         linux.close_all_but({listener.fileno(), stop.fileno()})
         linux.die_with_parent(signal.SIGKILL)
@@ -202,11 +209,6 @@ def _keep(
         from piolet.node.root.keeper import Keeper
 
         Keeper(account, lambda keeper: _sample(listener, keeper, files, config), stop, config.score).run()
-        status = 0
-    except Exception:
-        logging.getLogger("pioletd").exception("the process for scoring failed")
-    finally:
-        os._exit(status)
 
 
 def _sample(listener: socket.socket, keeper: socket.socket, files: Path, config: Settings) -> None:
@@ -247,8 +249,7 @@ def _serve(
     place: str,
 ) -> None:
     """The server's process. Never returns."""
-    status = 1
-    try:
+    with _whole_process("the server"):
         linux.set_name("pioletd-server")
         linux.close_all_but({listener.fileno(), monitor.fileno(), *(end.fileno() for end in vetting)})
         linux.become(account.pw_uid, account.pw_gid, [account.pw_gid])
@@ -263,11 +264,6 @@ def _serve(
 
         spool = Spool(config.vet.spool)
         Server(listener, monitor, config, place, lambda selector: VetDesk(selector, *vetting, spool)).run()
-        status = 0
-    except Exception:
-        logging.getLogger("pioletd").exception("the server failed")
-    finally:
-        os._exit(status)
 
 
 def _monitor(

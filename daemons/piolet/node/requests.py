@@ -38,6 +38,7 @@ class Build:
     identity  of the image file (base/files.py, identity_of), so that a replaced file is mounted afresh
     plan      for the worker; the monitor does not look inside
     foreign   the plan has a program run that is not ours (squashfuse, crun): that is to be in the step's control group
+    remapped  the user is to be root in the container, by its map of ids
     """
 
     key: int
@@ -46,6 +47,7 @@ class Build:
     timeout_s: float
     plan: str
     foreign: bool = False
+    remapped: bool = False
 
 
 @dataclass(frozen=True)

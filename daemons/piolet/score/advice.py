@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from piolet.base import texts
 from piolet.score.overview import Overview
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -246,7 +247,7 @@ def heat(view: Overview) -> Advice | None:
     gpu = view.gpus[worst]
     return Advice(
         "heat",
-        f"{len(hot)} GPUs were slowed by heat or hardware protection; GPU {gpu.index} of {gpu.node} in "
+        f"{texts.counted(len(hot), 'GPU')} slowed by heat or hardware protection; GPU {gpu.index} of {gpu.node} in "
         f"{percent(float(share[worst]))} of the time, at up to {view.peak['temperature'][worst]:.0f} degrees",
         "nothing in the program causes this: show it to the site",
         0.9 * float(share[worst]),

@@ -32,6 +32,13 @@ def test_check_of_a_bad_file(work: Path, capsys: Captured) -> None:
     )
 
 
+def test_check_of_a_job(work: Path, capsys: Captured) -> None:
+    assert cli.main(["env", "check", "@12"]) == 2
+    assert capsys.readouterr().err == (
+        "piolet: error: @12 is a job's environment, and no file\nhint: piolet env show 12 prints it as one\n"
+    )
+
+
 def test_check_without_an_image(work: Path, capsys: Captured) -> None:
     (work / "e.toml").write_text("")
     assert cli.main(["env", "check", "e.toml"]) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from piolet.container.plan import PlannedMount
+from piolet.container.plan import ENTRY_PROGRAM, PlannedMount
 from piolet.container.planner import make_plan
 from piolet.environment.definition import Definition, Mount
 from piolet.environment.settings import EnvironmentConfig
@@ -73,3 +73,10 @@ def test_what_is_dropped() -> None:
 def test_the_site_s_mounts_stay_below_a_user_s() -> None:
     found = planned(EnvironmentConfig(mounts=("/etc/prolog",)), Mount("/d", "/etc"))
     assert found["/etc/prolog"].optional
+
+
+def test_root_of_a_container_comes_by_the_entry_program() -> None:
+    plan = make_plan(dataclasses.replace(BASE, remap_root=True), "piolet:1.0", None, EnvironmentConfig())
+    assert plan.remapped and ENTRY_PROGRAM in [mount.destination for mount in plan.mounts]
+    plain = make_plan(BASE, "piolet:1.0", None, EnvironmentConfig())
+    assert not plain.remapped and ENTRY_PROGRAM not in [mount.destination for mount in plain.mounts]

@@ -43,6 +43,7 @@ DEFINITIONS = st.builds(
     workdir=st.one_of(st.none(), PATH),
     entrypoint=st.lists(TEXT, max_size=2).map(tuple),
     writable=st.booleans(),
+    remap_root=st.booleans(),
     mounts=st.lists(
         st.one_of(
             st.builds(Mount, PATH, PLACE, st.sampled_from(["bind", "sqsh"]), st.lists(TEXT, max_size=2).map(tuple)),
@@ -69,6 +70,12 @@ def test_the_same_definition_has_the_same_bytes_and_another_has_not() -> None:
     assert Definition(**{**vars(FULL), "workdir": "/v"}).to_json() != FULL.to_json()
 
 
+def test_an_earlier_release_is_told_of_root_only_where_it_is_wanted() -> None:
+    """It refuses what it does not know."""
+    assert b"remap_root" not in FULL.to_json()
+    assert b'"remap_root":true' in Definition(**{**vars(FULL), "remap_root": True}).to_json()
+
+
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -84,6 +91,7 @@ Change = Callable[[dict[str, Any]], object]
         (lambda d: d.update(request=1), "a value that should be a string"),
         (lambda d: d.update(request="a\0"), "a value that should be a string"),
         (lambda d: d.update(writable=1), "a value that should be true or false"),
+        (lambda d: d.update(remap_root="yes"), "a value that should be true or false"),
         (lambda d: d.update(files="x"), "a value that should be an array"),
         (lambda d: d.update(devices=[1]), "a value that should be a string"),
         (lambda d: d.update(annotations=[]), "a value that should be an object"),

@@ -27,7 +27,8 @@ def refusal(text: str) -> EnvironmentFileError:
 
 def test_every_key() -> None:
     found = layer(
-        'image = "i"\nworkdir = "/w"\nentrypoint = true\nwritable = false\nmounts = ["/a"]\ndevices = ["/dev/x"]\n'
+        'image = "i"\nworkdir = "/w"\nentrypoint = true\nwritable = false\nremap_root = true\n'
+        'mounts = ["/a"]\ndevices = ["/dev/x"]\n'
         '[env]\nA = "1"\n[annotations]\na.b = "x"\n"c.d" = true\ne = 3\n'
     )
     assert {key: entry.value for key, entry in found.scalars.items()} == {
@@ -35,6 +36,7 @@ def test_every_key() -> None:
         "workdir": "/w",
         "entrypoint": True,
         "writable": False,
+        "remap_root": True,
     }
     assert [entry.text for entry in found.mounts + found.devices] == ["/a", "/dev/x"]
     assert {name: entry.text for name, entry in found.env.items()} == {"A": "1"}

@@ -28,6 +28,7 @@ def test_explain_names_the_origin_of_every_value(made: Render, tmp_path: Path) -
         f"workdir {b}:2",
         "entrypoint default",
         "writable default",
+        "remap_root default",
         "env_policy default",
         "script default",
         f'"tmpfs:/t:ro", {x}:2',

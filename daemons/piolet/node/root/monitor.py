@@ -279,7 +279,8 @@ class Monitor:
         who = step.who
         # From here on, whatever comes to be in the container can be ended with it.
         step.remains = Remains(Known(who.step, who.peer, None), child.open("ns/user"))
-        child.write_map("uid_map", [(who.uid, who.uid)])
+        root = step.order.remapped
+        child.write_map("uid_map", [(0 if root else who.uid, who.uid)])
         # With the supplementary groups mapped, the user sees them by name; setgroups stays denied, so
         # that a group that takes access away cannot be dropped.
         denied = child.open("setgroups", os.O_WRONLY)
@@ -289,10 +290,10 @@ class Monitor:
             os.close(denied)
         pairs: list[tuple[int, int]] = []
         size = 0
-        for group in dict.fromkeys([who.gid, *who.groups]):
+        for group in dict.fromkeys([who.gid, *(group for group in who.groups if group or not root)]):
             size += len(f"{group} {group} 1\n")
             if size < _MAP_BYTES_MAX and len(pairs) < 340:
-                pairs.append((group, group))
+                pairs.append((0 if root and not pairs else group, group))
         child.write_map("gid_map", pairs)
 
     def _ready(self, step: Step, child: Child, built: worker.Built) -> None:

@@ -24,7 +24,7 @@ from piolet.base.errors import PioletError
 from piolet.base.files import identity_of
 from piolet.container import labels
 from piolet.container.plan import ENTRY_PROGRAM
-from piolet.container.planner import make_plan
+from piolet.container.planner import entry_program, make_plan
 from piolet.environment import later
 from piolet.environment.definition import Definition, from_json
 from piolet.images.store import locate
@@ -248,6 +248,7 @@ class Server:
             timeout_s=max(0.1, connection.deadline - time.monotonic()),
             plan=plan.to_json(),
             foreign=plan.foreign,
+            remapped=plan.remapped,
         )
         message = encode(request)
         if len(message) > MESSAGE_MAX:
@@ -295,7 +296,7 @@ class Server:
                 namespaces=bool(namespaces),
                 environment=len(environment),
                 workdir=workdir if namespaces else "",
-                entrypoint=ENTRY_PROGRAM if definition.entrypoint or connection.tasks else "",
+                entrypoint=ENTRY_PROGRAM if namespaces and (connection.tasks or entry_program(definition)) else "",
                 made_in=made_in,
             )
         except PioletError as error:

@@ -150,7 +150,11 @@ def _key(entries: Iterable[tuple[str, str, str]]) -> str:
 
 
 def _figure(summary: Summary, name: str, heading: str, caption: str, picture: str) -> str:
-    key = _key((part, colour, part) for part, colour, _ in series.stack(summary)) if name == "saturation" else ""
+    key = ""
+    if name == "saturation":
+        weights = summary.view.weights.text
+        more = [("aggregated", series.RED, f"dashes: aggregated by {weights}")] if weights else []
+        key = _key([*((part, colour, part) for part, colour, _ in series.stack(summary)), *more])
     if name == "heat":
         key = _key(("", colour, f"{percentage} %") for percentage, colour in series.HEAT_KEY)
     if name == "host":
