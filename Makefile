@@ -111,6 +111,9 @@ else
 	$(PYTHON) -m pytest --durations=10 -m alone
 endif
 
+scale: plugins
+	$(PYTHON) -m pytest --durations=10 tests/scale
+
 # The attacks on Piolet as it is, and on a build from which the checks were removed, where each has to succeed.
 test-attacks: plugins
 	$(PYTHON) -m pytest tests/attacks

@@ -20,6 +20,8 @@ from piolet.samples.settings import ScoreConfig
 from piolet.score.overview import summary_of
 from piolet.score.summary import summarise
 
+from tests.support.waiting import wait_until
+
 Simulate = Callable[..., Dataset]
 SCRIPT = "gpu\nload matmul 3\nload copy 2\n"
 
@@ -130,6 +132,8 @@ def test_the_command_is_that_of_srun(tmp_path: Path) -> None:
     """A directory that cannot be written costs its name only."""
     origin.leave(tmp_path / "none", 1)
     with subprocess.Popen(["sleep", "60"]) as program:  # returns when the program is there, whatever runs this test
+        # A command line is empty for a moment after exec.
+        wait_until(lambda: origin._command(program.pid), what="a command line")
         origin.leave(tmp_path, program.pid, {})
         program.kill()
     known: Any = json.loads((tmp_path / "step.json").read_text())
