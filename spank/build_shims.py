@@ -46,6 +46,7 @@ int channel_send(int, const char *, size_t, struct failure *);
 int channel_peek(int, int64_t, struct reply *, struct failure *);
 void reply_close(struct reply *);
 int submission_get(const char *, const char *, const char *, const char *, bool, struct submission *, struct failure *);
+bool submission_note(uint32_t, uint32_t, const char *);
 void submission_free(struct submission *);
 void launcher_replace(const char *);
 int decode(const char *, size_t, const int *, size_t, struct failure *);

@@ -63,7 +63,6 @@ static char **arguments(spank_t spank)
 {
 	char **argv = NULL;
 
-	state.words = 0;
 	return spank_get_item(spank, S_JOB_ARGV, &state.words, &argv) || state.words < 1 ? NULL : argv;
 }
 
@@ -86,8 +85,11 @@ static void name_misplaced(char **command)
 /* In srun, when the step is about to be launched. */
 int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 {
-	char **command = arguments(spank), *guarded;
+	char **command = arguments(spank), *guarded, *definition = getenv(travel.definition);
+	uint32_t job, step;
 
+	if (plugin_wanted() && definition && !spank_get_item(spank, S_JOB_ID, &job) && !spank_get_item(spank, S_JOB_STEPID, &step))
+		submission_note(job, step, definition);
 	/* With --multi-prog the first word is a file that srun is still going to read. srun has no way to ask; its own command
 	 * line says it, abbreviated or not. Mistaken for it, an application's own --mu... costs nothing but the protection. */
 	if (!plugin_wanted() || called_with("\0--mu", 5) || !command)
@@ -266,7 +268,5 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 int slurm_spank_exit(spank_t spank, int argc, char **argv)
 {
 	channel_close(&state.fd);
-	free(plugin.request);
-	plugin.request = NULL;
 	return 0;
 }

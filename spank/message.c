@@ -228,20 +228,15 @@ void record_notes(const char *record, int out)
 
 /* FNV-1a, 64 bits: names the cache file. The record itself names request and directory, and watches the
  * configuration file, so that a collision costs a rendering. */
-static uint64_t fnv(uint64_t hash, const char *text, size_t length)
-{
-	for (size_t i = 0; i < length; i++)
-		hash = (hash ^ (unsigned char)text[i]) * 0x100000001b3u;
-	return hash;
-}
-
 uint64_t record_key(const char *request, const char *directory, const char *config, uid_t uid)
 {
 	char number[24];
+	const char *parts[] = { directory, request, config, number };
 	uint64_t hash = 0xcbf29ce484222325u;
 
-	hash = fnv(hash, directory, strlen(directory) + 1);
-	hash = fnv(hash, request, strlen(request) + 1);
-	hash = fnv(hash, config ? config : "", config ? strlen(config) + 1 : 1);
-	return fnv(hash, number, (size_t)snprintf(number, sizeof(number), "%u", (unsigned)uid));
+	snprintf(number, sizeof(number), "%u", (unsigned)uid);
+	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+		for (const char *at = parts[i], *end = at + strlen(at); at <= end; at++)
+			hash = (hash ^ (unsigned char)*at) * 0x100000001b3u;
+	return hash;
 }

@@ -11,7 +11,7 @@
 #define NONE "none"
 #define TIMEOUT_MAX_S 3600
 
-struct plugin plugin = { "/usr/bin/piolet", NULL, "/run/piolet/node.sock", "/usr/libexec/piolet/piolet-entry", 30, NULL, 0 };
+struct plugin plugin = { "/usr/bin/piolet", "/etc/piolet/piolet.toml", "/run/piolet/node.sock", "/usr/libexec/piolet/piolet-entry", 30, NULL, 0 };
 
 int plugin_option(int value, const char *argument, int remote)
 {
@@ -133,7 +133,7 @@ char plugin_script(spank_t spank, const struct travel *travel)
 	uint32_t step = 0, task = 0;
 	char first[2] = "";
 
-	if (!spank_get_item(spank, S_JOB_STEPID, &step) && step == SLURM_BATCH_SCRIPT)
+	if (plugin_wanted() && !spank_get_item(spank, S_JOB_STEPID, &step) && step == SLURM_BATCH_SCRIPT)
 		spank_getenv(spank, travel->definition, first, sizeof(first));
 	if (first[0] == PIOLET_SCRIPT_BARE && !spank_get_item(spank, S_TASK_ID, &task))
 		dprintf(STDERR_FILENO, "piolet: warning: this script starts nothing by srun: --%s does nothing here\n"

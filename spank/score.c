@@ -128,14 +128,13 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 static void show(void)
 {
 	char job[16], step[16], *result = NULL;
-	const char *without[] = { plugin.command, "score", "end", "--job", job, "--step", step, NULL };
-	const char *with[] = { plugin.command, "--config", plugin.config, "score", "end", "--job", job, "--step", step, NULL };
+	const char *words[] = { plugin.command, "--config", plugin.config, "score", "end", "--job", job, "--step", step, NULL };
 	struct failure f = { 0 };
 	size_t length;
 
 	snprintf(job, sizeof(job), "%u", state.job);
 	snprintf(step, sizeof(step), "%u", state.step);
-	command_run((char *const *)(plugin.config ? with : without), PIOLET_REPLY_MAX, &result, &length, &f);
+	command_run((char *const *)words, PIOLET_REPLY_MAX, &result, &length, &f);
 	free(result);
 }
 
@@ -146,7 +145,5 @@ int slurm_spank_exit(spank_t spank, int argc, char **argv)
 		state.job = 0;
 	}
 	channel_close(&state.fd);
-	free(plugin.request);
-	plugin.request = NULL;
 	return 0;
 }

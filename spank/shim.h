@@ -92,6 +92,7 @@ struct submission {
 int submission_get(const char *verb, const char *command, const char *config, const char *request, bool cached,
 		   struct submission *s, struct failure *f);
 bool submission_cached(const char *verb, const char *config, const char *request, struct submission *s);
+bool submission_note(uint32_t job, uint32_t step, const char *definition);
 void submission_free(struct submission *s);
 
 #endif

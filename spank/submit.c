@@ -22,21 +22,34 @@ void submission_free(struct submission *s)
 	*s = (struct submission){ 0 };
 }
 
-static int open_cached(const char *verb, const char *request, const char *directory, const char *config)
+/* Gives the path of a file in the user's cache; false: the user has none. */
+static bool cache_path(char path[PATH_MAX], const char *verb, const char *name)
 {
 	const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
 	const char *base = cache && cache[0] == '/' ? cache : home;
-	char path[PATH_MAX];
-	struct stat st;
-	int n, fd;
 
-	if (!base || base[0] != '/')
-		return -1;
-	n = snprintf(path, sizeof(path), "%s%s/piolet/%s/%016llx.rec", base, base == cache ? "" : "/.cache", verb,
-		     (unsigned long long)record_key(request, directory, config, geteuid()));
-	if (n < 0 || (size_t)n >= sizeof(path))
-		return -1;
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	return base && base[0] == '/' &&
+	       snprintf(path, PATH_MAX, "%s%s/piolet/%s/%s", base, base == cache ? "" : "/.cache", verb, name) < PATH_MAX;
+}
+
+/* For `piolet env show`: a link that leads nowhere, whose text says which of the definitions that are kept the step has. */
+bool submission_note(uint32_t job, uint32_t step, const char *definition)
+{
+	char path[PATH_MAX], name[32], hash[20];
+
+	snprintf(name, sizeof(name), "%u.%u.job", job, step);
+	snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)record_key(definition, "", "", 0));
+	return cache_path(path, "env", name) && (unlink(path) == 0 || errno == ENOENT) && symlink(hash, path) == 0;
+}
+
+static int open_cached(const char *verb, const char *request, const char *directory, const char *config)
+{
+	char path[PATH_MAX], name[32];
+	struct stat st;
+	int fd;
+
+	snprintf(name, sizeof(name), "%016llx.rec", (unsigned long long)record_key(request, directory, config, geteuid()));
+	fd = cache_path(path, verb, name) ? open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) : -1;
 	/* Only what this user wrote and nobody else can write: a record says which image and mounts to use. */
 	if (fd >= 0 && (fstat(fd, &st) < 0 || st.st_uid != geteuid() || st.st_mode & (S_IWGRP | S_IWOTH))) {
 		close(fd);
@@ -55,9 +68,7 @@ bool submission_cached(const char *verb, const char *config, const char *request
 	if (!getcwd(directory, sizeof(directory)))
 		return false;
 	fd = open_cached(verb, request, directory, config);
-	if (fd < 0)
-		return false;
-	s->record = slurp(fd, PIOLET_RECORD_MAX, &s->length);
+	s->record = slurp(fd, PIOLET_RECORD_MAX, &s->length);	/* nothing, where there is no file */
 	close(fd);
 	if (s->record && record_check(s->record, s->length, request, directory, &s->definition,
 				      &s->definition_length, &stale) == 0) {
@@ -71,18 +82,14 @@ bool submission_cached(const char *verb, const char *config, const char *request
 int submission_get(const char *verb, const char *command, const char *config, const char *request, bool cached,
 		   struct submission *s, struct failure *f)
 {
-	char *words[] = { (char *)command, (char *)verb, "submit", "--record-fd", "3", "--", (char *)request, NULL, NULL, NULL };
+	char *words[] = { (char *)command, "--config", (char *)config, (char *)verb, "submit", "--record-fd", "3", "--",
+			  (char *)request, NULL };
 	char directory[PATH_MAX];
 
 	if (!getcwd(directory, sizeof(directory)))
 		return fail(f, NULL, "cannot tell the working directory: %s", strerror(errno));
 	if (cached && !MOVED && submission_cached(verb, config, request, s))
 		return 0;
-	if (config) {
-		memmove(words + 3, words + 1, 6 * sizeof(*words));
-		words[1] = "--config";
-		words[2] = (char *)config;
-	}
 	if (command_run(words, PIOLET_RECORD_MAX, &s->record, &s->length, f) != 0) {
 		submission_free(s);
 		/* Where `f` does not say why, the command has, or the user ended it. */

@@ -1,4 +1,4 @@
-/* vet.c - the hooks of --vet, all of them in srun, sbatch and salloc, as the user.
+/* vet.c - the hooks of --vet, which run in srun, sbatch and salloc, as the user.
  *
  *   sbatch, salloc   init_post_opt: the protocol is checked, before anything is queued
  *   srun in a job    init_post_opt: the nodes are vetted before srun asks for its step
@@ -7,7 +7,7 @@
  * The `piolet` command does the vetting, by a step of its own, and decides. It hands back nothing (go on) or
  * the words of a command (become that: this srun again, without the bad nodes), or ends with a status that becomes
  * ours. Where all nodes were good it leaves a record, which spares the later sruns of the job the command. On the
- * nodes this plugin does nothing.
+ * nodes this plugin only says that a batch script starts nothing that is vetted.
  */
 #define _GNU_SOURCE
 #include "plugin.h"
@@ -34,6 +34,8 @@ static struct {
 	char **environment;	/* as srun was started: it adds its job's variables, which are not the next srun's */
 } state = { false, NULL };
 
+static const struct travel travel = { .option = "vet", .definition = "SLURM_PIOLET_VET_SCRIPT" };
+
 static struct spank_option option = {
 	.name = "vet",
 	.arginfo = "PROTOCOL[,report=PATH][,min_nodes=N][,retries=N][,budget=30s][,on_inconclusive=...]",
@@ -58,21 +60,21 @@ static size_t split(char *bytes, size_t length, char **words, size_t most)
 	return count;
 }
 
-/* Runs `piolet vet gate`; returns to let srun go on, or never. `job` is 0 where srun has no nodes yet. */
-static void gate(const char *stage, uint32_t job)
+/* Runs `piolet vet gate`; returns to let srun go on, or never. `job` is 0 where srun has no nodes yet: returns what is said of
+ * sbatch's script, or NULL. */
+static char *gate(const char *stage, uint32_t job)
 {
 	static char *words[WORDS_MAX];
 	struct failure f = { 0 };
-	size_t length, count = 0, own;
+	size_t length;
 	char number[16], *mine = command_line(&length), *result;
 	const char *head[] = { plugin.command, "--config", plugin.config, "vet", "gate", "--stage", stage, "--job", number,
 			       "--result-fd", "3", "--", plugin.request };
+	size_t count = sizeof(head) / sizeof(head[0]), own;
 	int status = -1;
 
 	snprintf(number, sizeof(number), "%u", job);
-	for (size_t i = 0; i < sizeof(head) / sizeof(head[0]); i++)
-		if (plugin.config || (i != 1 && i != 2))
-			words[count++] = (char *)head[i];
+	memcpy(words, head, sizeof(head));
 	own = mine ? split(mine, length, words + count, WORDS_MAX - count) : 0;
 	if (!own)
 		fail(&f, NULL, "the command line is too long to be vetted");
@@ -83,8 +85,8 @@ static void gate(const char *stage, uint32_t job)
 	if (status)
 		exit(status > 0 ? status : EXIT_FAILURE);
 	free(mine);
-	if (!result)
-		return;
+	if (!result || !job)
+		return result;
 	/* Other nodes are vetted again; the words say how many tries are left. */
 	if (!state.environment || !split(result, length, words, WORDS_MAX))
 		fail(&f, NULL, "the vetting handed back a malformed command");
@@ -122,13 +124,10 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 /* Returns whether the nodes of this job were vetted a short while ago and are all good. */
 static bool vetted_before(void)
 {
-	struct submission record;
-	/* An srun that joins another job; the application's own words are taken for that, too, which costs a moment. */
-	bool good = !called_with("--jobi", 6) && submission_cached("vet", plugin.config, plugin.request, &record);
+	static struct submission record;
 
-	if (good)
-		submission_free(&record);
-	return good;
+	/* An srun that joins another job; the application's own words are taken for that, too, which costs a moment. */
+	return !called_with("--jobi", 6) && submission_cached("vet", plugin.config, plugin.request, &record);
 }
 
 static bool wanted(void)
@@ -166,7 +165,7 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 	if (context == S_CTX_ALLOCATOR) {
 		if (getcwd(directory, sizeof(directory)))
 			setenv(FROM, directory, 1);
-		gate("submit", 0);
+		setenv(travel.definition, gate("submit", 0) ?: "", 1);
 		return 0;
 	}
 	if (!job)
@@ -185,5 +184,11 @@ int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 
 	if (wanted() && spank_get_item(spank, S_JOB_ID, &job) == ESPANK_SUCCESS)
 		gate("allocated", job);
+	return 0;
+}
+
+int slurm_spank_task_init(spank_t spank, int argc, char **argv)
+{
+	plugin_script(spank, &travel);
 	return 0;
 }

@@ -15,12 +15,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "comparison.md"
 NOT_DONE = "not done"
+SCRIPTS = "tests/cluster/test_scripts.py"
 CONTAINER, BATCH, MOUNTS = (
     "tests/cluster/test_container.py",
     "tests/cluster/test_batch.py",
     "tests/cluster/test_mounts.py",
 )
 HOOKS, IMAGES, TASKS = "tests/cluster/test_hooks.py", "tests/cluster/test_images.py", "tests/cluster/test_tasks.py"
+PINNED, USERS, SIGNATURES = (
+    "tests/cluster/test_pinned.py",
+    "tests/images/test_users.py",
+    "tests/images/test_signatures.py",
+)
 IDENTITY, KNOWN = "tests/cluster/test_identity.py", "tests/unit/hooks/test_known.py"
 EDF, RENDER = "tests/unit/environment/test_edf.py", "tests/unit/environment/test_render.py"
 AROUND, FOREIGN = "tests/cluster/test_surroundings.py", "tests/unit/environment/test_foreign.py"
@@ -48,6 +54,12 @@ CSCS = (
         "`#SBATCH --environment`",
         "inner sruns run inside, the script on the host",
         f"{BATCH}::test_the_script_runs_on_the_host_and_its_sruns_inside",
+    ),
+    row(
+        "`#SBATCH --environment`: the script itself in the container",
+        '`script = "inside"`, in the file or as the site\'s default',
+        f"{SCRIPTS}::test_a_script_runs_inside",
+        f"{SCRIPTS}::test_the_site_may_say_so_for_all",
     ),
     row(
         "`EDF_PATH`, `~/.edf`, the system's EDFs",
@@ -193,6 +205,23 @@ PYXIS = (
     row("`--container-name`", "a container that is used again"),
     row("`--container-save`", "save what a step has changed"),
     row(
+        "`enroot import`: a `.sqsh` file's `/etc/environment`, `/etc/rc`, `/etc/fstab`",
+        "read and never run: variables, working directory, entrypoint; volumes need no mount",
+        f"{PINNED}::test_a_file_that_enroot_made",
+        "tests/unit/images/test_enroot.py::test_what_has_no_effect_is_told",
+    ),
+    row(
+        "`~/.config/enroot/.credentials`",
+        "the same, but a password that is a command is not run; docker's and podman's, credential helpers",
+        f"{USERS}::test_credentials_of_enroot_and_of_a_helper",
+        "tests/unit/images/test_credentials.py::test_a_password_that_is_a_command_is_told_of_and_not_run",
+    ),
+    row(
+        "`ENROOT_TRANSFER_RETRIES`, enroot's cache of layers",
+        "three further tries; layers that have come are kept for a day",
+        "tests/images/test_resume.py::test_a_pull_that_broke_off_is_taken_up_where_it_was",
+    ),
+    row(
         "image's `ENROOT_*` hooks, `/etc/enroot/hooks.d`",
         "hooks of Python, `/etc/piolet/hooks.d`",
         f"{HOOKS}::test_a_site_s_hook",
@@ -200,7 +229,7 @@ PYXIS = (
     row(
         "`sbatch --container-image` (`sbatch_support`)",
         '`script = "inside"`',
-        "tests/cluster/test_scripts.py::test_a_script_runs_inside",
+        f"{SCRIPTS}::test_a_script_runs_inside",
     ),
     row("multi-node MPI by PMI2", "as without a container", f"{TASKS}::test_a_task_can_talk_to_its_pmi_server"),
 )

@@ -119,7 +119,7 @@ class Faults:
         """Return what a node's spool has of one user, or of all: what says who and where, and what was said."""
         found = []
         for path in sorted(
-            (self.root(node) / "run/piolet/spool").glob("*" if uid is None else f"verdicts-{uid}.jsonl")
+            (self.root(node) / "run/piolet/spool").glob("verdicts-*" if uid is None else f"verdicts-{uid}.jsonl")
         ):
             with path.open("rb") as file:
                 found += [json.loads(line) for line in file if line.strip().startswith(b"{")]

@@ -117,8 +117,16 @@ def test_parts_of_gpus_are_named_by_uuid_only(cluster: Cluster, faults: Faults) 
     done = scored(cluster, room, "-w", "node1", "--gres=gpu:2", "sleep", "1")
     # The step has them, and what they did is not known.
     assert done.status == 0 and "GPU saturation unknown" in done.err and "2 GPUs on 1 node" in done.err, done
-    assert "node1 GPU 0 (0) was not measured" in done.err, done
+    assert "node1 GPU 0 (/dev/nvidia0) was not measured" in " ".join(done.err.split()), done.err
     assert "their numbers do not say which are meant" in " ".join(done.err.split()), done.err
+
+
+def test_a_gpu_is_found_by_its_device_file(cluster: Cluster) -> None:
+    """Slurm gives /dev/nvidia0 first, which is the second GPU for NVML."""
+    script(cluster, "node1", SPIN.replace("gpu", "gpu\nminor 1") + MATMUL.replace("gpu", "gpu\nminor 0"))
+    room = cluster.room("alice")
+    scored(cluster, room, "-w", "node1", "--gres=gpu:1", "sleep", "2").good()
+    assert summary(cluster, room)["score"]["value"] == pytest.approx(0.9, abs=0.05)
 
 
 @pytest.mark.parametrize("name", ["SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES"])

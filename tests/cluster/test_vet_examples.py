@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.cluster.faults import Faults
 from tests.cluster.support import ROOT, Cluster
 from tests.cluster.vetting import left_out, wrong_with
+from tests.support.waiting import wait_until
 from tools.cluster import gpus
 from tools.cluster.layout import node_names
 
@@ -43,3 +47,35 @@ def test_a_node_with_one_of_two_gpus_is_left_out(cluster: Cluster, room: Path, f
     out = cluster.sbatch("alice", "srun -N3 -n3 --vet=p.yaml hostname\n", "-N4", cwd=room, timeout=120)
     assert left_out(out) == ["node3"], out
     assert "gpu: 1 of 2 GPUs are there (Slurm has 2)" in wrong_with(out, "node3")[0], out
+
+
+def test_a_loss_against_the_nodes_first_values(cluster: Cluster, room: Path, faults: Faults) -> None:
+    """The site keeps them, where no user writes; four are enough, and what is far below them fails."""
+    cluster.write("alice", room / "p.yaml", "evals:\n- {type: memory_available, baseline: site}\n")
+    file = faults.root("node2") / "run/piolet/spool/past.json"
+    words = ("srun", "-N1", "-wnode2", "--vet=p.yaml,retries=0", "hostname")
+
+    def table() -> dict[str, list[Any]]:
+        return json.loads(file.read_text("ascii")) if file.exists() else {}
+
+    before = table()
+    first = cluster.run("alice", *words, cwd=room, timeout=60)
+    assert "no history yet" in first.err and first.good() == "node2\n"
+    for _ in range(3):
+        cluster.run("alice", *words, cwd=room, timeout=60).good()
+
+    def gained() -> list[int]:
+        return [len(own) - len(before.get(name, ())) for name, own in table().items()]
+
+    wait_until(lambda: max(gained(), default=0) >= 4, 20, "the values to be kept")
+    assert file.stat().st_uid != 0 and file.parent.stat().st_mode & 0o007 == 0
+    text = file.read_text("ascii")
+    higher = {name: [[uid, 10 * value] for uid, value in own] for name, own in json.loads(text).items()}
+    file.write_text(json.dumps(higher), "ascii")
+    try:
+        lost = cluster.run("alice", *words, cwd=room, timeout=60)
+    finally:
+        file.write_text(text, "ascii")
+    assert lost.status == 3 and "of this node's first" in lost.err, lost.err
+    (reason,) = wrong_with(lost.err, "node2")
+    assert reason.startswith("bad (node's): node2: memory_available: ") and " is its median of " in reason

@@ -84,6 +84,15 @@ def test_a_registry_that_is_busy_for_a_while(
     assert site.leftovers() == [] and list((site.store / "kept").iterdir()) == []
 
 
+def test_a_connection_that_is_cut_loses_one_layer(site: Site, registry: Registry, room: Path, three: Path) -> None:
+    reference = registry.push(three, "app:1")
+    files = lambda digest: registry.blob_file(room / "registry", digest)  # noqa: E731
+    registry.disturb = cut(files, blobs(three)[1], 2, 1 << 20)
+    pulled = site.ask(ALICE, reference)
+    assert "error" not in pulled, pulled
+    assert fetched(registry, three)[0] == fetched(registry, three)[2] == 1 and fetched(registry, three)[1] == 3
+
+
 def test_a_pull_that_broke_off_is_taken_up_where_it_was(site: Site, registry: Registry, three: Path) -> None:
     reference, last = registry.push(three, "app:1"), blobs(three)[2]
     registry.disturb = busy(1000, last)

@@ -6,13 +6,17 @@ import base64
 import dataclasses
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+from piolet.cli import origin, score, scored
 from piolet.samples.dataset import open_dataset
+from piolet.samples.request import Wish
+from piolet.samples.settings import ScoreConfig
 from piolet.score.report import content, figures, html
 from piolet.score.summary import Summary, summarise
 
@@ -48,6 +52,22 @@ def test_an_hour_on_all_nodes_is_shown(room: Path) -> None:
     assert f"{4 * NODES} GPUs on {NODES} nodes, 60 min 0 s" in found.text or "1 h 0 min" in found.text, found.text
     assert found.cpu < 3
     assert found.memory < 300e6
+
+
+def test_srun_ends_though_its_step_was_large(
+    room: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Within 2 s, with the screen or with the command that shows it."""
+    steps.leave(room / "set-1000.0", NODES, 3600, 10)
+    monkeypatch.setenv(scored.VARIABLE, Wish(out=str(room / "set-%j.%s")).to_json().decode())
+    monkeypatch.setattr(origin, "began", lambda _: 0.0)
+    scored._BEGUN = before = time.monotonic()
+    status = scored.end(1000, 0, ScoreConfig(), score._screen)
+    took = time.monotonic() - before
+    steps.remove(room / "set-1000.0")
+    said = capfd.readouterr().err
+    assert took < 2.5, took
+    assert f"{4 * NODES} GPUs on {NODES} nodes" in said if status == 0 else "it comes with: piolet score show" in said
 
 
 def test_what_is_read_grows_as_the_nodes_do(room: Path) -> None:

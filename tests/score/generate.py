@@ -46,6 +46,8 @@ def facts(node: int, gpus: int, seconds: float, period: float) -> NodeFacts:
                 "memory": 85520809984,
                 "power_limit": 700.0,
                 "mig": False,
+                "clock_sm_max": 1980.0,
+                "clock_memory_max": 2619.0,
             }
             for i in range(gpus)
         ],

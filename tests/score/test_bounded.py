@@ -190,12 +190,15 @@ def test_a_summary_of_somebody_elses_is_data(simulate: Simulate, fault: str) -> 
     from piolet.score.overview import _gpus, _key, _Sums
 
     gpus = _gpus(node, {})
-    sums = _Sums(gpus, node.facts.start, 0.1, [])
+    begun = node.facts.start, 0.1
+    hosts = [str(name) for name in node.facts.header["host_columns"]]
+    sums = _Sums(gpus, *begun, hosts)
     if fault == "other":
         assert not rollup.unpack(data, sums, "other peaks")
-        assert not rollup.unpack(
-            data, type("Other", (), {"__init__": lambda self: setattr(self, "new", 1)})(), _key(gpus)
-        )
+        assert not rollup.unpack(data, _Sums(gpus, *begun, [*hosts, "of_a_later_release"]), _key(gpus))
+        vars(sums)["of_a_later_release"] = 1
+        assert not rollup.unpack(data, sums, _key(gpus))
+        assert rollup.unpack(data, _Sums(gpus, *begun, hosts), _key(gpus))
         return
     with pytest.raises(ScoreError, match="a node's summary"):
         rollup.unpack(data, sums, _key(gpus))

@@ -18,7 +18,7 @@ from piolet.api import GPU_QUANTITIES
 from piolet.base.errors import ScoreError
 from piolet.samples import dataset
 from piolet.samples.dataset import Dataset, finish, open_dataset
-from piolet.score import calibrate, compare, export, foreign, peaks
+from piolet.score import calibrate, compare, export, peaks
 from piolet.score.report import figures, html, screen
 from piolet.score.summary import summarise
 
@@ -169,13 +169,11 @@ def test_a_comparison_says_what_else_differs(libraries: Path, tmp_path: Path) ->
     a = summarise(simulate(libraries, tmp_path / "a", "gpu\nload matmul 100\n" * 4, 60))
     b = summarise(simulate(libraries, tmp_path / "b", "gpu\nload matmul 100\n", 20, 0.1, "dcgm"))
     found = compare.compare(a, b)
-    assert found.unlike == (
-        "A has at least 4 GPUs, B at least 1 GPU",
-        "A took 60.0 s, B 20.0 s",
-        "A was measured with gpm, B with dcgm",
-    )
+    size, length, source = found.unlike
+    assert size == "A has at least 4 GPUs, B at least 1 GPU" and source == "A was measured with gpm, B with dcgm"
+    assert re.fullmatch(r"A took 60\.0 s, B 20\.[0-3] s", length), length  # the library's clock begins a little later
     text = compare.render(a, b, found)
-    assert "warning: A took 60.0 s, B 20.0 s\n" in text
+    assert f"warning: {length}\n" in text
     assert compare.compare(a, a).unlike == () and "warning" not in compare.render(a, a, compare.compare(a, a))
     blank = summarise(simulate(libraries, tmp_path / "c", "gpu\nload matmul 100\nblank 5 3\n" * 4, 60))
     assert compare.compare(a, blank).unlike == (
@@ -259,59 +257,6 @@ def test_calibration(simulate: Simulate) -> None:
     for text in ("[]", "{", '{"H100": {"eta_tensor": 2}}', '{"H100": {"eta_magic": 1}}', '{"H100": 1}'):
         with pytest.raises(ScoreError, match=r"x\.json"):
             peaks.from_json(text, "x.json")
-
-
-def test_gssr_json(tmp_path: Path) -> None:
-    """One file per process."""
-    metrics = {"gpu_utilization": [100] * 20, "sm_active": [0.9] * 20, "dram_active": [0.5] * 20}
-    metrics |= {"tensor_active": [0.7] * 10 + [2.0**47] * 10, "nvlink_tx_bytes": [1e9] * 20}
-    about = {"job_id": 42, "step_id": 1, "hostname": "nid001", "sampling_time": 500, "start_time": 1.7e9, "label": "x"}
-    source = tmp_path / "gssr.json"
-    source.write_text(json.dumps({"metadata": about, "data": {"0": metrics, "3": metrics}}))
-    assert foreign.convert(source, tmp_path / "out", "NVIDIA GH200 120GB") == 1
-    got = summarise(open_dataset(tmp_path / "out"))
-    assert (got.job, got.step, got.score.gpus) == ("42", "1", 2) and got.seconds == pytest.approx(10)
-    # The second half has no pipe at all: its compute is not known, so neither is its score.
-    assert got.score.value == pytest.approx(0.7) and got.score.coverage == pytest.approx(0.5) and got.score.is_range
-    for text in ("{}", "[1]", '{"metadata": {}, "data": {}}', "\x00"):
-        source.write_text(text)
-        with pytest.raises(ScoreError, match="is not JSON of GSSR"):
-            foreign.convert(source, tmp_path / "bad")
-        assert not (tmp_path / "bad").exists()
-
-
-def test_gssr_csv(tmp_path: Path) -> None:
-    """step_N/proc_M.csv, with the job in a file beside it."""
-    step = tmp_path / "run" / "step_0"
-    step.mkdir(parents=True)
-    fields = [
-        "DEV_GPU_UTIL",
-        "PROF_SM_ACTIVE",
-        "PROF_PIPE_TENSOR_ACTIVE",
-        "PROF_DRAM_ACTIVE",
-        "DEV_TOTAL_ENERGY_CONSUMPTION",
-    ]
-    values = [100, 0.9, 0.6, 0.3, 500_000]
-    head: list[Any] = [
-        "timestamp",
-        "gpuId",
-        *(f"DCGM_FI_{field}_{kind}" for field in fields for kind in ("min", "avg", "max")),
-    ]
-    for proc in range(2):
-        rows: list[list[Any]] = [
-            [t, gpu, *(v for value in values for v in (0, value, value))] for t in range(30) for gpu in (0, 1)
-        ]
-        (step / f"proc_{proc}.csv").write_text("\n".join(",".join(map(str, row)) for row in [head, *rows]) + "\n")
-    (step / "proc_0.meta.txt").write_text(json.dumps({"cluster": ["alps"], "jobid": ["7"]}))
-    assert foreign.convert(tmp_path / "run", tmp_path / "out") == 2
-    got = summarise(open_dataset(tmp_path / "out"))
-    assert got.job == "7" and got.score.gpus == 4 and got.score.value == pytest.approx(0.6)
-    assert got.energy.low == pytest.approx(4 * 29 * 500)
-    (step / "proc_0.csv").write_text("timestamp,gpuId\nx,y\n")
-    with pytest.raises(ScoreError, match="is not CSV of GSSR"):
-        foreign.convert(tmp_path / "run", tmp_path / "bad")
-    with pytest.raises(ScoreError, match="holds no file of GSSR"):
-        foreign.convert(tmp_path / "run" / "absent", tmp_path / "bad")
 
 
 def test_the_documented_query_works_for_every_node_name(tmp_path: Path) -> None:

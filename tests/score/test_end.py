@@ -32,13 +32,14 @@ def room(simulate: Simulate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.copytree(data.directory, where)
     wish = Wish(out=str(tmp_path / "set-%j.%s"))
     monkeypatch.setenv(scored.VARIABLE, wish.to_json().decode())
+    monkeypatch.setattr(origin, "began", lambda _: data.start / 1e9 - 1)
     monkeypatch.setenv("SLURM_JOB_NAME", "training")
     monkeypatch.setenv("SLURM_PIOLET_REQUEST", "ml")
     return where
 
 
 def end(seconds: int = 2) -> tuple[int, float]:
-    """End the step; return the status and how long it took."""
+    """End the step, as if its srun had been started before it; return the status and how long it took."""
     scored._BEGUN = before = time.monotonic()
     status = scored.end(1, 0, ScoreConfig(end_wait_s=seconds), score._screen)
     return status, time.monotonic() - before
@@ -82,6 +83,13 @@ def test_nodes_that_are_not_ready_are_named(room: Path, capfd: pytest.CaptureFix
     assert "1 node has no end" in said and took < 2.5
 
 
+def test_what_is_no_data_set_is_said_to_be_none(room: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """At once, not when the time is over."""
+    (room / "a.parquet").write_bytes(b"PAR1 not really")
+    status, took = end(10)
+    assert status == 1 and took < 5 and "is no file of a Piolet data set" in capfd.readouterr().err
+
+
 def test_another_steps_directory_is_left_alone(room: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Nothing is written into it."""
     room.rename(room.with_name("set-1.7"))
@@ -89,6 +97,18 @@ def test_another_steps_directory_is_left_alone(room: Path, capfd: pytest.Capture
     assert scored.end(1, 7, ScoreConfig(), score._screen) == 1
     assert "holds the data set of another step, 1.0" in capfd.readouterr().err
     assert not (room.with_name("set-1.7") / "step.json").exists()
+
+
+def test_a_step_of_an_earlier_life_of_the_cluster_is_another(
+    room: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers of jobs begin anew when Slurm's state is lost: what lies there since is not this step's score."""
+    monkeypatch.undo()
+    monkeypatch.setenv(scored.VARIABLE, Wish(out=str(room.parent / "set-%j.%s")).to_json().decode())
+    assert abs(origin.began(os.getpid()) - time.time()) < 3600 and origin.began(1 << 22) == 0
+    assert end()[0] == 1
+    assert "holds the data set of an earlier step 1.0" in capfd.readouterr().err
+    assert not (room / "step.json").exists()
 
 
 def test_what_srun_left_is_somebody_elses_word(room: Path) -> None:

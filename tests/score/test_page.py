@@ -170,15 +170,16 @@ def test_bursts_are_a_mean_and_a_band(simulate: Simulate) -> None:
 
 
 def test_what_limited_adds_up(simulate: Simulate) -> None:
-    """Compute, memory and communication are the saturation; with what was lost they are all of the time."""
+    """Compute, memory, communication and what clocks took are the saturation; with what was lost, all of the time."""
     got = summarise(simulate("gpu\nload matmul 3\nload copy 2\nload allreduce 1\n", 60))
     parts = {name: values for name, _, values in series.stack(got)}
     whole = np.sum(list(parts.values()), axis=0)
     assert whole[~np.isnan(whole)] == pytest.approx(1)
     shares = {name: part for name, _, part in series.shares(got)}
     assert sum(shares.values()) == pytest.approx(1) and got.score.value is not None
-    assert shares["compute"] + shares["memory"] + shares["communication"] == pytest.approx(got.score.value)
-    assert shares["compute"] == pytest.approx(0.9 * 3 / 6, abs=0.02)
+    used = ("compute", "memory", "communication", "throttled")
+    assert sum(shares[name] for name in used) == pytest.approx(got.score.value)
+    assert shares["compute"] + shares["throttled"] == pytest.approx(0.9 * 3 / 6, abs=0.02)
     assert shares["memory"] == pytest.approx(0.92 * 2 / 6, abs=0.02)
     blank = summarise(simulate("gpu\nload matmul 100\nblank 5 3\n", 20))
     assert [name for name, *_ in series.stack(blank)] == ["useful", "stalled", "narrow", "idle"]
@@ -200,3 +201,16 @@ def test_a_phase_that_is_mostly_idle_is_not_called_compute(simulate: Simulate) -
     assert {phase.what for phase in got.phases} == {"mostly idle"}
     busy = summarise(simulate("gpu\nload matmul 100\n", 60))
     assert {phase.what for phase in busy.phases} == {"compute"}
+
+
+def test_what_is_not_known_has_no_colour(simulate: Simulate) -> None:
+    """Counters that stood at 0 for a third of the time: neither used nor lost, no phase, and no balance of nothing."""
+    got = summarise(simulate("gpu\nload matmul 100\nsilent 20 40\n", 60))
+    shares = {name: part for name, _, part in series.shares(got)}
+    assert sum(shares.values()) == pytest.approx(1) and shares["no data"] == pytest.approx(1 / 3, abs=0.01)
+    assert shares["compute"] == pytest.approx(got.saturation.low, abs=0.01)
+    assert "no data 33 %" in html.render(got)
+    assert [(round(phase.start), round(phase.end)) for phase in got.phases] == [(0, 20), (40, 60)]
+    nothing = summarise(simulate("gpu\nload matmul 100\n" * 2, 20, 0.1, "nvml"))
+    page = html.render(nothing)
+    assert nothing.as_dict()["balance"] is None and "balance" not in page and "<svg class=bar" not in page

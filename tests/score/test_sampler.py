@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 from piolet.api import Collector, Device, Reading, Target
 from piolet.base.errors import ScoreError
 from piolet.samples import journal
-from piolet.samples.dataset import Dataset, finish, open_dataset
+from piolet.samples.dataset import finish, open_dataset
 from piolet.samples.sampler import GPU_COLUMNS, KEEP, SampledStep, Sampler, Session, Sink
 from piolet.score.summary import summarise
 
@@ -318,30 +317,6 @@ def test_the_sampler_stays_small() -> None:
     environment = {"PYTHONPATH": str(Path(journal.__file__).parents[2]), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert not {"numpy", "pyarrow", "rich", "matplotlib", "pandas"} & set(done.stdout.split())
-
-
-def test_the_writer_is_the_user_and_finishes(simulate: Callable[..., Dataset], tmp_path: Path) -> None:
-    """What goes through a pipe becomes the same data set."""
-    from piolet.samples.writer import write
-    from piolet.score.overview import summary_of
-
-    data = simulate("gpu\nload matmul 100\n", 5)
-    source = data.nodes[0].path
-    process = subprocess.Popen(["/bin/cat", str(source)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    path = write(process.stdout.fileno(), str(tmp_path / "out"), "node", "1.0", 10**9, lambda: summary_of)
-    process.stdout.close()
-    process.wait()
-    assert Path(path).name == "node.parquet"
-    one, other = summarise(data), summarise(open_dataset(tmp_path / "out"))
-    assert other.score.value == pytest.approx(one.score.value)
-    shutil.copy(source, tmp_path / "node.journal")
-    for run in "1.1", "1.0-r1":
-        with pytest.raises(ScoreError, match="holds the data set of another step"):
-            write(0, str(tmp_path), "node", run, 10**9, lambda: summary_of)
-    for name in ("../x", "", ".."):
-        with pytest.raises(ScoreError, match="cannot be the name"):
-            write(0, str(tmp_path), name, "1.0", 10**9, lambda: summary_of)
 
 
 @pytest.mark.parametrize(("other", "told"), [(1000, "2.0"), (1001, "")])

@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,32 @@ def test_a_gpu_that_hangs_is_left_out_and_named(
             unseen = {device["uuid"]: device["unseen"] for device in header["devices"] if "unseen" in device}
             assert set(unseen) == {"GPU-a", "GPU-b"} - set(left)
             assert "did not answer within 5 s" in unseen["GPU-b"]
+
+
+def test_the_next_steps_do_without_a_gpu_that_hung(
+    desk: ScoreDesk, hands: Hands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For ten minutes: each try would cost all steps of the node some seconds, and a process that never ends."""
+    targets: list[Target] = []
+
+    def choice(target: Target, wanted: str, around: Any) -> tuple[list[Collector], dict[str, str]]:
+        targets.append(target)
+        return [Noted()], {}
+
+    monkeypatch.setattr(scoredesk, "choose", choice)
+    with announce(desk, Wish(out=SOUND.out).to_json(), gpus=b"GPU-a,GPU-b"):
+        hanging = Noted()
+        hanging.asked = ("GPU-b", "GPU-b")
+        with desk._sampler.working("7.0", hanging):
+            hands.now += 6 * 10**9
+            assert desk.give_up()
+        desk._recover()  # it is no note of a step
+        with announce(desk, Wish(out=SOUND.out).to_json(), job=8, gpus=b"GPU-b,GPU-c"):
+            assert targets[-1].gpus == ("GPU-c",) and desk._sampler.sessions[-1].step.unseen[0][0] == "GPU-b"
+        later = time.time() + scoredesk._HUNG_AGAIN_S + 1
+        monkeypatch.setattr(time, "time", lambda: later)
+        with announce(desk, Wish(out=SOUND.out).to_json(), job=9, gpus=b"GPU-b,GPU-c"):
+            assert targets[-1].gpus == ("GPU-b", "GPU-c")
 
 
 def test_a_users_writers_that_hang_are_that_users_trouble(

@@ -31,7 +31,7 @@ elif sys.argv[2] == "nohup":
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 submission, failure = ffi.new("struct submission *"), ffi.new("struct failure *")
-result = lib.submission_get(b"env", sys.argv[3].encode(), ffi.NULL, b"x.toml", True, submission, failure)
+result = lib.submission_get(b"env", sys.argv[3].encode(), b"/c.toml", b"x.toml", True, submission, failure)
 print("result", result, ffi.string(failure.message).decode(), flush=True)
 """
 

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 from piolet.base.files import Stamp
+from piolet.environment import pinned
+from piolet.environment.definition import Definition
 from piolet.submission import record as records
 from piolet.submission.dependencies import Dependency, Kind
 
@@ -37,7 +39,9 @@ class Shim:
         """Return the result, the error message and the definition that submission_get gives for x.toml."""
         ffi, lib = self._shims.ffi, self._shims.lib
         submission, failure = ffi.new("struct submission *"), ffi.new("struct failure *")
-        result = lib.submission_get(b"env", str(self.command).encode(), ffi.NULL, b"x.toml", True, submission, failure)
+        result = lib.submission_get(
+            b"env", str(self.command).encode(), b"/c.toml", b"x.toml", True, submission, failure
+        )
         definition = b"" if result else bytes(ffi.buffer(submission.definition, submission.definition_length))
         lib.submission_free(submission)
         return result, ffi.string(failure.message).decode(), definition
@@ -48,7 +52,7 @@ class Shim:
 
     def cache(self, data: bytes) -> Path:
         """Put a record where the shim looks for one."""
-        key = self._shims.lib.record_key(b"x.toml", os.getcwd().encode(), self._shims.ffi.NULL, os.geteuid())
+        key = self._shims.lib.record_key(b"x.toml", os.getcwd().encode(), b"/c.toml", os.geteuid())
         path = self.directory / f"cache/piolet/env/{key:016x}.rec"
         path.write_bytes(data)
         path.chmod(0o600)
@@ -165,7 +169,7 @@ def test_a_command_that_is_missing(shim: Shim, capfd: pytest.CaptureFixture[str]
 def test_the_key_is_the_one_that_python_computes(shims: ModuleType) -> None:
     """FNV-1a over directory, request and uid; the reference is computed here from its definition."""
     value = 0xCBF29CE484222325
-    for byte in b"/home/a\0x.toml\0/c\x001000":
+    for byte in b"/home/a\0x.toml\0/c\x001000\0":
         value = (value ^ byte) * 0x100000001B3 % 2**64
     assert shims.lib.record_key(b"x.toml", b"/home/a", b"/c", 1000) == value
 
@@ -194,3 +198,17 @@ def test_what_is_good_for_a_while_only(shim: Shim, since_s: float, until_s: floa
     shim.fresh.write_bytes(of_request())
     assert shim.request() == (0, "", DEFINITION)
     assert shim.runs() == runs
+
+
+def test_a_steps_note_is_called_as_python_reads_it(
+    shims: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """srun leaves a link of the name that `piolet env show` looks for; of a requeued job, the last one counts."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert not shims.lib.submission_note(12, 3, b"{}"), "there is no cache"
+    (tmp_path / "piolet/env").mkdir(parents=True)
+    for definition in (Definition(request="a"), Definition(request="b", set_env={"A": "ü" * 9000})):
+        assert shims.lib.submission_note(12, 3, definition.to_json())
+        assert os.readlink(tmp_path / "piolet/env/12.3.job") == pinned.hash_of(definition.to_json())
+        pinned.keep(os.environ, b"", definition)
+        assert pinned.find(os.environ, "12")[0].definition == definition

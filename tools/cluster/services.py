@@ -190,7 +190,8 @@ def start_pioletd(layout: Layout, nodes: Sequence[tuple[str, Process]], group: P
         socket_in_node(slurmd).unlink(missing_ok=True)
         argv = [find("nsenter"), f"--target={slurmd.pid}", "--mount", "--uts", "--cgroup", "--"]
         argv += [str(layout.venv_bin / "pioletd"), "--config", str(layout.piolet_toml)]
-        environment = {"PATH": daemon_path(layout)} | gpus.variables(layout.gpus, node)
+        environment = {"PATH": daemon_path(layout), "SLURM_CONF": str(layout.slurm_conf)}
+        environment |= gpus.variables(layout.gpus, node)
         process = processes.spawn(pioletd_name(node), argv, log, group, environment)
         keep(process)
         started.append((process, slurmd, log))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class Unavailable(Exception):  # noqa: N818 - it is no error: the next collector is tried, and the report says why
@@ -13,20 +13,30 @@ class Unavailable(Exception):  # noqa: N818 - it is no error: the next collector
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU or a MIG instance that a collector watches; `memory` in bytes, 0: unknown."""
+    """A GPU or a MIG instance that a collector watches; bytes, W and MHz, 0: unknown.
+
+    clock_sm_max, clock_memory_max    the highest that the clocks can be
+    power_limit, power_limit_default    that which holds, and that which it has if nobody sets another
+    pcie    what its PCIe link can carry in one direction, in this machine: bytes per second
+    """
 
     uuid: str
     name: str
     memory: int = 0
     power_limit: float = 0.0
     mig: bool = False
+    clock_sm_max: float = 0.0
+    clock_memory_max: float = 0.0
+    pcie: float = 0.0
+    power_limit_default: float = 0.0
 
 
 @dataclass(frozen=True)
 class Target:
     """What is to be measured.
 
-    gpus      UUIDs or indices of the step's GPUs (as in CUDA_VISIBLE_DEVICES); None: all that can be seen
+    gpus      UUIDs, indices (as in CUDA_VISIBLE_DEVICES) or device files (/dev/nvidiaN; N is the driver's minor number
+              and not always an index) of the step's GPUs; None: all that can be seen
     groups    the step's control groups: (controller of version 1, or '' for version 2; directory); none: the whole node
     period    seconds between samples
     root      in front of /proc and /sys: tests put recorded trees there
@@ -63,6 +73,7 @@ class Collector:
     devices      what it watches, known after `open`
     simulated    the text with which a simulator names itself, '' for a real source
     source       the library's and the driver's versions
+    facts        what else is known of the node, for JSON: "gpus" (how many it has), "nics" (line rates, B/s, by name)
     blanks       how many values were missing, by quantity and reason
     asked        the GPU that the source is being asked about: its name in Target, and its UUID, '' until that is known.
                  A GPU that hangs in its driver is told by it, and the others are measured on; None: about none of them
@@ -77,6 +88,7 @@ class Collector:
         self.devices: tuple[Device, ...] = ()
         self.simulated = ""
         self.source = ""
+        self.facts: dict[str, Any] = {}
         self.blanks: dict[tuple[str, str], int] = {}
         self.asked: tuple[str, str] | None = None
 

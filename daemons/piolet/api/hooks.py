@@ -38,6 +38,23 @@ class Mount:
 
 
 @dataclass(frozen=True)
+class Files:
+    """Files of one directory of the node in one of the container, read-only: for many of them quicker than mounts.
+
+    source, destination   the directories
+    names                 of the files
+    links                 names and targets of symbolic links that are made beside them
+    found                 which of these names are libraries that the dynamic loader finds
+    """
+
+    source: str
+    destination: str
+    names: tuple[str, ...]
+    links: tuple[tuple[str, str], ...] = ()
+    found: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class File:
     """A file of the container with this content; read-only, and in memory."""
 
@@ -126,7 +143,7 @@ class Notice:
     text: str
 
 
-Entry = Union[Mount, File, Link, Variable, TaskVariable, Library, Compatible, Program, Account, Notice]  # noqa: UP007 - it is evaluated, in 3.8 too
+Entry = Union[Mount, Files, File, Link, Variable, TaskVariable, Library, Compatible, Program, Account, Notice]  # noqa: UP007 - it is evaluated, in 3.8 too
 
 
 @dataclass(frozen=True)

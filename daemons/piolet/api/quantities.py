@@ -53,6 +53,8 @@ HOST_QUANTITIES = (
     Quantity("write", "B/s", "written to block devices"),
     Quantity("net_rx", "B/s", "received by the node's network interfaces: of the node, not of the step"),
     Quantity("net_tx", "B/s", "sent by the node's network interfaces: of the node, not of the step"),
+    Quantity("nic", "1", "what the node's busiest network interface moved in a direction, as a share of its rate"),
+    Quantity("nic_rate", "B/s", "what that was"),
     Quantity("cpu_pressure", "1", "share of time in which some task waited for a CPU (PSI)"),
     Quantity("memory_pressure", "1", "share of time in which some task waited for memory (PSI)"),
     Quantity("io_pressure", "1", "share of time in which some task waited for I/O (PSI)"),

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from piolet.api import Entry, Library, Link, Mount, Variable
+from piolet.api import Entry, Files, Library, Link, Mount, Variable
 from piolet.base import texts
 from piolet.base.errors import UsageError
 from piolet.site import config
@@ -35,14 +35,24 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
         print(f"piolet: warning: {text}", file=sys.stderr)
     if args.show is not None:
         for entry in found.of([args.show]):
-            print(_line(entry))
+            print("\n".join(_lines(entry)))
         return 0
     for name in sorted(found.entries):
-        mounts = sum(1 for entry in found.entries[name] if isinstance(entry, Mount))
+        mounts = sum(_mounts(entry) for entry in found.entries[name])
         print(f"{name}  {texts.counted(mounts, 'mount')}, by {found.origin[name]}")
     if not found.entries:
         print("no device: no specification in", ", ".join(settings.hooks.cdi), "and no driver of NVIDIA's")
     return 0
+
+
+def _lines(entry: Entry) -> list[str]:
+    if not isinstance(entry, Files):
+        return [_line(entry)]
+    place = entry.destination
+    single: list[Entry] = [Mount(f"{entry.source}/{name}", f"{place}/{name}") for name in entry.names]
+    single += [Link(f"{place}/{name}", target) for name, target in entry.links]
+    single += [Library(name, f"{place}/{name}") for name in entry.found]
+    return [_line(one) for one in single]
 
 
 def _line(entry: Entry) -> str:
@@ -55,6 +65,10 @@ def _line(entry: Entry) -> str:
     if isinstance(entry, Variable):
         return f"variable {entry.name}={entry.value}"
     return f"other    {entry}"
+
+
+def _mounts(entry: Entry) -> int:
+    return len(entry.names) if isinstance(entry, Files) else int(isinstance(entry, Mount))
 
 
 def _run_in(args: argparse.Namespace, settings: config.Config, entries: list[Entry]) -> int:

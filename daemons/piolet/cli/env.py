@@ -17,7 +17,7 @@ from piolet.base.errors import ImageError, PioletError
 from piolet.cli import caller, convert, devices, thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
-from piolet.environment import secrets
+from piolet.environment import pinned, secrets
 from piolet.environment.definition import from_json
 from piolet.environment.render import Rendered, Resolver, render, unresolved
 from piolet.images.info import ImageInfo
@@ -46,8 +46,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action = actions.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
         action.add_argument("file", metavar="FILE", help="a file, or a name in EDF_PATH, as for --environment")
         action.add_argument("--offline", action="store_true", help="never ask a registry")
-    convert.add_parser(actions)
+    text = "print the definition that a job's steps had, the image by its digest"
+    action = actions.add_parser("show", help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    action.add_argument("job", metavar="JOB[.STEP]", help="a job, or one of its steps, that srun started here for you")
     devices.add_parser(actions)
+    convert.add_parser(actions)
     submit = actions.add_parser(
         "submit",
         help="what the plugin in srun calls",
@@ -62,6 +65,10 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Do what `args` say and return the exit status."""
     if args.action == "submit":
         return _submit(args, settings)
+    if args.action == "show":
+        from piolet.cli import envjobs
+
+        return envjobs.show(args.job)
     if args.action == "devices":
         return devices.run(args, settings)
     host = this_host()
@@ -172,6 +179,20 @@ def _is_quiet() -> bool:
     return srunwords.is_quiet(words[:-1])
 
 
+def _submit_again(args: argparse.Namespace, host: Host, resolve: Resolver, chdir: str | None) -> int:
+    """Write the record for `--environment=@JOB`; it is for this call only."""
+    from piolet.cli import envjobs
+    from piolet.submission import record
+
+    definition, warnings = envjobs.again(args.request, host, resolve)
+    for text in warnings:
+        _warn(text)
+    definition = replace(definition, chdir=chdir)
+    record.write(args.record_fd, record.packed(definition.to_json(), args.request, host.cwd))
+    pinned.keep(host.variables, b"", definition)
+    return 0
+
+
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.submission import cache, record
     from piolet.submission.dependencies import Dependency
@@ -204,7 +225,10 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     inherited = caller.inherited(args.request, words, host.variables)
     if inherited is not None:
         record.write(args.record_fd, record.packed(replace(inherited, chdir=chdir).to_json(), args.request, host.cwd))
+        pinned.keep(host.variables, b"", replace(inherited, chdir=chdir))
         return 0
+    if args.request.startswith(pinned.MARK):
+        return _submit_again(args, host, resolve, chdir)
     rendered = _render(args.request, host, settings, resolve)
     _rehearse(rendered, host, settings)
     definition = replace(rendered.definition, chdir=chdir).to_json()
@@ -217,8 +241,12 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     if rendered.script_inside:
         batch.warn_of_steps(called, rendered.definition)
     elif batch.is_bare(called, batch.ENVIRONMENT):
-        packed = record.packed(definition, args.request, host.cwd, record.Script.BARE)
+        place = record.Script.BARE
+        packed = record.packed(definition, args.request, host.cwd, place)
     record.write(args.record_fd, packed)
+    used = [one for one in host.dependencies if one.kind == Kind.VARIABLE and secrets.is_secret(one.name)]
+    own = replace(rendered.definition, chdir=chdir)
+    pinned.keep(host.variables, place.value, own, [one.value for one in used])
     path = cache.path_of(host.variables, host.cwd, args.request, args.config or "", os.getuid())
     for_all = chdir is None and not rendered.passing and not _has_secrets(rendered, host)
     if whole and path and for_all and cache.is_settled(host.dependencies, started):

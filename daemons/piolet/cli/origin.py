@@ -9,11 +9,13 @@ import contextlib
 import json
 import os
 import pwd
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from piolet.base import files
 from piolet.samples.dataset import ORIGIN, ORIGIN_MOST
+from piolet.system import processes
 
 _TEXT_MOST = 4096
 
@@ -32,6 +34,14 @@ def leave(directory: Path, srun: int, environ: Mapping[str, str] = os.environ) -
     with contextlib.suppress(OSError):
         path = directory / ORIGIN
         files.write_whole(str(path), text.encode()[:ORIGIN_MOST], f"{path}.{os.getpid()}")
+
+
+def began(pid: int) -> float:
+    """Return when a process was started, in seconds since 1970; 0 if it cannot be told."""
+    ticks = processes.start_time(pid)
+    if ticks is None:
+        return 0.0
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _command(pid: int) -> str:

@@ -36,6 +36,7 @@ def add_parser(subparsers: Any) -> None:
     run.add_argument("--gpus", metavar="LIST", help="UUIDs or indices (default: CUDA_VISIBLE_DEVICES, else all)")
     run.add_argument("--label", default="", help="a name for the report")
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what to run")
+    weights = {"metavar": "LIST", "help": "of the aggregated picture: compute=2,memory=1 (default: the site's)"}
     for name, text in (
         ("show", "print the summary"),
         ("report", "write the report"),
@@ -44,6 +45,8 @@ def add_parser(subparsers: Any) -> None:
         one = actions.add_parser(name, help=text)
         one.add_argument("data", metavar="DIR|JOB[.STEP]")
         one.add_argument("--calibration", type=Path, metavar="FILE", help="peaks from `piolet score calibrate`")
+        if name != "watch":
+            one.add_argument("--weights", **weights)
         if name == "report":
             one.add_argument(
                 "--out", type=Path, metavar="FILE", help="the HTML file (default: report.html in the data set)"
@@ -66,10 +69,20 @@ def add_parser(subparsers: Any) -> None:
     export.add_argument("data", metavar="DIR|JOB[.STEP]")
     export.add_argument("--format", choices=("csv", "json", "openmetrics"), default="json")
     export.add_argument("--calibration", type=Path, metavar="FILE", help="peaks from `piolet score calibrate`")
-    bring = actions.add_parser("import", help="make a data set of what GSSR recorded (JSON or CSV)")
+    bring = actions.add_parser("import", help="make a data set of each step that GSSR recorded (JSON or CSV)")
     bring.add_argument("source", type=Path)
     bring.add_argument("out", type=Path, metavar="DIR")
     bring.add_argument("--gpu-model", default="", help="for example 'NVIDIA GH200': GSSR does not record it")
+    certify = actions.add_parser("certificate", help="one page and JSON of what steps made of their GPUs, signed")
+    certify.add_argument("data", nargs="+", metavar="DIR|JOB[.STEP]")
+    certify.add_argument("--out", type=Path, metavar="FILE", help="the JSON (piolet-certificate-JOB.STEP.json)")
+    certify.add_argument("--key", type=Path, metavar="FILE", help="an SSH key (default: the site's, if it can be read)")
+    certify.add_argument("--unsigned", action="store_true", help="do not sign it")
+    certify.add_argument("--calibration", type=Path, metavar="FILE", help="peaks from `piolet score calibrate`")
+    check = actions.add_parser("verify", help="whether a certificate is signed by the site, and what it says")
+    check.add_argument("file", type=Path, metavar="FILE", help="the JSON; its signature is beside it")
+    check.add_argument("data", nargs="*", metavar="DIR", help="data sets that should be those of the certificate")
+    check.add_argument("--signers", type=Path, metavar="FILE", help="allowed signers (default: the site's)")
     calibrate = actions.add_parser("calibrate", help="peaks of a GPU model, from data sets of saturating loads")
     calibrate.add_argument("data", nargs="+", metavar="DIR|JOB[.STEP]")
     calibrate.add_argument("--out", type=Path, required=True, metavar="FILE", help="the JSON file to write")
@@ -84,6 +97,14 @@ def run(args: argparse.Namespace, config: Config) -> int:
         if args.action == "submit":
             return scored.submit(args.request, args.record_fd, args.config, config.score)
         return scored.end(args.job, args.step, config.score, _screen)
+    if args.action in ("certificate", "verify"):
+        from piolet.cli import certificate
+
+        if args.action == "verify":
+            return certificate.verify(args, config.score)
+        return certificate.make(args, config.score, locate)
+    if getattr(args, "weights", None) is None:
+        args.weights = config.score.weights
     actions: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": _run,
         "show": _show,
@@ -126,12 +147,14 @@ def _interval(text: str) -> float:
         raise argparse.ArgumentTypeError(f"'{text}' is no interval from 10ms to 1h, as 100ms or 1s") from None
 
 
-def _summary(name: str, calibration: Path | None, detail: bool = False) -> Any:
+def _summary(name: str, calibration: Path | None, weights: str = "", detail: bool = False) -> Any:
     from piolet.samples.dataset import open_dataset
+    from piolet.samples.settings import weights_of
+    from piolet.score.saturation import Weights
     from piolet.score.summary import summarise
 
-    peaks = _peaks(calibration)
-    return summarise(open_dataset(locate(name)), peaks, detail)
+    peaks, counted = _peaks(calibration), Weights(**weights_of(weights))
+    return summarise(open_dataset(locate(name)), peaks, detail, counted)
 
 
 def _peaks(path: Path | None) -> Any:
@@ -212,14 +235,14 @@ def _new_directory() -> Path:
 
 
 def _show(args: argparse.Namespace) -> int:
-    print(_screen(_summary(args.data, args.calibration), sys.stdout), end="")
+    print(_screen(_summary(args.data, args.calibration, args.weights), sys.stdout), end="")
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
     from piolet.score.report import figures, html, screen
 
-    summary = _summary(args.data, args.calibration, detail=True)
+    summary = _summary(args.data, args.calibration, args.weights, detail=True)
     target = args.out or locate(args.data) / "report.html"
     write(target, html.render(summary).encode())
     print(target)
@@ -274,8 +297,8 @@ def _import(args: argparse.Namespace) -> int:
 
     if not args.source.exists():
         raise UsageError(f"there is no {args.source}")
-    count = convert(args.source, args.out, args.gpu_model)
-    print(f"{args.out}: made of {count} files")
+    for directory in convert(args.source, args.out, args.gpu_model):
+        print(directory)
     return 0
 
 

@@ -33,6 +33,7 @@ _SMALL = 4 << 20
 _FIRST_S = 1.0  # a node that samples has begun its file when its first task began
 _READ_S, _LEAST_S = 0.8, 0.3  # of the wait, so much is for reading; and so much is waited in any case
 _HTML_S = 10
+_APART_S = 300  # two nodes' clocks at most
 _BEGUN = time.monotonic()
 
 
@@ -171,16 +172,21 @@ def _show(
     """Write the screen, and make the page if it is wished; return the exit status."""
     try:
         from piolet.samples.dataset import open_dataset
+        from piolet.samples.settings import weights_of
         from piolet.score import peaks
+        from piolet.score.saturation import Weights
         from piolet.score.summary import summarise
 
         late = _wait(directory, _BEGUN + max(_LEAST_S, settings.end_wait_s - _READ_S))
         data = open_dataset(directory)
         if data.run != run.name:
             raise ScoreError(f"{directory} holds the data set of another step, {data.run}")
+        if data.end / 1e9 < origin.began(run.srun) - _APART_S:
+            # Numbers of jobs begin anew when a site's database does.
+            raise ScoreError(f"{directory} holds the data set of an earlier step {run.name}")
         origin.leave(directory, run.srun)
         table = peaks.from_file(Path(settings.calibration)) if settings.calibration else None
-        summary = summarise(data, table, detail=wish.html)
+        summary = summarise(data, table, wish.html, Weights(**weights_of(settings.weights)))
         print(screen(summary, sys.stderr), end="", file=out)
         if late:
             print(f"piolet: warning: the last samples of {late} did not come in time", file=out)
@@ -204,7 +210,7 @@ def _show(
 
 def _wait(directory: Path, deadline: float) -> str:
     """Wait until every node's samples are complete; return which are not. A node without any is not waited for long."""
-    from piolet.samples.dataset import HOST_PARQUET, PARQUET, open_dataset
+    from piolet.samples.dataset import HOST_PARQUET, PARQUET, nodes_of
     from piolet.samples.journal import SUFFIX
 
     wanted = 0
@@ -215,9 +221,15 @@ def _wait(directory: Path, deadline: float) -> str:
         ended |= {path.stem for path in begun if path.stem not in ended and _ended(path)}
         journals = sorted(path.stem for path in begun if path.stem not in ended)
         finished = [path for path in directory.glob(f"*{PARQUET}") if not path.name.endswith(HOST_PARQUET)]
-        there = begun or finished
+        there = finished or begun
         if there and not journals:
-            wanted = wanted or open_dataset(directory).wanted
+            one = there[0]
+            try:
+                wanted = wanted or nodes_of(one)
+            except ScoreError:
+                if os.path.lexists(one):
+                    raise
+                continue  # a journal that has become a file meanwhile
             if len({path.stem for path in (*begun, *finished)}) >= wanted or time.monotonic() > first:
                 return ""
         elif time.monotonic() > (deadline if there else first):

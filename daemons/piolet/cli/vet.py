@@ -180,7 +180,6 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
 
         called = batch.script()
         batch.check_parts(called, batch.VET)
-        batch.is_bare(called, batch.VET)
     site = gate.Site(settings.node.vet_program, settings.node.vet_socket)
     started = _parent_environment()
     asked, *words = args.words
@@ -192,7 +191,12 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
     )
     load = functools.partial(_load, settings=settings)
     found = gate.answer(order, site, load, os.environ, say, watched if args.stage == "step" else None)
-    if found.words:
+    if args.stage == "submit":
+        from piolet.submission import record
+
+        with open(args.result_fd, "wb", closefd=False) as file:
+            file.write(record.Script.BARE.value + b"\0" if batch.is_bare(called, batch.VET) else b"")
+    elif found.words:
         with open(args.result_fd, "wb", closefd=False) as file:
             file.write(b"".join(os.fsencode(word) + b"\0" for word in found.words))
     return found.status

@@ -75,6 +75,7 @@ def _build(image: str, additions: Additions, config: EnvironmentConfig, scratch:
         "piolet-devices",
         None if directory else image,
         mounts=tuple(mounts),
+        folders=additions.folders,
         links=additions.links,
         libraries=additions.libraries,
         compatible=additions.compatible,

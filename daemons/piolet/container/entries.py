@@ -5,12 +5,26 @@ Pure. The server's half: what the worker does with them is in extras.py.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from piolet.api import Account, Compatible, Entry, File, Library, Link, Mount, Notice, Program, TaskVariable, Variable
+from piolet.api import (
+    Account,
+    Compatible,
+    Entry,
+    File,
+    Files,
+    Library,
+    Link,
+    Mount,
+    Notice,
+    Program,
+    TaskVariable,
+    Variable,
+)
 from piolet.base.errors import PioletError
-from piolet.container.plan import TASK_FILE, PlannedMount, PlannedProgram
+from piolet.container.plan import TASK_FILE, PlannedFolder, PlannedMount, PlannedProgram
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NOTICE_MOST = 300
@@ -21,6 +35,7 @@ class Additions:
     """Parts of a plan, as it has them, and variables of all tasks; `tasks`: whether the entry program is needed."""
 
     mounts: tuple[PlannedMount, ...] = ()
+    folders: tuple[PlannedFolder, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     libraries: tuple[tuple[str, str, bool], ...] = ()
     compatible: tuple[tuple[str, str], ...] = ()
@@ -40,6 +55,7 @@ def collect(
     mounts: dict[str, PlannedMount] = {}
     variables: dict[str, str] = {}
     links: dict[str, str] = {}
+    folders: dict[PlannedFolder, None] = {}
     libraries: dict[tuple[str, str, bool], None] = {}
     compatible: dict[tuple[str, str], None] = {}
     programs: list[Program] = []
@@ -51,6 +67,8 @@ def collect(
             flags: tuple[str, ...] = ("ro",) if entry.read_only else ()
             place = _path(entry.destination)
             mounts[place] = PlannedMount(_path(entry.source), place, flags=flags, optional=entry.optional, file=True)
+        elif isinstance(entry, Files):
+            folders[PlannedFolder(_path(entry.source), _path(entry.destination), *_names(entry))] = None
         elif isinstance(entry, File):
             place = _path(entry.path)
             flags = ("ro", "x") if entry.executable else ("ro",)
@@ -73,13 +91,15 @@ def collect(
         elif isinstance(entry, Account):
             accounts[_text(entry.name)] = None
         elif isinstance(entry, Notice):
-            tasks.append("!" + " ".join(entry.text.split())[:_NOTICE_MOST].replace("\0", ""))
+            text = "".join(one if one.isprintable() else " " for one in entry.text)
+            tasks.append("!" + " ".join(text.split())[:_NOTICE_MOST])
     if tasks:
         content = "".join(f"{line}\0" for line in tasks)
         mounts[TASK_FILE] = PlannedMount("", TASK_FILE, "text", ("ro",), file=True, content=content)
     environment = {"PATH": _PATH, **set_env, **variables, **user}
     return Additions(
         tuple(mounts.values()),
+        tuple(folders),
         tuple(links.items()),
         tuple(libraries),
         tuple(compatible),
@@ -101,6 +121,15 @@ def _program(program: Program, environment: Mapping[str, str]) -> PlannedProgram
         tuple(f"{_name(name)}={_text(value)}" for name, value in every.items()),
         _text(program.failure),
     )
+
+
+@functools.lru_cache(64)
+def _names(files: Files) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Return names and links, looked at once: those of a driver are the same for each step. Raises PioletError."""
+    for name in (*files.names, *(name for name, _ in files.links), *files.found):
+        if not _text(name) or "/" in name or name in (".", ".."):
+            raise PioletError(f"a hook names a file '{name[:80]}', which is not a name")
+    return files.names, tuple((name, _text(target)) for name, target in files.links), files.found
 
 
 def _text(text: str) -> str:

@@ -35,7 +35,7 @@ def write(plan: ContainerPlan) -> None:
             _link(path, target)
         except OSError as error:
             raise ContainerError(f"cannot make the link {path} in the container: {error.strerror}") from None
-    if plan.libraries:
+    if plan.libraries or any(folder.libraries for folder in plan.folders):
         try:
             _extend_cache(plan)
         except OSError as error:
@@ -57,7 +57,9 @@ def _link(path: str, target: str) -> None:
 def _extend_cache(plan: ContainerPlan) -> None:
     own = [one for directory, version in plan.compatible for one in _compatible(directory, version)]
     newer = {name for name, _, _ in own}
-    added = own + [one for one in plan.libraries if one[0] not in newer]
+    given = [*plan.libraries]
+    given += [(name, f"{one.destination}/{name}", False) for one in plan.folders for name in one.libraries]
+    added = own + [one for one in given if one[0] not in newer]
     before = b""
     with contextlib.suppress(FileNotFoundError):
         # Not blocking, and no further than a cache can be long: it may be anything.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from piolet.base.errors import ContainerError
-from piolet.container import accounts, extras, fuse, mountpoints, oci
+from piolet.container import accounts, extras, folders, fuse, mountpoints, oci
 from piolet.container.plan import OPTIONAL, ContainerPlan, PlannedMount
 from piolet.system import linux
 
@@ -74,12 +74,13 @@ def build(
     _prepare(plan, image, kind, scratch, mounter)
     mark("image and overlay")
     sources = _sources(plan, mounter, scratch)
+    many = [folders.take(folder) for folder in plan.folders]
     mark("open the sources")
     lines, others = accounts.of_user(), extras.account_lines(plan)
     mark("user database")
     if plan.runtime == "crun":
         with _inside(f"{scratch}/root"):
-            start = _furnish(plan, lines, others, sources)
+            start = _furnish(plan, lines, others, sources, many)
         oci.enter(plan, crun, scratch)
         _forbid_setuid()
         extras.start(plan)
@@ -87,7 +88,7 @@ def build(
         return start
     _change_root(f"{scratch}/root")
     mark("change root")
-    start = _furnish(plan, lines, others, sources)
+    start = _furnish(plan, lines, others, sources, many)
     _forbid_setuid()
     mark("accounts and mounts")
     if not plan.writable:
@@ -97,7 +98,13 @@ def build(
     return start
 
 
-def _furnish(plan: ContainerPlan, lines: tuple[str, list[str]], others: list[str], sources: list[HeldMount]) -> str:
+def _furnish(
+    plan: ContainerPlan,
+    lines: tuple[str, list[str]],
+    others: list[str],
+    sources: list[HeldMount],
+    many: list[folders.HeldFolder],
+) -> str:
     """Write what is ours into the root that this process has, then attach the mounts; return where tasks start.
 
     In this order: nothing of the host's is in the root yet, so that no link of the image leads our files there, and a
@@ -112,6 +119,8 @@ def _furnish(plan: ContainerPlan, lines: tuple[str, list[str]], others: list[str
     new = mountpoints.NewFiles(own)
     for source in sources:
         _attach(source, own, new)
+    for held in many:
+        folders.attach(held, own)
     if plan.entrypoint and not os.path.exists(ENTRY_WORDS):
         raise ContainerError(
             "the entrypoint cannot be run: a mount hides /run/piolet, where it is started from",

@@ -37,6 +37,21 @@ class PlannedMount:
 
 
 @dataclass(frozen=True)
+class PlannedFolder:
+    """Files of a directory that are mounted, read-only, in one of the container's.
+
+    links      name and target of symbolic links beside them
+    libraries  which of the names the dynamic loader finds
+    """
+
+    source: str
+    destination: str
+    names: tuple[str, ...]
+    links: tuple[tuple[str, str], ...] = ()
+    libraries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class PlannedProgram:
     """A program to start in the finished container, as the user and in the step's control groups.
 
@@ -60,6 +75,7 @@ class ContainerPlan:
     entrypoint   words that the entry program puts in front of the command
     directories  where tasks may start: in the first that is there and that the user can enter
     workdir      the image's own, which is made where the image lacks it; or ''
+    folders      directories of which many files are mounted
     links        symbolic links: path, target
     libraries    what the dynamic loader finds besides: name, path, and whether the image's own of that name is first
     compatible   directories of CUDA libraries that the image has for newer drivers, and the version of the node's
@@ -75,6 +91,7 @@ class ContainerPlan:
     entrypoint: tuple[str, ...] = ()
     directories: tuple[str, ...] = ()
     workdir: str = ""
+    folders: tuple[PlannedFolder, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     libraries: tuple[tuple[str, str, bool], ...] = ()
     compatible: tuple[tuple[str, str], ...] = ()

@@ -5,10 +5,11 @@ Pure: the worker, on the node and as the user, finds out what of it is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Collection, Iterable
 
 from piolet.container.entries import Additions
-from piolet.container.plan import ENTRY_PROGRAM, ContainerPlan, PlannedMount
+from piolet.container.plan import ENTRY_PROGRAM, ContainerPlan, PlannedFolder, PlannedMount
 from piolet.environment import defaults
 from piolet.environment.definition import Definition, Mount
 from piolet.environment.mounts import parse
@@ -64,12 +65,21 @@ def make_plan(
         entrypoint=definition.entrypoint,
         directories=directories,
         workdir=workdir,
+        folders=tuple(folder for folder in (_without(one, taken) for one in additions.folders) if folder.names),
         links=additions.links,
         libraries=additions.libraries,
         compatible=additions.compatible,
         programs=additions.programs,
         accounts=additions.accounts,
     )
+
+
+def _without(folder: PlannedFolder, taken: Collection[str]) -> PlannedFolder:
+    """Return a folder without the files in whose place a user has mounted something."""
+    if not any(path.startswith(f"{folder.destination}/") for path in taken):
+        return folder
+    names = tuple(name for name in folder.names if f"{folder.destination}/{name}" not in taken)
+    return dataclasses.replace(folder, names=names)
 
 
 def _is_below(path: str, mounts: Iterable[Mount]) -> bool:

@@ -27,6 +27,9 @@ def programs(machine: Machine) -> Iterator[Finding]:
     """Whether the programs are there that the configuration names, and new enough."""
     own, images = machine.config.environment, machine.config.images
     node, service = machine.here("pioletd"), machine.here("piolet-imaged")
+    unsquashfs = os.path.join(os.path.dirname(images.mksquashfs), "unsquashfs")
+    unknown = "what enroot wrote into users' .sqsh files is not read"
+    scanner = images.scanner[0] if images.scanner else ""
     wanted = [
         (node and own.runtime == "crun", BAD, own.crun, "runtime = 'crun' needs it", "install it, or use 'native'"),
         (node, BAD, own.entry_program, "images whose entrypoint runs need it", "install piolet-node again"),
@@ -34,6 +37,8 @@ def programs(machine: Machine) -> Iterator[Finding]:
         (node, WARN, own.squashfuse, ".sqsh files that users bring cannot be mounted", "install squashfuse"),
         (service, BAD, images.skopeo, "no image can be pulled", "install skopeo"),
         (service, BAD, images.mksquashfs, "no image can be converted", "install squashfs-tools 4.5 or newer"),
+        (service, WARN, unsquashfs, unknown, "install squashfs-tools"),
+        (service and bool(scanner), BAD, scanner, "no image can be scanned", "install it, or change [images] scanner"),
     ]  # fmt: skip
     for relevant, state, path, why, hint in wanted:
         if not relevant:

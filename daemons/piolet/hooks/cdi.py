@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from piolet.api import Compatible, Entry, Library, Link, Mount, Variable
+from piolet.api import Compatible, Entry, Files, Library, Link, Mount, Variable
 from piolet.base.errors import PioletError
 
 _KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
+_MANY = 4
 _COMPATIBLE = "/usr/local/cuda/compat"
 # They keep NVML from making device nodes, and EGL from seeing other GPUs. In a user namespace no device node can be
 # made, and which GPUs a step has is its control group's to say.
@@ -107,7 +109,44 @@ def _edits(every: list[dict[str, Any]], soname: Soname) -> tuple[Entry, ...]:
     folders: list[str] = []
     for path, words in hooks:
         links += _hook(path, words, folders)
-    return (*mounts, *entries, *links, *_found(mounts, links, folders, soname))
+    return _grouped([*mounts, *entries, *links, *_found(mounts, links, folders, soname)])
+
+
+def _grouped(entries: list[Entry]) -> tuple[Entry, ...]:
+    """Return the entries, but files of one directory together where there are many, with what belongs to them."""
+    pairs = Counter(pair for entry in entries if (pair := _pair(entry)) is not None)
+    many = {pair for pair, count in pairs.items() if count >= _MANY}
+    by_place: dict[str, tuple[str, str]] = {}
+    for source, destination in sorted(many):
+        by_place.setdefault(destination, (source, destination))
+    names: dict[tuple[str, str], list[str]] = {pair: [] for pair in many}
+    links: dict[tuple[str, str], list[tuple[str, str]]] = {pair: [] for pair in many}
+    found: dict[tuple[str, str], list[str]] = {pair: [] for pair in many}
+    rest: list[Entry] = []
+    for entry in entries:
+        pair = _pair(entry)
+        if isinstance(entry, Mount) and pair in many and pair is not None:
+            names[pair].append(os.path.basename(entry.destination))
+        elif isinstance(entry, Link) and (place := by_place.get(os.path.dirname(entry.path))):
+            links[place].append((os.path.basename(entry.path), entry.target))
+        elif isinstance(entry, Library) and by_place.get(os.path.dirname(entry.path)) and _own(entry):
+            found[by_place[os.path.dirname(entry.path)]].append(entry.soname)
+        else:
+            rest.append(entry)
+    groups = [Files(*pair, tuple(names[pair]), tuple(links[pair]), tuple(found[pair])) for pair in sorted(many)]
+    return (*groups, *rest)
+
+
+def _pair(entry: Entry) -> tuple[str, str] | None:
+    """Return the two directories of a mount that can be one of many."""
+    if not isinstance(entry, Mount) or not entry.read_only or entry.optional:
+        return None
+    (source, name), (destination, own) = os.path.split(entry.source), os.path.split(entry.destination)
+    return (source, destination) if name == own else None
+
+
+def _own(library: Library) -> bool:
+    return os.path.basename(library.path) == library.soname and not library.last
 
 
 def _mount(mount: dict[str, Any]) -> Mount:

@@ -12,10 +12,10 @@ import logging
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import get_args
+from typing import TypeVar, get_args
 
 from piolet.api import Entry, Hook, Missing, Node, Notice, Refused, Step
 from piolet.base.errors import PioletError
@@ -34,6 +34,9 @@ _LATE_MOST = 3
 _ENTRIES_MOST = 4096
 _KINDS = get_args(Entry)
 ALL_GPUS = f"{nvidia.KIND}=all"
+
+
+_T = TypeVar("_T")
 
 
 class TooLongError(BaseException):
@@ -55,7 +58,7 @@ class Hooks:
         self._config = config
         self._catalogue = Catalogue(config.directory)
         self._allowed_s = allowed_s
-        self._late: Counter[str] = Counter()
+        self._late: Counter[tuple[str, int]] = Counter()  # by user: it may be their options
 
     def patterns(self) -> tuple[set[str], set[str]]:
         """Return what all hooks have to know of the node, so that it is known before one is asked for."""
@@ -106,14 +109,12 @@ class Hooks:
 
     def _add(self, hook: Installed, looks: set[str], links: set[str]) -> None:
         kind = self._load(hook)
-        with self._limited(hook):
-            more = kind.where(site_options(kind, self._config))
+        more = self._limited(hook, lambda: kind.where(site_options(kind, self._config)))
         looks.update(more[0])
         links.update(more[1])
 
     def _load(self, hook: Installed) -> type[Hook]:
-        with self._limited(hook):
-            return self._catalogue.load(hook)
+        return self._limited(hook, lambda: self._catalogue.load(hook))
 
     def _select(self, wanted: Sequence[Wanted]) -> _Selected:
         result = _Selected()
@@ -132,8 +133,7 @@ class Hooks:
         name = wanted.hook.annotation
         given = asked(wanted, kind, definition.set_env, definition.annotations, self._config)
         try:
-            with self._limited(wanted.hook):
-                entries = list(kind().entries(given, node, step))
+            entries = self._limited(wanted.hook, lambda: list(kind().entries(given, node, step)), step.uid)
             wrong = next((entry for entry in entries if not isinstance(entry, _KINDS)), None)
             if wrong is not None or len(entries) > _ENTRIES_MOST:
                 raise BrokenHookError(f"the hook {name} returned what is no entry of a plan")
@@ -148,23 +148,21 @@ class Hooks:
                 raise
             return [Notice(f"{error.message}; it is left out")]
 
-    @contextlib.contextmanager
-    def _limited(self, hook: Installed) -> Iterator[None]:
+    def _limited(self, hook: Installed, work: Callable[[], _T], uid: int = -1) -> _T:
         """Let a hook work for its time, and turn whatever it raises into BrokenHookError; Missing passes.
 
         Those of ours have no timer: they are tested.
         """
         name = hook.name
-        if self._late[name] >= _LATE_MOST:
+        if self._late[name, uid] >= _LATE_MOST:
             hint = "an administrator mends it, and restarts pioletd"
             raise BrokenHookError(f"the hook {name} is switched off: it has taken too long {_LATE_MOST} times", hint)
         try:
-            with _timer(self._allowed_s) if hook.site else contextlib.nullcontext():
-                yield
+            return _timed(work, self._allowed_s) if hook.site else work()
         except (Missing, Refused, PioletError):
             raise
         except TooLongError:
-            self._late[name] += 1
+            self._late[name, uid] += 1
             raise BrokenHookError(f"the hook {name} took longer than {self._allowed_s:g} s") from None
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a site's hook does
             raise BrokenHookError(f"the hook {name} failed: {type(error).__name__}: {said(error)}") from None
@@ -175,27 +173,29 @@ def devices(definition: Definition) -> list[str]:
     return [device for device in definition.devices if not device.startswith("/")]
 
 
-@contextlib.contextmanager
-def _timer(seconds: float) -> Iterator[None]:
-    """Raise TooLongError in this thread after so many seconds, and again, in case that it is caught."""
+def _timed(work: Callable[[], _T], seconds: float) -> _T:
+    """Return what `work` does; TooLongError ends it after so many seconds, and again, in case that it is caught.
+
+    Only the main thread has a timer.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    armed = True
-
-    def ring(_: int, __: FrameType | None) -> None:
-        if armed:
-            raise TooLongError
-
-    before = signal.signal(signal.SIGALRM, ring)
+        return work()
+    before = signal.signal(signal.SIGALRM, _ring)
     try:
-        try:
-            signal.setitimer(signal.ITIMER_REAL, seconds, seconds / 5)
-            yield
-        finally:
-            armed = False  # it may ring just here, and then must not again
+        signal.setitimer(signal.ITIMER_REAL, seconds, seconds / 5)
+        return _below(work)
     finally:
-        armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _below(work: Callable[[], _T]) -> _T:
+    return work()
+
+
+def _ring(_: int, frame: FrameType | None) -> None:
+    """End what works below `_below`, and nothing else: the timer may ring while its end is being dealt with."""
+    while frame is not None:
+        if frame.f_code is _below.__code__:
+            raise TooLongError
+        frame = frame.f_back

@@ -161,10 +161,15 @@ class Admin:
         if target.startswith("sha256:"):
             digest = self._by_digest(uid, target)
         else:
-            hit = self._store.lookup(parse(target), uid)
-            if hit is None:
-                raise ImageError(f"there is no image {parse(target)} in the store that is yours to see", _LIST)
-            digest = hit[0]
+            reference = parse(target)
+            hit = self._store.lookup(reference, uid)
+            named = {hit[0]} if hit is not None else set()
+            if hit is None and rules(uid):  # what it means to one user alone, as far as that is one image
+                named = {digest for _, name, digest, _ in self._store.references() if name == str(reference)}
+            if len(named) != 1:
+                what = f"{len(named)} images are" if named else "there is no image"
+                raise ImageError(f"{what} {reference} in the store that is yours to see", _LIST)
+            (digest,) = named
         return [entry for entry in entries if entry["digest"] == digest]
 
     def outdated(self, uid: int) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from piolet.node.root.devicemapper import DeviceMapper
 from piolet.node.root.monitor import Monitor
 from piolet.node.root.mountedimages import Images
 from piolet.node.root.state import StepFiles
+from piolet.node.scoring import HUNG_GPUS
 from piolet.node.settings import Settings
 from piolet.system import linux, notify, peer
 from piolet.transport.listener import clear_path, listen
@@ -60,6 +61,8 @@ def run(config: Settings) -> int:
         # Everybody may connect and is told in a sentence what is not for them; the kernel says who it is.
         vet_listener = _listen(vet_path, 0o666)
         scored = _directory_of(server_account, state / "scored")
+        with contextlib.suppress(OSError):  # who has mended a GPU starts the daemon again
+            (scored / HUNG_GPUS).unlink()
         _directory_of(server_account, Path(config.vet.spool))
     except OSError as error:
         raise PioletError(f"cannot prepare {error.filename or state}: {error.strerror}") from None
@@ -70,7 +73,7 @@ def run(config: Settings) -> int:
     desk, zygote = linux.message_pair(_BUFFER)
     vetting = os.fork()
     if vetting == 0:
-        _warm(zygote, peer.file_of(vet_path), config.vet)
+        _warm(zygote, peer.file_of(vet_path), config.vet, server_account.pw_uid)
     alive, ends = linux.message_pair(_BUFFER)
     scoring = os.fork()
     if scoring == 0:
@@ -145,7 +148,7 @@ def _listen(path: Path, mode: int) -> socket.socket:
         raise PioletError(f"cannot listen on {path}: {error.strerror}", "remove what is there instead of it") from None
 
 
-def _warm(channel: socket.socket, listener: peer.File, vet: VetConfig) -> None:
+def _warm(channel: socket.socket, listener: peer.File, vet: VetConfig, server: int) -> None:
     """Root's process for vetting: it forks the zygote, and again when that has died. Never returns."""
     status = 1
     try:
@@ -156,7 +159,7 @@ def _warm(channel: socket.socket, listener: peer.File, vet: VetConfig) -> None:
         while True:
             zygote = os.fork()
             if zygote == 0:
-                _be_zygote(channel, listener, vet)
+                _be_zygote(channel, listener, vet, server)
             _, status = os.waitpid(zygote, 0)
             if status == 0:
                 break
@@ -168,15 +171,17 @@ def _warm(channel: socket.socket, listener: peer.File, vet: VetConfig) -> None:
         os._exit(1 if status else 0)
 
 
-def _be_zygote(channel: socket.socket, listener: peer.File, vet: VetConfig) -> None:
+def _be_zygote(channel: socket.socket, listener: peer.File, vet: VetConfig, server: int) -> None:
     """The zygote's process. Never returns."""
     status = 1
     try:
         linux.set_name("pioletd-warm")
         linux.die_with_parent(signal.SIGKILL)
+        from piolet.node.root import sitepast
         from piolet.node.root.zygote import Zygote
 
-        Zygote(channel, lambda: _prepare_vetting(vet), listener).run()
+        past = os.path.join(vet.spool, sitepast.FILE), server
+        Zygote(channel, lambda: _prepare_vetting(vet), listener, past).run()
         status = 0
     except Exception:
         logging.getLogger("pioletd").exception("the process for vetting failed")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MESSAGE_MAX = 64 * 1024
+HUNG_GPUS = ".hung"  # among what is kept of steps: which GPUs hung lately
+HUNG = b"hung"  # instead of an order: the sampler is stuck in a driver, where not even SIGKILL may end it
 
 
 @dataclass(frozen=True)

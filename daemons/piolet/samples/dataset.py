@@ -145,6 +145,12 @@ def open_dataset(directory: Path) -> Dataset:
     return Dataset(directory, tuple(nodes))
 
 
+def nodes_of(path: Path) -> int:
+    """Return how many nodes the step had that a file of a data set is of; 0: it is not known. Raises ScoreError."""
+    node = _parquet_node(path) if path.suffix == PARQUET else _journal_node(path)
+    return 0 if node is None else int(node.facts.header.get("nodes", 0))
+
+
 def _journal_node(path: Path) -> Node | None:
     known = known_of(path)
     return None if known is None else Node(path, *known)

@@ -16,7 +16,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Collector, Device, Reading
@@ -253,19 +253,14 @@ class Sampler:
             "host_columns": list(HOST_COLUMNS),
             "allocated": step.allocated,
             "devices": [
-                *(
-                    {"uuid": d.uuid, "name": d.name, "memory": d.memory, "power_limit": d.power_limit, "mig": d.mig}
-                    for d in devices
-                ),
-                *(
-                    {"uuid": uuid, "name": model, "memory": 0, "power_limit": 0.0, "mig": False, "unseen": why}
-                    for uuid, why in step.unseen
-                ),
+                *(asdict(device) for device in devices),
+                *(asdict(Device(uuid, model)) | {"unseen": why} for uuid, why in step.unseen),
             ],
             "collectors": [
                 {"name": c.name, "source": c.source, "simulated": c.simulated, "period": s.period / 1e9}
                 for c, s in zip(collectors, session.sources, strict=True)
             ],
+            "facts": {key: value for collector in collectors for key, value in collector.facts.items()},
             "not_used": why_not,
             "simulated": next((c.simulated for c in collectors if c.simulated), ""),
         }

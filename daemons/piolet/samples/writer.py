@@ -13,7 +13,9 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Callable
+import select
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +62,7 @@ def write(source: int, directory: str, node: str, step: str, bound: int, summary
         os.set_blocking(target, True)
         appender = Appender(target)
         most = bound
-        while piece := os.read(source, _PIECE):
+        for piece in _pieces(source):
             appender.add(piece)
             if appender.size > most:
                 target = _bounded(appender, path, bound, summary)
@@ -76,6 +78,27 @@ def write(source: int, directory: str, node: str, step: str, bound: int, summary
         raise ScoreError(f"cannot write {path}: {error.strerror}") from None
     finally:
         os.close(target)
+
+
+def _pieces(source: int) -> Iterator[bytes]:
+    """Yield what comes, until the other side has ended or, at SIGTERM, until nothing more is there.
+
+    A sampler that the kernel does not let go of keeps its side open, and its keeper then sends that signal.
+    """
+    woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    before = signal.signal(signal.SIGTERM, lambda *_: os.write(wake, b"!"))
+    try:
+        while ready := select.select([source, woken], [], [])[0]:
+            if source in ready:
+                if not (piece := os.read(source, _PIECE)):
+                    return
+                yield piece
+            elif woken in ready:
+                return
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        os.close(woken)
+        os.close(wake)
 
 
 def _ended(path: str) -> bool:

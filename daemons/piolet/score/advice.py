@@ -156,20 +156,37 @@ def communication(view: Overview) -> Advice | None:
     """Links as the limit."""
     mask = used(view)
     score = view.score(mask)
-    if score.value is None or score.by_network < 0.25:
+    if score.value is None or score.by_network - score.by_nic < 0.25:
         return None
     rates = {
         link: float(np.nanmax([np.nanmean(view.means[f"{link}_{way}"][mask]) for way in ("tx", "rx")]))
         for link in ("nvlink", "pcie", "c2c")
     }
-    peaks = view.gpus[0].peaks
+    peaks, part = view.gpus[0].peaks, percent(score.by_network - score.by_nic)
     link = max(rates, key=lambda name: np.nan_to_num(rates[name]) / (getattr(peaks, name) or 1e30))
     label = {"nvlink": "NVLink", "pcie": "PCIe", "c2c": "C2C"}[link]
     return Advice(
         "communication bound",
-        f"a link was the limit in {percent(score.by_network)} of the time; {label} moved {rates[link] / 1e9:.0f} GB/s",
+        f"a link was the limit in {part} of the time; {label} moved {rates[link] / 1e9:.0f} GB/s",
         "overlap communication with computation, send less of it, or keep data on the device",
         0.6 * score.by_network,
+    )
+
+
+def network(view: Overview) -> Advice | None:
+    """The node's network interface as the limit: messages between nodes, or files."""
+    score = view.score(used(view))
+    shares, rates = (view.high.get(name, np.zeros(0)) for name in ("nic", "nic_rate"))
+    if score.value is None or score.by_nic < 0.25 or not (busy := shares > 0.5).any():
+        return None
+    names = sorted({name.partition(" ")[2] for name in view.nics})
+    which = names[0] if len(names) == 1 else f"the busiest of {', '.join(names[:8])}"
+    return Advice(
+        "network bound",
+        f"the nodes' network was the limit in {percent(score.by_nic)} of the time: {which} moved "
+        f"{float(np.nanmean(rates[busy])) / 1e9:.1f} GB/s, {percent(float(np.nanmean(shares[busy])))} of its line rate",
+        "send less between nodes, overlap it with computation, use all interfaces of a node, or read files less often",
+        0.6 * score.by_nic,
     )
 
 
@@ -292,6 +309,7 @@ RULES: tuple[Rule, ...] = (
     tensor_cores,
     memory_bound,
     communication,
+    network,
     straggler,
     one_slow,
     heat,

@@ -103,6 +103,8 @@ def render(a: Summary, b: Summary, found: Comparison) -> str:
         ("idle", percent(a.score.idle), percent(b.score.idle)),
         ("narrow", percent(a.score.narrow), percent(b.score.narrow)),
         ("stalled", percent(a.score.stalled), percent(b.score.stalled)),
+        ("highest clock", share(a.rated), share(b.rated)),
+        ("OFU", share(a.ofu), share(b.ofu)),
         ("utilisation", share(a.utilisation), share(b.utilisation)),
         ("GPUs", gpus(a.size), gpus(b.size)),
         ("time", duration(a.seconds), duration(b.seconds)),

@@ -52,6 +52,8 @@ def _metrics(summary: Summary) -> Iterator[str]:
     score, known = summary.score, summary.score.value is not None
     headlines = (
         ("saturation", "ratio", "mean saturation of the step's GPUs", summary.saturation),
+        ("rated_saturation", "ratio", "mean saturation of the step's GPUs at their highest clocks", summary.rated),
+        ("ofu", "ratio", "mean tensor activity times clock over the highest clock", summary.ofu),
         ("coverage", "ratio", "share of the GPUs' time that is covered by samples", summary.coverage),
         ("energy", "joules", "energy of the step's GPUs", summary.energy),
     )
@@ -60,6 +62,7 @@ def _metrics(summary: Summary) -> Iterator[str]:
         ("idle_ratio", "share of time in which nothing ran", score.idle if known else None),
         ("narrow_ratio", "share of time lost on SMs without work", score.narrow if known else None),
         ("stalled_ratio", "share of time in which SMs waited", score.stalled if known else None),
+        ("throttled_ratio", "share of time lost to clocks below the highest", score.throttled if known else None),
     ]
     for name, text, value in step:
         if value is not None:

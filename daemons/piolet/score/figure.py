@@ -8,7 +8,9 @@ reason cannot make one.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Figure:
             "witness": self.witness,
             "reason": self.reason,
         }
+
+
+def restored(fields: Mapping[str, Any]) -> Figure:
+    """Return the figure that `as_dict` made plain. Raises ValueError, KeyError: these are none."""
+    return Figure(fields["low"], fields["high"], str(fields["witness"]), str(fields["reason"]))
 
 
 def witnessed(value: float, witness: str) -> Figure:

@@ -1,9 +1,10 @@
-"""Reads what GSSR recorded, and makes a data set of it.
+"""Reads what GSSR recorded, and makes data sets of it, one for each step.
 
 Two formats: the JSON of GSSR 0.x (one file per process: "metadata", and "data" with a list of values per GPU and
-metric), and the CSV of its later recorder (step_N/proc_M.csv: a row per second and GPU with minimum, mean and
-maximum of each DCGM field; the mean is taken). What a file does not tell stays missing: GSSR has no engine activity
-and no GPU model, so utilisation stands in for nothing, and links are judged only if the model is given.
+metric), and the CSV of its later recorder (CLUSTER_JOB/step_N/proc_M.csv: one file per node, a row per second and GPU
+with minimum, mean and maximum of each DCGM field; the mean is taken). What a file does not tell stays missing, and the
+data set says so: GSSR records no engine activity, no GPU model, no node's name, and, of links, nothing above 2e9 bytes
+per second, which its recorder writes as 0 (jpcoles-cscs/gssr, gssr-record.c, read in November 2026).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,62 +42,91 @@ _METRICS = (
     ("DCGM_FI_PROF_PCIE_RX_BYTES", "pcie_rx_bytes", "pcie_rx", 1),
     ("DCGM_FI_PROF_NVLINK_TX_BYTES", "nvlink_tx_bytes", "nvlink_tx", 1),
     ("DCGM_FI_PROF_NVLINK_RX_BYTES", "nvlink_rx_bytes", "nvlink_rx", 1),
+    ("DCGM_FI_PROF_C2C_TX_ALL_BYTES", "c2c_tx_all_bytes", "c2c_tx", 1),
+    ("DCGM_FI_PROF_C2C_RX_ALL_BYTES", "c2c_rx_all_bytes", "c2c_rx", 1),
     ("DCGM_FI_DEV_POWER_USAGE", "power_usage", "power", 1),
 )
 _ENERGY = "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION_avg"  # of the row's second, in mJ
+_LINKS = frozenset(name for _, _, name, _ in _METRICS if name.partition("_")[2] in ("tx", "rx"))
+_ZEROED = "GSSR records what is above 2e9 B/s as 0"
+_UNRECORDED = "GSSR did not record it"
 _BLANK = 2.0**47
 _FILE_MAX = 2 << 30
 _PROC = re.compile(r"proc_(\d+)\.csv$")
+_TEXTS = re.compile(r'"([\w-]+)"\s*:\s*"([^"\n]*)"')
 
 Chunk = dict[str, Any]
+Blanks = dict[str, dict[str, int]]
 
 
-def convert(source: Path, directory: Path, model: str = "") -> int:
-    """Make a data set in `directory` of GSSR's files below (or at) `source`; return how many files there were.
+def convert(source: Path, directory: Path, model: str = "") -> list[Path]:
+    """Make data sets of GSSR's files below (or at) `source`, and return them.
 
-    Raises ScoreError: nothing of GSSR is there, a file is damaged, or the directory cannot be written.
+    That of the only step is `directory`; of several steps each is a directory in it, called JOB.STEP.
+    Raises ScoreError: nothing of GSSR is there, a file is damaged, or a directory cannot be written.
     """
     files = [source] if source.is_file() else sorted([*source.rglob("*.json"), *source.rglob("proc_*.csv")])
     if not files:
         raise ScoreError(f"{source} holds no file of GSSR", "expected *.json, or step_*/proc_*.csv")
-    for number, path in enumerate(files):
-        if path.stat().st_size > _FILE_MAX:
-            raise ScoreError(f"{path} is larger than GSSR's files can be")
-        read = _json if path.suffix == ".json" else _csv
-        facts, chunk = read(path, model)
+    steps: dict[str, list[tuple[NodeFacts, Path]]] = {}
+    for path in files:
+        facts, _ = _read(path, model)
+        steps.setdefault(f"{facts.header['job']}.{facts.header['step']}", []).append((facts, path))
+    made = []
+    for step, parts in steps.items():
+        target = directory if len(steps) == 1 else directory / re.sub(r"[^\w.-]", "_", step)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            target.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ScoreError(f"cannot make the directory {directory}: {error.strerror}") from None
-        # Several processes of a host become several files; nodes of a data set have names of their own.
-        facts.header["node"] = f"{facts.header['node']}-{number}" if len(files) > 1 else facts.header["node"]
-        target = directory / f"{facts.header['node']}{dataset.PARQUET}"
-        dataset.write(target.with_name(target.stem + dataset.HOST_PARQUET), facts, iter(()), host=True)
-        dataset.write(target, facts, iter((chunk,)))
-    return len(files)
+            raise ScoreError(f"cannot make the directory {target}: {error.strerror}") from None
+        wanted = max(facts.header["nodes"] for facts, _ in parts)
+        for number, (_, path) in enumerate(parts):
+            _write(target, *_read(path, model), wanted, number if len(parts) > 1 else None)
+        made.append(target)
+    return made
 
 
-def _facts(job: str, step: str, node: str, gpus: list[str], model: str, period: float, **more: Any) -> NodeFacts:
-    name = model or "unknown GPU"
+def _read(path: Path, model: str) -> tuple[NodeFacts, Chunk]:
+    if path.stat().st_size > _FILE_MAX:
+        raise ScoreError(f"{path} is larger than GSSR's files can be")
+    return (_json if path.suffix == ".json" else _csv)(path, model)
+
+
+def _write(directory: Path, facts: NodeFacts, chunk: Chunk, wanted: int, number: int | None) -> None:
+    # Several processes of a host become several files; nodes of a data set have names of their own.
+    facts.header |= {"nodes": wanted}
+    facts.header["node"] += "" if number is None else f"-{number}"
+    target = directory / f"{facts.header['node']}{dataset.PARQUET}"
+    dataset.write(target.with_name(target.stem + dataset.HOST_PARQUET), facts, iter(()), host=True)
+    dataset.write(target, facts, iter((chunk,)))
+
+
+def _facts(job: str, step: str, node: str, gpus: list[str], chunk: Chunk, blanks: Blanks, **more: Any) -> Any:
+    name = more["model"] or "unknown GPU"
     header = {
         "version": 1,
         "job": job,
         "step": step,
         "node": re.sub(r"[^\w.-]", "_", node)[:64],
         "uid": -1,
-        "label": more.get("label", ""),
-        "command": more.get("command", ""),
-        "period": period,
+        "label": more["label"],
+        "command": more["command"],
+        "nodes": more.get("nodes", 0),
+        "period": more["period"],
         "start": 0,
         "origin": 0,
         "gpu_columns": [q.name for q in GPU_QUANTITIES],
         "host_columns": [q.name for q in HOST_QUANTITIES],
         "devices": [{"uuid": f"GSSR-{g}", "name": name, "memory": 0, "power_limit": 0.0, "mig": False} for g in gpus],
-        "collectors": [{"name": "gssr", "source": str(more["source"]), "simulated": "", "period": period}],
+        "collectors": [{"name": "gssr", "source": str(more["source"]), "simulated": "", "period": more["period"]}],
         "not_used": {},
         "simulated": "",
     }
-    return NodeFacts(header, {}, [], more["start"], more["end"], True)
+    rows = len(chunk["end"])
+    for quantity in ("engine", *sorted(_LINKS)):
+        if np.isnan(chunk[quantity]).all() and quantity not in blanks:
+            blanks[quantity] = {_UNRECORDED: rows}
+    return NodeFacts(header, {"blanks": blanks}, [], more["start"], more["end"], True)
 
 
 def _empty(size: int) -> Chunk:
@@ -122,15 +153,15 @@ def _json(path: Path, model: str) -> tuple[NodeFacts, Chunk]:
         parts = [_json_gpu(data[gpu], index, period, start) for index, gpu in enumerate(gpus)]
         if not parts or not 0 < period < 3600:
             raise ValueError("no GPU, or a senseless sampling time")
-        end = max(int(part["end"][-1]) for part in parts)
+        chunk = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        end = int(chunk["end"].max())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ScoreError(f"{path} is not JSON of GSSR: {_why(error)}") from None
-    job, step, node = (str(about.get(key, "0")) for key in ("job_id", "step_id", "hostname"))
-    more = {"label": str(about.get("label") or ""), "command": str(about.get("cmd") or "")}
-    facts = _facts(
-        job, step, node, gpus, model, period, start=start, end=end, source=f"GSSR's JSON {path.name}", **more
-    )
-    return facts, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    job, step, node = (_one(about.get(key)) or "unknown" for key in ("job_id", "step_id", "hostname"))
+    more = {"label": _one(about.get("label")), "command": _one(about.get("cmd")), "period": period, "model": model}
+    return _facts(
+        job, step, node, gpus, chunk, {}, start=start, end=end, source=f"GSSR's JSON {path.name}", **more
+    ), chunk
 
 
 def _json_gpu(metrics: dict[str, list[float]], index: int, period: float, start: int) -> Chunk:
@@ -144,52 +175,88 @@ def _json_gpu(metrics: dict[str, list[float]], index: int, period: float, start:
 
 
 def _csv(path: Path, model: str) -> tuple[NodeFacts, Chunk]:
+    about = _meta(path.parent)
+    blanks: Blanks = {}
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         gpus = sorted({row["gpuId"] for row in rows}, key=int)
-        chunk = _csv_chunk(rows, {gpu: index for index, gpu in enumerate(gpus)})
+        chunk = _csv_chunk(rows, {gpu: index for index, gpu in enumerate(gpus)}, blanks, _began(about))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ScoreError(f"{path} is not CSV of GSSR: {_why(error)}") from None
     if not rows:
         raise ScoreError(f"{path} holds no samples")
-    about = next(_meta(path.parent), {})
-    job = str((about.get("jobid") or ["0"])[0])
-    found, step = _PROC.search(path.name), path.parent.name.removeprefix("step_")
+    found = _PROC.search(path.name)
+    ends = chunk["end"] - np.round(chunk["span"] * 1e9).astype(np.int64)
     more = {
-        "start": int(chunk["end"].min()) - 10**9,
+        "label": about.get("jobname", ""),
+        "command": " ".join(filter(None, (about.get("executable"), about.get("arguments")))).strip(),
+        "nodes": int(nodes) if (nodes := about.get("step_nnodes", "")).isdecimal() else 0,
+        "period": 1.0,
+        "model": model,
+        "start": int(ends.min()),
         "end": int(chunk["end"].max()),
         "source": f"GSSR's CSV {path.name}",
     }
-    node = f"proc{found.group(1) if found else '0'}"
-    return _facts(job, step, node, gpus, model, 1.0, **more), chunk
+    node, step = f"proc{found.group(1) if found else '0'}", path.parent.name.removeprefix("step_")
+    return _facts(about.get("jobid") or "unknown", step, node, gpus, chunk, blanks, **more), chunk
 
 
-def _csv_chunk(rows: list[dict[str, str]], places: dict[str, int]) -> Chunk:
+def _csv_chunk(rows: list[dict[str, str]], places: dict[str, int], blanks: Blanks, began: float) -> Chunk:
+    """Return the rows as samples. A row's time is the end of what it is the mean of, in seconds since `began`."""
     chunk = _empty(len(rows))
+    columns: Callable[[str], Any] = lambda name: _clean(np.array([_number(row[name]) for row in rows]))  # noqa: E731
+    known = rows[0] if rows else {}
     for field, _, name, factor in _METRICS:
-        column = f"{field}_avg"
-        if rows and column in rows[0]:
-            chunk[name] = _clean(np.array([_number(row[column]) for row in rows])) * factor
+        if f"{field}_avg" in known:
+            values = columns(f"{field}_avg")
+            if name in _LINKS:
+                # The mean is at most the maximum: where that was written, the mean was not cut off.
+                zeroed = (values == 0) & ((columns(f"{field}_max") == 0) if f"{field}_max" in known else True)
+                values[zeroed] = np.nan
+                if zeroed.any():
+                    blanks[name] = {_ZEROED: int(zeroed.sum())}
+            chunk[name] = values * factor
     chunk["device"] = np.array([places[row["gpuId"]] for row in rows])
+    times = np.array([float(row["timestamp"]) for row in rows])
+    chunk["end"] = np.round((times + began) * 1e9).astype(np.int64)
     chunk["span"] = np.ones(len(rows))
-    chunk["end"] = np.array([round((float(row["timestamp"]) + 1) * 1e9) for row in rows], np.int64)
-    if rows and _ENERGY in rows[0]:
-        joules = np.nan_to_num(_clean(np.array([_number(row[_ENERGY]) for row in rows]))) / 1000
-        for index in places.values():
-            mine = chunk["device"] == index
-            chunk["energy"][mine] = np.cumsum(joules[mine])
+    for index in places.values():
+        mine = np.flatnonzero(chunk["device"] == index)
+        chunk["span"][mine[1:]] = np.maximum(np.diff(times[mine]), 0)
+        if _ENERGY in known:
+            chunk["energy"][mine] = np.cumsum(np.nan_to_num(columns(_ENERGY)[mine])) / 1000
     return chunk
 
 
-def _meta(directory: Path) -> Iterator[dict[str, Any]]:
+def _began(about: dict[str, str]) -> float:
+    """Return when the recorder began, in seconds since 1970; 0: it does not say."""
+    try:
+        return datetime.strptime(about.get("date", ""), "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _meta(directory: Path) -> dict[str, str]:
+    """Return what GSSR says of a step, which it writes without escaping what stands in a text."""
     for path in sorted(directory.glob("proc_*.meta.txt")):
         try:
-            content = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
+            text = path.read_bytes()[: 1 << 20].decode("utf-8", "replace")
+            content = json.loads(text)
+        except OSError:
             continue
+        except ValueError:
+            return {key: value for key, value in _TEXTS.findall(text) if key != "arguments"}
         if isinstance(content, dict):
-            yield content
+            return {str(key): _one(value) for key, value in content.items()}
+    return {}
+
+
+def _one(value: Any) -> str:
+    """Return a value as text; of a list of one, which earlier files have, that one."""
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return "" if value is None else str(value)
 
 
 def _number(text: str) -> float:

@@ -7,6 +7,9 @@
 | energy      | the integral of the power over the same time agrees with the counter        |
 | coverage    | the end of the step: Slurm's, or the command's                              |
 | size        | the GPUs that Slurm gave to the step are those that were seen               |
+| rated       | as saturation, and the driver says why clocks are below their highest       |
+| ofu         | as saturation                                                               |
+| mfu         | none: it always is an estimate                                              |
 """
 
 from __future__ import annotations
@@ -17,11 +20,15 @@ from piolet.base import texts
 from piolet.samples.dataset import Dataset, Node
 from piolet.score.figure import Figure, between, withheld, witnessed
 from piolet.score.overview import Overview
-from piolet.score.saturation import PIPES
+from piolet.score.saturation import COVERAGE, PIPES
 
 TOLD = 0.5  # of the covered time: in so much of it the witness must have been there
 APART = 0.25  # utilisation and engine activity further apart than this do not confirm each other
 ENERGY_APART, ENERGY_APART_J = 0.15, 20.0  # of the larger; and for each GPU
+UNNAMED = 0.02  # of saturation: so much may be lost to lower clocks without a reason
+MFU_APART, RECOMPUTED = 0.02, 0.75
+_WITNESS, _UNCONFIRMED = "utilisation contradicts it nowhere", "utilisation, which would confirm it, is not told"
+LINK_NAMES = {"nvlink": "NVLink", "pcie": "PCIe", "c2c": "C2C"}
 BUSY_POWER = 0.5  # of the power limit: an idle GPU draws less
 UNCOUNTED, UNCOUNTED_S = 0.1, 2.5  # of the step; the energy counter is read once a second
 
@@ -45,10 +52,10 @@ def saturation(data: Dataset, view: Overview) -> Figure:
         low, high = score.low, score.high
     if score.is_lower_bound:
         high = high if score.is_range or view.denied.any() else None
-        reasons.append(f"{', '.join(missing_pipes(view))} is missing, which is not zero")
-    if float(np.minimum(view.told, view.totals.covered).sum()) < TOLD * float(view.totals.covered.sum()):
+        reasons += unbounded(view)
+    if not _confirmed(view):
         high = None
-        reasons.append("utilisation, which would confirm it, is not told")
+        reasons.append(_UNCONFIRMED)
     if view.remade:
         high = None  # the largest of the means is at most the mean of the largest
         reasons.append("it is made of samples that have been thinned")
@@ -57,11 +64,13 @@ def saturation(data: Dataset, view: Overview) -> Figure:
         reasons.append(shared(data))
     if low is None and high is None:
         return withheld("; ".join(reasons))
-    return (
-        between(low, high, "; ".join(reasons))
-        if reasons
-        else witnessed(score.value, "utilisation contradicts it nowhere")
-    )
+    return between(low, high, "; ".join(reasons)) if reasons else witnessed(score.value, _WITNESS)
+
+
+def _confirmed(view: Overview) -> bool:
+    """Return whether utilisation was there; where it contradicts a sample, that one is missing."""
+    covered = view.totals.covered
+    return float(np.minimum(view.told, covered).sum()) >= TOLD * float(covered.sum())
 
 
 def _no_score(view: Overview) -> str:
@@ -107,11 +116,73 @@ def disk_full(node: Node) -> str:
     )
 
 
-def missing_pipes(view: Overview) -> list[str]:
-    """Return the pipes that some GPU with samples did not tell of."""
+def unbounded(view: Overview) -> list[str]:
+    """Return in words why the saturation may be more than what is known of it; at least one reason."""
     seen = view.totals.covered > 0
-    names = [name for name in PIPES if np.isnan(view.means[name][seen]).any()]
-    return [{"tensor": "tensor activity"}.get(name, name.upper()) for name in names] or ["a pipe, at times,"]
+    names = [name.upper() for name in PIPES if np.isnan(view.means[name][seen]).any()]
+    peaks = [gpu.peaks for gpu in view.gpus]
+    names += [LINK_NAMES[link] for link in view.doubtful if any(not p.is_known or getattr(p, link) for p in peaks)]
+    reasons = [f"{', '.join('tensor activity' if n == 'TENSOR' else n for n in names)} is missing, which is not zero"]
+    reasons = reasons if names else []
+    if unknown := sorted({gpu.model or "a GPU" for gpu in view.gpus if not gpu.peaks.is_known}):
+        reasons.append(f"communication is not judged: nothing is known of the links of {', '.join(unknown)}")
+    if view.others and view.nics:
+        reasons.append("the network was busy, and may have been so for others: the step had not all GPUs of a node")
+    return reasons or ["a pipe was missing at times, which is not zero"]
+
+
+def rated(data: Dataset, view: Overview) -> Figure:
+    """Return what the saturation would be of GPUs at their highest clocks: activity times clock over that, 0..1."""
+    now, score = saturation(data, view), view.score()
+    if now.is_withheld or score.value is None:
+        return withheld(now.reason)
+    if score.rated is None:
+        return between(None, now.high, "no clock is told")
+    if now.value is None:
+        share = score.rated / score.value if score.value > 0 else 1.0
+        return between(None if now.low is None else now.low * share, now.high, now.reason)
+    if score.clocked < COVERAGE:
+        low = score.rated * score.clocked
+        reason = f"clocks are told in {_percent(score.clocked)} of the time"
+        return between(low, max(low, min(now.value, low + 1 - score.clocked)), reason)
+    if score.unnamed > UNNAMED:
+        reason = "clocks were below their highest, and the driver does not say why"
+        return between(min(score.rated, now.value), now.value, reason)
+    return witnessed(score.rated, f"{now.witness}; the driver says why clocks were lower")
+
+
+def ofu(data: Dataset, view: Overview) -> Figure:
+    """Return tensor activity times clock over the highest clock, 0..1 (OFU of arXiv 2605.20799)."""
+    share = view.score().ofu
+    if share is None:
+        return withheld(denied(view) if view.denied.any() else "tensor activity or the clock is not told")
+    if shared(data):
+        return between(None, share, shared(data))
+    part = float(view.totals.tensored.sum() / max(view.expected.sum(), view.totals.tensored.sum()))
+    if part < COVERAGE:
+        low = part * share
+        return between(low, max(low, low + 1 - part), f"it is of {_percent(part)} of the time")
+    if not _confirmed(view):
+        return between(None, share, _UNCONFIRMED)
+    return witnessed(share, _WITNESS)
+
+
+def mfu(data: Dataset, view: Overview) -> Figure:
+    """Return an estimate of the model FLOPS utilisation, 0..1: always a range.
+
+    What tensor pipes did at the clock of the product's data sheet (so OFU times highest clock over that one), with the
+    2 points of arXiv 2605.20799; the lower end is where a model computes all activations again, of which an
+    application counts 6 of 8 operations (arXiv 2205.05198). Both are of dense products in one precision.
+    """
+    of = ofu(data, view)
+    if of.is_withheld or of.high is None:
+        return withheld(of.reason or "OFU is not known")
+    if unknown := sorted({gpu.model for gpu in view.gpus if not gpu.peaks.clock_sheet}):
+        return withheld(f"the tensor rate of {', '.join(unknown)} over the clock is not known here")
+    done = np.array([g.clock_sm_max / g.peaks.clock_sheet for g in view.gpus]) * np.nan_to_num(view.totals.ofu)
+    share = float(np.nansum(done) / view.totals.ofu.sum()) if view.totals.ofu.sum() > 0 else 1.0
+    low, high = RECOMPUTED * (of.low or 0.0) * share - MFU_APART, of.high * share + MFU_APART
+    return between(max(0.0, low), min(1.0, high), "an estimate: no application said what it computed")
 
 
 def shared(data: Dataset) -> str:

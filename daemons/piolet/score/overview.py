@@ -10,26 +10,28 @@ import concurrent.futures
 import dataclasses
 import functools
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from piolet.samples.dataset import Dataset, Node
-from piolet.score import rollup, saturation, witness
+from piolet.score import ceilings, clock, rollup, saturation, witness
 from piolet.score.counter import EnergyCounter
 from piolet.score.peaks import Peaks, peaks_of
-from piolet.score.saturation import NEEDED, Totals
+from piolet.score.saturation import NEEDED, Totals, Weights
 from piolet.score.timelines import Grid, Timelines, width_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-SCORES = ("s", "c", "m", "n")
+SCORES = ("s", "c", "m", "n", "rated")
 DRAWN = ("utilisation", "sm", "occupancy", "dram", "tensor", "nvlink", "engine", "power", "memory_used")
 _COLUMNS = (*NEEDED, "occupancy", "utilisation", "integer", "tensor_half", "power", "memory_used")
-_SPARSE = ("energy", "temperature", "clock_sm", "clock_events", "xid")
+_SPARSE = ("energy", "temperature", "clock_sm", "clock_memory", "clock_events", "xid")
 MEANS = (
     *("utilisation", "engine", "sm", "occupancy", "tensor", "tensor_half", "fp64", "fp32", "fp16", "integer", "dram"),
     *("pcie_tx", "pcie_rx", "nvlink_tx", "nvlink_rx", "c2c_tx", "c2c_rx", "power"),
@@ -51,6 +53,9 @@ class Gpu:
     memory: int
     power_limit: float
     peaks: Peaks
+    clock_sm_max: float = math.nan
+    clock_memory_max: float = math.nan
+    power_limit_default: float = 0.0
 
 
 @dataclass
@@ -70,6 +75,10 @@ class Overview:
     counted      seconds between the first and the last reading of that counter
     told         seconds in which utilisation was told
     denied       seconds whose profiling counters are not believed, since utilisation contradicts them
+    doubtful     links that were missing though they may have moved bytes, of all nodes
+    nics         the nodes' network interfaces with their line rates, B/s
+    others       nodes on which the step had some of the GPUs only, so that the network may have been another's
+    weights      of the aggregated picture
     """
 
     gpus: list[Gpu]
@@ -99,6 +108,10 @@ class Overview:
     origin: float = 0.0
     bin_seconds: float = 0.0
     remade: list[str] = field(default_factory=list)
+    doubtful: list[str] = field(default_factory=list)
+    nics: dict[str, float] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    weights: Weights = field(default_factory=Weights)
 
     @property
     def seconds(self) -> float:
@@ -120,6 +133,14 @@ class Overview:
             chosen = {gpu.node for gpu, picked in zip(self.gpus, which, strict=True) if picked}
             which = np.array([lane in chosen for lane in self.lanes], bool)
         mean: Array = np.nanmean(rows[which], axis=0)
+        return mean
+
+    def aggregate(self) -> Array:
+        """Return the aggregate of compute, memory and communication by the weights, (bin): the mean of all rows'."""
+        rows = self.weights.aggregate(*(self.lines[name].astype(float) for name in ("c", "m", "n")))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN
+            mean: Array = np.nanmean(rows, axis=0)
         return mean
 
     def per_gpu(self) -> Array:
@@ -150,7 +171,13 @@ def summary_of(node: Node, calibrations: Mapping[str, Peaks] | None = None) -> b
 
 def _gpus(node: Node, calibrations: dict[str, Peaks]) -> list[Gpu]:
     return [
-        Gpu(node.name, i, d["uuid"], d["name"], d["memory"], d["power_limit"], peaks_of(d["name"], calibrations))
+        Gpu(
+            *(node.name, i, d["uuid"], d["name"], d["memory"], d["power_limit"]),
+            peaks_of(d["name"], calibrations, d.get("pcie", 0.0)),
+            clock_sm_max=d.get("clock_sm_max") or math.nan,
+            clock_memory_max=d.get("clock_memory_max") or math.nan,
+            power_limit_default=d.get("power_limit_default", 0.0),
+        )
         for i, d in enumerate(node.facts.devices)
     ]
 
@@ -174,9 +201,11 @@ def _read(node: Node, gpus: list[Gpu], detail: bool = True) -> _Sums:
     if not found:
         sums = _Sums(gpus, *begun, hosts)
     if not (found and node.is_summed):
-        after = node.summed if found else 0
+        after, around = node.summed if found else 0, ceilings.of(node)
+        network = ceilings.Network(node) if around.nics else None
         for chunk in node.chunks((*_COLUMNS, *_SPARSE), after=after):
-            sums.add(chunk, gpus)
+            beside = network.at(chunk["end"], around.is_shared) if network else {}
+            sums.add(chunk | beside, gpus, around.doubtful)
         for chunk in node.chunks(hosts, host=True, after=after):
             sums.add_host(chunk)
         sums.remade |= int(not found and node.facts.thinned > 0)
@@ -204,11 +233,12 @@ class _Sums:
         self.denied = np.zeros(gpus)
         self.events = {name: np.zeros(gpus) for name in (*EVENTS, "known")}
         self.xids: list[set[int]] = [set() for _ in range(gpus)]
-        self.lines = Timelines((*SCORES, *DRAWN), gpus, start, period)
+        self.lines = Timelines((*SCORES, *DRAWN), gpus, start, period, apart=True)
         self.host = Timelines(hosts, 1, start, period)
+        self.held = {name: clock.Held(gpus) for name in ("clock_sm", "clock_memory", "clock_events")}
 
-    def add(self, chunk: dict[str, Array], gpus: list[Gpu]) -> None:
-        """Add samples of the node's GPUs."""
+    def add(self, chunk: dict[str, Array], gpus: list[Gpu], doubtful: Collection[str] = ()) -> None:
+        """Add samples of the node's GPUs; `doubtful` as saturation.score has it."""
         if not gpus:
             return
         gpu = chunk["device"].astype(np.int64)
@@ -222,11 +252,18 @@ class _Sums:
             chunk = chunk | {name: np.where(lies, np.nan, chunk[name]) for name in doubted}
         places = self.lines.places(chunk["end"] - (seconds * 5e8).astype(np.int64))
         models = {g.peaks for g in gpus}
-        samples = saturation.score(chunk, next(iter(models))) if len(models) == 1 else self._mixed(chunk, gpus, gpu)
-        self.totals = self.totals + saturation.totals(samples, seconds, gpu, self.gpus)
+        full = chunk | self._clocks(chunk, gpus, gpu)
+        samples = (
+            saturation.score(full, next(iter(models)), doubtful)
+            if len(models) == 1
+            else self._mixed([saturation.score(full, g.peaks, doubtful) for g in gpus], gpu)
+        )
+        self.totals = self.totals + saturation.totals(samples, seconds, gpu, self.gpus, full["clock_events"])
         unknown = np.isnan(samples.s)
         for name in SCORES:
-            values = np.where(unknown, np.nan, np.nan_to_num(getattr(samples, name)))
+            # Where no clock is told, nothing is known to be lost to it.
+            told = np.fmin(samples.rated, samples.s) if name == "rated" else getattr(samples, name)
+            values = np.where(unknown, np.nan, np.nan_to_num(told))
             self.lines.add(name, values, gpu, places, seconds)
         nvlink = np.fmax(chunk["nvlink_tx"], chunk["nvlink_rx"])
         for name in DRAWN:
@@ -241,9 +278,15 @@ class _Sums:
                     best[i] = np.fmax(best[i], np.fmax.reduce(mine))
         self._rare(chunk, gpu, seconds)
 
-    def _mixed(self, chunk: dict[str, Array], gpus: list[Gpu], gpu: Array) -> saturation.Samples:
-        """Score a node with GPUs of different models: each by its own peaks."""
-        parts = [saturation.score(chunk, g.peaks) for g in gpus]
+    def _clocks(self, chunk: dict[str, Array], gpus: list[Gpu], gpu: Array) -> dict[str, Array]:
+        """Return for every sample the clocks, their shares of the highest, and why they are held back."""
+        held = {name: each.fill(chunk[name], chunk["end"], gpu) for name, each in self.held.items()}
+        most = (np.array([getattr(g, name) for g in gpus]) for name in ("clock_sm_max", "clock_memory_max"))
+        return held | clock.shares(held, gpu, *most)
+
+    @staticmethod
+    def _mixed(parts: list[saturation.Samples], gpu: Array) -> saturation.Samples:
+        """Return of a node with GPUs of different models each by its own peaks."""
         fields = [f.name for f in dataclasses.fields(saturation.Samples)]
         rows = np.arange(len(gpu))
         return saturation.Samples(*(np.stack([getattr(p, f) for p in parts])[gpu, rows] for f in fields))
@@ -294,6 +337,7 @@ def _merge(parts: Iterable[tuple[list[Gpu], _Sums]], data: Dataset, how: str) ->
     gpus: list[Gpu] = []
     sums: list[_Sums] = []
     remade, lanes, expected = [], [], []
+    around = {node.name: ceilings.of(node) for node in data.nodes}
     for node, (own, part) in zip(data.nodes, parts, strict=True):
         gpus += own
         # Until the step's end: a GPU of a node that ended earlier stood idle; of one that was lost nothing is known.
@@ -347,4 +391,7 @@ def _merge(parts: Iterable[tuple[list[Gpu], _Sums]], data: Dataset, how: str) ->
         origin=(grid.first * grid.width - start) / 1e9,
         bin_seconds=grid.width / 1e9,
         remade=remade,
+        doubtful=sorted({link for each in around.values() for link in each.doubtful}),
+        nics={f"{node} {name}": rate for node, each in around.items() for name, rate in each.nics.items()},
+        others=[node for node, each in around.items() if each.is_shared],
     )

@@ -7,7 +7,9 @@ shares of 1 and no peaks of links: then communication cannot be judged, and the 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ class Peaks:
         the activity that the best known code reaches, as a share of the counter's range
     nvlink, pcie, c2c
         bytes per second in one direction, all links of the GPU together; 0: there is none, or it is unknown
+    clock_sheet the clock, in MHz, at which the model has the tensor rate of its data sheet; 0: not known
     source      where the figures come from
     """
 
@@ -37,36 +40,94 @@ class Peaks:
     nvlink: float = 0.0
     pcie: float = 0.0
     c2c: float = 0.0
+    clock_sheet: float = 0.0
     source: str = "unknown model: activity as it is counted, links not judged"
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known which links there are."""
+        return any((self.nvlink, self.pcie, self.c2c))
 
-# Links: NVIDIA's data sheets and architecture papers, which give the sum of both directions, halved. PCIe: the
-# line rate after encoding. The shares eta are 1 until a device has been calibrated: NVIDIA's counters define 1
-# as a unit that issues in every cycle, and what code reaches of that is a measurement, not a data sheet's figure.
-_SHEET = "NVIDIA's data sheet for the links; activity as it is counted (not calibrated)"
-_TABLE: tuple[tuple[str, Peaks], ...] = (
-    ("GB200", Peaks(nvlink=900 * GIGA, pcie=63 * GIGA, c2c=450 * GIGA, source=_SHEET)),
-    ("GH200", Peaks(nvlink=450 * GIGA, pcie=63 * GIGA, c2c=450 * GIGA, source=_SHEET)),
-    ("B200", Peaks(nvlink=900 * GIGA, pcie=63 * GIGA, source=_SHEET)),
-    ("H100 PCIe", Peaks(nvlink=300 * GIGA, pcie=63 * GIGA, source=_SHEET)),
-    ("H100 NVL", Peaks(nvlink=300 * GIGA, pcie=63 * GIGA, source=_SHEET)),
-    ("H100", Peaks(nvlink=450 * GIGA, pcie=63 * GIGA, source=_SHEET)),
-    ("H200", Peaks(nvlink=450 * GIGA, pcie=63 * GIGA, source=_SHEET)),
-    ("H800", Peaks(nvlink=200 * GIGA, pcie=63 * GIGA, source=_SHEET)),
-    ("A100", Peaks(nvlink=300 * GIGA, pcie=31.5 * GIGA, source=_SHEET)),
-    ("A800", Peaks(nvlink=200 * GIGA, pcie=31.5 * GIGA, source=_SHEET)),
-    ("L40", Peaks(pcie=31.5 * GIGA, source=_SHEET)),
-    ("V100", Peaks(nvlink=150 * GIGA, pcie=15.75 * GIGA, source=_SHEET)),
+
+@dataclass(frozen=True)
+class _Row:
+    """What is known of the models whose name in NVML has `part` in it, the first row that fits.
+
+    nvlink, pcie, c2c    GB/s in one direction
+    clock_sheet          MHz, 0: not known for certain
+    sheet, read          where it comes from, and when that was read: without them there is no row
+    """
+
+    part: str
+    nvlink: float
+    pcie: float
+    c2c: float
+    clock_sheet: float
+    sheet: str
+    read: str
+
+    def __post_init__(self) -> None:
+        if not self.part or not self.sheet.strip() or not self.read.strip():
+            raise ValueError(f"the peaks of {self.part!r} have no source or no date")
+
+    def peaks(self) -> Peaks:
+        source = f"{self.sheet}, read in {self.read}, for the links; activity as it is counted (not calibrated)"
+        rates = (self.nvlink * GIGA, self.pcie * GIGA, self.c2c * GIGA)
+        return Peaks(nvlink=rates[0], pcie=rates[1], c2c=rates[2], clock_sheet=self.clock_sheet, source=source)
+
+
+# Links: NVIDIA's data sheets and architecture papers, which give the sum of both directions, halved. PCIe: the line
+# rate after encoding. The shares eta are 1 until a device has been calibrated: NVIDIA's counters define 1 as a unit
+# that issues in every cycle, and what code reaches of that is a measurement, not a data sheet's figure. clock_sheet:
+# the sheet's dense rate of 16-bit tensor operations over the multiprocessors and their operations per cycle (V100 80 x
+# 1024, A100 108 x 2048, A30 56 x 2048, H100 SXM 132 x 4096, PCIe 114 x 4096, L4 58 x 1024, L40S 142 x 1024).
+_PCIE3, _PCIE4, _PCIE5, _PCIE6 = 15.75, 31.5, 63.0, 121.0
+_NOV = "November 2026"
+_TABLE = (
+    _Row("GB300", 900, _PCIE6, 450, 0, "NVIDIA GB300 NVL72 data sheet", _NOV),
+    _Row("GB200", 900, _PCIE5, 450, 0, "NVIDIA GB200 NVL72 data sheet", _NOV),
+    _Row("B300", 900, _PCIE6, 0, 0, "NVIDIA HGX B300 data sheet", _NOV),
+    _Row("B200", 900, _PCIE5, 0, 0, "NVIDIA HGX B200 data sheet", _NOV),
+    _Row("GH200", 450, _PCIE5, 450, 1830, "NVIDIA GH200 data sheet", _NOV),
+    _Row("H100 PCIe", 300, _PCIE5, 0, 1620, "NVIDIA H100 data sheet", _NOV),
+    _Row("H100 NVL", 300, _PCIE5, 0, 0, "NVIDIA H100 NVL data sheet", _NOV),
+    _Row("H100", 450, _PCIE5, 0, 1830, "NVIDIA H100 data sheet", _NOV),
+    _Row("H200 NVL", 450, _PCIE5, 0, 0, "NVIDIA H200 data sheet", _NOV),
+    _Row("H200", 450, _PCIE5, 0, 1830, "NVIDIA H200 data sheet", _NOV),
+    _Row("H800", 200, _PCIE5, 0, 0, "NVIDIA H800 product brief", _NOV),
+    _Row("H20", 450, _PCIE5, 0, 0, "NVIDIA H20 product brief", _NOV),
+    _Row("A100", 300, _PCIE4, 0, 1410, "NVIDIA A100 data sheet", _NOV),
+    _Row("A800", 200, _PCIE4, 0, 0, "NVIDIA A800 product brief", _NOV),
+    _Row("A30", 100, _PCIE4, 0, 1440, "NVIDIA A30 data sheet", _NOV),
+    _Row("RTX PRO 6000", 0, _PCIE5, 0, 0, "NVIDIA RTX PRO 6000 Blackwell data sheet", _NOV),
+    _Row("RTX PRO 5000", 0, _PCIE5, 0, 0, "NVIDIA RTX PRO 5000 Blackwell data sheet", _NOV),
+    _Row("RTX PRO 4500", 0, _PCIE5, 0, 0, "NVIDIA RTX PRO 4500 Blackwell data sheet", _NOV),
+    _Row("L40S", 0, _PCIE4, 0, 2490, "NVIDIA L40S data sheet", _NOV),
+    _Row("L40", 0, _PCIE4, 0, 0, "NVIDIA L40 data sheet", _NOV),
+    _Row("NVIDIA L4", 0, _PCIE4, 0, 2040, "NVIDIA L4 data sheet", _NOV),
+    _Row("V100", 150, _PCIE3, 0, 1530, "NVIDIA V100 data sheet", _NOV),
 )
+# Of a model that is not in the table: the least of what there is. One NVLink of generation 2; eight lanes of PCIe 3.0.
+LEAST = {"nvlink": 25 * GIGA, "pcie": 7.88 * GIGA, "c2c": 450 * GIGA}
 
 
-def peaks_of(model: str, calibrations: Mapping[str, Peaks] | None = None) -> Peaks:
-    """Return the peaks of a GPU model, as NVML names it ('NVIDIA H100 80GB HBM3')."""
+def peaks_of(model: str, calibrations: Mapping[str, Peaks] | None = None, pcie: float = 0.0) -> Peaks:
+    """Return the peaks of a GPU model, as NVML names it ('NVIDIA H100 80GB HBM3').
+
+    `pcie` is what the driver says of its link in this machine, B/s in one direction; 0: it does not say.
+    """
     if calibrations and model in calibrations:
         return calibrations[model]
-    for part, peaks in _TABLE:
-        if part in model:
-            return peaks
+    return _known(model, pcie)
+
+
+@functools.cache
+def _known(model: str, pcie: float) -> Peaks:
+    for row in _TABLE:
+        # "NVIDIA L4" is no L40, and "H20" no H200: what follows the name is no letter and no digit.
+        if re.search(rf"\b{re.escape(row.part)}\b", model):
+            found = row.peaks()
+            return dataclasses.replace(found, pcie=pcie) if pcie else found
     return Peaks()
 
 

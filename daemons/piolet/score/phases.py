@@ -16,7 +16,7 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 BINS_MAX = 600
-PHASES_MAX = 12
+PHASES_MAX = 30
 _FLOOR = 0.02
 _SHORTEST = 3
 
@@ -41,6 +41,9 @@ def phases(series: Array) -> list[Phase]:
     while len(cuts) > PHASES_MAX:
         penalty *= 2
         cuts = _cuts(data, penalty)
+    # What lies before a gap and what lies behind it are two.
+    gaps = np.flatnonzero(np.diff(known) > max(_SHORTEST, len(series) // 100)) + 1
+    cuts = sorted({*cuts, *(int(gap) for gap in gaps)})
     result = []
     for start, end in zip([0, *cuts[:-1]], cuts, strict=True):
         means = tuple(float(value) for value in data[start:end].mean(axis=0))

@@ -148,8 +148,14 @@ def _size(leaf: Any) -> int:
 
 def _shape(leaves: list[Any]) -> str:
     """Return a digest of what the values are: releases that count other things have another."""
-    names = (f"{path}{leaf.shape if isinstance(leaf, np.ndarray) else type(leaf).__name__}" for path, _, leaf in leaves)
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    names = "\n".join(f"{path}{_kind(leaf)}" for path, _, leaf in leaves)
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
+
+
+def _kind(leaf: Any) -> str:
+    if isinstance(leaf, Timelines):
+        return leaf.layout
+    return str(leaf.shape) if isinstance(leaf, np.ndarray) else type(leaf).__name__
 
 
 def _leaves(value: Any, path: str, holder: tuple[Any, str] = (None, "")) -> Iterator[tuple[str, tuple[Any, str], Any]]:

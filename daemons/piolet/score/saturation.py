@@ -13,13 +13,14 @@ maximum is ours: phases alternate between ceilings, and the maximum of the means
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from piolet.score.peaks import Peaks
+from piolet.score.clock import CAUSES, UNNAMED, cause
+from piolet.score.peaks import LEAST, Peaks
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,10 +34,36 @@ COVERAGE = 0.95  # below this share of covered time the score is a range
 
 
 @dataclass(frozen=True)
+class Weights:
+    """How much each ceiling counts in the aggregated picture; only what they are to each other matters."""
+
+    compute: float = 1.0
+    memory: float = 1.0
+    communication: float = 1.0
+
+    @property
+    def text(self) -> str:
+        """The weights in words; '' if all are equal."""
+        if self.compute == self.memory == self.communication:
+            return ""
+        return f"compute {self.compute:g}, memory {self.memory:g}, communication {self.communication:g}"
+
+    def aggregate(self, c: Array, m: Array, n: Array) -> Array:
+        """Return the max over k of w_k x_k over the largest weight, of arrays of one shape."""
+        heaviest = max(self.compute, self.memory, self.communication)
+        weighted = ((self.compute, c), (self.memory, m), (self.communication, n))
+        result: Array = np.maximum.reduce([weight / heaviest * values for weight, values in weighted])
+        return result
+
+
+@dataclass(frozen=True)
 class Samples:
     """Per sample: compute c, memory m, network n, saturation s, SM and engine activity, each 0..1; NaN: unknown.
 
-    most    what s can be at most: above s where a pipe was not told of
+    most      what s can be at most: above s where a pipe or a link was not told of
+    nic       the node's network interface, a part of n
+    rated     what s would be of a GPU at its highest clocks: activity times clock over the highest clock
+    ofu       tensor activity times clock over the highest clock
     """
 
     c: Array
@@ -46,20 +73,28 @@ class Samples:
     sm: Array
     engine: Array
     most: Array
+    nic: Array
+    rated: Array
+    ofu: Array
 
 
-def score(values: Mapping[str, Array], peaks: Peaks) -> Samples:
+def score(values: Mapping[str, Array], peaks: Peaks, doubtful: Collection[str] = ()) -> Samples:
     """Return the saturation of every sample.
 
     c = max over pipes k in {tensor, FP64, FP32, FP16} of min(1, a_k / eta_k); a pipe without a value is left out
     m = min(1, a_DRAM / eta_DRAM)
-    n = max over links l in {NVLink, PCIe, C2C} of min(1, max(TX_l, RX_l) / peak_l); unknown links are left out
+    n = max over links l in {NVLink, PCIe, C2C} of min(1, max(TX_l, RX_l) / peak_l), and of `nic`, the share of the line
+        rate of the node's busiest network interface; unknown links are left out
     s = max(c, m, n), and NaN unless both c and m are known: without them nothing is known
     most = s where every pipe is known, else max(s, max over the missing pipes k of min(1, a_SM / eta_k)): a pipe works
         in no cycle in which no multiprocessor has work; without a_SM, 1. A missing pipe is no zero, so s is what the
-        saturation is at least.
+        saturation is at least. Likewise 1 where a link of `doubtful` is missing, which is known to be one that may have
+        moved bytes; of a model whose links are not known, what moved over the least of all that are known (LEAST);
+        and `nic_others`, the same as `nic` where the node's other GPUs may have caused it
+    rated = max(c f_SM, m f_memory, n), f being `clock_share` and `memory_clock_share`; ofu = a_tensor f_SM
+        (arXiv 2605.20799); NaN without them
 
-    `values` has arrays of one length by the names of api.GPU_QUANTITIES; absent ones are unknown.
+    `values` has arrays of one length by the names of api.GPU_QUANTITIES, and those named here; absent ones are unknown.
     """
     size = next((len(array) for array in values.values()), 0)
     missing = np.full(size, np.nan, np.float32)
@@ -72,7 +107,8 @@ def score(values: Mapping[str, Array], peaks: Peaks) -> Samples:
         for name in names
         if name in values and getattr(peaks, link) > 0
     ]
-    n = np.nan_to_num(_fmax(links, missing), copy=False, nan=0.0)
+    nic = np.nan_to_num(values.get("nic", missing))
+    n = np.maximum(np.nan_to_num(_fmax(links, missing), copy=False, nan=0.0), nic)
     s = np.maximum(np.maximum(c, m), n)  # np.maximum keeps NaN
     engine = _share(values["engine"], 1.0) if "engine" in values else missing
     sm = _share(values["sm"], 1.0) if "sm" in values else missing
@@ -81,7 +117,18 @@ def score(values: Mapping[str, Array], peaks: Peaks) -> Samples:
         pipe = values.get(name, missing)
         bound = _share(np.nan_to_num(sm, nan=1.0), getattr(peaks, f"eta_{name}"))
         most = np.where(np.isnan(pipe), np.maximum(most, bound), most)
-    return Samples(c, m, n, s, sm, engine, most)
+    for link, *names in LINKS:
+        if peaks.is_known and not getattr(peaks, link):
+            continue  # the model has none
+        told = [values.get(name, missing) for name in names]
+        if not peaks.is_known:
+            most = np.maximum(most, np.nan_to_num(_share(_fmax(told, missing), LEAST[link])))
+        if link in doubtful:
+            most = np.where(np.isnan(told[0]) | np.isnan(told[1]), np.maximum(most, 1), most)
+    most = np.maximum(most, np.nan_to_num(values.get("nic_others", missing)))
+    f, f_memory = (values.get(name, missing) for name in ("clock_share", "memory_clock_share"))
+    rated = np.maximum(np.maximum(c * f, m * f_memory), n)
+    return Samples(c, m, n, s, sm, engine, most, nic, rated, values.get("tensor", missing) * f)
 
 
 def _share(values: Array, best: float) -> Array:
@@ -105,9 +152,14 @@ class Totals:
     s, c, m, n   the integral of the score and of its parts
     by_c, by_m, by_n    seconds in which each was the limit; the rest of `covered` had s below BUSY
     high         seconds with s above HIGH
-    idle, narrow, stalled    the waterfall, see `waterfall`
+    idle, narrow, stalled, unexplained    the waterfall, see `waterfall`
     most         the integral of what the score can be at most
-    unsure       seconds of `covered` in which a pipe that was not told of may have been the limit
+    unsure       seconds of `covered` in which a pipe or a link that was not told of may have been the limit
+    by_nic       seconds of `by_n` in which it was the node's network interface
+    clocked      seconds of `covered` whose clocks were told; over them is
+    rated        the integral of the score at the clocks that there were
+    heat, power, hardware, cap, unnamed    of what is between `s` and that, by what held the clock back
+    tensored, ofu    seconds with tensor activity and clock; the integral of their product
     """
 
     covered: Array
@@ -122,8 +174,19 @@ class Totals:
     idle: Array
     narrow: Array
     stalled: Array
+    unexplained: Array
     most: Array
     unsure: Array
+    by_nic: Array
+    clocked: Array
+    rated: Array
+    heat: Array
+    power: Array
+    hardware: Array
+    cap: Array
+    unnamed: Array
+    tensored: Array
+    ofu: Array
 
     def __add__(self, other: Totals) -> Totals:
         pairs = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Totals)}
@@ -135,8 +198,9 @@ class Totals:
         return Totals(*(np.zeros(gpus) for _ in dataclasses.fields(Totals)))
 
 
-def totals(samples: Samples, seconds: Array, gpu: Array, gpus: int) -> Totals:
-    """Return the sums; `seconds` is what each sample covers, `gpu` which GPU (0..gpus-1) it is of."""
+def totals(samples: Samples, seconds: Array, gpu: Array, gpus: int, events: Array | None = None) -> Totals:
+    """Return the sums; `seconds` is what each sample covers, `gpu` which GPU (0..gpus-1) it is of, `events` why the
+    clock is held back (nvmlClocksEventReason)."""
     known = ~np.isnan(samples.s)
     weight = np.where(known, seconds, 0).astype(np.float64)
     s, c, m, n = (np.nan_to_num(array) for array in (samples.s, samples.c, samples.m, samples.n))
@@ -145,7 +209,13 @@ def totals(samples: Samples, seconds: Array, gpu: Array, gpus: int) -> Totals:
     most = np.nan_to_num(samples.most)
     unsure = most > s + UNSURE
     busy = (s >= BUSY) & ~unsure
-    idle, narrow, stalled = waterfall(s, samples.sm, samples.engine)
+    idle, narrow, stalled, unexplained = waterfall(s, samples.sm, samples.engine)
+    by_n = ~first & ~second & busy
+    clocked = ~np.isnan(samples.rated)
+    rated = np.where(clocked, samples.rated, 0)
+    lost = np.where(clocked, s - rated, 0)
+    causes = cause(np.full(len(s), np.nan) if events is None else events)
+    by_cause = [np.where(causes == place, lost, 0) for place in range(len(CAUSES) + 1)]
 
     def add(what: Array) -> Array:
         return np.bincount(gpu, weights=what * weight, minlength=gpus)
@@ -158,29 +228,40 @@ def totals(samples: Samples, seconds: Array, gpu: Array, gpus: int) -> Totals:
         n=add(n),
         by_c=add(first & busy),
         by_m=add(second & busy),
-        by_n=add(~first & ~second & busy),
+        by_n=add(by_n),
         high=add(s > HIGH),
         idle=add(idle),
         narrow=add(narrow),
         stalled=add(stalled),
+        unexplained=add(unexplained),
         most=add(most),
         unsure=add(unsure),
+        by_nic=add(by_n & (samples.nic >= n)),
+        clocked=add(clocked),
+        rated=add(rated),
+        **{name: add(part) for name, part in zip((*CAUSES, UNNAMED), by_cause, strict=True)},
+        tensored=add(~np.isnan(samples.ofu)),
+        ofu=add(np.nan_to_num(samples.ofu)),
     )
 
 
-def waterfall(s: Array, sm: Array, engine: Array) -> tuple[Array, Array, Array]:
-    """Return idle, narrow and stalled; with s they add up to 1 in every sample.
+def waterfall(s: Array, sm: Array, engine: Array) -> tuple[Array, Array, Array, Array]:
+    """Return idle, narrow, stalled and unexplained; with s they add up to 1 in every sample.
 
     With e = engine activity and a = SM activity, both raised to at least what lies below them (a copy engine
     moves data without any SM, and counters are noisy): a' = max(a, s), e' = max(e, a'),
     idle = 1 - e'    nothing ran: what "utilisation" would show too
     narrow = e' - a'    something ran, on few SMs: small batches, small kernels
     stalled = a' - s    SMs had work and waited: for memory latency, for instructions that are not counted
-    An unknown a or e is taken to be what lies below it.
+    unexplained    what these would divide, were a or e known: without e 1 - a', without a e' - s, without both 1 - s
     """
     above_sm = np.fmax(sm, s)
     above_engine = np.fmax(engine, above_sm)
-    return 1 - above_engine, above_engine - above_sm, above_sm - s
+    no_sm, no_engine = np.isnan(sm), np.isnan(engine)
+    idle = np.where(no_engine, 0, 1 - above_engine)
+    narrow = np.where(no_engine | no_sm, 0, above_engine - above_sm)
+    stalled = np.where(no_sm, 0, above_sm - s)
+    return idle, narrow, stalled, 1 - s - idle - narrow - stalled
 
 
 @dataclass(frozen=True)
@@ -189,8 +270,12 @@ class Score:
 
     low, high    what the score could be if every second without data had been idle, or saturated
     value        the mean over the covered time; None: nothing is covered
-    most         what that mean can be at most: above `value` where a pipe was not told of
-    unsure       share of the covered time in which such a pipe may have been the limit
+    most         what that mean can be at most: above `value` where a pipe or a link was not told of
+    unsure       share of the covered time in which such a one may have been the limit
+    clocked      share of the covered time whose clocks were told
+    rated        the mean at the clocks that there were, over that time; None: no clock was told
+    throttled    what a clock below the highest took from the value; of which heat, power, hardware, cap, unnamed
+    ofu          tensor activity times clock over the highest clock; None: one of them is not told
     """
 
     value: float | None
@@ -207,10 +292,26 @@ class Score:
     idle: float
     narrow: float
     stalled: float
+    unexplained: float
     seconds: float
     gpus: int
     most: float
     unsure: float
+    by_nic: float
+    clocked: float
+    rated: float | None
+    throttled: float
+    heat: float
+    power: float
+    hardware: float
+    cap: float
+    unnamed: float
+    ofu: float | None
+
+    @property
+    def useful(self) -> float | None:
+        """What of the value is left of a GPU at its highest clock."""
+        return None if self.value is None else self.value - self.throttled
 
     @property
     def is_range(self) -> bool:
@@ -254,11 +355,23 @@ def summarise(sums: Totals, seconds: float, which: Array | None = None) -> Score
         idle=mean(picked.idle),
         narrow=mean(picked.narrow),
         stalled=mean(picked.stalled),
+        unexplained=mean(picked.unexplained),
         seconds=seconds,
         gpus=gpus,
         most=mean(picked.most),
         unsure=mean(picked.unsure),
+        by_nic=mean(picked.by_nic),
+        clocked=mean(picked.clocked),
+        rated=_over(picked.rated, picked.clocked),
+        throttled=sum(mean(getattr(picked, name)) for name in (*CAUSES, UNNAMED)),
+        **{name: mean(getattr(picked, name)) for name in (*CAUSES, UNNAMED)},
+        ofu=_over(picked.ofu, picked.tensored),
     )
+
+
+def _over(sums: Array, seconds: Array) -> float | None:
+    whole = float(seconds.sum())
+    return float(sums.sum()) / whole if whole > 0 else None
 
 
 def balance(per_gpu: Array) -> float:

@@ -21,12 +21,14 @@ from piolet.score.figure import Figure
 from piolet.score.overview import Overview, overview
 from piolet.score.peaks import Peaks
 from piolet.score.phases import phases
-from piolet.score.saturation import Score
+from piolet.score.saturation import UNSURE, Score, Weights
 from piolet.steps import identity
 
 MIXED = 0.1
 IDLE = 0.5  # of a phase: whatever limits the rest, it is not what the phase is
-HEADLINES = ("saturation", "utilisation", "energy", "coverage", "size")
+HEADLINES = ("saturation", "utilisation", "energy", "coverage", "size", "rated", "ofu", "mfu")
+_ASIDE = ("saturation", "ofu", "mfu")  # their reasons stand beside the figures, or in the documentation
+_NAMES = {"rated": "saturation at the highest clock"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Summary:
 
     saturation, utilisation, energy, coverage, size    the headline figures: what may be said of the step. `score` has
                the parts behind the first of them, over the time that is covered
+    rated      the saturation at the highest clocks; `ofu` and `mfu` see headlines.py
 
     restarts   how often the job had been requeued
     job_name, user, environment, command    '' where it is not known
@@ -88,6 +91,9 @@ class Summary:
     energy: Figure
     coverage: Figure
     size: Figure
+    rated: Figure
+    ofu: Figure
+    mfu: Figure
     sm: float | None
     phases: tuple[NamedPhase, ...]
     nodes: tuple[NodeLine, ...]
@@ -99,6 +105,11 @@ class Summary:
     quality: tuple[str, ...]
     cost: tuple[float, float] | None
     view: Overview
+
+    @property
+    def aggregated(self) -> float | None:
+        """The mean of the aggregated picture, 0..1; None: nothing is covered."""
+        return _mean(self.view.aggregate()) if self.score.value is not None else None
 
     @property
     def name(self) -> str:
@@ -134,11 +145,18 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None, detail: bool = True) -> Summary:
-    """Read a data set and return what there is to say; without `detail` not all of what can be drawn."""
+def summarise(
+    data: Dataset,
+    calibrations: Mapping[str, Peaks] | None = None,
+    detail: bool = True,
+    weights: Weights | None = None,
+) -> Summary:
+    """Read a data set and return what there is to say; without `detail` not all of what can be drawn. `weights` are of
+    the aggregated picture."""
     while True:
         try:
             view = overview(data, calibrations, detail)
+            view.weights = weights or Weights()
             break
         except ScoreError:
             if not data.is_stale:
@@ -169,12 +187,15 @@ def summarise(data: Dataset, calibrations: Mapping[str, Peaks] | None = None, de
             energy=headlines.energy(data, view),
             coverage=headlines.coverage(data, view),
             size=headlines.size(data, view),
+            rated=headlines.rated(data, view),
+            ofu=headlines.ofu(data, view),
+            mfu=headlines.mfu(data, view),
             sm=_mean(view.means["sm"]),
             phases=tuple(_phases(view)),
             nodes=tuple(_nodes(view, per_gpu)),
             wanted=data.wanted,
             slowest=_slowest(view, per_gpu),
-            balance=saturation.balance(per_gpu),
+            balance=math.nan if np.isnan(per_gpu).all() else saturation.balance(per_gpu),
             power=_mean(view.means["power"]),
             advice=tuple(advise(view)),
             quality=tuple(_quality(data, view)),
@@ -277,8 +298,8 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
     figures = {name: getattr(headlines, name)(data, view) for name in HEADLINES} if view.rows else {}
     by_reason: dict[str, list[str]] = {}
     for name, figure in figures.items():
-        if figure.reason and name != "saturation":  # that reason stands beside the figure
-            by_reason.setdefault(figure.reason, []).append(name)
+        if figure.reason and name not in _ASIDE and figure.reason != figures["saturation"].reason:
+            by_reason.setdefault(figure.reason, []).append(_NAMES.get(name, name))
     if thinned := max(node.facts.thinned for node in data.nodes):
         most = f"{thinned:.1f} s" if thinned < 60 else f"{thinned / 60:.1f} min"
         lines.append(
@@ -287,7 +308,7 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
             else f"thinned: figures of {texts.counted(len(view.remade), 'node')} are made of means over up to {most}"
         )
     lines += [f"{', '.join(names)} not confirmed: {reason}" for reason, names in by_reason.items()]
-    if score.is_lower_bound:
+    if score.is_lower_bound and score.most < 1 - UNSURE:
         lines.append(f"the saturation is at most {100 * score.most:.0f} %, since no pipe works more than its SMs")
     steps = sorted({_run_of(node.facts.header) for node in data.nodes})
     if len(steps) > 1:
@@ -332,8 +353,13 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
         count = sum(blanks[name, reason] for name in names)
         some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         lines.append(f"{count} values missing ({reason}): {some}")
-    if any(gpu.peaks.nvlink == gpu.peaks.pcie == 0 for gpu in view.gpus if gpu.model):
+    if any(not gpu.peaks.is_known for gpu in view.gpus if gpu.model):
         lines.append("the model's link bandwidths are not known here, so communication is not judged")
+    if data.wanted > 1 and view.gpus and not view.nics:
+        lines.append("no network interface told its line rate, so communication between nodes is not judged")
+    if score.unexplained > UNSURE:
+        part = f"{100 * score.unexplained:.0f} %"
+        lines.append(f"engine or SM activity is missing: what became of {part} of the time is unknown")
     if len(view.gpus) and not view.rows:
         lines.append("no sample was taken: the step was too short, or its GPUs did not answer")
     elif len(view.gpus) and score.value is None and used(view).any() and not view.denied.any():

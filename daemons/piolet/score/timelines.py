@@ -18,6 +18,7 @@ from piolet.score.phases import BINS_MAX
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_LAYOUT = 2
 UNIT = 390_625  # ns; 256 of them are 100 ms
 _STEPS, _EDGE_STEPS = 500, 250  # in which a mean and an extreme are kept, of the largest value or of 1
 
@@ -36,14 +37,20 @@ class Timelines:
     width, first    of a bin, and the number of the first one: it begins at first * width
     sums            (2, name, row, bin): the integral in seconds, and the seconds in which it was told
     low, high       (name, bin): the lowest and the highest sample of all rows, NaN where there is none
+    apart           keep what is of single rows, and the extremes, apart: a screen does not need them
     """
 
-    def __init__(self, names: Sequence[str], rows: int, start: int, period: float) -> None:
-        self.names, self.rows = tuple(names), rows
+    def __init__(self, names: Sequence[str], rows: int, start: int, period: float, apart: bool = False) -> None:
+        self.names, self.rows, self.apart = tuple(names), rows, apart
         self.width = width_of(start, start, period)
         self.first = start // self.width
         self.sums = np.zeros((2, len(names), rows, 0))
         self.low, self.high = (np.zeros((len(names), 0)) for _ in range(2))
+
+    @property
+    def layout(self) -> str:
+        """What `state` yields, in a word: of another layout nothing can be restored."""
+        return f"{_LAYOUT} {self.names} {self.rows} {self.apart} {_STEPS} {_EDGE_STEPS} {BINS_MAX}"
 
     def places(self, times: Array) -> Places:
         """Return the bins of samples with these middles; the bins become wider if need be."""
@@ -78,7 +85,7 @@ class Timelines:
         self.high = _halved(self.high, odd, np.nan, np.fmax)
 
     def state(self) -> Iterator[tuple[str, Array | float]]:
-        """Yield the content by name, in the precision that is kept; what is of single rows has names with "row."."""
+        """Yield the content by name, in the precision that is kept; what is kept apart has names with "row."."""
         used = np.flatnonzero(self.sums[1].any(axis=(0, 1)))
         bins = int(used[-1]) + 1 if len(used) else 0
         told, heard = self.sums[0, ..., :bins], self.sums[1, ..., :bins]
@@ -86,21 +93,22 @@ class Timelines:
         yield "first", self.first
         seconds = self.width / 1e9
         whole = heard.sum(axis=1)
+        row = "row." if self.apart else ""
         for key, values, steps in (
             ("row.mean", _ratio(told, heard), _STEPS),
             ("row.told", heard / seconds, _STEPS),
             ("mean", _ratio(told.sum(axis=1), whole), _STEPS),
             ("told", whole / max(1, self.rows) / seconds, _STEPS),
-            ("low", self.low[:, :bins], _EDGE_STEPS),
-            ("high", self.high[:, :bins], _EDGE_STEPS),
-        ):
+            (f"{row}low", self.low[:, :bins], _EDGE_STEPS),
+            (f"{row}high", self.high[:, :bins], _EDGE_STEPS),
+        )[0 if self.apart else 2 :]:
             largest = np.fmax.reduce(values.reshape(len(self.names), -1), axis=1, initial=1.0)
             most = largest.astype(float).reshape(-1, *[1] * (values.ndim - 1))
             yield f"{key}.most", most
             yield key, _whole(values / most, steps)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state` yielded; without what is of single rows there is one row, which stands for all.
+        """Take over what `state` yielded; without what is kept apart there is one row, which stands for all.
 
         Raises ScoreError: it is not of timelines like this.
         """
@@ -110,21 +118,16 @@ class Timelines:
             units = self.width // UNIT
             if units < 1 or units & (units - 1) or self.width % UNIT or not 0 <= self.first * self.width < 1 << 62:
                 raise ValueError("width")
-            mean, told, low, high = (
-                _share(state[key], steps) * state[f"{key}.most"].astype(np.float32)  # which is enough to draw
-                for key, steps in (
-                    (f"{row}mean", _STEPS),
-                    (f"{row}told", _STEPS),
-                    ("low", _EDGE_STEPS),
-                    ("high", _EDGE_STEPS),
-                )
-            )
-            bins = low.shape[-1]
+            mean, told = (_read(state, f"{row}{key}", _STEPS) for key in ("mean", "told"))
+            bins, edges = mean.shape[-1], (self.low[:, :0], self.high[:, :0])
+            if row or not self.apart:
+                edges = _read(state, f"{row}low", _EDGE_STEPS), _read(state, f"{row}high", _EDGE_STEPS)
+            low, high = edges
             if not row:
                 mean, told = mean[:, None], told[:, None] * self.rows
             rows = self.rows if row else 1
             fits = mean.shape == told.shape == (len(self.names), rows, bins) and low.shape == high.shape
-            if not fits or low.shape[0] != len(self.names) or bins > BINS_MAX:
+            if not fits or low.shape not in ((len(self.names), bins), (len(self.names), 0)) or bins > BINS_MAX:
                 raise ValueError("shapes")
             heard = told * np.float32(self.width / 1e9)
             self.sums = np.stack([np.where(heard > 0, mean, 0.0) * heard, heard])
@@ -152,6 +155,12 @@ def _halved(values: Array, odd: int, nothing: float, how: np.ufunc) -> Array:
     pairs = how.reduce(padded.reshape(*values.shape[:-1], padded.shape[-1] // 2, 2), axis=-1)
     result = np.full(values.shape, nothing)
     result[..., : pairs.shape[-1]] = pairs
+    return result
+
+
+def _read(state: dict[str, Any], key: str, steps: int) -> Array:
+    """Return what was kept, as accurately as it is drawn."""
+    result: Array = _share(state[key], steps) * state[f"{key}.most"].astype(np.float32)
     return result
 
 
@@ -189,8 +198,9 @@ class Grid:
         while one.width < self.width:
             one.coarsen()
         inside, at = self._places(one)
-        self.low[:, at] = np.fmin(self.low[:, at], one.low[:, inside])
-        self.high[:, at] = np.fmax(self.high[:, at], one.high[:, inside])
+        if one.low.shape[-1]:
+            self.low[:, at] = np.fmin(self.low[:, at], one.low[:, inside])
+            self.high[:, at] = np.fmax(self.high[:, at], one.high[:, inside])
         if not one.rows:
             return
         sums = one.sums[..., inside]
@@ -207,7 +217,7 @@ class Grid:
 
     def _places(self, one: Timelines) -> tuple[Any, Any]:
         """Return which bins of a node lie in the step, and where; as slices, which are fast, if they can be."""
-        bins, begin = one.low.shape[-1], one.first - self.first
+        bins, begin = one.sums.shape[-1], one.first - self.first
         if one.width == self.width and 0 <= begin <= self.bins - bins:
             return slice(bins), slice(begin, begin + bins)
         places = (one.first + np.arange(bins)) * one.width // self.width - self.first

@@ -39,7 +39,7 @@ def load(path: Path | None = None) -> Config:
     Raises ConfigError: the file cannot be read (if it was named), is not TOML, or holds an unknown
     key or a value that is none for its key.
     """
-    named = path is not None
+    named = path not in (None, DEFAULT_PATH)  # srun's plugins always say which they mean
     path = path or DEFAULT_PATH
     try:
         text = path.read_text("utf-8-sig")

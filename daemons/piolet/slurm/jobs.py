@@ -75,6 +75,28 @@ def gpus_of(nodes: Sequence[str], scontrol: str = "scontrol") -> dict[str, int]:
     return found
 
 
+def leaves(scontrol: str = "scontrol") -> dict[str, str]:
+    """Return by node the switch that it hangs at, as topology.conf has it; nothing where Slurm knows of none.
+
+    Raises SlurmError.
+    """
+    try:
+        done = subprocess.run(
+            [scontrol, "show", "topology"], capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{scontrol} did not tell the topology within {_ASK_S:g} s") from None
+    except OSError as error:
+        raise SlurmError(f"cannot start {scontrol}: {error.strerror}") from None
+    found = {}
+    for line in done.stdout.decode("utf-8", "replace").splitlines():
+        words = dict(word.partition("=")[::2] for word in line.split())
+        # Those above the lowest level have switches below them.
+        if words.get("SwitchName") and words.get("Level") == "0" and words.get("Nodes"):
+            found.update(dict.fromkeys(hostlist.expand(words["Nodes"]), words["SwitchName"]))
+    return found
+
+
 def impossible(command: Sequence[str], environ: Mapping[str, str]) -> str:
     """Return why Slurm can never give the srun `command` its nodes, '' when it can, or does not say."""
     try:

@@ -52,7 +52,8 @@ def path_of(
     directory = files.cache_directory(variables, verb)
     if directory is None:
         return None
-    key = os.fsencode(cwd) + b"\0" + os.fsencode(request) + b"\0" + os.fsencode(config) + b"\0" + str(uid).encode()
+    key = os.fsencode(cwd) + b"\0" + os.fsencode(request) + b"\0" + os.fsencode(config) + b"\0"
+    key += str(uid).encode() + b"\0"
     return f"{directory}/{fnv1a(key):016x}.rec"
 
 

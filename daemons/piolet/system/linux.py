@@ -90,6 +90,18 @@ def clone_tree(path: str, recursive: bool = True) -> int:
     return _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), path)
 
 
+def clone_file(directory: int, name: str) -> int:
+    """Return a descriptor of a detached copy of the mount at `name` in an open directory, and of nothing below it."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    return _check(_libc.syscall(_SYS_OPEN_TREE, directory, os.fsencode(name), flags), name)
+
+
+def attach_file(tree: int, directory: int, name: str) -> None:
+    """Attach the detached mount `tree` at `name` in an open directory, following no link."""
+    number = _libc.syscall(_SYS_MOVE_MOUNT, tree, b"", directory, os.fsencode(name), _MOVE_MOUNT_F_EMPTY_PATH)
+    _check(number, name)
+
+
 def attach(tree: int, path: str) -> None:
     """Attach the detached mount `tree` at `path`, following symbolic links (move_mount)."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS

@@ -46,9 +46,16 @@ class Found:
 
 
 class Coordinator:
-    """One vetting. `clock` gives monotonic seconds; `start_s` is what nodes may need before their budget begins."""
+    """One vetting. `clock` gives monotonic seconds; `start_s` is what nodes may need before their budget begins.
 
-    def __init__(self, plan: Plan, nodes: Sequence[str], clock: Callable[[], float], start_s: float = 0.0) -> None:
+    leaf   the switch of each node, where that is known
+    """
+
+    def __init__(
+        self, plan: Plan, nodes: Sequence[str], clock: Callable[[], float], start_s: float = 0.0,
+        leaf: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self._leaf = leaf
         self._plan = plan
         self._nodes = list(nodes)
         self._clock = clock
@@ -266,7 +273,7 @@ class Coordinator:
         end = self._clock() + _JUDGING_S
         limit, bad = localise.bad_meetings(found, task.better, task.effect)
         try:
-            faults, notes = localise.explain(found, limit, bad, lambda: self._clock() >= end)
+            faults, notes = localise.explain(found, limit, bad, lambda: self._clock() >= end, self._leaf)
         except VetError as error:
             faults, notes = [], [f"no node is named: {error.message}"]
         named = {fault.node: fault for fault in faults}

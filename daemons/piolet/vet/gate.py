@@ -169,9 +169,13 @@ class _Gate:
             self._watched.keep(text, note, at, at + kept.good_for_s(self._plan))
 
     def _vet(self, nodes: Sequence[str]) -> Decision:
+        leaf: Mapping[str, str] = {}
+        if step.meets(self._plan):
+            with contextlib.suppress(SlurmError):  # then no switch is named
+                leaf = jobs.leaves(_tool(self._order.words, "scontrol"))
         launch = step.Launch(
             _tool(self._order.words, "srun"), self._job, self._site.program, self._site.socket,
-            step.environment_words(self._words.value("environment"), self._environ),
+            step.environment_words(self._words.value("environment"), self._environ), leaf,
         )  # fmt: skip
         found = step.run(self._plan, nodes, launch, self._environ, self._interrupted)
         gpus: Mapping[str, int] = {}

@@ -28,6 +28,8 @@ PEERS_MIN = 4
 
 _LATE_EVERY = 256
 _WAYS_SHOWN = 9
+_BEHIND_MIN = 3
+_MOSTLY = 2 / 3
 Pair = tuple[str, str]
 Late = Callable[[], bool]
 
@@ -209,9 +211,13 @@ def localise(
 
 
 def explain(
-    meetings: Sequence[Meeting], limit: float | None, bad: Sequence[Meeting], late: Late = _never
-) -> tuple[list[Fault], list[str]]:
-    """Return what `localise` does, of what `bad_meetings` found among `meetings`."""
+    meetings: Sequence[Meeting], limit: float | None, bad: Sequence[Meeting], late: Late = _never,
+    leaf: Mapping[str, str] | None = None,
+) -> tuple[list[Fault], list[str]]:  # fmt: skip
+    """Return what `localise` does, of what `bad_meetings` found among `meetings`.
+
+    leaf   the switch of each node, where that is known: what is bad for all behind one, or between two, is said so
+    """
     named = _named(meetings, bad, late)
     own: dict[str, list[Meeting]] = {node: [] for node in named}
     for meeting in bad:
@@ -223,11 +229,47 @@ def explain(
     wrong = {id(one) for one in bad}
     if faults and not any(named.keys().isdisjoint(one.pair) for one in meetings if id(one) not in wrong):
         return [], ["most pairs are bad, so that no node can be named"]
-    left = _pairs([one for one in bad if named.keys().isdisjoint(one.pair)])
-    notes = [f"the way between {a} and {b} is bad, but neither is with others" for a, b in left[:_WAYS_SHOWN]]
+    open_ones = [one for one in bad if named.keys().isdisjoint(one.pair)]
+    notes, explained = _switches(meetings, open_ones, named, leaf or {})
+    left = _pairs([one for one in open_ones if id(one) not in explained])
+    notes += [f"the way between {a} and {b} is bad, but neither is with others" for a, b in left[:_WAYS_SHOWN]]
     if len(left) > _WAYS_SHOWN:
         notes.append(f"{len(left) - _WAYS_SHOWN} more ways between two nodes are bad")
     return faults, notes
+
+
+def _switches(
+    meetings: Sequence[Meeting], bad: Sequence[Meeting], named: Mapping[str, None], leaf: Mapping[str, str]
+) -> tuple[list[str], set[int]]:
+    """Return notes on switches, and which of the `bad` meetings they explain, by id."""
+    if not leaf:
+        return [], set()
+    behind: defaultdict[str, set[str]] = defaultdict(set)
+    between: defaultdict[tuple[str, str], int] = defaultdict(int)
+    wrong: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+
+    def ends(one: Meeting) -> tuple[str, str]:
+        first, second = (leaf.get(node, "") for node in one.pair)
+        return (first, second) if first <= second else (second, first)
+
+    for one in meetings:
+        between[ends(one)] += 1
+        for node in one.pair:
+            behind[leaf.get(node, "")].add(node)
+    for one in bad:
+        wrong[ends(one)].append(id(one))
+    notes = [
+        f"all {len(nodes)} nodes at the switch {switch} are bad: look at it first"
+        for switch, nodes in behind.items()
+        if switch and len(nodes) >= _BEHIND_MIN and nodes <= named.keys()
+    ]
+    explained: set[int] = set()
+    for (one_end, other), ids in wrong.items():
+        total = between[one_end, other]
+        if one_end and one_end != other and len(ids) >= max(_BEHIND_MIN, _MOSTLY * total):
+            notes.append(f"the ways between the switches {one_end} and {other} are bad: {len(ids)} of {total} meetings")
+            explained.update(ids)
+    return notes, explained
 
 
 def _named(meetings: Sequence[Meeting], bad: Sequence[Meeting], late: Late) -> dict[str, None]:

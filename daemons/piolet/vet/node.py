@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from piolet.api import Context
 from piolet.base.errors import PioletError
-from piolet.vet import cache, foreground, store, verdicts
+from piolet.vet import cache, foreground, sitepast, store, verdicts
 from piolet.vet.catalogue import catalogue
 from piolet.vet.origin import USER, Origins, closed_environment
 from piolet.vet.runner import parts, plan, records, runner, session, surroundings
@@ -81,8 +81,9 @@ def work(
             write(line)
             copies.write(line)
 
-        facts = {**facts, "users": list(users)} if users else facts
-        _work(what, facts, write_twice if spool >= 0 else write, descriptor, copies.origins, closed or {})
+        facts = {**facts, "users": list(users)} if users else dict(facts)
+        amend = _against_site(what, facts.pop(sitepast.FACT, []), copies)
+        _work(what, facts, write_twice if spool >= 0 else write, descriptor, copies.origins, closed or {}, amend)
     except BrokenPipeError:
         return  # the task is gone, and with it everybody who wants to know
     except Exception as error:  # noqa: BLE001 - the parent's loop must not see a user's mistake
@@ -100,6 +101,8 @@ class Copies:
         self._plan = what.digest()
         self._spool = spool
         self._lost = 0
+        gpus = surroundings.gpus_of(os.environ)
+        self.ran_on = {"cpus": len(os.sched_getaffinity(0)), "gpus": -1 if gpus is None else len(gpus)}
 
     def write(self, line: bytes) -> None:
         """Write what is in a verdict's line; nothing for other lines."""
@@ -113,7 +116,7 @@ class Copies:
         origin, name = self.origins.of(task, said["cached"]) if task is not None and alone else (USER, None)
         said = {"round": said.pop("round", None), **said} if kind == "met" else said
         if task is not None:
-            said["parameters"] = task.parameters
+            said.update(parameters=task.parameters, ran_on=self.ran_on)
         if self._lost:
             said["lost_before"] = self._lost
         envelope = {"origin": origin, "kind": name, "plan": self._plan}
@@ -146,9 +149,26 @@ def _resolver(what: Plan, base: str, origins: Origins, closed: Mapping[str, str]
     return resolve
 
 
+def _against_site(what: Plan, told: Sequence[str], copies: Copies) -> runner.Amend:
+    """Return what holds records against the node's first values, which root has `told` as the site keeps them."""
+    table = sitepast.load("".join(told))
+    tasks = {task.name: task for task in what.tasks if task.baseline == sitepast.BASELINE}
+
+    def amend(record: Record) -> Record:
+        task = tasks.get(record.eval)
+        if task is None:
+            return record
+        _, kind = copies.origins.of(task)
+        name = sitepast.key(kind, task.parameters, copies.ran_on) if kind is not None else ""
+        return sitepast.against(task, record, kind, [value for _, value in table.get(name, ())])
+
+    return amend
+
+
 def _work(
-    what: Plan, facts: Facts, write: runner.Write, orders: int, origins: Origins, closed: Mapping[str, str]
-) -> None:
+    what: Plan, facts: Facts, write: runner.Write, orders: int, origins: Origins, closed: Mapping[str, str],
+    against_site: runner.Amend,
+) -> None:  # fmt: skip
     node = surroundings.node_name(os.environ)
     # No eval is to see the secret of the meetings.
     secret, _, shared = os.environ.pop(MEETING_VARIABLE, "").partition(":")
@@ -157,7 +177,8 @@ def _work(
     resolve = _resolver(what, base, origins, closed)
     # Without need the user's home is not touched: it may be a file system that hangs.
     if not any(task.cache_s > 0 or task.baseline == "history" for task in what.tasks):
-        _judge(what, context, write, orders, session.Place("", secret.encode(), shared), resolve)
+        place = session.Place("", secret.encode(), shared)
+        _judge(what, context, write, orders, place, resolve, amend=against_site)
         return
     path = os.path.join(base, f"node-{node}.json")
     memory = cache.Cache(path, cache.stamp("", facts.get("kernel_log", ())), time.time)
@@ -165,7 +186,7 @@ def _work(
     kept: list[Record] = []
 
     def amend(record: Record) -> Record:
-        return verdicts.against_history(what, [record], past)[0]
+        return against_site(verdicts.against_history(what, [record], past)[0])
 
     here = replace(what, tasks=tuple(task for task in what.tasks if task.scope == "node"))
     place = session.Place("", secret.encode(), shared)

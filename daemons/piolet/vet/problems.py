@@ -60,7 +60,7 @@ def lines(plan: Plan, decision: Decision) -> list[str]:
         if effect != WARN and own not in (USER, ALL):
             out[record.node] = None
     result = []
-    excluded = [node for node in out if decision.state.get(node) == BAD]
+    excluded = [node for node, state in decision.state.items() if state == BAD and node in out]
     for title in _TITLES:
         if title == "warning" and excluded:
             result.append(f"left out: --exclude={hostlist.compress(excluded)}")
@@ -112,11 +112,12 @@ def _line(group: _Group, lost: set[str]) -> str:
     called = f" ({_WHOSE[group.whose]})" if group.title != "warning" else ""
     first = group.records[0]
     name = "" if first.node in lost else f"{first.eval}: "
-    return f"{group.title}{called}: {some(group.nodes)}: {_shortened(name + _reason(group.records))}"
+    reason, more = _reason(group.records)
+    return f"{group.title}{called}: {some(group.nodes)}: {_shortened(name + reason)}{more}"
 
 
-def _reason(own: Sequence[Record]) -> str:
-    """Return the reason of records that differ in numbers, the value first."""
+def _reason(own: Sequence[Record]) -> tuple[str, str]:
+    """Return the reason of records that differ in numbers, the value first, and what is said behind it."""
     first = own[0]
     values = [record.value for record in own if record.value is not None]
     said = f"{first.measure} {_number(first.value)} " if first.value is not None else ""
@@ -125,9 +126,9 @@ def _reason(own: Sequence[Record]) -> str:
         if rest != first.reason:
             span = [_number(one) for one in (min(values), max(values))]
             value = span[0] if span[0] == span[1] else f"{span[0]} to {span[1]}"
-            return f"{value} {rest} ({first.measure}){_past(own)}"
+            return f"{value} {rest} ({first.measure})", _past(own)
     alike = len({record.reason for record in own}) == 1
-    return f"{first.reason}{_past(own)}" + ("" if alike else " (the others likewise)")
+    return first.reason, _past(own) if alike else " (the others likewise)"
 
 
 def _past(own: Sequence[Record]) -> str:

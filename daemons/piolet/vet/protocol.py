@@ -131,7 +131,7 @@ def _common(
         reader.choice(item.items["scheduler"], "scheduler", _SCHEDULERS)
     baseline = "absolute"
     if "baseline" in item.items:
-        baseline = reader.choice(item.items["baseline"], "baseline", ("absolute", "peers", "history"))
+        baseline = reader.choice(item.items["baseline"], "baseline", ("absolute", "peers", "history", "site"))
         comparable = ("higher", "lower", "same") if baseline == "peers" else ("higher", "lower")
         # None is a class that only the nodes see: it is asked there.
         if baseline != "absolute" and better is not None and better not in comparable:

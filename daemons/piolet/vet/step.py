@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from piolet.api import USER
 from piolet.base import hostlist
@@ -58,6 +58,7 @@ class Launch:
     """How the vet steps of a job are started.
 
     program       what a task on the host runs; it finds pioletd at `socket`
+    leaf          the switch of each node, where Slurm knows of any
     environment   the words that ask for the application's environment, none where they are inherited; None: it has none
     """
 
@@ -66,11 +67,12 @@ class Launch:
     program: str
     socket: str
     environment: tuple[str, ...] | None = None
+    leaf: Mapping[str, str] = field(default_factory=dict)
 
     def words(self, count: int, plan: Plan, where: str) -> list[str]:
         """Return the command of a vet step on `count` nodes."""
         inside = where == ENVIRONMENT
-        stdin = "all" if inside or _meets(plan) else "none"
+        stdin = "all" if inside or meets(plan) else "none"
         minutes = math.ceil((plan.budget_s + start_s(count) + plan.meetings_s(count)) / 60) + 1
         place = self.environment or () if inside else ("--environment=none",)
         command = ("python3", "-I", "-c", bundle.LOADER) if inside else (self.program, self.socket)
@@ -96,7 +98,8 @@ def environment_words(given: str | None, environ: Mapping[str, str]) -> tuple[st
     return () if given is None else (f"--environment={given}",)
 
 
-def _meets(plan: Plan) -> bool:
+def meets(plan: Plan) -> bool:
+    """Return whether nodes meet in this plan."""
     return any(task.scope != "node" for task in plan.tasks)
 
 
@@ -145,7 +148,7 @@ def _run(
     interrupted: Callable[[], object],
 ) -> Found:  # fmt: skip
     """Run one step, and return what came of it."""
-    leader = Coordinator(plan, nodes, time.monotonic, start_s(len(nodes)))
+    leader = Coordinator(plan, nodes, time.monotonic, start_s(len(nodes)), launch.leaf)
     reader = _Reader(leader, nodes, plan.budget_s)
     text = plans.text(plan)
     inside = where == ENVIRONMENT
@@ -185,7 +188,7 @@ def _meeting_place(plan: Plan) -> Iterator[dict[str, str]]:
 
     The directory is made here, where the job was started from: that is the one place that all nodes are likely to see.
     """
-    if not _meets(plan):
+    if not meets(plan):
         yield {}
         return
     token, shared = secrets.token_hex(16), ""

@@ -147,7 +147,7 @@ def _by_history(task: Task, record: Record, past: Sequence[float]) -> Record:
     for values, whom in spans:
         limit = localise.peer_limit(values, better, effect)
         if limit is not None and record.outcome == PASS:
-            record = _beyond(record, limit, better, whom)
+            record = beyond(record, limit, better, whom)
     return record
 
 
@@ -254,7 +254,7 @@ def _no_history(plan: Plan, judged: Sequence[Record]) -> list[str]:
     for task in plan.tasks:
         own = [record for record in judged if record.eval == task.name and record.past is not None]
         new = sum((record.past or 0) < localise.PEERS_MIN for record in own)
-        if new and task.baseline == "history":
+        if new and task.baseline in ("history", "site"):
             where = texts.counted(new, "node") if new < len(own) else "any node" if len(own) > 1 else "this node"
             notes.append(
                 f"{task.name}: no history yet of {where} (fewer than {localise.PEERS_MIN} runs): nothing was compared"
@@ -273,7 +273,7 @@ def _simulated(judged: Sequence[Record]) -> list[str]:
 
 def _by_median(better: str, effect: float, own: Sequence[Record]) -> dict[tuple[str, str], Record]:
     values = {record.node: record.value for record in own if record.outcome == PASS and record.value is not None}
-    limit, beyond = localise.outliers(values, better, effect)
+    limit, outside = localise.outliers(values, better, effect)
     if limit is None:
         few = f"{len(values)} nodes have a value, {localise.PEERS_MIN} are needed to compare them"
         # With fewer nodes the protocol asked for what cannot be; else so many told no value.
@@ -284,10 +284,10 @@ def _by_median(better: str, effect: float, own: Sequence[Record]) -> dict[tuple[
         sides = " and ".join(f"{len(one)} nodes near {median(one):.4g} {unit}".rstrip() for one in groups)
         return _unclear(own, f"the nodes are two groups, {sides}: their median says nothing")
     changed = _unclear([record for record in own if record.value is None], "it gave no value to compare with peers")
-    far = set(beyond)
+    far = set(outside)
     for record in own:
         if record.node in far:
-            changed[_key(record)] = _beyond(record, limit, better, "of its peers")
+            changed[_key(record)] = beyond(record, limit, better, "of its peers")
     return changed
 
 
@@ -303,7 +303,8 @@ def _by_majority(own: Sequence[Record]) -> dict[tuple[str, str], Record]:
     }
 
 
-def _beyond(record: Record, limit: float, better: str, whom: str) -> Record:
+def beyond(record: Record, limit: float, better: str, whom: str) -> Record:
+    """Return the record, made 'fail' if its value is beyond the limit that `whom` sets."""
     assert record.value is not None
     if not (record.value < limit if better == "higher" else record.value > limit):
         return record

@@ -181,14 +181,18 @@ static int device_field(struct gpu *gpu, int index, unsigned short field, double
     case 51: set_text(value, type, "Tesla"); break;
     case 52: set_number(value, type, index); break;
     case 54: set_text(value, type, gpu->uuid); break;
+    case 55: set_number(value, type, (int64_t)gpu->minor); break;
     case 67: set_number(value, type, (int64_t)gpu->mig); break;
     case 100: set_number(value, type, (int64_t)gpu->clock_sm); break;
     case 101: set_number(value, type, (int64_t)gpu->clock_memory); break;
     case 112: set_number(value, type, (int64_t)gpu->throttle); break;
+    case 113: set_number(value, type, (int64_t)gpu->clock_sm_max); break;
+    case 114: set_number(value, type, (int64_t)gpu->clock_memory_max); break;
     case 140: set_number(value, type, (int64_t)gpu->memory_temperature); break;
     case 150: set_number(value, type, (int64_t)gpu->temperature); break;
     case 155: set_double(value, type, (double)gpu->power / 1000); break;
     case 156: set_number(value, type, (int64_t)gpu->energy); break;
+    case 163: set_double(value, type, (double)gpu->power_limit_default / 1000); break;
     case 164: set_double(value, type, (double)gpu->power_limit / 1000); break;
     case 203: set_number(value, type, (int64_t)gpu->utilisation); break;
     case 230: set_number(value, type, (int64_t)load_xid(&gpu->loads, second)); break;

@@ -6,6 +6,7 @@
  */
 #include "nvml.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -32,6 +33,9 @@ static int initialised;
 static int fault_now(const struct faults *faults, const char *function) {
     int code = script_fault(faults, function);
     while (code == HANG) {
+        if (machine.hung[0] != '\0') {
+            (void)open(machine.hung, O_RDONLY);
+        }
         pause();
     }
     return code;
@@ -188,7 +192,7 @@ EXPORT int nvmlDeviceGetSerial(struct gpu *gpu, char *text, unsigned int size) {
 }
 
 GETTER(nvmlDeviceGetIndex, unsigned int, gpu - machine.gpus)
-GETTER(nvmlDeviceGetMinorNumber, unsigned int, gpu - machine.gpus)
+GETTER(nvmlDeviceGetMinorNumber, unsigned int, gpu->minor)
 
 EXPORT int nvmlDeviceGetPciInfo_v3(struct gpu *gpu, struct pci_info *info) {
     ENTER(gpu);

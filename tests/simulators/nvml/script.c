@@ -26,6 +26,7 @@ struct key {
 static const struct key MACHINE_KEYS[] = {
     AS_TEXT(struct machine, driver),
     AS_TEXT(struct machine, nvml),
+    AS_TEXT(struct machine, hung),
     AS_NUMBER(struct machine, cuda),
     {NULL, TEXT, 0, 0},
 };
@@ -35,6 +36,7 @@ static const struct key GPU_KEYS[] = {
     AS_TEXT(struct gpu, name),
     AS_TEXT(struct gpu, serial),
     AS_NUMBER(struct gpu, bus),
+    AS_NUMBER(struct gpu, minor),
     AS_NUMBER(struct gpu, temperature),
     AS_NUMBER(struct gpu, memory_temperature),
     AS_NUMBER(struct gpu, memory_total),
@@ -137,6 +139,7 @@ static struct gpu *add_gpu(struct machine *machine) {
     snprintf(gpu->uuid, sizeof gpu->uuid, "GPU-%08x-0000-0000-0000-000000000000", index);
     snprintf(gpu->serial, sizeof gpu->serial, "13236230%05d", index);
     gpu->bus = 0x10 + (number)index;
+    gpu->minor = (number)index;
     machine->gpu_count++;
     return gpu;
 }

@@ -55,6 +55,7 @@ struct gpu {
     char name[96];
     char serial[30];
     number bus;
+    number minor; /* of its device file; by default the same as its index */
     number temperature;        /* degrees Celsius */
     number memory_temperature; /* degrees Celsius */
     number memory_total, memory_reserved, memory_used; /* bytes; used without the reserved part */
@@ -89,6 +90,7 @@ struct gpu {
 struct machine {
     char driver[80];
     char nvml[80];
+    char hung[200]; /* what a function that hangs opens: on a file system that does not answer, not even SIGKILL ends it */
     number cuda; /* 12040 is 12.4 */
     int gpu_count;
     struct gpu gpus[GPUS_MAX];

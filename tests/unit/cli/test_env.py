@@ -89,6 +89,19 @@ def test_warnings_go_to_standard_error(work: Path, capsys: Captured) -> None:
     assert err == "piolet: warning: the hook com.hooks.nothing is not installed here; ignored\n"
 
 
+def test_what_the_site_thinks_of_an_image_is_a_warning(
+    work: Path, client: Client, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Findings of a scan, and what of a .sqsh file has no effect: `piolet env check` and srun say them, each time."""
+    found = ImageInfo(Image("img", "site", DIGEST), env={"PATH": "/bin"}, warnings=("the image img has CVE-1",))
+    monkeypatch.setattr(client, "resolve", lambda *_, **__: found)
+    assert cli.main(["env", "check", "x.toml"]) == 0
+    assert capsys.readouterr().err == "piolet: warning: the image img has CVE-1\n"
+    _, record, cached = submitted(work)
+    assert capsys.readouterr().err == "piolet: warning: the image img has CVE-1\n"
+    assert b"piolet: warning: the image img has CVE-1\0" in record and record == cached[0].read_bytes()
+
+
 def submitted(work: Path, *options: str, request: str = "./x.toml") -> tuple[int, bytes, list[Path]]:
     descriptor = os.memfd_create("record")
     try:
@@ -96,7 +109,7 @@ def submitted(work: Path, *options: str, request: str = "./x.toml") -> tuple[int
         record = os.pread(descriptor, 1 << 21, 0)
     finally:
         os.close(descriptor)
-    return status, record, list((work / "home/.cache/piolet/env").glob("*"))
+    return status, record, list((work / "home/.cache/piolet/env").glob("*.rec"))
 
 
 def test_submit(work: Path, client: Client, capsys: Captured) -> None:

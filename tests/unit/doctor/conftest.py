@@ -33,7 +33,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     bin_ = tmp_path / "bin"
     for directory in ("bin", "store", "proc/sys/user", "proc/sys/kernel", "dev"):
         (tmp_path / directory).mkdir(parents=True)
-    for name in ("crun", "entry", "task", "squashfuse", "zstd"):
+    for name in ("crun", "entry", "task", "squashfuse", "zstd", "unsquashfs"):
         program(bin_ / name, "")
     program(bin_ / "skopeo", "echo skopeo version 1.9.3")
     program(bin_ / "mksquashfs", "echo 'mksquashfs version 4.5.1 (2022/03/17)'")

@@ -20,11 +20,18 @@ from tests.unit.doctor.conftest import VERSION, bad, daemon, only, program, refu
         ("skopeo", "no image can be pulled", BAD),
         ("mksquashfs", "no image can be converted", BAD),
         ("squashfuse", ".sqsh files", WARN),
+        ("unsquashfs", "what enroot wrote into users' .sqsh files is not read", WARN),
     ],
 )
 def test_a_program_is_missing(machine: Machine, tmp_path: Path, name: str, text: str, state: str) -> None:
     (tmp_path / "bin" / name).unlink()
     only(machine, "programs", text, "install", state)
+
+
+def test_a_scanner_is_missing(machine: Machine, tmp_path: Path) -> None:
+    images = dataclasses.replace(machine.config.images, scanner=(f"{tmp_path}/bin/scan", "{layout}"))
+    config = dataclasses.replace(machine.config, images=images)
+    only(dataclasses.replace(machine, config=config), "programs", "no image can be scanned", "[images] scanner")
 
 
 def test_crun_is_missing(machine: Machine, tmp_path: Path) -> None:

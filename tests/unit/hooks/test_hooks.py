@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from piolet.api import Entry, Library, Mount, Node, Notice, Step, TaskVariable, Variable
@@ -163,6 +167,38 @@ def test_a_hook_that_is_late_three_times_is_not_asked_again(tmp_path: Path) -> N
     assert "is switched off: it has taken too long 3 times" in str(notice)
 
 
+def test_a_timer_ends_what_it_is_for_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It rings again while its first end is being dealt with, and is stopped only then."""
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.05)  # the timer rings five times
+        return stop(*arguments)
+
+    def catching() -> None:
+        with contextlib.suppress(evaluate.TooLongError):
+            time.sleep(1)
+        time.sleep(1)
+
+    before = signal.getsignal(signal.SIGALRM)
+    stop = signal.setitimer
+    monkeypatch.setattr(signal, "setitimer", lambda *a: slow(*a) if a[1] == 0 else stop(*a))
+    for work in (catching, lambda: time.sleep(1)):
+        for _ in range(10):
+            with pytest.raises(evaluate.TooLongError):
+                evaluate._timed(work, 0.01)
+    assert evaluate._timed(lambda: 7, 0.01) == 7
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0) and signal.getsignal(signal.SIGALRM) == before
+
+
+def test_a_hook_that_is_late_for_one_user_is_asked_for_others(tmp_path: Path) -> None:
+    """What it does may hang on options, which are a user's."""
+    hooks = Hooks(site(tmp_path, "mine", "while step.uid == 1000: pass\n        return []"), 0.05)
+    asks = definition({ON.format("mine"): "true"})
+    for _ in range(4):
+        hooks.extras(asks, Facts(), STEP)
+    assert hooks.extras(asks, Facts(), dataclasses.replace(STEP, uid=1001)) == []
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -203,7 +239,7 @@ def test_what_entries_add_to_a_plan() -> None:
         Variable("NEW", "of the hook"),
         TaskVariable("RANK", "SLURM_PROCID", override=True),
         TaskVariable("ADDR", "SLURM_STEP_NODELIST", first_host=True),
-        Notice("two\nlines"),
+        Notice("two\nlines\x1b[2J"),
         Mount("/a", "/b"),
         Library("lib.so", "/b/lib.so", last=True),
     ]
@@ -212,7 +248,7 @@ def test_what_entries_add_to_a_plan() -> None:
     assert found.tasks
     (mount, task) = found.mounts
     assert (mount.source, mount.destination, mount.flags) == ("/a", "/b", ("ro",))
-    assert task.content == "=RANK=SLURM_PROCID\0~ADDR=SLURM_STEP_NODELIST\0!two lines\0"
+    assert task.content == "=RANK=SLURM_PROCID\0~ADDR=SLURM_STEP_NODELIST\0!two lines [2J\0"
     assert found.libraries == (("lib.so", "/b/lib.so", True),)
     with pytest.raises(PioletError, match="is not an absolute one"):
         collect([Mount("/a", "/../b")], {}, (), {})

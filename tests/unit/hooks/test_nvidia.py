@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from piolet.api import Compatible, Library, Link, Mount
+from piolet.api import Compatible, Files, Mount
 from piolet.container import alone
 from piolet.container.entries import collect
 from piolet.environment.settings import EnvironmentConfig
@@ -46,12 +46,13 @@ def test_a_driver_is_found(installed: Path) -> None:
     uuids = {f"nvidia.com/gpu={driver.UUID[:-1]}{number}" for number in range(2)}
     assert set(found.entries) == {"nvidia.com/gpu=0", "nvidia.com/gpu=1", "nvidia.com/gpu=all", *uuids}
     entries = found.of(["nvidia.com/gpu=all"])
-    cuda = f"/usr/lib64/libcuda.so.{driver.VERSION}"
-    assert Mount(f"{installed}{cuda}", cuda) in entries
+    (files,) = [entry for entry in entries if isinstance(entry, Files)]
+    assert (files.source, files.destination) == (f"{installed}/usr/lib64", "/usr/lib64")
+    assert f"libcuda.so.{driver.VERSION}" in files.names
     assert Mount(f"{installed}/usr/bin/nvidia-smi", "/usr/bin/nvidia-smi") in entries
-    assert Link("/usr/lib64/libcuda.so.1", f"libcuda.so.{driver.VERSION}") in entries
-    assert Link("/usr/lib64/libcuda.so", "libcuda.so.1") in entries
-    assert Library("libnvidia-nvvm.so.4", "/usr/lib64/libnvidia-nvvm.so.4") in entries
+    assert ("libcuda.so.1", f"libcuda.so.{driver.VERSION}") in files.links
+    assert ("libcuda.so", "libcuda.so.1") in files.links
+    assert {"libnvidia-nvvm.so.4", "libcuda.so.1", "libcuda.so"} <= set(files.found)
     assert Compatible("/usr/local/cuda/compat", driver.VERSION) in entries
 
 
@@ -88,6 +89,21 @@ def test_a_program_of_the_driver_runs_in_a_container(image: Path, installed: Pat
     assert done.stdout == f"{driver.SAYS}\n", done.stderr
     assert done.returncode == 0
     assert not (image / "etc/ld.so.cache").exists(), "what is written is the container's"
+
+
+def test_what_an_image_has_at_these_places_gives_way(image: Path, installed: Path) -> None:
+    """A stub of the image's own, and a link that leads elsewhere."""
+    (image / "usr/lib64").mkdir(parents=True)
+    (image / "usr/lib64/libcuda.so.1").write_text("a stub")
+    (image / f"usr/lib64/libnvidia-ml.so.{driver.VERSION}").symlink_to("/etc/elsewhere")
+    assert run(image, installed, "nvidia-smi").stdout == f"{driver.SAYS}\n"
+    assert (image / "usr/lib64/libcuda.so.1").read_text() == "a stub", "what is written is the container's"
+
+
+def test_a_link_of_the_image_in_the_place_of_the_directory(image: Path, installed: Path) -> None:
+    (image / "usr").mkdir()
+    (image / "usr/lib64").symlink_to("/opt/lib")
+    assert run(image, installed, "nvidia-smi").stdout == f"{driver.SAYS}\n"
 
 
 def test_an_image_s_own_cache_is_added_to(image: Path, installed: Path) -> None:

@@ -96,6 +96,11 @@ def test_who_may_pin(shelf: Shelf) -> None:
     shelf.admin.pin(0, digest, False)
     assert len(shelf.admin.expire(DAY)) == 1
     secret = shelf.add("secret", public=False, owner=BOB)
+    assert shelf.admin.pin(0, "quay.io/team/secret:1", True)["digest"] == secret, "root names what is one user's own"
+    other = shelf.add("other", public=False, owner=ALICE)
+    shelf.store.file_reference(parse("quay.io/team/secret:1"), other, ALICE)
+    with pytest.raises(ImageError, match=r"2 images are quay\.io/team/secret:1"):
+        shelf.admin.pin(0, "quay.io/team/secret:1", True)
     with pytest.raises(ImageError, match="yours to see"):
         shelf.admin.pin(OTHER, "quay.io/team/secret:1", True)
     with pytest.raises(ImageError, match="no image with a digest"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from piolet.score import saturation
 from piolet.score.peaks import Peaks, peaks_of
-from piolet.score.saturation import LINKS, NEEDED, PIPES, Totals, score, summarise, totals
+from piolet.score.saturation import LINKS, NEEDED, PIPES, Totals, Weights, score, summarise, totals
 
 H100 = peaks_of("NVIDIA H100 80GB HBM3")
 LENGTH = 12
@@ -58,7 +58,7 @@ def test_everything_is_a_share_and_the_waterfall_adds_up(values: dict[str, Any])
         assert -1e-6 <= getattr(got, name) <= 1 + 1e-6, name
     if got.value is not None:
         assert got.low - 1e-6 <= got.value <= got.high + 1e-6
-        assert got.idle + got.narrow + got.stalled + got.value == pytest.approx(1, abs=1e-5)
+        assert got.idle + got.narrow + got.stalled + got.unexplained + got.value == pytest.approx(1, abs=1e-5)
         assert got.by_compute + got.by_memory + got.by_network <= 1 + 1e-6
         assert got.value >= max(got.compute, got.memory, got.network) - 1e-6
 
@@ -156,3 +156,75 @@ def test_balance() -> None:
     assert saturation.balance(np.array([0.5, 0.5])) == 1
     assert saturation.balance(np.array([0.25, 0.75])) == pytest.approx(2 / 3)
     assert saturation.balance(np.array([0.0, np.nan])) == 1
+
+
+def test_a_missing_link_is_no_zero_where_there_may_be_one() -> None:
+    """On a model that has it; one whose links are not known is bounded by what moved over the least of all."""
+    values = constant(engine=1, sm=1, tensor=0.3)
+    values["nvlink_tx"][:] = np.nan
+    none = np.full(LENGTH, np.nan, np.float32)
+    assert score(values, H100, {"nvlink"}).most.max() == 1 and score(values, H100).most.max() == pytest.approx(0.3)
+    assert score(values, peaks_of("NVIDIA L40S"), {"nvlink", "c2c"}).most.max() == pytest.approx(0.3)
+    got = score(constant(engine=1, sm=1, tensor=0.3, pcie_rx=4e9), Peaks())
+    assert got.s.max() == pytest.approx(0.3) and got.most.max() == pytest.approx(4 / 7.88)
+    assert score(values | {"nvlink_rx": none}, Peaks(), {"nvlink"}).most.max() == 1
+
+
+def test_the_network_is_a_ceiling_where_it_is_the_steps() -> None:
+    """25 GB/s over a network interface of 25 GB/s limit, whatever the links of the GPU could."""
+    values = constant(engine=1, sm=0.2, pcie_tx=25e9) | {"nic": np.full(LENGTH, 0.98)}
+    got = result(values)
+    assert got.value == pytest.approx(0.98) and got.by_network == got.by_nic == 1
+    values["nic_others"] = values.pop("nic")
+    got = result(values)
+    assert got.value == pytest.approx(25 / 63, abs=1e-3) and got.most == pytest.approx(0.98) and got.unsure == 1
+
+
+def test_activity_at_a_lower_clock_is_less() -> None:
+    """A busy tensor pipe at 60 % of the clock; links have another clock."""
+    clocks = {"clock_share": np.full(LENGTH, 0.6), "memory_clock_share": np.ones(LENGTH)}
+    got = result(constant(engine=1, sm=1, tensor=0.9, dram=0.3) | clocks)
+    assert (got.value, got.rated, got.throttled) == pytest.approx((0.9, 0.54, 0.36))
+    assert got.useful == pytest.approx(0.54) and got.ofu == pytest.approx(0.54) and got.unnamed == got.throttled
+    assert result(constant(engine=1, nvlink_tx=450e9) | clocks).rated == 1
+    assert result(constant(engine=1, dram=0.9) | clocks).rated == pytest.approx(0.9)
+    unknown = result(constant(engine=1, sm=1, tensor=0.9))
+    assert unknown.rated is None and unknown.throttled == 0 and unknown.ofu is None and unknown.clocked == 0
+
+
+@pytest.mark.parametrize(
+    ("mask", "named"),
+    [(0x4, "power"), (0x80, "power"), (0x40 | 0x8, "heat"), (0x20 | 0x4, "heat"), (0x8, "hardware"), (0x2, "cap")],
+)
+def test_what_held_the_clock_back_is_named(mask: int, named: str) -> None:
+    """By the driver's reasons, heat before power."""
+    values = constant(engine=1, sm=1, tensor=0.8) | {"clock_share": np.full(LENGTH, 0.5)}
+    values["memory_clock_share"] = np.ones(LENGTH)
+    zeros = np.zeros(LENGTH, np.int64)
+    got = summarise(totals(score(values, H100), np.ones(LENGTH), zeros, 1, np.full(LENGTH, float(mask))), LENGTH)
+    assert getattr(got, named) == pytest.approx(0.4) == got.throttled
+
+
+def test_what_was_not_told_explains_nothing() -> None:
+    """Without engine activity nobody knows what was idle; without SM activity, what was narrow."""
+    values = constant(sm=0.5, tensor=0.3)
+    del values["engine"]
+    got = result(values)
+    assert (got.idle, got.narrow, got.stalled, got.unexplained) == pytest.approx((0, 0, 0.2, 0.5))
+    values = constant(engine=0.8, tensor=0.3)
+    del values["sm"]
+    got = result(values)
+    assert (got.idle, got.narrow, got.stalled, got.unexplained) == pytest.approx((0.2, 0, 0, 0.5))
+
+
+def test_weights_make_another_aggregate() -> None:
+    """Only what they are to each other matters."""
+    c, m, n = np.array([0.8, 0.1]), np.array([0.6, 0.0]), np.array([0.0, 0.4])
+    for weights, found in (
+        (Weights(), [0.8, 0.4]),
+        (Weights(2, 2, 2), [0.8, 0.4]),
+        (Weights(1, 2, 1), [0.6, 0.2]),
+        (Weights(0, 1, 0), [0.6, 0]),
+    ):
+        assert weights.aggregate(c, m, n) == pytest.approx(found)
+    assert Weights(3, 3, 3).text == "" and Weights(1, 2, 0.5).text == "compute 1, memory 2, communication 0.5"

@@ -1,1 +1,1 @@
-"""Unit tests of piolet.vet."""
+"""Slurm's words."""

@@ -47,3 +47,24 @@ def test_where_slurm_does_not_say(tmp_path: Path) -> None:
     assert jobs.gpus_of(["n1"], scontrol(tmp_path, "Node n1 not found\n", 1)) == {}
     with pytest.raises(SlurmError, match="cannot start"):
         jobs.gpus_of(["n1"], str(tmp_path / "nothing"))
+
+
+TOPOLOGY = """\
+SwitchName=leaf1 Level=0 LinkSpeed=1 Nodes=n[1-2,7]
+SwitchName=leaf2 Level=0 LinkSpeed=1 Nodes=n[3-4]
+SwitchName=root Level=1 LinkSpeed=1 Nodes=n[1-4,7] Switches=leaf[1-2]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (TOPOLOGY, {"n1": "leaf1", "n2": "leaf1", "n7": "leaf1", "n3": "leaf2", "n4": "leaf2"}),
+        ("", {}),
+        ("slurm_load_topo error\n", {}),
+        ("BlockName=b1 BlockIndex=0 Nodes=n[1-2] BlockSize=2\n", {}),
+    ],
+)
+def test_at_which_switch_a_node_hangs(tmp_path: Path, text: str, found: dict[str, str]) -> None:
+    assert jobs.leaves(scontrol(tmp_path, text)) == found
+    assert (tmp_path / "words").read_text() == "show topology\n"

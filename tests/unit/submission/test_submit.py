@@ -93,7 +93,7 @@ def test_fnv1a(data: bytes, value: int) -> None:
 
 
 def test_where_the_cache_is() -> None:
-    name = f"{cache.fnv1a(b'/w' + bytes(1) + b'r' + bytes(1) + b'/e' + bytes(1) + b'7'):016x}.rec"
+    name = f"{cache.fnv1a(b'/w' + bytes(1) + b'r' + bytes(1) + b'/e' + bytes(1) + b'7' + bytes(1)):016x}.rec"
     where = cache.path_of
     assert where({"HOME": "/h"}, "/w", "r", "/e", 7) == f"/h/.cache/piolet/env/{name}"
     assert where({"HOME": "/h", "XDG_CACHE_HOME": "/c"}, "/w", "r", "/e", 7) == f"/c/piolet/env/{name}"

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from piolet.vet import localise
 from piolet.vet.localise import Meeting
+from piolet.vet.runner import schedule
 
 
 @given(st.integers(min_value=0, max_value=33))
@@ -124,3 +125,56 @@ def test_the_odd_one_out_is_found_by_majority() -> None:
     assert localise.odd_ones(facts) == {"c": ["kernel is '5.14', not '6.1'"]}
     assert localise.odd_ones({"a": {"kernel": "6.1"}, "b": {"kernel": "5.14"}}) == {}
     assert localise.odd_ones({**facts, "d": {"kernel": "5.14"}}) == {}  # two and two: no majority
+
+
+def switched(counts: dict[str, int]) -> dict[str, str]:
+    """Return the switch of each node, as topology.conf would have it."""
+    return {f"{switch}n{at}": switch for switch, count in counts.items() for at in range(count)}
+
+
+def test_a_bad_way_between_two_switches_is_one_note() -> None:
+    """64 ways would be 64 notes, of which nobody reads what they have in common."""
+    leaf = switched({"a": 8, "b": 8, "c": 8})
+    across = {frozenset((one, other)) for one in leaf for other in leaf if {leaf[one], leaf[other]} == {"a", "b"}}
+    found = meet(list(leaf), set(), across)
+    limit, bad = localise.bad_meetings(found, "higher", 0.3)
+    faults, notes = localise.explain(found, limit, bad, leaf=leaf)
+    assert faults == []
+    assert notes == ["the ways between the switches a and b are bad: 64 of 64 meetings"]
+    _, without = localise.explain(found, limit, bad)
+    assert len(without) == 10
+
+
+def test_a_switch_whose_nodes_are_all_bad_is_looked_at_first() -> None:
+    leaf = switched({"a": 8, "b": 4})
+    slow = {node for node, switch in leaf.items() if switch == "b"}
+    found = meet(list(leaf), slow)
+    faults, notes = localise.explain(found, *localise.bad_meetings(found, "higher", 0.3), leaf=leaf)
+    assert {fault.node for fault in faults} == slow
+    assert notes == ["all 4 nodes at the switch b are bad: look at it first"]
+    # Not all of them: then it is no switch.
+    found = meet(list(leaf), slow - {"bn0"})
+    assert localise.explain(found, *localise.bad_meetings(found, "higher", 0.3), leaf=leaf)[1] == []
+
+
+def test_a_few_bad_ways_are_no_switch() -> None:
+    leaf = switched({"a": 8, "b": 8, "c": 8})
+    some = {frozenset(("an0", "bn1")), frozenset(("an2", "bn3")), frozenset(("an4", "bn5"))}
+    found = meet(list(leaf), set(), some)
+    _, notes = localise.explain(found, *localise.bad_meetings(found, "higher", 0.3), leaf=leaf)
+    assert len(notes) == 3 and all("neither is with others" in note for note in notes)
+
+
+def test_partners_are_of_other_switches_for_the_most_part() -> None:
+    """Drawn by lot: of K switches of equal size a share of 1 - 1/K, and every node meets nodes of several."""
+    leaf = switched({f"s{number}": 16 for number in range(8)})
+    nodes = list(leaf)
+    order = schedule.shuffled(len(nodes), 7)
+    partners: dict[str, list[str]] = {node: [] for node in nodes}
+    for turn in range(schedule.enough(len(nodes))):
+        for a, b in schedule.pairs(order, turn):
+            partners[nodes[a]].append(leaf[nodes[b]])
+            partners[nodes[b]].append(leaf[nodes[a]])
+    cross = sum(other != leaf[node] for node, own in partners.items() for other in own)
+    assert cross > 0.8 * sum(map(len, partners.values()))
+    assert min(len(set(own)) for own in partners.values()) >= 4

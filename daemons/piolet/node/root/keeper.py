@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piolet.base.errors import WireError
-from piolet.node.scoring import MESSAGE_MAX, Order
+from piolet.node.scoring import HUNG, MESSAGE_MAX, Order
 from piolet.node.shares import Bound
 from piolet.samples.settings import ScoreConfig
 from piolet.system import linux
@@ -37,6 +37,7 @@ _log = logging.getLogger("pioletd.keeper")
 WRITERS = Bound(each=256, total=1024)  # a file system that hangs is the trouble of those who use it
 _POLL_S = 0.5
 _AGAIN_S = 1.0
+_END_S, _END_POLL_S = 2.0, 0.02
 _NICE = 10
 
 
@@ -55,6 +56,7 @@ class Keeper:
         self._stop = stop
         self._settings = settings
         self._writers: dict[int, int] = {}  # the users, by process
+        self._stuck: list[int] = []  # samplers that do not end
 
     def run(self) -> None:
         """Serve until the other end of `stop` closes."""
@@ -67,11 +69,27 @@ class Keeper:
             ours.close()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL if not ended else signal.SIGTERM)
-            os.waitpid(pid, 0)
+            self._wait(pid)
             if ended:
                 return
             _log.error("the sampler has ended; it is started again, and the steps that run have a gap")
             time.sleep(max(0.0, began + _AGAIN_S - time.monotonic()))
+
+    def _wait(self, pid: int) -> None:
+        """Wait for the end of a sampler, but not of one that the kernel does not let go of.
+
+        It holds the pipes of its writers open then. They are told to make do with what has come, so that those of the
+        next sampler can go on with the files.
+        """
+        for _ in range(round(_END_S / _END_POLL_S)):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return
+            time.sleep(_END_POLL_S)
+        _log.error("process %d, a sampler, is stuck in a driver, and is left alone", pid)
+        self._stuck.append(pid)
+        for writer in self._writers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(writer, signal.SIGTERM)
 
     def _fork_sampler(self, ours: socket.socket, theirs: socket.socket) -> int:
         pid = os.fork()
@@ -97,7 +115,7 @@ class Keeper:
             selector.register(channel, selectors.EVENT_READ)
             selector.register(self._stop, selectors.EVENT_READ)
             while True:
-                ready = [key.fileobj for key, _ in selector.select(_POLL_S if self._writers else None)]
+                ready = [key.fileobj for key, _ in selector.select(_POLL_S if self._writers or self._stuck else None)]
                 self._reap()
                 if self._stop in ready:
                     return True
@@ -106,7 +124,7 @@ class Keeper:
 
     def _take(self, channel: socket.socket) -> bool:
         with packets.receive(channel, MESSAGE_MAX, 1) as packet:
-            if not packet.data:
+            if packet.data in (b"", HUNG):
                 return False
             try:
                 self._act(decode(packet.data), packet.descriptors)
@@ -141,6 +159,7 @@ class Keeper:
             os.chdir("/")
             from piolet.samples.writer import write
 
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # while it reads it listens, and what has come is finished
             write(source, order.directory, order.node, order.step, self._settings.node_mb * 1_000_000, self._summary)
             status = 0
         except Exception as error:  # noqa: BLE001 - it is the last thing that this process does
@@ -160,6 +179,7 @@ class Keeper:
         for pid in list(self._writers):
             if os.waitpid(pid, os.WNOHANG)[0]:
                 del self._writers[pid]
+        self._stuck = [pid for pid in self._stuck if not os.waitpid(pid, os.WNOHANG)[0]]
 
 
 def decode(data: bytes) -> Order:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from piolet.base.errors import PioletError, WireError
-from piolet.node.root import descendants, kernellog, vettask
+from piolet.node.root import descendants, kernellog, sitepast, vettask
 from piolet.node.shares import Bound, Sparse
 from piolet.node.vetting import MESSAGE_MAX, Request
 from piolet.system import linux, peer
@@ -51,9 +51,16 @@ class _Vetting:
 
 
 class Zygote:
-    """The loop. `prepare` imports what the children need and returns what they do; `listener` is the vet socket."""
+    """The loop. `prepare` imports what the children need and returns what they do; `listener` is the vet socket.
 
-    def __init__(self, channel: socket.socket, prepare: Callable[[], Work], listener: peer.File) -> None:
+    `past` is the file with the node's first values, and the uid of the server, whose it has to be.
+    """
+
+    def __init__(
+        self, channel: socket.socket, prepare: Callable[[], Work], listener: peer.File,
+        past: tuple[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        self._past = past
         self._channel = channel
         self._listener = listener
         self._prepare = prepare
@@ -127,7 +134,7 @@ class Zygote:
             _answer(self._channel, {"key": key, "status": 1})
             return
         if child == 0:
-            _watch(key, self._channel, (connection, spool, told), self._listener, self._work)
+            _watch(key, self._channel, (connection, spool, told), self._listener, self._work, self._past)
         os.close(told)
         vetting = _Vetting(uid, child, os.pidfd_open(child), hold)
         self._vettings[key] = vetting
@@ -151,7 +158,8 @@ def _answer(channel: socket.socket, value: dict[str, object]) -> None:
 
 
 def _watch(
-    key: int, channel: socket.socket, descriptors: tuple[int, int, int], listener: peer.File, work: Work
+    key: int, channel: socket.socket, descriptors: tuple[int, int, int], listener: peer.File, work: Work,
+    past: tuple[str, int] | None,
 ) -> None:  # fmt: skip
     """Be root's process beside one vetting: fork its child, and end all that it started. Never returns.
 
@@ -167,7 +175,7 @@ def _watch(
         linux.close_all_but({channel.fileno(), *descriptors})
         linux.set_name("pioletd-watch")
         descendants.collect_orphans()
-        child = _begin(key, channel, descriptors, listener, work)
+        child = _begin(key, channel, descriptors, listener, work, past)
         for descriptor in (connection, spool):
             os.close(descriptor)
         ended = os.pidfd_open(child)
@@ -196,7 +204,8 @@ def _watch(
 
 
 def _begin(
-    key: int, channel: socket.socket, descriptors: tuple[int, int, int], listener: peer.File, work: Work
+    key: int, channel: socket.socket, descriptors: tuple[int, int, int], listener: peer.File, work: Work,
+    past: tuple[str, int] | None,
 ) -> int:  # fmt: skip
     """Say whose task it is, and fork the child that becomes its user. Raises OSError and PioletError."""
     connection, spool, _ = descriptors
@@ -205,6 +214,9 @@ def _begin(
     _answer(channel, {"key": key, **asdict(place)})
     log = kernellog.read()
     facts: Facts = {} if log is None else {"kernel_log": log}
+    known = sitepast.read(*past) if past is not None else None
+    if known is not None:
+        facts[sitepast.FACT] = [known]
     child = os.fork()
     if child:
         os.close(task.directory)

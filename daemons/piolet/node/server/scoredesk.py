@@ -25,11 +25,12 @@ from pathlib import Path
 from piolet.api import Target
 from piolet.base import files
 from piolet.base.errors import PioletError, WireError
-from piolet.node.scoring import Order
+from piolet.node.scoring import HUNG, HUNG_GPUS, Order
 from piolet.node.shares import Sparse
 from piolet.samples import request
 from piolet.samples.choose import HOST, choose
 from piolet.samples.sampler import SampledStep, Sampler, Session, Sink
+from piolet.slurm import gres
 from piolet.steps import hierarchies, identity
 from piolet.system import peer, processes
 from piolet.transport import packets, wire
@@ -42,7 +43,7 @@ _ACCEPTED_MAX = 64
 _NOTE_MAX = 1 << 20
 _DRAIN_S = 10.0
 _DRAIN_POLL_S = 0.05
-_WATCH_S, _HUNG_S = 1.0, 5.0
+_WATCH_S, _HUNG_S, _HUNG_AGAIN_S = 1.0, 5.0, 600.0
 _HUNG = f"its driver did not answer within {_HUNG_S:.0f} s"
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
@@ -121,6 +122,9 @@ class ScoreDesk:
         while True:
             time.sleep(_WATCH_S)
             if self.give_up():
+                # Its descriptors stay open for as long as a thread is stuck in the kernel, so its end is told.
+                with contextlib.suppress(OSError):
+                    packets.send(self._keeper, HUNG)
                 os._exit(1)
 
     def give_up(self) -> bool:
@@ -138,12 +142,28 @@ class ScoreDesk:
             if asked is not None and asked[0] in facts.gpus and asked[0] not in named:
                 _log.error("step %s: GPU %s does not answer; the step is measured without it", busy[0], asked[0])
                 self._note(replace(facts, hung=[*facts.hung, asked]))
+                self._remember(asked[0])
                 continue
             _log.error("step %s: its GPUs' library does not answer; it goes on without GPU counters", busy[0])
             wish = replace(request.from_json(facts.definition.encode()), collector="host")
             hung = [*facts.hung, *((name, "") for name in facts.gpus if name not in named)]
             self._note(replace(facts, definition=wish.to_json().decode(), hung=hung))
         return True
+
+    def _remember(self, gpu: str) -> None:
+        """Note a GPU that hung: the next steps do without it for a while, and without a sampler that hangs, too."""
+        with contextlib.suppress(OSError):
+            path = self._files / HUNG_GPUS
+            known = json.dumps(self._hung_lately() | {gpu: time.time()})
+            files.write_whole(str(path), known.encode(), f"{path}.new")
+
+    def _hung_lately(self) -> dict[str, float]:
+        try:
+            with (self._files / HUNG_GPUS).open("rb") as file:
+                known = json.loads(file.read(_NOTE_MAX))
+            return {str(gpu): float(at) for gpu, at in known.items() if 0 <= time.time() - at < _HUNG_AGAIN_S}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
 
     def _timeout(self) -> float | None:
         due = self._sampler.next_due()
@@ -189,7 +209,7 @@ class ScoreDesk:
                 scored.facts = replace(
                     scored.facts,
                     control_groups=step_groups(pid),
-                    gpus=list(gpus.names),
+                    gpus=list(gres.by_file(gpus.names, scored.facts.node, os.environ)),
                     nodes=gpus.nodes,
                     restarts=gpus.restarts,
                 )
@@ -202,6 +222,9 @@ class ScoreDesk:
 
     def _begin(self, scored: _Scored, facts: StepNote) -> None:
         wish = request.from_json(facts.definition.encode())
+        known = dict(facts.hung)
+        lately = [(name, "") for name in self._hung_lately() if name in facts.gpus and name not in known]
+        facts = replace(facts, hung=[*facts.hung, *lately])
         hung = dict(facts.hung)
         left = tuple(name for name in facts.gpus if name not in hung)
         target = Target(gpus=left, groups=tuple(facts.control_groups), period=wish.period)
@@ -290,7 +313,7 @@ class ScoreDesk:
 
     def _recover(self) -> None:
         """Go on with the steps of an earlier sampler; forget those that have ended."""
-        for path in list(self._files.iterdir()):
+        for path in [path for path in self._files.iterdir() if not path.name.startswith(".")]:
             try:
                 with path.open("rb") as file:
                     facts = packets.decode(StepNote, file.read(_NOTE_MAX))

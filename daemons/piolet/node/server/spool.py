@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from piolet.base.rates import Rates
+from piolet.node.server.past import Past
 from piolet.node.shares import Sparse
 
 _log = logging.getLogger("pioletd")
@@ -69,6 +70,7 @@ class Spool:
         self._dropped: dict[int, tuple[int, int]] = {}
         self._lock = threading.Lock()
         self._failed = Sparse(_log)
+        self._past = Past(directory)
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
         self._thread.start()
 
@@ -85,6 +87,7 @@ class Spool:
         if not self._lines.take(who.uid) or not self._bytes.take(who.uid, len(data)):
             self.drop(who.uid, 1, len(line))
             return
+        self._past.take(who.uid, entry)
         try:
             self._waiting.put_nowait((who.uid, data))
         except queue.Full:
@@ -107,10 +110,14 @@ class Spool:
     def _run(self) -> None:
         tell = float("inf")
         while True:
+            next_turn = min(tell, self._past.due)
             try:
-                one = self._waiting.get(timeout=None if tell == float("inf") else max(0.0, tell - time.monotonic()))
+                left = None if next_turn == float("inf") else max(0.0, next_turn - time.monotonic())
+                one = self._waiting.get(timeout=left)
             except queue.Empty:
-                tell = float("inf") if self._tell_dropped() else time.monotonic() + _TELL_S
+                self._keep_past()
+                if time.monotonic() >= tell:
+                    tell = float("inf") if self._tell_dropped() else time.monotonic() + _TELL_S
                 continue
             try:
                 if one is None:
@@ -124,8 +131,15 @@ class Spool:
                 time.sleep(1.0)
             finally:
                 self._waiting.task_done()
+            self._keep_past()
             if time.monotonic() >= tell:
                 tell = float("inf") if self._tell_dropped() else time.monotonic() + _TELL_S
+
+    def _keep_past(self) -> None:
+        try:
+            self._past.save(time.monotonic())
+        except OSError as error:
+            self._failed.error("the node's first values are not kept in %s: %s", self._directory, error.strerror)
 
     def _tell_dropped(self) -> bool:
         """Write how much was dropped of whom; return whether that could be written."""

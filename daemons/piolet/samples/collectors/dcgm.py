@@ -15,6 +15,7 @@ from typing import Any
 from piolet.api import Collector, Device, Reading, Target, Unavailable
 
 from ._engine import Engine, EngineError
+from .nvml import DEVICE_FILE, is_numbered
 
 _MIB = 1048576.0
 PROFILING: tuple[tuple[str, int, float], ...] = (
@@ -53,6 +54,7 @@ _POLL_NS = 5 * 10**8
 _GPU = 1  # DCGM_FE_GPU
 _LIVE = 1  # DCGM_FV_FLAG_LIVE_DATA
 _NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT, _MIG_MODE, _XID = 50, 52, 54, 250, 164, 67, 230
+_MINOR, _CLOCK_SM_MAX, _CLOCK_MEMORY_MAX, _POWER_LIMIT_DEFAULT = 55, 113, 114, 163
 _NO_MIG = "MIG instances are read through GPM"
 _REASONS = ("blank", "not found", "not supported", "not permitted")
 _INT64_BLANK, _INT32_BLANK, _DOUBLE_BLANK = 0x7FFFFFFFFFFFFFF0, 0x7FFFFFF0, float(2**47)
@@ -126,9 +128,10 @@ class Dcgm(Collector):
         self._check(self._lib.dcgmGetAllDevices(self._handle, ids, count), "dcgmGetAllDevices")
         known: dict[str, tuple[int, Device]] = {}
         for number in ids[0 : count[0]]:
-            device, index = self._describe(number)
-            known[device.uuid] = known[index] = (number, device)
-        if wanted is not None and any(map(str.isdecimal, wanted)) and any(device.mig for _, device in known.values()):
+            device, index, minor = self._describe(number)
+            known[device.uuid] = known[index] = known[f"{DEVICE_FILE}{minor}"] = (number, device)
+        self.facts["gpus"] = count[0]
+        if wanted is not None and any(map(is_numbered, wanted)) and any(device.mig for _, device in known.values()):
             raise Unavailable(_NO_MIG)  # the numbers count instances, too: see nvml.py
         if wanted is None:
             wanted = tuple(uuid for uuid in known if uuid.startswith("GPU-"))
@@ -141,8 +144,11 @@ class Dcgm(Collector):
             raise Unavailable(_NO_MIG)
         return [known[name][0] for name in wanted]
 
-    def _describe(self, number: int) -> tuple[Device, str]:
-        ffi, wanted = self._ffi, (_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT, _MIG_MODE, _XID)
+    def _describe(self, number: int) -> tuple[Device, str, str]:
+        """Return a device, its index in NVML, and its minor number, '' where that is not told."""
+        ffi = self._ffi
+        whose = (_NAME, _NVML_INDEX, _UUID, _MEMORY, _POWER_LIMIT)
+        wanted = (*whose, _MIG_MODE, _XID, _MINOR, _CLOCK_SM_MAX, _CLOCK_MEMORY_MAX, _POWER_LIMIT_DEFAULT)
         values = ffi.new("value_v2[]", len(wanted))
         for value in values:
             value.version = ffi.sizeof("value_v2") | 2 << 24
@@ -151,17 +157,21 @@ class Dcgm(Collector):
         )
         self._check(code, "dcgmEntitiesGetLatestValues")
         texts = [ffi.string(v.value.str).decode("utf-8", "replace") if v.type == ord("s") else "" for v in values]
-        memory, limit = (self._number(values[i])[0] for i in (3, 4))
+        numbers = [self._number(value)[0] for value in values]
+        memory, limit, sm, dram, usual = (0.0 if math.isnan(numbers[i]) else numbers[i] for i in (3, 4, 8, 9, 10))
         device = Device(
             uuid=texts[2],
             name=texts[0],
-            memory=0 if math.isnan(memory) else int(memory * _MIB),
-            power_limit=0.0 if math.isnan(limit) else limit,
-            mig=self._number(values[5])[0] == 1,
+            memory=int(memory * _MIB),
+            power_limit=limit,
+            mig=numbers[5] == 1,
+            clock_sm_max=sm,
+            clock_memory_max=dram,
+            power_limit_default=usual,
         )
-        self._old_xid[number] = self._number(values[6])[0]
-        index = str(values[1].value.i64) if values[1].type == ord("i") else ""
-        return device, index
+        self._old_xid[number] = numbers[6]
+        index, minor = ("" if math.isnan(numbers[i]) else str(int(numbers[i])) for i in (1, 7))
+        return device, index, minor
 
     def _number(self, value: Any) -> tuple[float, str]:
         """Return the number in a value, or NaN and why there is none."""

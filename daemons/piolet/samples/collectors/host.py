@@ -19,6 +19,8 @@ from pathlib import Path
 
 from piolet.api import HOST_QUANTITIES, Collector, Reading, Target, Unavailable
 
+from ._network import Network
+
 _PROCESSES_MAX = 4096
 _NO_WRITES = "control groups of version 1 do not count what is written by way of the page cache"
 
@@ -42,6 +44,7 @@ class HostCollector(Collector):
         self._what: _Node | _Step = _Node(self._proc)
         self._last: dict[str, float] = {}
         self._taken = 0
+        self._nics: Network | None = None
 
     def open(self, target: Target) -> None:
         """Begin; see Collector."""
@@ -58,6 +61,8 @@ class HostCollector(Collector):
                 self.blanks["control group", f"{group} is not there"] = 1
         self._what = _Step(groups, self._proc) if groups else _Node(self._proc)
         self.source = self._what.source
+        self._nics = Network(target.root)
+        self.facts["nics"] = self._nics.rates
 
     def read(self, now: int) -> list[Reading]:
         """Return one reading; see Collector. The first call only takes the counters."""
@@ -71,6 +76,8 @@ class HostCollector(Collector):
                 self.blank(part.__name__.strip("_"), str(why))
             except (OSError, ValueError, IndexError, KeyError) as error:
                 self.blank(part.__name__.strip("_"), f"{type(error).__name__}: {error}"[:120])
+        if self._nics is not None and (busiest := self._nics.read(now)) is not None:
+            gauges["nic"], gauges["nic_rate"] = busiest
         span = (now - self._taken) / 1e9 if self._taken else 0.0
         last, self._last, self._taken = self._last, counters, now
         if span <= 0:

@@ -18,6 +18,15 @@ from piolet.api import Collector, Device, Reading, Target, Unavailable
 _SLOW_NS = 10**9
 _XID = 0x8
 _FIELD_MEMORY_TEMPERATURE = 82
+DEVICE_FILE = "/dev/nvidia"
+# Bytes per second of a lane in one direction, by generation of PCIe, after its encoding (PCI-SIG: 8b/10b, 128b/130b,
+# and 242 of 256 bytes of a flit).
+LANE = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
+
+
+def is_numbered(name: str) -> bool:
+    """Return whether a name in Target is a number that the driver or Slurm counts by, and no UUID."""
+    return name.isdecimal() or name.startswith(DEVICE_FILE)
 
 
 @dataclass
@@ -81,6 +90,7 @@ class Nvml(Collector):
         try:
             self.source = f"NVML {pynvml.nvmlSystemGetNVMLVersion()}, driver {pynvml.nvmlSystemGetDriverVersion()}"
             self.watched = self._find(target.gpus)
+            self.facts["gpus"] = pynvml.nvmlDeviceGetCount()
         except pynvml.NVMLError as error:
             raise Unavailable(f"NVML does not tell of the GPUs: {error}") from None
         if not self.watched:
@@ -95,19 +105,32 @@ class Nvml(Collector):
         if wanted is None:
             return [part for handle in self._wholes() for part in self._parts(handle)]
         # A number then counts what Slurm was told of, which nobody else knows: it would be another job's instance.
-        if any(map(str.isdecimal, wanted)) and any(map(self._is_divided, self._wholes())):
+        if any(map(is_numbered, wanted)) and any(map(self._is_divided, self._wholes())):
             raise Unavailable("where GPUs are divided (MIG), their numbers do not say which are meant; UUIDs would")
         return [self._by_name(name) for name in wanted]
 
     def _by_name(self, name: str) -> Watched:
-        self.asked = name, "" if name.isdecimal() else name
-        watched = self._by_index(int(name)) if name.isdecimal() else self._by_uuid(name)
+        self.asked = name, name if name.startswith(("GPU-", "MIG-")) else ""
+        if name.startswith(DEVICE_FILE):
+            handle = self._by_file(name)
+            watched = Watched(handle, handle)
+        else:
+            watched = self._by_index(int(name)) if name.isdecimal() else self._by_uuid(name)
         watched.name, self.asked = self.asked, None
         return watched
 
     def _by_index(self, index: int) -> Watched:
         handle = self.nvml.nvmlDeviceGetHandleByIndex(index)
         return Watched(handle, handle)
+
+    def _by_file(self, name: str) -> Any:
+        for handle in self._wholes():
+            try:
+                if name == f"{DEVICE_FILE}{self.nvml.nvmlDeviceGetMinorNumber(handle)}":
+                    return handle
+            except self.nvml.NVMLError:
+                continue
+        raise Unavailable(f"NVML knows no GPU whose device file is {name}")
 
     def _wholes(self) -> list[Any]:
         return [self.nvml.nvmlDeviceGetHandleByIndex(index) for index in range(self.nvml.nvmlDeviceGetCount())]
@@ -150,13 +173,25 @@ class Nvml(Collector):
         self.asked = watched.name
         uuid = str(nvml.nvmlDeviceGetUUID(watched.handle))
         self.asked = watched.name = watched.name[0] or uuid, uuid
-        memory, limit = 0, 0.0
-        try:
-            memory = int(nvml.nvmlDeviceGetMemoryInfo(watched.handle).total)
-            limit = nvml.nvmlDeviceGetEnforcedPowerLimit(watched.parent) / 1000
-        except nvml.NVMLError:
-            pass  # they only scale a plot
-        device = Device(uuid, nvml.nvmlDeviceGetName(watched.parent), memory, limit, watched.instance is not None)
+
+        def told(get: Callable[[], float]) -> float:
+            try:
+                return get()
+            except nvml.NVMLError:
+                return 0
+
+        device = Device(
+            uuid,
+            nvml.nvmlDeviceGetName(watched.parent),
+            int(told(lambda: nvml.nvmlDeviceGetMemoryInfo(watched.handle).total)),
+            told(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(watched.parent) / 1000),
+            watched.instance is not None,
+            float(told(lambda: nvml.nvmlDeviceGetMaxClockInfo(watched.parent, nvml.NVML_CLOCK_SM))),
+            float(told(lambda: nvml.nvmlDeviceGetMaxClockInfo(watched.parent, nvml.NVML_CLOCK_MEM))),
+            LANE.get(int(told(lambda: nvml.nvmlDeviceGetMaxPcieLinkGeneration(watched.parent))), 0.0)
+            * told(lambda: nvml.nvmlDeviceGetMaxPcieLinkWidth(watched.parent)),
+            told(lambda: nvml.nvmlDeviceGetPowerManagementDefaultLimit(watched.parent) / 1000),
+        )
         self.asked = None
         return device
 

@@ -63,6 +63,7 @@ def _stack(summary: Summary) -> dict[str, Any]:
         "parts": parts,
         "saturation": _numbers(100 * np.nanmean(view.lines["s"].astype(float), axis=0)),
         "utilisation": _numbers(100 * np.nanmean(view.lines["utilisation"].astype(float), axis=0)),
+        **({"aggregated": _numbers(100 * view.aggregate()), "weights": view.weights.text} if view.weights.text else {}),
     }
 
 

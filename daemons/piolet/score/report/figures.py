@@ -236,6 +236,9 @@ def _combined(summary: Summary) -> Figure:
     axes.plot(times, saturation, color=_INK, lw=1.4, label="saturation")
     utilisation = 100 * series.pooled(np.nanmean(view.lines["utilisation"], axis=0))
     axes.plot(times, utilisation, color=_INK, lw=1, ls=(0, (1, 2)), label="utilisation")
+    if weights := view.weights.text:
+        aggregated = 100 * series.pooled(view.aggregate())
+        axes.plot(times, aggregated, color=RED, lw=1.4, ls=(0, (3, 1)), label=f"aggregated by {weights}")
     axes.set_ylim(0, 103)
     axes.set_ylabel("% of the GPUs' time")
     figure.legend(*axes.get_legend_handles_labels(), ncols=4, loc="outside lower left", fontsize=8)
@@ -282,7 +285,8 @@ def _waterfall(summary: Summary) -> Figure:
     done = 0.0
     for name, colour, part in series.shares(summary):
         label = f"{bound(summary.score, name)}{100 * part:.0f} %"
-        axes.barh(0, 100 * part, left=done, color=colour, height=0.6, label=f"{name} {label}")
+        edge = _FAINT if colour == series.NO_DATA else "none"
+        axes.barh(0, 100 * part, left=done, color=colour, ec=edge, height=0.6, label=f"{name} {label}")
         if part > 0.07:
             ink = "white" if name in ("compute", "useful") else "#202020"
             axes.text(done + 50 * part, 0, f"{name}\n{label}", ha="center", va="center", size=8, color=ink)
@@ -308,7 +312,7 @@ def _has_score(summary: Summary) -> bool:
 
 
 def _has_host(summary: Summary) -> bool:
-    return any(not np.isnan(values).all() for values in summary.view.host.values())
+    return any(True for _ in series.host(summary))
 
 
 _TABLE: tuple[tuple[str, str, str, Draw, Callable[[Summary], bool]], ...] = (
@@ -316,7 +320,8 @@ _TABLE: tuple[tuple[str, str, str, Draw, Callable[[Summary], bool]], ...] = (
         "waterfall",
         "Where the time went",
         "Utilisation counts any time in which a kernel ran. Narrow: it ran on few SMs. Stalled: the SMs had work and "
-        "waited. Useful is the saturation: the busiest of compute, memory and communication.",
+        "waited. Throttled: busy, at a clock below the highest; with the rest it is the saturation, the busiest of "
+        "compute, memory and communication.",
         _waterfall,
         _has_score,
     ),

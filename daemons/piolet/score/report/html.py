@@ -114,10 +114,11 @@ def _hero(summary: Summary) -> str:
     page += "</div></div>"
     cards = [
         (share(summary.utilisation), "utilisation, as nvidia-smi shows it"),
-        (percent(score.above if score.value is not None else None), "of the time above 60 % saturation"),
         (energy_of(summary.energy), "energy of the GPUs"),
     ]
-    if score.gpus > 1:
+    if score.value is not None:
+        cards.append((percent(score.above), "of the time above 60 % saturation"))
+    if score.gpus > 1 and score.value is not None:
         cards.append((percent(summary.balance), "balance of the GPUs (mean / max)"))
     page += (
         "<div class=cards>" + "".join(f"<div><b>{_e(v)}</b> <span>{_e(t)}</span></div>" for v, t in cards) + "</div>"
@@ -128,18 +129,22 @@ def _hero(summary: Summary) -> str:
 
 def _bar(parts: list[tuple[str, str, float]]) -> str:
     done, rects = 0.0, ""
-    for name, colour, part in parts:
-        fill = "var(--idle)" if name == "idle" else colour
+    for _, colour, part in parts:
+        fill = _fill(colour)
         rects += f'<rect x="{100 * done:.2f}%" width="{100 * part:.2f}%" height="100%" fill="{fill}"/>'
         done += part
     return f'<svg class=bar role=img aria-label="where the time went">{rects}</svg>'
 
 
+def _fill(colour: str) -> str:
+    """Return a colour as the page has it, light and dark."""
+    return {dict(series.LOST)["idle"]: "var(--idle)", series.NO_DATA: "var(--paper)"}.get(colour, colour)
+
+
 def _key(entries: Iterable[tuple[str, str, str]]) -> str:
     spans = (
-        f'<span><svg viewBox="0 0 1 1"><rect width="1" height="1" fill="'
-        f'{"var(--idle)" if name == "idle" else colour}"/></svg>{_e(text)}</span>'
-        for name, colour, text in entries
+        f'<span><svg viewBox="0 0 1 1"><rect width="1" height="1" fill="{_fill(colour)}"/></svg>{_e(text)}</span>'
+        for _, colour, text in entries
     )
     return f"<p class=key>{''.join(spans)}</p>"
 

@@ -179,6 +179,10 @@ class Lines extends Plot {
         x -= this.g.measureText(label).width + 12;
       }
     }
+    if (panel.mean.every(value => value === null)) {
+      this.g.textAlign = 'center'; this.g.fillStyle = css('--soft');
+      this.g.fillText('no data', LEFT + this.inner / 2, (TOP + this.bottom) / 2);
+    }
     const alphas = [.13, .2, .3];
     panel.bands.forEach((band, i) =>
       area(this, points(this, band.low, 'min'), points(this, band.high, 'max'), panel.colour, alphas[i]));
@@ -213,6 +217,7 @@ class Stack extends Plot {
     }
     line(this, this.spec.saturation, css('--ink'), 1.5, [], 1);
     line(this, this.spec.utilisation, css('--ink'), 1.2, [1, 3], 1);
+    if (this.spec.aggregated) line(this, this.spec.aggregated, '#D55E00', 1.5, [5, 3], 1);
     const g = this.g;
     for (const phase of data.phases) {
       const at = time => LEFT + (Math.min(view.to, Math.max(view.from, time)) - view.from) / (view.to - view.from) * this.inner;
@@ -228,6 +233,7 @@ class Stack extends Plot {
     const [first, end] = this.bin(x), time = this.time(x);
     const phase = data.phases.find(one => one.start <= time && time < one.end);
     return [`saturation: ${said(pooled(this.spec.saturation, first, end))} %`,
+      ...(this.spec.aggregated ? [`aggregated by ${this.spec.weights}: ${said(pooled(this.spec.aggregated, first, end))} %`] : []),
       ...this.spec.parts.map(part => `${part.name}: ${said(pooled(part.mean, first, end))} %`),
       `utilisation: ${said(pooled(this.spec.utilisation, first, end))} %`, ...(phase ? [`phase: ${phase.what}`] : [])];
   }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from rich.console import Console, Group, RenderableType
@@ -13,8 +13,9 @@ from rich.text import Text
 
 from piolet.base import texts
 from piolet.score.advice import percent
+from piolet.score.clock import CAUSES, UNNAMED
 from piolet.score.figure import Figure
-from piolet.score.saturation import Score
+from piolet.score.saturation import COVERAGE, Score
 from piolet.score.summary import Summary
 
 _WIDTH = 60
@@ -22,11 +23,22 @@ UNSURE_MOST = 0.05  # of the time: above it, what the limit was is not said
 # What the time went into: the name, the field of a Score, and how it is drawn. The colours are Okabe and Ito's, which
 # people of all kinds of colour vision tell apart; letters say it without colour.
 PARTS = (
-    ("useful", "value", "#009E73", "█"),
+    ("useful", "useful", "#009E73", "█"),
+    ("throttled", "throttled", "#CC79A7", "▚"),
     ("stalled", "stalled", "#E69F00", "▓"),
     ("narrow", "narrow", "#56B4E9", "▒"),
     ("idle", "idle", "#888888", "░"),
+    ("unknown", "unexplained", "#BBBBBB", "?"),
 )
+_RARE = ("throttled", "unknown")
+
+
+def parts(score: Score) -> Iterator[tuple[str, float, str, str]]:
+    """Yield name, share, colour and letter of what the time went into; two of them only where there is any."""
+    for name, attribute, colour, block in PARTS:
+        part = getattr(score, attribute) or 0.0
+        if part >= 0.0005 or name not in _RARE:
+            yield name, part, colour, block
 
 
 def render(summary: Summary, width: int = 100, color: bool = False) -> str:
@@ -41,10 +53,11 @@ def render(summary: Summary, width: int = 100, color: bool = False) -> str:
 
 def share(figure: Figure) -> str:
     """Return a headline figure that is a share: a value, a range, a bound, or that it is unknown."""
-    return _said(figure, percent)
+    return said(figure, percent)
 
 
-def _said(figure: Figure, text: Callable[[float | None], str]) -> str:
+def said(figure: Figure, text: Callable[[float | None], str]) -> str:
+    """Return a headline figure, each number of it by `text`."""
     if figure.value is not None:
         return text(figure.value)
     if figure.is_withheld:
@@ -61,7 +74,7 @@ def gpus(figure: Figure) -> str:
     """Return the number of GPUs."""
     most = figure.high if figure.low is None else figure.low
     many = "GPU" if most == figure.high == 1 or (most == 1 and figure.high is None) else "GPUs"
-    return f"{_said(figure, lambda count: f'{count:.0f}')} {many}"
+    return f"{said(figure, lambda count: f'{count:.0f}')} {many}"
 
 
 def nodes(summary: Summary) -> str:
@@ -80,7 +93,7 @@ def duration(seconds: float) -> str:
 
 def energy_of(figure: Figure) -> str:
     """Return the step's energy."""
-    return _said(figure, energy)
+    return said(figure, energy)
 
 
 def energy(joules: float | None) -> str:
@@ -114,7 +127,7 @@ def _page(summary: Summary) -> RenderableType:
 def _limits(score: Score) -> Text:
     if score.unsure > UNSURE_MOST:
         known = f"; above 60 % in at least {percent(score.above)} of it"
-        return Text(f"what limited it is unknown in {percent(score.unsure)} of the time: a pipe is missing{known}")
+        return Text(f"what limited it is unknown in {percent(score.unsure)} of the time: counters are missing{known}")
     return Text(
         f"limited by compute {percent(score.by_compute)}, memory {percent(score.by_memory)}, "
         f"communication {percent(score.by_network)} of the time; above 60 % in {percent(score.above)} of it"
@@ -131,8 +144,7 @@ def _waterfall(summary: Summary) -> RenderableType:
     bar = Text()
     legend = Text()
     done = 0.0
-    for name, attribute, colour, block in PARTS:
-        part = getattr(score, attribute)
+    for name, part, colour, block in parts(score):
         cells = round((done + part) * _WIDTH) - round(done * _WIDTH)
         bar.append(block * cells, colour)
         done += part
@@ -153,6 +165,13 @@ def _facts(summary: Summary) -> Table:
         table.add_row("nodes", f"{percent(min(known))} to {percent(max(known))}, balance {percent(summary.balance)}")
     if summary.slowest:
         table.add_row("lowest", summary.slowest)
+    score = summary.score
+    if not summary.rated.is_withheld and (score.throttled >= 0.005 or score.clocked < COVERAGE):
+        table.add_row("clock", f"{share(summary.rated)} of what GPUs at their highest clock could do{_lost(summary)}")
+    if not summary.ofu.is_withheld and (summary.score.ofu or 0) > 0.005:
+        text = f"OFU {share(summary.ofu)} (tensor activity times clock)"
+        mfu = "" if summary.mfu.is_withheld else f", MFU estimated {share(summary.mfu)}"
+        table.add_row("tensor", f"{text}{mfu}")
     if not summary.energy.is_withheld:
         power = "" if summary.power is None else f", mean power per GPU {summary.power:.0f} W"
         table.add_row("energy", f"{energy_of(summary.energy)}{power}")
@@ -168,6 +187,8 @@ def _facts(summary: Summary) -> Table:
             parts.append(f"at most {float(np.nanmax(summary.view.high['memory'])) / 1e9:.1f} GB of memory")
         if parts:
             table.add_row("host", ", ".join(parts))
+    if weights := summary.view.weights.text:
+        table.add_row("weights", f"aggregated {percent(summary.aggregated)}, by {weights}")
     table.add_row("source", "; ".join(summary.collectors))
     for name, why in summary.not_used.items():
         table.add_row("", f"not {name}: {why}")
@@ -175,6 +196,17 @@ def _facts(summary: Summary) -> Table:
         cores, memory = summary.cost
         table.add_row("cost", f"the sampler took {100 * cores:.2f} % of a core and {memory / 1e6:.0f} MB per node")
     return table
+
+
+def _lost(summary: Summary) -> str:
+    """Return in words what held the clock back."""
+    names = {"cap": "a setting", "unnamed": "an unknown cause", "hardware": "hardware protection"}
+    limits = [(gpu.power_limit, gpu.power_limit_default) for gpu in summary.view.gpus]
+    if lower := [(limit, usual) for limit, usual in limits if 0 < limit < 0.99 * usual]:
+        names["power"] = f"power (limited to {lower[0][0]:.0f} of {lower[0][1]:.0f} W)"
+    lost = [(getattr(summary.score, cause), names.get(cause, cause)) for cause in (*CAUSES, UNNAMED)]
+    texts = [f"{name} {percent(part)}" for part, name in sorted(lost, reverse=True) if part >= 0.005]
+    return f"; lost to {', '.join(texts)}" if texts else ""
 
 
 def _lists(summary: Summary) -> list[RenderableType]:

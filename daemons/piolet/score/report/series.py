@@ -16,6 +16,8 @@ import numpy as np
 
 from piolet.score.overview import Overview
 from piolet.score.report.screen import UNSURE_MOST
+from piolet.score.report.screen import parts as rows_of
+from piolet.score.saturation import waterfall
 from piolet.score.summary import Summary
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -27,8 +29,12 @@ BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
 PINK, RED, GREY = "#CC79A7", "#D55E00", "#888888"
 # Okabe and Ito's colours, which people of all kinds of colour vision tell apart: what was used. What was lost is grey.
 LIMITS = (("compute", BLUE), ("memory", ORANGE), ("communication", PINK))
-LOST = (("stalled", "#8d9399"), ("narrow", "#b9bec3"), ("idle", "#e3e5e8"))
-USEFUL = "useful"
+LOST = (
+    *(("throttled", "#5f666d"), ("stalled", "#8d9399"), ("narrow", "#b9bec3"), ("idle", "#e3e5e8")),
+    ("unknown", "#f4ead6"),
+)
+USEFUL, NO_DATA = "useful", "#ffffff"
+_LITTLE = 0.005
 # Of cividis, as both heat maps draw it.
 HEAT_KEY = ((0, "#00204d"), (25, "#414d6b"), (50, "#7c7b78"), (75, "#bcad6f"), (100, "#ffea46"))
 ACTIVITY = (
@@ -109,37 +115,44 @@ def stack(summary: Summary) -> list[tuple[str, str, Array]]:
     The saturation is divided by what limited each GPU in each bin. Where a pipe is missing that is not known.
     """
     view = summary.view
-    lines = {name: view.lines[name].astype(float) for name in ("s", "c", "m", "n", "sm", "engine")}
+    lines = {name: view.lines[name].astype(float) for name in ("s", "c", "m", "n", "rated", "sm", "engine")}
     s = lines["s"]
+    left = np.fmin(lines["rated"], s)
+    wanted = {name for name, *_ in rows_of(summary.score)}
     parts: list[tuple[str, str, Array]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN
         if summary.score.unsure > UNSURE_MOST:
-            parts.append((USEFUL, GREEN, np.nanmean(s, axis=0)))
+            parts.append((USEFUL, GREEN, np.nanmean(left, axis=0)))
         else:
             ranks = np.stack([np.nan_to_num(lines[name], nan=-1.0) for name in ("c", "m", "n")])
             first = ranks.argmax(axis=0)
             for number, (name, colour) in enumerate(LIMITS):
-                part = np.where(np.isnan(s), np.nan, np.where(first == number, s, 0.0))
+                part = np.where(np.isnan(s), np.nan, np.where(first == number, left, 0.0))
                 parts.append((name, colour, np.nanmean(part, axis=0)))
-        above_sm = np.fmax(lines["sm"], s)
-        above_engine = np.fmax(lines["engine"], above_sm)
-        for (name, colour), part in zip(LOST, (above_sm - s, above_engine - above_sm, 1 - above_engine), strict=True):
-            parts.append((name, colour, np.nanmean(part, axis=0)))
+        idle, narrow, stalled, unknown = waterfall(s, lines["sm"], lines["engine"])
+        for (name, colour), part in zip(LOST, (s - left, stalled, narrow, idle, unknown), strict=True):
+            if name in wanted:
+                parts.append((name, colour, np.nanmean(np.where(np.isnan(s), np.nan, part), axis=0)))
     return parts
 
 
 def shares(summary: Summary) -> list[tuple[str, str, float]]:
-    """Return what the whole time went into, in the order and colours of `stack`; they add up to 1."""
+    """Return what the whole time went into, in the order and colours of `stack`, and what is not known of it; they
+    add up to 1."""
     score = summary.score
     parts = [(name, colour, float(np.nansum(values))) for name, colour, values in stack(summary)]
-    used = parts[: -len(LOST)]
+    lost = {name: part for name, part, *_ in rows_of(score) if name != USEFUL}
+    used = [part for part in parts if part[0] not in lost]
     whole = sum(part for _, _, part in used) or 1.0
-    lost = {"stalled": score.stalled, "narrow": score.narrow, "idle": score.idle}
-    return [
-        *((name, colour, (score.value or 0.0) * part / whole) for name, colour, part in used),
-        *((name, colour, lost[name]) for name, colour in LOST),
+    told = [
+        *((name, colour, (score.useful or 0.0) * part / whole) for name, colour, part in used),
+        *((name, colour, lost[name]) for name, colour in LOST if name in lost),
     ]
+    if score.coverage > 1 - _LITTLE:
+        return told
+    known = ((name, colour, score.coverage * part) for name, colour, part in told)
+    return [*known, ("no data", NO_DATA, 1 - score.coverage)]
 
 
 def activity(summary: Summary) -> Iterator[Panel]:
@@ -169,6 +182,7 @@ def host(summary: Summary) -> Iterator[Panel]:
         ("Memory", "GB", 1e-9, (("memory", "all"), ("memory_anon", "without page cache"))),
         ("I/O", "MB/s", 1e-6, (("read", "read"), ("write", "written"))),
         ("Network of the node", "MB/s", 1e-6, (("net_rx", "received"), ("net_tx", "sent"))),
+        ("Busiest network interface", "% of its line rate", 100.0, (("nic", "mean of the nodes"),)),
         ("Tasks waited for the CPU", "% of time", 100.0, (("cpu_pressure", "some"),)),
         ("Tasks waited for more", "% of time", 100.0, (("memory_pressure", "memory"), ("io_pressure", "I/O"))),
     )

@@ -64,7 +64,9 @@ def comparison(task: Task, kind: Eval | type[Eval]) -> dict[str, Any]:
     Raises Inconclusive where the task has a baseline and the class does not say how to compare.
     """
     better, effect, unit = kind.better, kind.effect, kind.unit
-    known = {"peers": ("higher", "lower", "same"), "history": ("higher", "lower")}.get(task.baseline)
+    known = {"peers": ("higher", "lower", "same"), "history": ("higher", "lower"), "site": ("higher", "lower")}.get(
+        task.baseline
+    )
     if known is not None:
         if better not in known:
             what = f"says better = {better!r}, and not 'higher' or 'lower'" if better else "does not say what is better"

@@ -29,20 +29,25 @@ def nodes(environ: Mapping[str, str]) -> list[str]:
         return []
 
 
+def gpus_of(environ: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return the numbers or UUIDs of the step's GPUs; None: all that can be seen."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "")
+    # Where GPUs are divided, Slurm's numbers count parts, in an order that nobody else knows.
+    gpus = visible if "MIG-" in visible else environ.get("SLURM_STEP_GPUS") or visible
+    return tuple(gpus.split(",")) if gpus else None
+
+
 def context_of(
     plan: Plan, node: str, others: Sequence[str] = (), facts: Mapping[str, Sequence[str]] | None = None
 ) -> Context:
     """Return what evals may know here: the environment and the user are those of this process."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    # Where GPUs are divided, Slurm's numbers count parts, in an order that nobody else knows.
-    gpus = visible if "MIG-" in visible else os.environ.get("SLURM_STEP_GPUS") or visible
     scratch = os.environ.get("TMPDIR", "")
     return Context(
         node=node,
         deadline=time.monotonic() + plan.budget_s,
         nodes=tuple(others) or (node,),
         uid=os.getuid(),
-        gpus=tuple(gpus.split(",")) if gpus else None,
+        gpus=gpus_of(os.environ),
         environ=dict(os.environ),
         # The login node's directory need not be here. The runner makes one of its own in it.
         scratch=scratch if os.path.isdir(scratch) else "/tmp",  # noqa: S108

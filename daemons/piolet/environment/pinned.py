@@ -1,0 +1,204 @@
+"""Which definition a job's steps had: `piolet env show JOB`, and `--environment=@JOB`, which uses it again.
+
+When a definition is made, it is kept in the user's cache without the values of secrets, in a file that is called after
+the hash of what travels to the nodes. When srun starts a step, its plugin leaves a symbolic link JOB.STEP.job there,
+whose text is that hash (submit.c); it starts no process for it. So what is known of a step is what srun handed over,
+image by digest, also where the file has changed since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from piolet.base import files
+from piolet.base.errors import EnvironmentFileError, PioletError
+from piolet.environment import later, mounts, secrets
+from piolet.environment.definition import LIMIT_BYTES, Definition, canonical_json, from_json
+from piolet.environment.expand import escape
+from piolet.submission import cache
+
+MARK = "@"
+_ENTRIES = 4096
+_LONG = 6
+_BEFORE, _AFTER = b"\0", b"\0\0" + b"0\0"
+_STEP = re.compile(r"(\d{1,10})(?:\.(\d{1,10}))?")
+_LINK = re.compile(r"(\d+)\.(\d+)\.job")
+_HASH = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """What is known of a step. `definition` lacks the variables `secret`, whose values are kept nowhere."""
+
+    step: str
+    definition: Definition
+    secret: tuple[str, ...]
+
+
+def hash_of(definition: bytes) -> str:
+    """Return what the plugin calls a definition: `record_key` of message.c, of the definition alone."""
+    return f"{cache.fnv1a(_BEFORE + definition + _AFTER):016x}"
+
+
+def keep(variables: Mapping[str, str], front: bytes, definition: Definition, values: Iterable[str] = ()) -> None:
+    """Keep a definition without its secrets for `find`; where that cannot be, nothing is.
+
+    front   what travels in front of it, for batch scripts
+    values  secrets of the host that the definition was made with; a variable that has one in it is a secret as well
+    """
+    folder = files.cache_directory(variables, "env")
+    if folder is None:
+        return
+    own = (value for name, value in definition.set_env.items() if secrets.is_secret(name))
+    known = {value for value in (*values, *own) if len(value) >= _LONG}  # a short one is in everything
+    hidden = sorted(
+        name
+        for name, value in definition.set_env.items()
+        if secrets.is_secret(name) or any(one in value for one in known)
+    )
+    shown = {name: value for name, value in definition.set_env.items() if name not in hidden}
+    text = replace(definition, set_env=shown).to_json().decode()
+    if any(one in text or json.dumps(one)[1:-1] in text for one in known):
+        return
+    value = {"secret": hidden, "definition": text}
+    path = os.path.join(folder, f"{hash_of(front + definition.to_json())}.def")
+    aside = f"{folder}/.new-{os.getpid()}-{time.monotonic_ns()}"
+    with contextlib.suppress(OSError):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        files.write_whole(path, canonical_json(value), aside, mode=0o600, exclusive=True)
+        _prune(folder)
+
+
+def find(variables: Mapping[str, str], job: str) -> list[Pinned]:
+    """Return what is known of a job's steps, in order, or of the step JOB.STEP. Raises EnvironmentFileError."""
+    match = _STEP.fullmatch(job)
+    if match is None:
+        raise EnvironmentFileError(f"'{job[:40]}' is neither a job nor a step", "write 1234 or 1234.0")
+    folder = files.cache_directory(variables, "env")
+    wanted = []
+    for path, of, step in _links(folder) if folder else ():
+        if of == int(match[1]) and match[2] in (None, str(step)):
+            wanted.append((step, path))
+    found = [one for step, path in sorted(wanted) if (one := _read(path, f"{match[1]}.{step}")) is not None]
+    if not found:
+        raise EnvironmentFileError(
+            f"nothing is known of the environment of {'step' if match[2] else 'job'} {job}",
+            f"srun keeps it when it starts a step with --environment, for you, in {folder or 'your cache'}",
+        )
+    return found
+
+
+def again(variables: Mapping[str, str], request: str) -> tuple[Definition, tuple[str, ...]]:
+    """Return the definition that `@JOB` or `@JOB.STEP` means, and its secrets' names; raises EnvironmentFileError."""
+    found = find(variables, request.removeprefix(MARK))
+    if any(one.definition != found[0].definition for one in found):
+        steps = ", ".join(f"{MARK}{one.step}" for one in found[:5])
+        raise EnvironmentFileError(f"the steps of {request} had different environments", f"name one of them: {steps}")
+    return replace(found[0].definition, request=request), found[0].secret
+
+
+def _read(link: str, step: str) -> Pinned | None:
+    try:
+        name = os.readlink(link)
+        if not _HASH.fullmatch(name):
+            return None
+        value: Any = json.loads(files.read_small(f"{os.path.dirname(link)}/{name}.def", 2 * LIMIT_BYTES)[0])
+        definition = from_json(value["definition"].encode())
+        return Pinned(step, definition, tuple(str(name) for name in value["secret"]))
+    except (
+        OSError,
+        files.NotRegularError,
+        ValueError,
+        RecursionError,
+        LookupError,
+        TypeError,
+        PioletError,
+        AttributeError,
+    ):
+        return None  # it is gone, or of another release
+
+
+def _links(folder: str) -> Iterator[tuple[str, int, int]]:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if (match := _LINK.fullmatch(entry.name)) and entry.is_symlink():
+                yield entry.path, int(match[1]), int(match[2])
+
+
+def _prune(folder: str) -> None:
+    """Remove the older half of the links when there are too many, and definitions that none leads to any more."""
+    links = list(_links(folder))
+    if len(links) <= _ENTRIES:
+        return
+    aged = sorted((os.lstat(path).st_mtime_ns, path) for path, _, _ in links)
+    for _, path in aged[: len(aged) - _ENTRIES // 2]:
+        os.unlink(path)
+    used = {os.readlink(path) for _, path in aged[len(aged) - _ENTRIES // 2 :]}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, _, suffix = entry.name.rpartition(".")
+            # One that is new may be of a step that is about to start.
+            if suffix == "def" and stem not in used and time.time() - entry.stat().st_mtime > 86400:
+                os.unlink(entry.path)
+
+
+def text(pinned: Pinned) -> str:
+    """Return what is known of a step as a definition file, line end included: the image by its digest."""
+    definition, lines = (
+        pinned.definition,
+        [f"# step {pinned.step}, --environment={_comment(pinned.definition.request)}"],
+    )
+    lines += [f"# from {_comment(path)}" for path in definition.files]
+    image = definition.image
+    if image is None:
+        lines.append("# no image: the step ran on the host")
+    else:
+        lines.append(f"image = {_string(pinned_name(definition))}")
+        if image.digest is None:
+            lines.append("# the image is a file of yours: what is in it now may be something else")
+        if definition.workdir is not None and definition.workdir_given:
+            lines.append(f"workdir = {_string(definition.workdir)}")
+        lines.append(f"entrypoint = {str(bool(definition.entrypoint)).lower()}")
+        lines.append(f"writable = {str(definition.writable).lower()}")
+        if definition.home is not None:
+            lines.append(f"home = {str(definition.home).lower()}")
+        places = [f"!{place}" for place in definition.dropped] + list(map(mounts.unparse, definition.mounts))
+        lines.append(f"mounts = [{', '.join(map(_string, places))}]")
+        lines.append(f"devices = [{', '.join(map(_string, definition.devices))}]")
+    lines += ["", "[env]", *(f"{_key(name)} = {_string(value)}" for name, value in definition.set_env.items())]
+    lines += [f"# {_comment(name)} was set, and its value is not kept" for name in pinned.secret]
+    lines += [f'{_key(name)} = ""' for name in definition.unset_env if not name.startswith("LC_")]
+    if definition.annotations:
+        lines += ["", "[annotations]"]
+        lines += [f"{_key(name)} = {_string(str(value))}" for name, value in definition.annotations.items()]
+    return "\n".join(lines) + "\n"
+
+
+def pinned_name(definition: Definition) -> str:
+    """Return how a definition's image is called so that it is that one again: by digest, or by its path."""
+    image = definition.image
+    assert image is not None
+    if image.digest is None:
+        return image.path or image.reference
+    name = image.reference.partition("@")[0]
+    head, colon, tag = name.rpartition(":")
+    return f"{head if colon and '/' not in tag else name}@{image.digest}"
+
+
+def _comment(words: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in words)
+
+
+def _string(words: str) -> str:
+    return json.dumps(later.written(escape(words)), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)

@@ -1,0 +1,59 @@
+"""What Slurm's accounting says of a job that may have ended long ago: whose it was, its nodes, GPUs and time."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+
+from piolet.base.errors import SlurmError
+
+_ASK_S = 30.0
+_FIELDS = ("JobIDRaw", "User", "Account", "State", "ElapsedRaw", "NNodes", "AllocTRES", "Start", "End")
+_GPUS = re.compile(r"(?:^|,)gres/gpu=(\d+)")
+
+
+@dataclass(frozen=True)
+class Accounted:
+    """A job; `seconds` is how long it ran, and `gpus` how many it had."""
+
+    user: str
+    account: str
+    state: str
+    seconds: int
+    nodes: int
+    gpus: int
+    start: str
+    end: str
+
+    @property
+    def gpu_hours(self) -> float:
+        """What it was charged for."""
+        return self.gpus * self.seconds / 3600
+
+
+def of(job: str, sacct: str = "sacct") -> Accounted:
+    """Return what is known of a job. Raises SlurmError: there is no accounting, or it does not know the job."""
+    command = [sacct, "-X", "-n", "-P", "--duplicates", "-j", job, f"--format={','.join(_FIELDS)}"]
+    environ = {**os.environ, "SLURM_TIME_FORMAT": "%Y-%m-%dT%H:%M:%S%z"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL, env=environ
+        )
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{sacct} did not tell of job {job} within {_ASK_S:g} s") from None
+    except OSError as error:
+        raise SlurmError(f"cannot start {sacct}: {error.strerror}") from None
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    rows = [words for line in lines if len(words := line.split("|")) == len(_FIELDS) and words[0] == job]
+    if done.returncode or not rows:
+        why = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it does not know the job"]
+        raise SlurmError(f"{sacct} does not tell of job {job}: {why[0][:200]}")
+    row = dict(zip(_FIELDS, rows[-1], strict=True))  # of a requeued job, the last run
+    gpus = _GPUS.search(row["AllocTRES"])
+    try:
+        numbers = int(row["ElapsedRaw"]), int(row["NNodes"]), int(gpus[1]) if gpus else 0
+    except ValueError:
+        raise SlurmError(f"{sacct} tells of job {job} what is no number") from None
+    return Accounted(row["User"], row["Account"], row["State"], *numbers, row["Start"], row["End"])

@@ -1,0 +1,154 @@
+"""Which definition a step had: kept without secrets, found by job and step, and usable again as a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from piolet.base.errors import EnvironmentFileError
+from piolet.environment import pinned
+from piolet.environment.definition import Definition, Mount
+from piolet.images.info import Image
+
+DIGEST = "sha256:" + "c" * 64
+DEFINITION = Definition(
+    request="./x.toml",
+    files=("/home/a/x.toml",),
+    image=Image("quay.io:5000/team/app:1", "site", DIGEST),
+    workdir="/srv",
+    workdir_given=True,
+    mounts=(Mount("/data", "/d", flags=("ro",)), Mount("", "/t", "tmpfs")),
+    dropped=("/tmp",),
+    set_env={"A": "b ${C}", "HF_TOKEN": "hf-secret"},
+    unset_env=("LC_ALL", "GONE"),
+    annotations={"com.x": "y"},
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    return {"HOME": str(tmp_path)}
+
+
+def cache(home: dict[str, str]) -> Path:
+    return Path(home["HOME"]) / ".cache/piolet/env"
+
+
+def start(home: dict[str, str], step: str, definition: Definition = DEFINITION) -> None:
+    """Do what submit does, and then srun's plugin."""
+    pinned.keep(home, b"", definition)
+    (cache(home) / f"{step}.job").symlink_to(pinned.hash_of(definition.to_json()))
+
+
+def test_a_job_and_its_steps(home: dict[str, str]) -> None:
+    start(home, "12.10")
+    start(home, "12.0")
+    start(home, "123.0")
+    assert [one.step for one in pinned.find(home, "12")] == ["12.0", "12.10"]
+    (one,) = pinned.find(home, "12.10")
+    assert one.secret == ("HF_TOKEN",) and one.definition.set_env == {"A": "b ${C}"}
+    assert one.definition.image == DEFINITION.image
+    assert "hf-secret" not in "".join(path.read_text() for path in cache(home).iterdir() if not path.is_symlink())
+    assert {path.stat().st_mode & 0o777 for path in cache(home).glob("*.def")} == {0o600}
+
+
+@pytest.mark.parametrize("job", ["7", "12.1", "x", "", "12.", "../12", "12.0.0"])
+def test_what_is_not_known(home: dict[str, str], job: str) -> None:
+    start(home, "12.0")
+    with pytest.raises(EnvironmentFileError, match=r"nothing is known|neither a job nor a step"):
+        pinned.find(home, job)
+    with pytest.raises(EnvironmentFileError):
+        pinned.find({}, "12")
+
+
+def test_torn_and_foreign_entries_are_nothing(home: dict[str, str], tmp_path: Path) -> None:
+    start(home, "12.0")
+    (cache(home) / "12.1.job").symlink_to("../../../etc/passwd")
+    (cache(home) / "12.2.job").write_text("no link")
+    (cache(home) / "12.3.job").symlink_to("0" * 16)
+    for number, text in enumerate(
+        ("", "[]", "{}", '{"definition": 7, "secret": []}', '{"definition": "{}", "secret": 1}')
+    ):
+        (cache(home) / f"{number:016x}.def").write_text(text)
+        (cache(home) / f"13.{number}.job").symlink_to(f"{number:016x}")
+    assert [one.step for one in pinned.find(home, "12")] == ["12.0"]
+    with pytest.raises(EnvironmentFileError, match="nothing is known"):
+        pinned.find(home, "13")
+
+
+def test_the_same_once_more(home: dict[str, str]) -> None:
+    start(home, "12.0")
+    start(home, "12.1")
+    definition, secret = pinned.again(home, "@12")
+    assert definition.request == "@12" and definition.image == DEFINITION.image and secret == ("HF_TOKEN",)
+    start(home, "12.2", Definition(request="other", set_env={"A": "z"}))
+    with pytest.raises(EnvironmentFileError, match="had different environments") as refused:
+        pinned.again(home, "@12")
+    assert refused.value.hint == "name one of them: @12.0, @12.1, @12.2"
+    assert pinned.again(home, "@12.2")[0].set_env == {"A": "z"}
+
+
+def test_the_text_is_a_definition_file_with_the_digest(home: dict[str, str]) -> None:
+    start(home, "12.0")
+    assert (
+        pinned.text(pinned.find(home, "12")[0])
+        == f"""\
+# step 12.0, --environment=./x.toml
+# from /home/a/x.toml
+image = "quay.io:5000/team/app@{DIGEST}"
+workdir = "/srv"
+entrypoint = false
+writable = true
+mounts = ["!/tmp", "/data:/d:ro", "tmpfs:/t"]
+devices = []
+
+[env]
+A = "b $${{C}}"
+# HF_TOKEN was set, and its value is not kept
+GONE = ""
+
+[annotations]
+com.x = "y"
+""".replace("com.x", '"com.x"')
+    )
+
+
+def test_an_image_that_is_a_file(home: dict[str, str]) -> None:
+    definition = Definition(request="x", image=Image("/a/b.sqsh", "user", None, "/a/b.sqsh"))
+    start(home, "1.0", definition)
+    text = pinned.text(pinned.find(home, "1")[0])
+    assert 'image = "/a/b.sqsh"' in text and "what is in it now may be something else" in text
+
+
+def test_a_secret_within_another_value_is_not_kept(home: dict[str, str]) -> None:
+    definition = Definition(request="x", set_env={"URL": "https://a:topsecret@b", "A": "b"})
+    pinned.keep(home, b"", definition, ["topsecret"])
+    (cache(home) / "1.0.job").symlink_to(pinned.hash_of(definition.to_json()))
+    (one,) = pinned.find(home, "1")
+    assert one.secret == ("URL",) and one.definition.set_env == {"A": "b"}
+    short = Definition(request="z", set_env={"A_KEY": "1", "B": "11"})
+    pinned.keep(home, b"", short)
+    (cache(home) / "2.0.job").symlink_to(pinned.hash_of(short.to_json()))
+    assert pinned.find(home, "2")[0].definition.set_env == {"B": "11"}
+    mounted = Definition(request="y", workdir="/topsecret")
+    pinned.keep(home, b"", mounted, ["topsecret"])
+    assert not [path for path in cache(home).glob("*.def") if "topsecret" in path.read_text()]
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    pinned.keep({"HOME": "/proc/none"}, b"", DEFINITION)
+    pinned.keep({}, b"", DEFINITION)
+
+
+def test_old_links_go(home: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(12):
+        start(home, f"{number}.0", Definition(request=str(number)))
+        path = cache(home) / f"{number}.0.job"
+        os.utime(path, (number, number), follow_symlinks=False)
+    for path in cache(home).glob("*.def"):
+        os.utime(path, (0, 0))
+    monkeypatch.setattr(pinned, "_ENTRIES", 10)
+    pinned.keep(home, b"", DEFINITION)
+    assert sorted(int(path.stem.partition(".")[0]) for path in cache(home).glob("*.job")) == [7, 8, 9, 10, 11]
+    assert len(list(cache(home).glob("*.def"))) == 6, "those of five steps, and the new one"
