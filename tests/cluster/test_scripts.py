@@ -140,9 +140,11 @@ def test_sruns_from_inside_are_in_the_environment(cluster: Cluster, room: Path, 
     if how == "the hook":
         text += '[annotations]\ncom.hooks.slurm.enabled = "true"\n'
     cluster.edf("alice", text, room, "slurm.toml")
-    script = f"{WHERE}\nsrun -Q -N2 sh -c '{WHERE}; echo $WORD'\nsrun -Q --environment=none -N1 sh -c '{WHERE}'\n"
+    script = (
+        f"{WHERE}\nsrun -Q -N2 sh -c 'w=$({WHERE}); echo $w, $WORD'\nsrun -Q --environment=none -N1 sh -c '{WHERE}'\n"
+    )
     done, out = submitted(cluster, room, script, "--environment=slurm.toml", "-N2")
-    assert out == "in the image\n" + "in the image\ninner\n" * 2 + "on the host\n"
+    assert out == "in the image\n" + "in the image, inner\n" * 2 + "on the host\n"
     assert ("com.hooks.slurm" in done.err) == (how == "mounts")
 
 

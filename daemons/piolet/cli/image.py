@@ -216,7 +216,7 @@ def _build(args: argparse.Namespace, config: Config) -> int:
         return 0
     try:
         name = args.name or _name_of(args.context)
-        return _import(argparse.Namespace(source=f"oci-archive:{archive}", name=name), config)
+        return _import(argparse.Namespace(source=f"oci-archive:{archive}", name=name, quiet=args.quiet), config)
     finally:
         shutil.rmtree(os.path.dirname(archive), ignore_errors=True)
 

@@ -29,6 +29,7 @@ def add_parser(actions: Any) -> None:
     parser.add_argument("-f", "--file", metavar="FILE", help="instead of DIRECTORY/Containerfile, or Dockerfile")
     parser.add_argument("--build-arg", metavar="NAME=VALUE", action="append", default=[], help="for an ARG of the file")
     parser.add_argument("--srun", metavar="OPTIONS", default="", help='of the step: --srun="-p build -c8 -t30"')
+    parser.add_argument("-Q", "--quiet", action="store_true", help="show no progress of what comes into the store")
     parser.add_argument("--output", metavar="FILE", help="write an OCI archive, and bring nothing into the store")
 
 
