@@ -31,8 +31,14 @@ GROUPS = {
 
 
 # Run one after the other when all others are through: they measure how fast nodes talk to each other, signal every
-# process of nobody's that they see, or emulate a machine.
-ALONE = ("vet/test_links.py", "vet/test_meetings.py", "unit/node/test_endings.py", "kernels/test_boot.py")
+# process of nobody's that they see, emulate a machine, or have nodes judged by what else runs on this machine.
+ALONE = (
+    "vet/test_links.py",
+    "vet/test_meetings.py",
+    "unit/node/test_endings.py",
+    "kernels/test_boot.py",
+    "cluster/test_vet_examples.py",
+)
 
 # How long an example of hypothesis takes says more of the machine than of the code.
 settings.register_profile("piolet", deadline=None)

@@ -31,8 +31,8 @@ def fresh(cluster: Cluster) -> Iterator[None]:
     before = [script.read_text("ascii") for script in scripts]
     for script in scripts:
         script.write_text(gpus.usual(2), "ascii")
-    processes.reap_spawned()
-    # A machine's first process may take its time to collect what other tests have ended.
+    # The nodes show this machine's processes: what other tests started and nobody waited for is none of the nodes'.
+    processes.reap()
     wait_until(lambda: len(zombies()) <= 10, 60, "the end of this machine's zombies")
     yield
     for script, text in zip(scripts, before, strict=True):

@@ -46,20 +46,6 @@ def daemon_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]
     return {"PATH": FIXED_PATH, "LANG": "C.UTF-8", "HOME": "/", **(extra or {})}
 
 
-_spawned: set[int] = set()
-
-
-def reap_spawned() -> None:
-    """Collect the daemons that this process has started and that have ended: else they stay zombies while it runs."""
-    for pid in list(_spawned):
-        try:
-            ended = os.waitpid(pid, os.WNOHANG)[0] != 0
-        except ChildProcessError:
-            ended = True
-        if ended:
-            _spawned.discard(pid)
-
-
 def spawn(
     name: str,
     argv: Sequence[str],
@@ -70,7 +56,6 @@ def spawn(
 ) -> Process:
     """Start a daemon in its own session, its output appended to `log`; return at once."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    reap_spawned()
     with log.open("ab") as output:
         child = subprocess.Popen(
             ["/bin/sh", "-c", INTO_GROUP, str(group / "cgroup.procs"), *argv],
@@ -85,7 +70,6 @@ def spawn(
     start = start_time(child.pid)
     # Popen warns about children that outlive it; these are meant to.
     child.returncode = 0
-    _spawned.add(child.pid)
     if start is None:
         raise ClusterError(f"{name} ended at once", log=log)
     return Process(name, child.pid, start)
