@@ -213,6 +213,9 @@ def test_ssh_through_srun(cluster: Cluster, site: Path) -> None:
     done = cluster.run("alice", "ssh", *options, "x", "echo $OWN $SLURM_PROCID $(id -un)")
     assert done.out == "yes 0 alice\n", done.err
     assert cluster.run("alice", "ssh", *options, "x", "cat", stdin="through\n").out == "through\n"
+    closed = edf(cluster, cluster.demo_image, f"writable = false\n{text}")
+    done = cluster.srun("alice", closed, "-n1", "/run/piolet/ssh/serve")
+    assert done.status == 1 and "hint: set writable = true" in done.err, done
 
 
 def _c_library() -> list:  # type: ignore[type-arg]

@@ -19,7 +19,8 @@ done
 # The sampler runs isolated (-I), so PYTHONPATH would not reach it: a virtual environment names our sources and what
 # the chosen Python has. Nothing is installed.
 room=$(mktemp -d "${TMPDIR:-/tmp}/piolet-hardware.XXXXXX")
-trap 'rm -rf "$room"' EXIT INT TERM
+trap 'rm -rf "$room"' EXIT
+trap 'exit 130' INT TERM
 "$python" -m venv --without-pip "$room/venv"
 "$python" - "$here" "$room/venv" <<'PYTHON'
 import glob, sys

@@ -25,7 +25,12 @@ _KEYS = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
 _SERVE = """#!/bin/sh
 set -eu
 umask 077
-room=$(mktemp -d /run/piolet/ssh.XXXXXX 2>/dev/null || mktemp -d)
+# In the container's own root, which ends with it, however that is: keys and variables must not stay in the node's /tmp.
+room=$(mktemp -d /run/piolet/ssh.XXXXXX 2>/dev/null) || {{
+	echo 'piolet: ssh: there is no room for keys: the container is not writable' >&2
+	echo 'hint: set writable = true in the definition file' >&2
+	exit 1
+}}
 trap 'rm -rf "$room"' EXIT
 export -p > "$room/environment"
 {start} {place}/ssh-keygen -q -t ed25519 -N "" -f "$room/key" </dev/null >/dev/null
