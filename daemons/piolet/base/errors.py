@@ -87,5 +87,9 @@ class ScoreError(PioletError):
     """Something of `--score` could not be done; never a reason for a step to fail."""
 
 
+class EventError(PioletError):
+    """An event is none, or a spool, a batch or the central service does not take it."""
+
+
 class WireError(PioletError):
     """A peer sent something that is not the protocol."""
