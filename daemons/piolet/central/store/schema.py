@@ -43,9 +43,13 @@ epochs = Table(
     Column("have", BigInteger, nullable=False),
     Column("first", Float(53), nullable=False),  # when the first and the last batch came
     Column("last", Float(53), nullable=False),
+    Column("own", SmallInteger, nullable=False),
     UniqueConstraint("node", "epoch"),
 )
-"""Streams of records (decision 104), and up to which number each is here."""
+"""Streams of records (decision 104), and up to which number each is here.
+
+Of the service's own ones (`own`), whose numbers have gaps and no order, `have` is how many records are here.
+"""
 
 batches = Table(
     "batches",
@@ -123,25 +127,10 @@ notes = Table(
 )
 """What people said of a node or a case."""
 
-outcomes = Table(
-    "outcomes",
-    METADATA,
-    Column("job", BigInteger, primary_key=True, autoincrement=False),
-    Column("run", Integer, primary_key=True, autoincrement=False),
-    Column("state", String(32), nullable=False),
-    Column("ended", Float(53)),
-    Column("uid", BigInteger),
-    Column("nodes", Text, nullable=False),
-    Column("status", Integer),
-    Column("signal", Integer),
-)
-"""How jobs ended, as slurmdbd has it: the last word on each."""
-
 kept = Table(
     "kept",
     METADATA,
     Column("name", String(64), primary_key=True),
-    Column("number", BigInteger),
-    Column("data", LargeBinary),
+    Column("value", Float(53), nullable=False),
 )
-"""What the service remembers for itself: up to where rules have seen, their counts, cursors."""
+"""What the service remembers for itself: up to where it has asked others."""

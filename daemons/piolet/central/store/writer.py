@@ -74,7 +74,7 @@ class Writer:
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
-        self._named = Names()
+        self.named = Names()
         self._streams: dict[tuple[str, str], _Stream] = {}
         self._next: int | None = None
 
@@ -95,15 +95,15 @@ class Writer:
 
     def forget(self) -> None:
         """Forget what was read: a transaction was undone, or it is not known whether it was."""
-        self._named.forget()
+        self.named.forget()
         self._streams.clear()
         self._next = None
 
     def _number(self, connection: sa.Connection) -> int:
         if self._next is None:
             last = connection.scalar(sa.select(sa.func.max(batches.c.id)))
-            moved = connection.scalar(sa.select(kept.c.number).where(kept.c.name == LAST_BATCH))
-            self._next = max(last or 0, moved or 0) + 1
+            moved = connection.scalar(sa.select(kept.c.value).where(kept.c.name == LAST_BATCH))
+            self._next = max(last or 0, int(moved or 0)) + 1
         return self._next
 
     def _take(self, work: _Work, arrival: Arrival) -> Taken:
@@ -128,7 +128,7 @@ class Writer:
                 if isinstance(one, Refused):
                     work.gap(stream, one.seq, one.seq, one.why, arrival.received)
                 else:
-                    work.rows.append(row_of(work.connection, self._named, stream.number, one))
+                    work.rows.append(row_of(work.connection, self.named, stream.number, one))
                     run.append(one)
             work.close(arrival, stream, run, taken)
             taken.have[epoch] = stream.have
@@ -140,11 +140,11 @@ class Writer:
         if key not in self._streams:
             if len(self._streams) > _STREAMS_MOST:
                 self._streams.clear()
-            node = self._named.number(connection, arrival.node)
+            node = self.named.number(connection, arrival.node)
             query = sa.select(epochs.c.id, epochs.c.have).where(epochs.c.node == node, epochs.c.epoch == epoch)
             row = connection.execute(query).first()
             if row is None:
-                new = {"node": node, "epoch": epoch, "have": 0, "first": arrival.received, "last": arrival.received}
+                new = {"node": node, "epoch": epoch, "have": 0, "first": arrival.received, "last": arrival.received, "own": 0}
                 number = connection.scalar(sa.insert(epochs).values(new).returning(epochs.c.id))
                 assert number is not None
                 self._streams[key] = _Stream(number, 0)
