@@ -18,30 +18,29 @@ from piolet.central.doors import names_in
 
 HEAD_S = 10.0
 OF_ONE_MOST = 64
+_OF: collections.Counter[str] = collections.Counter()
 
 
 class Bounded(H11Protocol):
     """One connection."""
-
-    _of: collections.Counter[str] = collections.Counter()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or close it where its machine has too many."""
         super().connection_made(transport)
         self._late: asyncio.TimerHandle | None = None
         self._where = str(self.client[0]) if self.client else "here"
-        self._of[self._where] += 1
+        _OF[self._where] += 1
         self.app_state = {**self.app_state, "channel": _channel(transport)}
-        if self._of[self._where] > OF_ONE_MOST and self._where != "here":
+        if _OF[self._where] > OF_ONE_MOST and self._where != "here":
             transport.abort()
             return
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget a connection."""
-        self._of[self._where] -= 1
-        if self._of[self._where] <= 0:
-            del self._of[self._where]
+        _OF[self._where] -= 1
+        if _OF[self._where] <= 0:
+            del _OF[self._where]
         self._came()
         super().connection_lost(exc)
 

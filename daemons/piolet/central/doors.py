@@ -30,14 +30,15 @@ class RefusedError(PioletError):
     """A request is refused.
 
     status      of HTTP
-    nonce       a number that the same request may be signed with, where only the clocks are in the way
+    said        what the answer says besides; `nonce` is a number that the same request may be signed with, where only
+                the clocks are in the way, `have` what is here where a batch does not follow upon it
     credential  the request's, if it was read: the answer is signed for who made it
     """
 
-    def __init__(self, status: int, message: str, hint: str | None = None, nonce: str = "") -> None:
+    def __init__(self, status: int, message: str, hint: str | None = None, **said: Any) -> None:
         super().__init__(message, hint)
         self.status = status
-        self.nonce = nonce
+        self.said = said
         self.credential: tuple[str, int] | None = None
 
 
@@ -114,7 +115,7 @@ class Doors:
             if found.late and not self._is_fresh(statement.nonce):
                 raise RefusedError(
                     401, f"the credential is {abs(found.decoded - found.encoded)} s away from this clock",
-                    "compare the clocks of both machines", self._nonce(),
+                    "compare the clocks of both machines", nonce=self._nonce(),
                 )  # fmt: skip
         except RefusedError as refusal:
             refusal.credential = signed

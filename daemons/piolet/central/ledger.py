@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
-from piolet.base.errors import EventError, PioletError
+from piolet.base.errors import PioletError
 from piolet.central.conclusions import Conclusion
 from piolet.central.store import wordings
+from piolet.central.store.database import StoreError
 from piolet.central.store.reader import Reader
 from piolet.central.store.rows import Stored
 from piolet.central.store.writer import Arrival, Taken, Writer
@@ -29,6 +30,7 @@ _LOG = logging.getLogger("piolet-central")
 _TOGETHER_RECORDS = 5000
 _WAITING_MOST = 2000
 _UNJUDGED_MOST = 50_000
+_AGAIN_S = 1.0
 _Result = TypeVar("_Result")
 
 
@@ -42,8 +44,9 @@ class Engine(Protocol):
 class Ledger:
     """Writes; `judge` gets what was written."""
 
-    def __init__(self, writer: Writer, judge: Judge | None = None) -> None:
+    def __init__(self, writer: Writer, judge: Judge | None = None, clock: Callable[[], float] = time.time) -> None:
         self._writer = writer
+        self._clock = clock
         self._judge = judge
         self._queue: queue.Queue[tuple[Any, Future[Any]] | None] = queue.Queue(_WAITING_MOST)
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
@@ -59,19 +62,39 @@ class Ledger:
         self._thread.join()
 
     def add(self, arrival: Arrival) -> Future[Taken]:
-        """Have a batch written. Raises EventError: too many wait."""
-        return self._put(arrival)
+        """Have a batch written. Raises StoreError: too many wait."""
+        future: Future[Taken] = Future()
+        try:
+            self._queue.put_nowait((arrival, future))
+        except queue.Full:
+            raise StoreError("the service has more to write than its disk takes", "try again later") from None
+        return future
+
+    def take_own(self, records: Sequence[Event]) -> int:
+        """Keep records that the service itself makes; return how many of them are new. Raises EventError."""
+        return len(self.call(self._take_own(records)).result())
+
+    def _take_own(self, records: Sequence[Event]) -> Callable[[Writer], list[Stored]]:
+        def take(writer: Writer) -> list[Stored]:
+            found = writer.take_own(records, self._clock())
+            if self._judge is not None:
+                self._judge.written(found)
+            return found
+
+        return take
+
+    def cursor(self, name: str) -> float | None:
+        """Return what `set_cursor` said last of something."""
+        return self.call(lambda writer: wordings.cursor(writer, name)).result()
+
+    def set_cursor(self, name: str, value: float) -> None:
+        """Keep up to where something stands. Raises EventError."""
+        self.call(lambda writer: wordings.set_cursor(writer, name, value)).result()
 
     def call(self, function: Callable[[Writer], _Result]) -> Future[_Result]:
-        """Have a function called by the thread that writes; it makes transactions of its own."""
-        return self._put(function)
-
-    def _put(self, what: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            self._queue.put_nowait((what, future))
-        except queue.Full:
-            raise EventError("the service has more to write than its disk takes", "try again later") from None
+        """Have a function called by the thread that writes, which makes transactions of its own; waits for its turn."""
+        future: Future[_Result] = Future()
+        self._queue.put((function, future))
         return future
 
     def _run(self) -> None:
@@ -97,13 +120,13 @@ class Ledger:
         try:
             results = self._writer.append([arrival for arrival, _ in arrivals]) if arrivals else []
         except Exception as error:  # noqa: BLE001 - whoever waits for one of them gets it
-            if len(arrivals) > 1 and not isinstance(error, EventError):
+            if len(arrivals) > 1 and not isinstance(error, StoreError):
                 for one in arrivals:  # one of them is to blame: not all
                     self._write([one])
                 return
             if not isinstance(error, PioletError):
                 _LOG.exception("a batch could not be written")
-                error = EventError("the batch could not be written")
+                error = StoreError("the batch could not be written")
             for _, future in arrivals:
                 future.set_exception(error)
             return
@@ -206,9 +229,19 @@ class Judge:
             found += [(conclusion, stored.batch) for conclusion in self._engine.take(stored.event, stored.received)]
             self.batch, self._seq = stored.batch, stored.event.seq
         if found and self._ledger is not None:
-            self._ledger.call(lambda writer: wordings.conclude(writer, found, self._clock())).result()
+            self._write(self._ledger, found)
         now = self._clock()
         self.delays.extend(now - stored.received for stored in pieces[-100:])
+
+    def _write(self, ledger: Ledger, found: Sequence[tuple[Conclusion, int]]) -> None:
+        """Write conclusions, as soon as the data base takes them."""
+        while not self._ended:
+            try:
+                ledger.call(lambda writer: wordings.conclude(writer, found, self._clock())).result()
+                return
+            except StoreError as error:
+                _LOG.warning("%s", error.message)
+                time.sleep(_AGAIN_S)
 
 
 def _settle(future: Future[Any], call: Callable[[], Any]) -> None:

@@ -1,6 +1,6 @@
 """The central service's application: what can be asked for over HTTP, and what becomes of errors.
 
-    POST /v1/events?gone=EPOCH:SEQ,...   a node's batch; the answer is {"have": {epoch: seq}}, an empty batch's that of all
+    POST /v1/events?gone=EPOCH:SEQ,...   a node's batch; the answer is {"have": {epoch: seq}}, of an empty one of all
     GET  /v1/...                         what piolet.central.answers has
     GET  /metrics                        for Prometheus, where the site wants it
 
@@ -29,6 +29,7 @@ from piolet.central.answers import Answers
 from piolet.central.doors import Caller, Doors, RefusedError, same_body
 from piolet.central.ledger import Ledger
 from piolet.central.metrics import Counts
+from piolet.central.store.database import StoreError
 from piolet.central.store.reader import Reader
 from piolet.central.store.writer import Taken
 from piolet.events.batch import PACKED_MAX
@@ -75,9 +76,7 @@ class Service:
         text = await self._apart(self.counts.text)
         return Response(text, media_type="text/plain; version=0.0.4")
 
-    async def _answer(
-        self, request: Request, what: Callable[[Request, Caller], Awaitable[dict[str, Any]]]
-    ) -> Response:
+    async def _answer(self, request: Request, what: Callable[[Request, Caller], Awaitable[dict[str, Any]]]) -> Response:
         """Return what `what` makes of a request, signed, or why it is refused."""
         credential: tuple[str, int] | None = None
         try:
@@ -89,19 +88,16 @@ class Service:
         except RefusedError as error:
             credential = credential or error.credential
             status, said = error.status, _failure(error)
-            if error.nonce:
-                said["nonce"] = error.nonce
             self.counts.refused(error.status)
             _LOG.warning("%s from %s is refused: %s", request.url.path, _where(request), error.message)
         except ClientDisconnect:
             return Response(status_code=400)
         except (TimeoutError, EventError, SlurmError) as error:
-            known = isinstance(error, EventError)
-            status = 400 if known and not getattr(error, "later", False) else 503
+            status = 400 if isinstance(error, EventError) and not isinstance(error, StoreError) else 503
             said = _failure(error if isinstance(error, PioletError) else EventError("the request takes too long"))
             self.counts.refused(status)
             _LOG.warning("%s from %s fails: %s", request.url.path, _where(request), said["error"])
-        except Exception:
+        except Exception:  # noqa: BLE001 - whoever asks gets an answer, and the service goes on
             _LOG.exception("%s from %s fails", request.url.path, _where(request))
             status, said = 500, {"error": "something unexpected happened in the central service; its log says more"}
         said["time"] = self.clock()
@@ -124,9 +120,7 @@ class Service:
         if taken is None:
             return {"have": await self._apart(self.reader.have, statement.node)}
         if taken.missing:
-            refusal = RefusedError(409, "records before these are missing here")
-            refusal.said = {"have": taken.have}
-            raise refusal
+            raise RefusedError(409, "records before these are missing here", have=taken.have)
         return {"have": taken.have}
 
     async def _write(self, statement: Statement, body: bytes, gone: str) -> Taken | None:
@@ -143,10 +137,11 @@ class Service:
         body = await _body(request, _ASKED_MOST)
         if caller.statement is not None:
             same_body(caller.statement, body)
-        return await self._apart(
+        said: dict[str, Any] = await self._apart(
             self.answers.answer, caller.uid, request.method, request.path_params["rest"],
             dict(request.query_params), body,
         )  # fmt: skip
+        return said
 
     async def _apart(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)

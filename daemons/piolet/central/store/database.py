@@ -19,6 +19,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from piolet.base.errors import EventError
 
+
+class StoreError(EventError):
+    """The data base does not do its work now; later it may."""
+
+
 _LOCK = 0x70696F6C  # of PostgreSQL's advisory locks, in each data base
 _BUSY_MS = 10_000
 

@@ -25,8 +25,9 @@ class Reader:
     def have(self, node: str) -> dict[str, int]:
         """Return, by epoch, up to which number everything of a node is here, or known to be gone."""
         query = sa.select(epochs.c.epoch, epochs.c.have).join(names, names.c.id == epochs.c.node)
+        query = query.where(names.c.name == node, epochs.c.own == 0)
         with self.engine.connect() as connection:
-            return {row.epoch: row.have for row in connection.execute(query.where(names.c.name == node))}
+            return {row.epoch: row.have for row in connection.execute(query)}
 
     def arrivals(self, after: int = 0, since: float = float("-inf")) -> Iterator[Stored]:
         """Yield records in the order in which they came: of batches above `after` that came at `since` or later."""

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from piolet.base.errors import EventError
-from piolet.central.store.database import reason
+from piolet.central.store.database import StoreError, reason
 from piolet.central.store.rows import Names, Stored, row_of, stored
 from piolet.central.store.schema import batches, epochs, events, gaps, kept
 from piolet.events.envelope import Event
@@ -67,6 +67,7 @@ class Taken:
 class _Stream:
     number: int
     have: int
+    own: bool
 
 
 class Writer:
@@ -89,9 +90,53 @@ class Writer:
         except BaseException as error:
             self.forget()
             if isinstance(error, SQLAlchemyError):
-                raise EventError(f"the store does not take records: {reason(error)}") from None
+                raise StoreError(f"the store does not take records: {reason(error)}") from None
             raise
         return taken
+
+    def take_own(self, records: Sequence[Event], received: float) -> list[Stored]:
+        """Add records that the service itself makes, whose numbers have no order; return those that are new.
+
+        Raises EventError: none of them is kept.
+        """
+        try:
+            with self.engine.begin() as connection:
+                work = _Work(connection, self._number(connection))
+                found: list[Stored] = []
+                by_stream: dict[tuple[str, str], dict[int, Event]] = {}
+                for one in records:
+                    by_stream.setdefault((one.node, one.epoch), {})[one.seq] = one
+                for (node, epoch), by_number in by_stream.items():
+                    found += self._take_own(work, node, epoch, by_number, received)
+                work.finish()
+            self._next = work.next
+        except BaseException as error:
+            self.forget()
+            if isinstance(error, SQLAlchemyError):
+                raise StoreError(f"the store does not take records: {reason(error)}") from None
+            raise
+        return found
+
+    def _take_own(
+        self, work: _Work, node: str, epoch: str, by_number: dict[int, Event], received: float
+    ) -> list[Stored]:
+        stream = self._stream(work.connection, node, epoch, received, own=True)
+        known: set[int] = set()
+        numbers = sorted(by_number)
+        for start in range(0, len(numbers), 500):
+            query = sa.select(events.c.seq).where(
+                events.c.epoch == stream.number, events.c.seq.in_(numbers[start : start + 500])
+            )
+            known |= set(work.connection.scalars(query))
+        found = []
+        for seq in (one for one in by_number if one not in known):
+            event = by_number[seq]
+            work.rows.append(row_of(work.connection, self.named, stream.number, event))
+            found += work.close(stream, [event], received, None)
+        if found:
+            stream.have += len(found)
+            work.seen(stream, received)
+        return found
 
     def forget(self) -> None:
         """Forget what was read: a transaction was undone, or it is not known whether it was."""
@@ -112,7 +157,9 @@ class Writer:
         for one in arrival.records:
             by_epoch.setdefault(one.epoch, []).append(one)
         for epoch, records in by_epoch.items():
-            stream = self._stream(work.connection, arrival, epoch)
+            stream = self._stream(work.connection, arrival.node, epoch, arrival.received)
+            if stream.own:
+                raise EventError(f"the epoch {epoch} is the central service's own")
             upto = arrival.gone.get(epoch, 0)
             if upto > stream.have:
                 work.gap(stream, stream.have + 1, upto, "its node has it no more", arrival.received)
@@ -130,26 +177,26 @@ class Writer:
                 else:
                     work.rows.append(row_of(work.connection, self.named, stream.number, one))
                     run.append(one)
-            work.close(arrival, stream, run, taken)
+            taken.stored += work.close(stream, run, arrival.received, arrival.offset)
             taken.have[epoch] = stream.have
             work.seen(stream, arrival.received)
         return taken
 
-    def _stream(self, connection: sa.Connection, arrival: Arrival, epoch: str) -> _Stream:
-        key = (arrival.node, epoch)
+    def _stream(self, connection: sa.Connection, name: str, epoch: str, received: float, own: bool = False) -> _Stream:
+        key = (name, epoch)
         if key not in self._streams:
             if len(self._streams) > _STREAMS_MOST:
                 self._streams.clear()
-            node = self.named.number(connection, arrival.node)
-            query = sa.select(epochs.c.id, epochs.c.have).where(epochs.c.node == node, epochs.c.epoch == epoch)
+            node = self.named.number(connection, name)
+            query = sa.select(epochs).where(epochs.c.node == node, epochs.c.epoch == epoch)
             row = connection.execute(query).first()
             if row is None:
-                new = {"node": node, "epoch": epoch, "have": 0, "first": arrival.received, "last": arrival.received, "own": 0}
+                new = {"node": node, "epoch": epoch, "have": 0, "first": received, "last": received, "own": int(own)}
                 number = connection.scalar(sa.insert(epochs).values(new).returning(epochs.c.id))
                 assert number is not None
-                self._streams[key] = _Stream(number, 0)
+                self._streams[key] = _Stream(number, 0, own)
             else:
-                self._streams[key] = _Stream(row.id, row.have)
+                self._streams[key] = _Stream(row.id, row.have, bool(row.own))
         return self._streams[key]
 
 
@@ -171,17 +218,16 @@ class _Work:
         self._gaps: list[dict[str, Any]] = []
         self._seen: dict[int, dict[str, Any]] = {}
 
-    def close(self, arrival: Arrival, stream: _Stream, run: Sequence[Event], taken: Taken) -> None:
+    def close(self, stream: _Stream, run: Sequence[Event], received: float, offset: float | None) -> list[Stored]:
         """Note records of one stream as one batch."""
         if not run:
-            return
+            return []
         self._batches.append({
             "id": self.next, "epoch": stream.number, "first": run[0].seq, "last": run[-1].seq,
-            "received": arrival.received, "offset": arrival.offset,
+            "received": received, "offset": offset,
         })  # fmt: skip
-        for event in run:
-            taken.stored.append(stored(self.next, event, arrival.received, arrival.offset))
         self.next += 1
+        return [stored(self.next - 1, event, received, offset) for event in run]
 
     def gap(self, stream: _Stream, first: int, last: int, why: str, when: float) -> None:
         """Note that records of a stream will never be here."""

@@ -69,8 +69,7 @@ def upgrade() -> None:
     op.create_table(
         "kept",
         sa.Column("name", sa.String(length=64), nullable=False),
-        sa.Column("number", sa.BigInteger(), nullable=True),
-        sa.Column("data", sa.LargeBinary(), nullable=True),
+        sa.Column("value", sa.Float(precision=53), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_kept")),
     )
     op.create_table(
@@ -91,19 +90,7 @@ def upgrade() -> None:
         sa.Column("text", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_notes")),
     )
-    op.create_index(op.f("ix_notes_node"), "notes", ["node"], unique=False)
-    op.create_table(
-        "outcomes",
-        sa.Column("job", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("run", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("state", sa.String(length=32), nullable=False),
-        sa.Column("ended", sa.Float(precision=53), nullable=True),
-        sa.Column("uid", sa.BigInteger(), nullable=True),
-        sa.Column("nodes", sa.Text(), nullable=False),
-        sa.Column("status", sa.Integer(), nullable=True),
-        sa.Column("signal", sa.Integer(), nullable=True),
-        sa.PrimaryKeyConstraint("job", "run", name=op.f("pk_outcomes")),
-    )
+    op.create_index(op.f("ix_notes_case"), "notes", ["case"], unique=False)
     op.create_table(
         "epochs",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -112,6 +99,7 @@ def upgrade() -> None:
         sa.Column("have", sa.BigInteger(), nullable=False),
         sa.Column("first", sa.Float(precision=53), nullable=False),
         sa.Column("last", sa.Float(precision=53), nullable=False),
+        sa.Column("own", sa.SmallInteger(), nullable=False),
         sa.ForeignKeyConstraint(
             ["node"],
             ["names.id"],
