@@ -1,7 +1,7 @@
 """Starts the service, and ends it: who it may run as, its store, its threads, its sockets.
 
-The service is mightier than any node's daemon: it may say of every node what it wants. So it runs neither as root nor as
-the account of nodes' parsers.
+The service is mightier than any node's daemon: it may say of every node what it wants. So it runs neither as root nor
+as the account of nodes' parsers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import pwd
 import signal
 import socket
 import ssl
@@ -38,6 +37,7 @@ from piolet.central.store.writer import Writer
 from piolet.events.envelope import Event
 from piolet.slurm import cluster as slurm
 from piolet.system import notify
+from piolet.system.accounts import uid_of
 
 _LOG = logging.getLogger("piolet-central")
 _CONNECTIONS = 2048
@@ -55,22 +55,15 @@ def refuse_account(uid: int, accounts: dict[str, str]) -> None:
             "piolet-central does not run as root", "start it by its unit, or as the account of [central] account"
         )
     for what, name in accounts.items():
-        with contextlib.suppress(KeyError):
-            if pwd.getpwnam(name).pw_uid == uid:
-                raise ConfigError(
-                    f"piolet-central does not run as {name}, the account of {what}: whoever breaks one would have all",
-                    "give it an account of its own: [central] account",
-                )
-
-
-def uid_of(name: str, setting: str) -> int:
-    """Return the number of an account. Raises ConfigError."""
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        raise ConfigError(
-            f"{setting}: there is no account {name} here", f"useradd --system --no-create-home {name}"
-        ) from None
+        try:
+            number = uid_of(name, what)
+        except ConfigError:
+            continue  # there is none of these here
+        if number == uid:
+            raise ConfigError(
+                f"piolet-central does not run as {name}, the account of {what}: whoever breaks one would have all",
+                "give it an account of its own: [central] account",
+            )
 
 
 class Private:

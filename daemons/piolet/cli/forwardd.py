@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import pwd
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from piolet.base import logs
 from piolet.base.errors import ConfigError, PioletError
@@ -18,6 +18,7 @@ from piolet.events.reader import Reader
 from piolet.forward.forwarder import Forwarder
 from piolet.site.config import Config, load
 from piolet.system import notify
+from piolet.system.accounts import uid_of
 from piolet.transport.asking import Asker, Peer
 
 _LOG = logging.getLogger("piolet-forward")
@@ -61,22 +62,15 @@ def make(config: Config) -> Forwarder:
 
 def spool_of(config: Config) -> str:
     """Return where the node's events are."""
-    return os.path.join(config.node.spool, "events")
+    events: Any = getattr(config, "events", None)
+    return str(events.spool) if events else "/var/spool/piolet/events"
 
 
 def peer_of(config: Config, timeout_s: float = 60.0) -> Peer:
     """Return how this machine asks the central service. Raises ConfigError."""
     central, forward = config.central, config.forward
     certain = central.trust == "certificate"
-    uid = 0
-    if not certain:
-        try:
-            uid = pwd.getpwnam(central.account).pw_uid
-        except KeyError:
-            raise ConfigError(
-                f"[central] account: there is no account {central.account} here, and answers are believed if they are its",
-                "accounts have the same numbers on all machines of a cluster",
-            ) from None
+    uid = 0 if certain else uid_of(central.account, "[central] account")
     return Peer(
         central.url, uid, central.munge_socket, central.authority,
         forward.certificate if certain else "", forward.key if certain else "", timeout_s,

@@ -1,0 +1,167 @@
+"""A central service and forwarders as real processes, of accounts by number, with munged's of their own; as root."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from piolet.events.envelope import Event, encode
+
+from tests.support.munge import munged
+from tests.support.waiting import wait_until
+
+CENTRAL, FORWARD, NODES_OWN, ALICE, STAFF = 61301, 61302, 61303, 61304, 0
+CLUSTER = "alps"
+EPOCH = "00000000000000a1"
+BIN = Path(sys.executable).parent
+HERE = "127.0.0.9"  # where the service's munged is
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def event(node: str, seq: int, kind: str = "node.heartbeat", source: str = "root", **fields: Any) -> Event:
+    """Return a record."""
+    fields = {"epoch": EPOCH, "time": time.time(), **fields}
+    return Event(CLUSTER, node, seq=seq, kind=kind, source=source, **fields)
+
+
+class Cluster:
+    """Machines of one cluster on this one: node N is at 127.0.0.(9+N), with a munged there."""
+
+    def __init__(self, top: Path, sockets: Sequence[str], store: str = "") -> None:
+        self.top, self.sockets = top, sockets
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.state = top / "central"
+        self.state.mkdir()
+        os.chown(self.state, CENTRAL, CENTRAL)
+        self.store = store or f"sqlite:///{self.state}/central.sqlite"
+        self.nodes = {f"node{number}": f"127.0.0.{9 + number}" for number in range(1, len(sockets))}
+        addresses = top / "addresses"
+        addresses.write_text("".join(f"{node} {address}\n" for node, address in self.nodes.items()))
+        self.more: dict[str, str] = {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    def socket_of(self, node: str) -> str:
+        """Return the socket of a node's munged."""
+        return self.sockets[int(node.removeprefix("node"))]
+
+    def config(self, munge: str, name: str, **tables: str) -> Path:
+        """Write a configuration; return its path."""
+        more = "".join(f"{key} = {value}\n" for key, value in self.more.items())
+        path = self.top / f"{name}.toml"
+        path.write_text(
+            f'[central]\nurl = "{self.url}"\nlisten = "127.0.0.1:{self.port}"\nsocket = "{self.state}/central.sock"\n'
+            f'account = "{CENTRAL}"\ncluster = "{CLUSTER}"\nstore = "{self.store}"\nmunge_socket = "{munge}"\n'
+            f'addresses = "{self.top}/addresses"\n{more}'
+            f'[node]\naccount = "{NODES_OWN}"\n'
+            f'[forward]\naccount = "{FORWARD}"\nevery_s = 1\n' + "".join(f"{key}\n" for key in tables.values())
+        )
+        path.chmod(0o644)
+        return path
+
+    def start(self, *, uid: int = CENTRAL, wait: bool = True, program: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Start the service."""
+        config = self.config(self.sockets[0], "central")
+        command = [*(program or [str(BIN / "piolet-central")]), "--config", str(config)]
+        self.process = self._start(command, uid, "central.log")
+        if wait:
+            wait_until(self._listens, what="piolet-central")
+        return self.process
+
+    def _start(self, command: Sequence[str], uid: int, log: str) -> subprocess.Popen[bytes]:
+        with (self.top / log).open("ab") as out:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, user=uid, group=uid, extra_groups=()
+            )
+        self.running.append(process)
+        return process
+
+    def _listens(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End the service, and return its exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+    def log(self, name: str = "central.log") -> str:
+        """Return what a process wrote."""
+        return (self.top / name).read_text("utf-8", "replace")
+
+    def end(self) -> None:
+        """End everything."""
+        for process in self.running:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+    def as_user(self, uid: int, script: str, *arguments: str) -> dict[str, Any]:
+        """Run lines of Python as a user, who prints one object of JSON; return it."""
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments], capture_output=True, user=uid, group=uid, extra_groups=(),
+            text=True, timeout=60, cwd="/",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said: dict[str, Any] = json.loads(done.stdout)
+        return said
+
+
+SEND = """
+import json, sys
+from piolet.base.errors import PioletError
+from piolet.events import batch
+from piolet.transport.asking import Asker, Peer
+url, socket, central, cluster, node, gone, *lines = sys.argv[1:]
+body = batch.pack([line.encode() + b"\\n" for line in lines]) if lines else b""
+target = "/v1/events" + (f"?gone={gone}" if gone else "")
+try:
+    answer = Asker(Peer(url, int(central), socket)).ask("POST", target, body, cluster=cluster, node=node)
+    print(json.dumps(answer.said))
+except PioletError as error:
+    print(json.dumps({"error": error.message, "status": getattr(error, "status", 0), **getattr(error, "said", {})}))
+"""
+
+
+def send(
+    cluster: Cluster, node: str, events: Sequence[Event], *, uid: int = FORWARD, munge: str = "", gone: str = "",
+    name: str = CLUSTER,
+) -> dict[str, Any]:  # fmt: skip
+    """Send a batch as a node's forwarder does; return the answer, or {'error', 'status'}."""
+    lines = [encode(one).decode().strip() for one in events]
+    socket_ = munge or cluster.socket_of(node)
+    return cluster.as_user(uid, SEND, cluster.url, socket_, str(CENTRAL), name, node, gone, *lines)
+
+
+@contextlib.contextmanager
+def cluster(top: Path, nodes: int = 2, store: str = "") -> Iterator[Cluster]:
+    """Yield a cluster of so many nodes, whose service is not started."""
+    for place in (top, *top.parents):  # accounts by number pass through pytest's own directories
+        if place.stat().st_uid == os.getuid() and place != Path("/") and place != Path("/tmp"):
+            place.chmod(place.stat().st_mode | 0o011)
+    with munged(HERE, *(f"127.0.0.{9 + number}" for number in range(1, nodes + 1))) as sockets:
+        made = Cluster(top, sockets, store)
+        try:
+            yield made
+        finally:
+            made.end()
