@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -92,12 +93,25 @@ class Cluster:
         self.running.append(process)
         return process
 
-    def _listens(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, self.log()
+    def run(self, command: Sequence[str], uid: int, log: str) -> None:
+        """Have a program run as a user until the cluster ends."""
+        self._start(command, uid, log)
+        wait_until(self._any_listens, what=command[0])
+
+    def _any_listens(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
             return True
         return False
+
+    def ask(self, uid: int, method: str, target: str, **said: str) -> dict[str, Any]:
+        """Ask the service as a user does; return the answer, or {'error', 'status'}."""
+        body = json.dumps(said) if said else ""
+        return self.as_user(uid, ASK, self.url, self.sockets[0], str(CENTRAL), method, target, body)
+
+    def _listens(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log()
+        return self._any_listens()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End the service, and return its exit status."""
@@ -116,16 +130,27 @@ class Cluster:
                 process.kill()
             process.wait()
 
-    def as_user(self, uid: int, script: str, *arguments: str) -> dict[str, Any]:
+    def as_user(self, uid: int, script: str, *arguments: str, told: str = "") -> dict[str, Any]:
         """Run lines of Python as a user, who prints one object of JSON; return it."""
         done = subprocess.run(
             [sys.executable, "-c", script, *arguments], capture_output=True, user=uid, group=uid, extra_groups=(),
-            text=True, timeout=60, cwd="/",
+            text=True, timeout=60, cwd="/", input=told,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         said: dict[str, Any] = json.loads(done.stdout)
         return said
 
+
+ASK = """
+import json, sys
+from piolet.base.errors import PioletError
+from piolet.transport.asking import Asker, Peer
+url, socket, central, method, target, body = sys.argv[1:]
+try:
+    print(json.dumps(Asker(Peer(url, int(central), socket)).ask(method, target, body.encode()).said))
+except PioletError as error:
+    print(json.dumps({"error": error.message, "status": getattr(error, "status", 0)}))
+"""
 
 SEND = """
 import json, sys
@@ -165,3 +190,38 @@ def cluster(top: Path, nodes: int = 2, store: str = "") -> Iterator[Cluster]:
             yield made
         finally:
             made.end()
+
+
+RAW = """
+import base64, http.client, json, sys, time
+from piolet.system import munge
+from piolet.transport.statements import Statement, digest
+wish = json.load(sys.stdin)
+body = base64.b64decode(wish["body"])
+signed = base64.b64decode(wish["signed"]) if "signed" in wish else body
+statement = Statement("POST", wish.get("stated", wish["target"]), wish["cluster"], wish["node"], digest(signed),
+                      wish.get("nonce", ""), time.time() + wish.get("ahead", 0))
+credential = munge.encode(statement.payload(), wish["for"], wish.get("ttl", 0), wish["socket"])
+time.sleep(wish.get("wait", 0))
+found = []
+for _ in range(wish.get("times", 1)):
+    connection = http.client.HTTPConnection("127.0.0.1", wish["port"], timeout=60)
+    try:
+        connection.request("POST", wish["target"], body, {"Authorization": "MUNGE " + credential})
+        answer = connection.getresponse()
+        found.append({"status": answer.status, "signed": answer.getheader("Piolet-Credential") is not None,
+                      **json.loads(answer.read())})
+    except (OSError, http.client.HTTPException) as error:
+        found.append({"status": 0, "error": repr(error)})
+print(json.dumps({"answers": found}))
+"""
+
+
+def raw(cluster: Cluster, node: str, body: bytes, *, uid: int = FORWARD, **wish: Any) -> list[dict[str, Any]]:
+    """Send a request as no forwarder does; return the answers, with 'status'. `wish` is what RAW reads."""
+    said = {
+        "node": node, "cluster": CLUSTER, "target": "/v1/events", "for": CENTRAL, "port": cluster.port,
+        "socket": cluster.socket_of(node), "body": base64.b64encode(body).decode(), **wish,
+    }  # fmt: skip
+    answers: list[dict[str, Any]] = cluster.as_user(uid, RAW, told=json.dumps(said))["answers"]
+    return answers

@@ -52,7 +52,7 @@ def _refused(event: Event) -> str:
         return f"a node does not speak for the site: {event.kind}" if event.source == SITE else ""
     if event.source not in kind.sources:
         return f"{event.kind} is not of the source {event.source}"
-    if event.source == SITE:
+    if event.source == SITE or event.kind.startswith("slurm."):
         return f"a node does not speak for the site: {event.kind}"
     return ""
 
