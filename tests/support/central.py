@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from piolet.events.envelope import Event, encode
+from piolet.events.envelope import UNNUMBERED, Event, encode
+from piolet.events.stream import Stream, Writer
 
 from tests.support.munge import munged
 from tests.support.waiting import wait_until
@@ -23,6 +24,7 @@ from tests.support.waiting import wait_until
 CENTRAL, FORWARD, NODES_OWN, ALICE, STAFF = 61301, 61302, 61303, 61304, 0
 CLUSTER = "alps"
 EPOCH = "00000000000000a1"
+BOOT = "0b1c2d3e-0000-4000-8000-000000000000"
 BIN = Path(sys.executable).parent
 HERE = "127.0.0.9"  # where the service's munged is
 
@@ -38,6 +40,11 @@ def event(node: str, seq: int, kind: str = "node.heartbeat", source: str = "root
     """Return a record."""
     fields = {"epoch": EPOCH, "time": time.time(), **fields}
     return Event(CLUSTER, node, seq=seq, kind=kind, source=source, **fields)
+
+
+def line(node: str, kind: str = "node.heartbeat", source: str = "root", **fields: Any) -> bytes:
+    """Return a record that a spool is to number."""
+    return encode(event(node, UNNUMBERED[1], kind, source, epoch=UNNUMBERED[0], **fields))
 
 
 class Cluster:
@@ -62,8 +69,8 @@ class Cluster:
         """Return the socket of a node's munged."""
         return self.sockets[int(node.removeprefix("node"))]
 
-    def config(self, munge: str, name: str, **tables: str) -> Path:
-        """Write a configuration; return its path."""
+    def config(self, munge: str, name: str, forward: str = "") -> Path:
+        """Write a configuration; return its path. `forward` is what its section [forward] has besides."""
         more = "".join(f"{key} = {value}\n" for key, value in self.more.items())
         path = self.top / f"{name}.toml"
         path.write_text(
@@ -71,7 +78,7 @@ class Cluster:
             f'account = "{CENTRAL}"\ncluster = "{CLUSTER}"\nstore = "{self.store}"\nmunge_socket = "{munge}"\n'
             f'addresses = "{self.top}/addresses"\n{more}'
             f'[node]\naccount = "{NODES_OWN}"\n'
-            f'[forward]\naccount = "{FORWARD}"\nevery_s = 1\n' + "".join(f"{key}\n" for key in tables.values())
+            f'[forward]\naccount = "{FORWARD}"\nevery_s = 1\n{forward}'
         )
         path.chmod(0o644)
         return path
@@ -84,6 +91,25 @@ class Cluster:
         if wait:
             wait_until(self._listens, what="piolet-central")
         return self.process
+
+    def spool(self, node: str) -> Stream:
+        """Return a new stream of a node's spool, to append to."""
+        place = self.top / f"spool-{node}"
+        place.mkdir(exist_ok=True)
+        os.chown(place, 0, FORWARD)
+        place.chmod(0o2750)  # as pioletd makes it: the forwarder reads by its group
+        return Stream(str(place), None, Writer(CLUSTER, node, BOOT))
+
+    def forward(self, node: str, program: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Start a node's forwarder."""
+        state = self.top / f"forward-{node}"
+        if not state.exists():
+            state.mkdir()
+            os.chown(state, FORWARD, FORWARD)
+        spool = self.top / f"spool-{node}"
+        config = self.config(self.socket_of(node), node, f'state = "{state}"\n[events]\nspool = "{spool}"\n')
+        command = [*(program or [str(BIN / "piolet-forward")]), "--config", str(config)]
+        return self._start(command, FORWARD, f"{node}.log")
 
     def _start(self, command: Sequence[str], uid: int, log: str) -> subprocess.Popen[bytes]:
         with (self.top / log).open("ab") as out:

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from piolet.base import logs
 from piolet.base.errors import ConfigError, PioletError
@@ -57,13 +56,7 @@ def make(config: Config) -> Forwarder:
         raise ConfigError("piolet-forward does not run as root", "start it by its unit, or as [forward] account")
     if not config.central.url:
         raise ConfigError("[central] url is empty: there is no service to forward to", "write http://HOST:PORT")
-    return Forwarder(Reader(spool_of(config)), Asker(peer_of(config)), config.forward.state, config.forward.every_s)
-
-
-def spool_of(config: Config) -> str:
-    """Return where the node's events are."""
-    events: Any = getattr(config, "events", None)
-    return str(events.spool) if events else "/var/spool/piolet/events"
+    return Forwarder(Reader(config.events.spool), Asker(peer_of(config)), config.forward.state, config.forward.every_s)
 
 
 def peer_of(config: Config, timeout_s: float = 60.0) -> Peer:
