@@ -47,7 +47,11 @@ setup(
     packages=[*find_packages("daemons"), "pyslurm_ext"],
     package_data={"pyslurm_ext": ["_slurm.pyi", "py.typed"], "piolet.score.report": ["page.css", "page.js"]},
     install_requires=[line for line in REQUIREMENTS if line and not line.startswith("#")],
-    cffi_modules=["spank/build_wire.py:ffibuilder", *["pyslurm_ext/build_slurm.py:ffibuilder"] * SLURM],
+    cffi_modules=[
+        "spank/build_wire.py:ffibuilder",
+        "spank/build_munge.py:ffibuilder",
+        *["pyslurm_ext/build_slurm.py:ffibuilder"] * SLURM,
+    ],
     cmdclass={"plugins": Plugins},
     entry_points={
         "console_scripts": [
