@@ -77,8 +77,8 @@ def test_ofu_and_mfu(report: Report) -> None:
     assert (got.mfu.low, got.mfu.high) == pytest.approx((0.75 * done - 0.02, done + 0.02), abs=0.005)
     page = screen.render(got)
     assert "OFU 80 % (tensor activity times clock), MFU estimated 63 % to 88 %" in page, page
-    other = report("gpu\nname NVIDIA B200\nload matmul 100\n", 20)
-    assert other.ofu.value == got.ofu.value and other.mfu.is_withheld and "NVIDIA B200" in other.mfu.reason
+    other = report("gpu\nname NVIDIA GB200\nload matmul 100\n", 20)
+    assert other.ofu.value == got.ofu.value and other.mfu.is_withheld and "NVIDIA GB200" in other.mfu.reason
 
 
 def test_without_clocks_nothing_is_claimed(report: Report) -> None:
