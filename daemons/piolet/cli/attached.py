@@ -8,10 +8,11 @@ import sys
 import time
 from dataclasses import replace
 
-from piolet.base.errors import UsageError
+from piolet.base import hostlist
+from piolet.base.errors import SlurmError, UsageError
 from piolet.cli.main import printable
-from piolet.environment import attach, pinned
-from piolet.slurm import srunwords
+from piolet.environment import attach, pinned, secrets
+from piolet.slurm import runningsteps, srunwords
 from piolet.submission import cache, record
 from piolet.submission.dependencies import Host
 
@@ -73,3 +74,31 @@ def _check(step: str, words: srunwords.Words, host: Host) -> None:
     if words.value("overlap") is None and "SLURM_OVERLAP" not in host.variables:
         text = f"without --overlap this step may wait for the end of step {step}"
         print(f"piolet: warning: {printable(text)}", file=sys.stderr)
+
+
+def look(args: argparse.Namespace) -> int:
+    """Do `env check`, `render` or `explain` with `job:JOB.STEP`. Raises PioletError."""
+    step = attach.step_in(args.file)
+    if args.action == "render":
+        shown = attach.definition(args.file, os.environ)
+        sys.stdout.buffer.write(replace(shown, set_env=secrets.shown(shown.set_env)).to_json() + b"\n")
+        sys.stdout.buffer.flush()
+    elif args.action == "explain":
+        sys.stdout.write(f"# the container of step {step}, as it is: nothing of it can be changed\n")
+        texts = [pinned.text(one) for one in pinned.find(os.environ, step) if not one.definition.attach]
+        sys.stdout.write(printable("\n".join(texts)))
+    elif args.action == "check":
+        print(f"{args.file} is valid: the container of step {step}{'' if args.offline else _where(step)}")
+    else:
+        raise UsageError(f"{args.file} is a container that runs, and no file", f"piolet env show {step} prints one")
+    return 0
+
+
+def _where(step: str) -> str:
+    """Return what Slurm says of a step, or of a job's steps. Raises SlurmError: none runs."""
+    job = attach.job_of(step)
+    found = [one for one in runningsteps.of_job(job) if step in (one.name, job)]
+    if not found:
+        raise SlurmError(f"step {step} does not run", f"scontrol show step {job} lists those that do")
+    places = ", ".join(f"{one.name} on {hostlist.compress(one.nodes)}" for one in found)
+    return f", which runs: {places}; the node says whether you may enter"

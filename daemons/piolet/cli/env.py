@@ -74,6 +74,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     if getattr(args, "file", "").startswith(pinned.MARK):
         job = args.file.removeprefix(pinned.MARK)
         raise UsageError(f"{args.file} is a job's environment, and no file", f"piolet env show {job} prints it as one")
+    if attach.is_asked(getattr(args, "file", "")):
+        return attached.look(args)
     host = this_host()
     if args.action in convert.ACTIONS:
         return convert.run(args, lambda name: _render(name, host, settings, _asking(settings, offline=args.offline)))
