@@ -74,6 +74,8 @@ def compiled(text: str, names: Collection[str], functions: Collection[str] = _FU
             hint = f"did you mean '{near}'?" if near else f"known here: {', '.join(sorted(names))}"
             raise ConditionError(f"there is no '{name}' here", hint, _word(text, name))
     for name in program.functions():
+        if name == "@not_strictly_false":
+            raise ConditionError("a condition may not loop", "write each case out, with && and ||", (0, len(text)))
         if name not in functions:
             raise ConditionError(
                 f"a condition may not use '{name.strip('_@')}'",

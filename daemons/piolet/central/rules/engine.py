@@ -71,6 +71,11 @@ class Engine:
             index: OrderedDict() for index, rule in enumerate(self.rules) if rule.missing
         }
 
+    @property
+    def now(self) -> float:
+        """When the latest record was taken, in seconds since 1970; -inf before the first."""
+        return self._now
+
     def take(self, event: Event, received: float | None = None) -> list[Conclusion]:
         """Return what this event concludes, and what has become due since the one before: most often nothing.
 

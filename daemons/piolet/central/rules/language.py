@@ -132,7 +132,9 @@ class _Reader:
                 near = nearest(key, _KEYS)
                 hint = f"did you mean '{near}'?" if near else f"known here: {', '.join(_KEYS)}"
                 raise self.fail(f"unknown key '{key}'", hint, name, key, key=True)
-            if type(value) is not _KEYS[key] or (_KEYS[key] is list and not all(isinstance(one, str) for one in value)):
+            if type(value) is not _KEYS[key] or (
+                isinstance(value, list) and not all(isinstance(one, str) for one in value)
+            ):
                 what = {str: "a string", int: "a whole number", list: "an array of strings", datetime.date: "a day"}
                 raise self.fail(f"{key} must be {what[_KEYS[key]]}, not {str(value)[:60]!r}", None, name, key)
         for key in _NEEDED:
