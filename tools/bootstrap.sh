@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make this checkout ready to build: bootstrap.sh [directory|packages|venv|kernels|arm64|buildah|list]; the first three without an argument.
+# Make this checkout ready to build: bootstrap.sh [directory|packages|venv|kernels|arm64|buildah|accounting|list]; the first three without an argument.
 #
 #   directory  make sure that ordinary users can reach build/: the cluster's users run what is in it
 #   packages   install the Debian or Ubuntu packages that are missing (needs root, and only then)
@@ -7,6 +7,7 @@
 #   kernels    install what boots other kernels (make test-kernels)
 #   arm64      install what builds and tests for aarch64 (make test-arm64)
 #   buildah    install what builds images from Containerfiles (make test; without it those tests are skipped)
+#   accounting install what keeps Slurm's accounting (make cluster ACCOUNTING=1, make test)
 #   list       print the packages of a private cluster
 #
 # Each part returns at once when there is nothing to do. It refuses a build directory that somebody
@@ -25,9 +26,10 @@ cluster="slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev mung
 	busybox-static zstd"
 kernels="qemu-system-x86 kmod cpio busybox-static e2fsprogs debian-archive-keyring"
 arm64="qemu-user-static qemu-system-arm arch-test mmdebstrap kmod cpio e2fsprogs debian-archive-keyring"
-packages="$cluster chromium prometheus rpm rpmlint lowdown groff-base"
+accounting="mariadb-server-core mariadb-client-core slurmdbd slurm-wlm-mysql-plugin"
+packages="$cluster $accounting chromium prometheus rpm rpmlint lowdown groff-base"
 [ "${PIOLET_PACKAGES-all}" != cluster ] || packages=$cluster
-services="munge slurmctld slurmd docker-registry prometheus"
+services="munge slurmctld slurmd slurmdbd docker-registry prometheus"
 
 fail() {
 	echo "bootstrap: $1" >&2
@@ -188,11 +190,15 @@ buildah)
 	packages=buildah
 	packages
 	;;
+accounting)
+	packages=$accounting
+	packages
+	;;
 list) echo $cluster ;;
 all)
 	directory
 	packages
 	venv
 	;;
-*) fail "unknown part '$1'" "directory, packages, venv, kernels, arm64, buildah or list" ;;
+*) fail "unknown part '$1'" "directory, packages, venv, kernels, arm64, buildah, accounting or list" ;;
 esac
