@@ -112,6 +112,12 @@ CASES = {
         _of_users("step.outcome", DAY, **DIED), 3, lambda: event("step.outcome", 2 * DAY, uid=1001, job=99, **DIED),
         GOOD,
     ),
+    "jobs-of-three-users": Case(
+        _of_users("slurm.job_end", DAY, source="user", body={"state": "FAILED", "nodes": "n1"}),
+        3,
+        lambda: event("slurm.job_end", 2 * DAY, source="user", uid=5, body={"state": "FAILED", "nodes": "n[1-2]"}),
+        GOOD,
+    ),
     "file-system-alone": Case(
         _repeated("fs.blocked", HOUR, subject="fs:/scratch"), 3,
         lambda: event("fs.blocked", 2 * HOUR, subject="fs:/home"), event("node.start", DAY),
@@ -192,6 +198,6 @@ def test_a_copy_of_an_event_is_no_second_one(name: str) -> None:
 def test_what_users_bring_about_asks_for_a_re_vet_only() -> None:
     asking = {rule.name for rule in parse("catalogue.toml", CATALOGUE) if rule.then == REVET}
     assert asking == {
-        "xid-31-twice", "xid-13-one-tpc", "vet-failed-twice", "steps-of-three-users", "file-system-alone",
-        "vet-cannot-run",
+        "xid-31-twice", "xid-13-one-tpc", "vet-failed-twice", "steps-of-three-users", "jobs-of-three-users",
+        "file-system-alone", "vet-cannot-run",
     }  # fmt: skip

@@ -21,7 +21,7 @@ def _flaps(*after: float, **rest: Any) -> list[Event]:
 
 def test_three_in_an_hour() -> None:
     out = concluded(rules(), _flaps(0, 20 * MINUTE, 50 * MINUTE))
-    assert [one.sentence for one in out] == ["n1: flaps: 3 times in 60 minutes"]
+    assert [one.sentence for one in out] == ["n1: flaps: 3 times in 1 hour"]
     assert out[0].time == START + 50 * MINUTE
     assert out[0].values == {"count": 3}
     assert concluded(rules(), _flaps(0, 20 * MINUTE, 60 * MINUTE)) == []

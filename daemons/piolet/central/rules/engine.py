@@ -103,6 +103,10 @@ class Engine:
                 self._count(index, rule, event, node, time, out)
         return out
 
+    def wait(self, until: float) -> list[Conclusion]:
+        """Return what becomes due until then, if no record comes: for a history that has an end."""
+        return self._advance(until)
+
     def _advance(self, now: float) -> list[Conclusion]:
         """Go on to the time of a record, and judge what has become due until then."""
         out: list[Conclusion] = []

@@ -11,8 +11,8 @@ from piolet.central.rules.trust import Evidence
 
 def span(seconds: float) -> str:
     """Return a time as people say it: "24 hours", "7 days", "3 minutes"."""
-    for unit, size in (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0)):
-        if seconds >= (2 if unit != "minute" else 1) * size:
+    for unit, size, least in (("day", 86400.0, 2), ("hour", 3600.0, 1), ("minute", 60.0, 1)):
+        if seconds >= least * size:
             many = seconds / size
             return number(int(many), unit) if many == int(many) else f"{many:.1f} {unit}s"
     return number(round(seconds), "second")
