@@ -52,7 +52,7 @@ venv:
 	@tools/bootstrap.sh venv
 
 # The stamps are below build/, which `bootstrap` may move: it comes first, and is never a reason to build.
-build/.installed: $(SOURCES) requirements.txt requirements-dev.txt | bootstrap
+build/.installed: $(SOURCES) requirements.txt requirements-central.txt requirements-dev.txt | bootstrap
 	@echo 'Installing piolet into build/venv'
 	@# setuptools builds in build/ and would install again what was deleted from the sources since.
 	@rm -rf build/lib build/lib.* build/bdist.* build/temp.*

@@ -158,7 +158,7 @@ venv() {
 		fail "$python is not Python 3.11 or newer" "Debian 12, Ubuntu 24.04 and later have it"
 	real=$(readlink -f "$build")
 	stamp=$real/venv/.requirements
-	wanted=$(cat "$root/requirements.txt" "$root/requirements-dev.txt" | sha256sum | cut -c1-64)
+	wanted=$(cat "$root/requirements.txt" "$root/requirements-central.txt" "$root/requirements-dev.txt" | sha256sum | cut -c1-64)
 	# One that was moved, or made by a Python that is gone, does not run.
 	case $(head -n 1 "$real/venv/bin/pip" 2>/dev/null) in
 	"#!$real/venv/bin/"*) ;;
