@@ -1,7 +1,7 @@
 """Real MPI libraries in images, over nodes: Debian's Open MPI by PMIx, MPICH by PMI2.
 
-The nodes of a private cluster have one kernel, by which UCX takes them for one machine whose memory its ranks share, and
-fails as they do not: so it has TCP only. On nodes that are machines it needs no such word.
+The nodes of a private cluster have one kernel, by which UCX takes them for one machine whose memory its ranks share,
+and fails as they do not: so it has TCP only. On nodes that are machines it needs no such word.
 """
 
 from __future__ import annotations

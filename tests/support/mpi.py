@@ -1,6 +1,6 @@
 """Images with a real MPI inside: a small program, linked with what Debian has, and all that it loads.
 
-The node's compilers make the program, and the image has a copy of the libraries, so that it needs nothing of the node's.
+The node's compilers make the program; the image has a copy of the libraries, and needs nothing of the node's.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ class Layout:
 
     @property
     def tmp(self) -> Path:
-        """Below here each node has its TmpFS: nodes share /tmp, and Slurm's PMIx makes directories that are a node's."""
+        """Below here each node has its TmpFS: nodes share /tmp, and what PMIx of Slurm makes there is a node's."""
         return Path("/tmp") / f"{RUN_PREFIX}{self.tag}"
 
     @property
