@@ -68,6 +68,11 @@ CSCS = (
     ),
     row("`EDF_IMAGESTORE`", "a user's own store", f"{IMAGES}::test_a_users_own_store"),
     row(
+        "`EDF_IMAGESTORE` that a project shares",
+        "by `EDF_IMAGESTORE_GROUP`, for those who believe each other",
+        f"{IMAGES}::test_a_store_of_a_group",
+    ),
+    row(
         "`base_environment`", "the same", f"{EDF}::test_bases_come_first_and_later_files_win", f"{EDF}::test_ten_levels"
     ),
     row(
