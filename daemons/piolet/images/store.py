@@ -85,7 +85,7 @@ class Store:
     """The store below `root`. Only `prepare` and the methods that say so write."""
 
     def __init__(self, root: str, writer: str = "none", group: Group | None = None) -> None:
-        """`writer` is this process's token in lease.py, by which what it leaves when it dies is known; `group` shares it."""
+        """`writer` is this process's token in lease.py, by which what it leaves behind is known; `group` shares it."""
         self.root = root
         self.group = group
         self.changing = threading.Lock()
