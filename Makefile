@@ -106,6 +106,7 @@ check: lint
 # tests/conftest.py says which tests may run beside each other; WORKERS=1 runs all one after the other.
 test: lint
 	@tools/bootstrap.sh buildah || echo 'Going on without buildah: its tests are skipped'
+	@tools/bootstrap.sh mpi || echo 'Going on without MPI libraries: their tests are skipped'
 	@$(PYTHON) -m tools.kernels.ready
 ifeq ($(WORKERS),1)
 	$(PYTHON) -m pytest --durations=10
