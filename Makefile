@@ -52,7 +52,7 @@ venv:
 	@tools/bootstrap.sh venv
 
 # The stamps are below build/, which `bootstrap` may move: it comes first, and is never a reason to build.
-build/.installed: $(SOURCES) requirements.txt requirements-dev.txt | bootstrap
+build/.installed: $(SOURCES) requirements.txt requirements-central.txt requirements-dev.txt | bootstrap
 	@echo 'Installing piolet into build/venv'
 	@# setuptools builds in build/ and would install again what was deleted from the sources since.
 	@rm -rf build/lib build/lib.* build/bdist.* build/temp.*
@@ -106,6 +106,7 @@ check: lint
 # tests/conftest.py says which tests may run beside each other; WORKERS=1 runs all one after the other.
 test: lint
 	@tools/bootstrap.sh buildah || echo 'Going on without buildah: its tests are skipped'
+	@tools/bootstrap.sh mpi || echo 'Going on without MPI libraries: their tests are skipped'
 	@$(PYTHON) -m tools.kernels.ready
 ifeq ($(WORKERS),1)
 	$(PYTHON) -m pytest --durations=10

@@ -58,6 +58,8 @@ setup(
             "piolet = piolet.cli.start:main",
             "pioletd = piolet.cli.pioletd:main",
             "piolet-imaged = piolet.cli.imaged:main",
+            "piolet-forward = piolet.cli.forwardd:main",
+            "piolet-central = piolet.cli.centrald:main",
         ]
     },
 )

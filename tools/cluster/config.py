@@ -75,6 +75,7 @@ def slurm_conf(s: Settings, stay: bool = True) -> str:
         parameters,
         f"StateSaveLocation={layout.slurm_state}",
         f"SlurmdSpoolDir={layout.spool}/%n",
+        f"TmpFS={layout.tmp}/%n",
         f"SlurmctldPidFile={layout.run}/slurmctld/pid",
         f"SlurmdPidFile={layout.spool}/%n.pid",
         f"SlurmctldLogFile={layout.log}/slurmctld.log",

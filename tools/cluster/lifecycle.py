@@ -291,6 +291,7 @@ def _stop(layout: Layout, report: Report) -> None:
         said += controllers.remove(_read(cgroup.MOUNTINFO), layout.tag, nodes)
         for client in _clients(layout):
             processes.terminate(client, signal.SIGKILL)
+        shutil.rmtree(layout.tmp, ignore_errors=True)
         shutil.rmtree(layout.run, ignore_errors=True)
         layout.state_file.unlink(missing_ok=True)
         layout.installed_file.unlink(missing_ok=True)

@@ -81,6 +81,12 @@ class Event:
         return self.node, self.epoch, self.seq
 
 
+UNNUMBERED = "0" * 16, _INTEGER_MAX
+"""Epoch and number of an event whose spool numbers it when it writes it: as long as the longest."""
+_UNNUMBERED = b'"epoch":"%s","seq":%d' % (UNNUMBERED[0].encode(), UNNUMBERED[1])
+# The fields stand as they are defined, and neither name before these two can have a quote in it.
+_NUMBER = re.compile(rb'\{"cluster":"[^"]{1,255}","node":"[^"]{1,255}","epoch":"([0-9a-f]{16})","seq":(\d{1,19}),')
+
 _FIELDS = {field.name: field for field in dataclasses.fields(Event)}
 _NEEDED = [name for name, field in _FIELDS.items() if field.default is field.default_factory is dataclasses.MISSING]
 
@@ -111,6 +117,17 @@ def decode(line: bytes) -> Event:
         raise EventError("a record is no object")
     _check(said)
     return Event(**said)
+
+
+def numbered(line: bytes, epoch: str, seq: int) -> bytes:
+    """Return the line of `encode` for an event of UNNUMBERED, with its epoch and its number."""
+    return line.replace(_UNNUMBERED, b'"epoch":"%s","seq":%d' % (epoch.encode(), seq), 1)
+
+
+def number_of(line: bytes) -> tuple[str, int] | None:
+    """Return epoch and number of a line that `encode` wrote, without decoding it; None of any other."""
+    match = _NUMBER.match(line)
+    return None if match is None else (match[1].decode(), int(match[2]))
 
 
 def _no_number(text: str) -> float:
