@@ -77,6 +77,9 @@ class CentralConfig:
     private: bool = setting(
         False, "Hide from users what is of fewer than three users, also where Slurm has no PrivateData."
     )
+    rules: str = setting(
+        "", "The file of rules that it judges by; empty: those that Piolet comes with.", absolute_or_empty
+    )
     prometheus: bool = setting(False, "Serve metrics for Prometheus at /metrics, to whoever can reach the port.")
     keep_months: int = setting(
         0, "Records older than so many months move to Parquet files in archive; 0: all stay in the data base."

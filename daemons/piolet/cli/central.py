@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from piolet.base.errors import UsageError
 from piolet.cli import centralrules
 from piolet.site import config
 
@@ -19,5 +20,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Carry out the command."""
-    del settings
-    return centralrules.run_rules(args) if args.action == "rules" else centralrules.run_replay(args)
+    try:
+        return (centralrules.run_rules if args.action == "rules" else centralrules.run_replay)(args, settings)
+    except ModuleNotFoundError as error:
+        if error.name not in ("cel", "sqlalchemy", "alembic"):
+            raise
+        raise UsageError(
+            f"the central service is not installed here: there is no {error.name}",
+            "run it where the package piolet-central is",
+        ) from None
