@@ -22,20 +22,20 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from piolet.base.errors import ConfigError, SlurmError
+from piolet.central import rulefiles
 from piolet.central.answers import Answers
 from piolet.central.bounded import Bounded
-from piolet.central.conclusions import Conclusion
 from piolet.central.doors import CERTIFICATE, Doors
 from piolet.central.ledger import Engine, Judge, Ledger
 from piolet.central.metrics import Counts
 from piolet.central.places import Places, from_file, no_slurm
 from piolet.central.poller import Poller
+from piolet.central.rules.engine import Engine as Rules
 from piolet.central.service import Service
 from piolet.central.settings import CentralConfig, listen_of
 from piolet.central.store.database import alone, connect
 from piolet.central.store.reader import Reader
 from piolet.central.store.writer import Writer
-from piolet.events.envelope import Event
 from piolet.slurm import cluster as slurm
 from piolet.system import notify
 from piolet.system.accounts import uid_of
@@ -219,15 +219,6 @@ def secured(config: CentralConfig) -> ssl.SSLContext | None:
     return context
 
 
-class Nothing:
-    """No rules: nothing is concluded."""
-
-    def take(self, event: Event, received: float | None = None) -> tuple[Conclusion, ...]:
-        """Return nothing."""
-        del event, received
-        return ()
-
-
-def engine() -> Engine:
-    """Return what judges."""
-    return Nothing()
+def engine(path: str = "") -> Engine:
+    """Return what judges by the rules of a file; '': by those that Piolet comes with. Raises RuleError."""
+    return Rules(rulefiles.read(path))
