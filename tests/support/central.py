@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -206,17 +207,17 @@ def send(
 
 
 @contextlib.contextmanager
-def cluster(top: Path, nodes: int = 2, store: str = "") -> Iterator[Cluster]:
+def cluster(nodes: int = 2, store: str = "") -> Iterator[Cluster]:
     """Yield a cluster of so many nodes, whose service is not started."""
-    for place in (top, *top.parents):  # accounts by number pass through pytest's own directories
-        if place.stat().st_uid == os.getuid() and place != Path("/") and place != Path("/tmp"):
-            place.chmod(place.stat().st_mode | 0o011)
-    with munged(HERE, *(f"127.0.0.{9 + number}" for number in range(1, nodes + 1))) as sockets:
-        made = Cluster(top, sockets, store)
-        try:
-            yield made
-        finally:
-            made.end()
+    # pytest closes its own directories to other accounts again whenever another run of it begins.
+    with tempfile.TemporaryDirectory(prefix="piolet-central-") as name:
+        Path(name).chmod(0o755)
+        with munged(HERE, *(f"127.0.0.{9 + number}" for number in range(1, nodes + 1))) as sockets:
+            made = Cluster(Path(name), sockets, store)
+            try:
+                yield made
+            finally:
+                made.end()
 
 
 RAW = """

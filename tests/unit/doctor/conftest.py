@@ -58,7 +58,11 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         score_socket=str(tmp_path / "score.sock"), vet_program=f"{bin_}/task", account=ME,
         state=str(tmp_path),
     )  # fmt: skip
-    config = dataclasses.replace(base, environment=environment, images=images, node=node)
+    central = dataclasses.replace(base.central, account=ME)
+    forward = dataclasses.replace(base.forward, account=ME)
+    config = dataclasses.replace(
+        base, environment=environment, images=images, node=node, central=central, forward=forward
+    )
     listeners = [listen(path) for path in (node.vet_socket, node.score_socket)]
     listeners += [daemon(node.socket), daemon(images.socket, answer=PONG)]
     (tmp_path / "piolet.toml").touch(0o644)
