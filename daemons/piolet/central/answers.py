@@ -176,6 +176,10 @@ class Answers:
         future.result(_NOTED_S)
         return {"noted": now}
 
+    def open_cases(self, asker: Asker, node: str) -> list[Conclusion]:
+        """Return the open cases of a node that may be shown to who asks."""
+        return _open(self._shown(asker, self._conclusions(node=node)))
+
     def _conclusions(self, node: str | None = None, case: str | None = None, since: float = 0.0) -> list[Conclusion]:
         return [conclusions.decode(line) for line in self.reader.conclusions(node, case, since)]
 
