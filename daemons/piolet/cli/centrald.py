@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the service; returns its exit status."""
     arguments = build_parser().parse_args(argv)
     logs.configure("%(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     os.umask(0o077)
     try:
         settings = load(arguments.config)
