@@ -145,6 +145,23 @@ def test_the_same_step_is_one_group_however_long_it_takes() -> None:
     assert concluded(text, died(3), until=DAY) == []
 
 
+def _died(number: int, node: str, **rest: Any) -> Event:
+    return event("step.outcome", number * 600, node, uid=number % 7, **{"job": 5, "step": "0", "run": 0, **rest})
+
+
+def test_heterogeneous_requeued_and_array_jobs_are_told_apart() -> None:
+    text = rules(events='["step.outcome"]', alone="2", settle='"1min"', when='"count >= 1"', then='"revet"')
+    parts = [_died(0, f"n{i}", step=f"0+{i}") for i in range(3)]
+    assert concluded(text, parts, until=HOUR) == [], "one step of three components"
+    runs = [_died(0, f"n{i}", run=i) for i in range(3)]
+    assert len(concluded(text, runs, until=HOUR)) == 3, "three runs, each on another node"
+    tasks = [_died(0, f"n{i}", job=10 + i) for i in range(3)]
+    assert len(concluded(text, tasks, until=HOUR)) == 3, "three tasks of an array have numbers of their own"
+    text = rules(events='["step.outcome"]', when='"jobs >= 2"', then='"revet"', window='"7d"')
+    assert concluded(text, [_died(i, "n1", run=i) for i in range(4)]) == [], "one job, requeued"
+    assert concluded(text, [_died(i, "n1", job=10 + i) for i in range(2)])
+
+
 def test_what_is_judged_at_once_is_not_what_waits() -> None:
     engine = Engine(rules(settle='"10min"'))
     assert [one for each in _flaps(0, 300, 600) for one in engine.take(each)] == []
