@@ -1,4 +1,4 @@
-"""Rules on made fleets, in short; the figures in whole: `python -m tests.scale.fleets`, `python -m tests.scale.rules`."""
+"""Rules on made fleets, in short; whole figures: `python -m tests.scale.fleets`, `python -m tests.scale.rules`."""
 
 from __future__ import annotations
 
