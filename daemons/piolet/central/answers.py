@@ -21,6 +21,8 @@ from piolet.central import conclusions
 from piolet.central.conclusions import CLOSED, OPEN, Conclusion
 from piolet.central.doors import RefusedError
 from piolet.central.ledger import Judge, Ledger
+from piolet.central.rules import explain
+from piolet.central.rules.language import Rule
 from piolet.central.store import wordings
 from piolet.central.store.reader import Reader
 from piolet.events.envelope import USER, Event
@@ -57,10 +59,11 @@ class Answers:
         judge: Judge,
         staff: Sequence[str],
         is_private: Callable[[], bool],
+        rules: Sequence[Rule] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.reader, self.ledger, self.judge = reader, ledger, judge
-        self._staff, self._is_private, self._clock = staff, is_private, clock
+        self._staff, self._is_private, self._rules, self._clock = staff, is_private, rules, clock
         self.ask: dict[tuple[str, str], Callable[[Asker, Parameters], dict[str, Any]]] = {
             ("GET", "status"): self._status,
             ("GET", "node"): self._node,
@@ -143,14 +146,17 @@ class Answers:
         case = parameters.get("id", "")
         found = self._conclusions(case=case)
         shown = self._shown(asker, found)
-        if not found or (not shown and not asker.staff):
+        if not any(one.state == OPEN for one in shown):
             raise EventError(f"there is no case {case!r}", "piolet central offenders lists them")
         records = []
         for node, epoch, seq in shown[0].records:
             record = self.reader.record(node, epoch, seq)
             if record is not None and (_is_shown(asker, record) or asker.staff):
-                records.append(_record(record))
-        said: dict[str, Any] = {"case": [dataclasses.asdict(one) for one in shown], "records": records}
+                records.append(record)
+        said: dict[str, Any] = {
+            "case": [dataclasses.asdict(one) for one in shown], "records": [_record(one) for one in records],
+            "lines": explain.case(shown, records, self._rules),
+        }  # fmt: skip
         return {**said, "notes": self.reader.notes(case=case)} if asker.staff else said
 
     def _note(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from piolet.central.doors import CERTIFICATE, Doors
 from piolet.central.ledger import Engine, Judge, Ledger
 from piolet.central.metrics import Counts
 from piolet.central.places import Places, from_file, no_slurm
+from piolet.central.poller import Poller
 from piolet.central.rules.engine import Engine as Rules
 from piolet.central.service import Service
 from piolet.central.settings import CentralConfig, listen_of
@@ -112,11 +113,15 @@ def run(config: CentralConfig, forwarder: str, engine: Engine, *, slurm_there: b
         reader = Reader(database, name)
         private = Private(config.private, slurm.cluster if slurm_there else _unknown)
         counts = Counts(judge)
-        answers = Answers(reader, ledger, judge, config.staff, private)
+        answers = Answers(reader, ledger, judge, config.staff, private, getattr(engine, "rules", ()))
         ledger.start()
         stack.callback(ledger.stop)
         judge.start(ledger)
         stack.callback(judge.stop)
+        if config.accounting_s and slurm_there:
+            poller = Poller(ledger, name, config.accounting_s, config.history_days * 86400.0)
+            poller.start()
+            stack.callback(poller.stop)
         service = Service(doors, ledger, reader, answers, counts, config.prometheus)
         _LOG.info("listening at %s for the cluster %s, store %s", config.listen, name, database.url.database)
         asyncio.run(_serve(service, network, local, context))

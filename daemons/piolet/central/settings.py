@@ -77,6 +77,11 @@ class CentralConfig:
     private: bool = setting(
         False, "Hide from users what is of fewer than three users, also where Slurm has no PrivateData."
     )
+    accounting_s: int = setting(
+        60,
+        "Seconds from one question to Slurm's accounting to the next, for ended jobs and lost nodes; 0: none.",
+    )
+    history_days: int = setting(90, "How far back the first of these questions goes.", least=1)
     rules: str = setting(
         "", "The file of rules that it judges by; empty: those that Piolet comes with.", absolute_or_empty
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from piolet.base.errors import UsageError
-from piolet.cli import centralrules
+from piolet.cli import centralasks, centralrules
 from piolet.site import config
 
 
@@ -15,11 +15,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "central", help="what the central service knows of nodes, and its rules", description="The central service."
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    centralasks.add_parsers(actions)
     centralrules.add_parsers(actions)
 
 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Carry out the command."""
+    if args.action in centralasks.ACTIONS:
+        return centralasks.run(args, settings)
     try:
         return (centralrules.run_rules if args.action == "rules" else centralrules.run_replay)(args, settings)
     except ModuleNotFoundError as error:

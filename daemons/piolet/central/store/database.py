@@ -46,7 +46,7 @@ def connect(url: str, *, create: bool = False) -> sa.Engine:
         with engine.begin() as connection:
             _migrate(connection, create)
     except (SQLAlchemyError, ModuleNotFoundError) as error:
-        raise EventError(f"the store {_shown(url)} cannot be opened: {reason(error)}") from None
+        raise StoreError(f"the store {_shown(url)} cannot be opened: {reason(error)}") from None
     except CommandError:
         raise EventError(f"the store {_shown(url)} is of a later release of Piolet", "install that one") from None
     return engine
