@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from piolet.slurm import gres
 from piolet.vet import node
 from piolet.vet.runner import parts, records
 
@@ -119,7 +120,7 @@ def test_gres_conf_is_not_the_users(environ: dict[str, str], tmp_path: Path, mon
         seen.append((tuple(names), name, dict(variables)))
         return list(names)
 
-    monkeypatch.setattr(node.foreground.gres, "by_file", by_file)
+    monkeypatch.setattr(gres, "by_file", by_file)
     for key, value in {**environ, "SLURM_CONF": "/mine/slurm.conf", "SLURM_STEP_GPUS": "1,0"}.items():
         monkeypatch.setenv(key, value)
     _, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
