@@ -32,6 +32,10 @@ class LostError(Exception):
         self.whose = whose
 
 
+class DividedError(Inconclusive):
+    """GPUs are divided (MIG), and what Slurm says does not tell which parts the step has: no fault of the node's."""
+
+
 @dataclass(frozen=True)
 class Gpu:
     """One GPU, or a part of one (MIG).
@@ -124,7 +128,7 @@ class Nvml:
         if any(name.isdecimal() or name.startswith(_FILE) for name in wanted) and any(
             self.is_divided(gpu.handle) for gpu in found
         ):
-            raise Inconclusive("GPUs are divided (MIG), and numbers do not say which parts the step has; UUIDs would")
+            raise DividedError("GPUs are divided (MIG), and numbers do not say which parts the step has; UUIDs would")
         seen = [name for name in wanted if any(self._means(name, gpu) for gpu in found)]
         if len(seen) != len(wanted):
             raise LostError(f"the step has {len(wanted)} GPUs, and NVML shows {len(seen)} of them", EITHER)
