@@ -298,4 +298,14 @@ WEAKENINGS: dict[str, Weakening] = {
             "if True:",
         ),
     ),
+    "whoever owns a file of a group's store is believed": _of(
+        (
+            "daemons/piolet/images/shared.py",
+            "            self._known[uid] = uid == os.geteuid() or self._is_member(uid)\n",
+            "            self._known[uid] = True\n",
+        ),
+    ),
+    "a group's store may be anybody's": _of(
+        ("daemons/piolet/images/shared.py", "    elif mode & 0o002:\n", "    elif False:\n"),
+    ),
 }

@@ -26,7 +26,7 @@ from piolet.site import config
 from piolet.submission.dependencies import Host, Kind
 
 # What the image client looks at besides the variables that the definition names.
-_CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE")
+_CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE", "EDF_IMAGESTORE_GROUP")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -27,6 +27,7 @@ COMMANDS = {
     "image": ("piolet.cli.image", "pull, list, import, remove and prune images"),
     "vet": ("piolet.cli.vet", "check nodes against a protocol"),
     "score": ("piolet.cli.score", "how much of the GPUs a step used: report, compare, export"),
+    "central": ("piolet.cli.central", "what the central service knows of nodes, and its rules"),
     "config": ("piolet.cli.config", "check, show and explain the site's configuration"),
     "doctor": ("piolet.cli.doctor", "look at the installation, and say how to mend it"),
 }

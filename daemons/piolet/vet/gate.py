@@ -80,7 +80,8 @@ def answer(
     cancel = functools.cache(lambda: jobs.cancel(order.job, _tool(order.words, "scancel")))
     own = order.stage == "allocated" and order.own
     try:
-        found = _Gate(order, site, load, environ, say, watched, cancel if own else lambda: None).answer()
+        with step.uncollected():
+            found = _Gate(order, site, load, environ, say, watched, cancel if own else lambda: None).answer()
     finally:
         # srun ends, or begins anew, and nobody else knows of its allocation.
         if own and (found.status or found.words):

@@ -32,5 +32,6 @@ class Connection:
     look_ups: dict[str, Future[Any]] = field(default_factory=dict)
     asked: bool = False
     answered: bool = False
+    failed: bool = False
     container: str = ""
     workdir: str = ""

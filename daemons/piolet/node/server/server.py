@@ -103,20 +103,15 @@ class Server:
         self._watch(channel, lambda: self._on_plugin(connection))
 
     def _on_plugin(self, connection: Connection) -> None:
-        try:
-            # It stays there: of a step with a container, the monitor reads for itself whose it is.
-            data = connection.channel.recv(wire.START_MAX + 1, socket.MSG_PEEK)
-        except BlockingIOError:
+        # It stays there: of a step with a container, the monitor reads for itself whose it is.
+        data = _peek(connection.channel)
+        if data is None:
             return
-        except OSError:
-            # ECONNRESET: the answer was still in the queue when slurmstepd ended.
-            data = b""
         if not data:
             self._close(connection)
             return
         if connection.start is not None:
-            _log.error("a step sent more than one message; its connection is closed")
-            self._close(connection)
+            self._told(connection, connection.start, data)
             return
         connection.began = time.monotonic()
         try:
@@ -143,6 +138,23 @@ class Server:
             self._ask(encode(Attach(connection.key, to)), [connection.channel.fileno()])
         else:
             self._look_up(connection, start)
+
+    def _told(self, connection: Connection, start: wire.Start, data: bytes) -> None:
+        """A task says, as the user, why it did not start; what we have refused ourselves is in the log already."""
+        connection.channel.recv(1)
+        try:
+            why = wire.decode_error(data)
+        except PioletError as error:
+            _log.error("a step sent more than one message (%s); its connection is closed", error.message)
+            self._close(connection)
+            return
+        if not connection.failed:
+            self._note_failure(connection, start, why)
+
+    def _note_failure(self, connection: Connection, start: wire.Start, why: str) -> None:
+        connection.failed = True
+        step = identity.name(start.job, start.step)
+        _log.warning("step %s of uid %d failed: %s", step, start.uid, why, extra=logs.of(start.uid))
 
     def _close(self, connection: Connection) -> None:
         if connection.pidfd >= 0:
@@ -309,8 +321,7 @@ class Server:
         if start is None:
             _log.warning("a message of a step is refused: %s", error.message)
         elif not connection.answered:
-            step = identity.name(start.job, start.step)
-            _log.warning("step %s of uid %d failed: %s", step, start.uid, error.message, extra=logs.of(start.uid))
+            self._note_failure(connection, start, error.message)
         self._answer(connection, wire.encode_error(error.message, error.hint), [])
 
     def _answer(self, connection: Connection, message: bytes, descriptors: list[int]) -> None:
@@ -329,6 +340,20 @@ class Server:
             packets.send(connection.channel, message, descriptors)
         except OSError as error:
             _log.info("the step ended before its answer: %s", error.strerror)
+
+
+def _peek(channel: socket.socket) -> bytes | None:
+    """Return the next message, which stays there; b'': the other end is closed; None: there is nothing yet."""
+    for _ in range(2):
+        try:
+            return channel.recv(wire.START_MAX + 1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            continue  # said once where the answer was still in the queue; what had come before can be read
+        except OSError:
+            break
+    return b""
 
 
 def _trace(connection: Connection, marks: list[tuple[str, float]]) -> None:
