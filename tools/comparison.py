@@ -212,7 +212,17 @@ PYXIS = (
         "tests/cluster/test_remap_root.py::test_inside_root_and_outside_the_user",
         "tests/cluster/test_remap_root.py::test_apt_installs",
     ),
-    row("`--container-name`", "a container that is used again"),
+    row(
+        "`--container-name`: a step in the container of another",
+        "`piolet attach JOB.STEP`, `--environment=job:JOB.STEP`; it ends with its step, and is kept for no later one",
+        "tests/cluster/test_attach.py::test_it_is_the_same_container",
+    ),
+    row(
+        "`enroot exec PID`",
+        "`piolet attach JOB.STEP COMMAND`: by its step, in the step's limits, also at a terminal",
+        "tests/cluster/test_attach.py::test_processes_of_the_step_are_seen_and_ended",
+        "tests/cluster/test_attach.py::test_a_terminal",
+    ),
     row("`--container-save`", "save what a step has changed"),
     row(
         "`enroot import`: a `.sqsh` file's `/etc/environment`, `/etc/rc`, `/etc/fstab`",
@@ -251,7 +261,11 @@ PYXIS = (
 )
 SLURM = (
     row("`--container=BUNDLE`", "`--environment=FILE`: no bundle has to be made first", f"{CONTAINER}::test_mounts"),
-    row("`--container-id`", "a name for a container that runs"),
+    row(
+        "`--container-id`",
+        "a container is called by its step: `job:JOB.STEP`",
+        "tests/cluster/test_attach.py::test_of_two_steps_one_has_to_be_named",
+    ),
     row(
         "`oci.conf`: `RunTimeCreate`, `RunTimeRun` and others",
         '`[environment] runtime = "crun"`',
