@@ -195,6 +195,7 @@ def piolet_toml(layout: Layout) -> str:
         'socket = "/run/piolet/node.sock"\n'
         'account = "piolet"\n'
         f"vet_program = {_toml(layout.vet_program)}\n\n"
+        '[events]\ncluster = "piolet"\nspool = "/run/piolet/events"\nacknowledged = ""\n\n'
         '[vet]\nspool = "/run/piolet/spool"\n'
         # The nodes share their processes with this machine, whose other users have no part in the cluster.
         f"users = [{', '.join(_ids(name) for name in accounts.USERS)}]\n"

@@ -12,6 +12,7 @@ from piolet.base.errors import ConfigError
 from piolet.config.schema import SettingPlace, section
 from piolet.config.schema import known as near
 from piolet.environment.settings import EnvironmentConfig
+from piolet.events.settings import EventsConfig
 from piolet.hooks.settings import HooksConfig
 from piolet.images.settings import ImagesConfig
 from piolet.node.settings import NodeConfig
@@ -31,6 +32,7 @@ class Config:
     node: NodeConfig = field(default_factory=NodeConfig)
     vet: VetConfig = field(default_factory=VetConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
+    events: EventsConfig = field(default_factory=EventsConfig)
 
 
 def load(path: Path | None = None) -> Config:

@@ -66,7 +66,10 @@ class Connection:
 
 
 class Server:
-    """The event loop. `listener` is the node's socket, `monitor` the pair's end; `desk` adds others to the loop."""
+    """The event loop. `listener` is the node's socket, `monitor` the pair's end.
+
+    `desk` adds others to the loop; `refused` is told of steps whose container could not be started.
+    """
 
     def __init__(
         self,
@@ -75,10 +78,12 @@ class Server:
         config: Settings,
         place: str,
         desk: Callable[[selectors.BaseSelector], object] | None = None,
+        refused: Callable[[wire.Start, str | None, str], None] | None = None,
     ) -> None:
         self._monitor = monitor
         self._config = config
         self._place = place
+        self._refused = refused
         self._spool = SlurmSpool()
         self._connections: dict[int, Connection] = {}
         self._next_key = 1
@@ -321,6 +326,10 @@ class Server:
         elif not connection.answered:
             step = identity.name(start.job, start.step)
             _log.warning("step %s of uid %d failed: %s", step, start.uid, error.message, extra=logs.of(start.uid))
+            if self._refused is not None:
+                definition = connection.definition
+                image = definition.image.digest if definition is not None and definition.image is not None else None
+                self._refused(start, image, error.message)
         self._answer(connection, wire.encode_error(error.message, error.hint), [])
 
     def _answer(self, connection: Connection, message: bytes, descriptors: list[int]) -> None:
