@@ -177,6 +177,13 @@ def plugstack_score(layout: Layout) -> str:
     )
 
 
+def plugstack_outcomes(layout: Layout) -> str:
+    return (
+        f"optional {layout.outcomes_plugin} command={layout.venv_bin}/piolet "
+        f"config={layout.piolet_toml} socket=/run/piolet/events.sock\n"
+    )
+
+
 def piolet_toml(layout: Layout) -> str:
     return (
         "# Written by tools/cluster; the next start writes it anew.\n"
@@ -315,7 +322,15 @@ def write(s: Settings, own_name: str, own_hosts: str) -> None:
     piolet_line, vet_line, score_line = (layout.etc / "plugstack.conf.d" / name for name in names)
     gres = layout.etc / "gres.conf"
     _, name, namespaces = private_tmp(s.slurm)
-    stale = (layout.client_conf, layout.client_conf.with_name("cgroup.conf"), piolet_line, vet_line, score_line, gres)
+    stale = (
+        layout.client_conf,
+        layout.client_conf.with_name("cgroup.conf"),
+        piolet_line,
+        vet_line,
+        score_line,
+        layout.outcomes_on,
+        gres,
+    )
     for path in (*stale, layout.etc / name):
         path.unlink(missing_ok=True)
     if s.gpus:
@@ -332,6 +347,8 @@ def write(s: Settings, own_name: str, own_hosts: str) -> None:
         write_atomically(piolet_line, plugstack_piolet(layout))
         write_atomically(vet_line, plugstack_vet(layout))
         write_atomically(score_line, plugstack_score(layout))
+        # Off as for a site: include takes names that end in .conf.
+        write_atomically(layout.outcomes_off, plugstack_outcomes(layout))
     write_atomically(layout.piolet_toml, piolet_toml(layout))
     write_atomically(layout.hosts, hosts(s, own_name, own_hosts))
     write_atomically(layout.etc / "registry.yml", registry_yml(s))

@@ -65,9 +65,13 @@ _ALL = (
     Kind("step.refused", (USER,), "a step's container could not be started", {
         "reason": "the sentence", "image": "its digest",
     }),
-    Kind("step.outcome", (USER,), "a task ended", {
-        "task": "its rank", "status": "the exit status, null where a signal ended it", "signal": "its number, or null",
-        "why": "exit, signal, cancelled, time_limit, out_of_memory, node_fail", "tasks": "so many tasks ended alike",
+    Kind("step.outcome", (USER,), "tasks of a step ended alike on a node", {
+        "task": "the rank of the first that ended so", "tasks": "so many tasks of this node did",
+        "status": "the exit status; absent where a signal ended it", "signal": "its number",
+        "core": "1: with a core dump, or one was wanted",
+        "why": "exit, signal, time_limit, out_of_memory, other; whose scancel a signal was, says slurm.job_end",
+        "order": "0 for how the first task ended, 1 for the next that ended in another way, …",
+        "array": "the number of the job array, and of the job in it",
     }),
     # What the hardware and the kernel say.
     Kind("gpu.xid", (KERNEL,), "the driver of NVIDIA's GPUs reported an error", {

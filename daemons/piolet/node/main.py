@@ -56,7 +56,7 @@ def run(config: Settings) -> int:
     score_path = Path(config.node.score_socket)
     home = os.stat("/proc/self/ns/mnt").st_ino
     try:
-        base = _prepare_directories(state, socket_path, vet_path, score_path)
+        base = _prepare_directories(state, socket_path, vet_path, score_path, Path(config.events.socket))
         imagemounts.forget(str(state))
         # Only Slurm's slurmstepd, which is root, has business at the first and the last.
         listener, score_listener = _listen(socket_path, 0o600), _listen(score_path, 0o600)
@@ -67,6 +67,7 @@ def run(config: Settings) -> int:
             (scored / HUNG_GPUS).unlink()
         _directory_of(server_account, Path(config.vet.spool))
         _spool_of(server_account, config)
+        outcomes = _hear(Path(config.events.socket))
     except OSError as error:
         raise PioletError(f"cannot prepare {error.filename or state}: {error.strerror}") from None
     # Every step takes a descriptor in each half, and the usual soft limit of 1024 is for select().
@@ -88,8 +89,8 @@ def run(config: Settings) -> int:
     place = labels.place(socket.gethostname().partition(".")[0], str(state))
     server = os.fork()
     if server == 0:
-        _serve(listener, theirs, (vet_listener, desk, eye), server_account, config, place)
-    for end in (theirs, listener, vet_listener, score_listener, desk, zygote, ends, eye, seen):
+        _serve(listener, theirs, (vet_listener, desk, eye, outcomes), server_account, config, place)
+    for end in (theirs, listener, vet_listener, score_listener, desk, zygote, ends, eye, seen, outcomes):
         end.close()
     try:
         siblings = {
@@ -99,7 +100,7 @@ def run(config: Settings) -> int:
         return _monitor(ours, server, siblings, images_account, (base, state), config, (place, home))
     finally:
         alive.close()
-        for path in (socket_path, vet_path, score_path):
+        for path in (socket_path, vet_path, score_path, Path(config.events.socket)):
             path.unlink(missing_ok=True)
 
 
@@ -254,16 +255,31 @@ def _spool_of(account: pwd.struct_passwd, config: Settings) -> None:
     directory.chmod(stat.S_ISGID | 0o750)
 
 
+def _hear(path: Path) -> socket.socket:
+    """Return a socket for datagrams at `path`, to which only root may send. Raises OSError."""
+    path.unlink(missing_ok=True)
+    hearing = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    # Before anybody can send: what comes earlier has no word of who sent it.
+    hearing.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    before = os.umask(0o177)
+    try:
+        hearing.bind(str(path))
+    finally:
+        os.umask(before)
+    return hearing
+
+
 def _watch(server: socket.socket, account: pwd.struct_passwd, state: Path, config: Settings) -> None:
     """The watcher's process: what it needs root for it opens, and is then the account. Never returns."""
     with _whole_process("the process that watches the hardware"):
         linux.set_name("pioletd-watcher")
         kmsg = position = -1
+        untaken = os.open(f"{config.events.socket}.lost", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if config.events.hardware:
             with contextlib.suppress(OSError):
                 kmsg = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             position = os.open(state / "kmsg", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        linux.close_all_but({server.fileno(), kmsg, position} - {-1})
+        linux.close_all_but({server.fileno(), kmsg, position, untaken} - {-1})
         linux.become(account.pw_uid, account.pw_gid, [account.pw_gid])
         linux.die_with_parent(signal.SIGKILL)
         linux.no_new_privileges()
@@ -271,7 +287,7 @@ def _watch(server: socket.socket, account: pwd.struct_passwd, state: Path, confi
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         from piolet.node.root.watcher import Watcher
 
-        Watcher(server, kmsg, position, config.events.heartbeat_s, config.events.hardware).run()
+        Watcher(server, (kmsg, position, untaken), config.events.heartbeat_s, config.events.hardware).run()
 
 
 def _prepare_vetting(vet: VetConfig) -> Work:
@@ -283,7 +299,7 @@ def _prepare_vetting(vet: VetConfig) -> Work:
 def _serve(
     listener: socket.socket,
     monitor: socket.socket,
-    others: tuple[socket.socket, socket.socket, socket.socket],
+    others: tuple[socket.socket, ...],
     account: pwd.struct_passwd,
     config: Settings,
     place: str,

@@ -22,3 +22,5 @@ class Seen:
     severity: str = ""
     subject: str = ""
     body: str = "{}"
+    job: int | None = None
+    step: str = ""

@@ -44,8 +44,6 @@ def one(text: str) -> Line:
         ("nvme nvme0: I/O 22 QID 3 timeout, reset controller", "device.error", "warn", {}),
         ("mlx5_core 0000:17:00.0: poll_health:800:(pid 0): device's health compromised - reached miss count",
          "device.error", "fatal", {"pci": "0000:17:00.0"}),
-        ("Memory cgroup out of memory: Killed process 77 (python) total-vm:1kB", "kernel.oom", "", {"scope": "cgroup"}),
-        ("Out of memory: Killed process 77 (python) total-vm:1kB, anon-rss:1kB", "kernel.oom", "", {"scope": "node"}),
         ("INFO: task a:b blocked for:1 more:77 blocked for more than 122 seconds.", "fs.blocked", "",
          {"processes": 1, "seconds": 122}),
         ("nfs: server nas1.cluster not responding, still trying", "fs.blocked", "", {}),
@@ -69,6 +67,24 @@ def test_a_gpu_that_fell_off_the_bus_is_lost_as_well() -> None:
     assert (found.kind, found.body) == ("gpu.lost", {"pci": "0000:41:00"})
 
 
+@pytest.mark.parametrize(
+    ("text", "scope", "job", "step"),
+    [
+        ("MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/slurm/uid_1001/job_3,"
+         "task_memcg=/slurm/uid_1001/job_3/step_0/task_0,task=a,pid=7,uid=1001", "cgroup", 3, "0"),
+        ("MEMCG,nodemask=(null),cpuset=u,mems_allowed=0,oom_memcg=/x,task_memcg=/system.slice/slurmstepd.scope/job_12/"
+         "step_batch/user/task_0,task=job_9/step_1,pid=7,uid=1001", "cgroup", 12, "batch"),
+        ("NONE,nodemask=(null),cpuset=/,mems_allowed=0-1,global_oom,task_memcg=/user.slice,task=a,pid=7,uid=0",
+         "node", None, ""),
+        ("MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/job_0/step_1,task_memcg=/job_99999999999/step_1,"
+         "task=a,pid=7,uid=0", "cgroup", None, ""),
+    ],
+)  # fmt: skip
+def test_who_ran_out_of_memory(text: str, scope: str, job: int | None, step: str) -> None:
+    found = one(f"oom-kill:constraint=CONSTRAINT_{text}")
+    assert (found.kind, found.body, found.job, found.step) == ("kernel.oom", {"scope": scope}, job, step)
+
+
 def test_file_systems_are_the_subject() -> None:
     assert one("nfs: server nas1 not responding, timed out").subject == "fs:nas1"
     text = "LustreError: 167-0: work-MDT0000-mdc-ffff88: This client was evicted by work-MDT0000; in progress"
@@ -80,9 +96,10 @@ def test_file_systems_are_the_subject() -> None:
     [
         # A program that writes to /dev/kmsg gets another facility than the kernel's.
         entry("NVRM: Xid (PCI:0000:41:00): 79, GPU has fallen off the bus.", priority=12),
-        entry("Out of memory: Killed process 1 (x)", priority=12),
+        entry("oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),global_oom,task_memcg=/a,task=x", priority=12),
+        entry("Memory cgroup out of memory: Killed process 1 (x)"),
         entry("x NVRM: Xid (PCI:0000:41:00): 79"),
-        entry("traps: Out of memory: Killed process 1 (x)[2] trap"),
+        entry("traps: oom-kill:constraint=CONSTRAINT_MEMCG,task_memcg=/a,task=x[2] trap"),
         entry("nfs: server a b not responding"),
         entry("INFO: task x:1 blocked for more than 99 seconds. And more"),
         entry("eth0: link up"),

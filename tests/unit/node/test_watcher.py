@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import selectors
 import socket
 from collections.abc import Iterator
@@ -31,14 +32,14 @@ XID = "NVRM: Xid (PCI:0000:41:00): 48, pid=77, name=python, DBE"
 class Hand:
     """A watcher over a pipe and a tree, with a clock that stands still until it is moved."""
 
-    def __init__(self, room: Path, position: int = -1, hardware: bool = True) -> None:
+    def __init__(self, room: Path, position: int = -1, untaken: int = -1, hardware: bool = True) -> None:
         self.now = 100.0
         self.room = room
         self.read, self.write = os.pipe2(os.O_NONBLOCK)
         self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.ours.setblocking(False)
         (room / "proc").mkdir(exist_ok=True)
-        self.watcher = Watcher(theirs, self.read, position, 60.0, hardware, str(room), lambda: self.now)
+        self.watcher = Watcher(theirs, (self.read, position, untaken), 60.0, hardware, str(room), lambda: self.now)
         self.watcher._gpus = self.watcher._find_gpus()
 
     def said(self) -> list[Seen]:
@@ -202,6 +203,13 @@ def test_it_ends_with_the_server_and_outlives_a_log_that_ends(hand: Hand) -> Non
     hand.ours = socket.socket()
 
 
+def test_a_log_that_was_overwritten_has_not_ended() -> None:
+    """The kernel says POLLERR until the next read (devkmsg_poll of kernel/printk/printk.c)."""
+    assert not watcher.has_ended(select.POLLIN | select.POLLERR | select.POLLPRI)
+    assert not watcher.has_ended(select.POLLIN)
+    assert watcher.has_ended(select.POLLHUP) and watcher.has_ended(select.POLLNVAL)
+
+
 def test_a_server_that_hangs_holds_it_not_up(hand: Hand) -> None:
     hand.watcher._server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     for _ in range(2000):
@@ -216,8 +224,13 @@ def test_a_server_that_hangs_holds_it_not_up(hand: Hand) -> None:
 def test_the_server_puts_it_into_the_nodes_stream(tmp_path: Path) -> None:
     spool, _ = spools.spool(tmp_path)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with selectors.DefaultSelector() as selector, ours, theirs:
-        desk = EventDesk(selector, ours, spool)
+    with (
+        selectors.DefaultSelector() as selector,
+        ours,
+        theirs,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
+    ):
+        desk = EventDesk(selector, ours, other, spool)
         good = Seen("gpu.xid", "kernel", 1.5e9, "fatal", "gpu:GPU-1", '{"xid":48}')
         for data in (
             packets.encode(good), b"[]", b"{}", b"\xff",
@@ -231,13 +244,25 @@ def test_the_server_puts_it_into_the_nodes_stream(tmp_path: Path) -> None:
         desk._on_watcher()
         theirs.close()
         desk._on_watcher()
-        assert not selector.get_map()
+        assert len(selector.get_map()) == 1
     spool.close()
     (one,) = spools.events(tmp_path, "gpu.xid")
     assert (one["time"], one["source"], one["severity"], one["subject"], one["body"]) == (
         1.5e9, "kernel", "fatal", "gpu:GPU-1", {"xid": 48},
     )  # fmt: skip
     assert one["uid"] is None and len(list(tmp_path.glob("node-*"))) == 1 and not list(tmp_path.glob("uid-*"))
+
+
+def test_outcomes_that_nobody_took_are_counted_once(tmp_path: Path) -> None:
+    """slurmstepd appends a byte for each, by a descriptor of its own."""
+    path = tmp_path / "events.sock.lost"
+    path.write_bytes(b"\0\0\0")
+    hand = Hand(tmp_path, untaken=os.open(path, os.O_RDWR))
+    assert hand.look() == [("spool.dropped", {"records": 3, "why": "pioletd took no outcome"})]
+    assert hand.look() == []
+    with path.open("ab") as file:
+        file.write(b"\0")
+    assert hand.look() == [("spool.dropped", {"records": 1, "why": "pioletd took no outcome"})]
 
 
 def test_what_root_cannot_open_it_does_without(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ _PCI = re.compile(r"\b((?:[0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])\b")
 _BUS = re.compile(r"NVRM: (?:The NVIDIA GPU|GPU) ([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2})")
 _EDAC = re.compile(r"EDAC \w+: (\d+) (CE|UE) ")
 _OTHERS = (
-    (re.compile(r"(Memory cgroup out of memory|Out of memory): Killed process \d+ "), "kernel.oom"),
     (re.compile(r"INFO: task .{1,40}:\d+ blocked for more than (\d+) seconds\.$"), "fs.blocked"),
     (re.compile(r"nfs: server ([\w.:\[\]-]{1,200}) not responding"), "fs.blocked"),
     (re.compile(r"LustreError: [\d/-]+: ([\w-]{1,60})-(?:MDT|OST)[0-9a-f]{4}-\w+-\w+: This client was evicted by "),
@@ -34,9 +33,14 @@ _OTHERS = (
 )  # fmt: skip
 
 
+_OOM = re.compile(r"oom-kill:constraint=(CONSTRAINT_[A-Z_]+),(?:[^,]*,)*?task_memcg=(/[^,]*)")
+_STEP = re.compile(r"/job_(\d{1,10})/step_([a-z0-9]{1,20})(?:/|$)")
+
+
 @dataclass(frozen=True)
 class Line:
-    """What a line means. `key` is what lines have alike that are one burst."""
+    """What a line means. `key` is what lines have alike that are one burst; `job` and `step` are of who ran out of
+    memory, by the name of its control group."""
 
     kind: str
     severity: str = ""
@@ -44,6 +48,8 @@ class Line:
     subject: str = ""
     body: Mapping[str, Any] = field(default_factory=dict)
     key: str = ""
+    job: int | None = None
+    step: str = ""
 
 
 def events_of(entry: bytes) -> list[Line]:
@@ -56,6 +62,12 @@ def events_of(entry: bytes) -> list[Line]:
     if not priority.isdigit() or int(priority) >> 3:
         return []
     text = text.partition("\n")[0]
+    match = _OOM.match(text)
+    if match is not None:
+        scope = "cgroup" if match[1] == "CONSTRAINT_MEMCG" else "node"
+        step = _STEP.search(match[2])
+        job, name = (int(step[1]), step[2]) if step is not None and 0 < int(step[1]) < 2**32 else (None, "")
+        return [Line("kernel.oom", body={"scope": scope}, key=f"{scope} {job}.{name}", job=job, step=name)]
     for pattern, kind in _OTHERS:
         match = pattern.match(text)
         if match is not None:
@@ -64,8 +76,6 @@ def events_of(entry: bytes) -> list[Line]:
 
 
 def _other(kind: str, what: str) -> Line:
-    if kind == "kernel.oom":
-        return Line(kind, body={"scope": "cgroup" if what.startswith("Memory") else "node"}, key=what)
     if kind == "fs.blocked" and what.isdigit():
         return Line(kind, body={"processes": 1, "seconds": int(what)})
     text = f"This client was evicted from {what}" if kind == "fs.evicted" else f"server {what} does not respond"

@@ -18,6 +18,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from piolet.events.envelope import KERNEL, ROOT
@@ -39,7 +40,7 @@ _UUID = re.compile(r"^GPU UUID:\s*(GPU-[0-9a-f-]{10,60})\s*$", re.MULTILINE)
 
 
 class Watcher:
-    """`kmsg` is the kernel's log, open, or -1; `position` a file in which stands what was read of it, or -1.
+    """`files` are open, or -1: the kernel's log, what was read of it, and a byte for each outcome that nobody took.
 
     every_s   how often it looks at what has no log, and says that it is there
     hardware  whether it looks
@@ -47,12 +48,11 @@ class Watcher:
     """
 
     def __init__(
-        self, server: socket.socket, kmsg: int, position: int, every_s: float, hardware: bool = True, root: str = "",
+        self, server: socket.socket, files: tuple[int, int, int], every_s: float, hardware: bool = True, root: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._server = server
-        self._kmsg = kmsg
-        self._position = position
+        self._kmsg, self._position, self._untaken = files
         self._every_s = every_s
         self._root = root
         self._hardware = hardware
@@ -76,8 +76,8 @@ class Watcher:
         look = self._clock()
         while True:
             for descriptor, events in poll.poll(max(0.0, look - self._clock()) * 1000):
-                if descriptor == self._kmsg and events & ~select.POLLIN:
-                    poll.unregister(self._kmsg)  # there is no more to come
+                if descriptor == self._kmsg and has_ended(events):
+                    poll.unregister(self._kmsg)
                 elif descriptor == self._kmsg:
                     self.read_log()
                 elif descriptor == self._server.fileno():
@@ -133,7 +133,7 @@ class Watcher:
     def _take(self, line: Line, at: float) -> None:
         uuid = self._gpus.get(line.device, "")
         subject = line.subject or (f"gpu:{uuid}" if uuid else "")
-        seen = Seen(line.kind, KERNEL, at, line.severity, subject, _json(**line.body))
+        seen = Seen(line.kind, KERNEL, at, line.severity, subject, _json(**line.body), line.job, line.step)
         key = line.kind, line.key
         until, more, _ = self._bursts.get(key, (float("-inf"), 0, seen))
         now = self._clock()
@@ -153,19 +153,29 @@ class Watcher:
                 del self._bursts[key]
                 if more:
                     body = {**json.loads(seen.body), "more": more}
-                    self._say(Seen(seen.kind, seen.source, seen.at, seen.severity, seen.subject, _json(**body)))
+                    self._say(replace(seen, body=_json(**body)))
 
     # -- what has no log
 
     def look(self) -> None:
         """Look at ports, GPUs and processes, and say that the node is there."""
         self._end_bursts()
+        self._look_at_outcomes()
         if self._hardware:
             self._look_at_ports()
             self._look_at_gpus()
             self._look_at_processes()
         up_s = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._say(Seen("node.heartbeat", ROOT, time.time(), body=_json(uptime_s=round(up_s))))
+
+    def _look_at_outcomes(self) -> None:
+        """Say how many outcomes slurmstepd could not hand over, since the last look or while there was no daemon."""
+        with contextlib.suppress(OSError):
+            count = os.fstat(self._untaken).st_size
+            if count:
+                os.ftruncate(self._untaken, 0)
+                why = "pioletd took no outcome"
+                self._say(Seen("spool.dropped", ROOT, time.time(), body=_json(records=count, why=why)))
 
     def _look_at_ports(self) -> None:
         for name, down, state, rate in self._told_of_ports():
@@ -248,6 +258,11 @@ class Watcher:
             except OSError:
                 return  # it has ended
             self._unsaid = 0
+
+
+def has_ended(events: int) -> bool:
+    """Return whether poll(2) says that no more will come: an error only says that entries were overwritten."""
+    return bool(events & (select.POLLHUP | select.POLLNVAL)) and not events & select.POLLIN
 
 
 def _number_of(entry: bytes) -> int:

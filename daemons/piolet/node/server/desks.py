@@ -24,11 +24,14 @@ _REASON_MAX = 1000
 
 
 class Desks:
-    """The spool of events, and who fills it. `listener` and `zygote` are for vettings, `watcher` for hardware."""
+    """The spool of events, and who fills it. `listener` and `zygote` are for vettings, `watcher` for hardware,
+    `outcomes` for how tasks end.
+    """
 
     def __init__(
-        self, config: Settings, listener: socket.socket, zygote: socket.socket, watcher: socket.socket
-    ) -> None:
+        self, config: Settings, listener: socket.socket, zygote: socket.socket, watcher: socket.socket,
+        outcomes: socket.socket,
+    ) -> None:  # fmt: skip
         own = config.events
         bounds = Bounds(own.node_mib << 20, own.user_mib << 20, own.total_mib << 20)
         past = Past(config.vet.spool)
@@ -39,12 +42,12 @@ class Desks:
         self.spool = Spool(own.spool, writer_of(own.cluster), about, own.acknowledged, bounds, past)
         self._verdicts = Verdicts(self.spool, past)
         self._vetting = listener, zygote
-        self._watcher = watcher
+        self._seen = watcher, outcomes
 
     def open(self, selector: selectors.BaseSelector) -> None:
         """Serve them in the loop of `selector`."""
         VetDesk(selector, *self._vetting, self._verdicts)
-        EventDesk(selector, self._watcher, self.spool)
+        EventDesk(selector, *self._seen, self.spool)
 
     def refused(self, start: wire.Start, image: str | None, reason: str) -> None:
         """Say that the container of a step could not be started."""
