@@ -46,7 +46,10 @@ _TIMEOUT_MARGIN_S = 1.0
 
 
 class Server:
-    """The event loop. `listener` is the node's socket, `monitor` the pair's end; `desk` adds others to the loop."""
+    """The event loop. `listener` is the node's socket, `monitor` the pair's end.
+
+    `desk` adds others to the loop; `refused` is told of steps whose container could not be started.
+    """
 
     def __init__(
         self,
@@ -55,10 +58,12 @@ class Server:
         config: Settings,
         place: str,
         desk: Callable[[selectors.BaseSelector], object] | None = None,
+        refused: Callable[[wire.Start, str | None, str], None] | None = None,
     ) -> None:
         self._monitor = monitor
         self._config = config
         self._place = place
+        self._refused = refused
         self._spool = SlurmSpool()
         self._connections: dict[int, Connection] = {}
         self._next_key = 1
@@ -155,6 +160,10 @@ class Server:
         connection.failed = True
         step = identity.name(start.job, start.step)
         _log.warning("step %s of uid %d failed: %s", step, start.uid, why, extra=logs.of(start.uid))
+        if self._refused is not None:
+            definition = connection.definition
+            image = definition.image.digest if definition is not None and definition.image is not None else None
+            self._refused(start, image, why)
 
     def _close(self, connection: Connection) -> None:
         if connection.pidfd >= 0:

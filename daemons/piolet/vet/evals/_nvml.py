@@ -169,6 +169,11 @@ class Nvml:
                 return None
             raise LostError(f"{function}: {error}") from None
 
+    def named(self, gpu: Gpu) -> dict[str, Any]:
+        """Return what the details of a verdict say of which GPU it is. Raises LostError."""
+        serial = self.ask("nvmlDeviceGetSerial", gpu.whole)
+        return {"index": gpu.index, "uuid": gpu.uuid, **({"serial": str(serial)} if serial else {})}
+
     def field(self, gpu: Gpu, number: int) -> int | None:
         """Return the field `number` of a GPU, a whole number, or None: it is not there. Raises LostError."""
         values = self.ask("nvmlDeviceGetFieldValues", gpu.whole, [number])

@@ -79,8 +79,7 @@ class Gpu(Eval):
                 wrong.append(f"{gpu} has {len(foreign)} other processes (pid {', '.join(map(str, foreign[:4]))})")
             devices.append(
                 {
-                    "index": gpu.index,
-                    "uuid": gpu.uuid,
+                    **nvml.named(gpu),
                     "temperature": temperature,
                     "used": used,
                     "total": total,
