@@ -70,7 +70,8 @@ def test_a_requeue(cluster: Cluster, room: Path) -> None:
 def test_slurm_s_commands_in_the_script(cluster: Cluster, room: Path) -> None:
     """The script asks for its own job, and ends it; a job that it submits is another, and runs on the host."""
     inner = cluster.write("alice", room / "inner.sh", "#!/bin/sh\n[ -e /marker ] || echo on the host\n", 0o755)
-    text = f"squeue -h -j $SLURM_JOB_ID -o %T\nsbatch --parsable --wait --environment=none -o inner.out {inner} >/dev/null\n"
+    other = f"sbatch --parsable --wait --environment=none -o inner.out {inner} >/dev/null"
+    text = f"squeue -h -j $SLURM_JOB_ID -o %T\n{other}\n"
     text += "scancel $SLURM_JOB_ID\nsleep 600\necho not reached\n"
     cluster.wait_end(submit(cluster, room, text, "--output=job.out"))
     assert (room / "inner.out").read_text() == "on the host\n"
