@@ -26,8 +26,8 @@ def room(cluster: Cluster, tiny: str) -> Path:
 def submit(cluster: Cluster, room: Path, text: str, *options: str) -> str:
     """Submit a script with the environment; return the job's number."""
     script = cluster.write("alice", room / "job.sh", f"#!/bin/sh\n{text}", 0o755)
-    words = ("sbatch", "--parsable", "--environment=inside.toml", *options, script)
-    return cluster.run("alice", *words, cwd=room).good().strip()
+    words = ("sbatch", "--parsable", "--environment=inside.toml", *options)
+    return cluster.run("alice", *words, script, cwd=room).good().strip()
 
 
 def test_arrays(cluster: Cluster, room: Path) -> None:
