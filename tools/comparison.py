@@ -9,12 +9,15 @@ options; SchedMD, srun(1) and oci.conf(5).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from tools.comparison_sarus import SARUS
+from tools.comparison_thing import NOT_DONE, Thing, row
+
+__all__ = ["NOT_DONE", "PAGE", "TABLES", "Thing", "page"]
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "comparison.md"
-NOT_DONE = "not done"
 SCRIPTS = "tests/cluster/test_scripts.py"
 CONTAINER, BATCH, MOUNTS = (
     "tests/cluster/test_container.py",
@@ -31,21 +34,6 @@ IDENTITY, KNOWN = "tests/cluster/test_identity.py", "tests/unit/hooks/test_known
 EDF, RENDER = "tests/unit/environment/test_edf.py", "tests/unit/environment/test_render.py"
 AROUND, FOREIGN = "tests/cluster/test_surroundings.py", "tests/unit/environment/test_foreign.py"
 LOOKUP = "tests/unit/environment/test_lookup.py"
-
-
-@dataclass(frozen=True)
-class Thing:
-    """What somebody knows, what does the same here, the tests that hold it, and what it was not tested with."""
-
-    name: str
-    here: str
-    tests: tuple[str, ...] = ()
-    untested: str = ""
-
-
-def row(name: str, here: str, *tests: str, untested: str = "") -> Thing:
-    """Return a row; a test is FILE::NAME."""
-    return Thing(name, here, tests, untested)
 
 
 CSCS = (
@@ -345,39 +333,6 @@ SLURM = (
         f"{PINNED}::test_a_jobs_environment_once_more",
     ),
     row("`scrun`: Slurm behind podman and docker", "nothing of the kind"),
-)
-SARUS = (
-    row("`--edf=NAME`", "`--environment=NAME`", f"{CONTAINER}::test_mounts"),
-    row(
-        "`sarusctl validate`, `render`",
-        "`piolet env check`, `render`, `explain`",
-        "tests/unit/cli/test_env.py::test_check",
-        f"{RENDER}::test_a_whole_definition_survives_its_own_reader",
-    ),
-    row(
-        "`sarusctl pull`, `images`, `rmi`",
-        "`piolet image pull`, `list`, `rm`",
-        "tests/images/test_own_store.py::test_the_command_line",
-    ),
-    row(
-        "`sarusctl migrate`: an image of podman's",
-        "`podman save`, then `piolet image import`",
-        "tests/images/test_own_store.py::test_imports",
-    ),
-    row("`sarusctl run`: a container without Slurm", "a step; `srun` starts it"),
-    row(
-        "`devices` of CDI, also `alps.cscs/…`",
-        "the same, where the specifications have no hooks but nvidia-ctk's",
-        "tests/unit/hooks/test_cdi.py::test_what_nvidia_ctk_writes_becomes_entries",
-        "tests/unit/hooks/test_cdi.py::test_a_hook_that_cannot_be_replaced_makes_its_devices_an_error",
-        untested="such a device",
-    ),
-    row("Bash's expansion in files", "`${VAR}`, `${VAR:-text}` and nothing else, on purpose"),
-    row(
-        "`com.sarus.…`: settings and `perfmon`",
-        "a warning; with `[node] verbose` pioletd's log has where a start spent its time",
-        "tests/unit/hooks/test_hooks.py::test_warnings_when_a_job_is_submitted",
-    ),
 )
 TABLES = (
     ("CSCS' container engine", CSCS),
