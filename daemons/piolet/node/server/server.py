@@ -23,10 +23,12 @@ from piolet.base import logs
 from piolet.base.errors import PioletError
 from piolet.base.files import identity_of
 from piolet.container import labels
+from piolet.container.entries import Additions
 from piolet.container.plan import ENTRY_PROGRAM
 from piolet.container.planner import entry_program, make_plan
 from piolet.environment import later
 from piolet.environment.definition import Definition, from_json
+from piolet.hooks.evaluate import Wish
 from piolet.images.store import locate
 from piolet.node.requests import Answer, Build, End, encode
 from piolet.node.server.furnisher import Furnisher
@@ -56,6 +58,7 @@ class Connection:
     pidfd: int = -1
     start: wire.Start | None = None
     definition: Definition | None = None
+    wish: Wish | None = None
     began: float = 0.0
     deadline: float = 0.0
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -188,7 +191,8 @@ class Server:
         allowed = min(self._config.node.build_timeout_s, start.timeout_ms / 1000 - _TIMEOUT_MARGIN_S)
         connection.deadline = connection.began + max(0.1, allowed)
         self._waiting[connection.key] = connection
-        look = self._furnisher.look_up(connection.definition)
+        wish = connection.wish = self._furnisher.wish(connection.definition)
+        look = None if wish is None else self._furnisher.look_up(wish)
         if look is not None:
             connection.look_ups[_HOOKS] = look
         connection.look_ups[_USERS] = self._threads[_USERS].submit(_account, start.uid)
@@ -237,7 +241,8 @@ class Server:
         start, definition = connection.start, connection.definition
         assert start is not None and definition is not None and definition.image is not None
         label = labels.label(identity.name(start.job, start.step), self._place)
-        additions = self._furnisher.additions(definition, start, user, home)
+        wish = connection.wish
+        additions = Additions() if wish is None else self._furnisher.additions(wish, start, user, home)
         connection.variables, connection.tasks = additions.variables, additions.tasks
         spool = self._spool.directory(start.node)
         plan = make_plan(definition, label, home, self._config.environment, spool, additions)
