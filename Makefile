@@ -78,6 +78,7 @@ rpm: $(if $(shell command -v dpkg-query),bootstrap)
 cluster: plugins
 	@$(PYTHON) -m tools.cluster up --nodes $(NODES) --gpus $(GPUS) $(if $(filter 1,$(CGROUPS)),--cgroups) \
 		$(if $(filter 1,$(ACCOUNTING)),--accounting) --dir build/cluster
+	@$(if $(filter 1,$(OUTCOMES)),cd build/cluster/etc/plugstack.conf.d && mv -f outcomes.conf.off outcomes.conf,:)
 
 status:
 	@$(TOOL) status --dir build/cluster

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from piolet.base.errors import EventError
-from piolet.central import conclusions
+from piolet.central import conclusions, hands
 from piolet.central.conclusions import CLOSED, OPEN, Conclusion
 from piolet.central.doors import RefusedError
 from piolet.central.ledger import Judge, Ledger
@@ -71,6 +71,8 @@ class Answers:
             ("GET", "case"): self._case,
             ("POST", "note"): self._note,
             ("POST", "ack"): self._ack,
+            ("POST", "repaired"): self._repaired,
+            ("POST", "revetted"): self._revetted,
         }
 
     def answer(
@@ -165,7 +167,25 @@ class Answers:
     def _ack(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
         if not parameters.get("case"):
             raise EventError("what is acknowledged is a case")
-        return self._said(asker, parameters, wordings.ACKNOWLEDGED)
+        noted = self._said(asker, parameters, wordings.ACKNOWLEDGED)
+        of = self._conclusions(case=parameters["case"])
+        return noted | self._keep(asker, of[0].node, hands.acknowledged, parameters)
+
+    def _repaired(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
+        return self._keep(asker, parameters.get("node", ""), hands.repaired, parameters)
+
+    def _revetted(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
+        return self._keep(asker, parameters.get("node", ""), hands.revetted, parameters)
+
+    def _keep(
+        self, asker: Asker, node: str, make: Callable[[str, str, float, Parameters], Event], said: Parameters
+    ) -> dict[str, Any]:
+        """Keep what staff says as a record, which rules see."""
+        if node not in self.reader.nodes():
+            raise EventError(f"nothing is known of a node {node!r}")
+        now = self._clock()
+        self.ledger.take_own([make(self.reader.cluster, node, now, {**said, "by": f"uid {asker.uid}"})])
+        return {"noted": now}
 
     def _said(self, asker: Asker, parameters: Parameters, kind: str) -> dict[str, Any]:
         node, case = parameters.get("node", ""), parameters.get("case", "")
@@ -175,6 +195,10 @@ class Answers:
         future = self.ledger.call(lambda writer: wordings.say(writer, kind, text, asker.uid, now, node=node, case=case))
         future.result(_NOTED_S)
         return {"noted": now}
+
+    def open_cases(self, asker: Asker, node: str) -> list[Conclusion]:
+        """Return the open cases of a node that may be shown to who asks."""
+        return _open(self._shown(asker, self._conclusions(node=node)))
 
     def _conclusions(self, node: str | None = None, case: str | None = None, since: float = 0.0) -> list[Conclusion]:
         return [conclusions.decode(line) for line in self.reader.conclusions(node, case, since)]

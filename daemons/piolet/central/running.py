@@ -30,12 +30,14 @@ from piolet.central.ledger import Engine, Judge, Ledger
 from piolet.central.metrics import Counts
 from piolet.central.places import Places, from_file, no_slurm
 from piolet.central.poller import Poller
+from piolet.central.recent import Recent, Watched
 from piolet.central.rules.engine import Engine as Rules
 from piolet.central.service import Service
 from piolet.central.settings import CentralConfig, listen_of
 from piolet.central.store.database import alone, connect
 from piolet.central.store.reader import Reader
 from piolet.central.store.writer import Writer
+from piolet.central.told import Told
 from piolet.slurm import cluster as slurm
 from piolet.system import notify
 from piolet.system.accounts import uid_of
@@ -108,12 +110,14 @@ def run(config: CentralConfig, forwarder: str, engine: Engine, *, slurm_there: b
     with alone(database), contextlib.ExitStack() as stack:
         network = stack.enter_context(_listening(config))
         local = stack.enter_context(_local(config.socket)) if config.socket else None
-        judge = Judge(Reader(database, name), engine)
+        recent = Recent()
+        judge = Judge(Reader(database, name), Watched(engine, recent))
         ledger = Ledger(Writer(database), judge)
         reader = Reader(database, name)
         private = Private(config.private, slurm.cluster if slurm_there else _unknown)
         counts = Counts(judge)
         answers = Answers(reader, ledger, judge, config.staff, private, getattr(engine, "rules", ()))
+        Told(answers, recent, time.time)
         ledger.start()
         stack.callback(ledger.stop)
         judge.start(ledger)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from piolet.base.errors import UsageError
-from piolet.cli import centralasks, centralrules
+from piolet.cli import centralasks, centralended, centralrules
 from piolet.site import config
 
 
@@ -17,10 +17,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     centralasks.add_parsers(actions)
     centralrules.add_parsers(actions)
+    centralended.add_parser(actions)
 
 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Carry out the command."""
+    if args.action == "ended":
+        return centralended.run(args, settings)
     if args.action in centralasks.ACTIONS:
         return centralasks.run(args, settings)
     try:

@@ -14,7 +14,8 @@ from piolet.base.texts import columns, counted
 from piolet.cli.main import printable
 from piolet.site import config
 
-ACTIONS = ("status", "node", "offenders", "explain", "note", "ack")
+ACTIONS = ("status", "node", "offenders", "explain", "note", "ack", "repaired", "revetted")
+_SAYS = ("note", "ack", "repaired", "revetted")
 _RECORDS_SHOWN = 20
 
 
@@ -33,6 +34,15 @@ def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     acknowledge = _parser(actions, "ack", "say that a case was seen (staff)")
     acknowledge.add_argument("case", metavar="CASE", help="the number of a case")
     acknowledge.add_argument("text", metavar="TEXT", nargs="?", default="seen", help="one line")
+    repaired = _parser(actions, "repaired", "say that a node was repaired, which rules see (staff)")
+    repaired.add_argument("node", metavar="NODE", help="the node's name")
+    repaired.add_argument("text", metavar="TEXT", help="what was done, one line")
+    repaired.add_argument("--ticket", metavar="NUMBER", default="", help="where it is written down")
+    revetted = _parser(actions, "revetted", "say how a re-vet came out, which rules see (staff)")
+    revetted.add_argument("node", metavar="NODE", help="the node's name")
+    revetted.add_argument("outcome", choices=("good", "bad"), help="how it came out")
+    revetted.add_argument("text", metavar="TEXT", nargs="?", default="", help="why, one line")
+    revetted.add_argument("--case", metavar="CASE", default="", help="the case that asked for it")
     for parser in (status, node, offenders, explain):
         parser.add_argument("--json", action="store_true", help="print the answer as JSON")
 
@@ -49,7 +59,7 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.transport.asking import Asker
 
     asker = Asker(centralpeer.of_user(settings))
-    if args.action in ("note", "ack"):
+    if args.action in _SAYS:
         _write(args, asker)
         return 0
     query: dict[str, str] = {}
@@ -75,6 +85,10 @@ def _write(args: argparse.Namespace, asker: Any) -> None:
     said = {"text": args.text}
     if args.action == "ack":
         said["case"] = args.case
+    elif args.action == "repaired":
+        said |= {"node": args.node, "ticket": args.ticket}
+    elif args.action == "revetted":
+        said = {"node": args.node, "outcome": args.outcome, "reason": args.text, "request": args.case}
     else:
         said["case" if _is_case(args.about) else "node"] = args.about
     asker.ask("POST", f"/v1/{args.action}", json.dumps(said).encode(), kind="application/json")

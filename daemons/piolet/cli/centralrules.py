@@ -75,10 +75,10 @@ def run_replay(args: argparse.Namespace, settings: config.Config) -> int:
     if args.events or args.sacct or args.sacctmgr or args.slurm:
         taken = list(_lines(args.events) if args.events else _accounted(args, back))
         history: Iterator[tuple[Event, float]] = iter(taken)
-        end = max((received for _, received in taken), default=0.0)
+        end, over = max((received for _, received in taken), default=0.0), True
     else:
-        history, end = _stored(settings.central), time.time()
-    done = replay(rules, history, end - back)
+        history, end, over = _stored(settings.central), time.time(), False
+    done = replay(rules, history, end - back, over=over)
     if args.conclusions:
         sys.stdout.writelines(encode(one).decode() for one in done.conclusions)
         return 0

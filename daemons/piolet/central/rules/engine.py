@@ -188,7 +188,7 @@ class Engine:
             return _NOBODY
         of: tuple[Any, ...] = (index, int(time // max(60.0, rule.burst)))
         if event.job is not None and trust.doer(event) == USER:
-            of = (index, event.job, event.step, event.run)
+            of = (index, event.job, event.step.partition("+")[0], event.run)  # of all components of one step
         return self._together(of, event.node)
 
     def _together(self, of: tuple[Any, ...], name: str) -> set[str]:
