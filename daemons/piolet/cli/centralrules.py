@@ -104,10 +104,12 @@ def run_replay(args: argparse.Namespace, settings: config.Config) -> int:
 
 def _stored(central: CentralConfig) -> Iterator[tuple[Event, float]]:
     """Yield the records of the service's store, each with when it was taken."""
+    from piolet.central.store.archive import Archive
     from piolet.central.store.database import connect
     from piolet.central.store.reader import Reader
 
-    reader = Reader(connect(central.store), central.cluster)
+    archive = Archive(central.archive) if central.keep_months else None
+    reader = Reader(connect(central.store), central.cluster, archive)
     return ((stored.event, stored.received) for stored in reader.arrivals())
 
 
