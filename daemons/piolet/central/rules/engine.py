@@ -44,7 +44,7 @@ class _Node:
         self.repaired = float("-inf")
         self.recovered: dict[str, float] = {}
         self.asleep = (float("-inf"), False)  # since when Slurm has it powered down, or up again
-        self.tracks: dict[int, OrderedDict[tuple[str, ...], Track]] = {}
+        self.tracks: dict[int, dict[tuple[str, ...], Track]] = {}
 
 
 class Engine:
@@ -174,7 +174,7 @@ class Engine:
             self._added((event.node, index, parts), track, time, out)
 
     def _track(self, node: _Node, index: int, parts: tuple[str, ...]) -> Track:
-        tracks = node.tracks.setdefault(index, OrderedDict())
+        tracks = node.tracks.setdefault(index, {})
         track = tracks.get(parts)
         if track is None:
             track = tracks[parts] = Track()
@@ -183,8 +183,8 @@ class Engine:
                 gone = tracks.pop(next(closed, next(iter(tracks))))
                 if gone.case is not None:
                     self.open.discard(gone.case[0])
-        else:
-            tracks.move_to_end(parts)
+        elif len(tracks) > 1:
+            tracks[parts] = tracks.pop(parts)  # the last one with an event stands last
         return track
 
     def _group(self, index: int, rule: Rule, event: Event, time: float) -> set[str]:
