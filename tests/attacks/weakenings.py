@@ -307,4 +307,15 @@ WEAKENINGS: dict[str, Weakening] = {
     "a group's store may be anybody's": _of(
         ("daemons/piolet/images/shared.py", "    elif mode & 0o002:\n", "    elif False:\n"),
     ),
+    # What users bring about counts for a rule that takes nodes out, and asks for as many re-vets as it likes.
+    "users are believed": _of(
+        ("daemons/piolet/central/rules/trust.py", "    if users and action != REVET:\n        return None\n", "")
+    ),
+    "re-vets have no budget": _of(
+        (
+            "daemons/piolet/central/rules/revets.py",
+            "PER_USER, BY_USERS, SHARE = 4, 10, 0.01",
+            "PER_USER = BY_USERS = SHARE = 10**9",
+        )
+    ),
 }

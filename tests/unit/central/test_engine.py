@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from piolet.central.conclusions import decode, encode
 from piolet.central.rules.engine import Engine
-from piolet.events.envelope import SITE, USER, Event
+from piolet.events.envelope import FATAL, SITE, USER, Event
 
 from tests.simulators import fleet
 from tests.unit.central.making import (
@@ -242,6 +242,24 @@ def test_a_condition_that_cannot_be_computed_is_counted_and_holds_not() -> None:
     assert engine.take(event("link.flap", 0, body={})) == []
     assert engine.troubles == {"few": 2}
     assert engine.take(event("link.flap", 100, body={"flaps": 4}))
+
+
+def test_a_gpu_without_a_uuid_is_known_by_its_address() -> None:
+    rule = of_catalogue("fatal-xids")
+
+    def xids(*pci: str) -> list[Event]:
+        return [event("gpu.xid", i * HOUR, severity=FATAL, body={"xid": 79, "pci": one}) for i, one in enumerate(pci)]
+
+    (out,) = concluded([rule], xids(*["0000:3b:00.0"] * 5))
+    assert out.subject == "pci:0000:3b:00.0"
+    assert concluded([rule], xids(*["0000:3b:00.0"] * 4, "0000:af:00.0")) == []
+    assert concluded([rule], xids(*[""] * 5)) == []
+
+
+def test_corrected_errors_are_neither_a_case_nor_a_trouble() -> None:
+    engine = Engine([of_catalogue("memory-uncorrected")])
+    assert [one for i in range(9) for one in engine.take(event("memory.ecc", i * DAY, body={"corrected": 3}))] == []
+    assert engine.troubles == {}
 
 
 def test_age_last_and_since_repair() -> None:
