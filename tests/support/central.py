@@ -102,14 +102,14 @@ class Cluster:
         place.chmod(0o2750)  # as pioletd makes it: the forwarder reads by its group
         return Stream(str(place), None, Writer(CLUSTER, node, BOOT))
 
-    def forward(self, node: str, program: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    def forward(self, node: str, program: Sequence[str] = (), more: str = "") -> subprocess.Popen[bytes]:
         """Start a node's forwarder."""
         state = self.top / f"forward-{node}"
         if not state.exists():
             state.mkdir()
             os.chown(state, FORWARD, FORWARD)
         spool = self.top / f"spool-{node}"
-        config = self.config(self.socket_of(node), node, f'state = "{state}"\n[events]\nspool = "{spool}"\n')
+        config = self.config(self.socket_of(node), node, f'{more}state = "{state}"\n[events]\nspool = "{spool}"\n')
         command = [*(program or [str(BIN / "piolet-forward")]), "--config", str(config)]
         return self._start(command, FORWARD, f"{node}.log")
 

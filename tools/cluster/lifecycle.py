@@ -83,9 +83,8 @@ def up(layout: Layout, request: Request, report: Report, hints: bool = True) -> 
     with locked(layout.lock, f"the cluster in {layout.root}"):
         state = running(layout)
         if state is not None:
-            rpms = str(layout.installed) if layout.installed else None
             flags = (request.cgroups, request.private_tmp, request.accounting, request.central)
-            if state.asked == (request.nodes, request.piolet, rpms, *flags):
+            if state.asked == (request.nodes, request.piolet, layout.installed and str(layout.installed), *flags):
                 report.line(f"The cluster in {layout.root} is running, with {_count(state.nodes)}.")
                 return
             raise ClusterError(
