@@ -219,6 +219,14 @@ def test_a_node_that_powers_down_is_not_silent() -> None:
     assert concluded(rules(**SILENT), asleep[:1], until=2 * HOUR)
 
 
+def test_what_a_node_said_before_it_was_powered_down_comes_late() -> None:
+    engine = Engine(rules(**SILENT))
+    for one in (_beats("n1", 0)[0], event("slurm.node_state", 60, body={"state": "powered_down"})):
+        engine.take(one)
+    engine.take(_beats("n1", 30)[0], START + 120)
+    assert waited(engine, 2 * HOUR) == []
+
+
 def test_the_services_own_absence_is_nobodys_silence() -> None:
     engine = Engine(rules(**SILENT))
     for node in ("n1", "n2"):

@@ -101,7 +101,7 @@ class Engine:
         for index in self._by_kind.get(event.kind, ()):
             rule = self.rules[index]
             if rule.missing:
-                self._hear(index, event, out)
+                self._hear(index, event, node, time, out)
             else:
                 self._count(index, event, key, node, time, out)
         return out
@@ -166,9 +166,11 @@ class Engine:
         parts = tuple(_part(event, part) for part in rule.per)
         if "" in parts:
             return
-        word = trust.evidence(rule.then, event, key, time, self._now, self._group(index, rule, event, time))
+        word = trust.evidence(rule.then, event, key, time, self._now)
         if word is None:
             return
+        if rule.alone:
+            word = word._replace(group=self._group(index, rule, event, word))
         track = self._track(node, index, parts)
         if track.add(word, rule):
             self._added((event.node, index, parts), track, time, out)
@@ -187,11 +189,9 @@ class Engine:
             tracks[parts] = tracks.pop(parts)  # the last one with an event stands last
         return track
 
-    def _group(self, index: int, rule: Rule, event: Event, time: float) -> set[str]:
-        if not rule.alone:
-            return _NOBODY
-        of: tuple[Any, ...] = (index, int(time // max(60.0, rule.burst)))
-        if event.job is not None and trust.doer(event) == USER:
+    def _group(self, index: int, rule: Rule, event: Event, word: trust.Evidence) -> set[str]:
+        of: tuple[Any, ...] = (index, int(word.time // max(60.0, rule.burst)))
+        if event.job is not None and word.users:
             of = (index, event.job, event.step.partition("+")[0], event.run)  # of all components of one step
         return self._together(of, event.node)
 
@@ -221,12 +221,14 @@ class Engine:
 
     # What is missing.
 
-    def _hear(self, index: int, event: Event, out: list[Conclusion]) -> None:
+    def _hear(self, index: int, event: Event, node: _Node, time: float, out: list[Conclusion]) -> None:
+        since, asleep = node.asleep
+        if asleep and time < since:
+            return  # what it said before it was powered down has come late
+        node.asleep = (since, False)
         heard = self._heard[index]
         heard[event.node] = (self._awake, event.key)
         heard.move_to_end(event.node)
-        node = self._nodes[event.node]
-        node.asleep = (node.asleep[0], False)
         if language.HEARD in self.rules[index].recovery:
             for parts, track in node.tracks.get(index, {}).items():
                 self._close((event.node, index, parts), track, self._now, "it was heard again", (event.key,), out)
