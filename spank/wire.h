@@ -14,6 +14,7 @@
  *
  *    slurmstepd (root)  --- START --->  pioletd         once, right after connect
  *    slurmstepd's tasks <-- READY ---   pioletd         or ERROR; exactly one of them, once
+ *    a task             --- ERROR --->  pioletd         where the tasks of this node do not start; once
  *
  * The tasks of a step share the connection that slurmstepd opened: each reads the answer with
  * MSG_PEEK, so it stays there for its siblings, and each peek duplicates the descriptors afresh.
@@ -83,6 +84,7 @@ struct piolet_ready {
 	char entrypoint[256];	/* program in front of the user's command, NUL-terminated; empty: none */
 };
 
+/* A task that pioletd's READY did not help to start sends one, too, for pioletd's log: it does so as the user. */
 struct piolet_error {
 	struct piolet_header header;
 	char message[1024];	/* one sentence, NUL-terminated */

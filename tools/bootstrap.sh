@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make this checkout ready to build: bootstrap.sh [directory|packages|venv|kernels|arm64|buildah|list]; the first three without an argument.
+# Make this checkout ready to build: bootstrap.sh [directory|packages|venv|kernels|arm64|buildah|mpi|accounting|list]; the first three without an argument.
 #
 #   directory  make sure that ordinary users can reach build/: the cluster's users run what is in it
 #   packages   install the Debian or Ubuntu packages that are missing (needs root, and only then)
@@ -7,6 +7,8 @@
 #   kernels    install what boots other kernels (make test-kernels)
 #   arm64      install what builds and tests for aarch64 (make test-arm64)
 #   buildah    install what builds images from Containerfiles (make test; without it those tests are skipped)
+#   accounting install what keeps Slurm's accounting (make cluster ACCOUNTING=1, make test)
+#   mpi        install the MPI libraries that tests put into images, and the one with which Slurm serves PMIx
 #   list       print the packages of a private cluster
 #
 # Each part returns at once when there is nothing to do. It refuses a build directory that somebody
@@ -25,9 +27,10 @@ cluster="slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev mung
 	busybox-static zstd"
 kernels="qemu-system-x86 kmod cpio busybox-static e2fsprogs debian-archive-keyring"
 arm64="qemu-user-static qemu-system-arm arch-test mmdebstrap kmod cpio e2fsprogs debian-archive-keyring"
-packages="$cluster chromium prometheus rpm rpmlint lowdown groff-base"
+accounting="mariadb-server-core mariadb-client-core slurmdbd slurm-wlm-mysql-plugin"
+packages="$cluster $accounting chromium prometheus rpm rpmlint lowdown groff-base"
 [ "${PIOLET_PACKAGES-all}" != cluster ] || packages=$cluster
-services="munge slurmctld slurmd docker-registry prometheus"
+services="munge slurmctld slurmd slurmdbd docker-registry prometheus"
 
 fail() {
 	echo "bootstrap: $1" >&2
@@ -156,7 +159,7 @@ venv() {
 		fail "$python is not Python 3.11 or newer" "Debian 12, Ubuntu 24.04 and later have it"
 	real=$(readlink -f "$build")
 	stamp=$real/venv/.requirements
-	wanted=$(cat "$root/requirements.txt" "$root/requirements-dev.txt" | sha256sum | cut -c1-64)
+	wanted=$(cat "$root/requirements.txt" "$root/requirements-central.txt" "$root/requirements-dev.txt" | sha256sum | cut -c1-64)
 	# One that was moved, or made by a Python that is gone, does not run.
 	case $(head -n 1 "$real/venv/bin/pip" 2>/dev/null) in
 	"#!$real/venv/bin/"*) ;;
@@ -188,11 +191,19 @@ buildah)
 	packages=buildah
 	packages
 	;;
+accounting)
+	packages=$accounting
+	packages
+	;;
+mpi)
+	packages="libpmix2 openmpi-bin libopenmpi-dev mpich libmpich-dev"
+	packages
+	;;
 list) echo $cluster ;;
 all)
 	directory
 	packages
 	venv
 	;;
-*) fail "unknown part '$1'" "directory, packages, venv, kernels, arm64, buildah or list" ;;
+*) fail "unknown part '$1'" "directory, packages, venv, kernels, arm64, buildah, mpi, accounting or list" ;;
 esac

@@ -68,6 +68,11 @@ CSCS = (
     ),
     row("`EDF_IMAGESTORE`", "a user's own store", f"{IMAGES}::test_a_users_own_store"),
     row(
+        "`EDF_IMAGESTORE` that a project shares",
+        "by `EDF_IMAGESTORE_GROUP`, for those who believe each other",
+        f"{IMAGES}::test_a_store_of_a_group",
+    ),
+    row(
         "`base_environment`", "the same", f"{EDF}::test_bases_come_first_and_later_files_win", f"{EDF}::test_ten_levels"
     ),
     row(
@@ -157,8 +162,8 @@ CSCS = (
     row(
         "PMIx",
         "slurmd's spool directory is mounted, with the step's server directory in it",
+        "tests/cluster/test_mpi.py::test_open_mpi_by_pmix",
         f"{AROUND}::test_slurmd_s_spool_directory_is_there_for_pmix",
-        untested="a libpmix that slurmd loads",
     ),
 )
 PYXIS = (
@@ -236,7 +241,13 @@ PYXIS = (
         '`script = "inside"`',
         f"{SCRIPTS}::test_a_script_runs_inside",
     ),
-    row("multi-node MPI by PMI2", "as without a container", f"{TASKS}::test_a_task_can_talk_to_its_pmi_server"),
+    row(
+        "multi-node MPI by PMI2 and PMIx",
+        "as without a container",
+        "tests/cluster/test_mpi.py::test_mpich_by_pmi2",
+        "tests/cluster/test_mpi.py::test_open_mpi_by_pmix",
+        f"{TASKS}::test_a_task_can_talk_to_its_pmi_server",
+    ),
 )
 SLURM = (
     row("`--container=BUNDLE`", "`--environment=FILE`: no bundle has to be made first", f"{CONTAINER}::test_mounts"),
@@ -254,7 +265,7 @@ SLURM = (
     ),
     row(
         "`oci.conf`: `MountSpoolDir`",
-        "the spool directory is mounted by itself, read-only",
+        "the spool directory is mounted by itself",
         f"{AROUND}::test_slurmd_s_spool_directory_is_there_for_pmix",
     ),
     row("`scrun`: Slurm behind podman and docker", "nothing of the kind"),

@@ -271,4 +271,40 @@ WEAKENINGS: dict[str, Weakening] = {
             "            pass\n",
         ),
     ),
+    "steps of other jobs are looked at": _of(
+        (
+            "daemons/piolet/node/server/attaching.py",
+            "    if attach.job_of(name) != str(start.job):\n",
+            "    if False:\n",
+        ),
+        (
+            "daemons/piolet/node/root/attachments.py",
+            "if (target.who.uid, target.who.job) != (who.uid, who.job):",
+            "if False:",
+        ),
+    ),
+    "a container that is over is emptied once": _of(
+        (
+            "daemons/piolet/node/root/attachments.py",
+            "                one.due = self._clock() + one.wait_s\n",
+            "                pass\n",
+        ),
+    ),
+    "a container of before is believed without a proof": _of(
+        (
+            "daemons/piolet/node/root/attachments.py",
+            "if numbers == (known.user, known.mounts) and _owner(found[0]) == known.uid and known.alive():",
+            "if True:",
+        ),
+    ),
+    "whoever owns a file of a group's store is believed": _of(
+        (
+            "daemons/piolet/images/shared.py",
+            "            self._known[uid] = uid == os.geteuid() or self._is_member(uid)\n",
+            "            self._known[uid] = True\n",
+        ),
+    ),
+    "a group's store may be anybody's": _of(
+        ("daemons/piolet/images/shared.py", "    elif mode & 0o002:\n", "    elif False:\n"),
+    ),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import socket
 import threading
@@ -124,7 +123,7 @@ def answering(answer: Callable[[str, list[str]], Verdict | None]) -> Work:
                 found = orders.take(kind, order, order.get("eval") == "network_pair")
                 verdict = answer(name, list(found.members)) if found is not None else None
                 if verdict is not None:
-                    one = dataclasses.asdict(records.record(name, order["eval"], order["eval"], verdict, 0.1))
+                    one = records.record(name, order["eval"], order["eval"], verdict, 0.1)._asdict()
                     os.write(out_fd, records.encode("met", {"round": order["round"], **one}))
 
     return work

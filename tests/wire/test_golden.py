@@ -49,6 +49,22 @@ def test_start_of_a_scored_step() -> None:
             wire.decode_start(vector(name), plugin)
 
 
+def test_an_error_that_a_task_sends() -> None:
+    """It has the layout of the one that pioletd sends; what is cut or of another kind is refused."""
+    raw = vector("error")
+    assert wire.encode_error(wire.decode_error(raw), wire_hint(raw)) == raw
+    for broken in (raw[:-1], raw + b"x", raw[:4] + b"\x09" + raw[5:], vector("start"), b""):
+        with pytest.raises(WireError, match="ERROR message"):
+            wire.decode_error(broken)
+    # All of the 1024 bytes may be text, and bytes that are none.
+    full = raw[:16] + b"\xff" * 1024 + raw[16 + 1024 :]
+    assert wire.decode_error(full) == "\N{REPLACEMENT CHARACTER}" * 1024
+
+
+def wire_hint(raw: bytes) -> str:
+    return raw[16 + 1024 :].partition(b"\0")[0].decode()
+
+
 def test_gpus() -> None:
     """Python takes the numbers out of GPUS; the test's own encoder, which has wire.h's layout, makes the same bytes."""
     assert wire.decode_gpus(vector("gpus")) == wire.Gpus(("0", "3"), nodes=4, restarts=1)

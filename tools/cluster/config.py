@@ -31,6 +31,7 @@ class Settings:
     clients_stay   Slurm commands on this machine can listen on `address` too (see network.own_name_address)
     cgroups        the version of control groups that confine steps, or 0: none do
     private_tmp    jobs have a /tmp and a /dev/shm of their own, by Slurm
+    accounting     a slurmdbd keeps what becomes of jobs and nodes
     """
 
     layout: Layout
@@ -43,6 +44,7 @@ class Settings:
     gpus: int = 0
     cgroups: int = 0
     private_tmp: bool = False
+    accounting: bool = False
 
     @property
     def registry(self) -> str:
@@ -73,6 +75,7 @@ def slurm_conf(s: Settings, stay: bool = True) -> str:
         parameters,
         f"StateSaveLocation={layout.slurm_state}",
         f"SlurmdSpoolDir={layout.spool}/%n",
+        f"TmpFS={layout.tmp}/%n",
         f"SlurmctldPidFile={layout.run}/slurmctld/pid",
         f"SlurmdPidFile={layout.spool}/%n.pid",
         f"SlurmctldLogFile={layout.log}/slurmctld.log",
@@ -111,6 +114,13 @@ def slurm_conf(s: Settings, stay: bool = True) -> str:
         lines += ["PrologFlags=Contain", private_tmp(s.slurm)[0]]
     if s.gpus:
         lines.append("GresTypes=gpu")
+    if s.accounting:
+        lines += [
+            "AccountingStorageType=accounting_storage/slurmdbd",
+            f"AccountingStorageHost={s.address}",
+            f"AccountingStoragePort={s.ports['slurmdbd']}",
+            f"AccountingStoragePass={layout.munge_socket}",
+        ]
     gres = f" Gres=gpu:{s.gpus}" if s.gpus else ""
     memory = f" RealMemory={MEMORY_PER_NODE_MIB}" if s.cgroups else ""
     lines += [
@@ -202,7 +212,7 @@ def piolet_toml(layout: Layout) -> str:
         'socket = "/run/piolet/node.sock"\n'
         'account = "piolet"\n'
         f"vet_program = {_toml(layout.vet_program)}\n\n"
-        '[events]\ncluster = "piolet"\nspool = "/run/piolet/events"\nacknowledged = ""\n\n'
+        '[events]\ncluster = "piolet"\nspool = "/run/piolet/events"\n\n'
         '[vet]\nspool = "/run/piolet/spool"\n'
         # The nodes share their processes with this machine, whose other users have no part in the cluster.
         f"users = [{', '.join(_ids(name) for name in accounts.USERS)}]\n"

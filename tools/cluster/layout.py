@@ -121,6 +121,11 @@ class Layout:
         return self.run / "spool"
 
     @property
+    def tmp(self) -> Path:
+        """Below here each node has its TmpFS: nodes share /tmp, and what PMIx of Slurm makes there is a node's."""
+        return Path("/tmp") / f"{RUN_PREFIX}{self.tag}"
+
+    @property
     def venv_bin(self) -> Path:
         return self.build / "venv" / "bin" if self.installed is None else self.root / "programs"
 

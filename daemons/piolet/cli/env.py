@@ -14,10 +14,10 @@ from dataclasses import replace
 from piolet import __file__ as package_file
 from piolet.base import texts
 from piolet.base.errors import ImageError, PioletError, UsageError
-from piolet.cli import caller, convert, devices, thismachine
+from piolet.cli import attached, caller, convert, devices, thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
-from piolet.environment import pinned, secrets
+from piolet.environment import attach, pinned, secrets
 from piolet.environment.definition import from_json
 from piolet.environment.render import Rendered, Resolver, render, unresolved
 from piolet.images.info import ImageInfo
@@ -26,7 +26,7 @@ from piolet.site import config
 from piolet.submission.dependencies import Host, Kind
 
 # What the image client looks at besides the variables that the definition names.
-_CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE")
+_CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE", "EDF_IMAGESTORE_GROUP")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -74,6 +74,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     if getattr(args, "file", "").startswith(pinned.MARK):
         job = args.file.removeprefix(pinned.MARK)
         raise UsageError(f"{args.file} is a job's environment, and no file", f"piolet env show {job} prints it as one")
+    if attach.is_asked(getattr(args, "file", "")):
+        return attached.look(args)
     host = this_host()
     if args.action in convert.ACTIONS:
         return convert.run(args, lambda name: _render(name, host, settings, _asking(settings, offline=args.offline)))
@@ -232,6 +234,8 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
         return 0
     if args.request.startswith(pinned.MARK):
         return _submit_again(args, host, resolve, chdir)
+    if attach.is_asked(args.request):
+        return attached.submit(args, host, words, chdir)
     rendered = _render(args.request, host, settings, resolve)
     _rehearse(rendered, host, settings)
     definition = replace(rendered.definition, chdir=chdir).to_json()

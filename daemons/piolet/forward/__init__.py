@@ -1,1 +1,1 @@
-"""`piolet-forward`: takes what pioletd spooled on a node to the central service, under an account of its own."""
+"""`piolet-forward`: takes a node's events to the central service. It parses no message but that service's answers."""

@@ -207,6 +207,18 @@ def encode_error(message: str, hint: str | None) -> bytes:
     return bytes(_ffi.buffer(error))
 
 
+def decode_error(data: bytes) -> str:
+    """Return the sentence in an ERROR message, which a task sends when it did not start. Raises WireError."""
+    size = _ffi.sizeof("struct piolet_error")
+    if len(data) != size:
+        raise WireError(f"an ERROR message cannot have {len(data)} bytes")
+    error = _ffi.from_buffer("struct piolet_error *", data)
+    found = (error.header.magic, error.header.version, error.header.kind, error.header.length, error.header.reserved)
+    if found != (_lib.PIOLET_MAGIC, _lib.PIOLET_VERSION, _lib.PIOLET_ERROR, size, 0):
+        raise WireError("this is not an ERROR message of Piolet")
+    return bytes(_ffi.buffer(error.message)).partition(b"\0")[0].decode("utf-8", "replace")
+
+
 def encode_environment(set_env: dict[str, str], unset_env: tuple[str, ...]) -> bytes:
     """Return the environment file: NUL-terminated "+NAME=VALUE" and "-NAME". Raises WireError: too long."""
     entries = [f"-{name}" for name in unset_env if name and "=" not in name]
