@@ -91,6 +91,7 @@ cluster-purge:
 
 man: plugins
 	@$(PYTHON) -m tools.manpages
+	@$(PYTHON) -m tools.kinds
 
 demo: plugins
 	@$(PYTHON) -m tools.demo
