@@ -22,7 +22,7 @@
 
 #define WORDS_FILE "/run/piolet/entrypoint"
 #define TASK_FILE "/run/piolet/task"
-#define ATTACHED "/./entry"	/* called so, there is no entrypoint: the container's own tasks have run it */
+#define ATTACHED "/./"	/* called by such a path, there is no entrypoint: the container's own tasks have run it */
 #define FILTER_FILE "/run/piolet/filter"
 #define BYTES_MAX 65536
 #define WORDS_MAX 1024

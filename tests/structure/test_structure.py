@@ -19,7 +19,7 @@ C_LINES_MAX = 1360
 
 def python_files(place: Path = PACKAGE) -> list[Path]:
     """Return every Python file of the package, or below another place, that a person wrote."""
-    return sorted(path for path in place.rglob("*.py") if path.name != "_wire.py")
+    return sorted(path for path in place.rglob("*.py") if path.name not in ("_wire.py", "_munge.py"))
 
 
 def imports(path: Path, text: str | None = None) -> set[str]:

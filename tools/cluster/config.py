@@ -195,6 +195,7 @@ def plugstack_outcomes(layout: Layout) -> str:
 
 
 def piolet_toml(layout: Layout) -> str:
+    piolet = layout.venv_bin / "piolet"
     return (
         "# Written by tools/cluster; the next start writes it anew.\n"
         "[environment]\n"
@@ -204,7 +205,7 @@ def piolet_toml(layout: Layout) -> str:
         "[hooks]\n"
         f"directory = {_toml(layout.etc / 'hooks.d')}\n"
         f'cdi = ["/etc/cdi", "/var/run/cdi", {_toml(layout.etc / "cdi")}]\n'
-        f'options = ["slurm.conf={layout.etc}", "slurm.also={_also(layout)}"]\n\n'
+        f'options = ["slurm.conf={layout.etc}", "slurm.also={_also(layout)}", "slurm.piolet={piolet}"]\n\n'
         "[images]\n"
         f"store = {_toml(layout.images)}\n"
         f"socket = {_toml(layout.images_socket)}\n\n"

@@ -203,6 +203,7 @@ def _work(
     # No eval is to see the secret of the meetings.
     secret, _, shared = os.environ.pop(MEETING_VARIABLE, "").partition(":")
     context = surroundings.context_of(what, node, surroundings.nodes(os.environ), facts)
+    context = foreground.by_file(context, closed)
     base = store.cache_directory(os.environ)
     resolve = _resolver(what, base, origins, closed)
     # Without need the user's home is not touched: it may be a file system that hangs.

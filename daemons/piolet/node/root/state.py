@@ -79,6 +79,8 @@ class StepFiles:
                     raise ValueError(name)
                 with open(path, encoding="ascii") as file:
                     value = json.load(file)
+                if not isinstance(value, dict):
+                    raise ValueError(name)
                 found.append(_known(name, value))
             except (OSError, ValueError, KeyError, TypeError):
                 with contextlib.suppress(OSError):

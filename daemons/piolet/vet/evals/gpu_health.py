@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from piolet.api import FAIL, NODE, PASS, Context, Eval, Inconclusive, Verdict, parameter
+from piolet.api import FAIL, INCONCLUSIVE, NODE, PASS, Context, Eval, Inconclusive, Verdict, parameter
 from piolet.vet.evals import _clocks, _files, _log, _nvlinks, _nvml, _severities
 
 _LOW_POWER, _LOWERED_POWER = 0.5, 0.9
@@ -83,6 +83,8 @@ class GpuHealth(Eval):
                 found.checked[str(gpu)] = self._one(nvml, gpu, found, _uptime(context, log))
             self._links(nvml, gpus, found)
             self._events(nvml, gpus, log, found)
+        except _nvml.DividedError as error:
+            return Verdict(INCONCLUSIVE, str(error), details={**nvml.simulated, "divided": True})
         except _nvml.LostError as error:
             whose = whose if found.wrong else error.whose
             found.wrong.append(str(error))
