@@ -31,7 +31,7 @@ help:
 	@echo 'make bench                what a containerised step costs'
 	@echo 'make cluster              start a private Slurm cluster to play with (NODES=4 GPUS=2, simulated ones;'
 	@echo '                          CGROUPS=1: steps are confined by control groups;'
-	@echo '                          ACCOUNTING=1: with a slurmdbd)'
+	@echo '                          ACCOUNTING=1: with a slurmdbd; OUTCOMES=1: how steps end is recorded)'
 	@echo 'make status               what of it runs'
 	@echo 'make cluster-down         end it'
 	@echo 'make cluster-purge        end it, and remove its directory and the accounts that it made'

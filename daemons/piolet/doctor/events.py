@@ -43,6 +43,11 @@ def events(machine: Machine) -> Iterator[Finding]:
         yield Finding("events", BAD, f"this node has {since} said in {own.spool} that it is well", hint)
     else:
         yield Finding("events", OK, f"records are written in {own.spool}")
+    vet = machine.config.vet.spool
+    old = [name for name in os.listdir(vet) if name.startswith("verdicts-")] if os.path.isdir(vet) else []
+    if old:
+        text = f"{texts.counted(len(old), 'file')} of an earlier release with verdicts in {vet}: nothing reads them now"
+        yield Finding("events", WARN, text, f"keep what you want of it, and rm {vet}/verdicts-*.jsonl")
     lost = f"{own.socket}.lost"
     count = os.lstat(lost).st_size if os.path.exists(lost) else 0
     if count:

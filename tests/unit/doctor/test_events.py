@@ -36,3 +36,13 @@ def test_records_name_another_cluster(machine: Machine, tmp_path: Path) -> None:
 def test_outcomes_that_nobody_took(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "events.sock.lost").write_bytes(b"\0\0")
     only(machine, "events", "pioletd took no outcome of 2 steps", "see the log", WARN)
+
+
+def test_verdicts_of_an_earlier_release(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "vet").mkdir()
+    (tmp_path / "vet" / "past.json").touch()
+    vet = dataclasses.replace(machine.config.vet, spool=str(tmp_path / "vet"))
+    machine = dataclasses.replace(machine, config=dataclasses.replace(machine.config, vet=vet))
+    assert not bad(machine)
+    (tmp_path / "vet" / "verdicts-1001.jsonl").touch()
+    only(machine, "events", "1 file of an earlier release with verdicts in", "verdicts-*.jsonl", WARN)
