@@ -194,6 +194,10 @@ WEAKENINGS: dict[str, Weakening] = {
             "self._waiting.put_nowait((0, line))",
         ),
     ),
+    "everybody says how a step ended": _of(
+        ("daemons/piolet/node/main.py", "    before = os.umask(0o177)\n", "    before = os.umask(0o111)\n"),
+        ("daemons/piolet/node/server/eventdesk.py", "                if uid != 0:\n", "                if uid < 0:\n"),
+    ),
     "the kernel's log as it is": _of(
         (
             "daemons/piolet/node/root/kernellog.py",

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import attach, hooks, images, listing, scoring, steps, vetting
+from tests.benchmarks import attach, events, hooks, images, listing, scoring, steps, vetting
 from tests.benchmarks.cluster import ROOT, Cluster, started
 from tests.benchmarks.steps import Row
 
@@ -140,9 +140,23 @@ def slurm(cluster: Cluster, rounds: int) -> list[object]:
     return [show(row) for row in listing.listings(cluster, rounds)]
 
 
+def records(cluster: Cluster, rounds: int) -> list[object]:
+    """What happens on nodes: steps whose ends are recorded, and what watches the hardware for a minute."""
+    rows = [
+        Row("srun -N1 true: with piolet_outcomes / without", events.outcomes(cluster, 2 * rounds, "-N1", "true"), "0"),
+        Row("srun -N4 -n8 true: the same", events.outcomes(cluster, rounds, "-N4", "-n8", "true"), "0"),
+    ]
+    out = list(map(show, rows))
+    for found in events.watchers():
+        print("  watcher: " + ", ".join(f"{name} {value:.3g}" for name, value in found.items()), flush=True)
+        out.append(found)
+    return out
+
+
 GROUPS: dict[str, tuple[int, Callable[[Cluster, int], list[object]]]] = {
     "steps": (4, small),
     "runtimes": (4, runtimes),
+    "events": (4, records),
     "hooks": (4, extras),
     "attach": (4, entering),
     "pulls": (4, pulls),
