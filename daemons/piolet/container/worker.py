@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 
 from piolet.base.errors import ContainerError, PioletError
-from piolet.container import fuse, native, plan, rootoverlay
+from piolet.container import fuse, keeper, native, plan, rootoverlay
 from piolet.steps import hierarchies, jobnamespaces
 from piolet.system import linux, usernamespaces
 from piolet.transport import packets
@@ -27,11 +27,12 @@ _TEXT_MAX = 900
 
 @dataclass(frozen=True)
 class Means:
-    """What every worker builds with, from the monitor's own configuration: a directory, and two programs."""
+    """What every worker builds with, from the monitor's own configuration: a directory, two programs, and `piolet`."""
 
     scratch: str
     crun: str
     squashfuse: str
+    program: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,11 @@ def _build(
         marks.add("map ids")
         if order.served or todo.sqsh is not None or any(mount.kind == "sqsh" for mount in todo.mounts):
             mounter = fuse.Mounter(order.means.squashfuse)
+        kept = None if todo.save is None else keeper.Keeper(order.means.program)
         linux.unshare(linux.CLONE_NEWNS)
         start = native.build(todo, image, kind, order.means.scratch, order.means.crun, mounter, marks.add)
+        if kept is not None and todo.save is not None:
+            kept.hand_over(todo.save)
     except PioletError as error:
         return error.message, error.hint or "", ""
     except OSError as error:
