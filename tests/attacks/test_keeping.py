@@ -41,7 +41,10 @@ def held(faults: Faults, script: str, more: str = "", room: Path | None = None) 
 
 
 def saved(cluster: Cluster, user: str, step: str, target: str, *options: str, timeout: float = 60) -> bool:
-    return cluster.run(user, "piolet", "env", "save", *options, step, target, timeout=timeout).status == 0
+    try:
+        return cluster.run(user, "piolet", "env", "save", *options, step, target, timeout=timeout).status == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 @by_kernel("only who has made a user namespace may enter it from outside")

@@ -270,7 +270,11 @@ WEAKENINGS: dict[str, Weakening] = {
         ),
     ),
     "a file that is saved has no end": _of(
-        ("daemons/piolet/images/saved.py", "            left -= moved\n", ""),
+        (
+            "daemons/piolet/images/saved.py",
+            "os.splice(file, self._descriptor, min(left, _PIECE))",
+            "os.splice(file, self._descriptor, _PIECE)",
+        ),
     ),
     "users may remove public images": _of(
         (
