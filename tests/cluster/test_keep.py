@@ -225,7 +225,7 @@ def test_a_failure_is_told_and_changes_nothing(cluster: Cluster, base: str, room
 def test_what_came_to_be_meanwhile_stays(cluster: Cluster, base: str, room: Path) -> None:
     edf = cluster.edf(ALICE, f'image = "{base}"\nmounts = ["{room}"]\nsave = "{room}/x.sqsh"\n', room)
     done = cluster.srun(ALICE, edf, "sh", "-c", f"echo mine >{room}/x.sqsh", cwd=room)
-    assert done.status == 0 and "x.sqsh is there already" in done.err
+    assert done.status == 0 and "x.sqsh is there already\nhint: name another file\n" in done.err
     assert (room / "x.sqsh").read_text() == "mine\n"
 
 

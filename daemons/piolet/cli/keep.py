@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     """Do `piolet env save`."""
     wanted = _wanted(args.target)
     if wanted.file:
-        newfile.refuse(wanted.file, replace=args.force)
+        newfile.refuse(wanted.file, replace=args.force, hint="--force replaces it; or name another file")
     step, node = attach.choose(args.step, args.node)
     wanted = replace(_described(step.name, wanted, config), step=step.name)
     words = [os.path.abspath(sys.argv[0]), *(["--config", args.config] if args.config else []), "env", "keep"]

@@ -14,10 +14,14 @@ from collections.abc import Iterator
 from piolet.base.errors import ImageError
 
 _NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+_HINT = "name another file"
 
 
-def refuse(path: str, *, replace: bool) -> None:
-    """Raise ImageError where `path` is something that is not the caller's own plain file, or is there at all."""
+def refuse(path: str, *, replace: bool, hint: str = _HINT) -> None:
+    """Raise ImageError where `path` is something that is not the caller's own plain file, or is there at all.
+
+    hint  of the last
+    """
     try:
         there = os.lstat(path)
     except FileNotFoundError:
@@ -26,11 +30,11 @@ def refuse(path: str, *, replace: bool) -> None:
         raise ImageError(f"cannot write {path}: {error.strerror}") from None
     if not stat.S_ISREG(there.st_mode):
         kind = "a symbolic link" if stat.S_ISLNK(there.st_mode) else "no plain file"
-        raise ImageError(f"{path} is {kind}, and is not written over", "name another file")
+        raise ImageError(f"{path} is {kind}, and is not written over", _HINT)
     if there.st_uid != os.geteuid():
-        raise ImageError(f"{path} belongs to another user, and is not written over", "name another file")
+        raise ImageError(f"{path} belongs to another user, and is not written over", _HINT)
     if not replace:
-        raise ImageError(f"{path} is there already", "--force replaces it; or name another file")
+        raise ImageError(f"{path} is there already", hint)
 
 
 @contextlib.contextmanager
@@ -69,7 +73,7 @@ def opened(path: str, *, replace: bool) -> Iterator[int]:
             os.unlink(aside)
         named = False
     except FileExistsError:
-        raise ImageError(f"{path} has come to be meanwhile, and is left as it is", "name another file") from None
+        raise ImageError(f"{path} has come to be meanwhile, and is left as it is", _HINT) from None
     finally:
         os.close(descriptor)
         if named:

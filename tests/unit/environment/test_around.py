@@ -11,8 +11,11 @@ from piolet.environment import attach, later, pinned
 from piolet.environment.definition import Definition, Save, Startup, from_json
 from piolet.environment.explain import explain
 from piolet.environment.export import command
+from piolet.environment.render import render
+from piolet.environment.settings import EnvironmentConfig
 from piolet.environment.written import changed, new
 from piolet.images.info import Image, ImageInfo
+from piolet.submission.dependencies import Dependency, Host, Kind
 
 from tests.unit.environment.rendering import DIGEST, INFO, Render, refusal
 
@@ -91,6 +94,17 @@ def test_save_as_a_file_or_a_name(made: Render, tmp_path: Path) -> None:
     assert made(f'{IMAGE}save = "mine:1"\n').definition.save == Save(name="mine:1", **kept)  # type: ignore[arg-type]
     assert made(f'{IMAGE}save = "localhost/mine"\n').definition.save == Save(name="mine", **kept)  # type: ignore[arg-type]
     assert made(f'{IMAGE}save = ""\n').definition.save is None
+
+
+def test_save_on_the_command_line(made: Render, host: Host, tmp_path: Path) -> None:
+    made(f'{IMAGE}save = "one"\n')
+    rendered = render("./x.toml,save=./two.sqsh", host, EnvironmentConfig(edf_path=()), lambda _: INFO)
+    assert rendered.definition.save is not None and rendered.definition.save.file == f"{tmp_path}/two.sqsh"
+
+
+def test_a_file_that_comes_to_be_makes_what_is_remembered_stale(made: Render, host: Host, tmp_path: Path) -> None:
+    made(f'{IMAGE}save = "./x.sqsh"\n')
+    assert Dependency(Kind.ABSENT, f"{tmp_path}/x.sqsh") in host.dependencies
 
 
 def test_the_base_s_labels_go_along(made: Render) -> None:
