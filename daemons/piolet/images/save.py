@@ -57,7 +57,7 @@ def to_file(
     def feed(pipe: IO[bytes]) -> None:
         saved.write(root, saved.Pipe(pipe.fileno()), count, _telling(tell))
 
-    with newfile.opened(path, replace=force) as file, bounded_time(lambda: count.bytes, config.conversion_rate):
+    with newfile.opened(path, replace=force) as file, bounded_time(lambda: count.work, config.conversion_rate):
         squash.write(f"/proc/self/fd/{file}", tempfile.gettempdir(), how, _of_directory(root), feed, (file,))
     return count, warnings
 
@@ -70,7 +70,7 @@ def to_archive(root: Root, base: Base, file: int, config: ImagesConfig, tell: Ca
     count = Count()
     os.lseek(file, BLOCK, os.SEEK_SET)  # the layer's header comes when its length is known
     layer = saved.Hashed(file)
-    with bounded_time(lambda: count.bytes, config.conversion_rate):
+    with bounded_time(lambda: count.work, config.conversion_rate):
         saved.write(root, layer, count, _telling(tell))
         digest = layer.end()
     os.pwrite(file, header(_LAYER.encode(), "file", 0o644, 0, layer.size), 0)

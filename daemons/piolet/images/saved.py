@@ -26,6 +26,7 @@ from piolet.images.tarstream import BLOCK, header
 FILES_MOST = 5_000_000
 _PATH_MOST = 4095
 _PIECE = 1 << 20
+_SMALL = 1 << 17
 _ZEROS = bytes(1 << 16)
 _TIME_MOST = 2**32 - 1
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -38,6 +39,11 @@ class Count:
     names: int = 0
     bytes: int = 0
     specials: int = 0
+
+    @property
+    def work(self) -> int:
+        """What there is to read of it, in bytes: a name is as much work as a block or two."""
+        return self.bytes + 2 * BLOCK * self.names
 
 
 @dataclass(frozen=True)
@@ -66,26 +72,40 @@ class Sink(Protocol):
     def copy(self, file: int, size: int) -> int:
         """Write up to `size` bytes of an open file, and return how many there were."""
 
+    def flush(self) -> None:
+        """Have nothing left that was not written."""
+
 
 class Pipe:
-    """A program's standard input: content goes there by splice(2), without being copied."""
+    """A program's standard input: large content goes there by splice(2), without being copied; small in one write."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         with contextlib.suppress(OSError):  # the user may have too many pipes already; a small one works as well
             fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, 1 << 20)
         self._splice = True
+        self._held = bytearray()
 
     def write(self, data: bytes) -> None:
         """Write all of it."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
+        self._held += data
+        if len(self._held) >= _SMALL:
+            self.flush()
+
+    def flush(self) -> None:
+        """Have nothing left that was not written."""
+        data, self._held = self._held, bytearray()
+        with memoryview(data) as view:
+            done = 0
+            while done < len(view):
+                done += os.write(self._descriptor, view[done:])
 
     def copy(self, file: int, size: int) -> int:
         """Write up to `size` bytes of an open file, and return how many there were."""
         left = size
-        while left and self._splice:
+        if size > _SMALL and self._splice:
+            self.flush()
+        while left and size > _SMALL and self._splice:
             try:
                 moved = os.splice(file, self._descriptor, min(left, _PIECE))
             except OSError as error:
@@ -123,6 +143,10 @@ class Hashed:
             self.write(piece)
             left -= len(piece)
         return size - left
+
+    def flush(self) -> None:
+        """Have nothing left that was not written."""
+        self._file.flush()
 
     def end(self) -> str:
         """Write what is left, and return the digest in hexadecimal."""
@@ -184,6 +208,7 @@ class _Walk:
             self._sink.write(header(path, "file", 0o644, 0, len(content)))
             self._sink.write(content + bytes(-len(content) % BLOCK))
         self._sink.write(bytes(2 * BLOCK))
+        self._sink.flush()
 
     def _enter(self, name: str, parent: int, path: bytes) -> tuple[int, bytes, Iterator[str]]:
         directory = os.open(name, _OPEN | os.O_DIRECTORY, dir_fd=parent)

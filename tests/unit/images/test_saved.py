@@ -26,6 +26,9 @@ class Memory:
     def write(self, data: bytes) -> None:
         self.data += data
 
+    def flush(self) -> None:
+        pass
+
     def copy(self, file: int, size: int) -> int:
         self._act()
         found = b""
@@ -215,8 +218,8 @@ def test_descriptors_are_closed(room: Path) -> None:
 
 
 def test_a_pipe_has_what_memory_has(room: Path, tmp_path: Path) -> None:
-    (room / "big").write_bytes(os.urandom(3_000_000))
-    (room / "small").write_bytes(b"x")
+    for name, size in (("a", 3_000_000), ("b", 1), ("c", 100_000), ("d", (1 << 17) + 1), ("e", 1 << 17), ("f", 0)):
+        (room / name).write_bytes(os.urandom(size))
     sink = Memory()
     tar(room, sink)
     read, write = os.pipe()
