@@ -246,6 +246,39 @@ WEAKENINGS: dict[str, Weakening] = {
             "            self.target = self.target or path_of(parent, name)\n",
         ),
     ),
+    "saving writes over what is there": _of(
+        (
+            "daemons/piolet/images/newfile.py",
+            "    if not stat.S_ISREG(there.st_mode):\n",
+            "    return\n    if not stat.S_ISREG(there.st_mode):\n",
+        ),
+        (
+            "daemons/piolet/images/newfile.py",
+            "            descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)\n",
+            "            linked = os.path.islink(path)\n"
+            "            kind = os.O_TRUNC if linked else os.O_TMPFILE\n"
+            "            descriptor = os.open(path if linked else folder, kind | os.O_RDWR, 0o666)\n",
+        ),
+    ),
+    "saving follows links": _of(
+        (
+            "daemons/piolet/images/saved.py",
+            "_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC\n",
+            "_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC\n",
+        ),
+        (
+            "daemons/piolet/images/saved.py",
+            "status = os.stat(name, dir_fd=directory, follow_symlinks=False)",
+            "status = os.stat(name, dir_fd=directory)",
+        ),
+    ),
+    "a file that is saved has no end": _of(
+        (
+            "daemons/piolet/images/saved.py",
+            "os.splice(file, self._descriptor, min(left, _PIECE))",
+            "os.splice(file, self._descriptor, _PIECE)",
+        ),
+    ),
     "users may remove public images": _of(
         (
             "daemons/piolet/images/admin.py",

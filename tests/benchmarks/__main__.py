@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import attach, events, hooks, images, listing, scoring, steps, vetting
+from tests.benchmarks import attach, events, hooks, images, listing, saving, scoring, steps, vetting
 from tests.benchmarks.cluster import ROOT, Cluster, started
 from tests.benchmarks.steps import Row
 
@@ -153,6 +153,12 @@ def records(cluster: Cluster, rounds: int) -> list[object]:
     return out
 
 
+def keep(cluster: Cluster, rounds: int) -> list[object]:
+    """Saving what a step changed."""
+    cluster.run("srun", "-N1", "--environment=demo", "true")
+    return [show(row) for row in saving.rows(cluster, max(3, rounds // 3))]
+
+
 GROUPS: dict[str, tuple[int, Callable[[Cluster, int], list[object]]]] = {
     "steps": (4, small),
     "runtimes": (4, runtimes),
@@ -164,6 +170,7 @@ GROUPS: dict[str, tuple[int, Callable[[Cluster, int], list[object]]]] = {
     "report": (4, report),
     "vet": (32, vet),
     "slurm": (1, slurm),
+    "saving": (1, keep),
     "large": (32, large),
 }
 
