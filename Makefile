@@ -14,7 +14,7 @@ PYTHON = $(shell readlink -f build)/venv/bin/python
 # What ends a cluster must work even where the virtual environment does not.
 TOOL = $(if $(wildcard $(PYTHON)),$(PYTHON),/usr/bin/python3) -m tools.cluster
 
-SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name 'slurm_ext.c' -o -name 'wire.h' 2>/dev/null | grep -v '/_wire.py$$') \
+SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name 'slurm_ext.c' -o -name 'wire.h' 2>/dev/null | grep -v -e '/_wire.py$$' -e '/_munge.py$$') \
 	setup.py pyproject.toml
 PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
 
@@ -30,7 +30,8 @@ help:
 	@echo 'make test-attacks         attacks by a user, and the same on a build from which the checks were removed'
 	@echo 'make bench                what a containerised step costs'
 	@echo 'make cluster              start a private Slurm cluster to play with (NODES=4 GPUS=2, simulated ones;'
-	@echo '                          CGROUPS=1: steps are confined by control groups)'
+	@echo '                          CGROUPS=1: steps are confined by control groups;'
+	@echo '                          ACCOUNTING=1: with a slurmdbd)'
 	@echo 'make status               what of it runs'
 	@echo 'make cluster-down         end it'
 	@echo 'make cluster-purge        end it, and remove its directory and the accounts that it made'
@@ -51,7 +52,7 @@ venv:
 	@tools/bootstrap.sh venv
 
 # The stamps are below build/, which `bootstrap` may move: it comes first, and is never a reason to build.
-build/.installed: $(SOURCES) requirements.txt requirements-dev.txt | bootstrap
+build/.installed: $(SOURCES) requirements.txt requirements-central.txt requirements-dev.txt | bootstrap
 	@echo 'Installing piolet into build/venv'
 	@# setuptools builds in build/ and would install again what was deleted from the sources since.
 	@rm -rf build/lib build/lib.* build/bdist.* build/temp.*
@@ -75,7 +76,9 @@ rpm: $(if $(shell command -v dpkg-query),bootstrap)
 		command -v python3.12 || command -v python3.13)) python3)) -m tools.rpm
 
 cluster: plugins
-	@$(PYTHON) -m tools.cluster up --nodes $(NODES) --gpus $(GPUS) $(if $(filter 1,$(CGROUPS)),--cgroups) --dir build/cluster
+	@$(PYTHON) -m tools.cluster up --nodes $(NODES) --gpus $(GPUS) $(if $(filter 1,$(CGROUPS)),--cgroups) \
+		$(if $(filter 1,$(ACCOUNTING)),--accounting) --dir build/cluster
+	@$(if $(filter 1,$(OUTCOMES)),cd build/cluster/etc/plugstack.conf.d && mv -f outcomes.conf.off outcomes.conf,:)
 
 status:
 	@$(TOOL) status --dir build/cluster
@@ -104,6 +107,7 @@ check: lint
 # tests/conftest.py says which tests may run beside each other; WORKERS=1 runs all one after the other.
 test: lint
 	@tools/bootstrap.sh buildah || echo 'Going on without buildah: its tests are skipped'
+	@tools/bootstrap.sh mpi || echo 'Going on without MPI libraries: their tests are skipped'
 	@$(PYTHON) -m tools.kernels.ready
 ifeq ($(WORKERS),1)
 	$(PYTHON) -m pytest --durations=10

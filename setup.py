@@ -45,15 +45,25 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "daemons", "pyslurm_ext": "pyslurm_ext/pyslurm_ext"},
     packages=[*find_packages("daemons"), "pyslurm_ext"],
-    package_data={"pyslurm_ext": ["_slurm.pyi", "py.typed"], "piolet.score.report": ["page.css", "page.js"]},
+    package_data={
+        "pyslurm_ext": ["_slurm.pyi", "py.typed"],
+        "piolet.score.report": ["page.css", "page.js"],
+        "piolet.central.rules": ["catalogue.toml"],
+    },
     install_requires=[line for line in REQUIREMENTS if line and not line.startswith("#")],
-    cffi_modules=["spank/build_wire.py:ffibuilder", *["pyslurm_ext/build_slurm.py:ffibuilder"] * SLURM],
+    cffi_modules=[
+        "spank/build_wire.py:ffibuilder",
+        "spank/build_munge.py:ffibuilder",
+        *["pyslurm_ext/build_slurm.py:ffibuilder"] * SLURM,
+    ],
     cmdclass={"plugins": Plugins},
     entry_points={
         "console_scripts": [
             "piolet = piolet.cli.start:main",
             "pioletd = piolet.cli.pioletd:main",
             "piolet-imaged = piolet.cli.imaged:main",
+            "piolet-forward = piolet.cli.forwardd:main",
+            "piolet-central = piolet.cli.centrald:main",
         ]
     },
 )

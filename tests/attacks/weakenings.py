@@ -184,15 +184,14 @@ WEAKENINGS: dict[str, Weakening] = {
     ),
     "the spool has no share for each user": _of(
         (
-            "daemons/piolet/node/server/spool.py",
-            "if not self._lines.take(who.uid) or not self._bytes.take(who.uid, len(data)):",
+            "daemons/piolet/events/spool.py",
+            "if not self._lines.take(uid) or not self._bytes.take(uid, len(line)):",
             "if False:",
         ),
-        ("daemons/piolet/node/server/spool.py", 'f"verdicts-{uid}.jsonl")', '"verdicts-0.jsonl")'),
         (
-            "daemons/piolet/node/server/spool.py",
-            'f"verdicts-{uid}-{time.time_ns()}.jsonl"',
-            'f"verdicts-0-{time.time_ns()}.jsonl"',
+            "daemons/piolet/events/spool.py",
+            "self._waiting.put_nowait((uid, line))",
+            "self._waiting.put_nowait((0, line))",
         ),
     ),
     "the kernel's log as it is": _of(
@@ -271,5 +270,41 @@ WEAKENINGS: dict[str, Weakening] = {
             "            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))\n",
             "            pass\n",
         ),
+    ),
+    "steps of other jobs are looked at": _of(
+        (
+            "daemons/piolet/node/server/attaching.py",
+            "    if attach.job_of(name) != str(start.job):\n",
+            "    if False:\n",
+        ),
+        (
+            "daemons/piolet/node/root/attachments.py",
+            "if (target.who.uid, target.who.job) != (who.uid, who.job):",
+            "if False:",
+        ),
+    ),
+    "a container that is over is emptied once": _of(
+        (
+            "daemons/piolet/node/root/attachments.py",
+            "                one.due = self._clock() + one.wait_s\n",
+            "                pass\n",
+        ),
+    ),
+    "a container of before is believed without a proof": _of(
+        (
+            "daemons/piolet/node/root/attachments.py",
+            "if numbers == (known.user, known.mounts) and _owner(found[0]) == known.uid and known.alive():",
+            "if True:",
+        ),
+    ),
+    "whoever owns a file of a group's store is believed": _of(
+        (
+            "daemons/piolet/images/shared.py",
+            "            self._known[uid] = uid == os.geteuid() or self._is_member(uid)\n",
+            "            self._known[uid] = True\n",
+        ),
+    ),
+    "a group's store may be anybody's": _of(
+        ("daemons/piolet/images/shared.py", "    elif mode & 0o002:\n", "    elif False:\n"),
     ),
 }

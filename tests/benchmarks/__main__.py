@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import hooks, images, listing, scoring, steps, vetting
+from tests.benchmarks import attach, hooks, images, listing, scoring, steps, vetting
 from tests.benchmarks.cluster import ROOT, Cluster, started
 from tests.benchmarks.steps import Row
 
@@ -132,6 +132,11 @@ def extras(cluster: Cluster, rounds: int) -> list[object]:
     return [show(row) for row in hooks.rows(cluster, rounds)]
 
 
+def entering(cluster: Cluster, rounds: int) -> list[object]:
+    """Containers of steps that run."""
+    return [show(row) for row in attach.rows(cluster, rounds)]
+
+
 def slurm(cluster: Cluster, rounds: int) -> list[object]:
     """pyslurm_ext beside Slurm's own commands."""
     return [show(row) for row in listing.listings(cluster, rounds)]
@@ -142,6 +147,7 @@ GROUPS: dict[str, tuple[int, Callable[[Any, int], list[object]]]] = {
     "steps": (4, small),
     "runtimes": (4, runtimes),
     "hooks": (4, extras),
+    "attach": (4, entering),
     "pulls": (4, pulls),
     "score": (4, score),
     "report": (0, report),

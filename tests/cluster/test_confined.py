@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from piolet.samples.dataset import open_dataset
 
-from tests.cluster.support import Cluster, no_controllers, running
+from tests.cluster.support import Cluster, busybox_layer, no_controllers, running
 
 MIB = 50
 BURN_S = 2.0
@@ -82,3 +82,39 @@ def test_the_steps_own_figures(confined: Cluster) -> None:
     for command in (["show"], ["report", "--pdf"]):
         both = confined.run("alice", "piolet", "score", command[0], data, *command[1:]).both
         assert "nan" not in both.lower() and "Warning" not in both, both
+
+
+HOOK = """
+from piolet.api import Hook, Program
+
+
+class Witness(Hook):
+    name = "witness"
+    text = "write down where its program runs"
+    options = {"file": "where to"}
+
+    def entries(self, asked, node, step):
+        return [Program(("/bin/sh", "-c", "cat /proc/self/cgroup > " + asked.options["file"] + "; exec sleep 1000"))]
+"""
+
+
+def test_a_hook_s_program_is_in_the_step_s_control_group(confined: Cluster) -> None:
+    """Its memory, devices and processors are the job's: it is in the step's groups, as its tasks are."""
+    (confined.layout.etc / "hooks.d").mkdir(exist_ok=True)
+    (confined.layout.etc / "hooks.d" / "witness.py").write_text(HOOK)
+    confined.tool("stop-pioletd", "node1")
+    confined.tool("start-pioletd", "node1")
+    image = confined.push("tiny", [busybox_layer()], Env=["PATH=/bin"])
+    room = confined.room("alice")
+    text = f'image = "{image}"\nmounts = ["{room}"]\n[annotations.com.hooks.witness]\nenabled = "true"\n'
+    edf = confined.edf("alice", f'{text}file = "{room}/groups"\n', room)
+    script = f"while ! [ -s {room}/groups ]; do sleep 0.1; done; sleep 0.2; cat /proc/self/cgroup"
+    tasks = confined.srun("alice", edf, "sh", "-c", script).good()
+
+    def steps(text: str) -> set[str]:
+        """Return the step's groups, without the part that tells tasks from others."""
+        found = re.findall(r"^\d+:([^:]*):(.*/step_\w+)", text, re.MULTILINE)
+        return {f"{controllers} {path}" for controllers, path in found}
+
+    assert steps(tasks)
+    assert steps((room / "groups").read_text()) == steps(tasks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import os
 import signal
+import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.nodes import refused
 from tests.cluster.support import Cluster, Result, busybox_layer
 from tests.support import oci
 from tests.support.registry import Registry, sham
@@ -153,6 +155,33 @@ def test_a_users_own_store(cluster: Cluster, registry: Registry, tmp_path: Path)
     files = list((room / "store").rglob("*.sqsh"))
     assert len(files) == 1
     assert files[0].stat().st_uid == room.stat().st_uid
+
+
+def test_a_store_of_a_group(cluster: Cluster, registry: Registry, tmp_path: Path) -> None:
+    """Who names the group believes its members, and what one has pulled the others have; nobody else has it."""
+    oci.build(tmp_path / "image", [busybox_layer(unique())], settings=SETTINGS)
+    reference = registry.push(tmp_path / "image", "team:1")
+    room = cluster.room("alice")
+    edf = cluster.edf("alice", f'image = "{reference}"\n')
+    ours = {"EDF_IMAGESTORE": f"{room}/store", "EDF_IMAGESTORE_GROUP": "pioletlab"}
+    assert cluster.srun("alice", edf, "cat", "/marker", env=ours).good() == "in the image\n"
+    assert stat.S_IMODE((room / "store").stat().st_mode) == 0o2770
+    registry.requests.clear()
+    assert cluster.srun("bob", edf, "-N2", "cat", "/marker", env=ours).good() == "in the image\n" * 2
+    assert registry.requests == []
+    row = cluster.run("bob", "piolet", "image", "list", env=ours).good().splitlines()[1]
+    assert row.startswith(reference) and "group pioletlab" in row
+    # Without the word that bob believes them, he does not; nor where he is not one of them.
+    refused(cluster.srun("bob", edf, "true", env={"EDF_IMAGESTORE": f"{room}/store"}), "belongs to uid")
+    others = {**ours, "EDF_IMAGESTORE_GROUP": "alicegrp"}
+    refused(cluster.srun("bob", edf, "true", env=others), "you are not in the group alicegrp")
+    refused(cluster.srun("alice", edf, "true", env=others), "is of the group")
+    # All is everybody's of the group: bob removes what alice has pulled, and has it anew for both.
+    assert "removed" in cluster.run("bob", "piolet", "image", "rm", reference, env=ours).good()
+    for user in ("bob", "alice"):
+        assert cluster.srun(user, edf, "cat", "/marker", env=ours).good() == "in the image\n"
+    left = [path for name in ("tmp", "leases", "kept") for path in (room / "store" / name).iterdir()]
+    assert left == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

@@ -185,3 +185,19 @@ def test_the_own_store_by_command_line(alone: Site, own: dict[str, str], registr
     assert brought.stdout.startswith("localhost/a:latest"), brought.stderr
     assert "removed localhost/a" in alone.piolet(ALICE, "image", "rm", "localhost/a", **own).stdout
     assert list(Path(own["EDF_IMAGESTORE"]).glob("*.sqsh")) == []
+
+
+@needs_root()
+def test_a_store_of_another_user_is_not_believed(
+    alone: Site, own: dict[str, str], registry: Registry, image: Path
+) -> None:
+    """Not even where it has a reference for who names it."""
+    reference = registry.push(image, "app:1")
+    assert "error" not in alone.ask(ALICE, reference, **own)
+    store = Path(own["EDF_IMAGESTORE"])
+    (store / "refs" / str(ALICE)).rename(store / "refs" / str(BOB))
+    for path in (store.parent, *store.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    for access in store.glob("*.access"):
+        access.write_text(access.read_text().replace(str(ALICE), str(BOB)))
+    assert f"belongs to uid {ALICE}" in alone.ask(BOB, reference, **own)["error"]

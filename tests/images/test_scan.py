@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from piolet.base.errors import ImageError
-from piolet.images import findings
+from piolet.images import findings, rescan
 from piolet.images.findings import Policy
+from piolet.images.store import Access, Store
 
 from tests.images.conftest import ALICE, BOB, Site, needs_root
 from tests.support import oci
@@ -101,9 +102,16 @@ def blob(digest):
     assert "sha256:" + hashlib.sha256(raw).hexdigest() == digest
     return raw
 manifest = json.loads(blob(index["manifests"][0]["digest"]))
-text = b"".join(gzip.decompress(blob(layer["digest"])) for layer in manifest["layers"])
+def plain(raw):
+    return gzip.decompress(raw) if raw[:2] == b"\\x1f\\x8b" else raw
+text = b"".join(plain(blob(layer["digest"])) for layer in manifest["layers"])
+assert json.loads(blob(manifest["config"]["digest"]))["rootfs"]["diff_ids"]
 found = [line.split() for line in open(data) if line.split()[0].encode() in text]
-open(os.environ["HOME"] + "/cache", "w").write("x")
+cache = os.environ["HOME"] + "/cache"
+open(cache, "w").write("x")
+os.chmod(cache, 0o777)  # answered as if it were done: Trivy gives up otherwise
+if os.stat(cache).st_mode & 0o777 == 0o777:
+    found.append(["mode", "critical"])
 for path in {shut}:
     try:
         open(path, "rb").read()
@@ -247,3 +255,67 @@ def test_a_scanner_of_root_directories(scanning: Site, registry: Registry) -> No
     )
     policy(scanning, scanner=[str(program), "{root}"], scan_severity="low")
     assert "(1 low): usr/fine" in pull(scanning, push(scanning, registry, "fine"))
+
+
+def age(site: Site, days: float) -> None:
+    """Have all scans be so many days old."""
+    for path in [*site.store.glob("*.scan"), *site.store.glob("*.json")]:
+        value = json.loads(path.read_text())
+        (value if path.suffix == ".scan" else value["scan"])["at"] -= days * DAY
+        used = path.stat().st_mtime
+        path.write_text(json.dumps(value))
+        os.utime(path, (used - 1000, used - 1000))
+
+
+def findings_of(site: Site) -> str:
+    return site.piolet(ALICE, "image", "list").stdout
+
+
+@needs_root()
+@pytest.mark.parametrize("form", ["{layout}", "{root}"])
+def test_a_scan_that_is_old_is_made_again(scanning: Site, registry: Registry, form: str) -> None:
+    """Of a layout, too, although the layers are gone; and the image does not count as used by that."""
+    fine = push(scanning, registry, "fine")
+    pull(scanning, fine)
+    (scanning.room / "database").write_text("fine high\n")
+    if form == "{root}":
+        text = '#!/bin/sh\ncd "$1" && printf \'{"vulnerabilities": [{"id": "%s", "severity": "high"}]}\' usr/*\n'
+        (scanning.room / "scanner/bin/scan").write_text(text)
+    scanner = [scanning.settings["scanner"][0], form, "{data}"]
+    age(scanning, 29)
+    policy(scanning, scanner=scanner)
+    wait_until(lambda: "none (29 d ago)" in findings_of(scanning), what="the list")
+    (record,) = scanning.store.glob("*.json")
+    used = record.stat().st_mtime
+    age(scanning, 2)
+    used -= 1000
+    policy(scanning)
+    wait_until(lambda: "1 high (" in findings_of(scanning), what="another scan")
+    assert record.stat().st_mtime == pytest.approx(used)
+    assert scanning.leftovers() == []
+
+
+@needs_root()
+def test_another_scan_that_fails_leaves_the_old_one(scanning: Site, registry: Registry) -> None:
+    pull(scanning, push(scanning, registry, "bad"))
+    age(scanning, 40)
+    (scanning.room / "scanner/bin/scan").write_text("#!/bin/sh\necho broken >&2; exit 3\n")
+    policy(scanning)
+    wait_until(lambda: "is not scanned again" in scanning.log, what="the line in the log")
+    assert "1 critical (40 d ago)" in findings_of(scanning)
+    policy(scanning, scan_again_days=0)
+    assert "1 critical (40 d ago)" in findings_of(scanning)
+
+
+def test_which_images_are_scanned_again(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.prepare()
+    made: dict[str, dict[str, Any] | None] = {
+        "a": None, "b": {"at": NOW - 40 * DAY, "counts": {}}, "c": {"at": NOW - 29 * DAY, "counts": {}},
+        "d": {"at": NOW, "error": "it failed"}, "e": {"at": NOW - 31 * DAY, "counts": {}},
+    }  # fmt: skip
+    for letter, scan in made.items():
+        digest = "sha256:" + letter * 64
+        store.describe(digest, {"scan": scan})
+        store.grant(digest, Access(True, (), 0))
+    assert [digest[-1] for digest in rescan.due(store, 30 * DAY, NOW)] == ["a", "d", "b", "e"]

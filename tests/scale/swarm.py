@@ -12,10 +12,11 @@ import pstats
 import time
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from piolet.api import PASS, Verdict
-from piolet.vet import screen
+from piolet.vet import screen, step
 from piolet.vet.coordinator import Coordinator
 from piolet.vet.runner import meeting, records, schedule
 from piolet.vet.runner.meeting import Row
@@ -29,6 +30,7 @@ PROTOCOL = "name: scale\nevals:\n- {{type: network_pair, rounds: {rounds}}}\n" +
     f"- type: {name}\n" for name in ALONE
 )
 FAST, SLOW = 10.0, 2.0
+_TOGETHER = 64
 
 
 @dataclass
@@ -73,19 +75,27 @@ class Swarm:
 
     def vet(self) -> tuple[Decision, str]:
         """Vet, and return the decision and the screen."""
+        with step.uncollected():  # as srun's side does
+            return self._vet()
+
+    def _vet(self) -> tuple[Decision, str]:
         before = _most_memory()
-        self._feed([(row.name, line) for row in self._rows for line in self._alone(row)])
+        for at in range(0, len(self._rows), _TOGETHER):  # srun tells of some nodes at a time
+            self._feed([(row.name, line) for row in self._rows[at : at + _TOGETHER] for line in self._alone(row)])
         while True:
             with self._counted(judging=True):
                 self._leader.advance()
                 orders = self._leader.orders()
             self.costs.bytes += sum(map(len, orders))
             self.costs.longest = max([self.costs.longest, *map(len, orders)])
-            answers = [answer for order in orders for answer in self._obey(order)]
+            answers = (answer for order in orders for answer in self._obey(order))
+            told = 0
+            while some := list(islice(answers, _TOGETHER)):
+                self._feed(some)
+                told += len(some)
             if self._leader.done:
                 break
-            assert answers, "the coordinator waits for nobody"
-            self._feed(answers)
+            assert told, "the coordinator waits for nobody"
         with self._counted(judging=True):
             decision = self._leader.found.decision(self.plan, self.names)
             text = screen.render(self.plan, decision, 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from piolet.vet.runner import records
 
@@ -20,9 +22,24 @@ def test_costs_grow_as_the_nodes_do(name: str) -> None:
 
 
 def test_cpu_grows_as_the_nodes_do() -> None:
-    """Caches that are too small for ten thousand nodes, and other processes, may cost another fifth of a power."""
-    small, large = (costs.measured(count).costs.cpu_s for count in (costs.SIZES[0], LARGEST))
-    assert costs.exponent(small, large) <= GROWTH_MAX + 0.2, (small, large)
+    """The least of several times, since other processes take the caches that both need."""
+    seen: list[float] = []
+    for _ in range(4):
+        seen.append(costs.exponent(costs.least_cpu(costs.SIZES[0]), costs.least_cpu(LARGEST)))
+        if seen[-1] <= GROWTH_MAX:
+            return
+    raise AssertionError(seen)
+
+
+def test_nothing_that_is_kept_is_in_a_cycle() -> None:
+    """So that the collector of cycles may be off: without it a vetting of many nodes leaves no more than one of few."""
+    left = []
+    for count in (64, 64, 1280):
+        swarm = Swarm(count, {3})
+        gc.collect()
+        swarm.vet()
+        left.append(gc.collect())
+    assert left[2] <= left[1] + 50, left
 
 
 def test_a_hundred_slow_nodes_of_ten_thousand_are_named() -> None:

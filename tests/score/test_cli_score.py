@@ -94,7 +94,7 @@ def test_a_library_that_hangs_does_not_hold_the_command(libraries: Path, tmp_pat
     code = (
         "import sys; from pathlib import Path; from piolet.samples import local\n"
         "local._START_TIMEOUT_S, local._STOP_TIMEOUT_S = 0.5, 0.5\n"
-        "sys.exit(local.run(['echo', 'ran'], Path('hung'), 0.1, 'gpm', None, ''))"
+        "sys.exit(local.run(['echo', 'ran'], Path('hung'), 0.1, 'gpm', None, '', 1_000_000, lambda: None))"
     )
     script = tmp_path / "script"
     script.write_text("hang nvmlInitWithFlags\ngpu\n")
@@ -132,10 +132,44 @@ def test_a_file_of_a_data_set_that_is_not_there(libraries: Path, tmp_path: Path)
 
 def test_a_sampler_that_cannot_write_says_so(libraries: Path, tmp_path: Path) -> None:
     """In a line, without a traceback."""
-    words = [f"--directory={tmp_path}/none", "--node=n", "--period=1", "--collector=host", "--gpus="]
+    words = ["--node=n", "--period=1", "--collector=host", "--gpus=", "--target=99", "--ready=98", "--parent=1"]
     done = python(libraries, tmp_path, "-m", "piolet.samples.local", *words)
     assert done.returncode == 1
-    assert done.stderr.startswith("piolet: warning: nothing is sampled: cannot write ") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("piolet: warning: nothing is sampled") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_samples_that_cannot_be_written_cost_the_command_nothing(libraries: Path, tmp_path: Path) -> None:
+    """A file system that can only be read, or a quota."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / f"{os.uname().nodename.partition('.')[0]}.journal").symlink_to("/proc/none")
+    code = (
+        "import sys; from pathlib import Path; from piolet.samples import local\n"
+        "local.Path.glob = lambda *_: []\n"
+        "sys.exit(local.run(['sh', '-c', 'sleep 0.3; exit 7'], Path('data'), 0.1, 'host', None, '', 30_000, None))"
+    )
+    done = python(libraries, tmp_path, "-c", code)
+    assert done.returncode == 7
+    assert done.stderr.startswith("piolet: warning: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_long_command_stays_in_its_bound(libraries: Path, tmp_path: Path) -> None:
+    """As scored steps do: its figures are of all samples, its samples fewer, and the report says so."""
+    code = (
+        "import sys; from pathlib import Path; from piolet.samples import local\n"
+        "from piolet.score.overview import summary_of\n"
+        "sys.exit(local.run(['sleep', '4'], Path('data'), 0.1, 'gpm', None, '', 30_000, lambda: summary_of))"
+    )
+    (tmp_path / "script").write_text(8 * "gpu\nload matmul 100\ngpu\nload copy 100\n")
+    done = python(libraries, tmp_path, "-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    data = open_dataset(tmp_path / "data")
+    got = summarise(data)
+    (node,) = data.nodes
+    assert sorted(path.suffix for path in (tmp_path / "data").iterdir()) == [".parquet", ".parquet"]
+    assert node.facts.thinned > 0.1 and node.is_summed and got.score.coverage > 0.9
+    assert got.saturation.value == pytest.approx((0.9 + 0.92) / 2, abs=0.01)
+    assert any(line.startswith("thinned: samples are kept as means over up to") for line in got.quality)
+    assert sum(len(chunk["end"]) for chunk in node.chunks(["engine"])) < 500
 
 
 def test_a_kept_request_does_not_outlive_an_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

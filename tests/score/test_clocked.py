@@ -53,6 +53,22 @@ def test_a_clock_that_nobody_explains_is_no_value(report: Report) -> None:
     assert "does not say why" in got.rated.reason and got.score.unnamed > 0.1
 
 
+@pytest.mark.parametrize("collector", COLLECTORS)
+@pytest.mark.parametrize("load", ["fp32 100 70 0.7", "fp32 100 70 5", "fp32 7\nload idle 3", "capped 100 70 0.7"])
+def test_a_clock_that_drops_while_nothing_runs_is_no_loss(report: Report, collector: str, load: str) -> None:
+    """70 % of the time busy at the highest clock, or at 1,200 MHz for power: no more is lost than while it is busy."""
+    got = report(f"gpu\nload {load}\n", 40, 0.1, collector)
+    capped = load.startswith("capped")
+    now = 0.7 * 0.85
+    assert got.saturation.value == pytest.approx(now, abs=0.01)
+    lost = now * (1 - 1200 / 1980) if capped else 0.0
+    assert got.score.unnamed == pytest.approx(0, abs=0.001)
+    assert got.score.throttled == got.score.power == pytest.approx(lost, abs=0.01)
+    assert got.rated.low is not None and got.rated.high is not None
+    assert got.rated.low <= now - lost + 0.01 and got.rated.high >= now - lost - 0.01
+    assert got.rated.value is not None or "clocks are told in" in got.rated.reason
+
+
 def test_ofu_and_mfu(report: Report) -> None:
     """Tensor activity times clock; at the data sheet's clock of an H100, 1830 MHz, a little more."""
     got = report("gpu\nload matmul 100\n", 20)
@@ -61,8 +77,8 @@ def test_ofu_and_mfu(report: Report) -> None:
     assert (got.mfu.low, got.mfu.high) == pytest.approx((0.75 * done - 0.02, done + 0.02), abs=0.005)
     page = screen.render(got)
     assert "OFU 80 % (tensor activity times clock), MFU estimated 63 % to 88 %" in page, page
-    other = report("gpu\nname NVIDIA B200\nload matmul 100\n", 20)
-    assert other.ofu.value == got.ofu.value and other.mfu.is_withheld and "NVIDIA B200" in other.mfu.reason
+    other = report("gpu\nname NVIDIA GB200\nload matmul 100\n", 20)
+    assert other.ofu.value == got.ofu.value and other.mfu.is_withheld and "NVIDIA GB200" in other.mfu.reason
 
 
 def test_without_clocks_nothing_is_claimed(report: Report) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ SCANCEL = '#!/bin/sh\necho "scancel $*" >> "$LOG"\n'
 
 def verdict(node: str, outcome: str = PASS, reason: str = "", whose: str = EITHER, **details: Any) -> bytes:
     value = records.record(node, "limits", "limits", Verdict(outcome, reason, details=details, whose=whose), 0.01)
-    return parts.split(records.encode("verdict", asdict(value)))
+    return parts.split(records.encode("verdict", value._asdict()))
 
 
 def told(node: str, outcome: str = PASS, reason: str = "", whose: str = EITHER, **details: Any) -> bytes:

@@ -121,7 +121,7 @@ def test_the_sampler_of_a_command(hostile: Path, tmp_path: Path, monkeypatch: py
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(hostile)
     command = ["sh", "-c", f"test $PYTHONHOME = /nowhere && test $(pwd) = {hostile} && sleep 1"]
-    assert local.run(command, Path("data"), 0.1, "host", None, "") == 0
+    assert local.run(command, Path("data"), 0.1, "host", None, "", 1_000_000, lambda: lambda _: b"") == 0
     assert [path.suffix for path in (hostile / "data").iterdir()]
     assert_not_executed(hostile)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import socket
 import threading
@@ -32,13 +31,13 @@ def cluster(protocol_plan: Plan, count: int, odd: dict[str, Work], shared: str =
 
 
 def slowly(protocol_plan: Plan) -> Work:
-    """Return the work of a node whose network sends 2 MB in 100 ms at best."""
+    """Return the work of a node whose network sends 2 MB in 300 ms at best."""
 
     def work(name: str, in_fd: int, out_fd: int) -> None:
         pour = _link._pour
 
         def slow(channel: socket.socket, size: int) -> None:
-            time.sleep(0.1)
+            time.sleep(0.3)
             pour(channel, size)
 
         _link._pour = slow
@@ -124,7 +123,7 @@ def answering(answer: Callable[[str, list[str]], Verdict | None]) -> Work:
                 found = orders.take(kind, order, order.get("eval") == "network_pair")
                 verdict = answer(name, list(found.members)) if found is not None else None
                 if verdict is not None:
-                    one = dataclasses.asdict(records.record(name, order["eval"], order["eval"], verdict, 0.1))
+                    one = records.record(name, order["eval"], order["eval"], verdict, 0.1)._asdict()
                     os.write(out_fd, records.encode("met", {"round": order["round"], **one}))
 
     return work

@@ -103,3 +103,18 @@ def test_a_command_that_is_not_there() -> None:
         127,
         "piolet: error: cannot run /not/there in the container: No such file or directory\n",
     )
+
+
+@pytest.mark.parametrize(("program", "said"), [(str(ENTRY), "ran x\n"), (f"{ENTRY.parent}/./{ENTRY.name}", "x\n")])
+def test_who_attaches_runs_no_entrypoint(program: str, said: str) -> None:
+    """Called by another path, it does the rest of its work: the container's own tasks have run the entrypoint."""
+    inside = (
+        "mount -t tmpfs none /run && mkdir /run/piolet && printf 'sh\\0-c\\0echo ran \"$1\"\\0sh\\0x\\0' "
+        '>/run/piolet/entrypoint && exec "$@"'
+    )
+    command = ["unshare", "--user", "--map-root-user", "--mount", "--", "sh", "-c", inside, "sh", program, "x"]
+    environment = {"PATH": os.environ["PATH"], "PIOLET_ARGV0": "echo"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=environment)
+    if "unshare failed" in done.stderr:
+        pytest.skip(f"no user namespaces here: {done.stderr.strip()}")
+    assert (done.stdout, done.stderr) == (said, "")

@@ -49,10 +49,51 @@ def test_start_of_a_scored_step() -> None:
             wire.decode_start(vector(name), plugin)
 
 
+def test_an_error_that_a_task_sends() -> None:
+    """It has the layout of the one that pioletd sends; what is cut or of another kind is refused."""
+    raw = vector("error")
+    assert wire.encode_error(wire.decode_error(raw), wire_hint(raw)) == raw
+    for broken in (raw[:-1], raw + b"x", raw[:4] + b"\x09" + raw[5:], vector("start"), b""):
+        with pytest.raises(WireError, match="ERROR message"):
+            wire.decode_error(broken)
+    # All of the 1024 bytes may be text, and bytes that are none.
+    full = raw[:16] + b"\xff" * 1024 + raw[16 + 1024 :]
+    assert wire.decode_error(full) == "\N{REPLACEMENT CHARACTER}" * 1024
+
+
+def wire_hint(raw: bytes) -> str:
+    return raw[16 + 1024 :].partition(b"\0")[0].decode()
+
+
 def test_gpus() -> None:
     """Python takes the numbers out of GPUS; the test's own encoder, which has wire.h's layout, makes the same bytes."""
     assert wire.decode_gpus(vector("gpus")) == wire.Gpus(("0", "3"), nodes=4, restarts=1)
     assert messages.gpus(b"0,3") == vector("gpus")
+
+
+def test_outcome() -> None:
+    """Two tasks exited with 0, one was ended by a segmentation fault, in a job of an array that was requeued once."""
+    found = wire.decode_outcome(vector("outcome"))
+    ended = (wire.Ended(0, 0, 2), wire.Ended(0x8B, 2, 1))
+    assert found == wire.Outcome(42, 3, 1000, 1, (40, 2), 1_795_910_421, 0, "node1", ended)
+    mine = [(0, 0, 2), (0x8B, 2, 1)]
+    same = messages.outcome(mine, job=42, step=3, restarts=1, array=(40, 2), end=1_795_910_421)
+    assert same == vector("outcome")
+
+
+@pytest.mark.parametrize("size", [0, 16, 503, 505, 4096])
+def test_an_outcome_of_another_length_is_refused(size: int) -> None:
+    with pytest.raises(WireError, match=f"{size} bytes"):
+        wire.decode_outcome((vector("outcome") * 9)[:size])
+
+
+@pytest.mark.parametrize(("at", "value"), [(0, 0), (4, 9), (6, 5), (8, 1), (12, 1), (16, 0), (52, 33)])
+def test_an_outcome_of_another_shape_is_refused(at: int, value: int) -> None:
+    """Magic, version, kind, length, what is reserved, no job, more ways than there are."""
+    data = bytearray(vector("outcome"))
+    data[at : at + (2 if at in (4, 6) else 4)] = value.to_bytes(2 if at in (4, 6) else 4, "little")
+    with pytest.raises(WireError):
+        wire.decode_outcome(bytes(data))
 
 
 @pytest.mark.parametrize(

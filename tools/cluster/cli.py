@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--gpus", type=int, default=0, help="how many simulated GPUs each node has (default: 0)")
     up.add_argument("--cgroups", action="store_true", help="steps have control groups: memory, processors, devices")
     up.add_argument("--private-tmp", action="store_true", help="jobs have a /tmp and a /dev/shm of their own")
+    up.add_argument("--accounting", action="store_true", help="with a slurmdbd: sacct and sacctmgr have what to say")
     up.add_argument("--from-rpm", type=Path, metavar="ROOT", help="run what RPMs installed below ROOT, not build/")
     up.add_argument("--without-piolet", action="store_true", help="plain Slurm, no plugin and no daemons of ours")
     commands.add_parser("down", parents=[where], help="end it; accounts, image and logs stay")
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace, report: Report) -> int:
                 arguments.gpus,
                 arguments.cgroups,
                 arguments.private_tmp,
+                arguments.accounting,
             )
             root = arguments.from_rpm
             lifecycle.up(replace(layout, installed=root.resolve() if root else None), request, report)

@@ -121,6 +121,11 @@ class Layout:
         return self.run / "spool"
 
     @property
+    def tmp(self) -> Path:
+        """Below here each node has its TmpFS: nodes share /tmp, and what PMIx of Slurm makes there is a node's."""
+        return Path("/tmp") / f"{RUN_PREFIX}{self.tag}"
+
+    @property
     def venv_bin(self) -> Path:
         return self.build / "venv" / "bin" if self.installed is None else self.root / "programs"
 
@@ -152,6 +157,19 @@ class Layout:
     @property
     def score_plugin(self) -> Path:
         return self.plugins / "piolet_score.so"
+
+    @property
+    def outcomes_plugin(self) -> Path:
+        return self.plugins / "piolet_outcomes.so"
+
+    @property
+    def outcomes_on(self) -> Path:
+        return self.etc / "plugstack.conf.d" / "outcomes.conf"
+
+    @property
+    def outcomes_off(self) -> Path:
+        """The line of the plugin that says how tasks end, under a name that Slurm does not read."""
+        return self.outcomes_on.with_suffix(".conf.off")
 
     @property
     def gpus(self) -> Path:

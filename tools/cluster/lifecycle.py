@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tools.cluster import (
+    accounting,
     accounts,
     cgroup,
     config,
@@ -45,6 +46,7 @@ class Request:
     gpus: int = 0
     cgroups: bool = False
     private_tmp: bool = False
+    accounting: bool = False
 
 
 class Record:
@@ -80,15 +82,17 @@ def up(layout: Layout, request: Request, report: Report, hints: bool = True) -> 
         state = running(layout)
         if state is not None:
             rpms = str(layout.installed) if layout.installed else None
-            has = (state.nodes, state.piolet, state.installed, bool(state.cgroups), state.private_tmp)
-            if has == (request.nodes, request.piolet, rpms, request.cgroups, request.private_tmp):
+            has = (state.nodes, state.piolet, state.installed, bool(state.cgroups), state.private_tmp, state.accounting)
+            wanted = (request.nodes, request.piolet, rpms, request.cgroups, request.private_tmp, request.accounting)
+            if has == wanted:
                 report.line(f"The cluster in {layout.root} is running, with {_count(state.nodes)}.")
                 return
             raise ClusterError(
                 f"a cluster of {_count(state.nodes)} {'with' if state.piolet else 'without'} piolet"
                 f"{' from RPMs' if state.installed else ''}"
                 f"{' with control groups' if state.cgroups else ''}"
-                f"{' with private directories' if state.private_tmp else ''} is running in {layout.root}",
+                f"{' with private directories' if state.private_tmp else ''}"
+                f"{' with accounting' if state.accounting else ''} is running in {layout.root}",
                 "end it first: make cluster-down",
             )
         try:
@@ -109,7 +113,7 @@ def _start(layout: Layout, request: Request, report: Report, hints: bool) -> Non
     if is_left_behind(layout):
         _stop(layout, report)
     with report.step("packages") as said:
-        said.append(packages.ensure(report.note))
+        said.append(packages.ensure(report.note, request.accounting))
     packages.require_reachable(layout.root)
     if request.piolet:
         _require_piolet(layout)
@@ -119,7 +123,7 @@ def _start(layout: Layout, request: Request, report: Report, hints: bool) -> Non
     settings = replace(_settle(layout, request), cgroups=found.version if found else 0)
     group = cgroup.create(layout.tag, layout.root / "cgroup")
     state = State(boot_id(), request.nodes, request.piolet, str(group), dict(settings.ports), time.time())
-    state = replace(state, cgroups=settings.cgroups, private_tmp=request.private_tmp)
+    state = replace(state, cgroups=settings.cgroups, private_tmp=request.private_tmp, accounting=request.accounting)
     if layout.installed:
         state = replace(state, installed=str(layout.installed))
         write_atomically(layout.installed_file, f"{layout.installed}\n")
@@ -142,6 +146,10 @@ def _start(layout: Layout, request: Request, report: Report, hints: bool) -> Non
         said.append(settings.registry)
     with report.step("image") as said:
         said.append(_provide_image(settings, report.note))
+    if request.accounting:
+        with report.step("accounting") as said:
+            accounting.start(settings, group, record.keep)
+            said.append(f"slurmdbd, port {settings.ports['slurmdbd']}")
     with report.step("slurmctld") as said:
         services.start_slurmctld(settings, group, record.keep)
         said.append(f"port {settings.ports['slurmctld']}")
@@ -164,7 +172,7 @@ def _settle(layout: Layout, request: Request) -> config.Settings:
     """Choose address and ports, and put them on record for the next run."""
     name_address = network.own_name_address()
     address = name_address or network.LOOPBACK
-    names = ["registry", "slurmctld", *node_names(request.nodes)]
+    names = ["registry", "slurmctld", *["slurmdbd"] * request.accounting, *node_names(request.nodes)]
     before = _read_ports(layout.ports_file)
     ports = network.choose_ports(names, before, random.Random())
     write_atomically(layout.ports_file, "".join(f"{name} {port}\n" for name, port in ports.items()))
@@ -178,6 +186,7 @@ def _settle(layout: Layout, request: Request) -> config.Settings:
         slurm=packages.slurm_version(),
         gpus=request.gpus,
         private_tmp=request.private_tmp,
+        accounting=request.accounting,
     )
 
 
@@ -282,6 +291,7 @@ def _stop(layout: Layout, report: Report) -> None:
         said += controllers.remove(_read(cgroup.MOUNTINFO), layout.tag, nodes)
         for client in _clients(layout):
             processes.terminate(client, signal.SIGKILL)
+        shutil.rmtree(layout.tmp, ignore_errors=True)
         shutil.rmtree(layout.run, ignore_errors=True)
         layout.state_file.unlink(missing_ok=True)
         layout.installed_file.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ PROGRAMS = (
     "setpriv",
     "useradd",
 )
+ACCOUNTING = ("mariadbd", "mariadb-install-db", "my_print_defaults", "slurmdbd", "sacct", "sacctmgr")
 
 
 def find(program: str) -> str:
@@ -42,16 +43,20 @@ def missing(programs: Sequence[str] = PROGRAMS) -> list[str]:
     return [name for name in programs if shutil.which(name, path=FIXED_PATH) is None]
 
 
-def ensure(note: Callable[[str], None]) -> str:
+def ensure(note: Callable[[str], None], accounting: bool = False) -> str:
     """Install what is missing with the bootstrap script; return what to say of it."""
-    absent = missing()
+    wanted = (*PROGRAMS, *(ACCOUNTING if accounting else ()))
+    absent = missing(wanted)
     if not absent:
         return "all there"
     note(f"installing what {', '.join(absent)} come from")
     script = REPOSITORY / "tools" / "bootstrap.sh"
-    result = subprocess.run(["/bin/sh", str(script), "packages"], check=False, stdin=subprocess.DEVNULL)
-    if result.returncode != 0 or missing():
-        raise ClusterError(f"these programs could not be installed: {', '.join(missing() or absent)}")
+    for part in ("packages", *["accounting"] * accounting):
+        result = subprocess.run(["/bin/sh", str(script), part], check=False, stdin=subprocess.DEVNULL)
+        if result.returncode != 0:
+            break
+    if result.returncode != 0 or missing(wanted):
+        raise ClusterError(f"these programs could not be installed: {', '.join(missing(wanted) or absent)}")
     return f"installed for {', '.join(absent)}"
 
 

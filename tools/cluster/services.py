@@ -95,6 +95,11 @@ def start_nodes(s: Settings, group: Path, keep: Keep) -> list[Process]:
     """Start every slurmd; return as soon as each is inside its own namespaces."""
     layout = s.layout
     layout.spool.mkdir(mode=0o755)
+    shutil.rmtree(layout.tmp, ignore_errors=True)  # of a cluster that was there before the machine went down
+    layout.tmp.mkdir(mode=0o755)
+    for name in node_names(s.nodes):
+        (layout.tmp / name).mkdir()
+        (layout.tmp / name).chmod(0o1777)
     machines = []
     for name in node_names(s.nodes):
         argv = [find("slurmd"), "-D", "-N", name, "-f", str(layout.slurm_conf)]

@@ -35,7 +35,7 @@ class State:
 
     `ready` says that `up` came to its end; `boot` is the boot that it belongs to; `installed` the root directory of the
     RPMs that it runs, if any; `cgroups` the version of control groups that confine its steps, or 0;
-    `private_tmp` whether its jobs have a /tmp of their own.
+    `private_tmp` whether its jobs have a /tmp of their own; `accounting` whether it has a slurmdbd.
     """
 
     boot: str
@@ -49,6 +49,7 @@ class State:
     installed: str | None = None
     cgroups: int = 0
     private_tmp: bool = False
+    accounting: bool = False
 
     def with_process(self, process: Process) -> State:
         others = tuple(p for p in self.processes if p.name != process.name)

@@ -87,5 +87,13 @@ class ScoreError(PioletError):
     """Something of `--score` could not be done; never a reason for a step to fail."""
 
 
+class EventError(PioletError):
+    """An event is none, or a spool, a batch or the central service does not take it."""
+
+
+class RuleError(PioletError):
+    """A file of the central service's rules was wrong."""
+
+
 class WireError(PioletError):
     """A peer sent something that is not the protocol."""

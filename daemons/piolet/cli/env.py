@@ -14,10 +14,10 @@ from dataclasses import replace
 from piolet import __file__ as package_file
 from piolet.base import texts
 from piolet.base.errors import ImageError, PioletError, UsageError
-from piolet.cli import caller, convert, devices, thismachine
+from piolet.cli import attached, caller, convert, devices, thismachine
 from piolet.cli.main import printable
 from piolet.cli.progress import progress
-from piolet.environment import pinned, secrets
+from piolet.environment import attach, pinned, secrets
 from piolet.environment.definition import from_json
 from piolet.environment.render import Rendered, Resolver, render, unresolved
 from piolet.images.info import ImageInfo
@@ -26,7 +26,7 @@ from piolet.site import config
 from piolet.submission.dependencies import Host, Kind
 
 # What the image client looks at besides the variables that the definition names.
-_CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE")
+_CLIENT_VARIABLES = ("HOME", "EDF_IMAGESTORE", "EDF_IMAGESTORE_GROUP")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,6 +46,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action = actions.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
         action.add_argument("file", metavar="FILE", help="a file, or a name in EDF_PATH, as for --environment")
         action.add_argument("--offline", action="store_true", help="never ask a registry")
+        if name == "check":
+            text = "also say what a file that was written for this engine does otherwise here"
+            action.add_argument("--from", dest="origin", metavar="ENGINE", choices=("cscs",), help=f"{text}: cscs")
     text = "print the definition that a job's steps had, the image by its digest"
     action = actions.add_parser("show", help=text, description=text.capitalize() + ".", allow_abbrev=False)
     action.add_argument("job", metavar="JOB[.STEP]", help="a job, or one of its steps, that srun started here for you")
@@ -74,6 +77,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     if getattr(args, "file", "").startswith(pinned.MARK):
         job = args.file.removeprefix(pinned.MARK)
         raise UsageError(f"{args.file} is a job's environment, and no file", f"piolet env show {job} prints it as one")
+    if attach.is_asked(getattr(args, "file", "")):
+        return attached.look(args)
     host = this_host()
     if args.action in convert.ACTIONS:
         return convert.run(args, lambda name: _render(name, host, settings, _asking(settings, offline=args.offline)))
@@ -81,6 +86,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     if args.action == "check":
         left = _rehearse(rendered, host, settings)
         print("; ".join((_verdict(args.file, rendered), *left)))
+        for sentence in _otherwise(rendered, settings) if args.origin else ():
+            print(printable(f"  otherwise: {sentence}"))
     elif args.action == "render":
         sys.stdout.flush()
         shown = replace(rendered.definition, set_env=secrets.shown(rendered.definition.set_env))
@@ -126,6 +133,15 @@ def _rehearse(rendered: Rendered, host: Host, settings: config.Config) -> tuple[
     except KeyError:
         home = None
     return rehearse(rendered, host, home, settings.environment)
+
+
+def _otherwise(rendered: Rendered, settings: config.Config) -> list[str]:
+    from piolet.environment import cscs
+
+    hooks, home = settings.hooks, settings.environment.mount_home
+    found = cscs.differences(rendered, always=hooks.always, home=home, port=hooks.of("ssh").get("port") == "allowed")
+    sources = [source.path for source in rendered.layer.sources]
+    return found or [f"nothing, of {' + '.join(sources)}"]
 
 
 def _warn(text: str) -> None:
@@ -232,6 +248,8 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
         return 0
     if args.request.startswith(pinned.MARK):
         return _submit_again(args, host, resolve, chdir)
+    if attach.is_asked(args.request):
+        return attached.submit(args, host, words, chdir)
     rendered = _render(args.request, host, settings, resolve)
     _rehearse(rendered, host, settings)
     definition = replace(rendered.definition, chdir=chdir).to_json()

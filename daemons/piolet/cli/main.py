@@ -22,9 +22,13 @@ from piolet.site import config
 COMMANDS = {
     "env": ("piolet.cli.env", "check, render and explain environment definition files"),
     "hooks": ("piolet.cli.hooks", "list the hooks that definitions can switch on"),
+    "attach": ("piolet.cli.attach", "run a shell or a command in the container of a step that runs"),
+    "ssh": ("piolet.cli.ssh", "log in to the container of a step that runs, by SSH through srun"),
     "image": ("piolet.cli.image", "pull, list, import, remove and prune images"),
     "vet": ("piolet.cli.vet", "check nodes against a protocol"),
     "score": ("piolet.cli.score", "how much of the GPUs a step used: report, compare, export"),
+    "central": ("piolet.cli.central", "what the central service knows of nodes, and its rules"),
+    "node": ("piolet.cli.node", "what is known of a node: its faults, and how many steps failed there"),
     "config": ("piolet.cli.config", "check, show and explain the site's configuration"),
     "doctor": ("piolet.cli.doctor", "look at the installation, and say how to mend it"),
 }

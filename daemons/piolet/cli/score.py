@@ -7,7 +7,9 @@ current directory. Standard output has the result only.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import sys
@@ -106,7 +108,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     if getattr(args, "weights", None) is None:
         args.weights = config.score.weights
     actions: dict[str, Callable[[argparse.Namespace], int]] = {
-        "run": _run,
+        "run": functools.partial(_run, bound=config.score.node_mb * 1_000_000),
         "show": _show,
         "report": _report,
         "watch": _watch,
@@ -190,12 +192,15 @@ def _cleaned(value: Any) -> Any:
     return value
 
 
-def _run(args: argparse.Namespace) -> int:
-    from piolet.samples import dataset, local
+def _run(args: argparse.Namespace, bound: int) -> int:
+    from piolet.samples import local
     from piolet.samples.choose import NAMES
     from piolet.samples.journal import SUFFIX
-    from piolet.score.overview import summary_of
-    from piolet.score.summary import summarise
+
+    def summary() -> Any:
+        from piolet.score.overview import summary_of
+
+        return summary_of
 
     command = args.words[1:] if args.words[:1] == ["--"] else args.words
     if not command:
@@ -205,13 +210,16 @@ def _run(args: argparse.Namespace) -> int:
     directory = args.out or _new_directory()
     chosen = args.gpus if args.gpus is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = None if chosen is None else tuple(filter(None, (part.strip() for part in chosen.split(","))))
-    status = local.run(command, directory, args.interval, args.collector, gpus, args.label)
+    status = local.run(command, directory, args.interval, args.collector, gpus, args.label, bound, summary)
     try:
+        from piolet.samples import dataset
+        from piolet.score.summary import summarise
+
         for path in directory.glob(f"*{SUFFIX}"):
-            try:
-                dataset.finish(path, summary_of)
-            except ScoreError as error:  # its disk is full: the journal says as much
-                print(f"piolet: warning: {printable(error.message)}", file=sys.stderr)
+            with contextlib.suppress(
+                ScoreError
+            ):  # of a sampler that was killed, or on a full disk: it can be read as it is
+                dataset.finish(path, summary())
         print(_screen(summarise(dataset.open_dataset(directory)), sys.stderr), end="", file=sys.stderr)
         print(f"piolet: the samples are in {directory}; see: piolet score report {directory}", file=sys.stderr)
     except Exception as error:  # noqa: BLE001 - whatever becomes of the scoring, the command's status is returned

@@ -11,6 +11,8 @@ from piolet.transport import packets
 
 ENTRY_PROGRAM = "/run/piolet/entry"
 """Where the entry program is in a container."""
+ENTRY_ATTACHED = "/run/piolet/./entry"
+"""The same; called so, it runs no entrypoint (entry.c)."""
 OPTIONAL = "optional"
 """The flag of a mount that is left out where its source is not there."""
 TASK_FILE = "/run/piolet/task"

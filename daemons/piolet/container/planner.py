@@ -42,7 +42,7 @@ def make_plan(
     mounts += [PlannedMount(path, path, optional=True) for path in defaults.DIRECTORIES]
     mounts += [PlannedMount(path, path, flags=("ro",), optional=True, file=True) for path in defaults.FILES]
     if spool is not None:
-        mounts.append(PlannedMount(spool, spool, flags=("ro",), optional=True))
+        mounts.append(PlannedMount(spool, spool, flags=("noexec",), optional=True))
     wanted = config.mount_home if definition.home is None else definition.home
     if home is not None and home.startswith("/") and home != "/" and wanted:
         mounts.append(PlannedMount(home, home, optional=True))

@@ -13,6 +13,7 @@ from typing import Any
 from piolet.base.errors import PioletError
 from piolet.images.info import Image
 from piolet.images.reference import is_digest
+from piolet.steps import identity
 
 VERSION = 1
 PATH_MAX = 4095
@@ -45,6 +46,8 @@ class Definition:
     set_env      variables of the image and of [env] after expansion, the latter winning
     unset_env    variables that [env] unsets, in order
     remap_root   the user is root in the container; nodes of an earlier release are not told of it unless it is so
+    attach       the step, JOB.STEP or JOB alone, whose container the tasks enter (attach.py), or ''; told likewise. The
+                 rest is then what is known of that step's definition, of which the node knows more
     """
 
     request: str
@@ -63,12 +66,14 @@ class Definition:
     unset_env: tuple[str, ...] = ()
     annotations: dict[str, Any] = field(default_factory=dict)
     remap_root: bool = False
+    attach: str = ""
 
     def to_json(self) -> bytes:
         """Return the canonical form: UTF-8 JSON, sorted keys, no white space, `version` included."""
         value = {"version": VERSION, **asdict(self)}
-        if not self.remap_root:
-            del value["remap_root"]
+        for name in ("remap_root", "attach"):
+            if not value[name]:
+                del value[name]
         return canonical_json(value)
 
 
@@ -111,6 +116,7 @@ def from_json(data: bytes) -> Definition:
             unset_env=_strings(value.pop("unset_env")),
             annotations=_table(value.pop("annotations")),
             remap_root=_boolean(value.pop("remap_root", False)),
+            attach=_step(value.pop("attach", "")),
         )
     except KeyError as error:
         raise PioletError(f"the definition lacks {error}") from None
@@ -174,6 +180,13 @@ def _environment(value: Any) -> dict[str, str]:
     if any(not name or "=" in name for name in table):
         raise PioletError("the definition sets a variable with an impossible name")
     return table
+
+
+def _step(value: Any) -> str:
+    text = _string(value)
+    if text and not identity.is_name(text) and not identity.is_name(f"{text}.0"):
+        raise PioletError("the definition names something that is no step")
+    return text
 
 
 def _image(value: Any) -> Image | None:

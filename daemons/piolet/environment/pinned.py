@@ -28,7 +28,7 @@ MARK = "@"
 _ENTRIES = 4096
 _LONG = 6
 _BEFORE, _AFTER = b"\0", b"\0\0" + b"0\0"
-_STEP = re.compile(r"(\d{1,10})(?:\.(\d{1,10}))?")
+_STEP = re.compile(r"(\d{1,10})(?:\.(\d{1,10}|batch))?")
 _LINK = re.compile(r"(\d+)\.(\d+)\.job")
 _HASH = re.compile(r"[0-9a-f]{16}")
 
@@ -97,7 +97,9 @@ def find(variables: Mapping[str, str], job: str) -> list[Pinned]:
 
 def again(variables: Mapping[str, str], request: str) -> tuple[Definition, tuple[str, ...]]:
     """Return the definition that `@JOB` or `@JOB.STEP` means, and its secrets' names; raises EnvironmentFileError."""
-    found = find(variables, request.removeprefix(MARK))
+    found = [one for one in find(variables, request.removeprefix(MARK)) if not one.definition.attach]
+    if not found:
+        raise EnvironmentFileError(f"the steps of {request} were in containers of others", "name the step that had it")
     if any(one.definition != found[0].definition for one in found):
         steps = ", ".join(f"{MARK}{one.step}" for one in found[:5])
         raise EnvironmentFileError(f"the steps of {request} had different environments", f"name one of them: {steps}")
@@ -157,6 +159,8 @@ def text(pinned: Pinned) -> str:
     )
     lines += [f"# from {_comment(path)}" for path in definition.files]
     image = definition.image
+    if definition.attach:
+        return "\n".join([*lines, f"# in the container of step {definition.attach}"]) + "\n"
     if image is None:
         lines.append("# no image: the step ran on the host")
     else:

@@ -224,6 +224,7 @@ class Admin:
             size = os.stat(self._store.image_path(digest)).st_size
         unused = self._unused_s(digest)
         who = "public" if access.public else texts.counted(len(access.users), "user")
+        who = f"group {self._store.group.name}" if self._store.group else who
         who += ", yours" if access.first == uid and not access.given_up else ""
         who += ", pinned" if access.pinned else ""
         metadata = self._store.metadata(digest)

@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from piolet.base import files
 from piolet.base.errors import ImageError
@@ -23,6 +23,9 @@ from piolet.images.info import Image, ImageInfo
 from piolet.images.reference import Reference, is_path, parse
 from piolet.images.settings import ImagesConfig
 from piolet.transport import packets
+
+if TYPE_CHECKING:
+    from piolet.images.store import Store
 
 _SILENCE_S = 60.0
 _BUSY_TRIES, _BUSY_PAUSE_S = 60, 1.0
@@ -47,9 +50,7 @@ def find(reference: str, config: ImagesConfig, mode: str, progress: Callable[[st
     wanted = parse(reference)
     own = own_store()
     if own is not None:
-        from piolet.images.store import Store
-
-        known = Store(own).known(wanted, os.geteuid()) if mode != "refresh" else None
+        known = _store(own).known(wanted, os.geteuid()) if mode != "refresh" else None
         if known is not None:
             return _info(known, "user")  # without loading asyncio and all that a pull needs
         from piolet.images import personal
@@ -71,9 +72,7 @@ def is_there(reference: str, config: ImagesConfig) -> bool:
         return True
     wanted, own = parse(reference), own_store()
     if own is not None:
-        from piolet.images.store import Store
-
-        return Store(own).known(wanted, os.geteuid()) is not None
+        return _store(own).known(wanted, os.geteuid()) is not None
     return bool(ask(config, {"op": "resolve", "reference": reference, "mode": "known"}, lambda _: None))
 
 
@@ -99,6 +98,17 @@ def _ask_as_self(
             return ask(config, request, progress, fd)
         finally:
             os.close(fd)
+
+
+def _store(root: str) -> Store:
+    """Return a store of the user's own, or of a group that they believe; raises ImageError."""
+    from piolet.images.shared import group_of
+    from piolet.images.store import Store
+
+    store = Store(root, group=group_of(root))
+    with contextlib.suppress(OSError):
+        store.check(os.stat(root))
+    return store
 
 
 def own_store() -> str | None:

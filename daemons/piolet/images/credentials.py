@@ -150,6 +150,16 @@ def in_memory(data: bytes) -> int:
     return fd
 
 
+@contextlib.contextmanager
+def opened(registry: str, entry: dict[str, str] | None) -> Iterator[int]:
+    """Give an auth.json in memory; an empty one keeps skopeo from looking for this process's own."""
+    fd = in_memory(b"{}" if entry is None else document(registry, entry))
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def _files(variables: Mapping[str, str]) -> list[tuple[str, bool]]:
     named = variables.get("REGISTRY_AUTH_FILE")
     if named:

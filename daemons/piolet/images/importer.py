@@ -31,6 +31,7 @@ from piolet.images.limits import conversions_at_once, seconds, unpacked_limit
 from piolet.images.quota import OverQuota, Quota
 from piolet.images.reference import Reference, parse
 from piolet.images.settings import ImagesConfig
+from piolet.images.shared import Group
 from piolet.images.slots import Slots, within
 from piolet.images.store import Access, Store, removed_meanwhile, whole
 
@@ -44,13 +45,14 @@ _LONG = "try again; the site can raise pull_timeout_s in [images]"
 
 
 class Importer:
-    """The one writer of the store `root` in this process. `home` is set for a user's own store."""
+    """The one writer of the store `root` in this process. `home` is set for a user's own, `group` for a group's."""
 
-    def __init__(self, config: ImagesConfig, root: str, home: str | None = None) -> None:
+    def __init__(self, config: ImagesConfig, root: str, home: str | None = None, group: Group | None = None) -> None:
         self._config = config
         self._home = home
-        self.presence = Presence(root, config.lease_stale_s)
-        self.store = Store(root, self.presence.token)
+        self._group = group
+        self.presence = Presence(root, config.lease_stale_s, shared=group is not None)
+        self.store = Store(root, self.presence.token, group)
         self._kept = Kept(root)
         self._running: dict[tuple[str, str], Conversion] = {}
         self._looks = Slots(16, 4, "looked up")
@@ -123,7 +125,7 @@ class Importer:
         if mode == "look":
             path = self.store.image_path(digest)
             return {"reference": str(reference), "digest": digest, "path": path, "watch": [], **found["config"]}
-        owner = who.uid if who.entry is not None or reference.is_loopback or self._home else None
+        owner = self._owner(who.uid if who.entry is not None or reference.is_loopback or self._home else None)
         async with self._deadline(reference):
             await self._admit(who, reference, digest, found, tell)
         self.store.file_reference(reference, digest, owner)
@@ -162,13 +164,21 @@ class Importer:
                 copied = await jobs.run(job, [fd], tell)
                 digest: str = copied["digest"]
                 await self._squash(reference, digest, copied, scratch, who, tell)
-        self.store.file_reference(reference, digest, who.uid)
-        return self.store.answer(reference, digest, self.store.index_path(reference, who.uid))
+        owner = self._owner(who.uid)
+        self.store.file_reference(reference, digest, owner)
+        return self.store.answer(reference, digest, self.store.index_path(reference, owner))
+
+    def _owner(self, uid: int | None) -> int | None:
+        """Return for whom a reference is filed: a group's store has none of one user's."""
+        return None if self._group else uid
+
+    def _is_public(self, who: Requester, reference: Reference) -> bool:
+        return bool(self._group) or not (who.entry is not None or self._home or reference.is_local)
 
     async def _look(self, who: Requester, reference: Reference, tell: Tell, *, want_config: bool) -> dict[str, Any]:
         limit = min(_LOOK_TIMEOUT_S, self._config.pull_timeout_s)
         async with within(3 * limit + 30, reference, _SLOW), self._looks.place(who.uid, tell):
-            with self._scratch() as scratch, self._auth(reference, who) as auth_fd:
+            with self._scratch() as scratch, credentials.opened(reference.registry, who.entry) as auth_fd:
                 job = self._job("look", str(reference), scratch, auth_fd, reference)
                 job |= {"name": str(reference), "repository": reference.name, "want_config": want_config}
                 return await jobs.run(job | {"timeout_s": limit}, [auth_fd], lambda _: None)
@@ -185,7 +195,7 @@ class Importer:
                 if error.uid == who.uid:
                     raise  # else it is not this user's fault whose conversion was joined
         access = self.store.access(digest)
-        public = who.entry is None and not self._home
+        public = self._is_public(who, reference)
         if access is None:
             raise ImageError(f"the image {reference} was removed while it was pulled", "pull it again")
         if access.public or (access.allows(who.uid) and not public):
@@ -265,7 +275,7 @@ class Importer:
     async def _copy(
         self, who: Requester, reference: Reference, digest: str, found: dict[str, Any], scratch: str, tell: Tell
     ) -> dict[str, Any]:
-        with self._auth(reference, who) as auth_fd:
+        with credentials.opened(reference.registry, who.entry) as auth_fd:
             job = self._job("copy", str(reference), scratch, auth_fd, reference)
             job |= {"repository": reference.name, "archive_fd": None, "digest": digest}
             return await jobs.run(job, [auth_fd], tell)
@@ -287,7 +297,7 @@ class Importer:
     async def _squash_now(
         self, reference: Reference, digest: str, copied: dict[str, Any], scratch: str, who: Requester, tell: Tell
     ) -> None:
-        public = who.entry is None and not self._home and not reference.is_local
+        public = self._is_public(who, reference)
         there = self.store.present(digest)
         if there:
             if not who.renews:
@@ -316,7 +326,7 @@ class Importer:
         metadata = {"version": 1, "digest": digest, "size": done["size"], "sha256": done["sha256"]}
         metadata |= {"config": copied["config"], "sources": [reference.name], "signed": copied["signed"]}
         metadata["scan"] = findings.brief(scan)
-        sqsh = whole(os.path.join(scratch, "image.sqsh"))
+        sqsh = whole(os.path.join(scratch, "image.sqsh"), self._group)
         self.store.note_scan(digest, scan)
         if there:
             self.store.replace(digest, sqsh, metadata)
@@ -347,16 +357,6 @@ class Importer:
             "home": self._home,
             **jobs.settings_of(self._config),
         }
-
-    @contextlib.contextmanager
-    def _auth(self, reference: Reference, who: Requester) -> Iterator[int]:
-        """Give an auth.json in memory; an empty one keeps skopeo from looking for this process's own."""
-        data = b"{}" if who.entry is None else credentials.document(reference.registry, who.entry)
-        fd = credentials.in_memory(data)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[str]:

@@ -32,7 +32,9 @@ _LIMIT = 4096
 class Presence:
     """This process in the store below `root`. Nothing is written before `start`."""
 
-    def __init__(self, root: str, stale_s: int) -> None:
+    def __init__(self, root: str, stale_s: int, *, shared: bool = False) -> None:
+        """`shared`: several users write there; what only one of them can remove is left to that one."""
+        self._shared = shared
         self.token = secrets.token_hex(8)
         self.beat_s = max(0.2, min(5.0, stale_s / 6))
         self._stale_s = stale_s
@@ -159,7 +161,7 @@ class Presence:
 
     def _clear(self, token: str) -> None:
         for name in _names(self._tmp):
-            if name.startswith(token + "-"):
+            if name.startswith(token + "-") and self._may_remove(os.path.join(self._tmp, name)):
                 remove_tree(os.path.join(self._tmp, name))
         for name in _names(self._leases):
             path = os.path.join(self._leases, name)
@@ -170,10 +172,15 @@ class Presence:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._process(token))
 
+    def _may_remove(self, path: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return not self._shared or os.lstat(path).st_uid == os.geteuid()
+        return False
+
     def _show(self) -> None:
         shown = {"where": _where(), "pid": os.getpid(), "born": _born(os.getpid()), "host": socket.gethostname()}
         path = self._process(self.token)
-        files.write_whole(path, json.dumps(shown).encode(), path + ".new", mode=0o600)
+        files.write_whole(path, json.dumps(shown).encode(), path + ".new", mode=0o660 if self._shared else 0o600)
 
     def _now(self) -> float:
         """Return the time by the store's own clock, which need not be this machine's."""

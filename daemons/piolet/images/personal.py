@@ -1,4 +1,4 @@
-"""A user's own store, EDF_IMAGESTORE: the importer run in the user's process, for one request."""
+"""A user's own store, or one of their group's, EDF_IMAGESTORE: the importer run in their process, for one request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from piolet.images import admin, credentials
+from piolet.images import admin, credentials, shared
 from piolet.images import verify as verification
 from piolet.images.conversion import Requester
 from piolet.images.failures import from_os
@@ -46,7 +46,8 @@ def verify(config: ImagesConfig, root: str, target: str | None, tell: Tell) -> d
 
     def act(keeper: admin.Admin) -> dict[str, Any]:
         chosen = keeper.chosen(os.geteuid(), target)
-        return {"entries": verification.verify(Store(root), chosen, tell, threading.Event())}
+        store = Store(root, group=shared.group_of(root))
+        return {"entries": verification.verify(store, chosen, tell, threading.Event())}
 
     return manage(config, root, act)
 
@@ -61,14 +62,20 @@ def manage(config: ImagesConfig, root: str, act: Callable[[admin.Admin], dict[st
 
 
 def _run(config: ImagesConfig, root: str, work: Callable[[Importer], Any]) -> dict[str, Any]:
+    group = shared.group_of(root)
+
     async def main() -> dict[str, Any]:
         os.makedirs(root, mode=0o700, exist_ok=True)
-        importer = Importer(config, root, os.path.expanduser("~"))
+        importer = Importer(config, root, os.path.expanduser("~"), group)
         async with importer.open():
             result: dict[str, Any] = await work(importer)
             return result
 
+    before = os.umask(shared.UMASK) if group else None
     try:
         return asyncio.run(main())
     except OSError as error:
         raise from_os(error, root) from None
+    finally:
+        if before is not None:
+            os.umask(before)

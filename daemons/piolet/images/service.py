@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from piolet.base import logs, units
 from piolet.base.errors import ImageError, PioletError
 from piolet.base.rates import Rates
-from piolet.images import credentials, protocol
+from piolet.images import credentials, protocol, rescan
 from piolet.images.admin import Admin
 from piolet.images.conversion import Requester
 from piolet.images.failures import ServiceBusy, from_os, to_wire
@@ -351,7 +351,10 @@ async def run(config: ImagesConfig) -> None:
             async with importer.open():
                 service = Service(importer)
                 serving = asyncio.create_task(service.serve(listening))
-                expiring = asyncio.create_task(service.expire(config.public_idle_days, keep_of(config.keep)))
+                expiring = asyncio.gather(
+                    service.expire(config.public_idle_days, keep_of(config.keep)),
+                    rescan.run(config, importer.store, importer.presence),
+                )
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, serving.cancel)

@@ -132,6 +132,9 @@ class ImagesConfig:
     scan_grace_days: int = setting(
         0, "A finding counts for scan_policy once it has been published for so many days, or if nobody says since when."
     )
+    scan_again_days: int = setting(
+        30, "An image whose scan is so many days old, failed, or was never made is scanned again; 0: never."
+    )
     scan_timeout_s: int = setting(900, "A scan that takes longer than this many seconds has failed.", least=1)
     verify: Literal["first", "always", "never"] = setting(
         "first", "When a node compares an image with the SHA-256 of its conversion: first mount, always, or never."

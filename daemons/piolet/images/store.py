@@ -30,6 +30,7 @@ from typing import Any
 from piolet.base import files
 from piolet.base.errors import ImageError
 from piolet.images.reference import Reference, is_digest
+from piolet.images.shared import FILE, FOLDER, Group
 from piolet.system import idtable
 
 Filed = tuple[int | None, str, str, str]
@@ -83,21 +84,25 @@ def locate(store: str, digest: str, uid: int) -> str:
 class Store:
     """The store below `root`. Only `prepare` and the methods that say so write."""
 
-    def __init__(self, root: str, writer: str = "none") -> None:
-        """`writer` is this process's token in lease.py, by which what it leaves behind when it dies is known."""
+    def __init__(self, root: str, writer: str = "none", group: Group | None = None) -> None:
+        """`writer` is this process's token in lease.py, by which what it leaves behind is known; `group` shares it."""
         self.root = root
+        self.group = group
         self.changing = threading.Lock()
         """Held by who reads who may use an image and then writes it: this process has two threads that do."""
         self._writer = writer
 
     def prepare(self) -> None:
-        """Make what is missing; raises ImageError when the store is not ours, or others can write to it."""
+        """Make what is missing (writes); raises ImageError when the store is not ours, or others can write to it."""
         for name in ("", "refs", f"refs/{_PUBLIC}"):
             self._folder(os.path.join(self.root, name), 0o711)
         for name in ("leases", "tmp", "kept", _REPLACED):
             self._folder(os.path.join(self.root, name), 0o700)
-        found = os.stat(self.root)
-        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
+        self.check(os.stat(self.root))
+
+    def check(self, found: os.stat_result) -> None:
+        """Raise ImageError when the store, of which `found` speaks, is not ours, or others can write to it."""
+        if self.group is None and (found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022):
             raise ImageError(
                 f"the image store {self.root} belongs to uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}",
                 f"it must belong to uid {os.geteuid()}, and nobody else may write to it",
@@ -109,7 +114,7 @@ class Store:
 
     def access(self, digest: str) -> Access | None:
         """Return who may use the image; None: it is not there."""
-        value = _load(self._path(digest, "access"))
+        value = self._load(self._path(digest, "access"))
         try:
             users, pinned = (tuple(int(uid) for uid in value.get(key, ())) for key in ("users", "pinned"))
             given_up = bool(value.get("given_up", False))
@@ -119,11 +124,18 @@ class Store:
 
     def present(self, digest: str) -> bool:
         """Return whether the whole image is there."""
-        return self.access(digest) is not None and os.path.isfile(self.image_path(digest))
+        return self.access(digest) is not None and self._is_image(self.image_path(digest))
+
+    def _is_image(self, path: str) -> bool:
+        try:
+            found = os.stat(path, follow_symlinks=self.group is None)
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) and (self.group is None or self.group.trusts(found.st_uid))
 
     def metadata(self, digest: str) -> dict[str, Any]:
         """Return what was written when the image was published; empty when it cannot be read."""
-        return _load(self._path(digest, "json"))
+        return self._load(self._path(digest, "json"))
 
     def publish(self, digest: str, sqsh: str, metadata: dict[str, Any], access: Access) -> None:
         """Move the finished and synced file `sqsh` into the store (writes)."""
@@ -188,7 +200,7 @@ class Store:
     def touch(self, digest: str) -> None:
         """Note that the image is used (writes)."""
         with contextlib.suppress(OSError):
-            os.utime(self._path(digest, "json"))
+            os.utime(self._path(digest, "json"), follow_symlinks=False)
 
     def last_used(self, digest: str) -> float:
         """Return when the image was last asked for, in seconds since the epoch; 0 when that is not known."""
@@ -204,7 +216,7 @@ class Store:
 
     def scan(self, digest: str) -> dict[str, Any] | None:
         """Return what a scanner found in an image; None: it was not scanned."""
-        return _load(self._path(digest, "scan")) or None
+        return self._load(self._path(digest, "scan")) or None
 
     def remove(self, digest: str, filed: Iterable[Filed] | None = None) -> None:
         """Remove the image and every reference to it, which `filed` are if they have been read (writes)."""
@@ -220,7 +232,7 @@ class Store:
         if owner is not None:
             self._folder(os.path.dirname(path), 0o711)
         value = {"version": 1, "reference": str(reference), "digest": digest}
-        if _load(path) != value:
+        if self._load(path) != value:
             self._write(path, value, 0o600)
 
     def unfile(self, reference: Reference, owner: int | None) -> None:
@@ -232,8 +244,8 @@ class Store:
         """Return the digest that `reference` has for `uid` and the index file that says so, if uid may use it."""
         for owner in (uid, None):
             path = self.index_path(reference, owner)
-            digest = _load(path).get("digest")
-            if isinstance(digest, str) and is_digest(digest) and os.path.isfile(self.image_path(digest)):
+            digest = self._load(path).get("digest")
+            if isinstance(digest, str) and is_digest(digest) and self._is_image(self.image_path(digest)):
                 access = self.access(digest)
                 if access is not None and access.allows(uid):
                     return digest, path
@@ -269,14 +281,14 @@ class Store:
         for owner in wanted:
             for name in _names(os.path.join(folder, owner)):
                 path = os.path.join(folder, owner, name)
-                value = _load(path)
+                value = self._load(path)
                 if isinstance(value.get("digest"), str) and isinstance(value.get("reference"), str):
                     yield None if owner == _PUBLIC else int(owner), value["reference"], value["digest"], path
 
     def forget(self, digest: str, owner: int | None = None, filed: Iterable[Filed] | None = None) -> None:
         """Remove the references to `digest`: all of them, or those of one owner (writes)."""
         for whose, _, _, path in list(self.references()) if filed is None else filed:
-            if owner in (None, whose) and _load(path).get("digest") == digest:  # it may mean another one by now
+            if owner in (None, whose) and self._load(path).get("digest") == digest:  # it may mean another one by now
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
 
@@ -291,6 +303,9 @@ class Store:
         digests = {name.replace("-", ":", 1) for name in found}
         return sorted(digest for digest in digests if is_digest(digest) and not self.present(digest))
 
+    def _load(self, path: str) -> dict[str, Any]:
+        return _load(path, self.group)
+
     def _path(self, digest: str, suffix: str) -> str:
         return os.path.join(self.root, f"{digest.replace(':', '-', 1)}.{suffix}")
 
@@ -299,11 +314,16 @@ class Store:
             os.mkdir(path, 0o700)
         except FileExistsError:
             return
-        os.chmod(path, mode)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(fd, FOLDER if self.group else mode)
+        finally:
+            os.close(fd)
 
     def _write(self, path: str, value: dict[str, Any], mode: int) -> None:
         """Replace the file at `path`: written aside, synced, renamed, its directory synced."""
         aside = os.path.join(self.root, "tmp", f"{self._writer}-{secrets.token_hex(8)}")
+        mode = FILE if self.group else mode
         files.write_whole(path, json.dumps(value).encode(), aside, mode=mode, exclusive=True, sync=True)
         self._sync(os.path.dirname(path))
 
@@ -320,8 +340,11 @@ def removed_meanwhile() -> ImageError:
     return ImageError("the image was removed while it was converted again", "pull it, if you want to have it")
 
 
-def whole(path: str) -> str:
-    """Return `path`, closed to others, if it is a plain file with no other name: who wrote it is not trusted."""
+def whole(path: str, group: Group | None = None) -> str:
+    """Return `path`, closed to others, if it is a plain file with no other name: who wrote it is not trusted.
+
+    It is open to the `group` with which the store is shared.
+    """
     wrong = ImageError("the program that converts images left something that is not a file of its own")
     try:
         fd = files.open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -331,7 +354,9 @@ def whole(path: str) -> str:
         found = os.fstat(fd)
         if found.st_nlink != 1 or found.st_uid != os.geteuid():
             raise wrong
-        os.fchmod(fd, 0o600)
+        if group is not None:
+            os.fchown(fd, -1, group.gid)
+        os.fchmod(fd, FILE if group else 0o600)
     finally:
         os.close(fd)
     return path
@@ -348,11 +373,13 @@ def due(root: str, every_s: float = 86400.0) -> bool:
     return True
 
 
-def _load(path: str) -> dict[str, Any]:
+def _load(path: str, group: Group | None = None) -> dict[str, Any]:
     """Return the object in a file of the store, or nothing. Thousands are read for a listing: no buffer of Python's."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
+            if group is not None and not group.trusts(os.fstat(fd).st_uid):
+                return {}
             data = os.read(fd, _USUAL)
             if len(data) == _USUAL:
                 data += os.pread(fd, _LIMIT, _USUAL)

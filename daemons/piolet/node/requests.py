@@ -1,10 +1,11 @@
 """What the server may ask of the monitor, and nothing else: the closed table of the privileged side.
 
-    Build  make a container for a step, as its user; the answer carries its two namespaces
-    End    the step is over: end what still runs in its container, and forget it
+    Build   make a container for a step, as its user; the answer carries its two namespaces
+    Attach  let a step enter the container of another step of its job; the answer carries the same
+    End     the step is over: end what still runs in its container, and forget it
 
-One packet per message on a SOCK_SEQPACKET pair; the monitor checks every field before it acts. With a Build comes
-the step's connection, and START is still in it: whose step it is, the monitor has from root's slurmstepd.
+One packet per message on a SOCK_SEQPACKET pair; the monitor checks every field before it acts. With Build and Attach
+comes the step's connection, and START is still in it: whose step it is, the monitor has from root's slurmstepd.
 """
 
 from __future__ import annotations
@@ -51,6 +52,14 @@ class Build:
 
 
 @dataclass(frozen=True)
+class Attach:
+    """Let the step with this key enter the container of the step `to` ("JOB.STEP")."""
+
+    key: int
+    to: str
+
+
+@dataclass(frozen=True)
 class End:
     """The step with this key is over."""
 
@@ -59,15 +68,16 @@ class End:
 
 @dataclass(frozen=True)
 class _Request:
-    """What is on the wire: one of the two."""
+    """What is on the wire: one of the three."""
 
     build: Build | None = None
+    attach: Attach | None = None
     end: End | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a Build: two descriptors come with it, or `error` says why not.
+    """What became of a Build or an Attach: two descriptors come with it, or `error` says why not.
 
     `marks` are [name, monotonic seconds] of when each phase was over; `made_in` is the number of the job's own mount
     namespace, if the container was made there; `start` is where tasks start, if that is one of the plan's directories.
@@ -97,22 +107,27 @@ class Announced:
         return int(identity.parts(self.step)[0])
 
 
-def encode(request: Build | End) -> bytes:
+def encode(request: Build | Attach | End) -> bytes:
     """Return the request's message."""
-    return packets.encode(_Request(build=request) if isinstance(request, Build) else _Request(end=request))
+    if isinstance(request, Build):
+        return packets.encode(_Request(build=request))
+    return packets.encode(_Request(attach=request) if isinstance(request, Attach) else _Request(end=request))
 
 
-def decode(data: bytes) -> Build | End:
+def decode(data: bytes) -> Build | Attach | End:
     """Return the request in a message, every field checked. Raises WireError."""
     said = packets.decode(_Request, data)
-    request = said.build or said.end
-    if request is None or (said.build is not None and said.end is not None):
+    requests = [one for one in (said.build, said.attach, said.end) if one is not None]
+    if len(requests) != 1:
         raise WireError("the server asked for an operation that is not in the table")
+    request = requests[0]
     if isinstance(request, Build):
         if request.digest is not None and not _DIGEST.fullmatch(request.digest):
             raise WireError("an image digest is malformed")
         if not 0 < request.timeout_s <= _TIMEOUT_MAX_S or len(request.identity) not in (0, 5):
             raise WireError("a number in a request is impossible")
+    if isinstance(request, Attach) and not identity.is_name(request.to):
+        raise WireError("the name of a step is malformed")
     if request.key < 0:
         raise WireError("a number in a request is impossible")
     return request

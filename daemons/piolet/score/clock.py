@@ -20,6 +20,7 @@ HELD_S = 2.5  # so long a clock that was read stands for what comes after
 # has set: application clocks, sync boost, display clocks.
 CAUSES = {"heat": 0x20 | 0x40, "power": 0x4 | 0x80, "hardware": 0x8, "cap": 0x2 | 0x10 | 0x100}
 UNNAMED = "unnamed"
+IDLE = 0x1  # nvmlClocksEventReasonGpuIdle: nothing runs, and the clock drops
 
 
 class Held:
@@ -47,6 +48,15 @@ class Held:
             if at[-1] >= 0:
                 self._last[one], self._end[one] = result[mine[at[-1]]], end[mine[at[-1]]]
         return result
+
+
+def read(chunk: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the clocks and the reasons that count as read: NaN where nothing ran in the instant in which they were.
+
+    A clock that drops since there is nothing to do says nothing of the one at which the GPU works.
+    """
+    idle = (np.nan_to_num(chunk["clock_events"]).astype(np.int64) & IDLE) != 0
+    return {name: np.where(idle, np.nan, chunk[name]) for name in ("clock_sm", "clock_memory", "clock_events")}
 
 
 def cause(events: Array) -> Array:

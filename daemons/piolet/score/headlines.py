@@ -138,17 +138,17 @@ def rated(data: Dataset, view: Overview) -> Figure:
         return withheld(now.reason)
     if score.rated is None:
         return between(None, now.high, "no clock is told")
+    # While no clock was told, all may have been lost to it, or nothing; or as much as else.
+    least, most = score.rated * score.clocked, score.value - score.throttled
+    share = least / (least + score.throttled) if least > 0 else 1.0
     if now.value is None:
-        share = score.rated / score.value if score.value > 0 else 1.0
         return between(None if now.low is None else now.low * share, now.high, now.reason)
     if score.clocked < COVERAGE:
-        low = score.rated * score.clocked
-        reason = f"clocks are told in {_percent(score.clocked)} of the time"
-        return between(low, max(low, min(now.value, low + 1 - score.clocked)), reason)
+        return between(least, max(least, most), f"clocks are told in {_percent(score.clocked)} of the time")
     if score.unnamed > UNNAMED:
         reason = "clocks were below their highest, and the driver does not say why"
-        return between(min(score.rated, now.value), now.value, reason)
-    return witnessed(score.rated, f"{now.witness}; the driver says why clocks were lower")
+        return between(now.value * share, now.value, reason)
+    return witnessed(now.value * share, f"{now.witness}; the driver says why clocks were lower")
 
 
 def ofu(data: Dataset, view: Overview) -> Figure:

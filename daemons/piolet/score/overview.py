@@ -252,7 +252,8 @@ class _Sums:
             chunk = chunk | {name: np.where(lies, np.nan, chunk[name]) for name in doubted}
         places = self.lines.places(chunk["end"] - (seconds * 5e8).astype(np.int64))
         models = {g.peaks for g in gpus}
-        full = chunk | self._clocks(chunk, gpus, gpu)
+        read = clock.read(chunk)
+        full = chunk | self._clocks(read, chunk["end"], gpus, gpu)
         samples = (
             saturation.score(full, next(iter(models)), doubtful)
             if len(models) == 1
@@ -269,7 +270,7 @@ class _Sums:
         for name in DRAWN:
             self.lines.add(name, nvlink if name == "nvlink" else chunk[name], gpu, places, seconds)
         for name, sums in self.mean.items():
-            self._weigh(sums, chunk[name], gpu, seconds, self.gpus)
+            self._weigh(sums, read.get(name, chunk[name]), gpu, seconds, self.gpus)
         for name, best in self.peak.items():
             values = chunk[name]
             for i in range(self.gpus):  # few: np.fmax.at takes a hundred times as long
@@ -278,9 +279,9 @@ class _Sums:
                     best[i] = np.fmax(best[i], np.fmax.reduce(mine))
         self._rare(chunk, gpu, seconds)
 
-    def _clocks(self, chunk: dict[str, Array], gpus: list[Gpu], gpu: Array) -> dict[str, Array]:
+    def _clocks(self, read: dict[str, Array], end: Array, gpus: list[Gpu], gpu: Array) -> dict[str, Array]:
         """Return for every sample the clocks, their shares of the highest, and why they are held back."""
-        held = {name: each.fill(chunk[name], chunk["end"], gpu) for name, each in self.held.items()}
+        held = {name: each.fill(read[name], end, gpu) for name, each in self.held.items()}
         most = (np.array([getattr(g, name) for g in gpus]) for name in ("clock_sm_max", "clock_memory_max"))
         return held | clock.shares(held, gpu, *most)
 

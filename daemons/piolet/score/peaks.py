@@ -76,29 +76,42 @@ class _Row:
         return Peaks(nvlink=rates[0], pcie=rates[1], c2c=rates[2], clock_sheet=self.clock_sheet, source=source)
 
 
-# Links: NVIDIA's data sheets and architecture papers, which give the sum of both directions, halved. PCIe: the line
-# rate after encoding. The shares eta are 1 until a device has been calibrated: NVIDIA's counters define 1 as a unit
-# that issues in every cycle, and what code reaches of that is a measurement, not a data sheet's figure. clock_sheet:
-# the sheet's dense rate of 16-bit tensor operations over the multiprocessors and their operations per cycle (V100 80 x
-# 1024, A100 108 x 2048, A30 56 x 2048, H100 SXM 132 x 4096, PCIe 114 x 4096, L4 58 x 1024, L40S 142 x 1024).
+# Links: NVIDIA's data sheets and architecture papers, which give the sum of both directions, halved; of what was made
+# for export NVIDIA has published no sheet, and the row says who told. PCIe: the line rate after encoding. The shares
+# eta are 1 until a device has been calibrated: NVIDIA's counters define 1 as a unit that issues in every cycle, and
+# what code reaches of that is a measurement, not a data sheet's figure.
+# clock_sheet: the sheet's dense rate of 16-bit tensor operations over the multiprocessors and their operations per
+# cycle (tests/unit/score/test_peaks.py has the three of each row). Operations per cycle: NVIDIA's architecture papers;
+# of compute capability 9.0, 10.0 and 12.0 also github.com/NVIDIA/cudnn-frontend, benchmark (read in November 2026). 0
+# where one of the three is not known: the multiprocessors of a GB200 are told to be 148 and 152, those of a B300 or
+# GB300 were not found, and an H20's rate is no whole number of operations of its multiprocessors.
 _PCIE3, _PCIE4, _PCIE5, _PCIE6 = 15.75, 31.5, 63.0, 121.0
 _NOV = "November 2026"
+_H800 = (
+    "arXiv 2505.09343 (400 GB/s) and github.com/deepseek-ai/FlashMLA issue 75 (989 TFLOPS); NVIDIA has no public sheet"
+)
+_A800 = "NVIDIA to Reuters, 8 November 2022 (400 GB/s instead of the A100's 600); else as the NVIDIA A100 data sheet"
+_H20 = "SemiAnalysis, 9 November 2023 (900 GB/s); NVIDIA has no public sheet"
+_BLACKWELL = "NVIDIA Blackwell Architecture Technical Brief"
 _TABLE = (
     _Row("GB300", 900, _PCIE6, 450, 0, "NVIDIA GB300 NVL72 data sheet", _NOV),
-    _Row("GB200", 900, _PCIE5, 450, 0, "NVIDIA GB200 NVL72 data sheet", _NOV),
+    _Row("GB200", 900, _PCIE5, 450, 0, f"{_BLACKWELL}, GB200 NVL72", _NOV),
     _Row("B300", 900, _PCIE6, 0, 0, "NVIDIA HGX B300 data sheet", _NOV),
-    _Row("B200", 900, _PCIE5, 0, 0, "NVIDIA HGX B200 data sheet", _NOV),
+    _Row("B200", 900, _PCIE5, 0, 1856, f"{_BLACKWELL}, HGX B200", _NOV),
     _Row("GH200", 450, _PCIE5, 450, 1830, "NVIDIA GH200 data sheet", _NOV),
     _Row("H100 PCIe", 300, _PCIE5, 0, 1620, "NVIDIA H100 data sheet", _NOV),
-    _Row("H100 NVL", 300, _PCIE5, 0, 0, "NVIDIA H100 NVL data sheet", _NOV),
+    _Row("H100 NVL", 300, _PCIE5, 0, 1545, "NVIDIA H100 NVL data sheet", _NOV),
     _Row("H100", 450, _PCIE5, 0, 1830, "NVIDIA H100 data sheet", _NOV),
-    _Row("H200 NVL", 450, _PCIE5, 0, 0, "NVIDIA H200 data sheet", _NOV),
+    _Row("H200 NVL", 450, _PCIE5, 0, 1545, "NVIDIA H200 data sheet", _NOV),
     _Row("H200", 450, _PCIE5, 0, 1830, "NVIDIA H200 data sheet", _NOV),
-    _Row("H800", 200, _PCIE5, 0, 0, "NVIDIA H800 product brief", _NOV),
-    _Row("H20", 450, _PCIE5, 0, 0, "NVIDIA H20 product brief", _NOV),
+    _Row("H800 PCIe", 200, _PCIE5, 0, 0, _H800, _NOV),
+    _Row("H800", 200, _PCIE5, 0, 1830, _H800, _NOV),
+    _Row("H20", 450, _PCIE5, 0, 0, _H20, _NOV),
     _Row("A100", 300, _PCIE4, 0, 1410, "NVIDIA A100 data sheet", _NOV),
-    _Row("A800", 200, _PCIE4, 0, 0, "NVIDIA A800 product brief", _NOV),
+    _Row("A800", 200, _PCIE4, 0, 1410, _A800, _NOV),
+    _Row("A40", 56.25, _PCIE4, 0, 0, "NVIDIA A40 product brief PB-09976-001", _NOV),
     _Row("A30", 100, _PCIE4, 0, 1440, "NVIDIA A30 data sheet", _NOV),
+    _Row("RTX PRO 6000 Blackwell Workstation Edition", 0, _PCIE5, 0, 2597, "NVIDIA RTX PRO 6000 product page", _NOV),
     _Row("RTX PRO 6000", 0, _PCIE5, 0, 0, "NVIDIA RTX PRO 6000 Blackwell data sheet", _NOV),
     _Row("RTX PRO 5000", 0, _PCIE5, 0, 0, "NVIDIA RTX PRO 5000 Blackwell data sheet", _NOV),
     _Row("RTX PRO 4500", 0, _PCIE5, 0, 0, "NVIDIA RTX PRO 4500 Blackwell data sheet", _NOV),

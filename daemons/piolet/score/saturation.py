@@ -92,7 +92,7 @@ def score(values: Mapping[str, Array], peaks: Peaks, doubtful: Collection[str] =
         moved bytes; of a model whose links are not known, what moved over the least of all that are known (LEAST);
         and `nic_others`, the same as `nic` where the node's other GPUs may have caused it
     rated = max(c f_SM, m f_memory, n), f being `clock_share` and `memory_clock_share`; ofu = a_tensor f_SM
-        (arXiv 2605.20799); NaN without them
+        (arXiv 2605.20799); NaN without them, unless there is no more than UNSURE that a clock could take from
 
     `values` has arrays of one length by the names of api.GPU_QUANTITIES, and those named here; absent ones are unknown.
     """
@@ -128,7 +128,10 @@ def score(values: Mapping[str, Array], peaks: Peaks, doubtful: Collection[str] =
     most = np.maximum(most, np.nan_to_num(values.get("nic_others", missing)))
     f, f_memory = (values.get(name, missing) for name in ("clock_share", "memory_clock_share"))
     rated = np.maximum(np.maximum(c * f, m * f_memory), n)
-    return Samples(c, m, n, s, sm, engine, most, nic, rated, values.get("tensor", missing) * f)
+    rated = np.where(np.isnan(rated) & (s <= UNSURE), s, rated)
+    tensor = values.get("tensor", missing)
+    ofu = np.where(np.isnan(f) & (tensor <= UNSURE), tensor, tensor * f)
+    return Samples(c, m, n, s, sm, engine, most, nic, rated, ofu)
 
 
 def _share(values: Array, best: float) -> Array:

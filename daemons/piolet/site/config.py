@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from piolet.base.errors import ConfigError
+from piolet.central.settings import CentralConfig
 from piolet.config.schema import SettingPlace, section
 from piolet.config.schema import known as near
 from piolet.environment.settings import EnvironmentConfig
+from piolet.events.settings import EventsConfig
+from piolet.forward.settings import ForwardConfig
 from piolet.hooks.settings import HooksConfig
 from piolet.images.settings import ImagesConfig
 from piolet.node.settings import NodeConfig
@@ -31,6 +34,9 @@ class Config:
     node: NodeConfig = field(default_factory=NodeConfig)
     vet: VetConfig = field(default_factory=VetConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
+    events: EventsConfig = field(default_factory=EventsConfig)
+    forward: ForwardConfig = field(default_factory=ForwardConfig)
+    central: CentralConfig = field(default_factory=CentralConfig)
 
 
 def load(path: Path | None = None) -> Config:

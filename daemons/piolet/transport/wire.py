@@ -114,6 +114,56 @@ def decode_gpus(data: bytes) -> Gpus:
     return Gpus(names, message.nodes, message.restarts)
 
 
+@dataclass(frozen=True)
+class Ended:
+    """So many tasks of a step ended alike on a node: status as of wait(2), the rank of the first of them."""
+
+    status: int
+    first: int
+    tasks: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """OUTCOME: how the tasks of a step ended on a node.
+
+    array   of a job array its number and which of its jobs this is, or None
+    end     when the job's time is over, seconds since 1970; 0: not known
+    others  tasks that ended in still other ways
+    """
+
+    job: int
+    step: int
+    uid: int
+    restarts: int
+    array: tuple[int, int] | None
+    end: int
+    others: int
+    node: str
+    ended: tuple[Ended, ...]
+
+
+OUTCOME_BYTES: int = _ffi.sizeof("struct piolet_outcome")
+
+
+def decode_outcome(data: bytes) -> Outcome:
+    """Return an OUTCOME message. Raises WireError."""
+    if len(data) != OUTCOME_BYTES:
+        raise WireError(f"an OUTCOME message cannot have {len(data)} bytes")
+    one = _ffi.from_buffer("struct piolet_outcome *", data)
+    header = one.header
+    if (header.magic, header.version, header.kind, header.length, header.reserved) != (
+        _lib.PIOLET_MAGIC, _lib.PIOLET_VERSION, _lib.PIOLET_OUTCOME, OUTCOME_BYTES, 0,
+    ):  # fmt: skip
+        raise WireError("this is not an OUTCOME message of Piolet")
+    if not one.job or one.ways > _lib.PIOLET_WAYS_MAX:
+        raise WireError("an OUTCOME message has impossible numbers")
+    ended = tuple(Ended(way.status, way.first, way.tasks) for way in one.ended[0 : one.ways])
+    node = _ffi.string(one.node, _ffi.sizeof(one.node)).decode("ascii", "replace")
+    array = (one.array, one.array_task) if one.array else None
+    return Outcome(one.job, one.step, one.uid, one.restarts, array, one.end, one.others, node, ended)
+
+
 def decode_vet(data: bytes) -> str:
     """Return the plan in a VET message, all of which `data` must be. Raises WireError."""
     if len(data) < _VET or len(data) > VET_MAX:
@@ -155,6 +205,18 @@ def encode_error(message: str, hint: str | None) -> bytes:
     error.message = _cut(message)
     error.hint = _cut(hint or "")
     return bytes(_ffi.buffer(error))
+
+
+def decode_error(data: bytes) -> str:
+    """Return the sentence in an ERROR message, which a task sends when it did not start. Raises WireError."""
+    size = _ffi.sizeof("struct piolet_error")
+    if len(data) != size:
+        raise WireError(f"an ERROR message cannot have {len(data)} bytes")
+    error = _ffi.from_buffer("struct piolet_error *", data)
+    found = (error.header.magic, error.header.version, error.header.kind, error.header.length, error.header.reserved)
+    if found != (_lib.PIOLET_MAGIC, _lib.PIOLET_VERSION, _lib.PIOLET_ERROR, size, 0):
+        raise WireError("this is not an ERROR message of Piolet")
+    return bytes(_ffi.buffer(error.message)).partition(b"\0")[0].decode("utf-8", "replace")
 
 
 def encode_environment(set_env: dict[str, str], unset_env: tuple[str, ...]) -> bytes:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from piolet.api import PASS
@@ -116,7 +115,7 @@ class Cache:
                 self._passed.pop(key, None)
                 continue
             if task.cache_s > 0:
-                self._passed[key] = {"at": self._clock(), "stamp": self._stamp, "record": asdict(record)}
+                self._passed[key] = {"at": self._clock(), "stamp": self._stamp, "record": record._asdict()}
             if record.value is not None:
                 old = self._history.get(key, [])
                 # The first runs are the long baseline, against which a slow loss is seen.

@@ -68,6 +68,7 @@ class Coordinator:
         self._ended: set[str] = set()
         self._open = set(nodes)  # those that have not told everything by themselves, and are not lost
         self._rows: list[Row] = []
+        self._names: list[str] = []  # theirs
         self._numbers: dict[str, int] = {}
         self._untold: list[str] = []  # lost ones, of which the nodes do not know yet
         self._met: dict[str, Record] = {}
@@ -100,12 +101,16 @@ class Coordinator:
         found, self._orders = self._orders, []
         return found
 
-    def feed(self, node: str, line: bytes) -> None:
-        """Take a line that `node` wrote; what is none of ours is the application's, and is dropped."""
+    def feed(self, node: str, line: bytes) -> bool:
+        """Take a line that `node` wrote, and return whether it is one of ours; else it is the application's."""
         decoded = records.decode(line)
-        if decoded is None or node not in self._known or node in self._lost:
-            return
-        kind, content = decoded
+        if decoded is None:
+            return False
+        if node in self._known and node not in self._lost:
+            self._hear(node, *decoded)
+        return True
+
+    def _hear(self, node: str, kind: str, content: dict[str, Any]) -> None:
         if kind == "end":
             self._ended.add(node)
             self._open.discard(node)
@@ -172,7 +177,8 @@ class Coordinator:
     def _tell_table(self) -> None:
         """Tell all nodes who is there; those that are lost already are in no row."""
         self._rows = [Row(node, *self._where.get(node, ("", 0))) for node in self._alive()]
-        self._numbers = {row.name: number for number, row in enumerate(self._rows)}
+        self._names = [row.name for row in self._rows]
+        self._numbers = {name: number for number, name in enumerate(self._names)}
         self._untold = []
         self._orders += meeting.table_lines(self._rows)
 
@@ -190,12 +196,12 @@ class Coordinator:
             if self._clock() >= self._budget_end and found:
                 self._notes.append(f"{task.name}: the budget was spent, {turns - turn} rounds were left out")
                 break
-            pairs = [(self._rows[a].name, self._rows[b].name) for a, b in schedule.pairs(order, turn)]
+            pairs = [(self._names[a], self._names[b]) for a, b in schedule.pairs(order, turn)]
             yield from self._meet(task, pairs, found, {"seed": seed, "turn": turn})
         suspected = localise.suspects(found, task.better, task.effect)
         # With most nodes suspected there are no good ones to compare with.
         if suspected and len(suspected) * 2 <= len(order):
-            nodes = [self._rows[number].name for number in order if self._rows[number].name not in self._lost]
+            nodes = [self._names[number] for number in order if self._names[number] not in self._lost]
             for pairs in islice(localise.pair_again(suspected, nodes), 2):
                 yield from self._meet(task, pairs, found, None)
         return found
@@ -226,13 +232,14 @@ class Coordinator:
         self._judge(task, pairs, "" if self._lost.keys() & told.keys() else _why(told))
 
     def _meet(
-        self, task: Task, pairs: Iterable[localise.Pair], found: list[Meeting], turn: Mapping[str, int] | None
+        self, task: Task, pairs: Sequence[localise.Pair], found: list[Meeting], turn: Mapping[str, int] | None
     ) -> Iterator[_Wait]:
         """One round of pairs: order it, wait for those who measure, and add what came of it to `found`.
 
         turn   what the schedule makes these pairs of; None: they are told one by one
         """
-        pairs = [pair for pair in pairs if self._lost.keys().isdisjoint(pair)]
+        if self._lost:
+            pairs = [pair for pair in pairs if self._lost.keys().isdisjoint(pair)]
         if not pairs:
             return
         both = task.scope == "group"
@@ -329,7 +336,10 @@ def _by_node(meetings: Sequence[Meeting]) -> dict[str, list[Meeting]]:
 
 
 def _meeting(members: Sequence[str], own: Sequence[Record | None]) -> Meeting:
-    pair = (members[0], members[1])
+    pair = members if isinstance(members, tuple) else (members[0], members[1])
+    if len(own) == 1 and own[0] is not None:  # most are of this kind
+        one = own[0]
+        return Meeting(pair, one.value, one.outcome != PASS, one.reason)
     told = [record for record in own if record is not None]
     values = [record.value for record in told if record.value is not None]
     reason = next((record.reason for record in told if record.reason), "")

@@ -31,6 +31,7 @@ from piolet.vet.verdicts import GOOD, STATUS_BAD, Decision
 
 STAGES = ("submit", "step", "allocated")
 _HELP_S = 10.0
+_ATTACHES = "job:"  # environment/attach.py
 
 Say = Callable[[str], None]
 Load = Callable[[str], Plan]
@@ -79,7 +80,8 @@ def answer(
     cancel = functools.cache(lambda: jobs.cancel(order.job, _tool(order.words, "scancel")))
     own = order.stage == "allocated" and order.own
     try:
-        found = _Gate(order, site, load, environ, say, watched, cancel if own else lambda: None).answer()
+        with step.uncollected():
+            found = _Gate(order, site, load, environ, say, watched, cancel if own else lambda: None).answer()
     finally:
         # srun ends, or begins anew, and nobody else knows of its allocation.
         if own and (found.status or found.words):
@@ -110,6 +112,11 @@ class _Gate:
         self._plan = _plan(self._asked, load)
         self._words = _parse(order.words, environ)
         self._environment = step.environment_request(self._words.value("environment"), environ)
+        if self._environment.startswith(_ATTACHES):
+            raise VetError(
+                "a step that enters the container of another is not vetted: that one is using the nodes",
+                "leave out --vet, or give --vet=none",
+            )
         attached = self._words.value("jobid")
         self._job = int(attached) if attached is not None and attached.isdecimal() else order.job
 

@@ -5,7 +5,6 @@ A GPU that is gone makes no sound: an eval that looks at one node cannot miss it
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -48,17 +47,18 @@ def _there(record: Record) -> int | None:
 def _judged(record: Record, slurm: int | None, usual: int | None) -> Record:
     there = _there(record)
     if there is None:
-        if slurm is None or record.outcome != INCONCLUSIVE or record.whose != EITHER:
+        divided = record.details.get("divided")
+        if slurm is None or divided or record.outcome != INCONCLUSIVE or record.whose != EITHER:
             return record
         # No driver, no library: of a node that has no GPU nobody can ask for them.
         what = texts.counted(slurm, "GPU") if slurm else "no GPU"
         reason = f"{record.reason}; Slurm has {what} of this node"
-        return dataclasses.replace(record, reason=reason, whose=NODE if slurm else USER)
+        return record._replace(reason=reason, whose=NODE if slurm else USER)
     expected, who = (slurm, "Slurm has") if slurm is not None else (usual, "most nodes have")
     if expected is None or there >= expected:
         return record
     reason = f"{there} of {expected} GPUs are there ({who} {expected})"
     reason += f"; {record.reason}" if record.outcome == FAIL else ""
-    return dataclasses.replace(
-        record, outcome=FAIL, reason=reason, measure="GPUs", value=there, limit=expected, unit="", whose=NODE
+    return record._replace(
+        outcome=FAIL, reason=reason, measure="GPUs", value=there, limit=expected, unit="", whose=NODE
     )

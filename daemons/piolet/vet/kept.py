@@ -85,7 +85,7 @@ def keep(where: KeptFile, decision: Decision, now: float) -> None:
         "state": dict(decision.state),
         "nodes": list(decision.state),
         "reasons": {node: list(reasons) for node, reasons in decision.reasons.items()},
-        "records": [dataclasses.asdict(record) for record in decision.records],
+        "records": [record._asdict() for record in decision.records],
         "notes": list(decision.notes),
     }
     with contextlib.suppress(VetError, OSError, ValueError):

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from math import exp, log
+from math import exp, inf, log
 from statistics import median
 from typing import NamedTuple
 
@@ -158,12 +158,9 @@ def bad_meetings(meetings: Sequence[Meeting], better: str, effect: float) -> tup
             own[one].append(value)
             own[other].append(value)
     limit = peer_limit([median(values) for values in own.values()], better, effect)
-    bad = [
-        meeting
-        for meeting in meetings
-        if meeting.bad or meeting.value is None or (limit is not None and _beyond(meeting.value, limit, better))
-    ]
-    return limit, bad
+    sign = 1.0 if better == "higher" else -1.0
+    least = sign * limit if limit is not None else -inf
+    return limit, [one for one in meetings if one.bad or one.value is None or sign * one.value < least]
 
 
 def suspects(meetings: Sequence[Meeting], better: str, effect: float) -> list[str]:
@@ -232,9 +229,12 @@ def explain(
     open_ones = [one for one in bad if named.keys().isdisjoint(one.pair)]
     notes, explained = _switches(meetings, open_ones, named, leaf or {})
     left = _pairs([one for one in open_ones if id(one) not in explained])
-    notes += [f"the way between {a} and {b} is bad, but neither is with others" for a, b in left[:_WAYS_SHOWN]]
-    if len(left) > _WAYS_SHOWN:
-        notes.append(f"{len(left) - _WAYS_SHOWN} more ways between two nodes are bad")
+    if len(left) == 1:
+        notes += [f"the way between {a} and {b} is bad, but neither is with others" for a, b in left]
+    elif left:
+        ways = ", ".join(f"{a} and {b}" for a, b in left[:_WAYS_SHOWN])
+        more = f" and {len(left) - _WAYS_SHOWN} more" if len(left) > _WAYS_SHOWN else ""
+        notes.append(f"the ways between two nodes are bad, but neither is with others: {ways}{more}")
     return faults, notes
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from piolet.base.errors import VetError
@@ -41,7 +40,7 @@ def document(
         "abort": decision.abort,
         "notes": list(decision.notes),
         "versions": {"piolet": _version(), "python": platform.python_version(), "kernel": platform.release()},
-        "records": [asdict(record) for record in decision.records],
+        "records": [record._asdict() for record in decision.records],
     }
 
 

@@ -8,7 +8,6 @@ baseline low, and so hide a loss, and can make none high, and so no good node ba
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -71,8 +70,8 @@ def against(task: Task, record: Record, kind: str | None, values: Sequence[float
     better, effect = record.better or task.better, task.effect if record.effect is None else record.effect
     if kind is None or record.value is None or better not in ("higher", "lower"):
         why = "the site keeps no values of it" if kind is None else "it gives no value that can be compared"
-        return dataclasses.replace(record, outcome=INCONCLUSIVE, reason=why, whose=USER)
-    record = dataclasses.replace(record, past=len(values), usual=median(values) if values else None)
+        return record._replace(outcome=INCONCLUSIVE, reason=why, whose=USER)
+    record = record._replace(past=len(values), usual=median(values) if values else None)
     limit = localise.peer_limit(values, better, effect)
     if limit is None:
         return record

@@ -6,7 +6,6 @@ judged has no good node.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -130,9 +129,9 @@ def against_history(
         task = tasks.get(record.eval)
         past = history.get((record.node, task.digest()), ()) if task else ()
         if past:
-            record = dataclasses.replace(record, past=len(past), usual=median(past))
+            record = record._replace(past=len(past), usual=median(past))
         if task and task.baseline == "history" and record.outcome == PASS:
-            record = _by_history(task, dataclasses.replace(record, past=len(past)), past)
+            record = _by_history(task, record._replace(past=len(past)), past)
         result.append(record)
     return result
 
@@ -242,7 +241,7 @@ def _said(task: Task, record: Record) -> tuple[str, float]:
 def _unclear(own: Sequence[Record], reason: str, whose: str = EITHER) -> dict[tuple[str, str], Record]:
     """Return those that passed as inconclusive: fixed limits were held, only what was asked besides is missing."""
     return {
-        _key(record): dataclasses.replace(record, outcome=INCONCLUSIVE, reason=reason, whose=whose)
+        _key(record): record._replace(outcome=INCONCLUSIVE, reason=reason, whose=whose)
         for record in own
         if record.outcome == PASS
     }
@@ -295,9 +294,7 @@ def _by_majority(own: Sequence[Record]) -> dict[tuple[str, str], Record]:
     facts = {record.node: record.details.get("same", {}) for record in own if record.outcome == PASS}
     odd = localise.odd_ones({node: same for node, same in facts.items() if isinstance(same, dict)})
     return {
-        (record.node, record.eval): dataclasses.replace(
-            record, outcome=FAIL, reason="; ".join(odd[record.node])[:500], whose=NODE
-        )
+        (record.node, record.eval): record._replace(outcome=FAIL, reason="; ".join(odd[record.node])[:500], whose=NODE)
         for record in own
         if record.node in odd
     }
@@ -311,4 +308,4 @@ def beyond(record: Record, limit: float, better: str, whom: str) -> Record:
     word = "below" if better == "higher" else "above"
     unit = record.unit
     reason = f"{record.measure} {record.value:.4g} {unit} is {word} the limit of {limit:.4g} {unit} {whom}"
-    return dataclasses.replace(record, outcome=FAIL, reason=reason, limit=limit, whose=NODE)
+    return record._replace(outcome=FAIL, reason=reason, limit=limit, whose=NODE)

@@ -173,7 +173,7 @@ struct work load_mean(const struct loads *loads, double from, double to) {
             double work = worked(load, right) - worked(load, left);
             add(&mean, load->kind, work / (to - from));
             add(&mean, &KINDS[0], (right - left - work) / (to - from));
-            if (work > 0) { /* memory stays allocated between bursts; what idles does not hold the clock back */
+            if (load->kind != &KINDS[0] && work > (to - from) / 2) { /* what idles does not hold the clock back */
                 mean.events &= ~1ULL;
             }
         }
@@ -225,8 +225,9 @@ void load_apply(struct gpu *gpu) {
     gpu->energy = (number)llround(base + load_mean(&gpu->loads, from, fmax(now, from + 1e-6)).power * (now - from) * 1000);
     gpu->temperature = (number)lround(mean.temperature);
     gpu->memory_temperature = gpu->temperature + 8;
-    gpu->clock_graphics = gpu->clock_sm = (number)lround(mean.clock);
-    gpu->throttle = mean.events;
+    struct work instant = load_mean(&gpu->loads, fmax(0, now - 0.001), now); /* a clock is that of now */
+    gpu->clock_graphics = gpu->clock_sm = (number)lround(instant.clock);
+    gpu->throttle = instant.events;
     if (gpu->memory_by_load) {
         gpu->memory_used = (number)(mean.memory * (double)(gpu->memory_total - gpu->memory_reserved));
     }

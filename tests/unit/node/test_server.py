@@ -9,7 +9,8 @@ import weakref
 from pathlib import Path
 
 from piolet.environment.definition import Definition
-from piolet.node.server.server import Connection, Server
+from piolet.node.server.connection import Connection
+from piolet.node.server.server import Server
 from piolet.site.config import Config
 from piolet.transport import wire
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from piolet.score.clock import HELD_S, Held, cause, shares
+from piolet.score.clock import HELD_S, Held, cause, read, shares
 
 NAN = np.nan
 
@@ -23,6 +23,20 @@ def test_it_goes_on_in_the_next_chunk_and_ends() -> None:
     later = (np.array([1.5, 1 + HELD_S, 1.1 + HELD_S]) * 1e9).astype(np.int64)
     got = held.fill(np.full(3, NAN), later, np.zeros(3, int))
     assert got == pytest.approx([1500, 1500, NAN], nan_ok=True)
+
+
+def test_what_is_read_while_nothing_runs_is_not_read() -> None:
+    """GPU idle is 0x1: the clock before it stands, and so does its reason."""
+    chunk = {
+        "clock_sm": np.array([1200.0, NAN, 345, 345, 1980]),
+        "clock_memory": np.array([2619.0, NAN, 405, 405, 2619]),
+        "clock_events": np.array([0x4, NAN, 0x1, 0x1 | 0x2, 0]),
+    }
+    got = read(chunk)
+    assert got["clock_sm"] == pytest.approx([1200, NAN, NAN, NAN, 1980], nan_ok=True)
+    assert got["clock_memory"] == pytest.approx([2619, NAN, NAN, NAN, 2619], nan_ok=True)
+    assert got["clock_events"] == pytest.approx([0x4, NAN, NAN, NAN, 0], nan_ok=True)
+    assert chunk["clock_sm"][2] == 345
 
 
 def test_causes_by_the_drivers_mask() -> None:

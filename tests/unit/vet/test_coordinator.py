@@ -46,7 +46,7 @@ def test_lost_nodes_are_told_once() -> None:
     leader.lose("n1", "its task ended")
     for name in ("n0", "n2", "n3", "n4", "n5"):
         good = records.record(name, "network_pair", "network_pair", verdict(), 0.1)
-        leader.feed(name, records.encode("met", {"round": 1, **vars(good)}))
+        leader.feed(name, records.encode("met", {"round": 1, **good._asdict()}))
     leader.advance()
     assert [kind(line) for line in leader.orders()] == ["gone", "meet"]
 
@@ -69,7 +69,7 @@ def test_who_is_silent_twice_is_waited_for_no_more() -> None:
         for number in rounds:
             for name in set(names) - {"n5"}:
                 good = records.record(name, "network_pair", "network_pair", verdict(), 0.1)
-                leader.feed(name, records.encode("met", {"round": number, **vars(good)}))
+                leader.feed(name, records.encode("met", {"round": number, **good._asdict()}))
     assert leader.done and waits == 2
     assert leader.found.lost == {"n5": "it gave no answer in two meetings"}
 
@@ -110,7 +110,9 @@ def test_few_notes_of_many_bad_ways() -> None:
     ]
     faults, notes = localise.localise(found, "higher", 0.3)
     assert faults == []
-    assert len(notes) == 10 and notes[-1] == "471 more ways between two nodes are bad"
+    (note,) = notes
+    assert note.startswith("the ways between two nodes are bad, but neither is with others: ") and len(note) < 300
+    assert note.count(" and ") == 10 and note.endswith(" and 471 more")
 
 
 @pytest.mark.parametrize("count", [0, 20, 21, 500])
@@ -170,7 +172,7 @@ def test_groups_are_judged_each_by_itself() -> None:
             bad = slow and at < 2  # the smaller group: n0 and n1
             said = Verdict("fail" if bad else "pass", "slow" if bad else "", "allreduce", 1.0 if bad else 10.0)
             one = records.record(name, "nccl_bandwidth", "nccl_bandwidth", said, 0.1)
-            leader.feed(name, records.encode("met", {"round": 1, **vars(one)}))
+            leader.feed(name, records.encode("met", {"round": 1, **one._asdict()}))
         leader.advance()
         assert leader.done is not slow
         if not slow:

@@ -9,9 +9,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy
 import pytest
-from piolet.api import FAIL, INCONCLUSIVE, PASS, Context, Inconclusive
+from piolet.api import FAIL, INCONCLUSIVE, NODE, PASS, Context, Inconclusive
 from piolet.vet.catalogue import catalogue
 from piolet.vet.evals import (
     _team,
@@ -278,6 +280,29 @@ def test_cpu_gemm() -> None:
     assert verdict.outcome == PASS
     assert verdict.value is not None and verdict.value > 0
     assert cpu_gemm.CpuGemm(size=64, repeats=1, min_rate=1e9).check(context()).outcome == FAIL
+
+
+@pytest.mark.parametrize(("wrong", "off"), [(2.0, "2"), (float("nan"), "nan")])
+def test_cpu_gemm_that_multiplies_wrongly(monkeypatch: pytest.MonkeyPatch, wrong: float, off: str) -> None:
+    """One number of a product is not right: a fault of the node, and no lack of memory."""
+    right = numpy.matmul
+
+    def matmul(a: Any, b: Any, out: Any) -> None:
+        right(a, b, out=out)
+        out[3, 4] += wrong
+
+    monkeypatch.setattr(numpy, "matmul", matmul)
+    verdict = cpu_gemm.CpuGemm(size=64, repeats=1).check(context())
+    core = min(os.sched_getaffinity(0))
+    said = f"core {core} multiplies wrongly: the sum of the product is off by {off}"
+    assert (verdict.outcome, verdict.reason, verdict.whose) == (FAIL, said, NODE)
+
+
+def test_a_member_that_dies_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the kernel does where memory is short."""
+    monkeypatch.setattr(numpy, "matmul", lambda *_, **__: os.kill(os.getpid(), 9))
+    with pytest.raises(Inconclusive, match="died, probably of too little memory"):
+        cpu_gemm.CpuGemm(size=64, repeats=1).check(context())
 
 
 def test_cpu_gemm_compares_with_the_median(monkeypatch: pytest.MonkeyPatch) -> None:

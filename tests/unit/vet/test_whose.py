@@ -113,7 +113,7 @@ def test_classes_say_whose_problem_it_is(tmp_path: Path, text: str, of_whom: str
 def test_a_verdict_of_nobody_is_refused() -> None:
     with pytest.raises(ValueError, match="not 'nobody'"):
         Verdict(FAIL, "x", whose="nobody")
-    content = dataclasses.asdict(said("n1", NODE))
+    content = said("n1", NODE)._asdict()
     assert records.to_record(content) == said("n1", NODE)
     assert records.to_record({**content, "whose": "nobody"}) is None
     assert records.to_record({**content, "whose": ["node"]}) is None

@@ -7,6 +7,7 @@ import os
 import selectors
 
 from piolet.container import labels
+from piolet.node.root.attachments import Attachments
 from piolet.node.root.endings import Endings
 from piolet.node.root.state import Known, StepFiles
 from piolet.steps import identity, slurmstepd
@@ -14,7 +15,9 @@ from piolet.steps import identity, slurmstepd
 _log = logging.getLogger("pioletd.monitor")
 
 
-def take_up(files: StepFiles, endings: Endings, place: str, selector: selectors.BaseSelector) -> None:
+def take_up(
+    files: StepFiles, endings: Endings, attachments: Attachments, place: str, selector: selectors.BaseSelector
+) -> None:
     """Watch every step that was noted, or whose container is found, in the loop of `selector`."""
     running = slurmstepd.running()
     prefix = labels.label("", place)
@@ -35,9 +38,12 @@ def take_up(files: StepFiles, endings: Endings, place: str, selector: selectors.
             continue
         _log.info("step %s goes on; it is watched by its slurmstepd, process %d", step, peer)
 
+        attachments.know(one)
+
         def on_end(step: str = step, pidfd: int = pidfd) -> None:
             selector.unregister(pidfd)
             os.close(pidfd)
+            attachments.over(step)
             endings.empty_labelled(step, labels.label(step, place))
 
         selector.register(pidfd, selectors.EVENT_READ, on_end)

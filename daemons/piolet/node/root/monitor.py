@@ -18,12 +18,13 @@ import selectors
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from piolet.base.errors import PioletError, WireError
 from piolet.container import labels, worker
-from piolet.node.requests import Answer, Build, End, decode, take_start
-from piolet.node.root import earlier
+from piolet.node.requests import Announced, Answer, Attach, Build, End, decode, take_start
+from piolet.node.root import earlier, idmaps
+from piolet.node.root.attachments import Attachments
 from piolet.node.root.endings import Endings, Remains
 from piolet.node.root.mountedimages import Images, View, explain
 from piolet.node.root.state import Known, StepFiles
@@ -38,7 +39,6 @@ _log = logging.getLogger("pioletd.monitor")
 
 _WORKER_DIED = "the process that built the container died"
 _MARKS_MAX = 32
-_MAP_BYTES_MAX = 4000  # the kernel takes less than a page
 # Workers at one time: a user can stop their own, and each then stays until its step's deadline.
 _WORKERS_MAX, _WORKERS_PER_USER_MAX = 256, 16
 _EXPIRY_S = 1.0
@@ -82,6 +82,7 @@ class Monitor:
         self._next_expiry = 0.0
         self._selector = selectors.DefaultSelector()
         self._endings = Endings(files, self._selector, clock)
+        self._attachments = Attachments(self._endings, clock)
         self._workers = Workers(self._selector, namespace)
         channel.setblocking(False)
         self._selector.register(channel, selectors.EVENT_READ, self._on_server)
@@ -96,7 +97,7 @@ class Monitor:
         for pidfd, name in siblings.items():
             self._selector.register(pidfd, selectors.EVENT_READ, lambda n=name: self._on_sibling(n))
         self._selector.register(wakeup, selectors.EVENT_READ, self._on_signal)
-        earlier.take_up(self._files, self._endings, self._place, self._selector)
+        earlier.take_up(self._files, self._endings, self._attachments, self._place, self._selector)
         self._workers.keep_spare()
         while not self._stop:
             for key, _ in self._selector.select(self._timeout()):
@@ -127,6 +128,8 @@ class Monitor:
                 request = decode(packet.data)
                 if isinstance(request, End):
                     self._end(request.key)
+                elif isinstance(request, Attach):
+                    self._attach(request, packet.descriptors)
                 elif request.key in self._steps:
                     _log.error("the server used the number %d twice", request.key)
                 else:
@@ -134,16 +137,30 @@ class Monitor:
             except WireError as error:
                 _log.error("%s", error)
 
-    def _take(self, order: Build, descriptors: list[int]) -> None:
+    def _who(self, descriptors: list[int]) -> Announced:
         if len(descriptors) != 1:
-            raise WireError("a request to build came without the step's connection")
+            raise WireError("a request came without the step's connection")
+        connection = socket.socket(fileno=descriptors[0])
+        # Closed before anything is forked: slurmstepd's tasks are to see when pioletd ends.
+        descriptors.clear()
+        with connection:
+            return take_start(connection, self._listener)
+
+    def _attach(self, order: Attach, descriptors: list[int]) -> None:
+        try:
+            who = self._who(descriptors)
+            # The latest of that name: a job that was requeued has it again.
+            target = next((one for one in reversed(self._steps.values()) if one.who.step == order.to), None)
+            self._answer(*self._attachments.take(order, who, target))
+        except PioletError as error:
+            self._answer(Answer(order.key, error.message, error.hint or ""))
+        except OSError as error:
+            self._answer(Answer(order.key, f"cannot enter the container of step {order.to}: {error.strerror}"))
+
+    def _take(self, order: Build, descriptors: list[int]) -> None:
         now = self._clock()
         try:
-            connection = socket.socket(fileno=descriptors[0])
-            # Closed before anything is forked: slurmstepd's tasks are to see when pioletd ends.
-            descriptors.clear()
-            with connection:
-                who = take_start(connection, self._listener)
+            who = self._who(descriptors)
             step = Step(order, who, now + order.timeout_s, marks=[("monitor", now)])
             self._steps[order.key] = step
             step.find_namespace(self._home)
@@ -276,41 +293,21 @@ class Monitor:
             self._fail(step.order.key, f"cannot take over the container: {error}", None)
 
     def _write_maps(self, step: Step, child: Child) -> None:
-        who = step.who
         # From here on, whatever comes to be in the container can be ended with it.
-        step.remains = Remains(Known(who.step, who.peer, None), child.open("ns/user"))
-        root = step.order.remapped
-        child.write_map("uid_map", [(0 if root else who.uid, who.uid)])
-        # With the supplementary groups mapped, the user sees them by name; setgroups stays denied, so
-        # that a group that takes access away cannot be dropped.
-        denied = child.open("setgroups", os.O_WRONLY)
-        try:
-            os.write(denied, b"deny")
-        finally:
-            os.close(denied)
-        pairs: list[tuple[int, int]] = []
-        size = 0
-        for group in dict.fromkeys([who.gid, *(group for group in who.groups if group or not root)]):
-            size += len(f"{group} {group} 1\n")
-            if size < _MAP_BYTES_MAX and len(pairs) < 340:
-                pairs.append((0 if root and not pairs else group, group))
-        child.write_map("gid_map", pairs)
+        step.remains = Remains(Known(step.who.step, step.who.peer, None), child.open("ns/user"))
+        idmaps.write(child, step.who, as_root=step.order.remapped)
 
     def _ready(self, step: Step, child: Child, built: worker.Built) -> None:
-        namespaces: list[int] = []
-        try:
-            for kind in ("user", "mnt"):
-                namespaces.append(child.open(f"ns/{kind}"))
-            step.ready = True
-            marks = [*step.marks, *built.marks[:_MARKS_MAX]]
-            answer = Answer(step.order.key, marks=marks, made_in=step.made_in, start=built.start[:4096])
-            self._answer(answer, namespaces)
-        finally:
-            for descriptor in namespaces:
-                os.close(descriptor)
+        for kind in ("user", "mnt"):
+            step.inside = (*step.inside, child.open(f"ns/{kind}"))
+        step.ready, step.start = True, built.start[:4096]
+        marks = [*step.marks, *built.marks[:_MARKS_MAX]]
+        answer = Answer(step.order.key, marks=marks, made_in=step.made_in, start=step.start)
+        self._answer(answer, step.inside)
         self._let_go(step)
-        if step.remains is not None:
-            self._files.write(step.remains.of)
+        known = step.known()
+        if known is not None:
+            self._files.write(known)
 
     def _let_go(self, step: Step) -> None:
         """Close the worker's channel, at which it ends."""
@@ -333,16 +330,18 @@ class Monitor:
     def _clear(self, step: Step) -> None:
         """End the step's worker, and whatever is in its container."""
         step.forget_namespace()
+        step.leave()
         if step.channel is not None and step.worker is not None:
             step.worker.kill()
         self._let_go(step)
         if step.remains is not None:
             self._endings.empty(step.remains)
             step.remains = None
+            self._attachments.over(step.who.step)
 
-    def _answer(self, answer: Answer, descriptors: list[int] | None = None) -> None:
+    def _answer(self, answer: Answer, descriptors: Sequence[int] = ()) -> None:
         try:
-            packets.send(self._channel, packets.encode(answer), descriptors or [])
+            packets.send(self._channel, packets.encode(answer), descriptors)
         except (BrokenPipeError, ConnectionResetError):
             self._stop = True  # the server has ended; so do we
         except BlockingIOError:
@@ -352,18 +351,17 @@ class Monitor:
     # -- ends
 
     def _end(self, key: int) -> None:
+        self._attachments.end(key)
         step = self._steps.pop(key, None)
-        if step is None:
-            return
-        self._clear(step)
+        if step is not None:
+            self._clear(step)
 
     # -- time
 
     def _timeout(self) -> float:
         now = self._clock()
         times = [self._next_expiry]
-        look = self._endings.next_due()
-        times += [] if look is None else [look]
+        times += [due for due in (self._endings.next_due(), self._attachments.next_due()) if due is not None]
         times += [step.deadline for step in self._steps.values() if not step.ready]
         times += [awaited.deadline for awaited in self._mounting.values()]
         times += self._workers.due(self._last_start)
@@ -380,6 +378,7 @@ class Monitor:
             if now >= awaited.deadline:
                 awaited.deadline = now + _MOUNT_MAX_S
                 awaited.mounting.child.kill()
+        self._attachments.tick()
         self._endings.tick()
         if now >= self._next_expiry:
             self._next_expiry = now + min(60.0, max(_EXPIRY_S, self._image_idle_s))

@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from piolet.base import files
 from piolet.base.errors import PioletError
@@ -21,11 +21,21 @@ _log = logging.getLogger("pioletd.monitor")
 
 @dataclass(frozen=True)
 class Known:
-    """A step that an earlier daemon served: its slurmstepd's pid, and when that started."""
+    """A step that an earlier daemon served: its slurmstepd's pid, and when that started.
+
+    user, mounts   the numbers of its container's namespaces, 0: not known. No other has them while slurmstepd lives,
+                   which keeps both open (READY stays in its socket's queue)
+    made_in, start as in Answer
+    """
 
     step: str
     peer: int
     started: int | None
+    uid: int = -1
+    user: int = 0
+    mounts: int = 0
+    made_in: int = 0
+    start: str = ""
 
     def alive(self) -> bool:
         """Return whether that very slurmstepd still runs."""
@@ -47,7 +57,9 @@ class StepFiles:
         path = f"{self._directory}/{known.step}"
         try:
             # dumps, since dump leaves cycles behind, and the monitor's garbage collector is off.
-            text = json.dumps({"peer": known.peer, "started": known.started})
+            value = asdict(known)
+            del value["step"]
+            text = json.dumps(value)
             files.write_whole(path, text.encode(), f"{path}.tmp")
         except OSError as error:
             _log.warning("cannot note step %s in %s: %s", known.step, self._directory, error.strerror)
@@ -67,8 +79,24 @@ class StepFiles:
                     raise ValueError(name)
                 with open(path, encoding="ascii") as file:
                     value = json.load(file)
-                found.append(Known(name, int(value["peer"]), value["started"]))
+                if not isinstance(value, dict):
+                    raise ValueError(name)
+                found.append(_known(name, value))
             except (OSError, ValueError, KeyError, TypeError):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
         return found
+
+
+def _known(step: str, value: dict[str, int | str | None]) -> Known:
+    """Return the step in a file of this release, or of an earlier one, which knew less. Raises what int does."""
+    numbers = {name: int(value.get(name) or 0) for name in ("user", "mounts", "made_in")}
+    started, uid = value["started"], value.get("uid")
+    return Known(
+        step,
+        int(value["peer"] or 0),
+        None if started is None else int(started),
+        -1 if uid is None else int(uid),
+        start=str(value.get("start") or ""),
+        **numbers,
+    )

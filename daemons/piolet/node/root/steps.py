@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from piolet.node.requests import Announced, Build
 from piolet.node.root.endings import Remains
 from piolet.node.root.mountedimages import Mounting, WantedImage
+from piolet.node.root.state import Known
 from piolet.steps import jobnamespaces
 from piolet.system import processes
 from piolet.system.children import Child
@@ -19,7 +20,8 @@ class Step:
     """A step with a container, being built or running.
 
     `namespace` is a descriptor of the job's own mount namespace, if it has one, until a worker has it; `made_in` is its
-    number.
+    number. `inside` are descriptors of the container's user and mount namespaces, from when it is ready, and `start` is
+    as in Answer.
     """
 
     order: Build
@@ -32,6 +34,8 @@ class Step:
     marks: list[tuple[str, float]] = field(default_factory=list)
     namespace: int | None = None
     made_in: int = 0
+    inside: tuple[int, ...] = ()
+    start: str = ""
 
     @property
     def wanted(self) -> WantedImage | None:
@@ -51,6 +55,19 @@ class Step:
             self.remains = replace(
                 self.remains, of=replace(self.remains.of, started=processes.start_time(self.who.peer))
             )
+
+    def known(self) -> Known | None:
+        """Return what a later daemon has to know of it; None: it has no container."""
+        if self.remains is None or len(self.inside) != 2:
+            return None
+        of, (user, mounts) = self.remains.of, (os.fstat(one).st_ino for one in self.inside)
+        return Known(of.step, of.peer, of.started, self.who.uid, user, mounts, self.made_in, self.start)
+
+    def leave(self) -> None:
+        """Close the container's namespaces."""
+        for descriptor in self.inside:
+            os.close(descriptor)
+        self.inside = ()
 
     def forget_namespace(self) -> None:
         """Close the descriptor of the job's mount namespace."""

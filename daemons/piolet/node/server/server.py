@@ -14,23 +14,21 @@ import pwd
 import selectors
 import socket
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from piolet.base import logs
 from piolet.base.errors import PioletError
 from piolet.base.files import identity_of
 from piolet.container import labels
 from piolet.container.entries import Additions
-from piolet.container.plan import ENTRY_PROGRAM
-from piolet.container.planner import entry_program, make_plan
+from piolet.container.planner import make_plan
 from piolet.environment import later
-from piolet.environment.definition import Definition, from_json
-from piolet.hooks.evaluate import Wish
+from piolet.environment.definition import from_json
 from piolet.images.store import locate
-from piolet.node.requests import Answer, Build, End, encode
+from piolet.node.requests import Answer, Attach, Build, End, encode
+from piolet.node.server import attaching
+from piolet.node.server.connection import Connection
 from piolet.node.server.furnisher import Furnisher
 from piolet.node.server.slurmspool import SlurmSpool
 from piolet.node.settings import Settings
@@ -48,28 +46,11 @@ _STORE, _USERS, _HOOKS = "image store", "user database", "search for what hooks 
 _TIMEOUT_MARGIN_S = 1.0
 
 
-@dataclass
-class Connection:
-    """A connection of a slurmstepd; while START is left in it for the monitor, `pidfd` says that the step has ended."""
-
-    key: int
-    channel: socket.socket
-    pid: int
-    pidfd: int = -1
-    start: wire.Start | None = None
-    definition: Definition | None = None
-    wish: Wish | None = None
-    began: float = 0.0
-    deadline: float = 0.0
-    variables: Mapping[str, str] = field(default_factory=dict)
-    tasks: bool = False
-    look_ups: dict[str, Future[Any]] = field(default_factory=dict)
-    asked: bool = False
-    answered: bool = False
-
-
 class Server:
-    """The event loop. `listener` is the node's socket, `monitor` the pair's end; `desk` adds others to the loop."""
+    """The event loop. `listener` is the node's socket, `monitor` the pair's end.
+
+    `desk` adds others to the loop; `refused` is told of steps whose container could not be started.
+    """
 
     def __init__(
         self,
@@ -78,10 +59,12 @@ class Server:
         config: Settings,
         place: str,
         desk: Callable[[selectors.BaseSelector], object] | None = None,
+        refused: Callable[[wire.Start, str | None, str], None] | None = None,
     ) -> None:
         self._monitor = monitor
         self._config = config
         self._place = place
+        self._refused = refused
         self._spool = SlurmSpool()
         self._connections: dict[int, Connection] = {}
         self._next_key = 1
@@ -126,20 +109,15 @@ class Server:
         self._watch(channel, lambda: self._on_plugin(connection))
 
     def _on_plugin(self, connection: Connection) -> None:
-        try:
-            # It stays there: of a step with a container, the monitor reads for itself whose it is.
-            data = connection.channel.recv(wire.START_MAX + 1, socket.MSG_PEEK)
-        except BlockingIOError:
+        # It stays there: of a step with a container, the monitor reads for itself whose it is.
+        data = _peek(connection.channel)
+        if data is None:
             return
-        except OSError:
-            # ECONNRESET: the answer was still in the queue when slurmstepd ended.
-            data = b""
         if not data:
             self._close(connection)
             return
         if connection.start is not None:
-            _log.error("a step sent more than one message; its connection is closed")
-            self._close(connection)
+            self._told(connection, connection.start, data)
             return
         connection.began = time.monotonic()
         try:
@@ -147,7 +125,9 @@ class Server:
             connection.start = start
             connection.definition = later.finish(from_json(start.definition), start.job, start.node)
             _log.debug("step %d.%d of uid %d: start", start.job, start.step, start.uid)
-            if connection.definition.image is None:
+            attaches = bool(connection.definition.attach)
+            to = attaching.prepare(connection, self._connections.values()) if attaches else ""
+            if connection.definition.image is None and not attaches:
                 self._ready(connection, [])
                 return
             connection.pidfd = os.pidfd_open(connection.pid)
@@ -159,7 +139,32 @@ class Server:
             return
         self._selector.unregister(connection.channel)
         self._watch(connection.pidfd, lambda: self._close(connection))
-        self._look_up(connection, start)
+        if attaches:
+            connection.asked, connection.container = True, to
+            self._ask(encode(Attach(connection.key, to)), [connection.channel.fileno()])
+        else:
+            self._look_up(connection, start)
+
+    def _told(self, connection: Connection, start: wire.Start, data: bytes) -> None:
+        """A task says, as the user, why it did not start; what we have refused ourselves is in the log already."""
+        connection.channel.recv(1)
+        try:
+            why = wire.decode_error(data)
+        except PioletError as error:
+            _log.error("a step sent more than one message (%s); its connection is closed", error.message)
+            self._close(connection)
+            return
+        if not connection.failed:
+            self._note_failure(connection, start, why)
+
+    def _note_failure(self, connection: Connection, start: wire.Start, why: str) -> None:
+        connection.failed = True
+        step = identity.name(start.job, start.step)
+        _log.warning("step %s of uid %d failed: %s", step, start.uid, why, extra=logs.of(start.uid))
+        if self._refused is not None:
+            definition = connection.definition
+            image = definition.image.digest if definition is not None and definition.image is not None else None
+            self._refused(start, image, why)
 
     def _close(self, connection: Connection) -> None:
         if connection.pidfd >= 0:
@@ -280,7 +285,7 @@ class Server:
             if connection is None:
                 return
             if answer.error:
-                connection.asked = False
+                connection.asked, connection.container = False, ""
                 self._fail(connection, PioletError(answer.error, answer.hint or None))
             else:
                 self._ready(connection, packet.descriptors, answer.made_in, answer.start)
@@ -289,10 +294,14 @@ class Server:
     # -- answers
 
     def _ready(self, connection: Connection, namespaces: list[int], made_in: int = 0, start: str = "") -> None:
-        definition = connection.definition
-        assert definition is not None
+        definition, step = connection.definition, connection.start
+        assert definition is not None and step is not None
         workdir = (definition.workdir if definition.workdir_given else start) or "/"
+        if namespaces and not connection.container:
+            connection.container = identity.name(step.job, step.step)
+        connection.workdir = workdir
         try:
+            attaching.check(definition, bool(namespaces))
             variables = {**definition.set_env, **connection.variables}
             if namespaces:  # what slurmstepd has said there is where the step is on the node
                 variables["PWD"] = workdir
@@ -301,7 +310,7 @@ class Server:
                 namespaces=bool(namespaces),
                 environment=len(environment),
                 workdir=workdir if namespaces else "",
-                entrypoint=ENTRY_PROGRAM if namespaces and (connection.tasks or entry_program(definition)) else "",
+                entrypoint=attaching.program(definition, connection.tasks) if namespaces else "",
                 made_in=made_in,
             )
         except PioletError as error:
@@ -324,8 +333,7 @@ class Server:
         if start is None:
             _log.warning("a message of a step is refused: %s", error.message)
         elif not connection.answered:
-            step = identity.name(start.job, start.step)
-            _log.warning("step %s of uid %d failed: %s", step, start.uid, error.message, extra=logs.of(start.uid))
+            self._note_failure(connection, start, error.message)
         self._answer(connection, wire.encode_error(error.message, error.hint), [])
 
     def _answer(self, connection: Connection, message: bytes, descriptors: list[int]) -> None:
@@ -344,6 +352,20 @@ class Server:
             packets.send(connection.channel, message, descriptors)
         except OSError as error:
             _log.info("the step ended before its answer: %s", error.strerror)
+
+
+def _peek(channel: socket.socket) -> bytes | None:
+    """Return the next message, which stays there; b'': the other end is closed; None: there is nothing yet."""
+    for _ in range(2):
+        try:
+            return channel.recv(wire.START_MAX + 1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            continue  # said once where the answer was still in the queue; what had come before can be read
+        except OSError:
+            break
+    return b""
 
 
 def _trace(connection: Connection, marks: list[tuple[str, float]]) -> None:

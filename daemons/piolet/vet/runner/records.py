@@ -19,20 +19,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from piolet.api import EITHER, INCONCLUSIVE, NODE, OUTCOMES, USER, Verdict
 
 LINE_MAX = 64 * 1024
 REASON_MAX = 2000
 _WORD_MAX = 200
+_CLEANED = {
+    "reason": REASON_MAX, "measure": _WORD_MAX, "unit": _WORD_MAX, "kind": REASON_MAX, "peer": REASON_MAX,
+    "better": _WORD_MAX,
+}  # fmt: skip
+_NUMBERS = ("value", "limit", "effect", "past", "usual")
+_WHOSE = (NODE, USER, EITHER)
 MARK = "piolet-vet"
 
 
-@dataclass(frozen=True)
-class Record:
-    """The verdict of one eval on one node.
+_NOTHING: Mapping[str, Any] = {}
+
+
+class Record(NamedTuple):
+    """The verdict of one eval on one node. A tuple, since there are as many as nodes times evals.
 
     eval      the name in the protocol
     kind      the short name or dotted class
@@ -58,7 +65,7 @@ class Record:
     seconds: float = 0.0
     cached: bool = False
     peer: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = _NOTHING
     better: str = ""
     effect: float | None = None
     past: int | None = None
@@ -100,9 +107,9 @@ def encode(kind: str, content: Mapping[str, Any]) -> bytes:
 def encode_record(one: Record) -> bytes:
     """Return the line of a record."""
     try:
-        return encode("verdict", asdict(one))
+        return encode("verdict", one._asdict())
     except ValueError:  # a NaN or an infinity in the details
-        return encode("verdict", {**asdict(one), "details": {"left out": "not finite"}})
+        return encode("verdict", {**one._asdict(), "details": {"left out": "not finite"}})
 
 
 def decode(line: bytes) -> tuple[str, dict[str, Any]] | None:
@@ -123,20 +130,30 @@ def to_record(value: Mapping[str, Any]) -> Record | None:
         found = Record(**value)
     except TypeError:
         return None
-    texts = (found.node, found.eval, found.kind, found.reason, found.measure, found.unit, found.peer, found.better)
-    known = (found.value, found.limit, found.effect, found.past, found.usual)
-    numbers = [number for number in known if number is not None]
-    if not all(isinstance(text, str) for text in texts) or found.outcome not in OUTCOMES:
+    if found.outcome not in OUTCOMES or found.whose not in _WHOSE or not isinstance(found.details, dict):
         return None
-    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in [*numbers, found.seconds]):
+    if not (isinstance(found.node, str) and isinstance(found.eval, str) and _is_number(found.seconds)):
         return None
-    if not isinstance(found.details, dict) or found.whose not in (NODE, USER, EITHER):
-        return None
+    changed: dict[str, Any] = {} if found.details else {"details": _NOTHING}
     # Its node may be anybody's, and its lines must not look like others of the screen.
-    return replace(
-        found, reason=clean(found.reason), measure=clean(found.measure, _WORD_MAX), unit=clean(found.unit, _WORD_MAX),
-        kind=clean(found.kind), peer=clean(found.peer), better=clean(found.better, _WORD_MAX),
-    )  # fmt: skip
+    for name, most in _CLEANED.items():
+        text = value.get(name, "")
+        if not isinstance(text, str):
+            return None
+        if len(text) > most or not text.isprintable():
+            changed[name] = clean(text, most)
+    for name in _NUMBERS:
+        number = value.get(name)
+        if number is not None and not _is_number(number):
+            return None
+    return found._replace(**changed) if changed else found
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def answered(node: str, name: str, kind: str, answer: Any, seconds: float) -> Record:

@@ -103,7 +103,7 @@ def run_plan(
 
 def again(task: Task, record: Record, node: str) -> Record:
     """Return a kept record as the verdict of `task`."""
-    return dataclasses.replace(record, node=node, eval=task.name, kind=task.kind, cached=True, seconds=0.0)
+    return record._replace(node=node, eval=task.name, kind=task.kind, cached=True, seconds=0.0)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

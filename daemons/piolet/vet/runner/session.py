@@ -154,7 +154,7 @@ class _Meetings:
         others = ",".join(node for node in found.members if node != self._context.node)
 
         def emit(record: Record) -> None:
-            content = dataclasses.asdict(dataclasses.replace(record, peer=others[:1000]))
+            content = record._replace(peer=others[:1000])._asdict()
             self._write(records.encode("met", {"round": found.number, **content}))
 
         runner.run([task], dataclasses.replace(self._context, facts=facts), emit, self._resolve)

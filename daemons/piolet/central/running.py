@@ -1,0 +1,228 @@
+"""Starts the service, and ends it: who it may run as, its store, its threads, its sockets.
+
+The service is mightier than any node's daemon: it may say of every node what it wants. So it runs neither as root nor
+as the account of nodes' parsers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from piolet.base.errors import ConfigError, SlurmError
+from piolet.central import rulefiles
+from piolet.central.answers import Answers
+from piolet.central.bounded import Bounded
+from piolet.central.doors import CERTIFICATE, Doors
+from piolet.central.ledger import Engine, Judge, Ledger
+from piolet.central.metrics import Counts
+from piolet.central.places import Places, from_file, no_slurm
+from piolet.central.poller import Poller
+from piolet.central.recent import Recent, Watched
+from piolet.central.rules.engine import Engine as Rules
+from piolet.central.service import Service
+from piolet.central.settings import CentralConfig, listen_of
+from piolet.central.store.database import alone, connect
+from piolet.central.store.reader import Reader
+from piolet.central.store.writer import Writer
+from piolet.central.told import Told
+from piolet.slurm import cluster as slurm
+from piolet.system import notify
+from piolet.system.accounts import uid_of
+
+_LOG = logging.getLogger("piolet-central")
+_CONNECTIONS = 2048
+_PRIVATE_S = 600.0
+_HANDSHAKE_S, _END_S = 10.0, 10.0
+
+
+def refuse_account(uid: int, accounts: dict[str, str]) -> None:
+    """Raise ConfigError if this uid is root's, or one of an account that the service must not be.
+
+    accounts   what each account is for: 'the nodes' daemon' -> 'piolet'
+    """
+    if uid == 0:
+        raise ConfigError(
+            "piolet-central does not run as root", "start it by its unit, or as the account of [central] account"
+        )
+    for what, name in accounts.items():
+        try:
+            number = uid_of(name, what)
+        except ConfigError:
+            continue  # there is none of these here
+        if number == uid:
+            raise ConfigError(
+                f"piolet-central does not run as {name}, the account of {what}: whoever breaks one would have all",
+                "give it an account of its own: [central] account",
+            )
+
+
+class Private:
+    """Whether Slurm hides things from users, asked now and then; True where it cannot be asked."""
+
+    def __init__(self, always: bool, ask: Callable[[], slurm.Cluster]) -> None:
+        self._always, self._ask = always, ask
+        self._lock = threading.Lock()
+        self._asked = float("-inf")
+        self._found = True
+
+    def __call__(self) -> bool:
+        """Return it."""
+        if self._always:
+            return True
+        with self._lock:
+            if time.monotonic() - self._asked > _PRIVATE_S:
+                self._asked = time.monotonic()
+                try:
+                    self._found = bool(self._ask().private)
+                except SlurmError as error:
+                    _LOG.warning("whether Slurm has PrivateData is not known, so it counts as set: %s", error.message)
+                    self._found = True
+            return self._found
+
+
+def run(config: CentralConfig, forwarder: str, engine: Engine, *, slurm_there: bool = True) -> None:
+    """Serve until SIGTERM or SIGINT. Raises PioletError, OSError.
+
+    forwarder     the account that nodes send as
+    slurm_there   whether Slurm can be asked; False: [central] cluster and addresses say it all
+    """
+    context = secured(config)
+    name = config.cluster or slurm.cluster().name
+    places = Places(
+        from_file(config.addresses) if config.addresses else {}, slurm.addresses if slurm_there else no_slurm
+    )
+    sender = uid_of(forwarder, "[forward] account") if config.trust != CERTIFICATE else -1
+    doors = Doors(os.geteuid(), sender, name, places, config.munge_socket, config.trust)
+    database = connect(config.store, create=True)
+    with alone(database), contextlib.ExitStack() as stack:
+        network = stack.enter_context(_listening(config))
+        local = stack.enter_context(_local(config.socket)) if config.socket else None
+        recent = Recent()
+        judge = Judge(Reader(database, name), Watched(engine, recent))
+        ledger = Ledger(Writer(database), judge)
+        reader = Reader(database, name)
+        private = Private(config.private, slurm.cluster if slurm_there else _unknown)
+        counts = Counts(judge)
+        answers = Answers(reader, ledger, judge, config.staff, private, getattr(engine, "rules", ()))
+        Told(answers, recent, time.time)
+        ledger.start()
+        stack.callback(ledger.stop)
+        judge.start(ledger)
+        stack.callback(judge.stop)
+        if config.accounting_s and slurm_there:
+            poller = Poller(ledger, name, config.accounting_s, config.history_days * 86400.0)
+            poller.start()
+            stack.callback(poller.stop)
+        service = Service(doors, ledger, reader, answers, counts, config.prometheus)
+        _LOG.info("listening at %s for the cluster %s, store %s", config.listen, name, database.url.database)
+        asyncio.run(_serve(service, network, local, context))
+    database.dispose()
+
+
+def _unknown() -> slurm.Cluster:
+    return slurm.Cluster("", frozenset())
+
+
+async def _serve(
+    service: Service, network: socket.socket, local: socket.socket | None, secured: ssl.SSLContext | None
+) -> None:
+    """Serve on these sockets until a signal comes; then let what has begun come to its end."""
+    config = uvicorn.Config(
+        service.application(), http=Bounded, ws="none", lifespan="off", log_config=None, access_log=False,
+        server_header=False, date_header=False, proxy_headers=False, limit_concurrency=_CONNECTIONS,
+        timeout_keep_alive=5,
+    )  # fmt: skip
+    config.load()
+    state = ServerState()
+    loop = asyncio.get_running_loop()
+
+    def connection() -> asyncio.Protocol:
+        return Bounded(config, state, {}, loop)
+
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    servers = [
+        await loop.create_server(
+            connection, sock=network, backlog=1024, ssl=secured,
+            ssl_handshake_timeout=_HANDSHAKE_S if secured else None,
+        )
+    ]  # fmt: skip
+    if local is not None:
+        servers.append(await loop.create_unix_server(connection, sock=local))
+    notify.ready()
+    await ended.wait()
+    for server in servers:
+        server.close()
+    for one in list(state.connections):
+        one.shutdown()
+    if state.tasks:
+        await asyncio.wait(list(state.tasks), timeout=_END_S)
+
+
+@contextlib.contextmanager
+def _listening(config: CentralConfig) -> Iterator[socket.socket]:
+    host, port = listen_of(config.listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as channel:
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            channel.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"[central] listen: {config.listen} cannot be taken: {error.strerror}") from None
+        channel.listen(1024)
+        yield channel
+
+
+@contextlib.contextmanager
+def _local(path: str) -> Iterator[socket.socket]:
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+        try:
+            channel.bind(path)
+            os.chmod(path, 0o666)  # noqa: S103 - what each may ask for is looked at when they ask
+        except OSError as error:
+            raise ConfigError(f"[central] socket: {path} cannot be made: {error.strerror}") from None
+        channel.listen(128)
+        try:
+            yield channel
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def secured(config: CentralConfig) -> ssl.SSLContext | None:
+    """Return how the service speaks TLS; None where it has no certificate. Raises ConfigError."""
+    if config.trust == CERTIFICATE and not (config.certificate and config.authority):
+        raise ConfigError("[central] trust = 'certificate' needs certificate, key and authority")
+    if not config.certificate:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(config.certificate, config.key or None)
+        if config.trust == CERTIFICATE:
+            context.load_verify_locations(config.authority)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        raise ConfigError(f"the certificates of [central] cannot be used: {error}") from None
+    return context
+
+
+def engine(path: str = "") -> Engine:
+    """Return what judges by the rules of a file; '': by those that Piolet comes with. Raises RuleError."""
+    return Rules(rulefiles.read(path))

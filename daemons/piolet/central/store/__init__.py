@@ -1,0 +1,1 @@
+"""What the central service keeps: a data base that is only ever added to."""

@@ -1,0 +1,169 @@
+"""Reads the store: streams, records in the order in which they came, and what is known of a node."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from piolet.central.store.database import StoreError, reason
+from piolet.central.store.rows import Names, Stored, event_of, stored
+from piolet.central.store.schema import batches, conclusions, epochs, events, gaps, names, notes
+from piolet.events.envelope import Event
+
+_PIECE = 2000
+
+
+class Reader:
+    """Reads a store; in a thread of its own it needs an object of its own. What fails is a StoreError."""
+
+    def __init__(self, engine: sa.Engine, cluster: str) -> None:
+        self.engine = engine
+        self.cluster = cluster
+        self._named = Names()
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sa.Connection]:
+        """Give a connection; a data base that does not answer is a StoreError."""
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StoreError(f"the store cannot be read: {reason(error)}") from None
+
+    def have(self, node: str) -> dict[str, int]:
+        """Return, by epoch, up to which number everything of a node is here, or known to be gone."""
+        query = sa.select(epochs.c.epoch, epochs.c.have).join(names, names.c.id == epochs.c.node)
+        query = query.where(names.c.name == node, epochs.c.own == 0)
+        with self._connected() as connection:
+            return {row.epoch: row.have for row in connection.execute(query)}
+
+    def arrivals(self, after: int = 0, since: float = float("-inf")) -> Iterator[Stored]:
+        """Yield records in the order in which they came: of batches above `after` that came at `since` or later."""
+        joined = sa.join(
+            batches,
+            events,
+            sa.and_(events.c.epoch == batches.c.epoch, events.c.seq.between(batches.c.first, batches.c.last)),
+        )
+        query = (
+            sa.select(
+                events, batches.c.id.label("batch"), batches.c.received, batches.c.offset.label("measured"),
+                epochs.c.epoch.label("hex"), epochs.c.node,
+            )
+            .select_from(joined.join(epochs, epochs.c.id == batches.c.epoch))
+            .where(batches.c.id > after, batches.c.id <= sa.bindparam("upto"), batches.c.received >= since)
+            .order_by(batches.c.id, events.c.seq)
+        )  # fmt: skip
+        with self._connected() as connection:
+            last = connection.scalar(sa.select(sa.func.max(batches.c.id))) or 0
+        at = after
+        while at < last:  # piece by piece, so that no transaction stays open for long
+            with self._connected() as connection:
+                piece = list(connection.execute(query.where(batches.c.id > at), {"upto": at + _PIECE}))
+                found = self._stored(connection, piece)
+            yield from found
+            at += _PIECE
+
+    def _stored(self, connection: sa.Connection, rows: Sequence[Any]) -> list[Stored]:
+        numbers = {number for row in rows for number in (row.kind, row.step, row.subject, row.boot, row.node)}
+        words = self._named.look_up(connection, numbers)
+        found = []
+        for row in rows:
+            event = event_of(row, self.cluster, words, words[row.node], row.hex)
+            found.append(stored(row.batch, event, row.received, row.measured))
+        return found
+
+    def records(self, node: str, since: float, most: int) -> list[Event]:
+        """Return the latest records of a node, the last one first."""
+        with self._connected() as connection:
+            number = self._named.find(connection, node)
+            streams = connection.execute(
+                sa.select(epochs.c.id, epochs.c.epoch).where(epochs.c.node == number, epochs.c.last >= since)
+            ).all()
+            rows: list[tuple[str, Any]] = []
+            for stream in streams:
+                query = sa.select(events).where(events.c.epoch == stream.id, events.c.time >= since)
+                found = connection.execute(query.order_by(events.c.seq.desc()).limit(most))
+                rows += [(stream.epoch, row) for row in found]
+            rows = sorted(rows, key=lambda one: (-one[1].time, one[0], -one[1].seq))[:most]
+            words = self._named.look_up(
+                connection, {number for _, row in rows for number in (row.kind, row.step, row.subject, row.boot)}
+            )
+        return [event_of(row, self.cluster, words, node, epoch) for epoch, row in rows]
+
+    def record(self, node: str, epoch: str, seq: int) -> Event | None:
+        """Return one record, or None."""
+        with self._connected() as connection:
+            number = self._named.find(connection, node)
+            query = (
+                sa.select(events)
+                .join(epochs, epochs.c.id == events.c.epoch)
+                .where(epochs.c.node == number, epochs.c.epoch == epoch, events.c.seq == seq)
+            )
+            row = connection.execute(query).first()
+            if row is None:
+                return None
+            words = self._named.look_up(connection, (row.kind, row.step, row.subject, row.boot))
+        return event_of(row, self.cluster, words, node, epoch)
+
+    def conclusions(self, node: str | None = None, case: str | None = None, since: float = 0.0) -> list[bytes]:
+        """Return lines of conclusions in the order in which they were drawn: all, of one node, or of one case."""
+        query = sa.select(conclusions.c.body).where(conclusions.c.time >= since).order_by(conclusions.c.id)
+        with self._connected() as connection:
+            if node is not None:
+                query = query.where(conclusions.c.node == self._named.find(connection, node))
+            if case is not None:
+                query = query.where(conclusions.c.case == case)
+            return [bytes(row.body) for row in connection.execute(query)]
+
+    def gaps(self, node: str) -> list[dict[str, Any]]:
+        """Return which records of a node are not here and never will be."""
+        query = (
+            sa.select(epochs.c.epoch.label("hex"), gaps.c.first, gaps.c.last, gaps.c.time, gaps.c.why)
+            .join(epochs, epochs.c.id == gaps.c.epoch)
+            .join(names, names.c.id == epochs.c.node)
+            .where(names.c.name == node)
+            .order_by(gaps.c.id)
+        )
+        with self._connected() as connection:
+            return [
+                {"epoch": row.hex, "first": row.first, "last": row.last, "time": row.time, "why": row.why}
+                for row in connection.execute(query)
+            ]
+
+    def notes(self, node: str | None = None, case: str | None = None) -> list[dict[str, Any]]:
+        """Return what people wrote of a node or of a case, the first first."""
+        query = sa.select(notes).order_by(notes.c.id)
+        with self._connected() as connection:
+            if node is not None:
+                query = query.where(notes.c.node == self._named.find(connection, node))
+            if case is not None:
+                query = query.where(notes.c.case == case)
+            rows = connection.execute(query).all()
+        return [{key: getattr(row, key) for key in ("time", "kind", "case", "uid", "text")} for row in rows]
+
+    def nodes(self) -> dict[str, float]:
+        """Return when something last came from each node."""
+        query = (
+            sa.select(names.c.name, sa.func.max(epochs.c.last).label("last"))
+            .join(epochs, epochs.c.node == names.c.id)
+            .group_by(names.c.name)
+        )
+        with self._connected() as connection:
+            return {row.name: row.last for row in connection.execute(query)}
+
+    def counted(self) -> dict[str, int]:
+        """Return how much there is: records that came, records that never will, batches, conclusions."""
+        came = sa.select(sa.func.coalesce(sa.func.sum(epochs.c.have), 0))
+        lost = sa.select(sa.func.coalesce(sa.func.sum(gaps.c.last - gaps.c.first + 1), 0))
+        with self._connected() as connection:
+            gone = int(connection.scalar(lost) or 0)
+            return {
+                "records": int(connection.scalar(came) or 0) - gone,
+                "gone": gone,
+                "batches": connection.scalar(sa.select(sa.func.count()).select_from(batches)) or 0,
+                "conclusions": connection.scalar(sa.select(sa.func.count()).select_from(conclusions)) or 0,
+            }

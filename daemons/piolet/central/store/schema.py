@@ -1,0 +1,142 @@
+"""The tables. `migrations/` makes them; a test holds the two together.
+
+Numbers stand for names (`names`) wherever one is said in every record. A record's key is (`epochs.id`, seq), and the
+table of records has no other index: what is of one node is found by its epochs, and the order in which records came by
+`batches`. Times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+METADATA = MetaData(
+    naming_convention={
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+names = Table(
+    "names",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(256), nullable=False, unique=True),
+)
+"""Nodes, kinds, steps, subjects and boot ids."""
+
+epochs = Table(
+    "epochs",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("node", Integer, ForeignKey("names.id"), nullable=False),
+    Column("epoch", String(16), nullable=False),
+    Column("have", BigInteger, nullable=False),
+    Column("first", Float(53), nullable=False),  # when the first and the last batch came
+    Column("last", Float(53), nullable=False),
+    Column("own", SmallInteger, nullable=False),
+    UniqueConstraint("node", "epoch"),
+)
+"""Streams of records (decision 104), and up to which number each is here.
+
+Of the service's own ones (`own`), whose numbers have gaps and no order, `have` is how many records are here.
+"""
+
+batches = Table(
+    "batches",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False),
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    Column("received", Float(53), nullable=False),
+    Column("offset", Float(53)),  # how far the node's clock was ahead of the service's when it sent
+)
+"""What came together, by the order in which it came: that order is the rules' one."""
+
+events = Table(
+    "events",
+    METADATA,
+    Column("time", Float(53), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("kind", Integer, nullable=False),
+    Column("uid", BigInteger),
+    Column("job", BigInteger),
+    Column("offset", Float(53)),
+    Column("subject", Integer),
+    Column("step", Integer),
+    Column("boot", Integer),
+    Column("run", Integer),
+    Column("source", SmallInteger, nullable=False),
+    Column("severity", SmallInteger),
+    Column("body", LargeBinary),
+    PrimaryKeyConstraint("epoch", "seq"),
+)
+"""Records, as they came."""
+
+gaps = Table(
+    "gaps",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("epoch", Integer, nullable=False, index=True),
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    Column("time", Float(53), nullable=False),
+    Column("why", Text, nullable=False),
+)
+"""Records that are not here, and never will be: lost on their node, or refused."""
+
+conclusions = Table(
+    "conclusions",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("case", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("rule", String(100), nullable=False),
+    Column("node", Integer, nullable=False),
+    Column("subject", String(256), nullable=False),
+    Column("time", Float(53), nullable=False),
+    Column("batch", Integer, nullable=False),  # of the record that completed it
+    Column("written", Float(53), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    UniqueConstraint("case", "state"),
+    Index("ix_conclusions_node", "node", "time"),
+)
+"""What rules concluded, each once: a case is a row that opens it, and one that closes it. `body` is its line."""
+
+notes = Table(
+    "notes",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("time", Float(53), nullable=False),
+    Column("kind", String(16), nullable=False),  # note, ack, repair
+    Column("node", Integer, index=True),
+    Column("case", String(64), index=True),
+    Column("uid", BigInteger),
+    Column("text", Text, nullable=False),
+)
+"""What people said of a node or a case."""
+
+kept = Table(
+    "kept",
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("value", Float(53), nullable=False),
+)
+"""What the service remembers for itself: up to where it has asked others."""

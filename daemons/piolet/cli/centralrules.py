@@ -1,0 +1,155 @@
+"""`piolet central rules` and `piolet central replay`: look at rules, and try them on what has been.
+
+Neither needs the service: rules are files, and a history is the service's store, or what Slurm's accounting has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+
+from piolet.base import units
+from piolet.base.errors import EventError, UsageError
+from piolet.base.files import NotRegularError, read_small
+from piolet.base.texts import counted
+from piolet.central.settings import CentralConfig
+from piolet.events.envelope import Event
+from piolet.site import config
+
+_LINES_MAX = 1 << 30
+_OURS = "those of [central] rules"
+
+
+def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `rules` and `replay`."""
+    rules = actions.add_parser("rules", help="list and check rules", description="Rules of the central service.")
+    asked = rules.add_subparsers(dest="rules", metavar="ACTION", required=True)
+    for name, text in (
+        ("list", "list rules, and what each stands on"),
+        ("check", "say whether a file of rules is right"),
+    ):
+        one = asked.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+        what = f"a file of rules; without one: {_OURS}"
+        one.add_argument("file", metavar="FILE", nargs="?" if name == "list" else None, help=what)
+    text = "say what rules would have concluded of what has been"
+    replay = actions.add_parser("replay", help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    replay.add_argument("file", metavar="RULES", nargs="?", help=f"a file of rules; without one: {_OURS}")
+    replay.add_argument("--since", metavar="TIME", default="90d", help="how far back: 90d, 12h (90d)")
+    replay.add_argument("--events", metavar="FILE", help="a history as lines of events, one a line")
+    replay.add_argument("--sacct", metavar="FILE", help="a history of jobs: what 'sacct -aPXD -S …' printed")
+    replay.add_argument("--sacctmgr", metavar="FILE", help="a history of nodes: what 'sacctmgr -P show event' printed")
+    replay.add_argument("--slurm", action="store_true", help="ask Slurm's accounting for both")
+    replay.add_argument("--conclusions", action="store_true", help="print each conclusion as a line of JSON")
+    replay.add_argument("--json", action="store_true", help="print the outcomes as JSON")
+
+
+def run_rules(args: argparse.Namespace, settings: config.Config) -> int:
+    """Print rules, or that they are right."""
+    from piolet.central import rulefiles  # CEL is loaded for these verbs alone
+    from piolet.central.rules.explain import rules_list
+
+    rules = rulefiles.read(args.file or settings.central.rules)
+    if args.rules == "check":
+        print(f"{args.file}: {counted(len(rules), 'rule')}, all right")
+    else:
+        print("\n".join(rules_list(rules)) if rules else "no rules")
+    return 0
+
+
+def run_replay(args: argparse.Namespace, settings: config.Config) -> int:
+    """Replay, and print what came of it."""
+    from piolet.central import rulefiles
+    from piolet.central.conclusions import encode
+    from piolet.central.rules.explain import when
+    from piolet.central.rules.replay import replay, table
+
+    back = units.seconds_of(args.since)
+    if not back or back <= 0:
+        raise UsageError(f"--since is {args.since!r}", "a time like 90d or 12h")
+    if sum(map(bool, (args.events, args.sacct or args.sacctmgr, args.slurm))) > 1:
+        raise UsageError("there is one history: --events, --sacct with --sacctmgr, or --slurm")
+    rules = rulefiles.read(args.file or settings.central.rules)
+    if args.events or args.sacct or args.sacctmgr or args.slurm:
+        taken = list(_lines(args.events) if args.events else _accounted(args, back))
+        history: Iterator[tuple[Event, float]] = iter(taken)
+        end, over = max((received for _, received in taken), default=0.0), True
+    else:
+        history, end, over = _stored(settings.central), time.time(), False
+    done = replay(rules, history, end - back, over=over)
+    if args.conclusions:
+        sys.stdout.writelines(encode(one).decode() for one in done.conclusions)
+        return 0
+    if args.json:
+        print(json.dumps({
+            "events": done.events, "nodes": done.nodes, "failures": done.failures, "begin": done.begin, "end": done.end,
+            "refused": done.refused, "troubles": done.troubles,
+            "rules": [{**vars(one), "nodes": sorted(one.nodes)} for one in done.outcomes.values()],
+        }))  # fmt: skip
+        return 0
+    if not done.events:
+        print("there is no history: no record was found")
+        return 0
+    print(f"{counted(done.events, 'record')} of {counted(done.nodes, 'node')}, {when(done.begin)} to {when(done.end)}; "
+          f"{counted(done.failures, 'failure')} of nodes since {when(max(done.begin, end - back))}")  # fmt: skip
+    print("\n".join(table(done)))
+    if done.refused:
+        print(f"{counted(done.refused, 're-vet')} more would have been asked for, above what is allowed in a day")
+    for name, many in done.troubles.items():
+        print(f"rule '{name}' could not be computed {counted(many, 'time')}: a value is of another type, or missing")
+    return 0
+
+
+def _stored(central: CentralConfig) -> Iterator[tuple[Event, float]]:
+    """Yield the records of the service's store, each with when it was taken."""
+    from piolet.central.store.database import connect
+    from piolet.central.store.reader import Reader
+
+    reader = Reader(connect(central.store), central.cluster)
+    return ((stored.event, stored.received) for stored in reader.arrivals())
+
+
+def _lines(path: str) -> Iterator[tuple[Event, float]]:
+    """Yield the events of a file of lines, each taken when it happened."""
+    from piolet.events.envelope import decode
+
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    event = decode(line)
+                except EventError as error:
+                    raise EventError(f"{path}:{number}: {error.message}") from None
+                yield event, event.time - (event.offset or 0.0)
+    except OSError as error:
+        raise EventError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _accounted(args: argparse.Namespace, back: float) -> Iterator[tuple[Event, float]]:
+    from piolet.central.accounted import events_of_jobs, events_of_states
+    from piolet.slurm import past
+
+    cluster = "slurm"
+    if args.slurm:
+        now = time.time()
+        jobs, states = past.ask_jobs(now - back, now), past.ask_states(now - back)
+    else:
+        jobs = past.jobs(_text(args.sacct)) if args.sacct else []
+        states = past.states(_text(args.sacctmgr)) if args.sacctmgr else []
+    events = [*events_of_jobs(jobs, cluster), *events_of_states(states, cluster)]
+    events.sort(key=lambda event: (event.time, event.node, event.seq))
+    return ((event, event.time) for event in events)
+
+
+def _text(path: str) -> str:
+    try:
+        data, _ = read_small(path, _LINES_MAX)
+    except (OSError, NotRegularError) as error:
+        raise EventError(f"cannot read {path}: {getattr(error, 'strerror', 'it is not a regular file')}") from None
+    if len(data) > _LINES_MAX:
+        raise EventError(f"{path} is longer than the limit of {_LINES_MAX} bytes", "export a shorter time")
+    return data.decode("utf-8", "replace")

@@ -1,0 +1,60 @@
+"""The cluster as Slurm's controller has it: its name, what it hides from users, and where its nodes are."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+
+from piolet.base.errors import SlurmError
+
+_ASK_S = 30.0
+_NODE = re.compile(r"NodeName=(\S+)")
+_ADDRESS = re.compile(r"\sNodeAddr=(\S+)")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What `scontrol show config` says.
+
+    name     ClusterName
+    private  the words of PrivateData
+    """
+
+    name: str
+    private: frozenset[str]
+
+
+def cluster(scontrol: str = "scontrol") -> Cluster:
+    """Return what the controller says of its cluster. Raises SlurmError."""
+    found = dict(re.findall(r"^(ClusterName|PrivateData)\s*=\s*(\S+)", _ask(scontrol, "config"), re.MULTILINE))
+    if "ClusterName" not in found:
+        raise SlurmError(f"{scontrol} does not tell the name of the cluster", "set [central] cluster")
+    private = found.get("PrivateData", "none")
+    return Cluster(found["ClusterName"], frozenset(private.split(",")) - {"none"})
+
+
+def addresses(scontrol: str = "scontrol") -> dict[str, str]:
+    """Return NodeAddr of every node: an address, or a name that has one. Raises SlurmError."""
+    found = {}
+    for line in _ask(scontrol, "node", "--oneliner").splitlines():
+        name, address = _NODE.match(line), _ADDRESS.search(line)
+        if name is not None:
+            # A node that has not registered yet shows none; its name is what slurmctld would ask for.
+            found[name[1]] = address[1] if address and address[1] != "(null)" else name[1]
+    return found
+
+
+def _ask(scontrol: str, *what: str) -> str:
+    try:
+        done = subprocess.run(
+            [scontrol, "show", *what], capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{scontrol} did not answer within {_ASK_S:g} s") from None
+    except OSError as error:
+        raise SlurmError(f"cannot start {scontrol}: {error.strerror}") from None
+    if done.returncode:
+        why = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it did not say why"]
+        raise SlurmError(f"{scontrol} show {what[0]} failed: {why[0]}")
+    return done.stdout.decode("utf-8", "replace")

@@ -1,0 +1,223 @@
+"""What Slurm's accounting tells of the past of a whole cluster: jobs that ended, and states that nodes had.
+
+Read from `sacct` and `sacctmgr show event`, or from what a site kept of them in files. It does not say on which node of
+a job something went wrong; and what a job's owner can bring about (all but a node's failure) is the owner's word.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import os
+import re
+import selectors
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from piolet.base import hostlist
+from piolet.base.errors import PioletError, SlurmError
+
+ASK_S = 60.0
+OUTPUT_MAX = 256 << 20
+JOB_FIELDS = ("JobIDRaw", "JobID", "UID", "State", "ExitCode", "NodeList", "Submit", "Start", "End")
+STATE_FIELDS = ("NodeName", "TimeStart", "TimeEnd", "State", "Reason", "User")
+_OVER = re.compile(r"[A-Z_]+")
+_NOT_OVER = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING", "STAGE_OUT", "SIGNALING"}
+_SECONDS = re.compile(r"\d{9,11}")
+_REASON_MAX = 1024
+# What a node's state counts as: the first of these that is among its words.
+_STATES = (
+    ("powered_down", ("POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "POWERING_UP", "POWERED_UP", "POWER_UP")),
+    ("fail", ("FAIL", "FAILING")),
+    ("drain", ("DRAIN", "DRAINED", "DRAINING", "DRNG")),
+    ("down", ("DOWN",)),
+    ("maint", ("MAINT", "RESERVED", "PLANNED", "REBOOT", "REBOOT_ISSUED", "REBOOT_REQUESTED")),
+    ("unknown", ("UNKNOWN", "UNK")),
+)
+
+
+@dataclass(frozen=True)
+class EndedJob:
+    """A run of a job that is over; a requeued job has several, each with a submission of its own.
+
+    array    '112_1' of an array's task, '12+1' of a component of a heterogeneous job, else ''
+    uid      its owner's, None: not told
+    state    FAILED, NODE_FAIL, TIMEOUT, OUT_OF_MEMORY, CANCELLED, COMPLETED, REQUEUED, …
+    status   the exit status; `signal` the signal's number, 0 for none
+    submit, start, end   seconds since 1970; `start` is None for one that never ran
+    """
+
+    job: int
+    array: str
+    uid: int | None
+    state: str
+    status: int
+    signal: int
+    nodes: tuple[str, ...]
+    submit: float
+    start: float | None
+    end: float
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """A state that a node had from `start` to `end` (seconds since 1970; None: it has it).
+
+    state    one word: powered_down, fail, drain, down, maint, unknown, or Slurm's own in small letters
+    by       whose command it was, or ''
+    """
+
+    node: str
+    start: float
+    end: float | None
+    state: str
+    reason: str
+    by: str
+
+
+def jobs(text: str, zone: datetime.tzinfo | None = None) -> list[EndedJob]:
+    """Return the jobs in the output of `sacct -P -X`, in order; with a header its columns may be any.
+
+    Times are seconds since 1970, or as Slurm prints them, then in `zone` unless they say their own (None: this
+    machine's). Raises SlurmError, with the line.
+    """
+    return [job for row in _rows(text, JOB_FIELDS) if (job := _job(row, zone)) is not None]
+
+
+def states(text: str, zone: datetime.tzinfo | None = None) -> list[NodeState]:
+    """Return the nodes' states in the output of `sacctmgr -P show event`, in order; as `jobs`."""
+    return [state for row in _rows(text, STATE_FIELDS) if (state := _state(row, zone)) is not None]
+
+
+def ask_jobs(since: float, until: float, sacct: str = "sacct") -> list[EndedJob]:
+    """Return the runs that ended in that time, and some that ended after. Raises SlurmError."""
+    words = ["-a", "-X", "-n", "-P", "--duplicates", f"--format={','.join(JOB_FIELDS)}"]
+    words += [f"--starttime={_local(since)}", f"--endtime={_local(until)}"]
+    return [job for job in jobs(_ask([sacct, *words])) if job.end >= since]
+
+
+def ask_states(since: float, sacctmgr: str = "sacctmgr") -> list[NodeState]:
+    """Return the states that nodes had since then. Raises SlurmError."""
+    words = ["-n", "-P", "show", "event", f"start={_local(since)}", f"format={','.join(STATE_FIELDS)}"]
+    return states(_ask([sacctmgr, *words]))
+
+
+def _rows(text: str, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line number, column -> value); a first line that names columns is the header."""
+    names = [name.lower() for name in fields]
+    for number, words in enumerate(csv.reader(text.splitlines(), delimiter="|", quoting=csv.QUOTE_NONE), 1):
+        if number == 1 and {"nodename", "jobid", "jobidraw", "nodelist"} & {word.lower() for word in words}:
+            names = [word.lower() for word in words]
+            continue
+        if not any(words):
+            continue
+        if len(words) < len(names):
+            raise SlurmError(
+                f"line {number} of Slurm's accounting has {len(words)} columns, not {len(names)}",
+                "it is to be the output of sacct -P or sacctmgr -P, whole",
+            )
+        # A reason may have the separator in it: it is the last but one of ours, and of most.
+        if len(words) > len(names) and "reason" in names:
+            at = names.index("reason")
+            words[at : at + len(words) - len(names) + 1] = ["|".join(words[at : at + len(words) - len(names) + 1])]
+        yield number, dict(zip(names, words, strict=False))
+
+
+def _job(numbered: tuple[int, dict[str, str]], zone: datetime.tzinfo | None) -> EndedJob | None:
+    number, row = numbered
+    shown = row.get("jobid", "") or row.get("jobidraw", "")
+    raw = row.get("jobidraw", "") or shown
+    state = _OVER.match(row.get("state", ""))
+    if "." in raw or state is None or state[0] in _NOT_OVER:
+        return None
+    end = _time(row, "end", number, zone)
+    if end is None:
+        return None
+    status, _, signal = row.get("exitcode", "").partition(":")
+    nodes = row.get("nodelist", "")
+    try:
+        return EndedJob(
+            int(re.split(r"[_+]", raw)[0]), shown if re.search(r"[_+]", shown) else "",
+            int(row["uid"]) if row.get("uid") else None, state[0], int(status or 0), int(signal or 0),
+            () if nodes in ("", "None assigned") else tuple(hostlist.expand(nodes)),
+            _time(row, "submit", number, zone) or end, _time(row, "start", number, zone), end,
+        )  # fmt: skip
+    except (ValueError, PioletError):
+        raise SlurmError(f"line {number} of Slurm's accounting does not describe a job: {shown[:40]!r}") from None
+
+
+def _state(numbered: tuple[int, dict[str, str]], zone: datetime.tzinfo | None) -> NodeState | None:
+    number, row = numbered
+    start = _time(row, "timestart" if "timestart" in row else "start", number, zone)
+    if not row.get("nodename") or start is None:  # an event of the cluster as such
+        return None
+    end = _time(row, "timeend" if "timeend" in row else "end", number, zone)
+    reason = "".join(letter if letter.isprintable() else "?" for letter in row.get("reason", ""))[:_REASON_MAX]
+    by = row.get("user", "").partition("(")[0]
+    return NodeState(row["nodename"], start, end, state_word(row.get("state", "")), reason, by)
+
+
+def state_word(text: str) -> str:
+    """Return the one word that a node's state counts as: 'IDLE+DRAIN*' is drain."""
+    words = [word.rstrip("*~#!%$@^-") for word in text.upper().split("+")]
+    for name, ours in _STATES:
+        if any(word in ours for word in words):
+            return name
+    return words[0].lower()[:32] or "unknown"
+
+
+def _time(row: Mapping[str, str], name: str, line: int, zone: datetime.tzinfo | None) -> float | None:
+    text = row.get(name, "")
+    if text in ("", "Unknown", "None", "N/A"):
+        return None
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    try:
+        when = datetime.datetime.fromisoformat(text)
+        return (when if when.tzinfo else when.replace(tzinfo=zone) if zone else when.astimezone()).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise SlurmError(f"line {line} of Slurm's accounting has {text[:40]!r} as time '{name}'") from None
+
+
+def _local(when: float) -> str:
+    """Return a time as Slurm's commands take it: of this machine's zone, without its name."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when))
+
+
+def _ask(command: Sequence[str], clock: Callable[[], float] = time.monotonic) -> str:
+    """Return what a command writes, at most OUTPUT_MAX bytes within ASK_S. Raises SlurmError."""
+    environ = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
+    deadline = clock() + ASK_S
+    try:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
+        )
+    except OSError as error:
+        raise SlurmError(f"cannot start {command[0]}: {error.strerror}") from None
+    out, err = bytearray(), bytearray()
+    assert child.stdout is not None and child.stderr is not None
+    with child, selectors.DefaultSelector() as selector:
+        selector.register(child.stdout, selectors.EVENT_READ, out)
+        selector.register(child.stderr, selectors.EVENT_READ, err)
+        try:
+            while selector.get_map():
+                left = deadline - clock()
+                if left <= 0 or len(out) + len(err) > OUTPUT_MAX:
+                    why = f"within {ASK_S:g} s" if left <= 0 else f"in {OUTPUT_MAX >> 20} MiB"
+                    raise SlurmError(f"{command[0]} did not tell all {why}", "ask for a shorter time")
+                for key, _ in selector.select(left):
+                    piece = os.read(key.fd, 1 << 16)
+                    key.data.extend(piece)
+                    if not piece:
+                        selector.unregister(key.fileobj)
+            status = child.wait(max(deadline - clock(), 0.1))
+        except subprocess.TimeoutExpired:
+            raise SlurmError(f"{command[0]} did not end within {ASK_S:g} s") from None
+        finally:
+            child.kill()
+    if status:
+        said = err.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit status {status}"]
+        raise SlurmError(f"{command[0]} tells nothing: {said[0][:200]}", "see: sacctmgr show cluster")
+    return out.decode("utf-8", "replace")

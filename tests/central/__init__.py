@@ -1,0 +1,1 @@
+"""The central service and forwarders, as real processes with a real munged."""

@@ -1,0 +1,20 @@
+"""A cluster of machines for the tests of this directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.central import Cluster, cluster
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of two nodes, whose service runs."""
+    if os.getuid() != 0:
+        pytest.skip("accounts by number need root")
+    with cluster(tmp_path_factory.mktemp("central")) as made:
+        made.start()
+        yield made

@@ -1,0 +1,126 @@
+"""From a node's disk to the store: each record once, over whatever goes away meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.central import CENTRAL, Cluster, cluster, line
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster of one node, whose service does not run yet."""
+    if os.getuid() != 0:
+        pytest.skip("accounts by number need root")
+    with cluster(tmp_path, 1) as made:
+        yield made
+
+
+def stored(machines: Cluster) -> list[tuple[str, int]]:
+    """Return epoch and number of every record of the store."""
+    with sqlite3.connect(f"file:{machines.state}/central.sqlite?mode=ro", uri=True) as connection:
+        rows = connection.execute(
+            "select epochs.epoch, seq from events join epochs on epochs.id = events.epoch order by 1, 2"
+        )
+        return [(epoch, seq) for epoch, seq in rows]
+
+
+def acknowledged(machines: Cluster) -> dict[str, int]:
+    """Return what the forwarder says was delivered."""
+    try:
+        said: dict[str, int] = json.loads((machines.top / "forward-node1" / "acknowledged.json").read_text())
+    except FileNotFoundError:
+        return {}
+    return said
+
+
+def test_all_streams_arrive(machines: Cluster) -> None:
+    first = machines.spool("node1")
+    first.append([line("node1") for _ in range(1200)])
+    machines.start()
+    machines.forward("node1")
+    wait_until(lambda: acknowledged(machines) == {first.epoch: 1200}, what="delivery")
+    first.append([line("node1")])
+    wait_until(lambda: acknowledged(machines) == {first.epoch: 1201}, what="delivery")
+    assert stored(machines) == [(first.epoch, seq) for seq in range(1, 1202)]
+
+
+def test_the_service_was_away(machines: Cluster) -> None:
+    stream = machines.spool("node1")
+    stream.append([line("node1") for _ in range(10)])
+    forwarder = machines.forward("node1")
+    wait_until(lambda: "does not answer" in machines.log("node1.log"), what="a word of the forwarder")
+    machines.start()
+    wait_until(lambda: acknowledged(machines) == {stream.epoch: 10}, limit_s=40, what="delivery")
+    machines.stop(signal.SIGKILL)
+    stream.append([line("node1") for _ in range(10)])
+    machines.start()
+    wait_until(lambda: acknowledged(machines) == {stream.epoch: 20}, limit_s=40, what="delivery")
+    assert forwarder.poll() is None
+    assert len(stored(machines)) == 20
+
+
+def test_a_service_that_is_restored_from_a_backup_gets_the_rest_again(machines: Cluster) -> None:
+    """Restored from yesterday: 0 lost, 0 twice."""
+    stream = machines.spool("node1")
+    stream.append([line("node1") for _ in range(700)])
+    machines.start()
+    machines.forward("node1")
+    wait_until(lambda: acknowledged(machines) == {stream.epoch: 700}, what="delivery")
+    machines.stop()
+    yesterday = machines.top / "backup"
+    shutil.copytree(machines.state, yesterday)
+    machines.start()
+    stream.append([line("node1") for _ in range(600)])
+    wait_until(lambda: acknowledged(machines) == {stream.epoch: 1300}, limit_s=40, what="delivery")
+    machines.stop()
+    for name in machines.state.iterdir():
+        name.unlink()
+    for name in yesterday.iterdir():
+        shutil.copy(name, machines.state)
+        os.chown(machines.state / name.name, CENTRAL, CENTRAL)
+    machines.start()
+    stream.append([line("node1")])
+    wait_until(lambda: acknowledged(machines) == {stream.epoch: 1301}, limit_s=60, what="delivery")
+    assert stored(machines) == [(stream.epoch, seq) for seq in range(1, 1302)]
+
+
+def test_what_is_gone_from_the_node_is_counted(machines: Cluster) -> None:
+    """Its spool had no room for what the service did not take."""
+    stream = machines.spool("node1")
+    for _ in range(4):
+        stream.append([line("node1", body={"uptime_s": 1, "pad": "x" * 12000}) for _ in range(100)])
+    files = sorted((machines.top / "spool-node1").iterdir())
+    assert len(files) > 2
+    gone = int(files[1].name.split("-")[2].partition(".")[0]) - 1
+    files[0].unlink()
+    machines.start()
+    machines.forward("node1")
+    wait_until(lambda: acknowledged(machines) == {stream.epoch: 400}, limit_s=40, what="delivery")
+    said = machines.ask(0, "GET", "/v1/node?name=node1")
+    assert [(one["first"], one["last"]) for one in said["gaps"]] == [(1, gone)]
+    assert stored(machines) == [(stream.epoch, seq) for seq in range(gone + 1, 401)]
+    assert machines.ask(0, "GET", "/v1/status")["gone"] == gone
+
+
+def test_a_damaged_line_holds_nothing_up(machines: Cluster) -> None:
+    stream = machines.spool("node1")
+    stream.append([line("node1") for _ in range(5)])
+    (path,) = (machines.top / "spool-node1").iterdir()
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b'"source":"root"', b'"source":"ro\x00t"')
+    path.write_bytes(b"".join(lines))
+    machines.start()
+    machines.forward("node1")
+    wait_until(lambda: acknowledged(machines) == {stream.epoch: 5}, what="delivery")
+    assert [seq for _, seq in stored(machines)] == [1, 2, 4, 5]
+    assert machines.ask(0, "GET", "/v1/status")["gone"] == 1
