@@ -151,8 +151,9 @@ def test_slurm_s_commands_stand_where_the_node_has_them() -> None:
     assert Mount("/etc/slurm", "/etc/slurm") in found
     assert Mount("/run/munge", "/run/munge", optional=True) in found
     assert Account("slurm") in found
-    (script,) = of(found, File)
-    assert isinstance(script, File)
+    script, stand_in = of(found, File)
+    assert isinstance(script, File) and isinstance(stand_in, File)
+    assert stand_in.path == "/usr/bin/piolet" and "exec /usr/bin/srun " in stand_in.content
     assert "lib1/ld-linux-x86-64.so.2 --library-path /usr/lib64/slurm:/run/piolet/slurm/lib1 " in script.content
     assert {type(one) for one in ask(HooksConfig("/nowhere"), {ON.format("slurm"): "true"}, Node())} == {Notice}
 
