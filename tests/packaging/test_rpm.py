@@ -16,6 +16,7 @@ from tools.rpm import LOCK, MACHINES, ROOT, SPEC, fetch, sources, version
 
 PLUGINS = "/usr/lib64/slurm"
 ENTRIES = "/etc/slurm/plugstack.conf.d"
+NAMES = ("piolet", "vet", "score", "outcomes")
 HOME = "/usr/lib/piolet"
 
 
@@ -132,8 +133,8 @@ def test_the_files_of_each_package(packages: Packages) -> None:
             "/usr/share/zsh/site-functions/_piolet",
         },
         "plugins": {
-            *(f"{PLUGINS}/piolet_{name}.so" for name in ("environment", "vet", "score")),
-            *(f"{ENTRIES}/{name}.conf" for name in ("piolet", "vet", "score")),
+            *(f"{PLUGINS}/piolet_{name}.so" for name in ("environment", "vet", "score", "outcomes")),
+            *(f"{ENTRIES}/{name}.conf" for name in NAMES),
             ENTRIES,
         },
         "node": {
@@ -181,7 +182,7 @@ def test_owners_and_modes(packages: Packages) -> None:
 def test_configuration_is_kept_by_upgrades(packages: Packages) -> None:
     """Configuration is marked as such, all of it and nothing else."""
     marked = {path for name in packages.paths for path in query(packages[name], "--configfiles")}
-    assert marked == {"/etc/piolet/piolet.toml", *(f"{ENTRIES}/{name}.conf" for name in ("piolet", "vet", "score"))}
+    assert marked == {"/etc/piolet/piolet.toml", *(f"{ENTRIES}/{name}.conf" for name in NAMES)}
     for name in ("common", "plugins"):
         flags = query(packages[name], "--qf", "[%{FILENAMES} %{FILEFLAGS:fflags}\\n]")
         assert all(line.endswith(" cn") for line in flags if line.split()[0] in marked)
