@@ -177,14 +177,15 @@ def test_a_hung_mount_is_named_and_hangs_nobody(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(mounts, "_look", sometimes)
     started = time.monotonic()
-    verdict = mounts.Mounts(paths=(hung, str(tmp_path)), answer=0.3).check(context())
-    assert time.monotonic() - started < 3
+    # What is well has as long to answer, on a machine that is busy.
+    verdict = mounts.Mounts(paths=(hung, str(tmp_path)), answer=1.5).check(context())
+    assert time.monotonic() - started < 20
     assert verdict.outcome == FAIL
-    assert verdict.reason == f"{hung} did not answer within 0.3 s"
+    assert verdict.reason == f"{hung} did not answer within 1.5 s"
     # The eval's own time was up first: the file system may be well. What is wrong besides is a fault all the same.
     with pytest.raises(Inconclusive, match=f"there was no time to wait for {hung}"):
         mounts.Mounts(paths=(hung, str(tmp_path)), answer=20).check(context(seconds=0.3))
-    verdict = mounts.Mounts(paths=(hung, "/not/there"), answer=20).check(context(seconds=0.3))
+    verdict = mounts.Mounts(paths=(hung, "/not/there"), answer=20).check(context(seconds=1.5))
     assert verdict.reason == "/not/there: No such file or directory"
 
 

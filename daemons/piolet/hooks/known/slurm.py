@@ -76,10 +76,10 @@ class Slurm(Hook):
     def entries(self, asked: Asked, node: Node, step: Step) -> Iterable[Entry]:
         """Mount the client, and put one script in the place of each command."""
         place, conf = asked.site.get("bin", _BIN), asked.site.get("conf", _CONF)
-        there = {os.path.basename(path) for path in node.paths(f"{place}/s*")}
+        there = set(node.paths(f"{place}/s*"))
         libraries = {library.soname: library.path for library in node.needed.get(f"{place}/srun", ())}
         loader = libraries.get(_LOADERS.get(node.machine, ""))
-        if "srun" not in there or loader is None:
+        if f"{place}/srun" not in there or loader is None:
             hint = "the site sets [hooks] options slurm.bin=DIRECTORY"
             raise Missing(f"there is no {place}/srun on this node", hint)
         folders = list(dict.fromkeys(os.path.dirname(path) for path in libraries.values()))
@@ -100,5 +100,5 @@ class Slurm(Hook):
         stand_in = _STAND_IN.format(bin=place)
         yield File(asked.site.get("piolet", _COMMAND), stand_in, executable=True)
         for name in _COMMANDS:
-            if name in there:
+            if f"{place}/{name}" in there:
                 yield Link(f"{place}/{name}", f"{_PLACE}/client")
