@@ -16,6 +16,7 @@ from tools.rpm import LOCK, MACHINES, ROOT, SPEC, fetch, sources, version
 
 PLUGINS = "/usr/lib64/slurm"
 ENTRIES = "/etc/slurm/plugstack.conf.d"
+NAMES = ("piolet", "vet", "score", "outcomes")
 HOME = "/usr/lib/piolet"
 
 
@@ -32,7 +33,7 @@ def test_two_builds_give_the_same_bytes(builds: Builds) -> None:
 def test_nothing_in_them_knows_where_or_when_they_were_built(packages: Packages, builds: Builds) -> None:
     """No path of the build in what is ours, no name of the machine, and the time of the last commit."""
     place = str(builds.work).encode()
-    buildroot = next((builds.work / "BUILDROOT").iterdir())
+    buildroot = next((builds.work / "BUILDROOT").glob("*-1.*"))
     ours = [path for path in buildroot.rglob("*") if path.is_file() and not path.is_symlink()]
     assert len(ours) > 1000
     assert not [path for path in ours if place in path.read_bytes()]
@@ -134,8 +135,8 @@ def test_the_files_of_each_package(packages: Packages) -> None:
             "/usr/share/zsh/site-functions/_piolet",
         },
         "plugins": {
-            *(f"{PLUGINS}/piolet_{name}.so" for name in ("environment", "vet", "score")),
-            *(f"{ENTRIES}/{name}.conf" for name in ("piolet", "vet", "score")),
+            *(f"{PLUGINS}/piolet_{name}.so" for name in ("environment", "vet", "score", "outcomes")),
+            *(f"{ENTRIES}/{name}.conf" for name in NAMES),
             ENTRIES,
         },
         "node": {
@@ -196,7 +197,7 @@ def test_owners_and_modes(packages: Packages) -> None:
 def test_configuration_is_kept_by_upgrades(packages: Packages) -> None:
     """Configuration is marked as such, all of it and nothing else."""
     marked = {path for name in packages.paths for path in query(packages[name], "--configfiles")}
-    assert marked == {"/etc/piolet/piolet.toml", *(f"{ENTRIES}/{name}.conf" for name in ("piolet", "vet", "score"))}
+    assert marked == {"/etc/piolet/piolet.toml", *(f"{ENTRIES}/{name}.conf" for name in NAMES)}
     for name in ("common", "plugins"):
         flags = query(packages[name], "--qf", "[%{FILENAMES} %{FILEFLAGS:fflags}\\n]")
         assert all(line.endswith(" cn") for line in flags if line.split()[0] in marked)
@@ -217,7 +218,7 @@ def test_scriptlets_call_systemd_and_nothing_else(packages: Packages) -> None:
 def test_the_plugins_are_those_of_make_plugins(builds: Builds, tmp_path: Path) -> None:
     """The same C with the same hardening, byte for byte; only what debuggers read was taken away."""
     run(sys.executable, ROOT / "spank" / "build_shims.py", "--output", tmp_path, cwd=ROOT)
-    buildroot = next((builds.work / "BUILDROOT").iterdir())
+    buildroot = next((builds.work / "BUILDROOT").glob("*-1.*"))
     packaged = [*(buildroot / PLUGINS[1:]).iterdir(), *(buildroot / "usr/libexec/piolet").iterdir()]
     assert {path.name for path in packaged} == {path.name for path in tmp_path.iterdir()}
     for path in packaged:

@@ -60,8 +60,11 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     )  # fmt: skip
     central = dataclasses.replace(base.central, account=ME)
     forward = dataclasses.replace(base.forward, account=ME)
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / f"node-{'a' * 16}-{1:020d}.jsonl").touch()
+    own = dataclasses.replace(base.events, spool=str(tmp_path / "events"), socket=str(tmp_path / "events.sock"))
     config = dataclasses.replace(
-        base, environment=environment, images=images, node=node, central=central, forward=forward
+        base, environment=environment, images=images, node=node, central=central, forward=forward, events=own
     )
     listeners = [listen(path) for path in (node.vet_socket, node.score_socket)]
     listeners += [daemon(node.socket), daemon(images.socket, answer=PONG)]
