@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import time
 
+import pytest
+from piolet.central.store.database import connect
+from piolet.central.store.reader import Reader
 from piolet.events.envelope import encode
 
 from tests.support.central import EPOCH, Cluster, event, raw, send
@@ -56,3 +60,19 @@ def test_a_clock_that_is_off_is_asked_again_with_a_number(machines: Cluster) -> 
     assert second["status"] == 401 and "nonce" in second
     (forged,) = raw(machines, "node1", body, ttl=1, wait=2.2, nonce=late["nonce"][:-1] + "x")
     assert forged["status"] in (400, 401)
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+def test_a_clock_that_is_an_hour_off_is_no_wrong_window(machines: Cluster, ahead: float) -> None:
+    """What happened now is judged as of now, whatever its node's clock says; the record stays as it was written."""
+    epoch = f"{int(2**62 + ahead):016x}"
+    now = time.time()
+    (answer,) = raw(
+        machines, "node1", gzip.compress(encode(event("node1", 1, epoch=epoch, time=now + ahead))), ahead=ahead
+    )
+    assert answer["have"] == {epoch: 1}
+    engine = connect(machines.store)
+    (found,) = (one for one in Reader(engine, "alps").arrivals() if one.event.epoch == epoch)
+    engine.dispose()
+    assert abs(found.at - now) < 30 and found.event.time == now + ahead
+    assert found.event.offset is not None and abs(found.event.offset - ahead) < 30

@@ -376,13 +376,13 @@ def status(layout: Layout, report: Report) -> bool:
     word = "up" if state.ready and not dead else "broken"
     report.line(f"The cluster in {layout.root} is {word}: {_count(state.nodes)}, for {minutes:.0f} min.")
     for name in dead:
-        report.line(f"  {name:<18}has ended; see {layout.log / name}.log")
+        report.line(f"  {name:<22}has ended; see {layout.log / name}.log")
     for process in state.processes:
         if process.name not in dead:
-            report.line(f"  {process.name:<18}pid {process.pid}")
-    report.line(f"  {'processes':<18}{len(controllers.members(state))} in {state.cgroup}")
-    report.line(f"  {'registry':<18}port {state.ports.get('registry')}")
-    report.line(f"  {'logs':<18}{layout.log}")
+            report.line(f"  {process.name:<22}pid {process.pid}")
+    report.line(f"  {'processes':<22}{len(controllers.members(state))} in {state.cgroup}")
+    report.line(f"  {'registry':<22}port {state.ports.get('registry')}")
+    report.line(f"  {'logs':<22}{layout.log}")
     return word == "up"
 
 
