@@ -84,7 +84,7 @@ def test_what_is_required_of_the_system(packages: Packages) -> None:
     assert names - libraries == {python, "/bin/sh", "skopeo", "squashfs-tools", "zstd", "(slurm"}
     assert query(packages["node"], "--recommends") == ["(piolet-squashfuse or squashfuse)"]
     sonames = {name.split("(")[0] for name in libraries}
-    known = "libc libm libdl libpthread librt libgcc_s libstdc++ libz ld-linux-x86-64 ld-linux-aarch64 libslurm rtld"
+    known = "libc libm libdl libpthread librt libgcc_s libstdc++ libz ld-linux-x86-64 ld-linux-aarch64 libslurm rtld libresolv"
     assert {name.split(".so")[0] for name in sonames} <= set(known.split())
     major, minor = slurm_version()
     wanted = f"(slurm >= {major}.{minor:02} with slurm < {major}.{minor + 1:02})"
@@ -251,7 +251,8 @@ def test_paths_agree_with_where_things_are(packages: Packages) -> None:
     assert {defaults.environment.entry_program, defaults.node.vet_program} <= everything
     assert set(defaults.vet.evals) | set(defaults.environment.edf_path) <= everything
     accounts = re.findall(r"^u (\S+)", (ROOT / "etc/sysusers.d/piolet.conf").read_text("utf-8"), re.MULTILINE)
-    assert set(accounts) == {defaults.node.account, defaults.images.account}
+    daemons = (defaults.node, defaults.images, defaults.central, defaults.forward)
+    assert set(accounts) == {daemon.account for daemon in daemons}
     lines = "".join(path.read_text("utf-8") for path in (ROOT / "etc/tmpfiles.d").iterdir())
     made = re.findall(r"^d (\S+)", lines, re.MULTILINE)
     assert {defaults.node.state, defaults.vet.spool, defaults.events.spool, defaults.images.store} <= set(made)
