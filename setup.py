@@ -51,7 +51,11 @@ setup(
         "piolet.central.rules": ["catalogue.toml"],
     },
     install_requires=[line for line in REQUIREMENTS if line and not line.startswith("#")],
-    cffi_modules=["spank/build_wire.py:ffibuilder", *["pyslurm_ext/build_slurm.py:ffibuilder"] * SLURM],
+    cffi_modules=[
+        "spank/build_wire.py:ffibuilder",
+        "spank/build_munge.py:ffibuilder",
+        *["pyslurm_ext/build_slurm.py:ffibuilder"] * SLURM,
+    ],
     cmdclass={"plugins": Plugins},
     entry_points={
         "console_scripts": [

@@ -19,7 +19,10 @@ PLUGINS = {
     "piolet_environment": ["environment.c", "launcher.c", "plugin.c", *SHARED],
     "piolet_vet": ["vet.c", "plugin.c", *SHARED],
     "piolet_score": ["score.c", "plugin.c", *SHARED],
+    "piolet_outcomes": ["outcomes.c", "plugin.c", *SHARED],
 }
+STAYS = {"piolet_outcomes": ["-Wl,-z,nodelete"]}
+"""What has a function that is called when srun ends, after it has closed its plugins."""
 PROGRAMS = {"piolet-entry": ["entry.c"], "piolet-vet-task": ["vet_task.c", "message.c", "channel.c"]}
 WARNINGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wformat=2", "-Wstrict-prototypes"]
 # What a hook is called with is Slurm's affair; it need not use all of it.
@@ -76,7 +79,7 @@ def build_plugins(output: Path, sanitize: bool = False) -> list[Path]:
     for name, sources in PLUGINS.items():
         made.append(output / f"{name}.so")
         # Slurm's own symbols come from the process that loads the plugin: no -z defs here.
-        _compile([*flags, "-Wl,-z,relro,-z,now", script], sources, made[-1])
+        _compile([*flags, "-Wl,-z,relro,-z,now", *STAYS.get(name, ()), script], sources, made[-1])
     for name, sources in PROGRAMS.items():
         made.append(output / name)
         # Static: they also run where there is no libc of ours, or none at all.

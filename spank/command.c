@@ -23,6 +23,8 @@
 #define RESULT_FD 3
 #define LINE_MAX_BYTES (1 << 20)
 
+unsigned command_seconds;
+
 static pid_t start(char *const *words, int result)
 {
 	pid_t parent = getpid(), pid = fork();
@@ -45,6 +47,7 @@ static pid_t start(char *const *words, int result)
 	if (dup2(STDERR_FILENO, STDOUT_FILENO) < 0 ||
 	    (result == RESULT_FD ? fcntl(result, F_SETFD, 0) < 0 : dup2(result, RESULT_FD) < 0))
 		_exit(127);
+	alarm(command_seconds);
 	execv(words[0], words);
 	dprintf(STDERR_FILENO, "piolet: error: cannot run %s: %s\n", words[0], strerror(errno));
 	_exit(127);

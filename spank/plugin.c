@@ -56,7 +56,7 @@ int plugin_init(spank_t spank, const char *name, struct spank_option *option, in
 	if (spank_context() == S_CTX_SLURMD)
 		return 0;
 	arguments_read(name, argc, argv);
-	return spank_option_register(spank, option) == ESPANK_SUCCESS ? 0 : -1;
+	return !option || spank_option_register(spank, option) == ESPANK_SUCCESS ? 0 : -1;
 }
 
 bool plugin_wanted(void)

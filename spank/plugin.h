@@ -26,7 +26,7 @@ extern struct plugin plugin;
 int plugin_option(int value, const char *argument, int remote);
 
 /* Reads the words after the plugin's path in plugstack.conf (what is wrong is logged and left out), and tells Slurm of the
- * option; not in slurmd, which has no use for it. */
+ * option, if there is one; not in slurmd, which has no use for it. */
 int plugin_init(spank_t spank, const char *name, struct spank_option *option, int argc, char **argv);
 
 /* Whether the option was given, and not as 'none'. */

@@ -6,7 +6,7 @@
  *   submit.c     in srun, sbatch and salloc: the cached record, or the `piolet` command
  *   command.c    in srun, sbatch and salloc: run the `piolet` command
  *   plugin.c     what the hooks of the plugins have in common
- *   environment.c vet.c score.c   the hooks of each option; these and plugin.c know SPANK
+ *   environment.c vet.c score.c   the hooks of each option; these, outcomes.c and plugin.c know SPANK
  *
  * Nothing here parses TOML, JSON or YAML, and nothing forks in slurmstepd.
  */
@@ -25,6 +25,7 @@ _Static_assert(sizeof(struct piolet_start) == 112, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_ready) == 4376, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_error) == 2064, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_gpus) == 4096, "the wire has no padding");
+_Static_assert(sizeof(struct piolet_outcome) == 504, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_record) == 24, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_dependency) == 56, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_start) + 4 * PIOLET_GROUPS_MAX + PIOLET_DEFINITION_MAX <= PIOLET_START_MAX,
@@ -79,6 +80,7 @@ bool called_with(const char *bytes, size_t size);
 /* srun's own --chdir goes to the nodes with what it is for, and into no cache. An application's word that looks like it
  * costs a start of the command. */
 #define MOVED (called_with("\0--chd", 6) || called_with("\0-D", 3))
+extern unsigned command_seconds;	/* the command is ended after so many; 0: its own waits are bounded */
 int command_run(char *const *words, size_t limit, char **result, size_t *length, struct failure *f);
 
 /* submit.c */

@@ -36,7 +36,8 @@ enum piolet_kind {
 	PIOLET_READY = 2,
 	PIOLET_ERROR = 3,
 	PIOLET_VET = 4,
-	PIOLET_GPUS = 5
+	PIOLET_GPUS = 5,
+	PIOLET_OUTCOME = 6
 };
 
 enum piolet_plugin {
@@ -121,7 +122,37 @@ struct piolet_gpus {
 	char gpus[4072];	/* as in CUDA_VISIBLE_DEVICES, NUL-terminated; empty: the step has none */
 };
 
-/* 4. A submission: what `piolet env submit` and `piolet score submit` hand to the shim in srun, sbatch or salloc,
+/* 4. How the tasks of a step ended on a node, on a socket of its own
+ *
+ *    slurmstepd (root)  --- OUTCOME --->  pioletd      one datagram, when all of them have
+ *
+ * Nothing is answered, and nothing waits: what pioletd does not take is counted in a file beside its socket, SOCKET.lost,
+ * a byte for each. Who sent it the kernel says with it.
+ */
+#define PIOLET_WAYS_MAX 32
+
+struct piolet_ended {
+	int32_t status;		/* as of wait(2) */
+	uint32_t first;		/* the rank of the first task that ended so */
+	uint32_t tasks;		/* how many did */
+};
+
+struct piolet_outcome {
+	struct piolet_header header;
+	uint32_t job;
+	uint32_t step;
+	uint32_t uid;
+	uint32_t restarts;	/* how often the job was requeued */
+	uint32_t array;		/* of a job array its number, or 0 */
+	uint32_t array_task;	/* and which of its jobs this is */
+	uint64_t end;		/* when the job's time is over, seconds since 1970; 0: Slurm does not say */
+	uint32_t others;	/* tasks that ended in still other ways than those below */
+	uint32_t ways;		/* so many of those below, in the order in which they came up */
+	char node[64];		/* the node's name in Slurm, NUL-terminated; empty: Slurm does not say */
+	struct piolet_ended ended[32];	/* PIOLET_WAYS_MAX */
+};
+
+/* 5. A submission: what `piolet env submit` and `piolet score submit` hand to the shim in srun, sbatch or salloc,
  *    and what `piolet vet gate` leaves for the later sruns of a job whose nodes are all good
  *
  * One record, in a memory file, and the same bytes in the user's cache, so that the next srun need

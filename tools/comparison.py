@@ -3,18 +3,21 @@
     python -m tools.comparison
 
 A row names the tests that hold it; one without a test says "not done", whatever its text says. Sources, read
-2026-11-29: CSCS, container engine (EDF reference, running, hooks); pyxis, README and srun options of 0.20 and later;
-SchedMD, srun(1) and oci.conf(5).
+2026-11-29: CSCS, container engine (EDF reference, running, hooks, known issues, Sarus Suite); pyxis, README and its
+options; SchedMD, srun(1) and oci.conf(5).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from tools.comparison_sarus import SARUS
+from tools.comparison_thing import NOT_DONE, Thing, row
+
+__all__ = ["NOT_DONE", "PAGE", "TABLES", "Thing", "page"]
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "comparison.md"
-NOT_DONE = "not done"
 SCRIPTS = "tests/cluster/test_scripts.py"
 CONTAINER, BATCH, MOUNTS = (
     "tests/cluster/test_container.py",
@@ -34,21 +37,6 @@ KEEP, STARTUP = "tests/cluster/test_keep.py", "tests/cluster/test_startup.py"
 LOOKUP = "tests/unit/environment/test_lookup.py"
 
 
-@dataclass(frozen=True)
-class Thing:
-    """What somebody knows, what does the same here, the tests that hold it, and what it was not tested with."""
-
-    name: str
-    here: str
-    tests: tuple[str, ...] = ()
-    untested: str = ""
-
-
-def row(name: str, here: str, *tests: str, untested: str = "") -> Thing:
-    """Return a row; a test is FILE::NAME."""
-    return Thing(name, here, tests, untested)
-
-
 CSCS = (
     row("`srun --environment`", "the same", f"{CONTAINER}::test_mounts"),
     row(
@@ -61,6 +49,14 @@ CSCS = (
         '`script = "inside"`, in the file or as the site\'s default',
         f"{SCRIPTS}::test_a_script_runs_inside",
         f"{SCRIPTS}::test_the_site_may_say_so_for_all",
+        "tests/cluster/test_scripts_inside.py::test_arrays",
+        "tests/cluster/test_scripts_inside.py::test_parts_of_a_heterogeneous_job",
+        "tests/cluster/test_scripts_inside.py::test_a_requeue",
+    ),
+    row(
+        "an `srun --environment` inside such a script",
+        "steps have the script's environment, or none (`--environment=none`); another one cannot be named there",
+        f"{SCRIPTS}::test_sruns_from_inside_are_in_the_environment",
     ),
     row(
         "`EDF_PATH`, `~/.edf`, the system's EDFs",
@@ -75,6 +71,12 @@ CSCS = (
     ),
     row(
         "`base_environment`", "the same", f"{EDF}::test_bases_come_first_and_later_files_win", f"{EDF}::test_ten_levels"
+    ),
+    row(
+        "a file that was written for it",
+        "runs as it is; `piolet env check --from=cscs FILE` names what it does otherwise here",
+        "tests/unit/environment/test_cscs.py::test_what_is_on_there_by_itself",
+        "tests/unit/cli/test_env.py::test_check_of_a_file_of_cscs",
     ),
     row(
         "`image`",
@@ -103,9 +105,29 @@ CSCS = (
         "the same; without it nothing is made in what is mounted",
         f"{MOUNTS}::test_x_create_makes_the_mount_point",
     ),
+    row(
+        "mount flags `ro`, `rw`, `private`, `shared`, `slave` and others, joined by `+`",
+        "the same, and `,`",
+        "tests/unit/environment/test_mounts.py::test_every_flag_alone",
+    ),
+    row(
+        "relative paths (`./x`)",
+        "the same: relative to the working directory",
+        f"{RENDER}::test_a_relative_workdir_is_below_the_working_directory",
+        f"{RENDER}::test_an_image_file_is_made_absolute",
+    ),
     row("`[env]`", "the same", f"{CONTAINER}::test_variables"),
+    row(
+        "`[env]` with an empty value",
+        "the same: the variable is unset",
+        f"{CONTAINER}::test_variables",
+    ),
     row("`[annotations]`", "the same", f"{RENDER}::test_annotations_are_texts"),
-    row("`${VAR}` in values", "the same, with defaults", "tests/unit/environment/test_expand.py::test_forms"),
+    row(
+        "`${VAR}` in values",
+        "the same, with defaults; of the image's variables in `[env]` only",
+        "tests/unit/environment/test_expand.py::test_forms",
+    ),
     row(
         '`devices = ["nvidia.com/gpu=all"]`, CDI',
         "the same, without running CDI's hooks",
@@ -113,6 +135,12 @@ CSCS = (
         "tests/unit/hooks/test_cdi.py::test_what_nvidia_ctk_writes_becomes_entries",
         untested="a GPU",
     ),
+    row(
+        "`NVIDIA_DRIVER_CAPABILITIES`",
+        "no effect: all of the driver is mounted, and `env check --from=cscs` says so",
+        "tests/unit/environment/test_cscs.py::test_variables_of_enroot_and_of_nvidia",
+    ),
+    row("`NVIDIA_REQUIRE_…`", "an image that wants a newer driver is refused"),
     row(
         "`NVIDIA_VISIBLE_DEVICES` of the image",
         "the node's driver is mounted",
@@ -157,6 +185,16 @@ CSCS = (
         f"{KNOWN}::test_dcgm_s_libraries_are_found",
         untested="a GPU",
     ),
+    row(
+        "`com.hooks.….enabled` that the site switches on by itself",
+        "`[hooks] always`",
+        "tests/unit/hooks/test_hooks.py::test_what_annotations_ask_for",
+    ),
+    row(
+        "`ENROOT_SLURM_HOOK`, `ENROOT_LOGIN_SHELL` in `[env]`",
+        "no effect, which `env check --from=cscs` says; Slurm's commands are the hook `slurm`",
+        "tests/unit/environment/test_cscs.py::test_variables_of_enroot_and_of_nvidia",
+    ),
     row("Slurm's commands inside", "the hook `slurm`", f"{HOOKS}::test_slurm_inside_whatever_the_image_is"),
     row("`com.pyxis.pytorch_remap_vars`", "the same", f"{HOOKS}::test_every_rank_of_pytorch_has_its_variables"),
     row("`com.pyxis.entrypoint_log`", "an entrypoint's output is always seen", f"{CONTAINER}::test_entrypoints"),
@@ -178,6 +216,23 @@ PYXIS = (
         "a job's script with these options",
         "`piolet env from-pyxis SCRIPT` makes a definition file of it",
         f"{FOREIGN}::test_a_script_of_pyxis",
+    ),
+    row(
+        "`PYXIS_CONTAINER_IMAGE`, `PYXIS_CONTAINER_MOUNTS` and the others",
+        "`from-pyxis` reads them in a script; there are no variables of this kind",
+        f"{FOREIGN}::test_variables_of_pyxis",
+    ),
+    row(
+        "mounts `tmpfs:DST`, `umount:DST`",
+        "`tmpfs:DST`, `!DST`",
+        f"{AROUND}::test_an_image_alone_and_what_is_said_on_top",
+        f"{FOREIGN}::test_variables_of_pyxis",
+    ),
+    row(
+        "mount flags `x-create=dir`, `=file`, `=auto`",
+        "`x-create`",
+        "tests/unit/environment/test_mounts.py::test_grammar",
+        f"{MOUNTS}::test_x_create_makes_the_mount_point",
     ),
     row(
         "`enroot import`, `create`, `start`",
@@ -288,9 +343,23 @@ SLURM = (
         "the spool directory is mounted by itself",
         f"{AROUND}::test_slurmd_s_spool_directory_is_there_for_pmix",
     ),
+    row(
+        "`oci.conf`: `CreateEnvFile`, `ContainerPath`, `DisableCleanup`, `IgnoreFileConfigJson`, `SrunPath` and others",
+        "settings of bundles, of which there are none",
+    ),
+    row(
+        "`sacct`'s field `Container`",
+        "`piolet env show JOB`: the whole definition, the image by its digest",
+        f"{PINNED}::test_a_jobs_environment_once_more",
+    ),
     row("`scrun`: Slurm behind podman and docker", "nothing of the kind"),
 )
-TABLES = (("CSCS' container engine", CSCS), ("pyxis and enroot", PYXIS), ("Slurm's `--container`", SLURM))
+TABLES = (
+    ("CSCS' container engine", CSCS),
+    ("CSCS' Sarus Suite with Podman (early access)", SARUS),
+    ("pyxis and enroot", PYXIS),
+    ("Slurm's `--container`", SLURM),
+)
 
 
 def page() -> str:

@@ -53,7 +53,7 @@ def pages() -> dict[str, str]:
     files = (
         "## FILES\n\n`/etc/piolet/piolet.toml`: the site's configuration, piolet.toml(5).\n\n"
         "## EXIT STATUS\n\n0; 1 for an error; 2 for a wrong command line; 3 where vetting found too few good nodes.\n\n"
-        "## SEE ALSO\n\nedf(5), vet-protocol(5), piolet.toml(5), pioletd(8), srun(1)\n"
+        "## SEE ALSO\n\nedf(5), vet-protocol(5), piolet-rules(5), piolet.toml(5), pioletd(8), srun(1)\n"
     )
     daemon = (
         f"Runs on every compute node, as root; systemd starts it.\n\n{_options(node.build_parser())}"
@@ -68,6 +68,7 @@ def pages() -> dict[str, str]:
         "piolet.toml.5": page("piolet.toml", 5, "the configuration of Piolet", _settings()),
         "edf.5": page("edf", 5, "environment definition files", _guide("edf.md")),
         "vet-protocol.5": page("vet-protocol", 5, "what nodes are checked for", _guide("vet.md")),
+        "piolet-rules.5": page("piolet-rules", 5, "what the central service concludes of events", _guide("rules.md")),
     }
 
 

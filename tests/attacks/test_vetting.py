@@ -11,6 +11,7 @@ import pytest
 from tests.attacks.attack import Broken, attack
 from tests.cluster.faults import Faults
 from tests.cluster.support import Cluster
+from tests.support import spools
 from tests.support.waiting import wait_until
 
 TRAPS = (
@@ -62,9 +63,9 @@ def test_a_verdict_names_another_node_and_job(cluster: Cluster, faults: Faults) 
     wait_until(lambda: [one for one in faults.spooled("node1") if mark in json.dumps(one)], 10, f"the record: {done}")
     (entry, *_) = [one for one in faults.spooled("node1") if mark in json.dumps(one)]
     ours = {name: value for name, value in entry.items() if name != "said"}
-    if ours["node"] != "node1" or ours["job"] == "4242" or ours["step"] == "77":
+    if ours["node"] != "node1" or ours["job"] == 4242 or ours["step"] == "77":
         raise Broken(f"the spool of node1 believes alice: {ours}")
-    if ours["origin"] != "user" or ours["kind"] is not None:
+    if ours["origin"] != "user" or ours["source"] != "user" or "code" in ours:
         raise Broken(f"the record does not say that it is a user's word: {ours}")
 
 
@@ -72,15 +73,16 @@ def test_a_verdict_names_another_node_and_job(cluster: Cluster, faults: Faults) 
 def test_one_users_verdicts_push_out_those_of_others(tmp_path: Path) -> None:
     """Row 11. Promise: what one user's vettings say cannot push what others' said out of the spool. Alice says as much
     as 12 connections could in a minute; bob has said one thing before."""
-    from piolet.node.server.spool import Spool, Who
+    from piolet.node.server.verdicts import Who
 
-    spool = Spool(str(tmp_path), "node1")
-    line = b'{"origin":"user","kind":null,"plan":null,"said":{"eval":"x","text":"%s"}}'
-    spool.put(Who(1002, 1), line % b"what bob said")
+    spool, verdicts = spools.spool(tmp_path)
+    keys = b'"origin":"user","kind":null,"plan":null,"protocol":null,"release":null'
+    line = b"{" + keys + b',"said":{"eval":"x","text":"%s"}}'
+    verdicts.put(Who(1002, 1), line % b"what bob said")
     spool.flush()
     for _ in range(10):
         for _ in range(1200):
-            spool.put(Who(1001, 2), line % (b"a" * 2000))
+            verdicts.put(Who(1001, 2), line % (b"a" * 2000))
         spool.flush(10)
     texts = [path.read_bytes() for path in tmp_path.iterdir()]
     if not any(b"what bob said" in text for text in texts):

@@ -184,15 +184,14 @@ WEAKENINGS: dict[str, Weakening] = {
     ),
     "the spool has no share for each user": _of(
         (
-            "daemons/piolet/node/server/spool.py",
-            "if not self._lines.take(who.uid) or not self._bytes.take(who.uid, len(data)):",
+            "daemons/piolet/events/spool.py",
+            "if not self._lines.take(uid) or not self._bytes.take(uid, len(line)):",
             "if False:",
         ),
-        ("daemons/piolet/node/server/spool.py", 'f"verdicts-{uid}.jsonl")', '"verdicts-0.jsonl")'),
         (
-            "daemons/piolet/node/server/spool.py",
-            'f"verdicts-{uid}-{time.time_ns()}.jsonl"',
-            'f"verdicts-0-{time.time_ns()}.jsonl"',
+            "daemons/piolet/events/spool.py",
+            "self._waiting.put_nowait((uid, line))",
+            "self._waiting.put_nowait((0, line))",
         ),
     ),
     "the kernel's log as it is": _of(

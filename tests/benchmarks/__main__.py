@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import hooks, images, listing, saving, scoring, steps, vetting
+from tests.benchmarks import attach, hooks, images, listing, saving, scoring, steps, vetting
 from tests.benchmarks.cluster import ROOT, Cluster, started
 from tests.benchmarks.steps import Row
 
@@ -130,6 +130,11 @@ def extras(cluster: Cluster, rounds: int) -> list[object]:
     return [show(row) for row in hooks.rows(cluster, rounds)]
 
 
+def entering(cluster: Cluster, rounds: int) -> list[object]:
+    """Containers of steps that run."""
+    return [show(row) for row in attach.rows(cluster, rounds)]
+
+
 def slurm(cluster: Cluster, rounds: int) -> list[object]:
     """pyslurm_ext beside Slurm's own commands."""
     return [show(row) for row in listing.listings(cluster, rounds)]
@@ -145,6 +150,7 @@ GROUPS: dict[str, tuple[int, Callable[[Cluster, int], list[object]]]] = {
     "steps": (4, small),
     "runtimes": (4, runtimes),
     "hooks": (4, extras),
+    "attach": (4, entering),
     "pulls": (4, pulls),
     "score": (4, score),
     "report": (4, report),

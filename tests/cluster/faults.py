@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -18,6 +17,7 @@ from typing import Any
 
 from tests.cluster import leftovers
 from tests.cluster.support import ROOT, Cluster, Result, busybox_layer
+from tests.support import spools
 from tests.support.waiting import wait_until
 from tools.cluster import controllers, lifecycle, packages, processes, services
 from tools.cluster.layout import node_names
@@ -117,13 +117,12 @@ class Faults:
 
     def spooled(self, node: str, uid: int | None = None) -> list[dict[str, Any]]:
         """Return what a node's spool has of one user, or of all: what says who and where, and what was said."""
-        found = []
-        for path in sorted(
-            (self.root(node) / "run/piolet/spool").glob("verdicts-*" if uid is None else f"verdicts-{uid}.jsonl")
-        ):
-            with path.open("rb") as file:
-                found += [json.loads(line) for line in file if line.strip().startswith(b"{")]
-        return found
+        return self.events(node, "vet.verdict", uid=uid)
+
+    def events(self, node: str, *kinds: str, uid: int | None = None) -> list[dict[str, Any]]:
+        """Return the events in a node's spool, the body's keys beside the envelope's."""
+        place = self.root(node) / "run/piolet/events"
+        return spools.events(place, *kinds, uid=uid) if place.exists() else []
 
     # -- pioletd
 

@@ -12,11 +12,13 @@ and image is expected, a loop device on a deleted image is counted.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import re
 import socket
 import stat
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -30,6 +32,8 @@ from tools.cluster.state import State, load
 _PROGRAMS = ("squashfuse", "skopeo", "mksquashfs", "crun", "slurmstepd", "slurmd", "slurmctld", "munged")
 _ACCOUNTS = ("piolet", "piolet-images")
 _TEMPORARY = Path("/tmp")
+_NS_GET_OWNER_UID = 0xB704
+_MAPS_MOST = 8  # three users, and root's own tries
 _ELSEWHERE = (f"{_TEMPORARY}/", "/run/netns")
 
 
@@ -191,15 +195,33 @@ def _loops(layout: Layout, state: State) -> Iterator[str]:
 
 
 def _descriptors(kinds: dict[int, str]) -> Iterator[str]:
-    """Yield the descriptors of pioletd's processes and of the image service, by what they are."""
+    """Yield the descriptors of pioletd's processes and of the image service, by what they are.
+
+    Without the namespaces in which pioletd keeps each user's map of ids for images: it makes one when that user has the
+    first container on a node, which may be in any test. One in which a step ran is its user's.
+    """
     for pid, kind in kinds.items():
         if not kind.startswith(("pioletd-", "piolet-imaged")) or kind.endswith("worker"):
             continue
+        maps = 0
         with contextlib.suppress(OSError):
             for name in os.listdir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
-                    target = os.readlink(f"/proc/{pid}/fd/{name}")
+                    path = f"/proc/{pid}/fd/{name}"
+                    target = os.readlink(path)
+                    if target.startswith("user:") and _owner(path) == 0:
+                        maps += 1
+                        if maps <= _MAPS_MOST:
+                            continue
                     yield f"{kind}: {re.sub(r'[0-9]+', 'N', target)}"
+
+
+def _owner(namespace: str) -> int:
+    """Return the uid of who made a user namespace."""
+    uid = bytearray(4)
+    with open(namespace, "rb") as file:
+        fcntl.ioctl(file, _NS_GET_OWNER_UID, uid)
+    return int.from_bytes(uid, sys.byteorder)
 
 
 def _files(layout: Layout, state: State) -> Iterator[str]:

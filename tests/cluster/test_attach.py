@@ -16,6 +16,7 @@ import pytest
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, assert_sentence, end
+from tests.cluster.nodes import Node
 from tests.cluster.support import Cluster, Result, busybox_layer
 from tests.support.waiting import wait_until
 
@@ -82,9 +83,9 @@ def test_it_is_the_same_container(cluster: Cluster, tiny: str) -> None:
         assert step.attach(step.job, "cat", "only-here").good() == "x\n", "the job's only step with a container"
         assert step.srun_in("--chdir=/etc", "sh", "-c", "echo $PWD; ls passwd").good() == "/etc\npasswd\n"
         assert "cannot enter the working directory /not/there" in step.srun_in("--chdir=/not/there", "true").err
-        shown = cluster.run("alice", "piolet", "env", "show", step.job).good()
-        assert "# in the container of step" in shown and shown.count("image = ") == 1
-        again = cluster.srun("alice", f"@{step.job}", "sh", "-c", "echo $WORD; ls only-here")
+        shown = cluster.run("alice", "piolet", "env", "show", f"{step.job}.{number}").good()
+        assert f"# in the container of step {step.job}.0" in shown and "image = " not in shown
+        again = cluster.srun("alice", f"@{step.job}.0", "sh", "-c", "echo $WORD; ls only-here")
         assert again.out == "a b\n" and again.status == 1, "that is a container of its own"
         assert step.end().status == 0
 
@@ -161,6 +162,15 @@ def test_as_root_without_the_entrypoint(cluster: Cluster) -> None:
     with held(cluster, edf, first='test -n "$VIA" || exit 3') as step:
         assert step.srun_in("sh", "-c", says).good().split() == ["0", "[]", "0", "0"]
         assert step.attach(step.job, "sh", "-c", says).good().split() == ["0", "[]", "0", "0"]
+
+
+def test_with_each_builder(node: Node, tiny: str) -> None:
+    """Our own, and crun."""
+    cluster = node.cluster
+    with held(cluster, cluster.edf("alice", f'image = "{tiny}"\n'), "-w", node.name, first="true") as step:
+        before = namespaces(step)
+        assert step.srun_in("sh", "-c", SAYS).good().splitlines() == [one.strip() for one in before]
+        assert step.attach(step.job, "cat", "/marker").good() == "in the image\n"
 
 
 def test_a_batch_script_inside(cluster: Cluster, tiny: str) -> None:

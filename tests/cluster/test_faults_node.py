@@ -120,13 +120,15 @@ def test_a_hung_mount_fails_its_step_and_delays_no_other(faults: Faults) -> None
     edf = faults.cluster.edf("alice", f'{faults.edf.read_text()}mounts = ["{place}:/mnt"]\n')
     with faults.nothing_left(), faults.plugin_arguments(timeout="5"), faults.hung("node1", place) as hung:
         began = time.monotonic()
+        faults.srun("bob", "-w", "node1", "true").good()
+        usual = elapsed(began)  # the machine may be busy
         stuck = faults.cluster.start("alice", "srun", "-w", "node1", f"--environment={edf}", "true")
         for _ in range(3):
             at = time.monotonic()
             faults.srun("bob", "-w", "node1", "true").good()
-            assert elapsed(at) < 2, "another user's step was delayed"
+            assert elapsed(at) < 2 + 3 * usual, "another user's step was delayed"
         refused = end(stuck)
-        assert elapsed(began) < 10
+        assert elapsed(began) < 30
         assert_sentence(refused, "node node1: the container was not ready after 4 s", "hung")
         faults.srun("alice", "-w", "node1", "true").good()
         hung.abort()

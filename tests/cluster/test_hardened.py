@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.faults import Faults, on
+from tests.cluster.faults import Faults, end, on
 from tests.cluster.support import BUSYBOX, Cluster, no_controllers, running
 
 
@@ -52,6 +52,18 @@ def test_an_entrypoint(faults: Faults) -> None:
     """Our own program in front of the command comes from elsewhere than /run."""
     edf = faults.cluster.edf("alice", faults.edf.read_text() + "entrypoint = true\n")
     assert faults.cluster.srun("alice", edf, "sh", "-c", "echo $FROM").good() == "entrypoint\n"
+
+
+def test_entering_a_container_after_a_restart(faults: Faults) -> None:
+    """What proves that it is that container is found, with processes hidden."""
+    words = ["sh", "-c", "echo x >/only-here; echo $SLURM_JOB_ID; read line"]
+    srun = faults.cluster.start("alice", "srun", f"--environment={faults.edf}", *words)
+    assert srun.stdout is not None
+    job = srun.stdout.readline().strip()
+    for _ in range(2):
+        assert faults.cluster.run("alice", "piolet", "attach", job, "cat", "/only-here").good() == "x\n"
+        faults.restart_pioletd("node1")
+    assert end(srun, stdin="\n").status == 0
 
 
 def test_an_image_of_the_users_own(faults: Faults, tmp_path: Path) -> None:

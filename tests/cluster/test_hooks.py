@@ -190,6 +190,29 @@ def test_slurm_inside_whatever_the_image_is(cluster: Cluster, tiny: str, site: P
     assert re.fullmatch(r"\d+\n", done.good()), done
 
 
+def test_an_environment_that_is_named_inside(cluster: Cluster, tiny: str, site: Path) -> None:
+    """It is worked out on the host of the node, whose Python the image has not, and runs as any other."""
+    room = cluster.room("alice")
+    hook = '[annotations]\ncom.hooks.slurm.enabled = "true"\n'
+    outer = edf(cluster, tiny, f'mounts = ["{room}"]\nworkdir = "{room}"\n{hook}')
+    cluster.edf("alice", f'image = "{cluster.demo_image}"\n[env]\nWORD = "${{SAID}} inner"\n', room, "inner.toml")
+    # With standard input of its own, which is not swallowed.
+    inner = "SAID=the /usr/bin/srun --overlap -n1 --environment=./inner.toml sh -c 'echo $WORD; cat; ls /marker'"
+    script = f"{inner}; echo status $?; /usr/bin/srun --overlap -n1 --environment=none cat /marker || echo outside"
+    done = cluster.srun("alice", outer, "-n1", "sh", "-c", script, stdin="typed\n")
+    assert done.good().splitlines() == ["the inner", "typed", "status 2", "outside"], done
+    wrong = cluster.srun("alice", outer, "-n1", "/usr/bin/srun", "--overlap", "--environment=./none.toml", "true")
+    assert wrong.status == 1 and f"the environment file {room}/none.toml does not exist" in wrong.err, wrong
+    words = ("sh", "-c", "mkdir /alone; cd /alone; /usr/bin/srun --overlap --environment=x.toml true")
+    nowhere = cluster.srun("alice", outer, "-n1", *words)
+    assert nowhere.status == 1 and "piolet: error: /alone is a directory of the container alone" in nowhere.err, nowhere
+    words = ("sh", "-c", "echo x >/only-here; /usr/bin/srun --overlap --environment=job:$SLURM_JOB_ID.0 cat /only-here")
+    assert cluster.srun("alice", outer, "-n1", *words).good() == "x\n"
+    protocol = cluster.write("alice", room / "p.yaml", "name: p\nevals:\n- name: limits\n  type: limits\n")
+    vetted = cluster.srun("alice", outer, "-n1", "/usr/bin/srun", "--overlap", f"--vet={protocol}", "true")
+    assert vetted.status == 1 and "'piolet vet gate' does not run in a container" in vetted.err, vetted
+
+
 @pytest.mark.skipif(not Path("/usr/sbin/sshd").exists(), reason="not installed: sshd (openssh-server)")
 def test_ssh_through_srun(cluster: Cluster, site: Path) -> None:
     """No port is opened; a session has the definition's variables, and Slurm's."""
@@ -213,6 +236,14 @@ def test_ssh_through_srun(cluster: Cluster, site: Path) -> None:
     done = cluster.run("alice", "ssh", *options, "x", "echo $OWN $SLURM_PROCID $(id -un)")
     assert done.out == "yes 0 alice\n", done.err
     assert cluster.run("alice", "ssh", *options, "x", "cat", stdin="through\n").out == "through\n"
+    # The container of a step that runs.
+    srun = cluster.start("alice", "srun", f"--environment={path}", "sh", "-c", "echo $SLURM_JOB_ID; read line")
+    assert srun.stdout is not None
+    job = srun.stdout.readline().strip()
+    by_ssh = cluster.run("alice", "piolet", "ssh", job, "-i", str(key), "echo $OWN $SLURM_STEP_ID; touch /by-ssh")
+    assert by_ssh.out == "yes 1\n", by_ssh.err
+    assert cluster.run("alice", "piolet", "attach", job, "ls", "/by-ssh").good() == "/by-ssh\n"
+    srun.communicate("\n", timeout=30)
     closed = edf(cluster, cluster.demo_image, f"writable = false\n{text}")
     done = cluster.srun("alice", closed, "-n1", "/run/piolet/ssh/serve")
     assert done.status == 1 and "hint: set writable = true" in done.err, done

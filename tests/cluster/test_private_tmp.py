@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.faults import Faults, on
+from tests.cluster.faults import Faults, end, on
 from tests.cluster.support import BUSYBOX, Cluster, running
 from tests.support.waiting import wait_until
 
@@ -73,6 +73,22 @@ def test_steps_with_and_without_an_environment_share_them(faults: Faults, of_the
         )
     assert out.splitlines() == ["in the image", "bare", "bare", "one", "inside", "inside"]
     assert of_the_node not in out
+
+
+def test_who_enters_a_container_has_them_too(faults: Faults) -> None:
+    """Also after a restart of pioletd."""
+    script = (
+        f"srun --environment={faults.edf} --overlap sh -c 'echo own >/tmp/one; echo x >/only-here; sleep 60' &\n"
+        'enter() { srun --overlap --environment=job:$SLURM_JOB_ID.0 "$@"; }\n'
+        "until enter test -e /only-here 2>/dev/null; do sleep 0.2; done; enter cat /tmp/one /only-here; echo up\n"
+        "read line; enter cat /tmp/one /only-here; scancel $SLURM_JOB_ID.0; wait\n"
+    )
+    with faults.nothing_left():
+        job = faults.cluster.start("alice", "salloc", "-Q", "-n1", "sh", "-c", script)
+        assert job.stdout is not None
+        assert [job.stdout.readline() for _ in range(3)] == ["own\n", "x\n", "up\n"]
+        faults.restart_pioletd("node1")
+        assert end(job, 40, "\n").out == "own\nx\n"
 
 
 def test_two_jobs_do_not_see_each_other(faults: Faults) -> None:

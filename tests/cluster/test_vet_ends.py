@@ -46,7 +46,7 @@ def test_the_process_for_vetting_is_killed(cluster: Cluster, faults: Faults, roo
 
 def test_verdicts_are_spooled_on_the_node(cluster: Cluster, faults: Faults, room: Path) -> None:
     """Whose vetting it was says the kernel, and of which job and step root; a user may read nothing there."""
-    spool = faults.root("node2") / "run/piolet/spool"
+    spool = faults.root("node2") / "run/piolet/events"
     uid = room.stat().st_uid
     before = len(faults.spooled("node2", uid))
     out = vetted(cluster, room, "name: n\nevals:\n- {type: limits}\n", 4)
@@ -55,10 +55,11 @@ def test_verdicts_are_spooled_on_the_node(cluster: Cluster, faults: Faults, room
     last = faults.spooled("node2", uid)[-1]
     (report,) = room.glob("vet-*.json")
     job = report.name.removeprefix("vet-").removesuffix(".json")
-    assert (last["node"], last["uid"], last["job"], last["step"], last["word"]) == ("node2", uid, job, "0", "user")
+    mine = ("node2", uid, int(job), "0", "user")
+    assert (last["node"], last["uid"], last["job"], last["step"], last["source"]) == mine
     # proctrack/linuxproc makes no control groups.
     assert last["found"] in ("slurmstepd", "cgroup")
-    assert (last["origin"], last["kind"], last["said"]["outcome"]) == ("built-in", "limits", "pass")
+    assert (last["origin"], last["code"], last["state"]) == ("built-in", "limits", "pass")
     assert spool.stat().st_mode & 0o007 == 0 and spool.stat().st_uid != 0
 
 
@@ -96,9 +97,9 @@ def test_a_raw_message_lies_in_vain(cluster: Cluster, faults: Faults, room: Path
     wait_until(lambda: len(faults.spooled("node1", uid)) > before, what="the spool")
     last = faults.spooled("node1", uid)[-1]
     job = out.partition("job ")[2].split()[0]
-    envelope = [last[name] for name in ("node", "uid", "job", "step", "word", "origin", "kind")]
-    assert envelope == ["node1", uid, job, "0", "user", "user", None]
-    assert last["said"]["reason"] == "Xid 79" and last["said"]["node"] == "node2"
+    envelope = [last.get(name) for name in ("node", "uid", "job", "step", "source", "origin", "code")]
+    assert envelope == ["node1", uid, int(job), "0", "user", "user", None]
+    assert last["reason"] == "Xid 79" and last["said"]["node"] == "node2"
 
 
 HIDES = """\

@@ -10,7 +10,6 @@ import ctypes
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import piolet
@@ -104,15 +103,15 @@ def main(words: list[str]) -> None:
     scripted.load(collector)
     begin = round(float(words[4]) * 1e9)
     scripted.set(begin)
-    began = time.time_ns()
     collectors, why_not = choose(Target(period=period), collector)
     for each in collectors:
         if isinstance(each, host.HostCollector):
             each.close()
     collectors = [each for each in collectors if not isinstance(each, host.HostCollector)]
     if collector == "dcgm":
-        # The library's stamps begin now; the scripted clock, at one second.
-        collectors[0]._offset_ns = began - 10**9  # type: ignore[attr-defined]
+        # The library's stamps begin when it was initialised; the scripted clock, at one second.
+        began = ctypes.c_int64.in_dll(ctypes.CDLL("libdcgm.so.4"), "piolet_simulation_began").value
+        collectors[0]._offset_ns = began * 1000 - 10**9  # type: ignore[attr-defined]
     sampler = Sampler(scripted.clock())
     sink = Sink(open_for_writing(str(directory / "node.journal")))
     session = sampler.add(SampledStep("1", "0", "node", os.getuid()), collectors, period, sink, why_not)

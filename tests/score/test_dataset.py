@@ -171,7 +171,7 @@ def test_a_comparison_says_what_else_differs(libraries: Path, tmp_path: Path) ->
     found = compare.compare(a, b)
     size, length, source = found.unlike
     assert size == "A has at least 4 GPUs, B at least 1 GPU" and source == "A was measured with gpm, B with dcgm"
-    assert re.fullmatch(r"A took 60\.0 s, B 20\.[0-3] s", length), length  # the library's clock begins a little later
+    assert length == "A took 60.0 s, B 20.0 s"
     text = compare.render(a, b, found)
     assert f"warning: {length}\n" in text
     assert compare.compare(a, a).unlike == () and "warning" not in compare.render(a, a, compare.compare(a, a))

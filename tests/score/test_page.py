@@ -141,6 +141,57 @@ def test_a_browser_shows_the_page(simulate: Simulate, tmp_path: Path) -> None:
         assert said[1:] == ["true", "true", "node:1,node:0", "none", "true"], found
 
 
+DRAWN = """<script>
+const texts = [], write = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function(text, ...at) { texts.push(text); write.call(this, text, ...at) };
+for (const plot of plots) if (plot.rows) plot.paint();
+document.title = 'found ' + texts.join(' | ');
+</script></body>"""
+
+
+@pytest.mark.parametrize(
+    ("names", "width", "shown"),
+    [
+        (["cluster-a100-nid001200:0", "cluster-a100-nid001277:3"], 1400, ["cluster-a100-nid001200:0"]),
+        (["cluster-a100-nid001200:0", "cluster-a100-nid001277:3"], 390, ["rows: cluster-a100-nid…", "…001200:0"]),
+        (["cluster-a100-with-long-names-nid001200", "x-nid001277"], 390, ["x-nid001277"]),
+        (["n1:0", "n1:1"], 390, ["n1:0", "n1:1"]),
+    ],
+)
+def test_names_of_rows_are_legible(
+    simulate: Simulate, tmp_path: Path, names: list[str], width: int, shown: list[str]
+) -> None:
+    """Whole where there is room, else without what all begin with, which stands above; numbers stay whole."""
+    got = summarise(simulate(SCRIPT, 10))
+    page = html.render(dataclasses.replace(got, view=dataclasses.replace(got.view, lanes=names)))
+    page = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", page).replace("</body>", DRAWN)
+    (tmp_path / "page.html").write_text(page)
+    done = browser(tmp_path / "page.html", tmp_path / "profile", f"--window-size={width},900", "--dump-dom")
+    (found,) = re.findall("<title>found (.*?)</title>", done.stdout)
+    assert set(shown) <= set(found.split(" | ")), found
+
+
+def test_short_runs_are_drawn_from_edge_to_edge(simulate: Simulate) -> None:
+    """A run of a second has six bins, of which half the first and half the last were missing."""
+    got = summarise(simulate("gpu\nload matmul 100\n", 1.1))
+    times, values = series.times(got.view), series.drawn(got.view.lines["s"].astype(float))
+    assert (times[0], times[-1]) == pytest.approx((0, got.view.seconds), abs=0.01)
+    assert values.shape[-1] == len(times) < 12 and (np.diff(times) > 0).all() and not np.isnan(values).any()
+    memory = next(panel for panel in series.power(got) if panel.title == "Device memory")
+    assert not np.isnan(memory.mean).any()  # read once, and it stands for the second
+
+
+def test_what_is_read_now_and_then_is_a_line(simulate: Simulate) -> None:
+    """As far as readings are apart, and no farther: a gap stays a gap, at the edges as well."""
+    view = dataclasses.replace(summarise(simulate("gpu\nload matmul 100\n", 1.1)).view, bin_seconds=0.25)
+    values = np.full(60, np.nan)
+    values[[10, 14, 18, 22, 50]] = 1, 2, 3, 4, 5
+    got = series.bridged(view, values)
+    told = np.flatnonzero(~np.isnan(got))
+    assert list(told) == [*range(6, 23), *range(50, 55)]
+    assert got[6] == got[10] == 1 and got[12] == 1.5 and got[54] == 5
+
+
 def test_the_page_can_be_read_without_its_script(simulate: Simulate) -> None:
     """Every figure is there as a picture, too."""
     page = html.render(summarise(simulate(SCRIPT, 10)))

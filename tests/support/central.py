@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from piolet.events.stream import Stream, Writer
 
 from tests.support.munge import munged
 from tests.support.waiting import wait_until
+from tools.cluster import network
 
 CENTRAL, FORWARD, NODES_OWN, ALICE, STAFF = 61301, 61302, 61303, 61304, 0
 CLUSTER = "alps"
@@ -31,9 +33,8 @@ HERE = "127.0.0.9"  # where the service's munged is
 
 def free_port() -> int:
     """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    rng = random.Random()
+    return next(port for port in rng.sample(network.PORTS, 100) if network.is_free(port))
 
 
 def event(node: str, seq: int, kind: str = "node.heartbeat", source: str = "root", **fields: Any) -> Event:
@@ -76,7 +77,7 @@ class Cluster:
         path.write_text(
             f'[central]\nurl = "{self.url}"\nlisten = "127.0.0.1:{self.port}"\nsocket = "{self.state}/central.sock"\n'
             f'account = "{CENTRAL}"\ncluster = "{CLUSTER}"\nstore = "{self.store}"\nmunge_socket = "{munge}"\n'
-            f'addresses = "{self.top}/addresses"\n{more}'
+            f'addresses = "{self.top}/addresses"\naccounting_s = 0\n{more}'
             f'[node]\naccount = "{NODES_OWN}"\n'
             f'[forward]\naccount = "{FORWARD}"\nevery_s = 1\n{forward}'
         )
@@ -89,7 +90,7 @@ class Cluster:
         command = [*(program or [str(BIN / "piolet-central")]), "--config", str(config)]
         self.process = self._start(command, uid, "central.log")
         if wait:
-            wait_until(self._listens, what="piolet-central")
+            wait_until(self._listens, limit_s=60, what="piolet-central")
         return self.process
 
     def spool(self, node: str) -> Stream:

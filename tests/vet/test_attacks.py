@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import selectors
@@ -17,12 +16,12 @@ from typing import Any
 
 import pytest
 from piolet.node.root.zygote import Zygote
-from piolet.node.server.spool import Spool
 from piolet.node.server.vetdesk import VetDesk
 from piolet.system import linux, peer
 from piolet.vet import node
 from piolet.vet.runner.plan import Plan, Task
 
+from tests.support import spools
 from tests.support.loops import turning
 from tests.wire import messages
 
@@ -42,7 +41,7 @@ class Node:
         """Wait for so many records."""
         end = time.monotonic() + 30
         while True:
-            found = [json.loads(text) for path in self.spool.glob("*.jsonl") for text in path.read_text().splitlines()]
+            found = spools.events(self.spool, "vet.verdict")
             if len(found) >= count:
                 return found
             assert time.monotonic() < end, found
@@ -70,7 +69,7 @@ def node1(tmp_path: Path) -> Iterator[Node]:
     directory = tmp_path / "spool"
     directory.mkdir()
     selector = selectors.DefaultSelector()
-    VetDesk(selector, listener, ours, Spool(str(directory), "node1"))
+    VetDesk(selector, listener, ours, spools.spool(directory)[1])
     with turning(selector):
         yield Node(str(place), directory)
     ours.close()
@@ -107,11 +106,11 @@ def test_a_raw_message_says_nothing_of_node_job_or_kind(node1: Node) -> None:
     environ = {"SLURMD_NODENAME": "node2", "SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "HOME": "/nonexistent"}
     with user(ALICE, lambda: code, environ) as pid:
         (one,) = node1.records()
-    assert {name: one[name] for name in ("node", "uid", "pid", "job", "step", "found", "word")} == {
-        "node": "node1", "uid": ALICE, "pid": pid, "job": None, "step": None, "found": "unknown", "word": "user",
+    assert {name: one[name] for name in ("node", "uid", "pid", "job", "step", "found", "source")} == {
+        "node": "node1", "uid": ALICE, "pid": pid, "job": None, "step": "", "found": "unknown", "source": "user",
     }  # fmt: skip
     # Where modules come from roots' directories alone, the code that ran has its name; else it has none.
-    assert (one["origin"], one["kind"]) in (("built-in", "random"), ("user", None))
+    assert (one["origin"], one.get("code")) in (("built-in", "random"), ("user", None))
     assert one["said"]["kind"] == "gpu_health" and one["said"]["node"] == "node2"
 
 
@@ -134,8 +133,8 @@ def test_a_users_class_says_what_it_likes_below_said(node1: Node, tmp_path: Path
         for path in sorted(home.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         home.rmdir()
-    assert (one["node"], one["job"], one["word"], one["origin"], one["kind"]) == ("node1", None, "user", "user", None)
-    assert one["said"]["reason"] == "Xid 79"
+    assert (one["node"], one["job"], one["source"], one["origin"]) == ("node1", None, "user", "user")
+    assert "code" not in one and one["reason"] == "Xid 79"
 
 
 def connect_in_a_loop(path: str, seconds: float) -> None:
@@ -220,7 +219,7 @@ def test_nothing_that_the_zygote_says_ends_the_server(tmp_path: Path, data: byte
     with ours, theirs, listener, selectors.DefaultSelector() as selector:
         listener.bind(str(tmp_path / "s"))
         listener.listen(1)
-        desk = VetDesk(selector, listener, ours, Spool(str(tmp_path), "node1"))
+        desk = VetDesk(selector, listener, ours, spools.spool(tmp_path)[1])
         theirs.send(data)
         desk._on_zygote()
         assert ours in [key.fileobj for key in selector.get_map().values()], "it takes the zygote for dead"

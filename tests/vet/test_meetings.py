@@ -31,13 +31,13 @@ def cluster(protocol_plan: Plan, count: int, odd: dict[str, Work], shared: str =
 
 
 def slowly(protocol_plan: Plan) -> Work:
-    """Return the work of a node whose network sends 2 MB in 100 ms at best."""
+    """Return the work of a node whose network sends 2 MB in 300 ms at best."""
 
     def work(name: str, in_fd: int, out_fd: int) -> None:
         pour = _link._pour
 
         def slow(channel: socket.socket, size: int) -> None:
-            time.sleep(0.1)
+            time.sleep(0.3)
             pour(channel, size)
 
         _link._pour = slow

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from piolet.vet import gpucount
+from piolet.vet.runner.plan import Plan, Task
+from piolet.vet.runner.records import Record
 
 from tests.simulators.nvml.build import build
 from tests.vet.test_nvml import vet
@@ -79,6 +82,11 @@ def test_slurms_numbers_say_nothing_of_parts(library: Path, tmp_path: Path) -> N
     rows = parted(library, tmp_path, SLURM_STEP_GPUS="1", CUDA_VISIBLE_DEVICES="1")
     assert {row["outcome"] for row in rows.values()} == {"inconclusive"}
     assert "numbers do not say which parts" in rows["gpu"]["reason"]
+    # It is Slurm's configuration and no missing driver: the node is not to blame, however many GPUs Slurm has of it.
+    for kind in ("gpu", "gpu_health"):
+        plan = Plan("p", (Task(kind, kind, f"m:{kind}"),))
+        (judged,) = gpucount.against(plan, [Record(**rows[kind])], {rows[kind]["node"]: 2})
+        assert judged.whose == "" and "Slurm has" not in judged.reason
 
 
 def test_a_part_that_is_not_there(library: Path, tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import functools
 import json
 import os
 import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from piolet.slurm import gres
 from piolet.vet import node
 from piolet.vet.runner import parts, records
 
@@ -108,6 +110,26 @@ def test_a_task_that_went_away_raises_nothing() -> None:
     near.close()
     node.work(plan("evals:\n- type: limits\n"), far.fileno(), {})
     far.close()
+
+
+def test_gres_conf_is_not_the_users(environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which GPU is behind Slurm's number says the file that pioletd was started with, not one that the user names."""
+    seen = []
+
+    def by_file(names: Sequence[str], name: str, variables: Mapping[str, str]) -> list[str]:
+        seen.append((tuple(names), name, dict(variables)))
+        return list(names)
+
+    monkeypatch.setattr(gres, "by_file", by_file)
+    for key, value in {**environ, "SLURM_CONF": "/mine/slurm.conf", "SLURM_STEP_GPUS": "1,0"}.items():
+        monkeypatch.setenv(key, value)
+    _, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    node.work(plan("evals:\n- type: limits\n"), far.fileno(), {}, closed={"SLURM_CONF": "/etc/site/slurm.conf"})
+    assert seen == [(("1", "0"), "node7", {"SLURM_CONF": "/etc/site/slurm.conf"})]
+    monkeypatch.delenv("SLURM_STEP_GPUS")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # of the step's own, where Slurm confines its devices
+    node.work(plan("evals:\n- type: limits\n"), far.fileno(), {}, closed={})
+    assert len(seen) == 1
 
 
 def test_prepare_returns_the_work() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,39 @@ def test_a_healthy_node_passes(library: Path, tmp_path: Path) -> None:
     assert status == 0, rows
     assert rows["gpu"]["value"] == 34
     assert len(rows["gpu"]["details"]["gpus"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("conf", "number", "index"),
+    [
+        ("File=DEV/a,DEV/b", "0", 1),
+        ("File=DEV/a,DEV/b", "1", 0),
+        ("AutoDetect=nvml", "0", 0),
+        ("AutoDetect=nvml", "1", 1),
+    ],
+)
+def test_slurms_number_is_what_gres_conf_says(
+    library: Path, tmp_path: Path, conf: str, number: str, index: int
+) -> None:
+    """Files by the driver's minor numbers, which need not be NVML's indices; GPU 0, whose file is nvidia4, is hot."""
+    for name, minor in (("a", 0), ("b", 4)):
+        try:
+            os.mknod(tmp_path / name, stat.S_IFCHR | 0o600, os.makedev(195, minor))
+        except PermissionError:
+            pytest.skip("device files are made by root")
+    (tmp_path / "gres.conf").write_text(f"Name=gpu {conf}\n".replace("DEV", str(tmp_path)))
+    of_the_step = {"SLURM_CONF": str(tmp_path / "slurm.conf"), "SLURM_STEP_GPUS": number}
+    protocol = PROTOCOL.replace("count: 4", "count: 1")
+    _, rows = vet(library, tmp_path, "gpu\nminor 4\ntemperature 91\ngpu\nminor 0\n", protocol, **of_the_step)
+    (device,) = rows["gpu"]["details"]["gpus"]
+    assert device["index"] == index
+    assert rows["gpu"]["outcome"] == ("fail" if index == 0 else "pass")
+    assert list(rows["gpu_health"]["details"]["checked"]) == [f"GPU {index}"]
+
+
+def test_a_device_file_that_nvml_does_not_know(library: Path, tmp_path: Path) -> None:
+    _, rows = vet(library, tmp_path, "gpus 2\n", PROTOCOL, CUDA_VISIBLE_DEVICES="/dev/nvidia7")
+    assert rows["gpu"]["outcome"] == "fail" and "NVML shows 0 of them" in rows["gpu"]["reason"]
 
 
 def test_without_a_driver_nothing_passes(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
+import select
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -123,6 +125,10 @@ def test_a_sites_file(site: Path) -> None:
 
 def spooled(what: Plan, site: str, environ: dict[str, str]) -> list[dict[str, Any]]:
     """Do the work in a child, and return what it gives the spool."""
+    return spooled_raw(what.to_json(), site, environ)
+
+
+def spooled_raw(data: bytes, site: str, environ: dict[str, str] | None = None) -> list[dict[str, Any]]:
     read, write = os.pipe()
     nothing = os.open(os.devnull, os.O_WRONLY)
     pid = os.fork()
@@ -130,9 +136,9 @@ def spooled(what: Plan, site: str, environ: dict[str, str]) -> list[dict[str, An
         try:
             os.close(read)
             os.environ.clear()
-            os.environ.update(environ)
+            os.environ.update(environ or {})
             node.work(
-                what.to_json(),
+                data,
                 nothing,
                 {},
                 write,
@@ -165,7 +171,8 @@ def test_roots_code_sees_no_variable_of_the_users(site: Path, tmp_path: Path) ->
         == "environ({'PATH': '/usr/sbin:/usr/bin:/sbin:/bin', 'LANG': 'C.UTF-8', 'A': \"root's\"}) True"
     )
     assert (one["origin"], one["kind"]) == ("site", task.target)
-    assert set(one) == {"origin", "kind", "plan", "said"}
+    assert set(one) == {"origin", "kind", "plan", "protocol", "release", "said"}
+    assert one["release"] == "sha256:" + hashlib.sha256((site / "shows.py").read_bytes()).hexdigest()
 
 
 def test_a_record_has_the_parameters_and_the_plan(tmp_path: Path) -> None:
@@ -178,4 +185,12 @@ def test_a_record_has_the_parameters_and_the_plan(tmp_path: Path) -> None:
 def test_what_is_too_long_is_short(tmp_path: Path) -> None:
     wordy = Task("w", "naughty.Wordy", "naughty:Wordy", search=(str(Path(__file__).parent),))
     (one,) = spooled(Plan("p", (wordy,)), "/nowhere", {"HOME": str(tmp_path)})
-    assert one["said"].keys() == {"eval", "outcome", "left out"} and one["origin"] == "user"
+    assert one["origin"] == "user" and one["release"] is None
+    assert {"eval", "outcome", "parameters", "ran_on"} <= one["said"].keys()
+    assert "(cut, " in json.dumps(one["said"], ensure_ascii=False) and len(json.dumps(one)) <= select.PIPE_BUF + 200
+
+
+def test_a_vetting_that_cannot_be_done_is_spooled(tmp_path: Path) -> None:
+    """Of a node whose /tmp is read-only there was no line at all."""
+    (one,) = spooled_raw(b"{", str(tmp_path))
+    assert one == {"refused": "the plan is malformed"}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from piolet.node.server import vetdesk
-from piolet.node.server.spool import Spool
 from piolet.node.server.vetdesk import VetDesk
 from piolet.transport import wire
 
+from tests.support import spools
 from tests.support.loops import turning
 
 TASK = Path(__file__).resolve().parents[2] / "build" / "plugins" / "piolet-vet-task"
@@ -81,7 +81,7 @@ def desk(tmp_path: Path) -> Iterator[VetDesk]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     selector = selectors.DefaultSelector()
     with listen(tmp_path) as listener:
-        one = VetDesk(selector, listener, ours, Spool(str(tmp_path / "spool")))
+        one = VetDesk(selector, listener, ours, spools.spool(tmp_path / "spool")[1])
         with turning(selector):
             yield one
     theirs.close()

@@ -17,7 +17,7 @@ from piolet.images.info import Image
 from piolet.transport import wire
 
 from tests.wire.fuzz_shims import mutate
-from tests.wire.messages import gpus, start, vet
+from tests.wire.messages import gpus, outcome, start, vet
 from tests.wire.node_server import RunningServer
 
 INPUTS = 100_000
@@ -89,6 +89,22 @@ def test_decoding_gpus_survives() -> None:
             continue
         accepted += 1
         assert all(0 < len(name) <= 84 and name.isascii() and name.isprintable() for name in names)
+    assert 0 < accepted < INPUTS
+
+
+def test_decoding_outcomes_survives() -> None:
+    """100,000 broken OUTCOME messages: each is of a job and has no more ways than there are, or is a WireError."""
+    random_ = random.Random(SEED)
+    good = [outcome([]), outcome([(0, 0, 4)]), outcome([(9, n, 1) for n in range(32)], others=3, array=(5, 4), end=99)]
+    accepted = 0
+    for _ in range(INPUTS):
+        try:
+            found = wire.decode_outcome(mutate(random_, random_.choice(good)))
+        except WireError as error:
+            assert error.message and "\n" not in error.message
+            continue
+        accepted += 1
+        assert found.job > 0 and len(found.ended) <= 32 and len(found.node) <= 64
     assert 0 < accepted < INPUTS
 
 

@@ -71,6 +71,31 @@ def test_gpus() -> None:
     assert messages.gpus(b"0,3") == vector("gpus")
 
 
+def test_outcome() -> None:
+    """Two tasks exited with 0, one was ended by a segmentation fault, in a job of an array that was requeued once."""
+    found = wire.decode_outcome(vector("outcome"))
+    ended = (wire.Ended(0, 0, 2), wire.Ended(0x8B, 2, 1))
+    assert found == wire.Outcome(42, 3, 1000, 1, (40, 2), 1_795_910_421, 0, "node1", ended)
+    mine = [(0, 0, 2), (0x8B, 2, 1)]
+    same = messages.outcome(mine, job=42, step=3, restarts=1, array=(40, 2), end=1_795_910_421)
+    assert same == vector("outcome")
+
+
+@pytest.mark.parametrize("size", [0, 16, 503, 505, 4096])
+def test_an_outcome_of_another_length_is_refused(size: int) -> None:
+    with pytest.raises(WireError, match=f"{size} bytes"):
+        wire.decode_outcome((vector("outcome") * 9)[:size])
+
+
+@pytest.mark.parametrize(("at", "value"), [(0, 0), (4, 9), (6, 5), (8, 1), (12, 1), (16, 0), (52, 33)])
+def test_an_outcome_of_another_shape_is_refused(at: int, value: int) -> None:
+    """Magic, version, kind, length, what is reserved, no job, more ways than there are."""
+    data = bytearray(vector("outcome"))
+    data[at : at + (2 if at in (4, 6) else 4)] = value.to_bytes(2 if at in (4, 6) else 4, "little")
+    with pytest.raises(WireError):
+        wire.decode_outcome(bytes(data))
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

@@ -187,7 +187,15 @@ def plugstack_score(layout: Layout) -> str:
     )
 
 
+def plugstack_outcomes(layout: Layout) -> str:
+    return (
+        f"optional {layout.outcomes_plugin} command={layout.venv_bin}/piolet "
+        f"config={layout.piolet_toml} socket=/run/piolet/events.sock\n"
+    )
+
+
 def piolet_toml(layout: Layout) -> str:
+    piolet = layout.venv_bin / "piolet"
     return (
         "# Written by tools/cluster; the next start writes it anew.\n"
         "[environment]\n"
@@ -197,7 +205,7 @@ def piolet_toml(layout: Layout) -> str:
         "[hooks]\n"
         f"directory = {_toml(layout.etc / 'hooks.d')}\n"
         f'cdi = ["/etc/cdi", "/var/run/cdi", {_toml(layout.etc / "cdi")}]\n'
-        f'options = ["slurm.conf={layout.etc}", "slurm.also={_also(layout)}"]\n\n'
+        f'options = ["slurm.conf={layout.etc}", "slurm.also={_also(layout)}", "slurm.piolet={piolet}"]\n\n'
         "[images]\n"
         f"store = {_toml(layout.images)}\n"
         f"socket = {_toml(layout.images_socket)}\n\n"
@@ -205,6 +213,7 @@ def piolet_toml(layout: Layout) -> str:
         'socket = "/run/piolet/node.sock"\n'
         'account = "piolet"\n'
         f"vet_program = {_toml(layout.vet_program)}\n\n"
+        '[events]\ncluster = "piolet"\nspool = "/run/piolet/events"\nacknowledged = ""\n\n'
         '[vet]\nspool = "/run/piolet/spool"\n'
         # The nodes share their processes with this machine, whose other users have no part in the cluster.
         f"users = [{', '.join(_ids(name) for name in accounts.USERS)}]\n"
@@ -324,7 +333,15 @@ def write(s: Settings, own_name: str, own_hosts: str) -> None:
     piolet_line, vet_line, score_line = (layout.etc / "plugstack.conf.d" / name for name in names)
     gres = layout.etc / "gres.conf"
     _, name, namespaces = private_tmp(s.slurm)
-    stale = (layout.client_conf, layout.client_conf.with_name("cgroup.conf"), piolet_line, vet_line, score_line, gres)
+    stale = (
+        layout.client_conf,
+        layout.client_conf.with_name("cgroup.conf"),
+        piolet_line,
+        vet_line,
+        score_line,
+        layout.outcomes_on,
+        gres,
+    )
     for path in (*stale, layout.etc / name):
         path.unlink(missing_ok=True)
     if s.gpus:
@@ -341,6 +358,8 @@ def write(s: Settings, own_name: str, own_hosts: str) -> None:
         write_atomically(piolet_line, plugstack_piolet(layout))
         write_atomically(vet_line, plugstack_vet(layout))
         write_atomically(score_line, plugstack_score(layout))
+        # Off as for a site: include takes names that end in .conf.
+        write_atomically(layout.outcomes_off, plugstack_outcomes(layout))
     write_atomically(layout.piolet_toml, piolet_toml(layout))
     write_atomically(layout.hosts, hosts(s, own_name, own_hosts))
     write_atomically(layout.etc / "registry.yml", registry_yml(s))

@@ -159,6 +159,19 @@ class Layout:
         return self.plugins / "piolet_score.so"
 
     @property
+    def outcomes_plugin(self) -> Path:
+        return self.plugins / "piolet_outcomes.so"
+
+    @property
+    def outcomes_on(self) -> Path:
+        return self.etc / "plugstack.conf.d" / "outcomes.conf"
+
+    @property
+    def outcomes_off(self) -> Path:
+        """The line of the plugin that says how tasks end, under a name that Slurm does not read."""
+        return self.outcomes_on.with_suffix(".conf.off")
+
+    @property
     def gpus(self) -> Path:
         return self.root / "gpus"
 

@@ -97,7 +97,8 @@ class Context:
     nodes     all nodes of this vetting, this one included
     deadline  on time.monotonic(): the eval is killed then, so it answers before
     uid       the user whom the step is of
-    gpus      UUIDs or indices of the step's GPUs; None: all that can be seen
+    gpus      UUIDs, indices or device files (/dev/nvidiaN; N is the driver's minor number) of the step's GPUs;
+              None: all that can be seen
     environ   the step's environment
     scratch   a directory of this run that the eval may write to; it is removed afterwards
     facts     what only root can read, as pioletd found it: 'kernel_log' (lines like those of dmesg), …

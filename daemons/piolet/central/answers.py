@@ -17,10 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from piolet.base.errors import EventError
-from piolet.central import conclusions
+from piolet.central import conclusions, hands
 from piolet.central.conclusions import CLOSED, OPEN, Conclusion
 from piolet.central.doors import RefusedError
 from piolet.central.ledger import Judge, Ledger
+from piolet.central.rules import explain
+from piolet.central.rules.language import Rule
 from piolet.central.store import wordings
 from piolet.central.store.reader import Reader
 from piolet.events.envelope import USER, Event
@@ -57,10 +59,11 @@ class Answers:
         judge: Judge,
         staff: Sequence[str],
         is_private: Callable[[], bool],
+        rules: Sequence[Rule] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.reader, self.ledger, self.judge = reader, ledger, judge
-        self._staff, self._is_private, self._clock = staff, is_private, clock
+        self._staff, self._is_private, self._rules, self._clock = staff, is_private, rules, clock
         self.ask: dict[tuple[str, str], Callable[[Asker, Parameters], dict[str, Any]]] = {
             ("GET", "status"): self._status,
             ("GET", "node"): self._node,
@@ -68,6 +71,8 @@ class Answers:
             ("GET", "case"): self._case,
             ("POST", "note"): self._note,
             ("POST", "ack"): self._ack,
+            ("POST", "repaired"): self._repaired,
+            ("POST", "revetted"): self._revetted,
         }
 
     def answer(
@@ -143,14 +148,17 @@ class Answers:
         case = parameters.get("id", "")
         found = self._conclusions(case=case)
         shown = self._shown(asker, found)
-        if not found or (not shown and not asker.staff):
+        if not any(one.state == OPEN for one in shown):
             raise EventError(f"there is no case {case!r}", "piolet central offenders lists them")
         records = []
         for node, epoch, seq in shown[0].records:
             record = self.reader.record(node, epoch, seq)
             if record is not None and (_is_shown(asker, record) or asker.staff):
-                records.append(_record(record))
-        said: dict[str, Any] = {"case": [dataclasses.asdict(one) for one in shown], "records": records}
+                records.append(record)
+        said: dict[str, Any] = {
+            "case": [dataclasses.asdict(one) for one in shown], "records": [_record(one) for one in records],
+            "lines": explain.case(shown, records, self._rules),
+        }  # fmt: skip
         return {**said, "notes": self.reader.notes(case=case)} if asker.staff else said
 
     def _note(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
@@ -159,7 +167,25 @@ class Answers:
     def _ack(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
         if not parameters.get("case"):
             raise EventError("what is acknowledged is a case")
-        return self._said(asker, parameters, wordings.ACKNOWLEDGED)
+        noted = self._said(asker, parameters, wordings.ACKNOWLEDGED)
+        of = self._conclusions(case=parameters["case"])
+        return noted | self._keep(asker, of[0].node, hands.acknowledged, parameters)
+
+    def _repaired(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
+        return self._keep(asker, parameters.get("node", ""), hands.repaired, parameters)
+
+    def _revetted(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
+        return self._keep(asker, parameters.get("node", ""), hands.revetted, parameters)
+
+    def _keep(
+        self, asker: Asker, node: str, make: Callable[[str, str, float, Parameters], Event], said: Parameters
+    ) -> dict[str, Any]:
+        """Keep what staff says as a record, which rules see."""
+        if node not in self.reader.nodes():
+            raise EventError(f"nothing is known of a node {node!r}")
+        now = self._clock()
+        self.ledger.take_own([make(self.reader.cluster, node, now, {**said, "by": f"uid {asker.uid}"})])
+        return {"noted": now}
 
     def _said(self, asker: Asker, parameters: Parameters, kind: str) -> dict[str, Any]:
         node, case = parameters.get("node", ""), parameters.get("case", "")
@@ -169,6 +195,10 @@ class Answers:
         future = self.ledger.call(lambda writer: wordings.say(writer, kind, text, asker.uid, now, node=node, case=case))
         future.result(_NOTED_S)
         return {"noted": now}
+
+    def open_cases(self, asker: Asker, node: str) -> list[Conclusion]:
+        """Return the open cases of a node that may be shown to who asks."""
+        return _open(self._shown(asker, self._conclusions(node=node)))
 
     def _conclusions(self, node: str | None = None, case: str | None = None, since: float = 0.0) -> list[Conclusion]:
         return [conclusions.decode(line) for line in self.reader.conclusions(node, case, since)]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from piolet.base.errors import EventError
-from piolet.central import accounted
+from piolet.central import accounted, hands
 from piolet.central.store.writer import Arrival, Refused
 from piolet.events import batch
 from piolet.events.envelope import SITE, Event, decode
@@ -44,7 +44,7 @@ def arrival(statement: Statement, body: bytes, gone: str, received: float) -> Ar
 
 def _refused(event: Event) -> str:
     """Return why a record of a node is not kept, or ''."""
-    if event.epoch in accounted.EPOCHS:
+    if event.epoch in accounted.EPOCHS or event.epoch == hands.EPOCH:
         return f"the epoch {event.epoch} is the central service's own"
     kind = KINDS.get(event.kind)
     if kind is None:

@@ -188,8 +188,8 @@ class Judge:
     def _run(self) -> None:
         try:
             while not self._ended:
-                if self._behind:
-                    self._catch_up()
+                if self._behind and not self._caught_up():
+                    continue
                 with self._wake:
                     while not (self._waiting or self._behind or self._ended):
                         self._wake.wait()
@@ -199,6 +199,16 @@ class Judge:
         except Exception as error:  # noqa: BLE001 - records go on being kept, and the next start judges them all
             self.broken = f"{type(error).__name__}: {error}"
             _LOG.exception("rules are not judged any more until the service starts again")
+
+    def _caught_up(self) -> bool:
+        """Judge what the store has; return whether it could be read."""
+        try:
+            self._catch_up()
+        except StoreError as error:
+            _LOG.warning("%s", error.message)
+            time.sleep(_AGAIN_S)
+            return False
+        return True
 
     def _catch_up(self) -> None:
         while not self._ended:

@@ -22,19 +22,22 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from piolet.base.errors import ConfigError, SlurmError
+from piolet.central import rulefiles
 from piolet.central.answers import Answers
 from piolet.central.bounded import Bounded
-from piolet.central.conclusions import Conclusion
 from piolet.central.doors import CERTIFICATE, Doors
 from piolet.central.ledger import Engine, Judge, Ledger
 from piolet.central.metrics import Counts
 from piolet.central.places import Places, from_file, no_slurm
+from piolet.central.poller import Poller
+from piolet.central.recent import Recent, Watched
+from piolet.central.rules.engine import Engine as Rules
 from piolet.central.service import Service
 from piolet.central.settings import CentralConfig, listen_of
 from piolet.central.store.database import alone, connect
 from piolet.central.store.reader import Reader
 from piolet.central.store.writer import Writer
-from piolet.events.envelope import Event
+from piolet.central.told import Told
 from piolet.slurm import cluster as slurm
 from piolet.system import notify
 from piolet.system.accounts import uid_of
@@ -107,16 +110,22 @@ def run(config: CentralConfig, forwarder: str, engine: Engine, *, slurm_there: b
     with alone(database), contextlib.ExitStack() as stack:
         network = stack.enter_context(_listening(config))
         local = stack.enter_context(_local(config.socket)) if config.socket else None
-        judge = Judge(Reader(database, name), engine)
+        recent = Recent()
+        judge = Judge(Reader(database, name), Watched(engine, recent))
         ledger = Ledger(Writer(database), judge)
         reader = Reader(database, name)
         private = Private(config.private, slurm.cluster if slurm_there else _unknown)
         counts = Counts(judge)
-        answers = Answers(reader, ledger, judge, config.staff, private)
+        answers = Answers(reader, ledger, judge, config.staff, private, getattr(engine, "rules", ()))
+        Told(answers, recent, time.time)
         ledger.start()
         stack.callback(ledger.stop)
         judge.start(ledger)
         stack.callback(judge.stop)
+        if config.accounting_s and slurm_there:
+            poller = Poller(ledger, name, config.accounting_s, config.history_days * 86400.0)
+            poller.start()
+            stack.callback(poller.stop)
         service = Service(doors, ledger, reader, answers, counts, config.prometheus)
         _LOG.info("listening at %s for the cluster %s, store %s", config.listen, name, database.url.database)
         asyncio.run(_serve(service, network, local, context))
@@ -214,15 +223,6 @@ def secured(config: CentralConfig) -> ssl.SSLContext | None:
     return context
 
 
-class Nothing:
-    """No rules: nothing is concluded."""
-
-    def take(self, event: Event, received: float | None = None) -> tuple[Conclusion, ...]:
-        """Return nothing."""
-        del event, received
-        return ()
-
-
-def engine() -> Engine:
-    """Return what judges."""
-    return Nothing()
+def engine(path: str = "") -> Engine:
+    """Return what judges by the rules of a file; '': by those that Piolet comes with. Raises RuleError."""
+    return Rules(rulefiles.read(path))

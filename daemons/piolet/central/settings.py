@@ -77,6 +77,14 @@ class CentralConfig:
     private: bool = setting(
         False, "Hide from users what is of fewer than three users, also where Slurm has no PrivateData."
     )
+    accounting_s: int = setting(
+        60,
+        "Seconds from one question to Slurm's accounting to the next, for ended jobs and lost nodes; 0: none.",
+    )
+    history_days: int = setting(90, "How far back the first of these questions goes.", least=1)
+    rules: str = setting(
+        "", "The file of rules that it judges by; empty: those that Piolet comes with.", absolute_or_empty
+    )
     prometheus: bool = setting(False, "Serve metrics for Prometheus at /metrics, to whoever can reach the port.")
     keep_months: int = setting(
         0, "Records older than so many months move to Parquet files in archive; 0: all stay in the data base."

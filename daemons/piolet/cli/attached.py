@@ -25,7 +25,7 @@ def submit(args: argparse.Namespace, host: Host, words: srunwords.Words | None, 
     if words is None:
         _refuse_allocation(step)
     else:
-        _check(step, words, host)
+        check(step, words, host)
     started = time.time_ns()
     packed = make(host, args.request, args.config or "", chdir, started)
     record.write(args.record_fd, packed)
@@ -58,7 +58,8 @@ def _refuse_allocation(step: str) -> None:
         )
 
 
-def _check(step: str, words: srunwords.Words, host: Host) -> None:
+def check(step: str, words: srunwords.Words, host: Host) -> None:
+    """Warn of an srun that would wait. Raises UsageError: it is of another job, or would be."""
     job = attach.job_of(step)
     into = words.value("jobid") or host.variables.get("SLURM_JOB_ID") or host.variables.get("SLURM_JOBID")
     if into is None:

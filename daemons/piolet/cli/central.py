@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from piolet.cli import centralrules
+from piolet.base.errors import UsageError
+from piolet.cli import centralasks, centralended, centralrules
 from piolet.site import config
 
 
@@ -14,10 +15,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "central", help="what the central service knows of nodes, and its rules", description="The central service."
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    centralasks.add_parsers(actions)
     centralrules.add_parsers(actions)
+    centralended.add_parser(actions)
 
 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Carry out the command."""
-    del settings
-    return centralrules.run_rules(args) if args.action == "rules" else centralrules.run_replay(args)
+    if args.action == "ended":
+        return centralended.run(args, settings)
+    if args.action in centralasks.ACTIONS:
+        return centralasks.run(args, settings)
+    try:
+        return (centralrules.run_rules if args.action == "rules" else centralrules.run_replay)(args, settings)
+    except ModuleNotFoundError as error:
+        if error.name not in ("cel", "sqlalchemy", "alembic"):
+            raise
+        raise UsageError(
+            f"the central service is not installed here: there is no {error.name}",
+            "run it where the package piolet-central is",
+        ) from None

@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the service; returns its exit status."""
     arguments = build_parser().parse_args(argv)
     logs.configure("%(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     os.umask(0o077)
     try:
         settings = load(arguments.config)
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "the image service": settings.images.account,
         }
         running.refuse_account(os.geteuid(), accounts)
-        running.run(settings.central, settings.forward.account, running.engine())
+        running.run(settings.central, settings.forward.account, running.engine(settings.central.rules))
     except ModuleNotFoundError as error:
         _LOG.error("the central service is not installed here: there is no %s", error.name)
         _LOG.error("hint: install the package piolet-central")

@@ -6,21 +6,21 @@ Neither needs the service: rules are files, and a history is the service's store
 from __future__ import annotations
 
 import argparse
-import importlib.resources
 import json
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from piolet.base import units
-from piolet.base.errors import EventError, RuleError, UsageError
+from piolet.base.errors import EventError, UsageError
 from piolet.base.files import NotRegularError, read_small
 from piolet.base.texts import counted
+from piolet.central.settings import CentralConfig
 from piolet.events.envelope import Event
+from piolet.site import config
 
-_FILE_MAX, _LINES_MAX = 1 << 20, 1 << 30
-_OURS = "the rules that Piolet comes with"
+_LINES_MAX = 1 << 30
+_OURS = "those of [central] rules"
 
 
 def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,29 +46,12 @@ def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     replay.add_argument("--json", action="store_true", help="print the outcomes as JSON")
 
 
-def rules_of(path: str | None) -> tuple[Any, ...]:
-    """Return the rules of a file, or those that Piolet comes with. Raises RuleError."""
-    from piolet.central.rules.language import parse  # CEL is loaded for these verbs alone
-
-    if path is None:
-        ours = importlib.resources.files("piolet.central.rules").joinpath("catalogue.toml")
-        return parse("catalogue.toml", ours.read_text(encoding="utf-8"))
-    try:
-        data, _ = read_small(path, _FILE_MAX + 1)
-        return parse(path, data.decode("utf-8"))
-    except NotRegularError:
-        raise RuleError(f"{path} is not a regular file") from None
-    except OSError as error:
-        raise RuleError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise RuleError(f"{path} is not UTF-8", "a file of rules is TOML, which is text in UTF-8") from None
-
-
-def run_rules(args: argparse.Namespace) -> int:
+def run_rules(args: argparse.Namespace, settings: config.Config) -> int:
     """Print rules, or that they are right."""
+    from piolet.central import rulefiles  # CEL is loaded for these verbs alone
     from piolet.central.rules.explain import rules_list
 
-    rules = rules_of(args.file)
+    rules = rulefiles.read(args.file or settings.central.rules)
     if args.rules == "check":
         print(f"{args.file}: {counted(len(rules), 'rule')}, all right")
     else:
@@ -76,8 +59,9 @@ def run_rules(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_replay(args: argparse.Namespace) -> int:
+def run_replay(args: argparse.Namespace, settings: config.Config) -> int:
     """Replay, and print what came of it."""
+    from piolet.central import rulefiles
     from piolet.central.conclusions import encode
     from piolet.central.rules.explain import when
     from piolet.central.rules.replay import replay, table
@@ -87,10 +71,14 @@ def run_replay(args: argparse.Namespace) -> int:
         raise UsageError(f"--since is {args.since!r}", "a time like 90d or 12h")
     if sum(map(bool, (args.events, args.sacct or args.sacctmgr, args.slurm))) > 1:
         raise UsageError("there is one history: --events, --sacct with --sacctmgr, or --slurm")
-    rules = rules_of(args.file)
-    history = list(_history(args, back))
-    end = max((received for _, received in history), default=time.time())
-    done = replay(rules, history, end - back)
+    rules = rulefiles.read(args.file or settings.central.rules)
+    if args.events or args.sacct or args.sacctmgr or args.slurm:
+        taken = list(_lines(args.events) if args.events else _accounted(args, back))
+        history: Iterator[tuple[Event, float]] = iter(taken)
+        end, over = max((received for _, received in taken), default=0.0), True
+    else:
+        history, end, over = _stored(settings.central), time.time(), False
+    done = replay(rules, history, end - back, over=over)
     if args.conclusions:
         sys.stdout.writelines(encode(one).decode() for one in done.conclusions)
         return 0
@@ -101,7 +89,7 @@ def run_replay(args: argparse.Namespace) -> int:
             "rules": [{**vars(one), "nodes": sorted(one.nodes)} for one in done.outcomes.values()],
         }))  # fmt: skip
         return 0
-    if not history:
+    if not done.events:
         print("there is no history: no record was found")
         return 0
     print(f"{counted(done.events, 'record')} of {counted(done.nodes, 'node')}, {when(done.begin)} to {when(done.end)}; "
@@ -114,13 +102,13 @@ def run_replay(args: argparse.Namespace) -> int:
     return 0
 
 
-def _history(args: argparse.Namespace, back: float) -> Iterator[tuple[Event, float]]:
-    """Yield records with when the service took them, in that order."""
-    if args.events:
-        return _lines(args.events)
-    if args.sacct or args.sacctmgr or args.slurm:
-        return _accounted(args, back)
-    raise UsageError("there is no history", "name one: --events, --sacct and --sacctmgr, or --slurm")
+def _stored(central: CentralConfig) -> Iterator[tuple[Event, float]]:
+    """Yield the records of the service's store, each with when it was taken."""
+    from piolet.central.store.database import connect
+    from piolet.central.store.reader import Reader
+
+    reader = Reader(connect(central.store), central.cluster)
+    return ((stored.event, stored.received) for stored in reader.arrivals())
 
 
 def _lines(path: str) -> Iterator[tuple[Event, float]]:

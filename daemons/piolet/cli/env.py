@@ -46,6 +46,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action = actions.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
         action.add_argument("file", metavar="FILE", help="a file, or a name in EDF_PATH, as for --environment")
         action.add_argument("--offline", action="store_true", help="never ask a registry")
+        if name == "check":
+            text = "also say what a file that was written for this engine does otherwise here"
+            action.add_argument("--from", dest="origin", metavar="ENGINE", choices=("cscs",), help=f"{text}: cscs")
     text = "print the definition that a job's steps had, the image by its digest"
     action = actions.add_parser("show", help=text, description=text.capitalize() + ".", allow_abbrev=False)
     action.add_argument("job", metavar="JOB[.STEP]", help="a job, or one of its steps, that srun started here for you")
@@ -100,6 +103,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     if args.action == "check":
         left = _rehearse(rendered, host, settings)
         print("; ".join((_verdict(args.file, rendered), *left)))
+        for sentence in _otherwise(rendered, settings) if args.origin else ():
+            print(printable(f"  otherwise: {sentence}"))
     elif args.action == "render":
         sys.stdout.flush()
         shown = replace(rendered.definition, set_env=secrets.shown(rendered.definition.set_env))
@@ -145,6 +150,15 @@ def _rehearse(rendered: Rendered, host: Host, settings: config.Config) -> tuple[
     except KeyError:
         home = None
     return rehearse(rendered, host, home, settings.environment)
+
+
+def _otherwise(rendered: Rendered, settings: config.Config) -> list[str]:
+    from piolet.environment import cscs
+
+    hooks, home = settings.hooks, settings.environment.mount_home
+    found = cscs.differences(rendered, always=hooks.always, home=home, port=hooks.of("ssh").get("port") == "allowed")
+    sources = [source.path for source in rendered.layer.sources]
+    return found or [f"nothing, of {' + '.join(sources)}"]
 
 
 def _warn(text: str) -> None:

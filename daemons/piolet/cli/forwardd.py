@@ -13,12 +13,12 @@ from pathlib import Path
 
 from piolet.base import logs
 from piolet.base.errors import ConfigError, PioletError
+from piolet.cli import centralpeer
 from piolet.events.reader import Reader
 from piolet.forward.forwarder import Forwarder
 from piolet.site.config import Config, load
 from piolet.system import notify
-from piolet.system.accounts import uid_of
-from piolet.transport.asking import Asker, Peer
+from piolet.transport.asking import Asker
 
 _LOG = logging.getLogger("piolet-forward")
 
@@ -54,20 +54,9 @@ def make(config: Config) -> Forwarder:
     """Return the forwarder that a configuration means. Raises ConfigError."""
     if os.geteuid() == 0:
         raise ConfigError("piolet-forward does not run as root", "start it by its unit, or as [forward] account")
-    if not config.central.url:
-        raise ConfigError("[central] url is empty: there is no service to forward to", "write http://HOST:PORT")
-    return Forwarder(Reader(config.events.spool), Asker(peer_of(config)), config.forward.state, config.forward.every_s)
-
-
-def peer_of(config: Config, timeout_s: float = 60.0) -> Peer:
-    """Return how this machine asks the central service. Raises ConfigError."""
-    central, forward = config.central, config.forward
-    certain = central.trust == "certificate"
-    uid = 0 if certain else uid_of(central.account, "[central] account")
-    return Peer(
-        central.url, uid, central.munge_socket, central.authority,
-        forward.certificate if certain else "", forward.key if certain else "", timeout_s,
-    )  # fmt: skip
+    return Forwarder(
+        Reader(config.events.spool), Asker(centralpeer.of_node(config)), config.forward.state, config.forward.every_s
+    )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ COMMANDS = {
     "vet": ("piolet.cli.vet", "check nodes against a protocol"),
     "score": ("piolet.cli.score", "how much of the GPUs a step used: report, compare, export"),
     "central": ("piolet.cli.central", "what the central service knows of nodes, and its rules"),
+    "node": ("piolet.cli.node", "what is known of a node: its faults, and how many steps failed there"),
     "config": ("piolet.cli.config", "check, show and explain the site's configuration"),
     "doctor": ("piolet.cli.doctor", "look at the installation, and say how to mend it"),
 }

@@ -14,6 +14,7 @@ import re
 import select
 import signal
 import stat
+from collections.abc import Collection
 
 from piolet.base.errors import ContainerError
 from piolet.container.plan import ContainerPlan, PlannedProgram
@@ -25,14 +26,17 @@ _LIBRARY = re.compile(r"lib.+\.so\.\d+")
 _CUDA = re.compile(r"libcuda\.so\.(\d+)\..*")
 
 
-def write(plan: ContainerPlan) -> None:
+def write(plan: ContainerPlan, made: Collection[str]) -> None:
     """Make links and have the loader find libraries, in the root of this process, before anything is mounted there.
+
+    made  the directories in which the plan's links are there
 
     Raises ContainerError.
     """
     for path, target in plan.links:
         try:
-            _link(path, target)
+            if os.path.dirname(path) not in made:
+                _link(path, target)
         except OSError as error:
             raise ContainerError(f"cannot make the link {path} in the container: {error.strerror}") from None
     if plan.libraries or any(folder.libraries for folder in plan.folders):
@@ -106,18 +110,6 @@ def account_lines(plan: ContainerPlan) -> list[str]:
             one = pwd.getpwnam(name)
             lines.append(f"{name}:x:{one.pw_uid}:{one.pw_gid}:{one.pw_gecos}:/:/sbin/nologin")
     return lines
-
-
-def add_accounts(lines: list[str]) -> None:
-    """Add lines to the container's own /etc/passwd, but for names that it has. Raises ContainerError."""
-    if not lines:
-        return
-    try:
-        with open(_PASSWD, "r+", encoding="utf-8", errors="surrogateescape") as file:
-            there = {line.partition(":")[0] for line in file.read(1 << 20).splitlines()}
-            file.writelines(f"{line}\n" for line in lines if line.partition(":")[0] not in there)
-    except OSError as error:
-        raise ContainerError(f"cannot write the container's {_PASSWD}: {error.strerror}") from None
 
 
 def start(plan: ContainerPlan) -> None:

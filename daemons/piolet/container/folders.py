@@ -16,23 +16,35 @@ from piolet.system import linux
 
 @dataclass(frozen=True)
 class HeldFolder:
-    """A folder whose files are in hand, as detached mounts in the order of their names."""
+    """A folder whose files are in hand, as detached mounts in the order of their names.
+
+    made  mount points and links are there: upperlayer.py has made them
+    """
 
     folder: PlannedFolder
     trees: tuple[int, ...]
+    made: bool
 
 
-def take(folder: PlannedFolder) -> HeldFolder:
-    """Take the files, as the user, before the root is changed. Raises ContainerError."""
+def take(folder: PlannedFolder, spare: str, made: bool) -> HeldFolder:
+    """Take the files, as the user, before the root is changed. Raises ContainerError.
+
+    spare  where the directory itself is mounted meanwhile, read-only as each copy of a part of that mount is then
+    """
     name = ""
     try:
-        directory = os.open(folder.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.mkdir(spare)
+        whole = linux.clone_tree(folder.source)
+        try:
+            linux.set_mount_attributes(whole, linux.MOUNT_ATTR_RDONLY)
+            linux.attach(whole, spare)
+        finally:
+            os.close(whole)
+        directory = os.open(spare, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             trees = []
             for name in folder.names:
-                tree = linux.clone_file(directory, name)
-                linux.set_mount_attributes(tree, linux.MOUNT_ATTR_RDONLY, recursive=False)
-                trees.append(tree)
+                trees.append(linux.clone_file(directory, name))
         finally:
             os.close(directory)
     except OSError as error:
@@ -40,7 +52,7 @@ def take(folder: PlannedFolder) -> HeldFolder:
             f"cannot mount {folder.source}/{name} in the container: {error.strerror}",
             "the node has lost it since pioletd looked: a driver that is being updated?",
         ) from None
-    return HeldFolder(folder, tuple(trees))
+    return HeldFolder(folder, tuple(trees), made)
 
 
 def attach(held: HeldFolder, own: set[int]) -> None:
@@ -61,10 +73,11 @@ def attach(held: HeldFolder, own: set[int]) -> None:
         directory = os.open(real, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for name, tree in zip(folder.names, held.trees, strict=True):
-                _make(name, directory)
+                if not held.made:
+                    _make(name, directory)
                 linux.attach_file(tree, directory, name)
                 os.close(tree)
-            for name, target in folder.links:
+            for name, target in () if held.made else folder.links:
                 _link(name, target, directory)
         finally:
             os.close(directory)
@@ -74,16 +87,15 @@ def attach(held: HeldFolder, own: set[int]) -> None:
 
 def _make(name: str, directory: int) -> None:
     """Make an empty file, unless there is one; a link of the image gives way."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        os.close(os.open(name, flags, 0o644, dir_fd=directory))
+        os.mknod(name, 0o644, dir_fd=directory)
     except FileExistsError:
         try:
             os.readlink(name, dir_fd=directory)
         except OSError:
             return  # it is none
         os.unlink(name, dir_fd=directory)
-        os.close(os.open(name, flags, 0o644, dir_fd=directory))
+        os.mknod(name, 0o644, dir_fd=directory)
 
 
 def _link(name: str, target: str, directory: int) -> None:

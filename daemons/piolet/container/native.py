@@ -14,12 +14,12 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from piolet.base.errors import ContainerError
-from piolet.container import accounts, asroot, extras, folders, fuse, jobmarks, mountpoints, oci
-from piolet.container.plan import OPTIONAL, SHELL, ContainerPlan, PlannedMount
+from piolet.container import accounts, asroot, extras, folders, fuse, jobmarks, mountpoints, oci, upperlayer
+from piolet.container.plan import OPTIONAL, SHELL, ContainerPlan, PlannedFolder, PlannedMount
 from piolet.system import linux
 
 _ATTRIBUTES = {
@@ -50,6 +50,14 @@ class HeldMount:
     directory: bool
 
 
+@dataclass(frozen=True)
+class Made:
+    """What of a plan is in the container's root from the start: of folders, and of links in these directories."""
+
+    folders: Collection[PlannedFolder] = ()
+    links: Collection[str] = ()
+
+
 def build(
     plan: ContainerPlan,
     image: int | None,
@@ -71,16 +79,19 @@ def build(
 
     Raises ContainerError, with one sentence for the user.
     """
-    _prepare(plan, image, kind, scratch, mounter)
+    made = _prepare(plan, image, kind, scratch, mounter)
     mark("image and overlay")
     sources = _sources(plan, mounter, scratch)
-    many = [folders.take(folder) for folder in plan.folders]
+    many = [
+        folders.take(folder, f"{scratch}/sqsh/many{number}", folder in made.folders)
+        for number, folder in enumerate(plan.folders)
+    ]
     mark("open the sources")
-    lines, others = accounts.of_user(), extras.account_lines(plan)
+    lines = accounts.of_user(extras.account_lines(plan))
     mark("user database")
     if plan.runtime == "crun":
         with _inside(f"{scratch}/root"):
-            start = _furnish(plan, lines, others, sources, many)
+            start = _furnish(plan, lines, made, sources, many)
         oci.enter(plan, crun, scratch)
         _forbid_setuid()
         extras.start(plan)
@@ -88,7 +99,7 @@ def build(
         return start
     _change_root(f"{scratch}/root")
     mark("change root")
-    start = _furnish(plan, lines, others, sources, many)
+    start = _furnish(plan, lines, made, sources, many)
     _forbid_setuid()
     mark("accounts and mounts")
     if not plan.writable:
@@ -100,8 +111,8 @@ def build(
 
 def _furnish(
     plan: ContainerPlan,
-    lines: tuple[str, list[str]],
-    others: list[str],
+    lines: accounts.Lines,
+    made: Made,
     sources: list[HeldMount],
     many: list[folders.HeldFolder],
 ) -> str:
@@ -110,15 +121,14 @@ def _furnish(
     In this order: nothing of the host's is in the root yet, so that no link of the image leads our files there, and a
     mount of the user's at one of them wins.
     """
-    accounts.write(*lines)
-    extras.add_accounts(others)
-    extras.write(plan)
+    accounts.write(lines)
+    extras.write(plan, made.links)
     if plan.entrypoint or plan.remapped:
         _put_entrypoint(plan)
     if plan.remapped:
         asroot.write()
     own = {os.stat("/").st_dev}
-    new = mountpoints.NewFiles(own)
+    new = mountpoints.NewPlaces(own)
     for source in sources:
         _attach(source, own, new)
     for held in many:
@@ -141,8 +151,8 @@ def _furnish(
     return next((path for path in plan.directories if os.path.isdir(path) and os.access(path, os.X_OK)), "")
 
 
-def _prepare(plan: ContainerPlan, image: int | None, kind: str, scratch: str, mounter: fuse.Mounter | None) -> None:
-    """Mount the scratch tmpfs, the image and the overlay."""
+def _prepare(plan: ContainerPlan, image: int | None, kind: str, scratch: str, mounter: fuse.Mounter | None) -> Made:
+    """Mount the scratch tmpfs, the image and the overlay; return what of the plan was made before the overlay was."""
     try:
         linux.mount("piolet", scratch, "tmpfs", _SUPER_FLAGS, "mode=0755")
         for name in ("lower", "upper", "work", "root", "sqsh"):
@@ -158,10 +168,14 @@ def _prepare(plan: ContainerPlan, image: int | None, kind: str, scratch: str, mo
     except OSError as error:
         raise ContainerError(f"cannot attach the image: {error.strerror}") from None
     if kind == ROOT:
-        return
+        return Made()
     if plan.sqsh is not None:
         assert mounter is not None
         mounter.mount(plan.sqsh, f"{scratch}/lower")
+    try:
+        made = _made(plan, upperlayer.UpperLayer(f"{scratch}/lower", f"{scratch}/upper"))
+    except OSError as error:
+        raise ContainerError(f"cannot make {error.filename} for the container: {error.strerror}") from None
     options = f"lowerdir={scratch}/lower,upperdir={scratch}/upper,workdir={scratch}/work,userxattr"
     try:
         linux.mount(plan.label, f"{scratch}/root", "overlay", _SUPER_FLAGS, options)
@@ -170,6 +184,16 @@ def _prepare(plan: ContainerPlan, image: int | None, kind: str, scratch: str, mo
             f"cannot mount the container's overlay: {error.strerror}",
             "overlayfs in user namespaces needs Linux 5.11 or newer",
         ) from None
+    return made
+
+
+def _made(plan: ContainerPlan, layer: upperlayer.UpperLayer) -> Made:
+    made = {folder for folder in plan.folders if layer.add(folder.destination, folder.names, folder.links)}
+    links: dict[str, list[tuple[str, str]]] = {}
+    for path, target in plan.links:
+        directory, _, name = path.rpartition("/")
+        links.setdefault(directory, []).append((name, target))
+    return Made(made, {directory for directory, of in links.items() if layer.add(directory, (), of)})
 
 
 def _sources(plan: ContainerPlan, mounter: fuse.Mounter | None, scratch: str) -> list[HeldMount]:
@@ -265,23 +289,30 @@ def _change_root(root: str) -> None:
         raise ContainerError(f"cannot change to the container's root: {error.strerror}") from None
 
 
-def _attach(source: HeldMount, own: set[int], new: mountpoints.NewFiles) -> None:
+def _attach(source: HeldMount, own: set[int], new: mountpoints.NewPlaces) -> None:
     """Attach a mount; `own`, the device numbers of the container's own file systems, gets that of a tmpfs."""
+    there = None
     try:
-        place = None if source.directory else new.make(source.mount.destination)
-        place = place or mountpoints.find(source.mount, source.directory, own)
-        if place is None:
-            return
-        linux.attach(source.tree, place)
-        if source.directory:
+        there = mountpoints.opened(source.mount, source.directory)
+        if there is not None:
+            linux.attach_at(source.tree, there)
             new.forget()
+        elif place := new.make(source.mount.destination, source.directory):
+            linux.attach(source.tree, place)
+        elif place := mountpoints.find(source.mount, source.directory, own):
+            linux.attach(source.tree, place)
+            new.forget()
+        else:
+            return
         if source.mount.kind == "tmpfs":
-            own.add(os.stat(place).st_dev)
+            own.add(os.fstat(source.tree).st_dev)
     except OSError as error:
         if not source.mount.optional:
             raise mountpoints.no_place(source.mount, source.directory, error) from None
     finally:
         os.close(source.tree)
+        if there is not None:
+            os.close(there)
 
 
 def _put_entrypoint(plan: ContainerPlan) -> None:

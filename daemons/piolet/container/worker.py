@@ -15,14 +15,16 @@ import time
 from dataclasses import dataclass, field
 
 from piolet.base.errors import ContainerError, PioletError
-from piolet.container import fuse, keeper, native, plan, rootoverlay
+from piolet.container import accounts, extras, folders, fuse, keeper, mountpoints, native, ownpages, plan, rootoverlay
 from piolet.steps import hierarchies, jobnamespaces
-from piolet.system import linux, usernamespaces
+from piolet.system import ldcache, linux, usernamespaces
 from piolet.transport import packets
 from piolet.transport.packets import MESSAGE_MAX
 
 UNSHARED, MAPPED = b"unshared", b"mapped"
 _TEXT_MAX = 900
+_ROOM = 120_000  # glibc gives back more than 128 KiB
+_CODE = (native, plan, folders, mountpoints, accounts, extras, packets, linux, ldcache)
 
 
 @dataclass(frozen=True)
@@ -88,21 +90,37 @@ def get_ready() -> None:
     packets.learn(WorkerOrder, Built, plan.ContainerPlan)
 
 
+def _take_pages() -> None:
+    """Do in a waiting worker what copies the memory that an order will have it touch."""
+    ownpages.copy((*_CODE, sys.modules[__name__]))
+    mount = plan.PlannedMount("/a", "/b", flags=("ro",))
+    folder = plan.PlannedFolder("/a", "/b", ("c",), (("d", "c"),), ("c",))
+    text = plan.ContainerPlan("", mounts=(mount,), folders=(folder,), links=(("/d", "c"),)).to_json()
+    none = WorkerOrder(0, 0, [0], 0, text, Means("", "", ""))
+    plan.from_json(packets.decode(WorkerOrder, packets.encode(none)).plan)
+    packets.encode(Built(marks=[("", 0.0)]))
+    bytearray(b"x") * _ROOM  # freed at once, and so in the heap
+    ldcache.extended(ldcache.extended(b"", [("a.so.1", "/a", False)], "x86_64"), [("b.so.2", "/b", False)], "x86_64")
+
+
 def send_order(channel: socket.socket, order: WorkerOrder, image: int | None, namespace: int | None) -> None:
     """Give a waiting worker its order, with the image's detached mount or its file, and the job's namespace if any."""
     packets.send(channel, packets.encode(order), [one for one in (image, namespace) if one is not None])
 
 
-def run(monitor: socket.socket, namespace: int) -> None:
+def run(monitor: socket.socket, namespace: int, ahead: bool) -> None:
     """Wait for an order in a fresh child of the monitor, and carry it out. Never returns.
 
-    `namespace` is a descriptor of the mount namespace to build in: the node's mounts, and no image.
+    `namespace` is a descriptor of the mount namespace to build in: the node's mounts, and no image. `ahead`: there is
+    no order yet.
     """
     status = 1
     try:
         linux.set_name("pioletd-worker")
         linux.setns(namespace, linux.CLONE_NEWNS)
         linux.leave_keyring()
+        if ahead:
+            _take_pages()
         packet = packets.receive(monitor, 2 * MESSAGE_MAX, 2)
         if not packet.data:
             os._exit(0)
@@ -161,10 +179,10 @@ def _build(
     """Build the container; return an error, empty if it stands, a hint, and where tasks start."""
     try:
         linux.unshare(linux.CLONE_NEWUSER)
-        todo = plan.from_json(order.plan)
         mounter = None
         marks.add("unshare")
         monitor.send(UNSHARED)
+        todo = plan.from_json(order.plan)  # while the monitor writes the maps
         if monitor.recv(16) != MAPPED:
             sys.exit(1)
         marks.add("map ids")

@@ -14,6 +14,7 @@ from typing import Any
 
 from piolet.base.errors import EnvironmentFileError
 
+_PYXIS = "PYXIS_CONTAINER_"
 _COMMANDS = ("srun", "sbatch", "salloc", "enroot")
 _VARIABLE = re.compile(r"(?<![$\\])\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
@@ -54,9 +55,25 @@ def commands(text: str) -> Iterator[list[str]]:
         match = _ASSIGNMENT.fullmatch(words[-1]) if words and words[:-1] in ([], ["export"]) else None
         if match is not None and "$(" not in match[2] and "`" not in match[2]:
             assigned[match[1]] = match[2]
+            if match[1].startswith(_PYXIS):
+                yield ["srun", *_of_variable(match[1].removeprefix(_PYXIS), match[2])]
+                continue
         starts = [at for at, word in enumerate(words) if word.rpartition("/")[2] in _COMMANDS]
         if starts:
             yield [words[starts[0]].rpartition("/")[2], *words[starts[0] + 1 :]]
+
+
+def _of_variable(name: str, value: str) -> list[str]:
+    """Return the option of pyxis that a variable PYXIS_CONTAINER_NAME stands for; a value that is no truth is none."""
+    option = f"container-{name.lower().replace('_', '-')}"
+    if option in _WITH_VALUE:
+        return [f"--{option}={value}"]
+    on, off = value in ("1", "true", "yes", "y"), value in ("0", "false", "no", "n")
+    if option == "container-readonly":
+        return ["--container-readonly"] if on else ["--container-writable"] if off else []
+    if option == "container-writable":
+        return ["--container-writable"] if on else ["--container-readonly"] if off else []
+    return [f"--{option}"] if on else [f"--no-{option}"] if off else []
 
 
 def _words(line: str) -> list[str]:
@@ -224,6 +241,8 @@ def _mount(made: Converted, text: str) -> str:
     fields = text.split(":")
     if fields[0] == "tmpfs":
         return ":".join(fields[:2])
+    if fields[0] == "umount" and len(fields) > 1:
+        return f"!{fields[1]}"
     if len(fields) < 3:
         return text
     flags = [flag for flag in re.split(r"[+,]", ":".join(fields[2:])) if flag]

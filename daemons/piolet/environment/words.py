@@ -18,7 +18,7 @@ FOREIGN = {
     **dict.fromkeys(("command", "cmd", "run", "exec", "args"), _COMMAND),
     **dict.fromkeys(("read_only", "readonly", "read-only", "container_readonly"), _READ_ONLY),
     **dict.fromkeys(("ports", "network", "networks", "network_mode", "expose", "hostname"), _NETWORK),
-    **dict.fromkeys(("user", "uid", "privileged", "cap_add", "remap_root", "container_remap_root"), _USER),
+    **dict.fromkeys(("user", "uid", "privileged", "cap_add"), _USER),
     **dict.fromkeys(("extends", "include", "inherit", "base", "from"), _BASES),
     **dict.fromkeys(("container_image", "container-image", "container", "from_image"), "here it is 'image'"),
     **dict.fromkeys(("environment", "envs", "variables", "env_vars"), "here it is the table [env]"),
@@ -27,6 +27,7 @@ FOREIGN = {
     **dict.fromkeys(("prologue", "prolog", "setup", "init", "pre", "commands"), "here it is the table [startup]"),
     "labels": "here they are the table [annotations]",
     "gpus": "the step's GPUs are srun's: --gpus",
+    "container_remap_root": "here it is 'remap_root', true or false",
     "mount_home": "here it is 'home', true or false",
     "container_mount_home": "here it is 'home', true or false",
 }

@@ -43,46 +43,72 @@ _ALL = (
     # What vettings and steps come to. All of it is users' doing.
     Kind("vet.verdict", (USER,), "an eval of a user's vetting came to a verdict", {
         "eval": "its name in the protocol",
-        "code": "what code it is: a name of ours, the path of a site's file, or null",
-        "origin": "built-in, site or user: whose code ran (decision 66)", "plan": "the plan's digest",
-        "protocol": "the protocol's name", "digest": "the protocol's digest", "state": "pass, warn, fail, inconclusive",
-        "outcome": "as judged at the end: good, warned, bad, or null where srun has not said it",
-        "judge": "limit, peers, history or pair", "value": "what was measured", "unit": "of value and limit",
-        "limit": "what it was held against", "serial": "of the GPU", "reason": "the eval's sentence",
-        "said": "all of it",
+        "code": "what code it is: a name of ours, or the path of a site's file; absent where it is a user's",
+        "release": "of that code: our release, or the SHA-256 of a site's file",
+        "origin": "built-in, site or user: whose code ran (decision 66)",
+        "plan": "the digest of the protocol, as it was worked out for the nodes", "protocol": "the protocol's name",
+        "state": "pass, warn, fail, inconclusive, as this node alone can tell: vet.decision has what it came to",
+        "judge": "what it is held against: limit, peers, history or pair", "value": "what was measured",
+        "unit": "of value and limit", "limit": "what it was held against", "serial": "of the GPU",
+        "reason": "the eval's sentence", "said": "all else that the vetting said",
+        "pid": "of the process that asked", "found": "what says to which job it belongs: cgroup, slurmstepd, unknown",
+        "sluid": "of a job that has no number where its process is",
     }),
     Kind("vet.decision", (USER,), "srun decided which nodes the application gets", {
         "excluded": "nodes that were left out", "why": "node -> sentences", "spares": "nodes left that were not needed",
         "plan": "the plan's digest", "state": "node -> good, warned or bad",
     }),
-    Kind("vet.refused", (ROOT,), "a vetting could not run, for the node", {"reason": "the sentence"}),
-    Kind("step.refused", (ROOT,), "a step's container could not be started", {"reason": "the sentence"}),
-    Kind("step.outcome", (USER,), "a task ended", {
-        "task": "its rank", "status": "the exit status, null where a signal ended it", "signal": "its number, or null",
-        "why": "exit, signal, cancelled, time_limit, out_of_memory, node_fail", "tasks": "so many tasks ended alike",
+    Kind("vet.refused", (USER,), "a vetting could not be done on the node", {
+        "reason": "the sentence", "by": "whose process says so: root or user; a user can bring about either",
+        "pid": "of the process that asked", "found": "as of vet.verdict", "sluid": "likewise",
+    }),
+    Kind("step.refused", (USER,), "a step's container could not be started", {
+        "reason": "the sentence", "image": "its digest",
+    }),
+    Kind("step.outcome", (USER,), "tasks of a step ended alike on a node", {
+        "task": "the rank of the first that ended so", "tasks": "so many tasks of this node did",
+        "status": "the exit status; absent where a signal ended it", "signal": "its number",
+        "core": "1: with a core dump, or one was wanted",
+        "why": "exit, signal, time_limit, out_of_memory, other; whose scancel a signal was, says slurm.job_end",
+        "order": "0 for how the first task ended, 1 for the next that ended in another way, …",
+        "array": "the number of the job array, and of the job in it",
     }),
     # What the hardware and the kernel say.
     Kind("gpu.xid", (KERNEL,), "the driver of NVIDIA's GPUs reported an error", {
         "xid": "its number", "pci": "the GPU's bus address", "serial": "of the GPU",
         "text": "the line without its process",
         "gpc": "of XID 13, where the line names it", "tpc": "likewise",
+        "more": "so many like it in the minute after the first, which is a record of its own",
     }),
-    Kind("gpu.lost", (KERNEL, ROOT), "a GPU is not there any more", {"pci": "its bus address"}),
+    Kind("gpu.lost", (KERNEL, ROOT), "a GPU is not there any more", {
+        "pci": "its bus address", "more": "as of gpu.xid",
+    }),
     Kind("nvswitch.sxid", (KERNEL,), "the driver of NVSwitches reported an error", {
-        "sxid": "its number", "text": "the line",
+        "sxid": "its number", "text": "the line", "more": "as of gpu.xid",
     }),
-    Kind("pcie.aer", (KERNEL,), "a PCIe device reported an error", {"pci": "its bus address", "text": "the line"}),
+    Kind("pcie.aer", (KERNEL,), "a PCIe device reported an error", {
+        "pci": "its bus address", "text": "the line", "more": "as of gpu.xid",
+    }),
     Kind("memory.ecc", (KERNEL,), "memory of the host had errors (EDAC, machine check)", {
         "corrected": "how many", "uncorrected": "how many", "text": "the line",
+        "more": "as of gpu.xid",
+    }),
+    Kind("device.error", (KERNEL,), "a driver reported a fault of another device: a drive, an adapter, a hot CPU", {
+        "text": "the line", "pci": "its bus address", "more": "so many like it in the minute after the first",
     }),
     Kind("link.flap", (KERNEL,), "a network port went down or changed its speed", {
-        "state": "up or down", "flaps": "how many",
+        "state": "up or down", "flaps": "how often it went down since the last record",
+        "rate": "what it runs at now: Mbit/s of a network device, Gbit/s of an InfiniBand port",
     }),
-    Kind("kernel.oom", (KERNEL,), "the kernel ended a process for want of memory", {"scope": "cgroup or node"}),
+    Kind("kernel.oom", (KERNEL,), "the kernel ended a process for want of memory", {
+        "scope": "cgroup or node", "more": "as of gpu.xid",
+    }),
     Kind("fs.blocked", (KERNEL, ROOT), "processes wait for a file system in state D", {
-        "processes": "how many", "seconds": "how long",
+        "processes": "how many", "seconds": "how long", "text": "what the file system said", "more": "as of gpu.xid",
     }),
-    Kind("fs.evicted", (KERNEL,), "a Lustre server evicted this client", {"text": "the line"}),
+    Kind("fs.evicted", (KERNEL,), "a Lustre server evicted this client", {
+        "text": "the line", "more": "as of gpu.xid",
+    }),
     # What Slurm and the site say; the central service writes these.
     Kind("slurm.node_state", (SITE,), "Slurm's state of a node changed", {
         "state": "drain, down, fail, resume, powered_down, …", "reason": "as given", "by": "who: a user's name",

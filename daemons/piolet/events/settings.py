@@ -19,10 +19,7 @@ class EventsConfig:
     )  # fmt: skip
     forward_account: str = setting("piolet-forward", "The account whose group may read the records.", not_empty)
     socket: str = setting(
-        "/run/piolet/events.sock", "Where the plugins in slurmstepd say how tasks ended.", socket_path
-    )
-    outcomes: bool = setting(
-        False, "Take how tasks end from the plugins that are told to say it (outcomes in plugstack.conf)."
+        "/run/piolet/events.sock", "Where the plugin piolet_outcomes in slurmstepd says how tasks ended.", socket_path
     )
     hardware: bool = setting(True, "Watch the kernel's log, network ports and memory for faults.")
     heartbeat_s: int = setting(60, "So often a node says that it is well.", least=5)

@@ -12,7 +12,7 @@ import logging
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TypeVar, get_args
@@ -24,7 +24,7 @@ from piolet.hooks import nvidia
 from piolet.hooks.catalogue import BrokenHookError, Catalogue, Installed, said
 from piolet.hooks.facts import Facts
 from piolet.hooks.settings import HooksConfig
-from piolet.hooks.wanted import Reading, Wanted, asked, read, site_options, with_implied
+from piolet.hooks.wanted import Wanted, asked, read, site_options, with_implied
 
 _log = logging.getLogger("pioletd")
 
@@ -44,11 +44,21 @@ class TooLongError(BaseException):
 
 
 @dataclass
-class _Selected:
-    """The hooks of a definition, loaded."""
+class Wish:
+    """What a definition asks for: its devices and hooks, which are loaded, and what has to be known of the node.
 
+    gpus     the image asks for GPUs, in case that there are some
+    failure  why it cannot be had, whatever the node has, and a hint
+    """
+
+    definition: Definition
+    devices: list[str]
+    gpus: bool
     pairs: list[tuple[Wanted, type[Hook]]] = field(default_factory=list)
     notices: list[Entry] = field(default_factory=list)
+    looks: set[str] = field(default_factory=set)
+    links: set[str] = field(default_factory=set)
+    failure: tuple[str, str | None] | None = None
 
 
 class Hooks:
@@ -59,6 +69,7 @@ class Hooks:
         self._catalogue = Catalogue(config.directory)
         self._allowed_s = allowed_s
         self._late: Counter[tuple[str, int]] = Counter()  # by user: it may be their options
+        self._where: dict[type[Hook], tuple[tuple[str, ...], tuple[str, ...]]] = {}
 
     def patterns(self) -> tuple[set[str], set[str]]:
         """Return what all hooks have to know of the node, so that it is known before one is asked for."""
@@ -66,68 +77,70 @@ class Hooks:
         links: set[str] = set()
         for hook in self._catalogue.installed().values():
             with contextlib.suppress(PioletError):
-                self._add(hook, looks, links)
+                self._add(hook, self._load(hook), looks, links)
         return looks, links
 
-    def wants(self, definition: Definition) -> tuple[set[str], set[str]] | None:
-        """Return what has to be known of the node for this definition; None: nothing, as it asks for nothing.
-
-        Raises PioletError.
-        """
-        found = self._read(definition)
-        named = bool(devices(definition)) or self._gpus_by_default(definition)
-        if not found.wanted and not found.unknown and not named:
+    def wish(self, definition: Definition) -> Wish | None:
+        """Return what this definition asks for; None: for nothing."""
+        installed = self._catalogue.installed()
+        found = read(definition.annotations, installed, self._config.always)
+        wish = Wish(definition, devices(definition), self._gpus_by_default(definition))
+        if not found.wanted and not found.unknown and not wish.devices and not wish.gpus:
             return None
-        looks: set[str] = set()
-        links: set[str] = set()
-        for wanted in found.wanted:
-            with contextlib.suppress(PioletError):
-                for one in with_implied([wanted], self._load, self._catalogue.installed()):
-                    self._add(one.hook, looks, links)
-        return looks, links
+        try:
+            for prefix in found.required:
+                raise PioletError(f"the hook {prefix} is required and not installed on this node")
+            for one in found.wanted:
+                self._select(one, installed, wish)
+        except PioletError as error:
+            wish.failure = error.message, error.hint
+        return wish
 
-    def extras(self, definition: Definition, facts: Facts, step: Step) -> list[Entry]:
+    def extras(self, wish: Wish, facts: Facts, step: Step) -> list[Entry]:
         """Return what the container of a step gets. Raises PioletError."""
-        names = devices(definition)
-        if self._gpus_by_default(definition) and ALL_GPUS in facts.devices.entries:
+        if wish.failure is not None:
+            raise PioletError(*wish.failure)
+        names = wish.devices
+        if wish.gpus and ALL_GPUS in facts.devices.entries:
             names = list(dict.fromkeys([*names, ALL_GPUS]))
-        entries: list[Entry] = facts.devices.of(names)
-        found = self._read(definition)
-        for prefix in found.required:
-            raise PioletError(f"the hook {prefix} is required and not installed on this node")
-        selected = self._select(found.wanted)
-        entries += selected.notices
-        for wanted, kind in selected.pairs:
-            entries += self._ask(wanted, kind, definition, facts.node, step)
+        entries: list[Entry] = [*facts.devices.of(names), *wish.notices]
+        for wanted, kind in wish.pairs:
+            entries += self._ask(wanted, kind, wish.definition, facts.node, step)
         return entries
-
-    def _read(self, definition: Definition) -> Reading:
-        return read(definition.annotations, self._catalogue.installed(), self._config.always)
 
     def _gpus_by_default(self, definition: Definition) -> bool:
         return self._config.nvidia == "auto" and nvidia.is_asked_for(definition.set_env)
 
-    def _add(self, hook: Installed, looks: set[str], links: set[str]) -> None:
-        kind = self._load(hook)
-        more = self._limited(hook, lambda: kind.where(site_options(kind, self._config)))
+    def _add(self, hook: Installed, kind: type[Hook], looks: set[str], links: set[str]) -> None:
+        more = self._where.get(kind)
+        if more is None:
+            more = self._limited(hook, lambda: kind.where(site_options(kind, self._config)))
+            self._where[kind] = more
         looks.update(more[0])
         links.update(more[1])
 
     def _load(self, hook: Installed) -> type[Hook]:
         return self._limited(hook, lambda: self._catalogue.load(hook))
 
-    def _select(self, wanted: Sequence[Wanted]) -> _Selected:
-        result = _Selected()
-        for one in wanted:
-            try:
-                for each in with_implied([one], self._load, self._catalogue.installed()):
-                    if each.hook.name not in {known.hook.name for known, _ in result.pairs}:
-                        result.pairs.append((each, self._load(each.hook)))
-            except BrokenHookError as error:
-                if one.required:
-                    raise
-                result.notices.append(Notice(f"{error.message}; the hook is left out"))
-        return result
+    def _select(self, wanted: Wanted, installed: Mapping[str, Installed], wish: Wish) -> None:
+        """Load a hook, and those that it switches on with it. Raises BrokenHookError: it is required."""
+        loaded: dict[str, type[Hook]] = {}
+
+        def load(hook: Installed) -> type[Hook]:
+            if hook.name not in loaded:
+                loaded[hook.name] = self._load(hook)
+            return loaded[hook.name]
+
+        try:
+            for one in with_implied([wanted], load, installed):
+                kind = load(one.hook)
+                if one.hook.name not in {known.hook.name for known, _ in wish.pairs}:
+                    self._add(one.hook, kind, wish.looks, wish.links)
+                    wish.pairs.append((one, kind))
+        except BrokenHookError as error:
+            if wanted.required:
+                raise
+            wish.notices.append(Notice(f"{error.message}; the hook is left out"))
 
     def _ask(self, wanted: Wanted, kind: type[Hook], definition: Definition, node: Node, step: Step) -> list[Entry]:
         name = wanted.hook.annotation

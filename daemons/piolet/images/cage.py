@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import select
@@ -54,12 +55,14 @@ _STORES_OF_PROGRAMS = ("/nix/store", "/gnu/store")
 class Cage:
     """`scratch` may be written; `readable` is shown beside what every program needs; `network`: sockets are allowed.
 
+    lenient changes of modes by name are answered as if they were done: scanners give up where they are refused
     walls   which walls are tried; all of them but in tests
     """
 
     scratch: str
     readable: tuple[str, ...] = ()
     network: bool = False
+    lenient: bool = False
     walls: tuple[str, ...] = WALLS
     reasons: list[str] = field(default_factory=list)
 
@@ -86,7 +89,7 @@ class Cage:
             standing += self._landlock(readable, "namespaces" in standing)
         if seccomp.known():
             try:
-                seccomp.deny(network=self.network)
+                seccomp.deny(network=self.network, modes=0 if self.lenient else errno.EPERM)
                 standing.append("seccomp")
             except OSError as error:
                 self.reasons.append(f"seccomp: {error.strerror}")

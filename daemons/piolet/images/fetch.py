@@ -2,8 +2,8 @@
 
 Docker's manifests with layers of OCI's types are refused by skopeo before it fetches anything, so their blobs are
 asked for here, as the distribution specification says: GET, a token where the registry wants one, redirects (to which
-no credentials go). A connection that is cut is taken up at the byte where it was. Mirrors (registries.conf) are
-skopeo's matter and are not known here.
+no credentials go). A connection that is cut is taken up at the byte where it was. Certificates are those of the system
+and of certs.d, as for skopeo (containers-certs.d(5)). Mirrors (registries.conf) are skopeo's matter and not known here.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import io
 import json
 import os
 import re
+import ssl
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import IO, Any
 
 from piolet.base.errors import ImageError
@@ -30,6 +32,7 @@ _PIECE = 1 << 20
 _SILENCE_S = 60.0
 _HUB = "docker.io"
 _PARAMETER = re.compile(r'([A-Za-z]+)="([^"]*)"')
+_CERTIFICATES = ("/etc/containers/certs.d", "/etc/docker/certs.d")
 _TRANSIENT = (429, 500, 502, 503, 504)
 
 
@@ -42,6 +45,22 @@ class Source:
     insecure: bool
     timeout_s: float
     pauses: tuple[float, ...]
+    home: str | None = None
+
+    @cached_property
+    def trust(self) -> ssl.SSLContext:
+        """What connections are held against: the system's authorities, and what certs.d has for the registry.
+
+        As skopeo does, the first directory counts that is there; of a store of a user's own that user's comes first.
+        """
+        context = ssl.create_default_context()
+        own = (os.path.join(self.home, ".config/containers/certs.d"),) if self.home else ()
+        for place in (*own, *_CERTIFICATES):
+            folder = os.path.join(place, self.registry)
+            if os.path.isdir(folder):
+                _load(context, folder)
+                break
+        return context
 
     @property
     def registry(self) -> str:
@@ -61,6 +80,19 @@ class Source:
         value: Any = json.loads(os.pread(self.auth_fd, 1 << 16, 0)).get("auths", {})
         found: dict[str, str] = value.get(self.registry, {})
         return found
+
+
+def _load(context: ssl.SSLContext, folder: str) -> None:
+    """Have the authorities (*.crt) of a directory believed, and show its certificates (*.cert, with *.key)."""
+    for name in sorted(os.listdir(folder)):
+        path, (stem, ending) = os.path.join(folder, name), os.path.splitext(name)
+        try:
+            if ending == ".crt":
+                context.load_verify_locations(path)
+            elif ending == ".cert":
+                context.load_cert_chain(path, os.path.join(folder, f"{stem}.key"))
+        except OSError as error:  # ssl.SSLError is one
+            raise ImageError(f"cannot use the certificate {path}: {error.strerror or error}") from None
 
 
 def fetch(
@@ -120,23 +152,26 @@ def _asked(source: Source, digest: str, what: str, at: int) -> Iterator[http.cli
     url, credentials = source.url(digest), source.entry()
     headers = {"Range": f"bytes={at}-"} if at else {}
     try:
-        answer = _open(url, headers)
+        answer = _open(url, headers, trust=source.trust)
     except urllib.error.HTTPError as error:
         if error.code != http.client.UNAUTHORIZED:
             raise _refused(error, what) from None
         headers["Authorization"] = _authorization(error.headers.get("WWW-Authenticate", ""), credentials, source, what)
         try:
-            answer = _open(url, headers)
+            answer = _open(url, headers, trust=source.trust)
         except urllib.error.HTTPError as again:
             raise _refused(again, what) from None
     with answer:
         yield answer
 
 
-def _open(url: str, headers: dict[str, str], body: bytes | None = None) -> http.client.HTTPResponse:
+def _open(
+    url: str, headers: dict[str, str], body: bytes | None = None, *, trust: ssl.SSLContext
+) -> http.client.HTTPResponse:
     """Open an address that begins with http:// or https://."""
     request = urllib.request.Request(url, body, headers)  # noqa: S310 - the callers see to the scheme
-    answer: http.client.HTTPResponse = urllib.request.build_opener(_Redirect).open(request, timeout=_SILENCE_S)
+    opener = urllib.request.build_opener(_Redirect, urllib.request.HTTPSHandler(context=trust))
+    answer: http.client.HTTPResponse = opener.open(request, timeout=_SILENCE_S)
     return answer
 
 
@@ -168,7 +203,7 @@ def _authorization(challenge: str, entry: dict[str, str], source: Source, what: 
     else:
         realm += f"{'&' if '?' in realm else '?'}{urllib.parse.urlencode(what_for)}"
     try:
-        with _open(realm, headers, body) as answer:
+        with _open(realm, headers, body, trust=source.trust) as answer:
             value = json.loads(answer.read(1 << 20))
             token = value.get("token") or value.get("access_token")
     except urllib.error.HTTPError as error:

@@ -50,6 +50,17 @@ def keys(document: Any) -> Iterator[str]:
             yield from keys(value)
 
 
+def kinds(document: Any) -> list[str]:
+    """Return the kinds of signatures that a policy asks for anywhere: "GPG", "sigstore"."""
+    found: set[str] = set()
+    if isinstance(document, dict):
+        found |= {_WORDS[str(document["type"])]} if str(document.get("type")) in _WORDS else set()
+        found |= {kind for value in document.values() for kind in kinds(value)}
+    elif isinstance(document, list):
+        found |= {kind for value in document for kind in kinds(value)}
+    return sorted(found)
+
+
 def required(document: dict[str, Any], repository: str, digest: str) -> str:
     """Return the kinds of signatures that an image of `repository` had to have: "GPG", "sigstore", both, or ''."""
     scopes = document.get("transports", {})

@@ -147,7 +147,7 @@ def _fetch(
 ) -> bytes:
     from piolet.images import fetch  # few images need it, and it takes a while to load
 
-    access = (job["repository"], job["auth_fd"], job["insecure"], job["timeout_s"], tuple(job["pauses"]))
+    access = (job["repository"], job["auth_fd"], job["insecure"], job["timeout_s"], tuple(job["pauses"]), job["home"])
     return fetch.fetch(fetch.Source(*access), blob, job["what"], place, tell)
 
 

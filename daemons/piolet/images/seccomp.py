@@ -55,6 +55,7 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "quotactl": (179, 60),
     "quotactl_fd": (443, 443), "open_by_handle_at": (304, 265),
 }  # fmt: skip
+_MODES = ("chmod", "fchmodat", "fchmodat2")
 # Denied to programs only: the worker ends the programs that it started, and they end with it.
 _DENIED_TO_PROGRAMS: dict[str, tuple[int | None, int | None]] = {
     "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
@@ -70,9 +71,12 @@ def known() -> bool:
     return platform.machine() in _ARCHITECTURES
 
 
-def deny(*, network: bool) -> None:
-    """Put the wide filter on this process and all that come from it; raises OSError."""
-    _install(_program(network=network, program=None))
+def deny(*, network: bool, modes: int = errno.EPERM) -> None:
+    """Put the wide filter on this process and all that come from it; raises OSError.
+
+    modes  what a change of a mode by name is answered with; 0: as if it were done
+    """
+    _install(_program(network=network, program=None, modes=modes))
 
 
 def deny_program() -> None:
@@ -80,14 +84,14 @@ def deny_program() -> None:
     _install(_program(network=True, program=os.getpid()))
 
 
-def _program(*, network: bool, program: int | None) -> list[_Line]:
+def _program(*, network: bool, program: int | None, modes: int = errno.EPERM) -> list[_Line]:
     arch, column = _ARCHITECTURES[platform.machine()]
     lines: list[_Line] = [(_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, arch), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, _NUMBER)]
     if platform.machine() == "x86_64":
         lines += [(_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _KILL)]
     if program is None:
-        for numbers in _DENIED.values():
-            lines += _refuse(numbers[column], errno.EPERM)
+        for name, numbers in _DENIED.items():
+            lines += _refuse(numbers[column], modes if name in _MODES else errno.EPERM)
         lines += _refuse(_CLONE3[column], errno.ENOSYS)  # libc then calls clone, whose flags can be seen
         # Answered as if it were done: skopeo opens each blob's file to all, and ends where it may not.
         lines += _refuse(_FCHMOD[column], 0)

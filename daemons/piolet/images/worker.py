@@ -85,7 +85,8 @@ def _cage(job: dict[str, Any]) -> cage.Cage:
         readable += (job["scanner_data"],) if job["scanner_data"] else ()
     else:
         readable += cage.program(job["mksquashfs"]) + cage.program(shutil.which("zstd") or "/usr/bin/zstd")
-    return cage.Cage(job["scratch"], readable, network=remote, walls=tuple(job["walls"]))
+    lenient = job["kind"] == "scan"
+    return cage.Cage(job["scratch"], readable, network=remote, lenient=lenient, walls=tuple(job["walls"]))
 
 
 def _copy(job: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import resource
 import select
 import signal
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def run(config: Settings, program: tuple[str, ...] = ()) -> int:
     score_path = Path(config.node.score_socket)
     home = os.stat("/proc/self/ns/mnt").st_ino
     try:
-        base = _prepare_directories(state, socket_path, vet_path, score_path)
+        base = _prepare_directories(state, socket_path, vet_path, score_path, Path(config.events.socket))
         imagemounts.forget(str(state))
         # Only Slurm's slurmstepd, which is root, has business at the first and the last.
         listener, score_listener = _listen(socket_path, 0o600), _listen(score_path, 0o600)
@@ -68,6 +69,8 @@ def run(config: Settings, program: tuple[str, ...] = ()) -> int:
         with contextlib.suppress(OSError):  # who has mended a GPU starts the daemon again
             (scored / HUNG_GPUS).unlink()
         _directory_of(server_account, Path(config.vet.spool))
+        _spool_of(server_account, config)
+        outcomes = _hear(Path(config.events.socket))
     except OSError as error:
         raise PioletError(f"cannot prepare {error.filename or state}: {error.strerror}") from None
     # Every step takes a descriptor in each half, and the usual soft limit of 1024 is for select().
@@ -82,18 +85,25 @@ def run(config: Settings, program: tuple[str, ...] = ()) -> int:
     scoring = os.fork()
     if scoring == 0:
         _keep(score_listener, ends, server_account, scored, config)
+    eye, seen = linux.message_pair(_BUFFER)
+    watching = os.fork()
+    if watching == 0:
+        _watch(seen, server_account, state, config)
     place = labels.place(socket.gethostname().partition(".")[0], str(state))
     server = os.fork()
     if server == 0:
-        _serve(listener, theirs, (vet_listener, desk), server_account, config, place)
-    for end in (theirs, listener, vet_listener, score_listener, desk, zygote, ends):
+        _serve(listener, theirs, (vet_listener, desk, eye, outcomes), server_account, config, place)
+    for end in (theirs, listener, vet_listener, score_listener, desk, zygote, ends, eye, seen, outcomes):
         end.close()
     try:
-        siblings = {os.pidfd_open(vetting): "the vetting process", os.pidfd_open(scoring): "the scoring process"}
+        siblings = {
+            os.pidfd_open(vetting): "the vetting process", os.pidfd_open(scoring): "the scoring process",
+            os.pidfd_open(watching): "the watching process",
+        }  # fmt: skip
         return _monitor(ours, server, siblings, images_account, (base, state), config, (place, home), program)
     finally:
         alive.close()
-        for path in (socket_path, vet_path, score_path):
+        for path in (socket_path, vet_path, score_path, Path(config.events.socket)):
             path.unlink(missing_ok=True)
 
 
@@ -237,6 +247,52 @@ def _directory_of(account: pwd.struct_passwd, directory: Path) -> Path:
     return directory
 
 
+def _spool_of(account: pwd.struct_passwd, config: Settings) -> None:
+    """Make the directory of events: the account writes there, and the forwarder's group reads, if there is one."""
+    directory = _directory_of(account, Path(config.events.spool))
+    try:
+        group = pwd.getpwnam(config.events.forward_account).pw_gid
+    except KeyError:
+        return
+    os.chown(directory, account.pw_uid, group)
+    directory.chmod(stat.S_ISGID | 0o750)
+
+
+def _hear(path: Path) -> socket.socket:
+    """Return a socket for datagrams at `path`, to which only root may send. Raises OSError."""
+    path.unlink(missing_ok=True)
+    hearing = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    # Before anybody can send: what comes earlier has no word of who sent it.
+    hearing.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    before = os.umask(0o177)
+    try:
+        hearing.bind(str(path))
+    finally:
+        os.umask(before)
+    return hearing
+
+
+def _watch(server: socket.socket, account: pwd.struct_passwd, state: Path, config: Settings) -> None:
+    """The watcher's process: what it needs root for it opens, and is then the account. Never returns."""
+    with _whole_process("the process that watches the hardware"):
+        linux.set_name("pioletd-watcher")
+        kmsg = position = -1
+        untaken = os.open(f"{config.events.socket}.lost", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if config.events.hardware:
+            with contextlib.suppress(OSError):
+                kmsg = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            position = os.open(state / "kmsg", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        linux.close_all_but({server.fileno(), kmsg, position, untaken} - {-1})
+        linux.become(account.pw_uid, account.pw_gid, [account.pw_gid])
+        linux.die_with_parent(signal.SIGKILL)
+        linux.no_new_privileges()
+        linux.not_dumpable()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        from piolet.node.root.watcher import Watcher
+
+        Watcher(server, (kmsg, position, untaken), config.events.heartbeat_s, config.events.hardware).run()
+
+
 def _prepare_vetting(vet: VetConfig) -> Work:
     from piolet.vet.node import prepare
 
@@ -246,7 +302,7 @@ def _prepare_vetting(vet: VetConfig) -> Work:
 def _serve(
     listener: socket.socket,
     monitor: socket.socket,
-    vetting: tuple[socket.socket, socket.socket],
+    others: tuple[socket.socket, ...],
     account: pwd.struct_passwd,
     config: Settings,
     place: str,
@@ -254,19 +310,19 @@ def _serve(
     """The server's process. Never returns."""
     with _whole_process("the server"):
         linux.set_name("pioletd-server")
-        linux.close_all_but({listener.fileno(), monitor.fileno(), *(end.fileno() for end in vetting)})
+        linux.close_all_but({listener.fileno(), monitor.fileno(), *(end.fileno() for end in others)})
         linux.become(account.pw_uid, account.pw_gid, [account.pw_gid])
         linux.die_with_parent(signal.SIGKILL)
         linux.no_new_privileges()
         linux.not_dumpable()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Imported as the account: whatever its modules do, they never do it as root.
+        from piolet.node.server.desks import Desks
         from piolet.node.server.server import Server
-        from piolet.node.server.spool import Spool
-        from piolet.node.server.vetdesk import VetDesk
 
-        spool = Spool(config.vet.spool)
-        Server(listener, monitor, config, place, lambda selector: VetDesk(selector, *vetting, spool)).run()
+        desks = Desks(config, *others)
+        Server(listener, monitor, config, place, desks.open, desks.refused).run()
+        desks.close()
 
 
 def _monitor(

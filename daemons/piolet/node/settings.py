@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from piolet.config.schema import absolute, not_empty, setting, socket_path
 from piolet.environment.settings import EnvironmentConfig
+from piolet.events.settings import EventsConfig
 from piolet.hooks.settings import HooksConfig
 from piolet.images.settings import ImagesConfig
 from piolet.samples.settings import ScoreConfig
@@ -51,3 +52,5 @@ class Settings(Protocol):
     def vet(self) -> VetConfig: ...
     @property
     def score(self) -> ScoreConfig: ...
+    @property
+    def events(self) -> EventsConfig: ...

@@ -5,14 +5,15 @@ Requests come from the unprivileged server over a SOCK_SEQPACKET pair: JSON, wit
                   in the connection; the child writes its lines there, and verdicts for the spool to a second descriptor
     {"end": key}  the task is gone: end the child and all that it started
 Answers: {"began"} at its start, for it may be the second; {"key", "job", "step", "found"} before the child is forked,
-so that no user has had a say in it; {"key", "status"} when a child has ended, and all that it started.
+so that no user has had a say in it; {"key", "status"} when a child has ended, and all that it started, with a "why"
+where it was never begun.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-MESSAGE_MAX = 256
+MESSAGE_MAX = 1024
 CGROUP, SLURMSTEPD, UNKNOWN = "cgroup", "slurmstepd", "unknown"
 """What says to which job and step a task belongs."""
 
@@ -31,6 +32,7 @@ class Answer:
 
     found    where its task belongs, and what says so (CGROUP, SLURMSTEPD or UNKNOWN)
     status   it has ended, with this exit status
+    why      root's processes could not do it, for this reason
     """
 
     began: bool = False
@@ -39,3 +41,4 @@ class Answer:
     job: str | None = None
     step: str | None = None
     status: int | None = None
+    why: str | None = None

@@ -10,12 +10,18 @@ import re
 
 # The step in which a batch script runs: SLURM_BATCH_SCRIPT of slurm.h. In titles and control groups it is called so.
 _BATCH = 0xFFFFFFFB
+_WORDS = {_BATCH: "batch", 0xFFFFFFFC: "extern", 0xFFFFFFFA: "interactive"}
 _NAME = re.compile(r"([0-9]{1,10})\.([0-9]{1,10}|batch)")
 
 
 def name(job: int | str, step: int | str) -> str:
     """Return "JOB.STEP", of the step in which a batch script runs "JOB.batch"."""
     return f"{job}.{'batch' if str(step) == str(_BATCH) else step}"
+
+
+def word(step: int) -> str:
+    """Return the step's number as a text; of those that are no real steps their word (slurm.h)."""
+    return _WORDS.get(step, str(step))
 
 
 def run_name(job: int | str, step: int | str, restarts: int) -> str:

@@ -26,7 +26,7 @@ MOUNT_ATTR_IDMAP = 0x00100000
 
 _AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 _OPEN_TREE_CLONE = 1
-_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 0x04, 0x10
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x10, 0x40
 _AT_FDCWD = -100
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 1, 4, 15, 28, 38
 _PR_SET_KEEPCAPS, _PR_SET_CHILD_SUBREAPER = 8, 36
@@ -108,6 +108,12 @@ def attach(tree: int, path: str) -> None:
     """Attach the detached mount `tree` at `path`, following symbolic links (move_mount)."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
     _check(_libc.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(path), flags), path)
+
+
+def attach_at(tree: int, place: int) -> None:
+    """Attach the detached mount `tree` at what the descriptor `place` was opened of."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    _check(_libc.syscall(_SYS_MOVE_MOUNT, tree, b"", place, b"", flags), "move_mount")
 
 
 def set_mount_attributes(

@@ -11,6 +11,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+from piolet._munge import ffi
 from piolet.base.errors import PioletError
 
 UID_ANY = 2**32 - 1
@@ -18,19 +19,6 @@ CREDENTIAL_MAX = 8 << 10
 
 _TTL, _ADDR4, _ENCODED, _DECODED, _SOCKET, _FOR_UID = 4, 5, 6, 7, 8, 9
 _SUCCESS, _SOCKET_ERROR, _TIMEOUT, _EXPIRED, _REWOUND, _REPLAYED, _UNAUTHORIZED = 0, 6, 7, 15, 16, 17, 18
-
-_DEFINITIONS = """
-    typedef struct munge_ctx *munge_ctx_t;
-    int munge_encode(char **, munge_ctx_t, const void *, int);
-    int munge_decode(const char *, munge_ctx_t, void **, int *, uint32_t *, uint32_t *);
-    munge_ctx_t munge_ctx_create(void);
-    void munge_ctx_destroy(munge_ctx_t);
-    const char *munge_ctx_strerror(munge_ctx_t);
-    const char *munge_strerror(int);
-    int munge_ctx_get(munge_ctx_t, int, ...);
-    int munge_ctx_set(munge_ctx_t, int, ...);
-    void free(void *);
-"""
 
 
 class MungeError(PioletError):
@@ -69,7 +57,7 @@ def encode(payload: bytes, for_uid: int = UID_ANY, ttl_s: int = 0, socket: str =
 
     Raises MungeError.
     """
-    ffi, lib = _library()
+    _, lib = _library()
     with _Context(socket) as context:
         context.set(_FOR_UID, ffi.cast("uint32_t", for_uid))
         context.set(_TTL, ffi.cast("int", ttl_s))
@@ -94,7 +82,7 @@ def decode(credential: str, socket: str = "", late: bool = False) -> Credential:
     """
     if len(credential) > CREDENTIAL_MAX or not credential.isascii() or "\0" in credential:
         raise MungeError("a MUNGE credential is malformed")
-    ffi, lib = _library()
+    _, lib = _library()
     with _Context(socket) as context:
         out, size = ffi.new("void **"), ffi.new("int *")
         uid, gid = ffi.new("uint32_t *"), ffi.new("uint32_t *")
@@ -113,7 +101,7 @@ def decode(credential: str, socket: str = "", late: bool = False) -> Credential:
 
 
 def _error(status: int, context: _Context, what: str) -> MungeError:
-    ffi, lib = _library()
+    _, lib = _library()
     text = lib.munge_ctx_strerror(context.pointer) or lib.munge_strerror(status)
     why = ffi.string(text).decode("utf-8", "replace") if text else f"error {status}"
     if status in (_SOCKET_ERROR, _TIMEOUT):
@@ -161,10 +149,6 @@ class _Context:
 
 @functools.cache
 def _library() -> tuple[Any, Any]:
-    import cffi  # with its parser it takes a tenth of a second, and only who has a credential in hand needs it
-
-    ffi = cffi.FFI()
-    ffi.cdef(_DEFINITIONS)
     try:
         return ffi, ffi.dlopen("libmunge.so.2")
     except OSError:

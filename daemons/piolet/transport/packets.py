@@ -123,9 +123,9 @@ def _reader(kind: Any) -> Read:
         (one,) = (_reader(one) for one in arguments if one is not type(None))
         return lambda value, where: None if value is None else one(value, where)
     if origin is tuple and arguments[-1] is not Ellipsis:
-        return _fixed(tuple(map(_reader, arguments)))
+        return _fixed(tuple(map(_reader, arguments)), texts=set(arguments) == {str})
     if origin in (list, tuple):
-        return _array(origin, _reader(arguments[0]))
+        return _array(origin, _reader(arguments[0]), arguments[0])
     if dataclasses.is_dataclass(kind):
         return _object(kind)
     return {bool: _exactly(bool), str: _exactly(str), int: _whole, float: _number}[kind]
@@ -149,19 +149,23 @@ def _object(kind: Any) -> Read:
     return read
 
 
-def _array(kind: Any, reader: Read) -> Read:
+def _array(kind: Any, reader: Read, of: Any) -> Read:
     def read(value: object, where: str) -> Any:
         if not isinstance(value, list):
             raise _wrong(where, "an array", value)
+        if of is str and set(map(type, value)) <= {str}:  # in one go: a driver has a hundred names
+            return kind(value)
         return kind([reader(item, where) for item in value])
 
     return read
 
 
-def _fixed(readers: tuple[Read, ...]) -> Read:
+def _fixed(readers: tuple[Read, ...], texts: bool) -> Read:
     def read(value: object, where: str) -> Any:
         if not isinstance(value, list) or len(value) != len(readers):
             raise _wrong(where, f"an array of {len(readers)}", value)
+        if texts and set(map(type, value)) == {str}:
+            return tuple(value)
         return tuple(reader(item, where) for reader, item in zip(readers, value, strict=True))
 
     return read

@@ -114,6 +114,56 @@ def decode_gpus(data: bytes) -> Gpus:
     return Gpus(names, message.nodes, message.restarts)
 
 
+@dataclass(frozen=True)
+class Ended:
+    """So many tasks of a step ended alike on a node: status as of wait(2), the rank of the first of them."""
+
+    status: int
+    first: int
+    tasks: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """OUTCOME: how the tasks of a step ended on a node.
+
+    array   of a job array its number and which of its jobs this is, or None
+    end     when the job's time is over, seconds since 1970; 0: not known
+    others  tasks that ended in still other ways
+    """
+
+    job: int
+    step: int
+    uid: int
+    restarts: int
+    array: tuple[int, int] | None
+    end: int
+    others: int
+    node: str
+    ended: tuple[Ended, ...]
+
+
+OUTCOME_BYTES: int = _ffi.sizeof("struct piolet_outcome")
+
+
+def decode_outcome(data: bytes) -> Outcome:
+    """Return an OUTCOME message. Raises WireError."""
+    if len(data) != OUTCOME_BYTES:
+        raise WireError(f"an OUTCOME message cannot have {len(data)} bytes")
+    one = _ffi.from_buffer("struct piolet_outcome *", data)
+    header = one.header
+    if (header.magic, header.version, header.kind, header.length, header.reserved) != (
+        _lib.PIOLET_MAGIC, _lib.PIOLET_VERSION, _lib.PIOLET_OUTCOME, OUTCOME_BYTES, 0,
+    ):  # fmt: skip
+        raise WireError("this is not an OUTCOME message of Piolet")
+    if not one.job or one.ways > _lib.PIOLET_WAYS_MAX:
+        raise WireError("an OUTCOME message has impossible numbers")
+    ended = tuple(Ended(way.status, way.first, way.tasks) for way in one.ended[0 : one.ways])
+    node = _ffi.string(one.node, _ffi.sizeof(one.node)).decode("ascii", "replace")
+    array = (one.array, one.array_task) if one.array else None
+    return Outcome(one.job, one.step, one.uid, one.restarts, array, one.end, one.others, node, ended)
+
+
 def decode_vet(data: bytes) -> str:
     """Return the plan in a VET message, all of which `data` must be. Raises WireError."""
     if len(data) < _VET or len(data) > VET_MAX:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
-from piolet.api import USER
+from piolet.api import USER, Context
+from piolet.slurm import gres
 from piolet.vet import cache, requirements, store, verdicts
 from piolet.vet.coordinator import Coordinator
 from piolet.vet.runner import runner, surroundings
@@ -34,13 +36,23 @@ def vet(plan: Plan, node: str, use_cache: bool = True) -> verdicts.Decision:
     def amend(record: Record) -> Record:
         return verdicts.against_history(plan, [record], past)[0]
 
-    context = surroundings.context_of(plan, node)
+    context = by_file(surroundings.context_of(plan, node), os.environ)
     runner.run_plan(here, HOST, context, write, resolver(plan, base), known, kept.append, amend)
     leader.advance()
     memory.keep(plan, kept)
     nowhere = verdicts.unjudged(inside, {node: "there is an environment in steps only (srun --environment)"}, USER)
     found = leader.found
     return replace(found, records=[*found.records, *nowhere]).decision(plan, [node])
+
+
+def by_file(context: Context, variables: Mapping[str, str]) -> Context:
+    """Return the context with the GPUs that Slurm gave by number as their device files, where gres.conf names them.
+
+    `variables` may say where gres.conf is (SLURM_CONF).
+    """
+    if context.gpus is None or not context.environ.get("SLURM_STEP_GPUS"):
+        return context
+    return replace(context, gpus=tuple(gres.by_file(context.gpus, context.node, variables)))
 
 
 def resolver(plan: Plan, base: str) -> runner.Resolve:

@@ -20,11 +20,13 @@ class ClassGlance:
     """What is plain to see.
 
     better   the 'better' of the class; '': it has none, None: it cannot be told
+    scope    its 'scope', likewise
     broken   why no import can give the class, with the file and the line; '': nothing speaks against it
     """
 
     better: str | None = None
     broken: str = ""
+    scope: str | None = None
 
 
 def look(dotted: str, search: Iterable[str]) -> ClassGlance:
@@ -54,7 +56,7 @@ def _look(path: Path, name: str) -> ClassGlance:
         return ClassGlance()
     if not _may_have(tree, name):
         return ClassGlance(broken=f"{path} has no class '{name}'")
-    return ClassGlance(_better(tree, name))
+    return ClassGlance(_said(tree, name, "better"), scope=_said(tree, name, "scope"))
 
 
 def _may_have(tree: ast.Module, name: str) -> bool:
@@ -70,13 +72,14 @@ def _may_have(tree: ast.Module, name: str) -> bool:
     return False
 
 
-def _better(tree: ast.Module, name: str) -> str | None:
+def _said(tree: ast.Module, name: str, attribute: str) -> str | None:
+    """Return the text that a class has as an attribute; '': it has none, None: it cannot be told."""
     classes = [one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == name]
     if len(classes) != 1:
         return None
     for line in classes[0].body:
         targets = getattr(line, "targets", None) or [getattr(line, "target", None)]
-        if any(isinstance(target, ast.Name) and target.id == "better" for target in targets):
+        if any(isinstance(target, ast.Name) and target.id == attribute for target in targets):
             value = getattr(line, "value", None)
             return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else None
     # Eval itself has none; any other base class may, and a decorator may add one.

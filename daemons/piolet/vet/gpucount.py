@@ -47,7 +47,8 @@ def _there(record: Record) -> int | None:
 def _judged(record: Record, slurm: int | None, usual: int | None) -> Record:
     there = _there(record)
     if there is None:
-        if slurm is None or record.outcome != INCONCLUSIVE or record.whose != EITHER:
+        divided = record.details.get("divided")
+        if slurm is None or divided or record.outcome != INCONCLUSIVE or record.whose != EITHER:
             return record
         # No driver, no library: of a node that has no GPU nobody can ask for them.
         what = texts.counted(slurm, "GPU") if slurm else "no GPU"

@@ -229,9 +229,12 @@ def explain(
     open_ones = [one for one in bad if named.keys().isdisjoint(one.pair)]
     notes, explained = _switches(meetings, open_ones, named, leaf or {})
     left = _pairs([one for one in open_ones if id(one) not in explained])
-    notes += [f"the way between {a} and {b} is bad, but neither is with others" for a, b in left[:_WAYS_SHOWN]]
-    if len(left) > _WAYS_SHOWN:
-        notes.append(f"{len(left) - _WAYS_SHOWN} more ways between two nodes are bad")
+    if len(left) == 1:
+        notes += [f"the way between {a} and {b} is bad, but neither is with others" for a, b in left]
+    elif left:
+        ways = ", ".join(f"{a} and {b}" for a, b in left[:_WAYS_SHOWN])
+        more = f" and {len(left) - _WAYS_SHOWN} more" if len(left) > _WAYS_SHOWN else ""
+        notes.append(f"the ways between two nodes are bad, but neither is with others: {ways}{more}")
     return faults, notes
 
 

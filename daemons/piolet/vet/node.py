@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import importlib.metadata
 import json
 import os
 import select
@@ -19,16 +20,21 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from piolet.api import Context
+from piolet.base import files
 from piolet.base.errors import PioletError
-from piolet.vet import cache, foreground, sitepast, store, verdicts
+from piolet.events import cut
+from piolet.vet import cache, foreground, sitepast, store, subjects, verdicts
 from piolet.vet.catalogue import catalogue
 from piolet.vet.origin import USER, Origins, closed_environment
 from piolet.vet.runner import parts, plan, records, runner, session, surroundings
 from piolet.vet.runner.meeting import MEETING_VARIABLE
 from piolet.vet.runner.plan import Plan, Task
 from piolet.vet.runner.records import Record
+
+_CODE_MAX = 1 << 20
 
 Facts = dict[str, list[str]]
 Work = Callable[[bytes, int, Facts, int], None]
@@ -89,6 +95,8 @@ def work(
     except Exception as error:  # noqa: BLE001 - the parent's loop must not see a user's mistake
         why = error.message if isinstance(error, PioletError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(OSError):
+            os.write(spool, json.dumps({"refused": records.clean(why, 500)}).encode("ascii") + b"\n")
+        with contextlib.suppress(OSError):
             write(json.dumps({"error": f"cannot vet on this node: {why[:500]}"}).encode("ascii") + b"\n")
 
 
@@ -98,7 +106,7 @@ class Copies:
     def __init__(self, what: Plan, origins: Origins, spool: int) -> None:
         self.origins = origins
         self._tasks = {task.name: task for task in what.tasks}
-        self._plan = what.digest()
+        self._plan, self._protocol = what.digest(), records.clean(what.name, 200)
         self._spool = spool
         self._lost = 0
         gpus = surroundings.gpus_of(os.environ)
@@ -115,21 +123,44 @@ class Copies:
         alone = task is not None and kind == "verdict"
         origin, name = self.origins.of(task, said["cached"]) if task is not None and alone else (USER, None)
         said = {"round": said.pop("round", None), **said} if kind == "met" else said
+        said.update(subjects.of(said), judge="pair" if kind == "met" else _judge_of(task, said))
         if task is not None:
             said.update(parameters=task.parameters, ran_on=self.ran_on)
         if self._lost:
             said["lost_before"] = self._lost
-        envelope = {"origin": origin, "kind": name, "plan": self._plan}
-        text = _line(envelope, said)
+        envelope = {
+            "origin": origin, "kind": name, "plan": self._plan, "protocol": self._protocol, "release": _release(name),
+        }  # fmt: skip
         # A pipe takes so much whole or not at all.
-        if len(text) > select.PIPE_BUF:
-            short = {"eval": said["eval"][:200], "outcome": said["outcome"], "left out": f"{len(text)} bytes"}
-            text = _line(envelope, short)
+        said = cut.within(said, select.PIPE_BUF - len(_line(envelope, {})) - 16)
+        text = _line(envelope, said)
         try:
             os.write(self._spool, text)
             self._lost = 0
         except OSError:
             self._lost += 1
+
+
+def _judge_of(task: Task | None, said: Mapping[str, Any]) -> str:
+    if task is not None and task.baseline in ("peers", "history"):
+        return task.baseline
+    same = (said.get("better") or (task.better if task is not None else "")) == "same"
+    return "peers" if same else "history" if task is not None and task.baseline == sitepast.BASELINE else "limit"
+
+
+@functools.cache
+def _release(code: str | None) -> str | None:
+    """Return what tells this code from another of its name: our release, or the SHA-256 of a site's file."""
+    if code is None:
+        return None
+    path, colon, _ = code.rpartition(":")
+    if not colon:
+        return importlib.metadata.version("piolet")
+    try:
+        data, _ = files.read_small(path, _CODE_MAX)
+    except (OSError, files.NotRegularError):
+        return None
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _line(envelope: Mapping[str, object], said: Mapping[str, object]) -> bytes:
@@ -173,6 +204,7 @@ def _work(
     # No eval is to see the secret of the meetings.
     secret, _, shared = os.environ.pop(MEETING_VARIABLE, "").partition(":")
     context = surroundings.context_of(what, node, surroundings.nodes(os.environ), facts)
+    context = foreground.by_file(context, closed)
     base = store.cache_directory(os.environ)
     resolve = _resolver(what, base, origins, closed)
     # Without need the user's home is not touched: it may be a file system that hangs.

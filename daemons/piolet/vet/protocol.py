@@ -99,6 +99,9 @@ def _task(reader: _Reader, item: Node, known: Catalogue, search: tuple[str, ...]
     if seen.broken and common["where"] == plan.HOST:
         what = f"the eval '{written}' cannot be imported: {seen.broken}"
         raise document.error(what, item.items["type"].place, "mend that file")
+    if seen.scope in ("pair", "group"):
+        what = f"the eval '{written}' has scope = '{seen.scope}': {plan.OWN_SCOPE}"
+        raise document.error(what, item.items["type"].place, "let it judge each node alone, or ask the site for it")
     own_name = reader.text(item.items["name"], "name") if "name" in item.items else name
     if "name" in item.items and len(own_name) > _NAME_MAX:
         raise document.error(f"'name' must be at most {_NAME_MAX} characters long", item.items["name"].place)

@@ -25,7 +25,9 @@ class VetConfig:
     evals: tuple[str, ...] = setting(
         ["/etc/piolet/evals"], "Directories with the site's own evals, one file with one class each.", absolute
     )
-    spool: str = setting("/var/spool/piolet/vet", "Where pioletd keeps verdicts for a central service.", absolute)
+    spool: str = setting(
+        "/var/spool/piolet/vet", "Where pioletd keeps what a node measured at first (`baseline: site`).", absolute
+    )
     users: tuple[str, ...] = setting(
         ["1000-61183", "65536-4294967293"],
         "Ids of the site's users: processes of others are never leftovers. systemd has those between for its services.",

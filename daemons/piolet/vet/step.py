@@ -50,6 +50,8 @@ _NOT_FOR_US = (
     "SLURM_PTY_PORT", "SLURM_STDERRMODE", "SLURM_STDINMODE", "SLURM_STDOUTMODE", "SLURM_THREADS_PER_CORE",
     "SLURM_UNBUFFEREDIO", "SLURM_WAIT", "SRUN_CPUS_PER_TASK",
 )  # fmt: skip
+_VETTING = {"PIOLET_VETTING": "1"}
+"""So that the plugin piolet_outcomes says nothing at the end of a vet step."""
 _INHERITED = "_SLURM_SPANK_OPTION_piolet_environment_environment"
 _SCORE = re.compile(r"_OPTION_piolet_score_|^SLURM_PIOLET_SCORE")
 
@@ -125,7 +127,7 @@ def environment(environ: Mapping[str, str], text: str) -> dict[str, str]:
 
     A vetting is not scored; there is no word for that, since a site need not have the plugin.
     """
-    ours = {n: v for n, v in environ.items() if n not in _NOT_FOR_US and not _SCORE.search(n)}
+    ours = {n: v for n, v in environ.items() if n not in _NOT_FOR_US and not _SCORE.search(n)} | _VETTING
     return {**ours, PLAN_VARIABLE: text} if text else ours
 
 

@@ -50,7 +50,8 @@ struct field_group {
 
 static struct machine machine;
 static int initialised, connected, embedded;
-static int64_t began;
+/* Microseconds since 1970, for tests that have the clock in their hands, too. */
+EXPORT int64_t piolet_simulation_began;
 static struct { int used, count; unsigned int ids[GPUS_MAX]; } groups[GROUPS_MAX];
 static struct field_group field_groups[GROUPS_MAX];
 
@@ -72,7 +73,7 @@ EXPORT int piolet_dcgm_left(void) {
 static int fault(const char *function) { return -script_fault(&machine.faults, function); }
 
 /* Microseconds since 1970 of a second of the script: it began when the library was initialised. */
-static int64_t stamp(double second) { return began + (int64_t)llround(second * 1e6); }
+static int64_t stamp(double second) { return piolet_simulation_began + (int64_t)llround(second * 1e6); }
 
 EXPORT int dcgmInit(void) {
     if (initialised) {
@@ -82,10 +83,10 @@ EXPORT int dcgmInit(void) {
         return INIT_ERROR;
     }
     load_begin();
-    if (began == 0) {
+    if (piolet_simulation_began == 0) {
         struct timespec now;
         (void)clock_gettime(CLOCK_REALTIME, &now);
-        began = (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+        piolet_simulation_began = (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
     }
     int code = fault("dcgmInit");
     initialised = code == OK;

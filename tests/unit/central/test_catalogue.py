@@ -79,8 +79,12 @@ CASES = {
     "pcie-errors": Case(
         _repeated("pcie.aer", HOUR, severity=FATAL), 3, lambda: event("pcie.aer", 2 * HOUR, severity="warn"), REPAIRED
     ),
-    "lemon": Case(_repeated("gpu.xid", 59 * DAY, **XID), 3, lambda: event("gpu.xid", 181 * DAY, **XID),
-                  event("site.revet", 200 * DAY, body={"outcome": "good"})),
+    "lemon": Case(_repeated("gpu.xid", 59 * DAY, **XID), 3, lambda: event("gpu.xid", 241 * DAY, **XID),
+                  event("site.revet", 260 * DAY, body={"outcome": "good"})),
+    "failed-twice": Case(
+        _repeated("gpu.lost", 29 * DAY), 2, lambda: event("gpu.lost", 31 * DAY),
+        event("site.revet", 40 * DAY, body={"outcome": "good"}),
+    ),
     "repairs-often": Case(
         _repeated("site.repair", DAY), 5, lambda: event("site.repair", 7.5 * DAY), event("site.note", 8 * DAY)
     ),
@@ -199,5 +203,5 @@ def test_what_users_bring_about_asks_for_a_re_vet_only() -> None:
     asking = {rule.name for rule in parse("catalogue.toml", CATALOGUE) if rule.then == REVET}
     assert asking == {
         "xid-31-twice", "xid-13-one-tpc", "vet-failed-twice", "steps-of-three-users", "jobs-of-three-users",
-        "file-system-alone", "vet-cannot-run",
+        "file-system-alone", "vet-cannot-run", "failed-twice",
     }  # fmt: skip

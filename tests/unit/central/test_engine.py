@@ -12,7 +12,19 @@ from piolet.central.rules.engine import Engine
 from piolet.events.envelope import SITE, USER, Event
 
 from tests.simulators import fleet
-from tests.unit.central.making import CATALOGUE, DAY, HOUR, MINUTE, START, again, concluded, event, rules, waited
+from tests.unit.central.making import (
+    CATALOGUE,
+    DAY,
+    HOUR,
+    MINUTE,
+    START,
+    again,
+    concluded,
+    event,
+    of_catalogue,
+    rules,
+    waited,
+)
 
 
 def _flaps(*after: float, **rest: Any) -> list[Event]:
@@ -143,6 +155,36 @@ def test_the_same_step_is_one_group_however_long_it_takes() -> None:
 
     assert len(concluded(text, died(2), until=DAY)) == 2
     assert concluded(text, died(3), until=DAY) == []
+
+
+def test_tasks_that_were_ended_since_others_failed_are_nobodys_fault() -> None:
+    rule = of_catalogue("steps-of-three-users")
+
+    def died(**body: object) -> list[Event]:
+        return [event("step.outcome", i * 3600, uid=i, job=i + 1, step="0", body=body) for i in range(3)]
+
+    assert concluded([rule], died(why="signal", signal=6), until=DAY)
+    assert concluded([rule], died(why="exit", status=1), until=DAY)
+    for body in ({"why": "signal", "signal": 9}, {"why": "signal", "signal": 15}, {"why": "exit", "status": 0},
+                 {"why": "time_limit"}, {"why": "other"}, {}):  # fmt: skip
+        assert concluded([rule], died(**body), until=DAY) == [], body
+
+
+def _died(number: int, node: str, **rest: Any) -> Event:
+    return event("step.outcome", number * 600, node, uid=number % 7, **{"job": 5, "step": "0", "run": 0, **rest})
+
+
+def test_heterogeneous_requeued_and_array_jobs_are_told_apart() -> None:
+    text = rules(events='["step.outcome"]', alone="2", settle='"1min"', when='"count >= 1"', then='"revet"')
+    parts = [_died(0, f"n{i}", step=f"0+{i}") for i in range(3)]
+    assert concluded(text, parts, until=HOUR) == [], "one step of three components"
+    runs = [_died(0, f"n{i}", run=i) for i in range(3)]
+    assert len(concluded(text, runs, until=HOUR)) == 3, "three runs, each on another node"
+    tasks = [_died(0, f"n{i}", job=10 + i) for i in range(3)]
+    assert len(concluded(text, tasks, until=HOUR)) == 3, "three tasks of an array have numbers of their own"
+    text = rules(events='["step.outcome"]', when='"jobs >= 2"', then='"revet"', window='"7d"')
+    assert concluded(text, [_died(i, "n1", run=i) for i in range(4)]) == [], "one job, requeued"
+    assert concluded(text, [_died(i, "n1", job=10 + i) for i in range(2)])
 
 
 def test_what_is_judged_at_once_is_not_what_waits() -> None:

@@ -13,7 +13,7 @@ def test_a_rule_is_read() -> None:
     (rule,) = rules(window='"7d"', burst='"3min"', recovery='["repair", "quiet 2d"]', date="2026-01-02")
     assert (rule.name, rule.window, rule.burst, rule.quiet, rule.date) == ("few", 604800, 180, 172800, "2026-01-02")
     assert rule.recovery == {"repair", "quiet"}
-    assert (rule.when.names, rule.keep, rule.alone, rule.settle) == (("count",), 12, 0, 0)
+    assert (rule.when.names, rule.keep, rule.alone, rule.settle) == (("count",), 8, 0, 0)
     assert rules(window='"lifetime"')[0].window == LIFETIME
 
 

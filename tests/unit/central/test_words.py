@@ -30,7 +30,7 @@ def test_a_case_is_explained() -> None:
     ]
     assert lines[7:9] == [
         "  records 3",
-        "    2027-01-15T08:00:00Z  link.flap                  kernel  port:mlx5_0/1; flaps 2",
+        "    2027-01-15T08:00:00Z  link.flap  kernel  port:mlx5_0/1; flaps 2",
     ]
     assert lines[10].endswith("not here, or not for you to see")
     assert "few, which has been changed since: count >= 3" in case(found, [], rules(window='"2h"'))[4]

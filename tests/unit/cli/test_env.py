@@ -32,6 +32,15 @@ def test_check_of_a_bad_file(work: Path, capsys: Captured) -> None:
     )
 
 
+def test_check_of_a_file_of_cscs(work: Path, capsys: Captured) -> None:
+    assert cli.main(["env", "check", "--from=cscs", "./x.toml"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "is valid" in lines[0] and len(lines) > 1
+    assert all(line.startswith("  otherwise: ") for line in lines[1:])
+    assert cli.main(["env", "check", "./x.toml"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
 def test_check_of_a_job(work: Path, capsys: Captured) -> None:
     assert cli.main(["env", "check", "@12"]) == 2
     assert capsys.readouterr().err == (

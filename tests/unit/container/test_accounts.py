@@ -16,6 +16,16 @@ def test_the_users_own_lines_win_by_name_and_number() -> None:
     ]
 
 
+def test_other_accounts_come_last_and_only_those_that_are_not_there() -> None:
+    others = ["slurm:x:64030:64030::/:/sbin/nologin", "kept:x:64031:64031::/:/sbin/nologin", "alice:x:3:3::/:"]
+    assert merge(IMAGE, [ALICE], others).splitlines() == [
+        ALICE,
+        "root:x:0:0:root:/root:/bin/ash",
+        "kept:x:9:9::/:",
+        others[0],
+    ]
+
+
 def test_root_is_the_images() -> None:
     host = "root:x:0:0:root:/root:/bin/bash"
     assert merge(IMAGE, [host]) == IMAGE

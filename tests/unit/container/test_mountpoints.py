@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from piolet.base.errors import ContainerError
-from piolet.container.mountpoints import find
+from piolet.container.mountpoints import NewPlaces, find, opened
 from piolet.container.plan import PlannedMount
 
 
@@ -88,3 +88,54 @@ def test_a_place_that_cannot_be(tmp_path: Path, place: str, directory: bool, why
         find(PlannedMount("/s", f"{tmp_path}/{place}"), directory, own(tmp_path))
     assert caught.value.message.endswith(f"in the container: {why}")
     assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("directory", [True, False])
+def test_a_new_place_and_the_directories_above_it(tmp_path: Path, directory: bool) -> None:
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real").mkdir()
+    new = NewPlaces(own(tmp_path))
+    assert new.make(f"{tmp_path}/link/a/b/c", directory) == f"{tmp_path}/real/a/b/c"
+    assert new.make(f"{tmp_path}/link/a/b/d", directory) == f"{tmp_path}/real/a/b/d"
+    assert os.path.isdir(f"{tmp_path}/real/a/b/d") == directory
+    for there in (f"{tmp_path}/real/a/b/d", f"{tmp_path}/link", f"{tmp_path}/real/a/b/d/"):
+        assert new.make(there, directory) is None
+
+
+@pytest.mark.parametrize("directory", [True, False])
+def test_no_new_place_in_what_is_mounted_nor_through_a_link_to_nothing(tmp_path: Path, directory: bool) -> None:
+    before = listing(tmp_path)
+    assert NewPlaces(set()).make(f"{tmp_path}/a/b", directory) is None
+    assert NewPlaces(set()).make(f"{tmp_path}/a", directory) is None
+    assert listing(tmp_path) == before
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    (tmp_path / "loop").symlink_to("loop")
+    before = listing(tmp_path)
+    for place in ("dangling/a", "dangling", "loop/a/b", "loop"):
+        assert NewPlaces(own(tmp_path)).make(f"{tmp_path}/{place}", directory) is None
+    assert listing(tmp_path) == before
+
+
+def test_a_place_is_opened_where_nothing_is_to_be_done_to_it(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "around").symlink_to(".")
+    found = {}
+    for name in ("directory", "file", "link", "around/link", "around/file", "nothing"):
+        for directory in (True, False):
+            for file in (True, False):
+                there = opened(PlannedMount("/s", f"{tmp_path}/{name}", file=file), directory)
+                if there is not None:
+                    found[name, directory, file] = os.path.basename(os.readlink(f"/proc/self/fd/{there}"))
+                    os.close(there)
+    assert found == {
+        ("directory", True, False): "directory",
+        ("directory", True, True): "directory",
+        ("file", False, False): "file",
+        ("file", False, True): "file",
+        ("link", False, False): "file",  # but where a link is to be replaced, `find` does it
+        ("around/link", False, False): "file",
+        ("around/file", False, False): "file",
+        ("around/file", False, True): "file",
+    }

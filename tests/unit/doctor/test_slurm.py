@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -78,13 +80,15 @@ def test_our_plugin_cannot_be_loaded_and_is_required(machine: Machine, tmp_path:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_srun_is_asked_as_a_user(machine: Machine, tmp_path: Path) -> None:
     """What root may read says nothing: a plugstack.conf with the mode 0600 stops every srun but root's."""
-    srun(tmp_path, HELP)
-    program(tmp_path / "bin/srun", f"[ $(id -u) = 4711 ] || cat {tmp_path}/help")
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory != Path("/"):
-            directory.chmod(directory.stat().st_mode | 0o011)
-    assert len(bad(dataclasses.replace(machine, user=4711))) == len(doctor.slurm.OPTIONS)
-    assert not bad(machine)
+    # Each pytest that starts on this machine shuts the directory that is above tmp_path.
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        shutil.copytree(tmp_path / "bin", f"{place}/bin")
+        Path(place, "help").write_text(HELP)
+        program(Path(place, "bin/srun"), f"[ $(id -u) = 4711 ] || cat {place}/help")
+        here = dataclasses.replace(machine, path=f"{place}/bin")
+        assert len(bad(dataclasses.replace(here, user=4711))) == len(doctor.slurm.OPTIONS)
+        assert not bad(here)
 
 
 def test_processes_that_outlive_a_job(machine: Machine, tmp_path: Path) -> None:

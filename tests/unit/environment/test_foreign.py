@@ -139,3 +139,21 @@ def test_nothing_of_it() -> None:
 def test_root_of_a_container_of_enroot() -> None:
     made = foreign.from_enroot([["enroot", "start", "-rw", "./x.sqsh"]])
     assert made.data["remap_root"] is True and made.data["writable"] is True
+
+
+def test_variables_of_pyxis() -> None:
+    script = """#!/bin/bash
+export PYXIS_CONTAINER_IMAGE=ubuntu:24.04
+PYXIS_CONTAINER_MOUNTS=/a:/b:ro,umount:/etc/hosts
+export PYXIS_CONTAINER_MOUNT_HOME=1
+export PYXIS_CONTAINER_READONLY=yes
+export PYXIS_CONTAINER_ENTRYPOINT=perhaps
+export PYXIS_CONTAINER_REMAP_ROOT=0
+srun true
+"""
+    made = foreign.from_pyxis(list(foreign.commands(script)))
+    assert made.data == {
+        "image": "ubuntu:24.04", "mounts": ["/a:/b:ro", "!/etc/hosts"], "home": True, "writable": False,
+        "remap_root": False,
+    }  # fmt: skip
+    assert made.lost == []

@@ -42,9 +42,14 @@ def definition(annotations: dict[str, str], **more: object) -> Definition:
     return Definition("x", image=Image("a/b:1", "site", "a" * 64), annotations=annotations, **more)  # type: ignore[arg-type]
 
 
+def extras(hooks: Hooks, asks: Definition, facts: Facts, step: Step) -> list[Entry]:
+    wish = hooks.wish(asks)
+    return [] if wish is None else hooks.extras(wish, facts, step)
+
+
 def ask(config: HooksConfig, annotations: dict[str, str], node: Node | None = None) -> list[Entry]:
     hooks = Hooks(config, 0.2)
-    return hooks.extras(definition(annotations), Facts(node or Node()), STEP)
+    return extras(hooks, definition(annotations), Facts(node or Node()), STEP)
 
 
 def test_every_hook_of_ours_is_there_and_says_what_it_does() -> None:
@@ -118,9 +123,9 @@ def test_a_file_that_has_changed_is_loaded_anew(tmp_path: Path) -> None:
     config = site(tmp_path, "mine", "return [Variable('A', '1')]")
     hooks = Hooks(config)
     asks = definition({ON.format("mine"): "true"})
-    assert hooks.extras(asks, Facts(), STEP) == [Variable("A", "1")]
+    assert extras(hooks, asks, Facts(), STEP) == [Variable("A", "1")]
     site(tmp_path, "mine", "return [Variable('A', '22')]")
-    assert hooks.extras(asks, Facts(), STEP) == [Variable("A", "22")]
+    assert extras(hooks, asks, Facts(), STEP) == [Variable("A", "22")]
 
 
 @pytest.mark.parametrize(
@@ -159,10 +164,10 @@ def test_a_hook_that_is_late_three_times_is_not_asked_again(tmp_path: Path) -> N
     hooks = Hooks(site(tmp_path, "mine", "while True: pass"), 0.05)
     asks = definition({ON.format("mine"): "true"})
     for _ in range(3):
-        (notice,) = hooks.extras(asks, Facts(), STEP)
+        (notice,) = extras(hooks, asks, Facts(), STEP)
         assert "took longer" in str(notice)
     began = time.monotonic()
-    (notice,) = hooks.extras(asks, Facts(), STEP)
+    (notice,) = extras(hooks, asks, Facts(), STEP)
     assert time.monotonic() - began < 0.04
     assert "is switched off: it has taken too long 3 times" in str(notice)
 
@@ -195,8 +200,8 @@ def test_a_hook_that_is_late_for_one_user_is_asked_for_others(tmp_path: Path) ->
     hooks = Hooks(site(tmp_path, "mine", "while step.uid == 1000: pass\n        return []"), 0.05)
     asks = definition({ON.format("mine"): "true"})
     for _ in range(4):
-        hooks.extras(asks, Facts(), STEP)
-    assert hooks.extras(asks, Facts(), dataclasses.replace(STEP, uid=1001)) == []
+        extras(hooks, asks, Facts(), STEP)
+    assert extras(hooks, asks, Facts(), dataclasses.replace(STEP, uid=1001)) == []
 
 
 @pytest.mark.parametrize(
@@ -223,12 +228,12 @@ def test_gpus_by_default_where_the_image_asks_and_the_node_has_some() -> None:
     there = Facts(devices=Devices({evaluate.ALL_GPUS: (Variable("A", "b"),)}))
     hooks = Hooks(HooksConfig("/nowhere"))
     asking = definition({}, set_env={"NVIDIA_VISIBLE_DEVICES": "all"})
-    assert hooks.extras(asking, there, STEP) == [Variable("A", "b")]
-    assert hooks.extras(asking, Facts(), STEP) == []
-    assert hooks.wants(asking) is not None
+    assert extras(hooks, asking, there, STEP) == [Variable("A", "b")]
+    assert extras(hooks, asking, Facts(), STEP) == []
+    assert hooks.wish(asking) is not None
     for value in ("void", "none", ""):
-        assert hooks.wants(definition({}, set_env={"NVIDIA_VISIBLE_DEVICES": value})) is None
-    assert Hooks(HooksConfig("/nowhere", nvidia="never")).wants(asking) is None
+        assert hooks.wish(definition({}, set_env={"NVIDIA_VISIBLE_DEVICES": value})) is None
+    assert Hooks(HooksConfig("/nowhere", nvidia="never")).wish(asking) is None
 
 
 def test_what_entries_add_to_a_plan() -> None:

@@ -127,6 +127,12 @@ def test_a_network_stack_of_the_site_s() -> None:
     assert Library("libnccl-net.so", f"{stack}/libnccl-net.so") in found
     missing = ask(config, {**asks, "com.hooks.netstack.name": "other"}, node)
     assert {type(one) for one in missing} == {Notice}
+    del asks["com.hooks.netstack.version"]
+    earlier = {**asks, "com.hooks.netstack.source": "artifact:26.05.1"}
+    assert Mount(stack, stack) in ask(HooksConfig("/nowhere", options=config.options[:1]), earlier, node)
+    for source in ("artifact:../x", "host:1", "elsewhere"):
+        with pytest.raises(EnvironmentFileError):
+            wanted.check({"com.hooks.netstack.source": source, "com.hooks.netstack.enabled": "true"}, {}, config)
 
 
 def test_slurm_s_commands_stand_where_the_node_has_them() -> None:

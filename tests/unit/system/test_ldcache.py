@@ -73,6 +73,15 @@ def test_an_older_cache_in_front_is_left_out(tmp_path: Path) -> None:
     assert len(printed(found, tmp_path)) == len(ADDED) + 1
 
 
+def test_more_digits_than_a_number_may_have() -> None:
+    """Python refuses to read them; whoever made the image decides what its cache says."""
+    long = ldcache.extended(b"", [("liba1.so", "/a", False)], MACHINE).replace(
+        b"liba1.so\0", b"lib" + b"1" * 5000 + b"\0"
+    )
+    with pytest.raises(ldcache.MalformedError):
+        ldcache.extended(long, [("libb.so", "/b", False)], MACHINE)
+
+
 @pytest.mark.parametrize("broken", [b"x", b"glibc-ld.so.cache1.1", b"glibc-ld.so.cache1.1" + b"\xff" * 60, b"\0" * 100])
 def test_what_is_no_cache(broken: bytes) -> None:
     with pytest.raises(ldcache.MalformedError):

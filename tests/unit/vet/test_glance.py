@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
+from piolet.api import Context
 from piolet.base.errors import VetError
 from piolet.vet import glance, protocol
 from piolet.vet.catalogue import catalogue
+from piolet.vet.runner import child
 
 HEAD = "import piolet.api\n\n\nclass Mine(piolet.api.Eval):\n"
 
@@ -28,7 +31,22 @@ HEAD = "import piolet.api\n\n\nclass Mine(piolet.api.Eval):\n"
 )
 def test_what_a_class_says(tmp_path: Path, text: str, found: str | None) -> None:
     (tmp_path / "own.py").write_text(text, "utf-8")
-    assert glance.look("own.Mine", [str(tmp_path)]) == glance.ClassGlance(found)
+    assert glance.look("own.Mine", [str(tmp_path)]).better == found
+
+
+@pytest.mark.parametrize("scope", ["pair", "group"])
+def test_a_users_class_judges_its_node_alone(tmp_path: Path, scope: str) -> None:
+    """It ended with "KeyError: 'peer'" on all nodes, when the allocation had been paid for."""
+    (tmp_path / f"own_{scope}.py").write_text(f"{HEAD}    scope = '{scope}'\n", "utf-8")
+    (tmp_path / "p.yaml").write_text(f"evals:\n- type: own_{scope}.Mine\n")
+    with pytest.raises(VetError, match=f"the eval 'own_{scope}.Mine' has scope = '{scope}': nodes meet for"):
+        protocol.load(str(tmp_path / "p.yaml"), catalogue(), [str(tmp_path)])
+    # What cannot be seen from here is refused on the node.
+    (tmp_path / f"own_{scope}.py").write_text(f"{HEAD}    scope = '{scope}'.lower()\n", "utf-8")
+    (task,) = protocol.load(str(tmp_path / "p.yaml"), catalogue(), [str(tmp_path)]).tasks
+    found = child.judge(task, Context("n1", time.monotonic() + 5, ("n1", "n2")))
+    assert (found["outcome"], found["whose"]) == ("inconclusive", "user")
+    assert found["reason"].startswith(f"own_{scope}.Mine has scope = '{scope}': nodes meet for Piolet's own evals")
 
 
 def test_a_pipe_in_the_place_of_the_file(tmp_path: Path) -> None:

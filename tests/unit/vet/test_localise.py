@@ -142,7 +142,8 @@ def test_a_bad_way_between_two_switches_is_one_note() -> None:
     assert faults == []
     assert notes == ["the ways between the switches a and b are bad: 64 of 64 meetings"]
     _, without = localise.explain(found, limit, bad)
-    assert len(without) == 10
+    (note,) = without
+    assert note.endswith(" and 55 more")
 
 
 def test_a_switch_whose_nodes_are_all_bad_is_looked_at_first() -> None:
@@ -162,7 +163,9 @@ def test_a_few_bad_ways_are_no_switch() -> None:
     some = {frozenset(("an0", "bn1")), frozenset(("an2", "bn3")), frozenset(("an4", "bn5"))}
     found = meet(list(leaf), set(), some)
     _, notes = localise.explain(found, *localise.bad_meetings(found, "higher", 0.3), leaf=leaf)
-    assert len(notes) == 3 and all("neither is with others" in note for note in notes)
+    (note,) = notes
+    said = "the ways between two nodes are bad, but neither is with others: "
+    assert note.startswith(said) and note.count(" and ") == 3
 
 
 def test_partners_are_of_other_switches_for_the_most_part() -> None:

@@ -100,7 +100,7 @@ def check(*lines: str) -> tuple[str, str]:
         ("nvme nvme0: controller is down; will reset: CSTS=0xffffffff, PCI_STATUS=0x10", PASS, "was reset"),
         ("nvme nvme0: Removing after probe failure status: -19", FAIL, "an NVMe drive is gone"),
         ("CPU3: Core temperature is above threshold, cpu clock is throttled (total events = 1)", PASS, "too hot"),
-        ("mlx5_core 0000:81:00.0: poll_health: device's health compromised - reached miss count", FAIL, "adapter"),
+        ("mlx5_core 0000:81:00.0: poll_health:833: device's health compromised - reached miss count", FAIL, "adapter"),
         ("NVRM: GPU 0000:01:00.0: RmInitAdapter failed! (0x62:0x40:1860)", FAIL, "could not be initialised"),
         ("NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus.", PASS, ""),  # gpu_health's, of the step's GPUs
         ("mlx5_core 0000:81:00.0: Port: 1 Link ACTIVE", PASS, ""),

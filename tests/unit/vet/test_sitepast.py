@@ -13,11 +13,13 @@ import pytest
 from piolet.api import FAIL, INCONCLUSIVE, NODE, PASS, USER, Verdict
 from piolet.node.root import sitepast as root
 from piolet.node.server.past import Past
-from piolet.node.server.spool import Spool, Who
+from piolet.node.server.verdicts import Who
 from piolet.vet import sitepast
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import Task
 from piolet.vet.runner.records import Record
+
+from tests.support import spools
 
 TASK = Task("mine", "cpu_gemm", "m:G", baseline="site", better="higher", effect=0.1)
 RAN_ON = {"cpus": 4, "gpus": 0}
@@ -27,6 +29,10 @@ def line(value: Any = 100.0, **changes: Any) -> dict[str, Any]:
     said = {"value": value, "outcome": PASS, "cached": False, "parameters": {"size": 8}, "ran_on": RAN_ON}
     said |= {name: changes.pop(name) for name in list(changes) if name in said}
     return {"origin": "built-in", "kind": "cpu_gemm", "plan": None, "said": said, **changes}
+
+
+def spooled(one: dict[str, Any]) -> bytes:
+    return json.dumps({**one, "protocol": None, "release": None}).encode()
 
 
 def row(value: float | None, outcome: str = PASS) -> Record:
@@ -113,12 +119,12 @@ def test_rubbish_is_nothing(text: str) -> None:
 
 
 def test_it_survives_the_server(tmp_path: Path) -> None:
-    spool = Spool(str(tmp_path), "n1")
+    spool, verdicts = spools.spool(tmp_path, "n1")
     for uid in (1000, 1001):
         for value in range(4):
-            spool.put(Who(uid, 1), json.dumps(line(float(value))).encode())
-    spool.put(Who(1002, 1), json.dumps(line(7.0, origin="user", kind=None)).encode())
-    spool.flush()
+            verdicts.put(Who(uid, 1), spooled(line(float(value))))
+    verdicts.put(Who(1002, 1), spooled(line(7.0, origin="user", kind=None)))
+    spool.close()
     assert (tmp_path / sitepast.FILE).exists()
     kept = Past(str(tmp_path))
     kept.take(1003, line(9.0))

@@ -95,12 +95,13 @@ class Engine:
         self._recover(event, node, time, out)
         if event.kind == "slurm.node_state" and self._sleeps(event, node, time):
             return out
+        key = event.key  # one for all rules that keep it
         for index in self._by_kind.get(event.kind, ()):
             rule = self.rules[index]
             if rule.missing:
                 self._hear(index, event, out)
             else:
-                self._count(index, rule, event, node, time, out)
+                self._count(index, event, key, node, time, out)
         return out
 
     def wait(self, until: float) -> list[Conclusion]:
@@ -150,7 +151,8 @@ class Engine:
 
     # What is counted.
 
-    def _count(self, index: int, rule: Rule, event: Event, node: _Node, time: float, out: list[Conclusion]) -> None:
+    def _count(self, index: int, event: Event, key: Key, node: _Node, time: float, out: list[Conclusion]) -> None:
+        rule = self.rules[index]
         if rule.where is not None:
             values = {name: getattr(event, name) if name in language.FIELDS else event.body.get(name)
                       for name in rule.where.names}  # fmt: skip
@@ -162,7 +164,7 @@ class Engine:
         parts = tuple(str(event.subject if part == "subject" else event.body.get(part, ""))[:256] for part in rule.per)
         if "" in parts:
             return
-        word = trust.evidence(rule.then, event, time, self._now, self._group(index, rule, event, time))
+        word = trust.evidence(rule.then, event, key, time, self._now, self._group(index, rule, event, time))
         if word is None:
             return
         track = self._track(node, index, parts)
@@ -186,7 +188,7 @@ class Engine:
             return _NOBODY
         of: tuple[Any, ...] = (index, int(time // max(60.0, rule.burst)))
         if event.job is not None and trust.doer(event) == USER:
-            of = (index, event.job, event.step, event.run)
+            of = (index, event.job, event.step.partition("+")[0], event.run)  # of all components of one step
         return self._together(of, event.node)
 
     def _together(self, of: tuple[Any, ...], name: str) -> set[str]:

@@ -51,9 +51,10 @@ def case(conclusions: Sequence[Conclusion], records: Iterable[Event], rules: Seq
         lines.append("  seen    " + ", ".join(f"{name} = {value:g}" for name, value in sorted(opened.values.items())))
     found = {one.key: one for one in records}
     lines.append(f"  records {len(opened.records)}")
-    gone = "not here, or not for you to see"
-    rows = [_row(found[key]) if key in found else ("", "/".join(map(str, key)), "", gone) for key in opened.records]
-    return lines + [f"    {line}".rstrip() for line in columns(rows)]
+    rows = [_row(found[key]) for key in opened.records if key in found]
+    lines += [f"    {line}".rstrip() for line in columns(rows)]
+    gone = [key for key in opened.records if key not in found]
+    return lines + [f"    {'/'.join(map(str, key))}: not here, or not for you to see" for key in gone]
 
 
 def _row(event: Event) -> tuple[str, str, str, str]:

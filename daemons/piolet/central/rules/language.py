@@ -169,7 +169,7 @@ class _Reader:
             raise self.fail(f"when counts up to {when.most}", f"at most {KEEP_MAX} are kept of a node", name, "when")
         if not 0 <= table.get("alone", 0) <= ALONE_MAX:
             raise self.fail(f"alone is {table['alone']}", f"from 0, no bound, to {ALONE_MAX} nodes", name, "alone")
-        keep = min(KEEP_MAX, max(8, 4 * when.most))
+        keep = min(KEEP_MAX, max(8, (4 if "users" in when.names else 2) * when.most))
         digest = hashlib.sha256(json.dumps(table, sort_keys=True, default=str).encode()).hexdigest()[:16]
         return Rule(
             name, table["about"], table["source"], str(table["date"]), events, where, per, window,

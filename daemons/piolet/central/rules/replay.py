@@ -76,11 +76,13 @@ def is_failure(event: Event) -> bool:
     return event.kind == "gpu.lost" or (event.severity == FATAL and event.source != SITE)
 
 
-def replay(rules: Sequence[Rule], history: Iterable[tuple[Event, float | None]], since: float = 0.0) -> Replay:
+def replay(
+    rules: Sequence[Rule], history: Iterable[tuple[Event, float | None]], since: float = 0.0, *, over: bool = False
+) -> Replay:
     """Return what rules come to on a history: (event, when the service took it) in that order.
 
-    What came before `since` is judged, so that windows and lifetimes are whole, and not reported. At the end of the
-    history everything is judged that waits to be settled.
+    What came before `since` is judged, so that windows and lifetimes are whole, and not reported. Where the history is
+    `over`, what waits at its end to be settled is judged; where it goes on, it waits as it does in the live service.
     """
     engine = Engine(rules)
     done = Replay({rule.name: Outcome(rule.name, rule.then) for rule in rules}, [])
@@ -101,8 +103,9 @@ def replay(rules: Sequence[Rule], history: Iterable[tuple[Event, float | None]],
         for rule, when in opened.get(event.node, {}).values():
             done.outcomes[rule].prevented += at > when + ONE_FAILURE_S
     done.end, done.nodes = engine.now, len(nodes)
-    for conclusion in engine.wait(done.end + max((rule.settle for rule in rules), default=0.0)):
-        _note(done, conclusion, opened, since)
+    if over:
+        for conclusion in engine.wait(done.end + max((rule.settle for rule in rules), default=0.0)):
+            _note(done, conclusion, opened, since)
     for cases in opened.values():
         for rule, when in cases.values():
             _add_hours(done.outcomes[rule], max(when, since), done.end)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +45,7 @@ def connect(url: str, *, create: bool = False) -> sa.Engine:
         with engine.begin() as connection:
             _migrate(connection, create)
     except (SQLAlchemyError, ModuleNotFoundError) as error:
-        raise EventError(f"the store {_shown(url)} cannot be opened: {reason(error)}") from None
+        raise StoreError(f"the store {_shown(url)} cannot be opened: {reason(error)}") from None
     except CommandError:
         raise EventError(f"the store {_shown(url)} is of a later release of Piolet", "install that one") from None
     return engine
@@ -73,7 +72,6 @@ def _set_up(connection: Any, _: object) -> None:
 
 
 def _migrate(connection: sa.Connection, create: bool) -> None:
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection

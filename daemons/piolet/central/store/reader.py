@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
+from piolet.central.store.database import StoreError, reason
 from piolet.central.store.rows import Names, Stored, event_of, stored
 from piolet.central.store.schema import batches, conclusions, epochs, events, gaps, names, notes
 from piolet.events.envelope import Event
@@ -15,18 +18,27 @@ _PIECE = 2000
 
 
 class Reader:
-    """Reads a store; in a thread of its own it needs an object of its own."""
+    """Reads a store; in a thread of its own it needs an object of its own. What fails is a StoreError."""
 
     def __init__(self, engine: sa.Engine, cluster: str) -> None:
         self.engine = engine
         self.cluster = cluster
         self._named = Names()
 
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sa.Connection]:
+        """Give a connection; a data base that does not answer is a StoreError."""
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StoreError(f"the store cannot be read: {reason(error)}") from None
+
     def have(self, node: str) -> dict[str, int]:
         """Return, by epoch, up to which number everything of a node is here, or known to be gone."""
         query = sa.select(epochs.c.epoch, epochs.c.have).join(names, names.c.id == epochs.c.node)
         query = query.where(names.c.name == node, epochs.c.own == 0)
-        with self.engine.connect() as connection:
+        with self._connected() as connection:
             return {row.epoch: row.have for row in connection.execute(query)}
 
     def arrivals(self, after: int = 0, since: float = float("-inf")) -> Iterator[Stored]:
@@ -45,11 +57,11 @@ class Reader:
             .where(batches.c.id > after, batches.c.id <= sa.bindparam("upto"), batches.c.received >= since)
             .order_by(batches.c.id, events.c.seq)
         )  # fmt: skip
-        with self.engine.connect() as connection:
+        with self._connected() as connection:
             last = connection.scalar(sa.select(sa.func.max(batches.c.id))) or 0
         at = after
         while at < last:  # piece by piece, so that no transaction stays open for long
-            with self.engine.connect() as connection:
+            with self._connected() as connection:
                 piece = list(connection.execute(query.where(batches.c.id > at), {"upto": at + _PIECE}))
                 found = self._stored(connection, piece)
             yield from found
@@ -66,7 +78,7 @@ class Reader:
 
     def records(self, node: str, since: float, most: int) -> list[Event]:
         """Return the latest records of a node, the last one first."""
-        with self.engine.connect() as connection:
+        with self._connected() as connection:
             number = self._named.find(connection, node)
             streams = connection.execute(
                 sa.select(epochs.c.id, epochs.c.epoch).where(epochs.c.node == number, epochs.c.last >= since)
@@ -84,7 +96,7 @@ class Reader:
 
     def record(self, node: str, epoch: str, seq: int) -> Event | None:
         """Return one record, or None."""
-        with self.engine.connect() as connection:
+        with self._connected() as connection:
             number = self._named.find(connection, node)
             query = (
                 sa.select(events)
@@ -100,7 +112,7 @@ class Reader:
     def conclusions(self, node: str | None = None, case: str | None = None, since: float = 0.0) -> list[bytes]:
         """Return lines of conclusions in the order in which they were drawn: all, of one node, or of one case."""
         query = sa.select(conclusions.c.body).where(conclusions.c.time >= since).order_by(conclusions.c.id)
-        with self.engine.connect() as connection:
+        with self._connected() as connection:
             if node is not None:
                 query = query.where(conclusions.c.node == self._named.find(connection, node))
             if case is not None:
@@ -116,7 +128,7 @@ class Reader:
             .where(names.c.name == node)
             .order_by(gaps.c.id)
         )
-        with self.engine.connect() as connection:
+        with self._connected() as connection:
             return [
                 {"epoch": row.hex, "first": row.first, "last": row.last, "time": row.time, "why": row.why}
                 for row in connection.execute(query)
@@ -125,7 +137,7 @@ class Reader:
     def notes(self, node: str | None = None, case: str | None = None) -> list[dict[str, Any]]:
         """Return what people wrote of a node or of a case, the first first."""
         query = sa.select(notes).order_by(notes.c.id)
-        with self.engine.connect() as connection:
+        with self._connected() as connection:
             if node is not None:
                 query = query.where(notes.c.node == self._named.find(connection, node))
             if case is not None:
@@ -140,14 +152,14 @@ class Reader:
             .join(epochs, epochs.c.node == names.c.id)
             .group_by(names.c.name)
         )
-        with self.engine.connect() as connection:
+        with self._connected() as connection:
             return {row.name: row.last for row in connection.execute(query)}
 
     def counted(self) -> dict[str, int]:
         """Return how much there is: records that came, records that never will, batches, conclusions."""
         came = sa.select(sa.func.coalesce(sa.func.sum(epochs.c.have), 0))
         lost = sa.select(sa.func.coalesce(sa.func.sum(gaps.c.last - gaps.c.first + 1), 0))
-        with self.engine.connect() as connection:
+        with self._connected() as connection:
             gone = int(connection.scalar(lost) or 0)
             return {
                 "records": int(connection.scalar(came) or 0) - gone,

@@ -34,7 +34,8 @@ def conclude(writer: Writer, found: Sequence[tuple[Conclusion, int]], now: float
                 "node": writer.named.number(connection, one.node), "batch": batch, "written": now,
                 "body": encode(one),
             }  # fmt: skip
-            new += connection.execute(insert.values(row).on_conflict_do_nothing()).rowcount
+            written = connection.scalar(insert.values(row).on_conflict_do_nothing().returning(conclusions.c.id))
+            new += written is not None
     return new
 
 

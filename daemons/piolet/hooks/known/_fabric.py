@@ -21,7 +21,7 @@ _IMAGE_S = ("ld-linux", "libc.", "libm.", "libpthread.", "libdl.", "librt.", "li
 
 def source(asked: Asked) -> str:
     """Return 'host' or 'artifact'."""
-    return asked.annotations.get(PREFIX + "source", asked.site.get("source", "host"))
+    return asked.annotations.get(PREFIX + "source", asked.site.get("source", "host")).partition(":")[0]
 
 
 def pattern(site: Mapping[str, str], library: str) -> str:
@@ -32,7 +32,9 @@ def pattern(site: Mapping[str, str], library: str) -> str:
 def artifact(asked: Asked, node: Node, library: str) -> str:
     """Return the directory of the stack that is asked for, which has this library. Raises Missing."""
     base = asked.site.get("base", "")
-    version = asked.annotations.get(PREFIX + "version", asked.site.get("version", "latest"))
+    # Earlier pages of CSCS' have the release behind a colon.
+    named = asked.annotations.get(PREFIX + "source", "").partition(":")[2]
+    version = named or asked.annotations.get(PREFIX + "version", asked.site.get("version", "latest"))
     name = asked.annotations.get(PREFIX + "name", asked.site.get("name", "default"))
     if not base:
         raise Missing("no network stacks are kept here", "the site sets [hooks] options netstack.base=DIRECTORY")

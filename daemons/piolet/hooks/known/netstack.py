@@ -17,7 +17,7 @@ class Netstack(Hook):
     source = "CSCS, container engine, hooks; read 2026-11-29"
     hardware = "HPE Slingshot"
     options: ClassVar[dict[str, str]] = {
-        "source": "host or artifact",
+        "source": "host, artifact, or artifact:VERSION",
         "version": "of an artifact: a release, or latest",
         "name": "of an artifact: which one of the release, or default",
     }
@@ -30,10 +30,12 @@ class Netstack(Hook):
 
     def check(self, asked: Asked) -> None:
         """Only what can be meant."""
-        if asked.options.get("source", "host") not in _fabric.SOURCES:
+        kind, _, named = asked.options.get("source", "host").partition(":")
+        if kind not in _fabric.SOURCES or (named and kind != "artifact"):
             raise Refused(f"source is {' or '.join(_fabric.SOURCES)}, not '{asked.options['source'][:80]}'")
+        values = {**asked.options, "version": named} if named else asked.options
         for name in ("version", "name"):
-            if "/" in asked.options.get(name, "") or asked.options.get(name) in ("", ".", ".."):
+            if "/" in values.get(name, "") or values.get(name) in ("", ".", ".."):
                 raise Refused(f"{name} is the name of a directory, without a slash")
 
     def entries(self, asked: Asked, node: Node, step: Step) -> Iterable[Entry]:

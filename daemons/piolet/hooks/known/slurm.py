@@ -24,6 +24,33 @@ _LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"
 _SCRIPT = """#!/bin/sh
 exec {loader} --library-path {libraries} {place}/bin/"${{0##*/}}" "$@"
 """
+_COMMAND = "/usr/bin/piolet"
+# What srun's plugin calls for --environment=X and --score: `piolet --config C env submit --record-fd 3 -- X`.
+_STAND_IN = """#!/bin/sh
+# Python is not here: a step on the host of this node works it out, and what it writes goes to who asked.
+case "$3 $4" in
+"env submit" | "score submit") ;;
+*)
+	echo "piolet: error: 'piolet $3 $4' does not run in a container" >&2
+	echo "hint: give srun this option outside of one" >&2
+	exit 1
+	;;
+esac
+case "$8" in
+- | -,*) ;;
+*) exec </dev/null ;;
+esac
+unset SLURM_SPANK__SLURM_SPANK_OPTION_piolet_vet_vet SLURM_SPANK__SLURM_SPANK_OPTION_piolet_score_score
+exec {bin}/srun -Q --overlap --environment=none -N1 -n1 -w "$SLURMD_NODENAME" --chdir=/ --mpi=none /bin/sh -c '
+	cd "$1" 2>/dev/null || {{
+		echo "piolet: error: $1 is a directory of the container alone, and an environment is worked out on the host" >&2
+		echo "hint: cd to a directory that both have, such as your home, before srun --environment" >&2
+		exit 1
+	}}
+	shift
+	exec "$@"
+' sh "$PWD" "$0" "$1" "$2" "$3" "$4" --record-fd 1 -- "$8" >&3
+"""
 
 
 class Slurm(Hook):
@@ -36,6 +63,7 @@ class Slurm(Hook):
         "bin": f"directory of Slurm's commands ({_BIN})",
         "conf": f"directory of slurm.conf ({_CONF})",
         "user": "SlurmUser of slurm.conf (slurm)",
+        "piolet": f"the piolet command that plugstack.conf names ({_COMMAND})",
         "also": "further paths that Slurm needs, separated by colons: where its plugins of others lie",
     }
 
@@ -48,10 +76,10 @@ class Slurm(Hook):
     def entries(self, asked: Asked, node: Node, step: Step) -> Iterable[Entry]:
         """Mount the client, and put one script in the place of each command."""
         place, conf = asked.site.get("bin", _BIN), asked.site.get("conf", _CONF)
-        there = {os.path.basename(path) for path in node.paths(f"{place}/s*")}
+        there = set(node.paths(f"{place}/s*"))
         libraries = {library.soname: library.path for library in node.needed.get(f"{place}/srun", ())}
         loader = libraries.get(_LOADERS.get(node.machine, ""))
-        if "srun" not in there or loader is None:
+        if f"{place}/srun" not in there or loader is None:
             hint = "the site sets [hooks] options slurm.bin=DIRECTORY"
             raise Missing(f"there is no {place}/srun on this node", hint)
         folders = list(dict.fromkeys(os.path.dirname(path) for path in libraries.values()))
@@ -69,6 +97,8 @@ class Slurm(Hook):
         start = f"{inside[os.path.dirname(loader)]}/{os.path.basename(loader)}"
         script = _SCRIPT.format(loader=start, libraries=search, place=_PLACE)
         yield File(f"{_PLACE}/client", script, executable=True)
+        stand_in = _STAND_IN.format(bin=place)
+        yield File(asked.site.get("piolet", _COMMAND), stand_in, executable=True)
         for name in _COMMANDS:
-            if name in there:
+            if f"{place}/{name}" in there:
                 yield Link(f"{place}/{name}", f"{_PLACE}/client")

@@ -21,6 +21,8 @@ _DRIVER = re.compile(
     r"|(?:\{\d+\})?\[Hardware Error\]: |nvme nvme\d+: |CPU\d+: (?:Core|Package) temperature "
     r"|Memory failure: 0x[0-9a-f]+: recovery action for |[\w-]+ [0-9a-f:.]+: (?:AER: |PCIe Bus Error: ))"
 )
+# The driver of these adapters begins each line with a function, a line and a number of a process.
+_NUMBERED = re.compile(r"^(mlx[45]_core [0-9a-f:.]+ (?:\w+: )?\w+:\d+:)\(pid \d+\)")
 _PROCESS = re.compile(
     r"\b(?:pid|tgid|tid|uid|comm|name|task|proc|process|thread|user|cmd|cmdline|exe)\b", re.IGNORECASE
 )
@@ -75,5 +77,6 @@ def of_device(entry: bytes) -> str | None:
     line = text.partition("\n")[0]
     if not priority.isdigit() or int(priority) >> 3 != _KERNEL or not _DRIVER.match(line):
         return None
+    line = _NUMBERED.sub(r"\1", line)
     process = _PROCESS.search(line)
     return line if process is None else line[: process.start()].rstrip(" ,(:[") + " ..."

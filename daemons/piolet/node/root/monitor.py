@@ -149,7 +149,8 @@ class Monitor:
     def _attach(self, order: Attach, descriptors: list[int]) -> None:
         try:
             who = self._who(descriptors)
-            target = next((step for step in self._steps.values() if step.who.step == order.to), None)
+            # The latest of that name: a job that was requeued has it again.
+            target = next((one for one in reversed(self._steps.values()) if one.who.step == order.to), None)
             self._answer(*self._attachments.take(order, who, target))
         except PioletError as error:
             self._answer(Answer(order.key, error.message, error.hint or ""))

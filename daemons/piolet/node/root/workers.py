@@ -34,7 +34,7 @@ class Workers:
         """Have a worker ready for the next step; return whether there is one."""
         if self._spare is None:
             with contextlib.suppress(OSError):
-                self._spare = self._fork()
+                self._spare = self._fork(ahead=True)
         return self._spare is not None
 
     def give(self, order: worker.WorkerOrder, image: int | None, own: int | None) -> tuple[Child, socket.socket]:
@@ -47,11 +47,11 @@ class Workers:
                 return child, channel
             except ConnectionError:
                 channel.close()
-        child, channel = self._fork()
+        child, channel = self._fork(ahead=False)
         worker.send_order(channel, order, image, own)
         return child, channel
 
-    def _fork(self) -> tuple[Child, socket.socket]:
+    def _fork(self, ahead: bool) -> tuple[Child, socket.socket]:
         ours, theirs = linux.message_pair(2 * MESSAGE_MAX)
         with theirs:
             try:
@@ -60,7 +60,7 @@ class Workers:
                 ours.close()
                 raise
             if child is None:
-                worker.run(theirs, self._namespace)
+                worker.run(theirs, self._namespace, ahead)
                 raise AssertionError("a worker never returns")
         ours.setblocking(False)
         self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._on_end(child))

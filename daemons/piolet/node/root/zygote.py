@@ -131,7 +131,7 @@ class Zygote:
             _log.error("cannot fork for a vetting: %s", error.strerror)
             os.close(told)
             os.close(hold)
-            _answer(self._channel, {"key": key, "status": 1})
+            _refuse(self._channel, key, f"cannot fork for it: {error.strerror}")
             return
         if child == 0:
             _watch(key, self._channel, (connection, spool, told), self._listener, self._work, self._past)
@@ -195,7 +195,7 @@ def _watch(
     except (OSError, PioletError) as error:
         _tell(connection, error)
         descendants.end_all(_END_S)
-        _answer(channel, {"key": key, "status": 1})
+        _refuse(channel, key, _what(error))
         status = 0
     except Exception:  # noqa: BLE001 - logged, and the zygote ends what is left
         _log.exception("a vetting failed")
@@ -253,9 +253,18 @@ def _begin(
         os._exit(status)
 
 
-def _tell(connection: int, error: Exception) -> None:
-    what = error.message if isinstance(error, PioletError) else f"{type(error).__name__}: {error}"
+def _what(error: Exception) -> str:
     if isinstance(error, OSError):
-        what = str(error)
+        return str(error)
+    return error.message if isinstance(error, PioletError) else f"{type(error).__name__}: {error}"
+
+
+def _refuse(channel: socket.socket, key: int, why: str) -> None:
+    text = "".join(one if one.isascii() and one.isprintable() else "?" for one in why[:300])
+    _answer(channel, {"key": key, "status": 1, "why": text})
+
+
+def _tell(connection: int, error: Exception) -> None:
+    what = _what(error)
     with contextlib.suppress(OSError):
         os.write(connection, json.dumps({"error": f"cannot vet on this node: {what[:500]}"}).encode() + b"\n")

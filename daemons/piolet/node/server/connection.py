@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from piolet.environment.definition import Definition
+from piolet.hooks.evaluate import Wish
 from piolet.transport import wire
 
 
@@ -25,6 +26,7 @@ class Connection:
     pidfd: int = -1
     start: wire.Start | None = None
     definition: Definition | None = None
+    wish: Wish | None = None
     began: float = 0.0
     deadline: float = 0.0
     variables: Mapping[str, str] = field(default_factory=dict)

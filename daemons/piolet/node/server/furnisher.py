@@ -16,7 +16,7 @@ from piolet.container import entries
 from piolet.container.entries import Additions
 from piolet.environment.definition import Definition
 from piolet.hooks import facts
-from piolet.hooks.evaluate import Hooks
+from piolet.hooks.evaluate import Hooks, Wish
 from piolet.hooks.facts import Facts
 from piolet.hooks.settings import HooksConfig
 from piolet.transport import wire
@@ -41,12 +41,13 @@ class Furnisher:
         self._future: Future[Facts] | None = None
         self._start_look()
 
-    def look_up(self, definition: Definition) -> Future[Facts] | None:
+    def wish(self, definition: Definition) -> Wish | None:
+        """Return what a definition asks for; None: nothing."""
+        return self._hooks.wish(definition)
+
+    def look_up(self, wish: Wish) -> Future[Facts] | None:
         """Return the look at the node that has to end before `additions`; None: what is known is enough."""
-        wanted = self._hooks.wants(definition)
-        if wanted is None:
-            return None
-        looks, links = wanted
+        looks, links = wish.looks, wish.links
         self._looks |= looks
         self._links |= links
         self._take()
@@ -58,15 +59,13 @@ class Furnisher:
             return self._future
         return self._start_look()
 
-    def additions(self, definition: Definition, start: wire.Start, user: str, home: str) -> Additions:
+    def additions(self, wish: Wish, start: wire.Start, user: str, home: str) -> Additions:
         """Return what the container of a step gets besides. Raises PioletError."""
-        if self._hooks.wants(definition) is None:
-            return Additions()
         self._take()
         step = Step(start.job, start.step, start.uid, start.gid, user, home)
-        found = self._hooks.extras(definition, self._facts, step)
+        found = self._hooks.extras(wish, self._facts, step)
         who = {"HOME": home, "USER": user} if user else {}
-        return entries.collect(found, definition.set_env, definition.unset_env, who)
+        return entries.collect(found, wish.definition.set_env, wish.definition.unset_env, who)
 
     def _start_look(self) -> Future[Facts]:
         self._pending = Facts(looks=frozenset(self._looks | self._links), links=frozenset(self._links))

@@ -21,6 +21,7 @@ from piolet.base import logs
 from piolet.base.errors import PioletError
 from piolet.base.files import identity_of
 from piolet.container import labels
+from piolet.container.entries import Additions
 from piolet.container.planner import make_plan
 from piolet.environment import later
 from piolet.environment.definition import from_json
@@ -46,7 +47,10 @@ _TIMEOUT_MARGIN_S = 1.0
 
 
 class Server:
-    """The event loop. `listener` is the node's socket, `monitor` the pair's end; `desk` adds others to the loop."""
+    """The event loop. `listener` is the node's socket, `monitor` the pair's end.
+
+    `desk` adds others to the loop; `refused` is told of steps whose container could not be started.
+    """
 
     def __init__(
         self,
@@ -55,10 +59,12 @@ class Server:
         config: Settings,
         place: str,
         desk: Callable[[selectors.BaseSelector], object] | None = None,
+        refused: Callable[[wire.Start, str | None, str], None] | None = None,
     ) -> None:
         self._monitor = monitor
         self._config = config
         self._place = place
+        self._refused = refused
         self._spool = SlurmSpool()
         self._connections: dict[int, Connection] = {}
         self._next_key = 1
@@ -155,6 +161,10 @@ class Server:
         connection.failed = True
         step = identity.name(start.job, start.step)
         _log.warning("step %s of uid %d failed: %s", step, start.uid, why, extra=logs.of(start.uid))
+        if self._refused is not None:
+            definition = connection.definition
+            image = definition.image.digest if definition is not None and definition.image is not None else None
+            self._refused(start, image, why)
 
     def _close(self, connection: Connection) -> None:
         if connection.pidfd >= 0:
@@ -186,7 +196,8 @@ class Server:
         allowed = min(self._config.node.build_timeout_s, start.timeout_ms / 1000 - _TIMEOUT_MARGIN_S)
         connection.deadline = connection.began + max(0.1, allowed)
         self._waiting[connection.key] = connection
-        look = self._furnisher.look_up(connection.definition)
+        wish = connection.wish = self._furnisher.wish(connection.definition)
+        look = None if wish is None else self._furnisher.look_up(wish)
         if look is not None:
             connection.look_ups[_HOOKS] = look
         connection.look_ups[_USERS] = self._threads[_USERS].submit(_account, start.uid)
@@ -235,7 +246,8 @@ class Server:
         start, definition = connection.start, connection.definition
         assert start is not None and definition is not None and definition.image is not None
         label = labels.label(identity.name(start.job, start.step), self._place)
-        additions = self._furnisher.additions(definition, start, user, home)
+        wish = connection.wish
+        additions = Additions() if wish is None else self._furnisher.additions(wish, start, user, home)
         connection.variables, connection.tasks = additions.variables, additions.tasks
         spool = self._spool.directory(start.node)
         plan = make_plan(definition, label, home, self._config.environment, spool, additions, user)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from piolet.base.errors import PioletError, WireError
 from piolet.base.rates import Rates
 from piolet.node import vetting
-from piolet.node.server.spool import LINE_MAX, Spool, Who
+from piolet.node.server.verdicts import LINE_MAX, Verdicts, Who
 from piolet.node.shares import Bound, Sparse
 from piolet.node.vetting import MESSAGE_MAX, Answer
 from piolet.system import peer
@@ -63,9 +63,9 @@ class VetDesk:
     """Serves `listener` in the server's loop; `zygote` is the pair's end."""
 
     def __init__(
-        self, selector: selectors.BaseSelector, listener: socket.socket, zygote: socket.socket, spool: Spool
+        self, selector: selectors.BaseSelector, listener: socket.socket, zygote: socket.socket, verdicts: Verdicts
     ) -> None:
-        self._spool = spool
+        self._verdicts = verdicts
         self._selector = selector
         self._refusals = Refusals(selector)
         self._zygote = zygote
@@ -136,15 +136,15 @@ class VetDesk:
         task.spooled += len(data)
         for line in lines:
             if not task.skipping:
-                self._spool.put(task.who, line)
+                self._verdicts.put(task.who, line)
             task.skipping = False
         if len(task.rest) > LINE_MAX:
             # It says that it is too long; the rest of it is skipped.
             if not task.skipping:
-                self._spool.put(task.who, task.rest)
+                self._verdicts.put(task.who, task.rest)
             task.rest, task.skipping = b"", True
         if task.spooled > _SPOOLED_MAX:
-            self._spool.drop(task.who.uid, 1, len(task.rest))
+            self._verdicts.drop(task.who.uid, 1, len(task.rest))
         if not data or task.spooled > _SPOOLED_MAX:
             self._end_verdicts(task)
 
@@ -207,6 +207,8 @@ class VetDesk:
             found.who = Who(found.who.uid, found.who.pid, said.job, said.step, said.found)
             found.placed = True
         elif said.status is not None:
+            if said.why is not None:
+                self._verdicts.refuse(found.who, said.why)
             found.ended = True
             self._close(found)
 
@@ -215,6 +217,8 @@ def decode(data: bytes) -> Answer:
     """Return what the zygote says. Raises WireError for what is none of it."""
     answer = packets.decode(Answer, data)
     names = [name for name in (answer.job, answer.step) if name is not None]
+    if answer.why is not None and not answer.why.isprintable():
+        raise WireError("it gives a reason that is none")
     if answer.found not in (None, *_FOUND) or not all(_NAME.fullmatch(name) for name in names):
         raise WireError("it names an impossible job or step")
     return answer

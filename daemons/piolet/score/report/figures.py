@@ -155,12 +155,12 @@ def _unit(view: Overview) -> tuple[float, str]:
 def _draw(axes: Any, panel: Panel, times: Any) -> None:
     """Draw bands, the rows where they are few, and the mean."""
     for number, (name, low, high) in enumerate(panel.bands):
-        edges = series.pooled(low, np.nanmin), series.pooled(high, np.nanmax)
+        edges = series.drawn(low, np.nanmin), series.drawn(high, np.nanmax)
         axes.fill_between(times, *edges, color=panel.colour, alpha=(0.12, 0.22, 0.34)[number], lw=0, label=name)
-    for number, row in enumerate(series.pooled(panel.rows)):
+    for number, row in enumerate(series.drawn(panel.rows)):
         axes.plot(times, row, color=panel.colour, lw=0.7, alpha=0.45, label=None if number else "each GPU")
     for label, colour, values in ((panel.label, panel.colour, panel.mean), *panel.more):
-        mean = series.pooled(values)
+        mean = series.drawn(values)
         known = ~np.isnan(mean)
         dashes = "-" if colour == panel.colour else "--"
         axes.plot(times[known], mean[known], color=colour, lw=1.8, ls=dashes, label=label)
@@ -170,7 +170,7 @@ def _draw(axes: Any, panel: Panel, times: Any) -> None:
 
 def _panels(summary: Summary, panels: list[Panel], rows: int, height: float) -> Figure:
     divisor, unit = _unit(summary.view)
-    times = series.middles(summary.view) / divisor
+    times = series.times(summary.view) / divisor
     figure, axes = _figure(height, nrows=rows, ncols=2, sharex=True)
     for each, panel in zip(axes.ravel(), panels, strict=False):
         if np.isnan(panel.mean).all():
@@ -178,6 +178,7 @@ def _panels(summary: Summary, panels: list[Panel], rows: int, height: float) -> 
             each.set_title(panel.title)
         else:
             _draw(each, panel, times)
+            each.set_xlim(0, summary.seconds / divisor)
             if panel.more:
                 each.legend(fontsize=7, loc="upper right")
     for each in axes.ravel()[len(panels) :]:
@@ -202,18 +203,19 @@ def _power(summary: Summary) -> Figure:
 def _host(summary: Summary) -> Figure:
     panels = list(series.host(summary))
     view = summary.view
-    size = next(iter(view.host.values())).shape[-1]
-    times = np.clip(view.origin + (np.arange(size) + 0.5) * view.bin_seconds, 0, view.seconds)
+    edges = series.times(view)
     divisor, unit = _unit(view)
     rows = -(-len(panels) // 2)
     figure, axes = _figure(0.4 + 1.8 * rows, nrows=rows, ncols=2, sharex=True, squeeze=False)
     for each, panel in zip(axes.ravel(), panels, strict=False):
         for label, colour, values in ((panel.label, panel.colour, panel.mean), *panel.more):
-            known = ~np.isnan(values)
+            mean = series.drawn(values)
+            known = ~np.isnan(mean)
             dashes = "-" if colour == panel.colour else "--"
-            each.plot(times[known] / divisor, values[known], color=colour, ls=dashes, lw=1.3, label=label)
+            each.plot(edges[known] / divisor, mean[known], color=colour, ls=dashes, lw=1.3, label=label)
         each.set_title(f"{panel.title} ({panel.unit})" if panel.unit else panel.title)
         each.set_ylim(bottom=0)
+        each.set_xlim(0, view.seconds / divisor)
         each.legend(fontsize=7, loc="upper right")
     for each in axes.ravel()[len(panels) :]:
         each.axis("off")
@@ -225,21 +227,22 @@ def _host(summary: Summary) -> Figure:
 def _combined(summary: Summary) -> Figure:
     view = summary.view
     divisor, unit = _unit(view)
-    times = series.middles(view) / divisor
+    times = series.times(view) / divisor
     figure, (axes, strip) = _figure(4.2, nrows=2, sharex=True, height_ratios=[9, 1])
     done = np.zeros(len(times))
     for name, colour, values in series.stack(summary):
-        top = done + 100 * np.nan_to_num(series.pooled(values))
+        top = done + 100 * np.nan_to_num(series.drawn(values))
         axes.fill_between(times, done, top, color=colour, lw=0, label=name)
         done = top
-    saturation = 100 * series.pooled(np.nanmean(view.lines["s"], axis=0))
+    saturation = 100 * series.drawn(np.nanmean(view.lines["s"], axis=0))
     axes.plot(times, saturation, color=_INK, lw=1.4, label="saturation")
-    utilisation = 100 * series.pooled(np.nanmean(view.lines["utilisation"], axis=0))
+    utilisation = 100 * series.drawn(np.nanmean(view.lines["utilisation"], axis=0))
     axes.plot(times, utilisation, color=_INK, lw=1, ls=(0, (1, 2)), label="utilisation")
     if weights := view.weights.text:
-        aggregated = 100 * series.pooled(view.aggregate())
+        aggregated = 100 * series.drawn(view.aggregate())
         axes.plot(times, aggregated, color=RED, lw=1.4, ls=(0, (3, 1)), label=f"aggregated by {weights}")
     axes.set_ylim(0, 103)
+    axes.set_xlim(0, view.seconds / divisor)
     axes.set_ylabel("% of the GPUs' time")
     figure.legend(*axes.get_legend_handles_labels(), ncols=4, loc="outside lower left", fontsize=8)
     _phases(strip, summary, divisor, unit)

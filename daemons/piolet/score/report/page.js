@@ -59,7 +59,7 @@ function line(plot, values, colour, width, dash, alpha) {
   let open = false;
   for (const [x, value] of points(plot, values, 'mean')) {
     if (value === null) { open = false; continue; }
-    open ? g.lineTo(LEFT + x, plot.y(value)) : g.moveTo(LEFT + x, plot.y(value));
+    open ? g.lineTo(plot.left + x, plot.y(value)) : g.moveTo(plot.left + x, plot.y(value));
     open = true;
   }
   g.stroke(); g.restore();
@@ -71,8 +71,8 @@ function area(plot, low, high, colour, alpha) {
   const fill = () => {
     if (run.length > 1) {
       g.beginPath();
-      run.forEach(([x, , top], i) => i ? g.lineTo(LEFT + x, plot.y(top)) : g.moveTo(LEFT + x, plot.y(top)));
-      for (let i = run.length - 1; i >= 0; i--) g.lineTo(LEFT + run[i][0], plot.y(run[i][1]));
+      run.forEach(([x, , top], i) => i ? g.lineTo(plot.left + x, plot.y(top)) : g.moveTo(plot.left + x, plot.y(top)));
+      for (let i = run.length - 1; i >= 0; i--) g.lineTo(plot.left + run[i][0], plot.y(run[i][1]));
       g.fill();
     }
     run = [];
@@ -89,22 +89,22 @@ function ticks(span, most) {
 function frame(plot, title, top) {
   const g = plot.g, ink = css('--ink'), faint = css('--faint'), soft = css('--soft');
   g.font = `12px ${css('--font')}`; g.textBaseline = 'middle'; g.lineWidth = 1;
-  g.fillStyle = ink; g.textAlign = 'left'; g.fillText(title, LEFT, 9);
+  g.fillStyle = ink; g.textAlign = 'left'; g.fillText(title, plot.left, 9);
   g.font = `11px ${css('--font')}`; g.fillStyle = soft; g.strokeStyle = faint;
   const rough = top / 4, power = 10 ** Math.floor(Math.log10(rough || 1));
   const step = [1, 2, 2.5, 5, 10].map(n => n * power).find(n => n >= rough) || power;
   g.textAlign = 'right';
   for (let value = 0; value <= top * 1.001; value += step) {
-    g.beginPath(); g.moveTo(LEFT, plot.y(value)); g.lineTo(LEFT + plot.inner, plot.y(value)); g.stroke();
-    g.fillText(String(Number(value.toPrecision(3))), LEFT - 5, plot.y(value));
+    g.beginPath(); g.moveTo(plot.left, plot.y(value)); g.lineTo(plot.left + plot.inner, plot.y(value)); g.stroke();
+    g.fillText(String(Number(value.toPrecision(3))), plot.left - 5, plot.y(value));
   }
   const every = ticks(view.to - view.from, Math.max(2, plot.inner / 85));
   g.textAlign = 'center';
   for (let time = Math.ceil(view.from / every) * every; time <= view.to; time += every) {
-    const x = LEFT + (time - view.from) / (view.to - view.from) * plot.inner;
+    const x = plot.left + (time - view.from) / (view.to - view.from) * plot.inner;
     g.beginPath(); g.moveTo(x, plot.bottom); g.lineTo(x, plot.bottom + 4); g.stroke();
     const label = clock(time, every < 1), half = g.measureText(label).width / 2;
-    g.fillText(label, Math.min(x, LEFT + plot.inner + RIGHT - half), plot.bottom + 12);
+    g.fillText(label, Math.min(x, plot.left + plot.inner + RIGHT - half), plot.bottom + 12);
   }
 }
 
@@ -122,10 +122,11 @@ class Plot {
     on('pointerleave', () => { if (!view.drag) { view.at = null; tip.style.display = 'none'; paint(); } });
     on('dblclick', reset);
   }
-  x(event) { return Math.min(this.inner, Math.max(0, event.clientX - this.canvas.getBoundingClientRect().left - LEFT)); }
+  x(event) { return Math.min(this.inner, Math.max(0, event.clientX - this.canvas.getBoundingClientRect().left - this.left)); }
   down(event) {
     return Math.min(this.bottom, Math.max(TOP, event.clientY - this.canvas.getBoundingClientRect().top));
   }
+  margin() { return LEFT; }
   time(x) { return view.from + x / this.inner * (view.to - view.from); }
   move(event) {
     const x = this.x(event);
@@ -145,13 +146,13 @@ class Plot {
     this.canvas.width = width * ratio; this.canvas.height = this.height * ratio;
     this.canvas.style.height = `${this.height}px`;
     this.g.scale(ratio, ratio);
-    this.inner = width - LEFT - RIGHT; this.bottom = this.height - BOTTOM - (this.below || 0);
+    this.left = this.margin(width); this.inner = width - this.left - RIGHT; this.bottom = this.height - BOTTOM - (this.below || 0);
     this.draw();
-    const g = this.g, at = time => LEFT + (time - view.from) / (view.to - view.from) * this.inner;
+    const g = this.g, at = time => this.left + (time - view.from) / (view.to - view.from) * this.inner;
     if (view.drag && view.drag.plot === this) {
       g.fillStyle = css('--accent'); g.globalAlpha = .18;
       const { x, to, y, below } = view.drag, across = this.rows && Math.abs(below - y) > DRAG;
-      const wide = Math.abs(to - x) > DRAG ? [LEFT + Math.min(x, to), Math.abs(to - x)] : [LEFT, across ? this.inner : 0];
+      const wide = Math.abs(to - x) > DRAG ? [this.left + Math.min(x, to), Math.abs(to - x)] : [this.left, across ? this.inner : 0];
       const high = across ? [Math.min(y, below), Math.abs(below - y)] : [TOP, this.bottom - TOP];
       g.fillRect(wide[0], high[0], wide[1], high[1]);
       g.globalAlpha = 1;
@@ -172,7 +173,7 @@ class Lines extends Plot {
     this.top = panel.top;
     frame(this, panel.title, panel.top);
     if (panel.more.length) {
-      let x = LEFT + this.inner;
+      let x = this.left + this.inner;
       this.g.textAlign = 'right';
       for (const { label, colour } of [...panel.more, panel].reverse()) {
         this.g.fillStyle = colour; this.g.fillText(label, x, 9);
@@ -181,7 +182,7 @@ class Lines extends Plot {
     }
     if (panel.mean.every(value => value === null)) {
       this.g.textAlign = 'center'; this.g.fillStyle = css('--soft');
-      this.g.fillText('no data', LEFT + this.inner / 2, (TOP + this.bottom) / 2);
+      this.g.fillText('no data', this.left + this.inner / 2, (TOP + this.bottom) / 2);
     }
     const alphas = [.13, .2, .3];
     panel.bands.forEach((band, i) =>
@@ -220,14 +221,14 @@ class Stack extends Plot {
     if (this.spec.aggregated) line(this, this.spec.aggregated, '#D55E00', 1.5, [5, 3], 1);
     const g = this.g;
     for (const phase of data.phases) {
-      const at = time => LEFT + (Math.min(view.to, Math.max(view.from, time)) - view.from) / (view.to - view.from) * this.inner;
+      const at = time => this.left + (Math.min(view.to, Math.max(view.from, time)) - view.from) / (view.to - view.from) * this.inner;
       const x = at(phase.start), wide = at(phase.end) - x;
       if (wide <= 0) continue;
       g.fillStyle = phase.colour; g.fillRect(x, this.height - 20, Math.max(1, wide - 1), 16);
       g.fillStyle = '#fff'; g.textAlign = 'center'; g.font = `11px ${css('--font')}`;
       if (g.measureText(phase.what).width < wide - 6) g.fillText(phase.what, x + wide / 2, this.height - 11.5);
     }
-    g.fillStyle = css('--soft'); g.textAlign = 'right'; g.fillText('phase', LEFT - 5, this.height - 11.5);
+    g.fillStyle = css('--soft'); g.textAlign = 'right'; g.fillText('phase', this.left - 5, this.height - 11.5);
   }
   values(x) {
     const [first, end] = this.bin(x), time = this.time(x);
@@ -249,9 +250,19 @@ class Heat extends Plot {
     super(parent, Math.min(560, Math.max(140, 60 + spec.names.length * 18)));
     this.spec = spec; this.which = 'worst'; this.rows = [0, spec.names.length];
     const decode = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
+    this.longest = spec.names.reduce((most, name) => name.length > most.length ? name : most, '');
+    this.common = spec.names.reduce((same, name) => { while (!name.startsWith(same)) same = same.slice(0, -1); return same; });
     this.matrix = { mean: decode(spec.mean), worst: spec.worst ? decode(spec.worst) : decode(spec.mean) };
   }
   y() { return 0; }
+  margin(width) {  // names whole, else without what all begin with (a number stays whole if it can), which stands above
+    const most = Math.max(LEFT, width * .2), wide = cut => this.g.measureText(this.label(this.longest, cut)).width + 9;
+    this.g.font = `10px ${css('--font')}`;
+    const cuts = this.spec.names.length > 1 ? [0, this.common.replace(/\d+$/, '').length, this.common.length] : [0];
+    this.cut = cuts.find(cut => wide(cut) <= most) ?? cuts.at(-1);
+    return Math.min(most, Math.max(LEFT, wide(this.cut)));
+  }
+  label(name, cut) { return cut ? `\u2026${name.slice(cut)}` : name; }
   zoom(y0, y1) {
     const row = y => this.rows[0] + (y - TOP) / this.perRow();
     this.rows = [Math.floor(row(y0)), Math.min(this.spec.names.length, Math.ceil(row(y1)))];
@@ -285,7 +296,7 @@ class Heat extends Plot {
     return [r0, r1, c0, c1];
   }
   draw() {
-    frame(this, '', -1);
+    frame(this, this.cut ? `rows: ${this.common.slice(0, this.cut)}\u2026` : '', -1);
     const wide = Math.max(1, Math.floor(this.inner)), high = Math.max(1, Math.floor(this.bottom - TOP));
     const image = this.g.createImageData(wide, high);
     const rows = Math.min(high, this.rows[1] - this.rows[0]), columns = Math.min(wide, this.spec.columns);
@@ -307,14 +318,14 @@ class Heat extends Plot {
     paper.width = wide; paper.height = high;
     paper.getContext('2d').putImageData(image, 0, 0);
     this.g.imageSmoothingEnabled = false;
-    this.g.drawImage(paper, LEFT, TOP, this.inner, this.bottom - TOP);
+    this.g.drawImage(paper, this.left, TOP, this.inner, this.bottom - TOP);
     this.g.fillStyle = css('--soft'); this.g.textAlign = 'right'; this.g.font = `10px ${css('--font')}`;
     const shown = Math.min(this.rows[1] - this.rows[0], Math.floor((this.bottom - TOP) / 16));
     for (let i = 0; i < shown; i++) {
       const row = Math.floor(this.rows[0] + (i + .5) * (this.rows[1] - this.rows[0]) / shown);
-      let name = this.spec.names[row], short = name;
-      while (name.length > 1 && this.g.measureText(short).width > LEFT - 5) short = `\u2026${name = name.slice(1)}`;
-      this.g.fillText(short, LEFT - 4, TOP + (row + .5 - this.rows[0]) * this.perRow());
+      let cut = this.cut, short = this.label(this.spec.names[row], cut);
+      while (short.length > 2 && this.g.measureText(short).width > this.left - 5) short = this.label(this.spec.names[row], ++cut);
+      this.g.fillText(short, this.left - 4, TOP + (row + .5 - this.rows[0]) * this.perRow());
     }
   }
   values(x, y) {

@@ -7,6 +7,7 @@ mean is drawn over a few pixels, and beside it stand the lowest and the highest 
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ ACTIVITY = (
     ("tensor", "Tensor activity"),
     ("nvlink", "NVLink, busier direction"),
 )
-_SELDOM = ("memory_used", "power")  # read once a second
+_SELDOM, _SELDOM_S = ("memory_used", "power"), 1.0  # read once a second
 _PERCENTILES = ((5, 95), (25, 75))
 
 
@@ -83,30 +84,42 @@ def pooled(values: Array, how: Callable[..., Any] = np.nanmean, columns: int = C
     return result
 
 
-def bridged(values: Array) -> Array:
-    """Return a series, (..., bin), whose values come every few bins with those between them; a gap stays a gap."""
+def bridged(view: Overview, values: Array) -> Array:
+    """Return a series, (..., bin), whose values come every few bins with those between them, and as far before the
+    first and behind the last as two of them are apart; a gap stays a gap."""
     result = np.array(values, float)
     for row in result.reshape(-1, result.shape[-1]):
         known = np.flatnonzero(~np.isnan(row))
-        if len(known) < 3:
+        if not len(known):
             continue
         apart = np.diff(known)
-        usual = max(1.0, float(np.median(apart)))
+        usual = max(1.0, _SELDOM_S / view.bin_seconds, float(np.median(apart)) if len(apart) > 1 else 0.0)
         for begin, end in itertools.pairwise(known):
             if 1 < end - begin <= 3 * usual:
                 row[begin : end + 1] = np.linspace(row[begin], row[end], end - begin + 1)
+        if usual > 1:
+            reach, first, last = math.ceil(usual), known[0], known[-1]
+            row[max(0, first - reach) : first] = row[first]
+            row[last + 1 : last + 1 + reach] = row[last]
     return result
 
 
-def middles(view: Overview, columns: int = COLUMNS) -> Array:
-    """Return the middles of the pieces that `pooled` makes, in seconds since the start."""
+def drawn(values: Array, how: Callable[..., Any] = np.nanmean) -> Array:
+    """Return what `pooled` makes with the first and the last piece twice: up to the edges that `times` has."""
+    pieces = pooled(values, how)
+    result: Array = np.concatenate([pieces[..., :1], pieces, pieces[..., -1:]], axis=-1)
+    return result
+
+
+def times(view: Overview, columns: int = COLUMNS) -> Array:
+    """Return the middles of the pieces that `pooled` makes, in seconds since the start, between the outer edges."""
     size = next(iter(view.lines.values())).shape[-1]
     edges = view.origin + np.arange(size + 1) * view.bin_seconds
     edges = np.clip(edges, 0, view.seconds)
     step = max(1, -(-size // columns))
     starts = np.arange(0, size, step)
-    result: Array = (edges[starts] + edges[np.minimum(starts + step, size)]) / 2
-    return result
+    middles = (edges[starts] + edges[np.minimum(starts + step, size)]) / 2
+    return np.concatenate([edges[:1], middles, edges[-1:]])
 
 
 def stack(summary: Summary) -> list[tuple[str, str, Array]]:
@@ -191,8 +204,8 @@ def host(summary: Summary) -> Iterator[Panel]:
         if not known:
             continue
         (key, label), *others = known
-        mean = bridged(view.host[key][0]) * factor
-        more = [(name, ORANGE, bridged(view.host[other][0]) * factor) for other, name in others]
+        mean = bridged(view, view.host[key][0]) * factor
+        more = [(name, ORANGE, bridged(view, view.host[other][0]) * factor) for other, name in others]
         yield Panel(title, unit, BLUE, mean, np.zeros((0, len(mean))), [], [], None, label, more)
 
 
@@ -201,7 +214,7 @@ def _panel(
 ) -> Panel:
     values = view.lines[name].astype(float) * factor
     if name in _SELDOM:
-        values = bridged(values)
+        values = bridged(view, values)
     bands: list[tuple[str, Array, Array]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -15,6 +15,7 @@ from typing import Any
 
 from piolet.api import EITHER, NODE, USER, Context, Inconclusive
 
+_FILE = "/dev/nvidia"  # and the driver's minor number, which need not be NVML's index
 # nvmlReturn_t: the question cannot be asked here. All others say that the device does not answer as it should.
 _INVALID_ARGUMENT, _NOT_SUPPORTED, _NO_PERMISSION, _NOT_FOUND, _NO_FUNCTION = 2, 3, 4, 6, 13
 _VERSION_MISMATCH, _DEPRECATED = 25, 26
@@ -29,6 +30,10 @@ class LostError(Exception):
     def __init__(self, text: str, whose: str = NODE) -> None:
         super().__init__(text)
         self.whose = whose
+
+
+class DividedError(Inconclusive):
+    """GPUs are divided (MIG), and what Slurm says does not tell which parts the step has: no fault of the node's."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +125,20 @@ class Nvml:
         parts = [name for name in wanted if name.startswith("MIG-")]
         if parts:
             return sorted((self._part(name, found) for name in parts), key=lambda one: (one.index, one.part or 0))
-        if any(map(str.isdecimal, wanted)) and any(self.is_divided(gpu.handle) for gpu in found):
-            raise Inconclusive("GPUs are divided (MIG), and numbers do not say which parts the step has; UUIDs would")
-        seen = [name for name in wanted if any(_means(name, gpu) for gpu in found)]
+        if any(name.isdecimal() or name.startswith(_FILE) for name in wanted) and any(
+            self.is_divided(gpu.handle) for gpu in found
+        ):
+            raise DividedError("GPUs are divided (MIG), and numbers do not say which parts the step has; UUIDs would")
+        seen = [name for name in wanted if any(self._means(name, gpu) for gpu in found)]
         if len(seen) != len(wanted):
             raise LostError(f"the step has {len(wanted)} GPUs, and NVML shows {len(seen)} of them", EITHER)
-        return [gpu for gpu in found if any(_means(name, gpu) for name in wanted)]
+        return [gpu for gpu in found if any(self._means(name, gpu) for name in wanted)]
+
+    def _means(self, name: str, gpu: Gpu) -> bool:
+        """Return whether `name` is the index, the device file or the UUID, which may be cut short, of `gpu`."""
+        if name.startswith(_FILE):
+            return name == f"{_FILE}{self.ask('nvmlDeviceGetMinorNumber', gpu.handle)}"
+        return name == str(gpu.index) or (name.startswith("GPU-") and gpu.uuid.startswith(name))
 
     def _part(self, name: str, found: Sequence[Gpu]) -> Gpu:
         """Return the MIG instance with a UUID, as in CUDA_VISIBLE_DEVICES. Raises LostError."""
@@ -156,6 +169,11 @@ class Nvml:
                 return None
             raise LostError(f"{function}: {error}") from None
 
+    def named(self, gpu: Gpu) -> dict[str, Any]:
+        """Return what the details of a verdict say of which GPU it is. Raises LostError."""
+        serial = self.ask("nvmlDeviceGetSerial", gpu.whole)
+        return {"index": gpu.index, "uuid": gpu.uuid, **({"serial": str(serial)} if serial else {})}
+
     def field(self, gpu: Gpu, number: int) -> int | None:
         """Return the field `number` of a GPU, a whole number, or None: it is not there. Raises LostError."""
         values = self.ask("nvmlDeviceGetFieldValues", gpu.whole, [number])
@@ -172,8 +190,3 @@ class Nvml:
             if info is not None and self.ask("nvmlDeviceGetGpuFabricInfoV", gpu.whole, ctypes.byref(info)) is not None:
                 return info if info.state else None
         return None
-
-
-def _means(name: str, gpu: Gpu) -> bool:
-    """Return whether CUDA_VISIBLE_DEVICES means `gpu` by `name`: its index, or its UUID, which may be cut short."""
-    return name == str(gpu.index) or (name.startswith("GPU-") and gpu.uuid.startswith(name))

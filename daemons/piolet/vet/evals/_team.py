@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 from piolet.api import Context, Inconclusive
 
 if TYPE_CHECKING:  # Python 3.8 cannot evaluate them
-    Round = Callable[[], None]
+    Round = Callable[[], "float | None"]
     Prepare = Callable[[int], Round]
+
+
+_ANSWER = struct.Struct("dd")  # of a round: its seconds, and by how much its result is off
 
 
 def numpy() -> Any:
@@ -54,18 +57,19 @@ def _siblings(number: int) -> str:
 def rounds(context: Context, where: list[int], prepare: Prepare, count: int) -> list[tuple[float, list[float]]]:
     """Run `count` rounds on the processors `where`: a list of wall time and each member's own time, in seconds.
 
-    `prepare` is called in each process with its number and returns what one round does. All rounds begin
-    together. Fewer rounds come back when the time is up after the first one; Inconclusive when there is none.
+    `prepare` is called in each process with its number and returns what one round does; that returns by how much its
+    result is off, if it can tell. All rounds begin together. Fewer rounds come back when the time is up after the first
+    one; Inconclusive when there is none. Raises WrongError: a result is off.
     """
     members = [_start(number, processor, prepare) for number, processor in enumerate(where)]
     found: list[tuple[float, list[float]]] = []
     try:
-        _collect(context, members)  # ready
+        _collect(context, members, where)  # ready
         for _ in range(count):
             started = time.monotonic()
             for _, go, _ in members:
                 os.write(go, b"g")
-            own = _collect(context, members)
+            own = _collect(context, members, where)
             found.append((time.monotonic() - started, own))
             if context.remaining() < 1.2 * found[-1][0]:
                 break
@@ -81,19 +85,31 @@ def rounds(context: Context, where: list[int], prepare: Prepare, count: int) -> 
     return found
 
 
+class WrongError(Exception):
+    """What the core `processor` has computed is off by so much."""
+
+    def __init__(self, processor: int, off: float) -> None:
+        super().__init__(f"core {processor} computes wrongly: off by {off:g}")
+        self.processor = processor
+        self.off = off
+
+
 class _LateError(Exception):
     """The deadline has come."""
 
 
-def _collect(context: Context, members: list[tuple[int, int, int]]) -> list[float]:
+def _collect(context: Context, members: list[tuple[int, int, int]], where: list[int]) -> list[float]:
     own = []
-    for _, _, answers in members:
+    for processor, (_, _, answers) in zip(where, members):  # noqa: B905 - Python 3.8
         if not select.select([answers], [], [], context.remaining())[0]:
             raise _LateError
-        data = os.read(answers, 8)
-        if len(data) != 8:
+        data = os.read(answers, _ANSWER.size)
+        if len(data) != _ANSWER.size:
             raise Inconclusive("a process of the measurement died, probably of too little memory")
-        own.append(struct.unpack("d", data)[0])
+        seconds, off = _ANSWER.unpack(data)
+        if off != 0:  # or it is no number
+            raise WrongError(processor, off)
+        own.append(seconds)
     return own
 
 
@@ -109,10 +125,10 @@ def _start(number: int, processor: int, prepare: Prepare) -> tuple[int, int, int
         os.close(go)
         os.sched_setaffinity(0, {processor})
         work = prepare(number)
-        os.write(answer, struct.pack("d", 0.0))
+        os.write(answer, _ANSWER.pack(0.0, 0.0))
         while os.read(orders, 1):
             started = time.monotonic()
-            work()
-            os.write(answer, struct.pack("d", time.monotonic() - started))
+            off = work() or 0.0
+            os.write(answer, _ANSWER.pack(time.monotonic() - started, off))
     finally:
         os._exit(1)

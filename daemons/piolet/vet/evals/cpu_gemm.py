@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from statistics import median
 
-from piolet.api import FAIL, Context, Eval, Verdict, at_least, parameter
+from piolet.api import FAIL, NODE, Context, Eval, Verdict, at_least, parameter
 from piolet.vet.evals import _team
 
 
@@ -44,15 +44,18 @@ class CpuGemm(Eval):
             # Whole numbers this small are exact in double precision, whatever the order of the sums.
             expected = float(left.sum(axis=0) @ right.sum(axis=1))
 
-            def work() -> None:
+            def work() -> float:
                 for _ in range(self.repeats):
                     numpy.matmul(left, right, out=out)
-                if float(out.sum()) != expected:
-                    os._exit(3)
+                return float(out.sum()) - expected
 
             return work
 
-        found = _team.rounds(context, where, prepare, 3)
+        try:
+            found = _team.rounds(context, where, prepare, 3)
+        except _team.WrongError as error:
+            reason = f"core {error.processor} multiplies wrongly: the sum of the product is off by {error.off:g}"
+            return Verdict(FAIL, reason, details={"cores": len(where)}, whose=NODE)
         flop = 2.0 * self.size**3 * self.repeats
         wall = min(found)[0]
         rate = flop * len(where) / wall / 1e9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from piolet.api import EITHER, FAIL, NODE, Context, Eval, Inconclusive, Verdict, at_most, parameter
+from piolet.api import EITHER, FAIL, INCONCLUSIVE, NODE, Context, Eval, Inconclusive, Verdict, at_most, parameter
 from piolet.vet.evals import _nvml
 
 
@@ -38,6 +38,8 @@ class Gpu(Eval):
                 text = f"the step has {len(gpus)} GPUs, not {self.count}"
                 return Verdict(FAIL, text, "GPUs", len(gpus), self.count, details=more)
             wrong, hottest, devices, foreign = self._look(nvml, gpus)
+        except _nvml.DividedError as error:
+            return Verdict(INCONCLUSIVE, str(error), details={**nvml.simulated, "divided": True})
         except _nvml.LostError as error:
             return Verdict(FAIL, str(error), whose=error.whose)
         mute = [f"GPU {one['index']}" for one in devices if one["temperature"] is None]
@@ -77,8 +79,7 @@ class Gpu(Eval):
                 wrong.append(f"{gpu} has {len(foreign)} other processes (pid {', '.join(map(str, foreign[:4]))})")
             devices.append(
                 {
-                    "index": gpu.index,
-                    "uuid": gpu.uuid,
+                    **nvml.named(gpu),
                     "temperature": temperature,
                     "used": used,
                     "total": total,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from piolet.api import FAIL, NODE, PASS, Context, Eval, Inconclusive, Verdict, parameter
+from piolet.api import FAIL, INCONCLUSIVE, NODE, PASS, Context, Eval, Inconclusive, Verdict, parameter
 from piolet.vet.evals import _clocks, _files, _log, _nvlinks, _nvml, _severities
 
 _LOW_POWER, _LOWERED_POWER = 0.5, 0.9
@@ -25,6 +26,7 @@ class _Found:
     warnings: list[str] = field(default_factory=list)
     checked: dict[str, list[str]] = field(default_factory=dict)
     judged_by: list[dict[str, str]] = field(default_factory=list)
+    gpus: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, severity: str, text: str, row: _severities.Severity | None = None) -> None:
         if severity == _severities.IGNORE:
@@ -77,9 +79,12 @@ class GpuHealth(Eval):
             more = nvml.there(context, all_of_node)
             gpus = _wholes(nvml.gpus(context, all_of_node), all_of_node)
             for gpu in gpus:
+                found.gpus.append(nvml.named(gpu))
                 found.checked[str(gpu)] = self._one(nvml, gpu, found, _uptime(context, log))
             self._links(nvml, gpus, found)
             self._events(nvml, gpus, log, found)
+        except _nvml.DividedError as error:
+            return Verdict(INCONCLUSIVE, str(error), details={**nvml.simulated, "divided": True})
         except _nvml.LostError as error:
             whose = whose if found.wrong else error.whose
             found.wrong.append(str(error))
@@ -89,6 +94,7 @@ class GpuHealth(Eval):
             "kernel_log": "not readable" if log is None else "read",
             "checked": found.checked,
             "judged_by": found.judged_by,
+            "gpus": found.gpus,
         }
         if found.wrong:
             text = "; ".join(found.wrong + found.warnings)[:500]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from piolet.api import EITHER, INCONCLUSIVE, NODE, USER, Context, Eval, Inconclusive, Verdict
 from piolet.vet.runner import loading, records
-from piolet.vet.runner.plan import Task
+from piolet.vet.runner.plan import OWN_SCOPE, Task
 
 if TYPE_CHECKING:  # Python 3.8 cannot evaluate it
     Resolve = Callable[[Task], list[str]]
@@ -81,6 +81,7 @@ def _verdict(task: Task, context: Context, said: dict[str, Any]) -> Verdict:
     """Return the verdict, and put into `said` what the class says."""
     try:
         one = build(task)
+        _alone(task, one)
         said.update(comparison(task, one))
         answer = one.check(context)
         if not isinstance(answer, Verdict):
@@ -94,6 +95,13 @@ def _verdict(task: Task, context: Context, said: dict[str, Any]) -> Verdict:
         what = (str(error).strip() or "no message").splitlines()[0][:300]
         whose = USER if isinstance(error, ImportError) else EITHER
         return Verdict(INCONCLUSIVE, f"{type(error).__name__}: {what}", details={"at": _where(error)}, whose=whose)
+
+
+def _alone(task: Task, one: Eval) -> None:
+    """Refuse a class that would meet others, and that srun took for one that judges its node alone: a user's."""
+    scope = one.scope_of(task.parameters) if hasattr(one, "scope_of") else "node"
+    if task.scope == "node" and scope != "node":
+        raise Inconclusive(f"{task.kind} has scope = {scope!r}: {OWN_SCOPE}", USER)
 
 
 def _whose(error: Inconclusive) -> str:

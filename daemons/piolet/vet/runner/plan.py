@@ -40,6 +40,9 @@ def meeting_slack_s(nodes: int) -> float:
     return 2.0 + nodes / 500
 
 
+OWN_SCOPE = "nodes meet for Piolet's own evals and the site's alone"
+
+
 @dataclass(frozen=True)
 class Task:
     """One eval of a protocol.

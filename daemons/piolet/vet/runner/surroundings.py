@@ -30,7 +30,10 @@ def nodes(environ: Mapping[str, str]) -> list[str]:
 
 
 def gpus_of(environ: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the numbers or UUIDs of the step's GPUs; None: all that can be seen."""
+    """Return the numbers or UUIDs of the step's GPUs; None: all that can be seen.
+
+    What the numbers count is the site's matter (gres.conf): on the host, foreground.by_file says it.
+    """
     visible = environ.get("CUDA_VISIBLE_DEVICES", "")
     # Where GPUs are divided, Slurm's numbers count parts, in an order that nobody else knows.
     gpus = visible if "MIG-" in visible else environ.get("SLURM_STEP_GPUS") or visible

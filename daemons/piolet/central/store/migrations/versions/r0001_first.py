@@ -91,6 +91,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_notes")),
     )
     op.create_index(op.f("ix_notes_case"), "notes", ["case"], unique=False)
+    op.create_index(op.f("ix_notes_node"), "notes", ["node"], unique=False)
     op.create_table(
         "epochs",
         sa.Column("id", sa.Integer(), nullable=False),

@@ -1,0 +1,160 @@
+"""How steps failed in the last days, kept in memory: what users are told at the end of theirs is made of it.
+
+A step failed by itself on a node where the first task that ended badly there did so of its own: it said a status other
+than 0, or died of a signal that nobody sends to end a step. srun ends the tasks on other nodes then, and that is no
+failure of theirs.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from piolet.central.conclusions import Conclusion
+from piolet.central.rules.users import Failed
+from piolet.events.envelope import Event
+
+WEEK_S = 7 * 86400.0
+FAILURES_MOST = 200_000
+NODES_OF_A_STEP = 2
+"""On more nodes than these, a step that failed says nothing of a node."""
+_SENT = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
+_SENT_STATUS = tuple(128 + number for number in _SENT)
+
+StepKey = tuple[int, str, int]
+"""Job, step, and how often the job was requeued before."""
+
+
+class Engine(Protocol):
+    """What judges events."""
+
+    def take(self, event: Event, received: float | None = None) -> Iterable[Conclusion]:
+        """Return what an event concludes."""
+
+
+@dataclass
+class FailedStep:
+    """A step that failed: when, whose it is, and how it did so on each node, '' where it was ended."""
+
+    at: float
+    uid: int | None
+    nodes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def by_itself(self) -> dict[str, str]:
+        """The nodes on which it failed by itself."""
+        return {node: word for node, word in self.nodes.items() if word}
+
+
+def how(body: Mapping[str, Any]) -> str | None:
+    """Return how tasks ended that failed by themselves, in words that are the same where others ended alike.
+
+    '': they were ended by a signal that is sent for that. None: they did not fail.
+    """
+    why, status, number = body.get("why"), body.get("status"), body.get("signal")
+    if why == "out_of_memory":
+        return "out_of_memory"
+    if why == "exit" and type(status) is int and status:
+        return "" if status in _SENT_STATUS else f"status {status}"
+    if why == "signal" and type(number) is int:
+        return "" if number in _SENT else f"signal {number}"
+    return "" if why == "time_limit" else None
+
+
+class Recent:
+    """The failures of the last `window_s` seconds, at most `most` of them; of any thread."""
+
+    def __init__(self, window_s: float = WEEK_S, most: int = FAILURES_MOST) -> None:
+        self._window_s, self._most = window_s, most
+        self._steps: OrderedDict[StepKey, FailedStep] = OrderedDict()
+        self._of_node: dict[str, OrderedDict[StepKey, None]] = {}
+        self._of_user: dict[tuple[int, str], OrderedDict[StepKey, None]] = {}
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def take(self, event: Event, received: float) -> None:
+        """Take an event; anything but a failure of a step changes nothing."""
+        if event.kind != "step.outcome" or event.job is None:
+            return
+        word = how(event.body)
+        if word is None:
+            return
+        key = (event.job, event.step, event.run or 0)
+        with self._lock:
+            step = self._steps.setdefault(key, FailedStep(received, event.uid))
+            if event.node in step.nodes:
+                return  # how the first of its tasks ended that did not end well
+            step.nodes[event.node] = word
+            self._count += 1
+            if word:
+                self._of_node.setdefault(event.node, OrderedDict())[key] = None
+            if word and event.uid is not None:
+                self._of_user.setdefault((event.uid, word), OrderedDict())[key] = None
+            while self._steps and (self._count > self._most or self._oldest().at < received - self._window_s):
+                self._forget()
+
+    def _oldest(self) -> FailedStep:
+        return next(iter(self._steps.values()))
+
+    def _forget(self) -> None:
+        key, step = self._steps.popitem(last=False)
+        self._count -= len(step.nodes)
+        for node, word in step.nodes.items():
+            _drop(self._of_node, node, key)
+            if step.uid is not None:
+                _drop(self._of_user, (step.uid, word), key)
+
+    def step(self, job: int, step: str) -> FailedStep | None:
+        """Return a step that failed by itself, of the job's last run, with the nodes that are known by now."""
+        with self._lock:
+            found = [(key[2], known) for key, known in self._steps.items() if key[:2] == (job, step)]
+            if not found:
+                return None
+            known = max(found, key=lambda one: one[0])[1]
+            return FailedStep(known.at, known.uid, known.by_itself) if known.by_itself else None
+
+    def failed(self, node: str, now: float, but: tuple[int, str] | None = None) -> tuple[Failed, frozenset[int]]:
+        """Return how many steps failed on a node and on no more than one besides, and whose; without the step `but`."""
+        users, steps = set(), 0
+        with self._lock:
+            for key in self._of_node.get(node, ()):
+                one = self._steps[key]
+                if key[:2] != but and len(one.by_itself) <= NODES_OF_A_STEP and one.at >= now - self._window_s:
+                    steps += 1
+                    users |= {one.uid} if one.uid is not None else set()
+        return Failed(steps, len(users)), frozenset(users)
+
+    def others(self, failed: FailedStep, job: int, step: str) -> int:
+        """Return on how many other nodes steps of the same user failed alike."""
+        nodes: set[str] = set()
+        with self._lock:
+            for word in set(failed.nodes.values()):
+                for key in self._of_user.get((failed.uid if failed.uid is not None else -1, word), ()):
+                    if key[:2] != (job, step):
+                        nodes |= {node for node, other in self._steps[key].nodes.items() if other == word}
+        return len(nodes - failed.nodes.keys())
+
+
+def _drop(index: dict[Any, OrderedDict[StepKey, None]], name: Any, key: StepKey) -> None:
+    keys = index.get(name)
+    if keys is not None:
+        keys.pop(key, None)
+        if not keys:
+            del index[name]
+
+
+class Watched:
+    """An engine whose events `recent` sees, too."""
+
+    def __init__(self, engine: Engine, recent: Recent) -> None:
+        self._engine, self._recent = engine, recent
+        self.rules = getattr(engine, "rules", ())
+
+    def take(self, event: Event, received: float | None = None) -> Iterable[Conclusion]:
+        """Return what the engine concludes."""
+        self._recent.take(event, event.time if received is None else received)
+        return self._engine.take(event, received)

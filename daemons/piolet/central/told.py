@@ -1,0 +1,66 @@
+"""What users are told: a line at the end of their step that failed, and what is known of a node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from piolet.base.errors import EventError
+from piolet.central.answers import Answers, Asker, Parameters
+from piolet.central.doors import RefusedError
+from piolet.central.recent import WEEK_S, Recent
+from piolet.central.rules import users
+from piolet.events.envelope import USER
+
+_RECORDS_MOST = 1000
+
+
+class Told:
+    """Two more questions that `answers` can answer."""
+
+    def __init__(self, answers: Answers, recent: Recent, clock: Callable[[], float]) -> None:
+        self._answers, self._recent, self._clock = answers, recent, clock
+        answers.ask["GET", "line"] = self._line
+        answers.ask["GET", "about"] = self._about
+
+    def _line(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
+        """Return {"known": whether it is known how the step failed, "line": what its owner is told, or null}."""
+        job, step = parameters.get("job", ""), parameters.get("step", "")
+        if not job.isdigit():
+            raise EventError("the job is no number")
+        failed = self._recent.step(int(job), step)
+        if failed is None:
+            return {"known": False, "line": None}
+        if not asker.staff and failed.uid != asker.uid:
+            raise RefusedError(403, f"step {job}.{step} is not yours")
+        known = {node: self._node(asker, node, (int(job), step)) for node in failed.nodes}
+        others = self._recent.others(failed, int(job), step)
+        return {"known": True, "line": users.line(list(failed.nodes), known, others, private=asker.private)}
+
+    def _about(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
+        """Return {"lines": what is known of a node}."""
+        name = parameters.get("name", "")
+        node = self._node(asker, name)
+        if node.heard is None and not node.cases and not node.faults:
+            raise EventError(f"nothing is known of a node {name!r}", "sinfo -N shows their names")
+        return {"lines": users.about(node, private=asker.private)}
+
+    def _node(self, asker: Asker, name: str, but: tuple[int, str] | None = None) -> users.Node:
+        now = self._clock()
+        failed, whose = self._recent.failed(name, now, but)
+        if not asker.may_see(set(whose)):
+            failed = users.Failed()
+        last = self._answers.reader.nodes().get(name) if but is None else now
+        heard = None if last is None else max(0.0, now - last)
+        cases = [one.sentence for one in self._answers.open_cases(asker, name)]
+        return users.Node(name, failed, self._faults(name, now) if but is None else {}, cases, heard)
+
+    def _faults(self, node: str, now: float) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for event in self._answers.reader.records(node, now - WEEK_S, _RECORDS_MOST):
+            if event.source == USER or event.severity not in ("fatal", "warn"):
+                continue
+            what = event.body.get("text") or event.body.get("reason") or event.kind
+            sentence = f"{event.kind}: {what}" if what != event.kind else event.kind
+            counts[sentence] = counts.get(sentence, 0) + 1
+        return counts

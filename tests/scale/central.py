@@ -1,0 +1,168 @@
+"""Measures the central service, as root: `python -m tests.scale.central rate | size [MILLIONS...]`.
+
+rate   10,000 node names through a real munged, with the rules that Piolet comes with: a minute of 1,000 batches of 2 to
+       50 records, then batches of 500 for half a minute
+size   bytes a record on disk with indexes, and how long `piolet central node` takes, with 1, 2 and 5 million records
+
+`--postgresql` takes a PostgreSQL of its own instead of SQLite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from piolet.central.store.database import connect
+from piolet.central.store.reader import Reader
+from piolet.central.store.writer import Arrival, Writer
+
+from tests.scale import centralload
+from tests.support.central import CENTRAL, CLUSTER, FORWARD, Cluster, cluster
+from tests.support.postgres import postgres
+
+NODES = 10_000
+LOAD = Path(centralload.__file__)
+
+
+@contextlib.contextmanager
+def store(postgresql: bool) -> Iterator[str]:
+    """Yield the address of a PostgreSQL, or '' for SQLite."""
+    if not postgresql:
+        yield ""
+        return
+    with postgres() as server:
+        yield server.url
+
+
+def load(machines: Cluster, seed: int, **wish: Any) -> subprocess.Popen[str]:
+    """Start a process that sends."""
+    wish |= {
+        "url": machines.url, "socket": machines.socket_of("node1"), "central": CENTRAL, "cluster": CLUSTER,
+        "nodes": NODES, "seed": seed,
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", LOAD.read_text(), json.dumps(wish)], stdout=subprocess.PIPE, text=True, cwd="/",
+        user=FORWARD, group=FORWARD, extra_groups=(),
+    )  # fmt: skip
+
+
+def rate(postgresql: bool, seconds: float = 60.0) -> dict[str, Any]:
+    """Return what came of a paced load and of one without a pace."""
+    with tempfile.TemporaryDirectory() as name, store(postgresql) as url, cluster(Path(name), 1, url) as machines:
+        Path(name).chmod(0o755)
+        with (machines.top / "addresses").open("a") as file:
+            file.writelines(f"nid{number:05d} {machines.nodes['node1']}\n" for number in range(NODES))
+        machines.more["prometheus"] = "true"
+        machines.start()
+        paced = _of(load(machines, 1, least=2, most=50, seconds=seconds, pace=1000 / 60))
+        paced["judge_p99"] = _delay(machines)
+        paced["memory"] = _memory(machines)
+        fast = _of(load(machines, 2, least=500, most=500, seconds=seconds / 2, pace=0))
+        begun = time.monotonic()
+        while not machines.ask(0, "GET", "/v1/status")["caught_up"]:
+            time.sleep(0.1)
+        fast["behind_s"] = time.monotonic() - begun
+        fast["judge_p99"] = _delay(machines)
+        fast["memory"] = _memory(machines)
+        said = machines.ask(0, "GET", "/v1/status")
+        assert said["records"] == paced["records"] + fast["records"], said
+        return {"paced": paced, "fast": fast, "conclusions": said["conclusions"]}
+
+
+def _of(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, _ = process.communicate()
+    said: dict[str, Any] = json.loads(out)
+    return said
+
+
+def _delay(machines: Cluster) -> float:
+    with urllib.request.urlopen(f"{machines.url}/metrics", timeout=10) as answer:
+        for line in answer.read().decode().splitlines():
+            if line.startswith("piolet_central_judge_delay_seconds "):
+                return float(line.split()[1])
+    raise AssertionError("no such metric")
+
+
+def _memory(machines: Cluster) -> float:
+    assert machines.process is not None
+    text = Path(f"/proc/{machines.process.pid}/status").read_text()
+    return int(text.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def size(postgresql: bool, millions: list[float]) -> Iterator[dict[str, Any]]:
+    """Yield, for each number of millions of records, what a store of them takes."""
+    with tempfile.TemporaryDirectory() as name, store(postgresql) as url:
+        engine = connect(url or f"sqlite:///{name}/store.sqlite", create=True)
+        writer, rng, seqs = Writer(engine), random.Random(1), dict[int, int]()
+        count, when = 0, 1.79e9
+        for wanted in sorted(millions):
+            begun, before = time.monotonic(), count
+            while count < wanted * 1e6:
+                arrivals = []
+                for _ in range(20):
+                    node = rng.randrange(NODES)
+                    first, many = seqs.get(node, 0) + 1, rng.randint(2, 50)
+                    when += 0.05
+                    records = [
+                        centralload.record(rng, CLUSTER, f"nid{node:05d}", f"{node:016x}", first + index, when)
+                        for index in range(many)
+                    ]
+                    seqs[node] = first + many - 1
+                    count += many
+                    arrivals.append(Arrival(f"nid{node:05d}", records, when + 1))
+                writer.append(arrivals)
+            took = (time.monotonic() - begun) / max(1, count - before)
+            yield {
+                "records": count,
+                "bytes": _bytes(engine) / count,
+                "written_s": took * 1e6,
+                **_asked(engine, rng, when),
+            }
+        engine.dispose()
+
+
+def _bytes(engine: sa.Engine) -> int:
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.execute(sa.text("pragma wal_checkpoint(truncate)"))
+            return Path(engine.url.database or "").stat().st_size
+        return int(connection.scalar(sa.text("select pg_database_size(current_database())")) or 0)
+
+
+def _asked(engine: sa.Engine, rng: random.Random, when: float) -> dict[str, float]:
+    reader = Reader(engine, CLUSTER)
+    took = []
+    for _ in range(50):
+        begun = time.monotonic()
+        reader.records(f"nid{rng.randrange(NODES):05d}", when - 7 * 86400, 1000)
+        took.append(time.monotonic() - begun)
+    return {"node_s": max(took)}
+
+
+def main(words: list[str]) -> int:
+    """Measure, and print."""
+    postgresql = "--postgresql" in words
+    words = [word for word in words if word != "--postgresql"]
+    if words[:1] == ["rate"]:
+        print(json.dumps(rate(postgresql), indent=1))
+        return 0
+    if words[:1] == ["size"]:
+        for row in size(postgresql, [float(word) for word in words[1:]] or [1, 2, 5]):
+            print(json.dumps(row), flush=True)
+        return 0
+    print(__doc__)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,270 @@
+"""The store, in SQLite and in PostgreSQL: each record once, in the order in which they came."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from piolet.base.errors import EventError
+from piolet.central.conclusions import CLOSED, OPEN, Conclusion, decode
+from piolet.central.store import bodies, wordings
+from piolet.central.store.database import StoreError, alone, connect
+from piolet.central.store.reader import Reader
+from piolet.central.store.schema import METADATA
+from piolet.central.store.writer import Arrival, Refused, Writer
+from piolet.events.envelope import SEVERITIES, SOURCES, Event
+from piolet.events.kinds import KINDS
+
+A, B = "00000000000000aa", "00000000000000bb"
+FULL = Event(
+    "alps", "node1", A, 1, 1.7e9 + 0.123456, "vet.verdict", "user", boot="0b1c2d3e-0000-4000-8000-000000000000",
+    severity="fatal", offset=-7.25, job=2**32 - 1, step="0+1", run=3, uid=2**32 - 2, subject="gpu:GPU-1",
+    body={"value": 1.5, "state": "fail", "said": {"a": [None, True, "ü\\\"x"]}},
+)  # fmt: skip
+
+
+def event(seq: int, node: str = "node1", epoch: str = A, time: float = 1.7e9, **more: Any) -> Event:
+    return Event("alps", node, epoch, seq, time, more.pop("kind", "node.heartbeat"), more.pop("source", "root"), **more)
+
+
+def add(store: sa.Engine | Writer, *records: Event | Refused, node: str = "node1", **more: Any) -> Any:
+    writer = store if isinstance(store, Writer) else Writer(store)
+    (taken,) = writer.append([Arrival(node, records, more.pop("received", 1.7e9 + 1), **more)])
+    return taken
+
+
+def keys(store: sa.Engine) -> list[tuple[str, str, int]]:
+    return [one.event.key for one in Reader(store, "alps").arrivals()]
+
+
+def test_the_tables_are_those_of_the_migrations(store: sa.Engine) -> None:
+    with store.connect() as connection:
+        assert not compare_metadata(MigrationContext.configure(connection), METADATA)
+
+
+def test_a_record_comes_back_as_it_went_in(store: sa.Engine) -> None:
+    plain = event(2)
+    add(store, FULL, plain)
+    assert [one.event for one in Reader(store, "alps").arrivals()] == [FULL, plain]
+    assert Reader(store, "alps").record(*FULL.key) == FULL
+    assert Reader(store, "alps").records("node1", 0, 10) == [FULL, plain]
+    assert Reader(store, "alps").record("node1", A, 3) is None
+    assert Reader(store, "alps").records("node9", 0, 10) == []
+
+
+def test_records_of_every_kind_come_back(store: sa.Engine) -> None:
+    rng = random.Random(1)
+    records = [
+        event(
+            seq, kind=kind.name, source=rng.choice(SOURCES), severity=rng.choice(("", *SEVERITIES)),
+            body={key: rng.choice([None, 1, 2.5, "x", [1]]) for key in kind.body},
+        )
+        for seq, kind in enumerate(KINDS.values(), 1)
+    ]  # fmt: skip
+    add(store, *records)
+    assert [one.event for one in Reader(store, "alps").arrivals()] == records
+
+
+def test_what_was_sent_again_is_left_out(store: sa.Engine) -> None:
+    writer = Writer(store)
+    assert add(writer, event(1), event(2)).have == {A: 2}
+    again = add(writer, event(1), event(2), event(3), event(3))
+    assert again.have == {A: 3} and [one.event.seq for one in again.stored] == [3]
+    assert add(Writer(store), event(2), event(3)).stored == []
+    assert keys(store) == [("node1", A, seq) for seq in (1, 2, 3)]
+
+
+def test_a_hole_is_not_taken(store: sa.Engine) -> None:
+    taken = add(store, event(1), event(3), event(1, epoch=B))
+    assert taken.missing and taken.have == {A: 1, B: 1}
+    assert keys(store) == [("node1", A, 1), ("node1", B, 1)]
+
+
+def test_what_its_node_has_no_more_is_written_down(store: sa.Engine) -> None:
+    writer = Writer(store)
+    add(writer, event(1))
+    assert add(writer, event(6), gone={A: 5}).have == {A: 6}
+    assert add(writer, event(6), gone={A: 5}).have == {A: 6}
+    reader = Reader(store, "alps")
+    assert [(one["first"], one["last"]) for one in reader.gaps("node1")] == [(2, 5)]
+    assert reader.counted() == {"records": 2, "gone": 4, "batches": 2, "conclusions": 0}
+
+
+def test_refused_records_are_passed_over(store: sa.Engine) -> None:
+    taken = add(store, event(1), Refused(A, 2, "no"), Refused(A, 3, "no"), event(4))
+    assert taken.have == {A: 4} and not taken.missing
+    assert [(one["first"], one["last"], one["why"]) for one in Reader(store, "alps").gaps("node1")] == [(2, 3, "no")]
+    assert [seq for _, _, seq in keys(store)] == [1, 4]
+
+
+def test_nodes_with_the_same_epoch_are_apart(store: sa.Engine) -> None:
+    writer = Writer(store)
+    add(writer, event(1))
+    assert add(writer, event(1, node="node2"), node="node2").have == {A: 1}
+    assert keys(store) == [("node1", A, 1), ("node2", A, 1)]
+
+
+def test_one_bad_batch_undoes_those_it_was_written_with(store: sa.Engine) -> None:
+    """And the numbers that were remembered with it."""
+    writer = Writer(store)
+    writer.take_own([event(7, epoch=B, node="node2")], 1.0)
+    with pytest.raises(EventError, match="own"):
+        writer.append([Arrival("node1", [event(1)], 1.0), Arrival("node2", [event(1, "node2", B)], 1.0)])
+    assert keys(store) == [("node2", B, 7)]
+    assert add(writer, event(1)).have == {A: 1}
+    assert keys(store) == [("node2", B, 7), ("node1", A, 1)]
+
+
+def test_own_records_have_any_order(store: sa.Engine) -> None:
+    writer = Writer(store)
+    assert [one.event.seq for one in writer.take_own([event(9, epoch=B), event(4, epoch=B)], 1.0)] == [9, 4]
+    assert [
+        one.event.seq for one in writer.take_own([event(9, epoch=B), event(5, epoch=B), event(5, epoch=B)], 2.0)
+    ] == [5]
+    assert [seq for _, _, seq in keys(store)] == [9, 4, 5]
+    assert Reader(store, "alps").have("node1") == {}
+    assert Reader(store, "alps").counted()["records"] == 3
+
+
+def test_arrivals_after_a_batch_and_over_many_pieces(store: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("piolet.central.store.reader._PIECE", 3)
+    writer = Writer(store)
+    for seq in range(1, 21):
+        add(writer, event(seq))
+    found = list(Reader(store, "alps").arrivals())
+    assert [one.event.seq for one in found] == list(range(1, 21))
+    assert [one.event.seq for one in Reader(store, "alps").arrivals(found[14].batch)] == list(range(16, 21))
+
+
+@pytest.mark.parametrize(
+    ("measured", "own", "at"), [(3600.0, None, 1.7e9 - 3600), (1.0, None, 1.7e9), (3600.0, 10.0, 1.7e9 - 10)]
+)
+def test_a_clock_that_is_off(store: sa.Engine, measured: float, own: float | None, at: float) -> None:
+    """The record's own offset comes first; one below a few seconds is the message's way."""
+    one = event(1, offset=own)
+    (stored,) = add(store, one, offset=measured).stored
+    assert stored.at == at
+    assert list(Reader(store, "alps").arrivals()) == [stored]
+
+
+def test_nothing_happens_later_than_it_came(store: sa.Engine) -> None:
+    (stored,) = add(store, event(1, time=1.7e9 + 500)).stored
+    assert stored.at == stored.received
+
+
+def conclusion(state: str = OPEN, case: str = "0123456789abcdef") -> Conclusion:
+    return Conclusion(
+        case,
+        "rule",
+        "0" * 16,
+        "alps",
+        "node1",
+        "",
+        1.7e9,
+        state,
+        "note",
+        "a sentence",
+        (("node1", A, 1),),
+        {"count": 2},
+    )
+
+
+def test_conclusions_are_written_once(store: sa.Engine) -> None:
+    writer = Writer(store)
+    add(writer, event(1))
+    both = [(conclusion(), 1), (conclusion(CLOSED), 1)]
+    assert wordings.conclude(writer, both, 1.0) == 2
+    assert wordings.conclude(Writer(store), both, 2.0) == 0
+    reader = Reader(store, "alps")
+    assert [decode(line) for line in reader.conclusions("node1")] == [conclusion(), conclusion(CLOSED)]
+    assert reader.conclusions("node2") == [] and len(reader.conclusions(case="0123456789abcdef")) == 2
+
+
+def test_notes(store: sa.Engine) -> None:
+    writer = Writer(store)
+    add(writer, event(1))
+    wordings.conclude(writer, [(conclusion(), 1)], 1.0)
+    wordings.say(writer, "note", "looked at", 7, 2.0, node="node1")
+    wordings.say(writer, "ack", "seen", 8, 3.0, case="0123456789abcdef")
+    reader = Reader(store, "alps")
+    assert [(one["kind"], one["uid"], one["text"]) for one in reader.notes("node1")] == [
+        ("note", 7, "looked at"),
+        ("ack", 8, "seen"),
+    ]
+    assert [one["kind"] for one in reader.notes(case="0123456789abcdef")] == ["ack"]
+    for wrong in ({"node": "node9"}, {"case": "x"}):
+        with pytest.raises(EventError):
+            wordings.say(writer, "note", "x", 7, 2.0, **wrong)
+    for text in ("", " ", "a\nb", "\x1b[1m", "x" * 2001):
+        with pytest.raises(EventError):
+            wordings.say(writer, "note", text, 7, 2.0, node="node1")
+
+
+def test_cursors(store: sa.Engine) -> None:
+    writer = Writer(store)
+    assert wordings.cursor(writer, "x") is None
+    wordings.set_cursor(writer, "x", 1.5)
+    wordings.set_cursor(writer, "x", 2.5)
+    assert wordings.cursor(writer, "x") == 2.5
+
+
+def test_there_is_one_writer(store: sa.Engine) -> None:
+    with alone(store), pytest.raises(EventError, match="another"), alone(connect(str(store.url), create=True)):
+        pass
+    with alone(store):
+        pass
+
+
+def test_a_store_of_a_later_release(store: sa.Engine) -> None:
+    with store.begin() as connection:
+        connection.execute(sa.text("update alembic_version set version_num = '9999'"))
+    with pytest.raises(EventError, match="later release"):
+        connect(store.url.render_as_string(hide_password=False), create=True)
+
+
+def test_a_store_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(EventError, match="there is no store"):
+        connect(f"sqlite:///{tmp_path}/none.sqlite")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        connect(f"sqlite:///{tmp_path}/no/none.sqlite", create=True)
+    with pytest.raises(EventError, match="of another release"):
+        (tmp_path / "empty.sqlite").touch()
+        connect(f"sqlite:///{tmp_path}/empty.sqlite")
+    with pytest.raises(StoreError) as caught:
+        connect("postgresql+psycopg://user:geheim@127.0.0.1:1/x", create=True)
+    assert "geheim" not in caught.value.render()
+
+
+@pytest.mark.parametrize("body", [{}, {"a": 1}, FULL.body, {"text": "x" * 10000}, {"\x00": ["\ud800"]}])
+def test_bodies_come_back(body: dict[str, Any]) -> None:
+    assert bodies.unpack(bodies.pack(body)) == body
+
+
+def test_a_body_of_a_later_release_or_damaged() -> None:
+    for data in (b"\x07abc", b"", b"\x01\xff\xff", b"\x00{"):
+        with pytest.raises(EventError):
+            bodies.unpack(data)
+
+
+def test_what_a_random_sender_does(store: sa.Engine) -> None:
+    """Whatever is sent twice, in what pieces, over restarts of the writer: the store is what was sent."""
+    rng = random.Random(5)
+    writer = Writer(store)
+    sent = {A: 0, B: 0}
+    for _ in range(120):
+        epoch = rng.choice((A, B))
+        first = rng.randint(max(1, sent[epoch] - 3), sent[epoch] + 2)
+        records = [event(seq, epoch=epoch) for seq in range(first, first + rng.randint(1, 5))]
+        taken = add(writer, *records)
+        if first <= sent[epoch] + 1:
+            sent[epoch] = max(sent[epoch], records[-1].seq)
+        assert taken.have[epoch] == sent[epoch] and taken.missing == (first > sent[epoch] + 1)
+        if rng.random() < 0.1:
+            writer = Writer(store)
+    found = keys(store)
+    assert sorted(found) == sorted(("node1", epoch, seq) for epoch in sent for seq in range(1, sent[epoch] + 1))
