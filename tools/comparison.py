@@ -55,8 +55,9 @@ CSCS = (
     ),
     row(
         "an `srun --environment` inside such a script",
-        "steps have the script's environment, or none (`--environment=none`); another one cannot be named there",
+        "steps have the script's environment, none (`--environment=none`), or another one, with the hook `slurm`",
         f"{SCRIPTS}::test_sruns_from_inside_are_in_the_environment",
+        f"{HOOKS}::test_an_environment_that_is_named_inside",
     ),
     row(
         "`EDF_PATH`, `~/.edf`, the system's EDFs",

@@ -194,6 +194,10 @@ WEAKENINGS: dict[str, Weakening] = {
             "self._waiting.put_nowait((0, line))",
         ),
     ),
+    "everybody says how a step ended": _of(
+        ("daemons/piolet/node/main.py", "    before = os.umask(0o177)\n", "    before = os.umask(0o111)\n"),
+        ("daemons/piolet/node/server/eventdesk.py", "                if uid != 0:\n", "                if uid < 0:\n"),
+    ),
     "the kernel's log as it is": _of(
         (
             "daemons/piolet/node/root/kernellog.py",
@@ -339,5 +343,16 @@ WEAKENINGS: dict[str, Weakening] = {
     ),
     "a group's store may be anybody's": _of(
         ("daemons/piolet/images/shared.py", "    elif mode & 0o002:\n", "    elif False:\n"),
+    ),
+    # What users bring about counts for a rule that takes nodes out, and asks for as many re-vets as it likes.
+    "users are believed": _of(
+        ("daemons/piolet/central/rules/trust.py", "    if users and action != REVET:\n        return None\n", "")
+    ),
+    "re-vets have no budget": _of(
+        (
+            "daemons/piolet/central/rules/revets.py",
+            "PER_USER, BY_USERS, SHARE = 4, 10, 0.01",
+            "PER_USER = BY_USERS = SHARE = 10**9",
+        )
     ),
 }

@@ -251,7 +251,7 @@ def _spool_of(account: pwd.struct_passwd, config: Settings) -> None:
     """Make the directory of events: the account writes there, and the forwarder's group reads, if there is one."""
     directory = _directory_of(account, Path(config.events.spool))
     try:
-        group = pwd.getpwnam(config.events.forward_account).pw_gid
+        group = pwd.getpwnam(config.forward.account).pw_gid
     except KeyError:
         return
     os.chown(directory, account.pw_uid, group)
