@@ -138,6 +138,20 @@ def test_a_node_is_chosen(cluster: Cluster, edf: Path, room: Path) -> None:
     assert image(cluster, "./second.sqsh", "cat", "/opt/where", room=room) == "node2\n"
 
 
+def test_from_the_job_s_own_script(cluster: Cluster, base: str, room: Path) -> None:
+    """On the step's node no step is started for it."""
+    edf = cluster.edf(ALICE, f'image = "{base}"\nmounts = ["{room}"]\n', room)
+    script = (
+        f"srun --environment={edf} sh -c 'echo new >/opt/new; touch {room}/up; sleep 60' &\n"
+        f"until [ -e {room}/up ]; do sleep 0.1; done\n"
+        f"piolet env save $SLURM_JOB_ID.0 {room}/x.sqsh\n"
+        "scancel $SLURM_JOB_ID.0\nwait\n"
+    )
+    said = cluster.sbatch(ALICE, script, cwd=room)
+    assert "is saved: " in said, said
+    assert image(cluster, "./x.sqsh", "cat", "/opt/new", room=room) == "new\n"
+
+
 def test_a_file_of_a_user_s_own_is_a_base_as_well(cluster: Cluster, edf: Path, room: Path) -> None:
     with held(cluster, edf) as step:
         step.save("one.sqsh").good()
