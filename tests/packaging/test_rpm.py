@@ -132,8 +132,8 @@ def test_the_files_of_each_package(packages: Packages) -> None:
             "/usr/share/zsh/site-functions/_piolet",
         },
         "plugins": {
-            *(f"{PLUGINS}/piolet_{name}.so" for name in ("environment", "vet", "score")),
-            *(f"{ENTRIES}/{name}.conf" for name in ("piolet", "vet", "score")),
+            *(f"{PLUGINS}/piolet_{name}.so" for name in ("environment", "outcomes", "vet", "score")),
+            *(f"{ENTRIES}/{name}.conf" for name in ("outcomes", "piolet", "vet", "score")),
             ENTRIES,
         },
         "node": {
@@ -156,7 +156,7 @@ def test_the_files_of_each_package(packages: Packages) -> None:
     etc = {f"/etc/piolet{part}" for part in ("", "/evals", "/hooks.d", "/piolet.toml")}
     assert common == {*etc, "/usr/lib/sysusers.d/piolet.conf"}
     programs = {path.rpartition("/")[2] for path in packages.files("common") if path.startswith(f"{HOME}/bin/")}
-    assert programs == {"python3", "piolet", "pioletd", "piolet-imaged"}
+    assert programs == {"python3", "piolet", "pioletd", "piolet-imaged", "piolet-central", "piolet-forward"}
     assert all(
         path.startswith(("/usr/share/doc/piolet", "/usr/share/man/", "/usr/share/lic"))
         for path in packages.files("doc")
@@ -181,7 +181,8 @@ def test_owners_and_modes(packages: Packages) -> None:
 def test_configuration_is_kept_by_upgrades(packages: Packages) -> None:
     """Configuration is marked as such, all of it and nothing else."""
     marked = {path for name in packages.paths for path in query(packages[name], "--configfiles")}
-    assert marked == {"/etc/piolet/piolet.toml", *(f"{ENTRIES}/{name}.conf" for name in ("piolet", "vet", "score"))}
+    entries = {f"{ENTRIES}/{name}.conf" for name in ("outcomes", "piolet", "vet", "score")}
+    assert marked == {"/etc/piolet/piolet.toml", *entries}
     for name in ("common", "plugins"):
         flags = query(packages[name], "--qf", "[%{FILENAMES} %{FILEFLAGS:fflags}\\n]")
         assert all(line.endswith(" cn") for line in flags if line.split()[0] in marked)
