@@ -30,7 +30,7 @@ _KEY = re.compile(r",(?=([a-z_]+)=)")
 _LISTS = {"mount": "mounts", "device": "devices"}
 _PAIRS = {"env": "env", "annotation": "annotations"}
 _BOOLEANS = ("entrypoint", "writable", "home", "remap_root")
-_TEXTS = ("image", "workdir", "env_policy", "script")
+_TEXTS = ("image", "workdir", "env_policy", "script", "save")
 OVERRIDES = (*_TEXTS, *_LISTS, *_PAIRS, *_BOOLEANS)
 
 

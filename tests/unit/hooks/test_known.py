@@ -156,7 +156,11 @@ def test_slurm_s_commands_stand_where_the_node_has_them() -> None:
     assert Mount("/etc/slurm", "/etc/slurm") in found
     assert Mount("/run/munge", "/run/munge", optional=True) in found
     assert Account("slurm") in found
-    (script,) = (one for one in of(found, File) if isinstance(one, File) and one.path == client)
+    script, stand_in = of(found, File)
+    assert isinstance(script, File) and isinstance(stand_in, File)
+    assert stand_in.path == "/usr/bin/piolet" and "exec /usr/bin/srun -Q --overlap" in stand_in.content
+    named = ask(HooksConfig("/nowhere", options=("slurm.piolet=/opt/piolet",)), {ON.format("slurm"): "true"}, node)
+    assert [one.path for one in of(named, File) if isinstance(one, File)] == [client, "/opt/piolet"]
     assert "lib1/ld-linux-x86-64.so.2 --library-path /usr/lib64/slurm:/run/piolet/slurm/lib1 " in script.content
     assert {type(one) for one in ask(HooksConfig("/nowhere"), {ON.format("slurm"): "true"}, Node())} == {Notice}
 
