@@ -227,7 +227,7 @@ def piolet_toml(s: Settings) -> str:
 def _central(s: Settings) -> str:
     layout, place = s.layout, f"{s.address}:{s.ports['central']}"
     return (
-        "outcomes = true\nheartbeat_s = 5\n\n"
+        "heartbeat_s = 5\n\n"
         '[forward]\nstate = "/run/piolet-forward"\nevery_s = 2\n\n'
         f'[central]\nurl = "http://{place}"\nlisten = "{place}"\ncluster = "piolet"\n'
         f"socket = {_toml(layout.run / 'central' / 'central.sock')}\n"
