@@ -84,8 +84,8 @@ static void send_outcome(void)
 	if (sendto(fd, &outcome, sizeof(outcome), MSG_NOSIGNAL, (struct sockaddr *)&address, sizeof(address)) < 0) {
 		snprintf(lost, sizeof(lost), "%s.lost", address.sun_path);
 		count = open(lost, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-		if (count >= 0 && write(count, "", 1) == 1)
-			slurm_debug("piolet: pioletd took no outcome");
+		if (count < 0 || write(count, "", 1) != 1)
+			slurm_info("piolet: pioletd took no outcome, and it is counted nowhere");
 		channel_close(&count);
 	}
 	channel_close(&fd);

@@ -37,7 +37,8 @@ enum piolet_kind {
 	PIOLET_ERROR = 3,
 	PIOLET_VET = 4,
 	PIOLET_GPUS = 5,
-	PIOLET_OUTCOME = 6
+	PIOLET_OUTCOME = 6,
+	PIOLET_DECISION = 7
 };
 
 enum piolet_plugin {
@@ -100,6 +101,8 @@ struct piolet_error {
  * Followed by `plan` bytes of canonical JSON. Whoever sends it is vetted as whom the kernel says they are,
  * with the limits and in the cgroup of the process that sends. A message that begins with PIOLET_MAGIC is an
  * ERROR, anything else a line. The task's end ends its vetting.
+ *
+ *    srun (the user) --- DECISION ---> pioletd     once: what it made of a vetting; the same struct, with JSON behind it
  */
 struct piolet_vet {
 	struct piolet_header header;

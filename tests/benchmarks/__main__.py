@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import attach, hooks, images, listing, scoring, steps, vetting
+from tests.benchmarks import attach, events, hooks, images, listing, saving, scoring, steps, vetting
 from tests.benchmarks.cluster import ROOT, Cluster, started
 from tests.benchmarks.steps import Row
 
@@ -142,10 +142,30 @@ def slurm(cluster: Cluster, rounds: int) -> list[object]:
     return [show(row) for row in listing.listings(cluster, rounds)]
 
 
+def records(cluster: Cluster, rounds: int) -> list[object]:
+    """What happens on nodes: steps whose ends are recorded, and what watches the hardware for a minute."""
+    rows = [
+        Row("srun -N1 true: with piolet_outcomes / without", events.outcomes(cluster, 2 * rounds, "-N1", "true"), "0"),
+        Row("srun -N4 -n8 true: the same", events.outcomes(cluster, rounds, "-N4", "-n8", "true"), "0"),
+    ]
+    out = list(map(show, rows))
+    for found in events.watchers():
+        print("  watcher: " + ", ".join(f"{name} {value:.3g}" for name, value in found.items()), flush=True)
+        out.append(found)
+    return out
+
+
+def keep(cluster: Cluster, rounds: int) -> list[object]:
+    """Saving what a step changed."""
+    cluster.run("srun", "-N1", "--environment=demo", "true")
+    return [show(row) for row in saving.rows(cluster, max(3, rounds // 3))]
+
+
 # Each with the number of nodes that it needs: 0 is no cluster at all.
 GROUPS: dict[str, tuple[int, Callable[[Any, int], list[object]]]] = {
     "steps": (4, small),
     "runtimes": (4, runtimes),
+    "events": (4, records),
     "hooks": (4, extras),
     "attach": (4, entering),
     "pulls": (4, pulls),
@@ -153,6 +173,7 @@ GROUPS: dict[str, tuple[int, Callable[[Any, int], list[object]]]] = {
     "report": (0, report),
     "vet": (32, vet),
     "slurm": (1, slurm),
+    "saving": (1, keep),
     "large": (32, large),
 }
 

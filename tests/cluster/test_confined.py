@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from piolet.samples.dataset import open_dataset
 
+from tests.cluster.faults import Faults
 from tests.cluster.support import Cluster, busybox_layer, no_controllers, running
+from tests.support.waiting import wait_until
 
 MIB = 50
 BURN_S = 2.0
@@ -44,6 +46,44 @@ def confined() -> Iterator[Cluster]:
         pytest.skip(f"make cluster CGROUPS=1 is not to be had: {why}")
     with running("test-confined", "--nodes", "1", "--cgroups") as made:
         yield made
+
+
+FILLS = "import time; time.sleep(3); held = bytearray(1 << 29); held[::4096] = b'1' * (1 << 17)"
+
+
+def limit(group: str) -> None:
+    """Give the processes of a control group 100 MB, as root, whatever Slurm gave them."""
+    for controllers, path in (line.split(":")[1:] for line in group.splitlines()):
+        if "/step_" not in path or controllers not in ("memory", ""):
+            continue
+        place = Path("/sys/fs/cgroup/memory" if controllers else "/sys/fs/cgroup")
+        file = "memory.limit_in_bytes" if controllers else "memory.max"
+        whole = Path(f"{place}{path}")
+        # Of version 2 the tasks' group may be delegated, and the step's is above it.
+        (whole / file).write_text("100M")
+
+
+def test_a_step_that_runs_out_of_memory_is_told_as_that(confined: Cluster) -> None:
+    """The kernel's log names the control group of who was killed; accounting only counts."""
+    faults = Faults(confined, confined.directory)
+    confined.layout.outcomes_off.rename(confined.layout.outcomes_on)
+    try:
+        process = confined.start(
+            "alice", "srun", "-n1", "sh", "-c", f'cat /proc/self/cgroup; exec python3 -c "{FILLS}"'
+        )
+        assert process.stdout is not None
+        lines: list[str] = []
+        while not (lines and lines[-1].startswith("0::")):
+            lines.append(process.stdout.readline())
+        limit("".join(lines))
+        process.communicate(timeout=60)
+    finally:
+        confined.layout.outcomes_on.rename(confined.layout.outcomes_off)
+    wait_until(lambda: bool(faults.events("node1", "step.outcome")), 20, "the outcome")
+    (one,) = faults.events("node1", "step.outcome")
+    assert (one["signal"], one["why"]) == (9, "out_of_memory"), one["body"]
+    oom = faults.events("node1", "kernel.oom")[-1]
+    assert (oom["job"], oom["step"], oom["scope"], oom["source"]) == (one["job"], "0", "cgroup", "kernel")
 
 
 def host_figures(data: Path) -> dict[str, list[float]]:

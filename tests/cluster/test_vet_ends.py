@@ -134,8 +134,9 @@ def test_an_eval_that_hides_ends_with_its_vetting(cluster: Cluster, room: Path) 
 
 
 def test_a_full_spool_costs_no_vetting(cluster: Cluster, faults: Faults, room: Path) -> None:
-    """The verdict is lost, and the next line says that one was."""
-    place = "/run/piolet/spool"
+    """The verdict is lost, and a record says so when the disk takes one again."""
+    place = "/run/piolet/events"
+    before = len(faults.events("node2", "spool.dropped"))
     subprocess.run(faults.on_node("node2", "mount", "-t", "tmpfs", "-o", "size=4k,mode=0777", "t", place), check=True)
     try:
         subprocess.run(
@@ -146,6 +147,9 @@ def test_a_full_spool_costs_no_vetting(cluster: Cluster, faults: Faults, room: P
     finally:
         subprocess.run(faults.on_node("node2", "umount", "-l", place), check=True)
     assert "4 of 4 nodes good" in out and "status 0" in out, out
+    wait_until(lambda: len(faults.events("node2", "spool.dropped")) > before, what="the count")
+    last = faults.events("node2", "spool.dropped")[-1]
+    assert (last["uid"], last["why"], last["records"]) == (room.stat().st_uid, "the disk", 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

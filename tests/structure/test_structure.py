@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "daemons" / "piolet"
 PYTHON_LINES_MAX = 400
-C_LINES_MAX = 1380
+C_LINES_MAX = 1360
 
 
 def python_files(place: Path = PACKAGE) -> list[Path]:

@@ -194,3 +194,9 @@ def test_a_vetting_that_cannot_be_done_is_spooled(tmp_path: Path) -> None:
     """Of a node whose /tmp is read-only there was no line at all."""
     (one,) = spooled_raw(b"{", str(tmp_path))
     assert one == {"refused": "the plan is malformed"}
+
+
+def test_a_node_that_cannot_write_is_spooled() -> None:
+    """Its /tmp is read-only, say: there was no line at all."""
+    (one,) = spooled_raw(Plan("p", (LIMITS,)).to_json(), "/nowhere", {"HOME": "/nonexistent", "TMPDIR": "/proc"})
+    assert one.keys() == {"refused"} and "/proc" in one["refused"], one

@@ -55,8 +55,14 @@ _ALL = (
         "sluid": "of a job that has no number where its process is",
     }),
     Kind("vet.decision", (USER,), "srun decided which nodes the application gets", {
-        "excluded": "nodes that were left out", "why": "node -> sentences", "spares": "nodes left that were not needed",
-        "plan": "the plan's digest", "state": "node -> good, warned or bad",
+        "claimed": "the number of the job, as srun says it", "plan": "the protocol's digest", "protocol": "its name",
+        "state": "good, warned and bad -> host list", "excluded": "host list: what was left out",
+        "why": "node -> sentences, of the first nodes that were left out or warned of",
+        "spares": "host list: good, and not needed", "chosen": "host list: what the application gets",
+        "evals": "eval -> fail and inconclusive -> host list, as judged at the end, against peers and the past too",
+        "judges": "eval -> limit, peers, history or pair", "abort": "why no application may start", "said": "cut",
+        "futile": "why other nodes would be no better", "pid": "of srun's command", "found": "as of vet.verdict",
+        "sluid": "likewise",
     }),
     Kind("vet.refused", (USER,), "a vetting could not be done on the node", {
         "reason": "the sentence", "by": "whose process says so: root or user; a user can bring about either",

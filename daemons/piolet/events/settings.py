@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from piolet.config.schema import absolute, absolute_or_empty, not_empty, setting, socket_path
+from piolet.config.schema import absolute, not_empty, setting, socket_path
 
 
 @dataclass(frozen=True)
@@ -13,11 +13,6 @@ class EventsConfig:
 
     cluster: str = setting("cluster", "Slurm's ClusterName, as records name it.", not_empty)
     spool: str = setting("/var/spool/piolet/events", "Where pioletd keeps the node's records.", absolute)
-    acknowledged: str = setting(
-        "/var/lib/piolet-forward/acknowledged.json",
-        "Where the forwarder says what was delivered; empty: there is no forwarder.", absolute_or_empty,
-    )  # fmt: skip
-    forward_account: str = setting("piolet-forward", "The account whose group may read the records.", not_empty)
     socket: str = setting(
         "/run/piolet/events.sock", "Where the plugin piolet_outcomes in slurmstepd says how tasks ended.", socket_path
     )

@@ -49,7 +49,7 @@ class Chore(Protocol):
 
 
 class Spool:
-    """The streams in `directory`, as `writer`.
+    """The streams in `directory`, as `writer`. `put` and `drop` are for one thread.
 
     about         what node.start says of this daemon
     acknowledged  the forwarder's file of what was delivered
@@ -93,7 +93,7 @@ class Spool:
                 body=body or {},
             )  # fmt: skip
         except EventError as error:
-            _log.error("an event is dropped: %s", error.message)
+            self._complain(f"an event is dropped: {error.message}")
             self.drop(uid, 1, 0, "no record")
             return False
         if not self._lines.take(uid) or not self._bytes.take(uid, len(line)):
@@ -164,10 +164,14 @@ class Spool:
             self._fail(error)
 
     def _fail(self, error: OSError) -> None:
+        self._complain(f"events are not spooled in {self._directory}: {error.strerror}")
+
+    def _complain(self, text: str) -> None:
+        """Say it in the log, and no other for a while: what follows is counted in records."""
         now = time.monotonic()
         if now >= self._complained + _LOG_S:
             self._complained = now
-            _log.error("events are not spooled in %s: %s", self._directory, error.strerror)
+            _log.error("%s", text)
 
     def _next(self) -> list[tuple[int | None, bytes] | None]:
         due = [self._look] + ([self._chore.due] if self._chore is not None else [])

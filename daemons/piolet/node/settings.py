@@ -37,6 +37,15 @@ class NodeConfig:
     )
 
 
+class Forwarding(Protocol):
+    """The forwarder: its account, whose group may read events, and where it says what is delivered."""
+
+    @property
+    def account(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+
+
 class Settings(Protocol):
     """All sections; piolet.site.config.Config is one."""
 
@@ -54,3 +63,5 @@ class Settings(Protocol):
     def score(self) -> ScoreConfig: ...
     @property
     def events(self) -> EventsConfig: ...
+    @property
+    def forward(self) -> Forwarding: ...

@@ -23,6 +23,7 @@ _HEADER = _ffi.sizeof("struct piolet_header")
 _START = _ffi.sizeof("struct piolet_start")
 _VET = _ffi.sizeof("struct piolet_vet")
 _GPU = re.compile(r"[0-9]{1,3}|(?:GPU|MIG)-[0-9A-Za-z/-]{1,80}")
+DECISION: int = _lib.PIOLET_DECISION
 VET_MAX: int = _VET + _lib.PIOLET_DEFINITION_MAX
 
 
@@ -164,13 +165,31 @@ def decode_outcome(data: bytes) -> Outcome:
     return Outcome(one.job, one.step, one.uid, one.restarts, array, one.end, one.others, node, ended)
 
 
-def decode_vet(data: bytes) -> str:
-    """Return the plan in a VET message, all of which `data` must be. Raises WireError."""
+def is_decision(data: bytes) -> bool:
+    """Return whether a message that comes where VET messages do says that it is a DECISION."""
+    return len(data) >= _HEADER and bool(
+        _ffi.from_buffer("struct piolet_header *", data[:_HEADER]).kind == _lib.PIOLET_DECISION
+    )
+
+
+def encode_decision(text: str) -> bytes:
+    """Return a DECISION message. Raises WireError: it is too long."""
+    data = text.encode("utf-8")
+    if not 0 < len(data) <= _lib.PIOLET_DEFINITION_MAX:
+        raise WireError(f"a decision of {len(data)} bytes is none")
+    message = _ffi.new("struct piolet_vet *")
+    _fill_header(message.header, _lib.PIOLET_DECISION, _VET + len(data))
+    message.plan = len(data)
+    return bytes(_ffi.buffer(message)) + data
+
+
+def decode_vet(data: bytes, kind: int = _lib.PIOLET_VET) -> str:
+    """Return the plan in a VET message, or the text in a DECISION, all of which `data` must be. Raises WireError."""
     if len(data) < _VET or len(data) > VET_MAX:
         raise WireError(f"a VET message cannot have {len(data)} bytes")
     vet = _ffi.from_buffer("struct piolet_vet *", data[:_VET])
     header = vet.header
-    if header.magic != _lib.PIOLET_MAGIC or header.kind != _lib.PIOLET_VET:
+    if header.magic != _lib.PIOLET_MAGIC or header.kind != kind:
         raise WireError("this is not a VET message of Piolet")
     if header.version != _lib.PIOLET_VERSION:
         raise WireError(f"the vet step speaks version {header.version} of the protocol, not {_lib.PIOLET_VERSION}")

@@ -21,7 +21,7 @@ from piolet.base import texts
 from piolet.base.errors import PioletError, SlurmError, VetError
 from piolet.slurm import jobs, srunwords
 from piolet.slurm.srunwords import Words
-from piolet.vet import gpucount, kept, problems, relaunch, request, results, screen, step
+from piolet.vet import gpucount, kept, problems, relaunch, request, results, screen, step, told
 from piolet.vet.relaunch import NodeChoice
 from piolet.vet.request import VetRequest
 from piolet.vet.runner import plan
@@ -158,6 +158,7 @@ class _Gate:
             left = problems.spares(len(nodes), len(decision.good), choice.wanted) if not decision.futile else ""
             self._say(f"{left}\n" if left else "")
             self._report(decision, choice, at, seconds)
+            told.tell(self._site.socket, told.document(self._plan, decision, self._job, choice.nodes))
             if choice.nodes and place is not None:
                 kept.keep(place, decision, at)
         if error is not None:

@@ -26,7 +26,7 @@ from piolet.api import Context
 from piolet.base import files
 from piolet.base.errors import PioletError
 from piolet.events import cut
-from piolet.vet import cache, foreground, sitepast, store, subjects, verdicts
+from piolet.vet import cache, foreground, sitepast, store, subjects, told, verdicts
 from piolet.vet.catalogue import catalogue
 from piolet.vet.origin import USER, Origins, closed_environment
 from piolet.vet.runner import parts, plan, records, runner, session, surroundings
@@ -142,10 +142,9 @@ class Copies:
 
 
 def _judge_of(task: Task | None, said: Mapping[str, Any]) -> str:
-    if task is not None and task.baseline in ("peers", "history"):
-        return task.baseline
-    same = (said.get("better") or (task.better if task is not None else "")) == "same"
-    return "peers" if same else "history" if task is not None and task.baseline == sitepast.BASELINE else "limit"
+    if task is None:
+        return "limit"
+    return told.judge_of(replace(task, better=str(said.get("better") or task.better)))
 
 
 @functools.cache

@@ -28,6 +28,7 @@ def test_all_is_well(machine: Machine) -> None:
         "cage",
         "devices",
         "process tracking",
+        "events",
     } == {finding.check for finding in found}
 
 

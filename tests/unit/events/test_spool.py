@@ -177,9 +177,10 @@ def test_one_user_pushes_out_nobody_and_all_is_written_or_counted(tmp_path: Path
     assert sum(path.stat().st_size for path in tmp_path.glob("uid-1001-*")) < 2 * spool.BYTES_AT_ONCE
 
 
-def test_what_is_no_record_is_counted(tmp_path: Path, kept: Spool) -> None:
+def test_what_is_no_record_is_counted(tmp_path: Path, kept: Spool, caplog: pytest.LogCaptureFixture) -> None:
     assert not kept.put("vet.verdict", USER, uid=ALICE, body={"reason": "x" * 20_000})
     assert not kept.put("vet.verdict", "god", uid=ALICE)
+    assert len(caplog.records) == 1
     kept.close()
     assert [event.body for event in of(tmp_path, "spool.dropped")] == [{"records": 2, "bytes": 0, "why": "no record"}]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from typing import Any
 
 import pytest
@@ -115,3 +117,27 @@ def test_what_is_none_of_it(data: bytes) -> None:
 def test_a_process_chooses_no_place_of_an_xid() -> None:
     text = "NVRM: Xid (PCI:0000:41:00): 13, pid=77, name=(GPC 3, TPC 1, , Graphics Exception: ESR 0x1"
     assert "gpc" not in one(text).body
+
+
+def test_whatever_is_in_the_log_is_an_event_or_none() -> None:
+    """20,000 lines that are nearly those of drivers: nothing is raised, nothing takes long, and no key is unknown."""
+    random_ = random.Random(18)
+    good = [
+        b"4,7,5000000,-;NVRM: Xid (PCI:0000:41:00): 13, pid=77, name=x, Graphics (GPC 3, TPC 1, SM 0): ESR",
+        b"4,7,5000000,-;nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 20034, Fatal, Link 30",
+        b"6,7,5000000,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,task_memcg=/job_3/step_0/t,task=x",
+        b"3,7,5000000,-;EDAC MC0: 3 CE memory read error on CPU_SrcID#0_MC#0_Chan#0_DIMM#0",
+        b"3,7,5000000,-;pcieport 0000:00:1c.0: PCIe Bus Error: severity=Uncorrected (Fatal), type=Transaction",
+    ]
+    began, found = time.monotonic(), 0
+    for _ in range(20_000):
+        data = bytearray(random_.choice(good))
+        for _ in range(random_.randrange(4)):
+            at = random_.randrange(len(data))
+            data[at : at + random_.randrange(3)] = random_.randbytes(random_.randrange(3))
+        for line in events_of(bytes(data)):
+            found += 1
+            assert line.kind in KINDS and line.body.keys() <= KINDS[line.kind].body.keys()
+            assert len(line.subject) <= 230 and len(str(line.body)) < 1000
+    assert found > 1000 and time.monotonic() - began < 30
+    assert events_of(b"4,7,5000000,-;oom-kill:constraint=CONSTRAINT_A," + b"," * 8000) == []

@@ -8,6 +8,7 @@ import socket
 import weakref
 from pathlib import Path
 
+from piolet.base.errors import PioletError
 from piolet.environment.definition import Definition
 from piolet.node.server.connection import Connection
 from piolet.node.server.server import Server
@@ -35,3 +36,22 @@ def test_a_step_is_freed_when_it_is_forgotten(tmp_path: Path) -> None:
                 assert seen() is None
             finally:
                 gc.enable()
+
+
+def test_a_step_that_is_refused_is_told_once(tmp_path: Path) -> None:
+    told: list[tuple[int, str | None, str]] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "node.sock"))
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            server = Server(
+                listener, ours, Config(), "node1.0",
+                refused=lambda start, image, why: told.append((start.job, image, why)),
+            )  # fmt: skip
+            start = wire.Start(wire.PLUGIN_ENVIRONMENT, 7, 0, os.getuid(), os.getgid(), [], b"{}", 1000, "node1")
+            connection = Connection(1, theirs, os.getpid(), start=start, definition=Definition("e.toml"))
+            theirs.setblocking(False)
+            server._fail(connection, PioletError("the image store does not answer on this node"))
+            server._fail(connection, PioletError("again"))
+            server._fail(Connection(2, theirs, os.getpid()), PioletError("no step"))
+    assert told == [(7, None, "the image store does not answer on this node")]

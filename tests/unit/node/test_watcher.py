@@ -188,6 +188,14 @@ def test_processes_that_wait_in_state_d(hand: Hand) -> None:
     assert hand.look() == [], "another process of the same number"
 
 
+def test_what_cannot_be_looked_at_silences_no_node(hand: Hand, caplog: pytest.LogCaptureFixture) -> None:
+    hand.put("proc/10/stat", "10 (a) D 1 1 1 0 -1 x " + " ".join(["1"] * 20))
+    hand.watcher.look()
+    hand.watcher.look()
+    assert [one.kind for one in hand.said()] == ["node.heartbeat"] * 2
+    assert len(caplog.records) == 1 and "cannot be looked at" in caplog.text
+
+
 def test_it_says_that_it_is_there(tmp_path: Path) -> None:
     hand = Hand(tmp_path, hardware=False)
     hand.watcher.look()

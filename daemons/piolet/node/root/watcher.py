@@ -24,6 +24,7 @@ from typing import Any
 from piolet.events.envelope import KERNEL, ROOT
 from piolet.node.root import kernelevents
 from piolet.node.root.kernelevents import Line
+from piolet.node.shares import Sparse
 from piolet.node.watching import MESSAGE_MAX, Seen
 from piolet.transport import packets
 
@@ -31,6 +32,7 @@ _log = logging.getLogger("pioletd.watcher")
 
 BURST_S = 60.0
 _KEYS_MAX = 1000
+_ODD_S = 3600.0
 _ENTRIES_MAX = 2000
 _ENTRY_BYTES = 8192
 _KERNEL_THREAD = 0x00200000
@@ -58,6 +60,7 @@ class Watcher:
         self._hardware = hardware
         self._clock = clock
         self._read = self._read_before()
+        self._odd = Sparse(_log, _ODD_S)
         self._bursts: dict[tuple[str, str], tuple[float, int, Seen]] = {}
         self._ports: dict[str, tuple[int, str]] = {}
         self._gpus: dict[str, str] = {}
@@ -161,10 +164,11 @@ class Watcher:
         """Look at ports, GPUs and processes, and say that the node is there."""
         self._end_bursts()
         self._look_at_outcomes()
-        if self._hardware:
-            self._look_at_ports()
-            self._look_at_gpus()
-            self._look_at_processes()
+        for part in (self._look_at_ports, self._look_at_gpus, self._look_at_processes) if self._hardware else ():
+            try:
+                part()
+            except (OSError, ValueError) as error:  # what is odd on one node is no reason to be silent there
+                self._odd.error("this node's hardware cannot be looked at: %s", error)
         up_s = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._say(Seen("node.heartbeat", ROOT, time.time(), body=_json(uptime_s=round(up_s))))
 

@@ -39,7 +39,8 @@ class Desks:
             "piolet": importlib.metadata.version("piolet"), "kernel": os.uname().release,
             "booted": round(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)),
         }  # fmt: skip
-        self.spool = Spool(own.spool, writer_of(own.cluster), about, own.acknowledged, bounds, past)
+        acknowledged = os.path.join(config.forward.state, "acknowledged.json")
+        self.spool = Spool(own.spool, writer_of(own.cluster), about, acknowledged, bounds, past)
         self._verdicts = Verdicts(self.spool, past)
         self._vetting = listener, zygote
         self._seen = watcher, outcomes

@@ -14,6 +14,7 @@ from typing import Any
 
 from piolet.events import cut
 from piolet.events.envelope import BODY_DEPTH_MAX, ROOT, USER
+from piolet.events.kinds import KINDS
 from piolet.events.spool import Spool
 from piolet.node.server.past import Past
 
@@ -24,6 +25,7 @@ _KEYS = {"origin", "kind", "plan", "protocol", "release", "said"}
 _NAMES = ("kind", "plan", "protocol", "release")
 _SUBJECT = re.compile(r"(?:gpu|port|fs|nic):[\x21-\x7e]{1,200}")
 _REASON_MAX = 1000
+_DECIDED = KINDS["vet.decision"].body.keys() - {"pid", "found", "sluid"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,16 @@ class Verdicts:
         subject, body = _body(content)
         if self._put(who, "vet.verdict", body, subject):
             self._past.take(who.uid, content)
+
+    def decide(self, who: Who, text: str) -> None:
+        """Take what an srun says that it made of a vetting. What is none of that is not kept."""
+        try:
+            said = json.loads(text)
+            json.dumps(said, allow_nan=False)
+        except (ValueError, RecursionError):
+            return
+        if isinstance(said, dict) and said.keys() <= _DECIDED:
+            self._put(who, "vet.decision", _within(cut.plain(said, BODY_DEPTH_MAX)))
 
     def refuse(self, who: Who, reason: str) -> None:
         """Say that root's processes could not do the vetting: a user can bring that about, too."""
@@ -128,11 +140,14 @@ def _body(content: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     said = {name: value for name, value in said.items() if value is not None and value != "" and value != {}}
     if said:
         body["said"] = cut.plain(said, BODY_DEPTH_MAX - 1)
+    return subject if isinstance(subject, str) and _SUBJECT.fullmatch(subject) else "", _within(body)
+
+
+def _within(body: dict[str, Any]) -> dict[str, Any]:
     try:
-        body = cut.within(body, _BODY_MAX)
+        return cut.within(body, _BODY_MAX)
     except ValueError:
-        body["said"] = "(cut)"
-    return subject if isinstance(subject, str) and _SUBJECT.fullmatch(subject) else "", body
+        return {"said": f"(cut, {len(body)} fields)"}
 
 
 def _text(value: object, most: int) -> str:

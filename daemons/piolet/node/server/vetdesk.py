@@ -25,6 +25,7 @@ from piolet.node import vetting
 from piolet.node.server.verdicts import LINE_MAX, Verdicts, Who
 from piolet.node.shares import Bound, Sparse
 from piolet.node.vetting import MESSAGE_MAX, Answer
+from piolet.steps import hierarchies
 from piolet.system import peer
 from piolet.transport import packets, wire
 from piolet.transport.listener import Listener, Refusals
@@ -34,6 +35,7 @@ _log = logging.getLogger("pioletd")
 _TASKS = Bound(each=16, total=256)
 _AT_ONCE, _A_SECOND = 64, 16
 _ACCEPTED_MAX = 64
+_CGROUP_BYTES = 65536
 _SPOOLED_MAX = 1 << 20
 _FOUND = (vetting.CGROUP, vetting.SLURMSTEPD, vetting.UNKNOWN)
 _NAME = re.compile(r"[A-Za-z0-9_+-]{1,60}")
@@ -104,6 +106,9 @@ class VetDesk:
         if not data:
             self._close(task)
             return
+        if wire.is_decision(data):
+            self._take_decision(task, data)
+            return
         try:
             wire.decode_vet(data)
             task.pidfd = peer.pidfd_of(task.channel, task.who.pid)
@@ -122,6 +127,15 @@ class VetDesk:
                 task.channel.recv(1)  # a close with the task's message unread would lose the sentence
                 task.channel.send(wire.encode_error(message, None))
             self._close(task)
+
+    def _take_decision(self, task: VetTask, data: bytes) -> None:
+        """Spool what an srun says that it made of a vetting. It is told nothing, and does not wait."""
+        with contextlib.suppress(WireError):
+            text = wire.decode_vet(data, wire.DECISION)
+            self._verdicts.decide(_placed(task.who), text)
+        with contextlib.suppress(OSError):
+            task.channel.recv(1)
+        self._close(task)
 
     def _on_verdicts(self, task: VetTask) -> None:
         """Spool what the child says that it found, up to a bound: it is the user."""
@@ -211,6 +225,17 @@ class VetDesk:
                 self._verdicts.refuse(found.who, said.why)
             found.ended = True
             self._close(found)
+
+
+def _placed(who: Who) -> Who:
+    """Return it with the job and step of whose control group it is, where there is one: the server may see no more."""
+    try:
+        with open(f"/proc/{who.pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            groups = hierarchies.parse(file.read(_CGROUP_BYTES))
+        named = hierarchies.step_of(groups, hierarchies.own_mounts())
+    except OSError:
+        return who
+    return who if named is None else Who(who.uid, who.pid, *named, vetting.CGROUP)
 
 
 def decode(data: bytes) -> Answer:
