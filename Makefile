@@ -31,7 +31,8 @@ help:
 	@echo 'make bench                what a containerised step costs'
 	@echo 'make cluster              start a private Slurm cluster to play with (NODES=4 GPUS=2, simulated ones;'
 	@echo '                          CGROUPS=1: steps are confined by control groups;'
-	@echo '                          ACCOUNTING=1: with a slurmdbd; OUTCOMES=1: how steps end is recorded)'
+	@echo '                          ACCOUNTING=1: with a slurmdbd; OUTCOMES=1: how steps end is recorded;'
+	@echo '                          CENTRAL=1: with a central service, which is told of it)'
 	@echo 'make status               what of it runs'
 	@echo 'make cluster-down         end it'
 	@echo 'make cluster-purge        end it, and remove its directory and the accounts that it made'
@@ -77,7 +78,7 @@ rpm: $(if $(shell command -v dpkg-query),bootstrap)
 
 cluster: plugins
 	@$(PYTHON) -m tools.cluster up --nodes $(NODES) --gpus $(GPUS) $(if $(filter 1,$(CGROUPS)),--cgroups) \
-		$(if $(filter 1,$(ACCOUNTING)),--accounting) --dir build/cluster
+		$(if $(filter 1,$(ACCOUNTING)),--accounting) $(if $(filter 1,$(CENTRAL)),--central) --dir build/cluster
 	@$(if $(filter 1,$(OUTCOMES)),cd build/cluster/etc/plugstack.conf.d && mv -f outcomes.conf.off outcomes.conf,:)
 
 status:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support import once
+
 TESTS = Path(__file__).parent
 GROUPS = {
     # Clusters: their accounts and the processes of those, whom an attack may kill; the machine's loop devices and
@@ -18,13 +20,16 @@ GROUPS = {
         "attacks",
         "cluster",
         "kernels",
-        "packaging",
+        "packaging/test_guide.py",
+        "packaging/test_rpm_cluster.py",
         "unit/node/test_imagemounts.py",
         "unit/node/test_mounts.py",
         "unit/tools",
     ),
     # Two users and the account of a service, by number; hostile programs run as each of them.
     "images": ("images",),
+    # They share packages, which tests of clusters need, too: built at the same time, so that those come to them late.
+    "packages": ("packaging/test_rpm.py", "packaging/test_rpm_install.py", "packaging/test_squashfuse_spec.py"),
     # They share measurements, which are made once.
     "scale": ("scale",),
 }
@@ -51,6 +56,16 @@ def group_of(path: Path) -> str | None:
         if any(path.is_relative_to(TESTS / place) for place in places):
             return name
     return None
+
+
+def pytest_configure() -> None:
+    """Begin the run, or take part in it."""
+    once.begin()
+
+
+def pytest_unconfigure() -> None:
+    """End it."""
+    once.end()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -33,6 +33,7 @@ PINNED, USERS, SIGNATURES = (
 IDENTITY, KNOWN = "tests/cluster/test_identity.py", "tests/unit/hooks/test_known.py"
 EDF, RENDER = "tests/unit/environment/test_edf.py", "tests/unit/environment/test_render.py"
 AROUND, FOREIGN = "tests/cluster/test_surroundings.py", "tests/unit/environment/test_foreign.py"
+KEEP, STARTUP = "tests/cluster/test_keep.py", "tests/cluster/test_startup.py"
 LOOKUP = "tests/unit/environment/test_lookup.py"
 
 
@@ -54,8 +55,9 @@ CSCS = (
     ),
     row(
         "an `srun --environment` inside such a script",
-        "steps have the script's environment, or none (`--environment=none`); another one cannot be named there",
+        "steps have the script's environment, none (`--environment=none`), or another one, with the hook `slurm`",
         f"{SCRIPTS}::test_sruns_from_inside_are_in_the_environment",
+        f"{HOOKS}::test_an_environment_that_is_named_inside",
     ),
     row(
         "`EDF_PATH`, `~/.edf`, the system's EDFs",
@@ -278,7 +280,12 @@ PYXIS = (
         "tests/cluster/test_attach.py::test_processes_of_the_step_are_seen_and_ended",
         "tests/cluster/test_attach.py::test_a_terminal",
     ),
-    row("`--container-save`", "save what a step has changed"),
+    row(
+        "`--container-save`",
+        "`save` in the definition file, at the step's end; `piolet env save JOB.STEP NAME|FILE.sqsh` while it runs",
+        f"{KEEP}::test_save_at_the_end",
+        f"{KEEP}::test_a_running_step_becomes_a_file",
+    ),
     row(
         "`enroot import`: a `.sqsh` file's `/etc/environment`, `/etc/rc`, `/etc/fstab`",
         "read and never run: variables, working directory, entrypoint; volumes need no mount",

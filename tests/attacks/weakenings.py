@@ -246,6 +246,39 @@ WEAKENINGS: dict[str, Weakening] = {
             "            self.target = self.target or path_of(parent, name)\n",
         ),
     ),
+    "saving writes over what is there": _of(
+        (
+            "daemons/piolet/images/newfile.py",
+            "    if not stat.S_ISREG(there.st_mode):\n",
+            "    return\n    if not stat.S_ISREG(there.st_mode):\n",
+        ),
+        (
+            "daemons/piolet/images/newfile.py",
+            "            descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)\n",
+            "            linked = os.path.islink(path)\n"
+            "            kind = os.O_TRUNC if linked else os.O_TMPFILE\n"
+            "            descriptor = os.open(path if linked else folder, kind | os.O_RDWR, 0o666)\n",
+        ),
+    ),
+    "saving follows links": _of(
+        (
+            "daemons/piolet/images/saved.py",
+            "_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC\n",
+            "_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC\n",
+        ),
+        (
+            "daemons/piolet/images/saved.py",
+            "status = os.stat(name, dir_fd=directory, follow_symlinks=False)",
+            "status = os.stat(name, dir_fd=directory)",
+        ),
+    ),
+    "a file that is saved has no end": _of(
+        (
+            "daemons/piolet/images/saved.py",
+            "os.splice(file, self._descriptor, min(left, _PIECE))",
+            "os.splice(file, self._descriptor, _PIECE)",
+        ),
+    ),
     "users may remove public images": _of(
         (
             "daemons/piolet/images/admin.py",
@@ -310,5 +343,16 @@ WEAKENINGS: dict[str, Weakening] = {
     ),
     "a group's store may be anybody's": _of(
         ("daemons/piolet/images/shared.py", "    elif mode & 0o002:\n", "    elif False:\n"),
+    ),
+    # What users bring about counts for a rule that takes nodes out, and asks for as many re-vets as it likes.
+    "users are believed": _of(
+        ("daemons/piolet/central/rules/trust.py", "    if users and action != REVET:\n        return None\n", "")
+    ),
+    "re-vets have no budget": _of(
+        (
+            "daemons/piolet/central/rules/revets.py",
+            "PER_USER, BY_USERS, SHARE = 4, 10, 0.01",
+            "PER_USER = BY_USERS = SHARE = 10**9",
+        )
     ),
 }

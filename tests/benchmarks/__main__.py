@@ -8,14 +8,16 @@ Every figure is the median of pairs taken in turn in this run; the machine is de
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from tests.benchmarks import attach, events, hooks, images, listing, scoring, steps, vetting
+from tests.benchmarks import attach, events, hooks, images, listing, saving, scoring, steps, vetting
 from tests.benchmarks.cluster import ROOT, Cluster, started
 from tests.benchmarks.steps import Row
 
@@ -111,7 +113,7 @@ def score(cluster: Cluster, rounds: int) -> list[object]:
     return [show(scoring.application(cluster, rounds)), *scoring.show_cost()]
 
 
-def report(_cluster: Cluster, _rounds: int) -> list[object]:
+def report(_cluster: None, _rounds: int) -> list[object]:
     """A day of 1,024 GPUs."""
     return scoring.show_report()
 
@@ -153,7 +155,14 @@ def records(cluster: Cluster, rounds: int) -> list[object]:
     return out
 
 
-GROUPS: dict[str, tuple[int, Callable[[Cluster, int], list[object]]]] = {
+def keep(cluster: Cluster, rounds: int) -> list[object]:
+    """Saving what a step changed."""
+    cluster.run("srun", "-N1", "--environment=demo", "true")
+    return [show(row) for row in saving.rows(cluster, max(3, rounds // 3))]
+
+
+# Each with the number of nodes that it needs: 0 is no cluster at all.
+GROUPS: dict[str, tuple[int, Callable[[Any, int], list[object]]]] = {
     "steps": (4, small),
     "runtimes": (4, runtimes),
     "events": (4, records),
@@ -161,9 +170,10 @@ GROUPS: dict[str, tuple[int, Callable[[Cluster, int], list[object]]]] = {
     "attach": (4, entering),
     "pulls": (4, pulls),
     "score": (4, score),
-    "report": (4, report),
+    "report": (0, report),
     "vet": (32, vet),
     "slurm": (1, slurm),
+    "saving": (1, keep),
     "large": (32, large),
 }
 
@@ -178,7 +188,7 @@ def main() -> int:
     results: dict[str, object] = {"machine": machine()}
     names = chosen.only or list(GROUPS)
     for nodes in sorted({GROUPS[name][0] for name in names}):
-        with started(nodes) as cluster:
+        with started(nodes) if nodes else contextlib.nullcontext() as cluster:
             for name in names:
                 if GROUPS[name][0] == nodes:
                     print(f"{name} ({nodes} nodes)")

@@ -11,10 +11,10 @@ from tests.support.central import Cluster, cluster
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def machines() -> Iterator[Cluster]:
     """A cluster of two nodes, whose service runs."""
     if os.getuid() != 0:
         pytest.skip("accounts by number need root")
-    with cluster(tmp_path_factory.mktemp("central")) as made:
+    with cluster() as made:
         made.start()
         yield made

@@ -168,11 +168,11 @@ def test_more_connections_than_one_machine_may_have(machines: Cluster) -> None:
     _again(machines)
 
 
-def test_whoever_has_the_port_says_that_it_took_everything(tmp_path: Path) -> None:
+def test_whoever_has_the_port_says_that_it_took_everything() -> None:
     """A user listens at the service's port while that is down. The forwarder does not believe a word."""
     if os.getuid():
         pytest.skip("accounts by number need root")
-    with cluster(tmp_path, 1) as machines:
+    with cluster(1) as machines:
         said = b'{"have":{"%s":1000000}}' % EPOCH.encode()
         code = (
             "import socket,sys\ns=socket.create_server(('127.0.0.1',int(sys.argv[1])))\n"

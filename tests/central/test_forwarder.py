@@ -8,7 +8,6 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,11 +16,11 @@ from tests.support.waiting import wait_until
 
 
 @pytest.fixture
-def machines(tmp_path: Path) -> Iterator[Cluster]:
+def machines() -> Iterator[Cluster]:
     """A cluster of one node, whose service does not run yet."""
     if os.getuid() != 0:
         pytest.skip("accounts by number need root")
-    with cluster(tmp_path, 1) as made:
+    with cluster(1) as made:
         yield made
 
 

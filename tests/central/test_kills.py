@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -14,14 +13,14 @@ from tests.support.postgres import postgres, programs
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="accounts by number need root")
 
 
-def test_sqlite(tmp_path: Path) -> None:
-    with cluster(tmp_path, 1) as machines:
+def test_sqlite() -> None:
+    with cluster(1) as machines:
         struck = killing.run(machines, kills=14, records=3000, seed=1)
     assert len(struck) > 5, struck
 
 
 @pytest.mark.skipif(programs() is None, reason="PostgreSQL is not installed")
-def test_postgresql(tmp_path: Path) -> None:
-    with postgres() as server, cluster(tmp_path, 1, server.url) as machines:
+def test_postgresql() -> None:
+    with postgres() as server, cluster(1, server.url) as machines:
         struck = killing.run(machines, kills=12, records=3000, seed=2, database=server)
     assert any(name.startswith(killing.DATABASE) for name in struck)

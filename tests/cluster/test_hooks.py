@@ -210,7 +210,7 @@ def test_an_environment_that_is_named_inside(cluster: Cluster, tiny: str, site: 
     assert cluster.srun("alice", outer, "-n1", *words).good() == "x\n"
     protocol = cluster.write("alice", room / "p.yaml", "name: p\nevals:\n- name: limits\n  type: limits\n")
     vetted = cluster.srun("alice", outer, "-n1", "/usr/bin/srun", "--overlap", f"--vet={protocol}", "true")
-    assert vetted.status == 1 and "'piolet vet gate' does not run in a container" in vetted.err, vetted
+    assert vetted.status == 1 and "piolet command, which --vet needs, does not run in a container" in vetted.err, vetted
 
 
 @pytest.mark.skipif(not Path("/usr/sbin/sshd").exists(), reason="not installed: sshd (openssh-server)")

@@ -16,6 +16,7 @@ from tools.rpm import LOCK, MACHINES, ROOT, SPEC, fetch, sources, version
 
 PLUGINS = "/usr/lib64/slurm"
 ENTRIES = "/etc/slurm/plugstack.conf.d"
+NAMES = ("piolet", "vet", "score", "outcomes")
 HOME = "/usr/lib/piolet"
 
 
@@ -25,14 +26,14 @@ def test_two_builds_give_the_same_bytes(builds: Builds) -> None:
         {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in build.paths.items()}
         for build in (builds.first, builds.second)
     ]
-    assert set(sums[0]) == {"common", "login", "plugins", "node", "images", "doc"}
+    assert set(sums[0]) == {"common", "login", "plugins", "node", "images", "central", "doc"}
     assert sums[0] == sums[1]
 
 
 def test_nothing_in_them_knows_where_or_when_they_were_built(packages: Packages, builds: Builds) -> None:
     """No path of the build in what is ours, no name of the machine, and the time of the last commit."""
     place = str(builds.work).encode()
-    buildroot = next((builds.work / "BUILDROOT").iterdir())
+    buildroot = next((builds.work / "BUILDROOT").glob("*-1.*"))
     ours = [path for path in buildroot.rglob("*") if path.is_file() and not path.is_symlink()]
     assert len(ours) > 1000
     assert not [path for path in ours if place in path.read_bytes()]
@@ -46,7 +47,7 @@ def test_rpmlint_has_nothing_to_say(packages: Packages) -> None:
     """But what packaging/rpm/rpmlint.toml gives a reason for."""
     configuration = SPEC.with_name("rpmlint.toml")
     done = run("rpmlint", "-c", configuration, *packages.paths.values(), SPEC, check=False)
-    assert "6 packages and 1 specfiles checked; 0 errors, 0 warnings" in done.stdout, done.stdout
+    assert "7 packages and 1 specfiles checked; 0 errors, 0 warnings" in done.stdout, done.stdout
 
 
 def test_versions_agree(packages: Packages) -> None:
@@ -62,12 +63,14 @@ def test_the_lock_has_every_requirement(packages: Packages) -> None:
     pins = re.compile(r"^([\w.-]+==\S+)", re.MULTILINE)
     lock = set(pins.findall(LOCK.read_text("utf-8")))
     assert set(pins.findall((ROOT / "requirements.txt").read_text("utf-8"))) <= lock
-    declared = set(
-        re.findall(r"bundled\(python3dist\((\S+)\)\) = (\S+)", "\n".join(query(packages["common"], "--provides")))
-    )
-    assert {f"{name}=={number}" for name, number in declared} == {pin for pin in lock if not pin.startswith(BUILD_ONLY)}
-    held = [path for path in packages.files("common") if path.endswith(".dist-info")]
-    assert len(held) == len(declared) + 1  # piolet itself
+    of_central = set(pins.findall((ROOT / "requirements-central.txt").read_text("utf-8")))
+    assert of_central == set(pins.findall(LOCK.read_text("utf-8").partition("# piolet-central")[2]))
+    for name, wanted, own in (("common", lock - of_central, 1), ("central", of_central, 0)):
+        provided = "\n".join(query(packages[name], "--provides"))
+        declared = set(re.findall(r"bundled\(python3dist\((\S+)\)\) = (\S+)", provided))
+        assert {"==".join(one) for one in declared} == {pin for pin in wanted if not pin.startswith(BUILD_ONLY)}
+        held = [path for path in packages.files(name) if path.endswith(".dist-info")]
+        assert len(held) == len(declared) + own  # piolet itself
 
 
 BUILD_ONLY = ("setuptools==", "wheel==")
@@ -132,16 +135,18 @@ def test_the_files_of_each_package(packages: Packages) -> None:
             "/usr/share/zsh/site-functions/_piolet",
         },
         "plugins": {
-            *(f"{PLUGINS}/piolet_{name}.so" for name in ("environment", "vet", "score")),
-            *(f"{ENTRIES}/{name}.conf" for name in ("piolet", "vet", "score")),
+            *(f"{PLUGINS}/piolet_{name}.so" for name in ("environment", "vet", "score", "outcomes")),
+            *(f"{ENTRIES}/{name}.conf" for name in NAMES),
             ENTRIES,
         },
         "node": {
             "/usr/bin/pioletd",
+            "/usr/bin/piolet-forward",
             "/usr/libexec/piolet",
             "/usr/libexec/piolet/piolet-entry",
             "/usr/libexec/piolet/piolet-vet-task",
             "/usr/lib/systemd/system/pioletd.service",
+            "/usr/lib/systemd/system/piolet-forward.service",
             "/usr/lib/tmpfiles.d/piolet-node.conf",
         },
         "images": {
@@ -150,13 +155,22 @@ def test_the_files_of_each_package(packages: Packages) -> None:
             "/usr/lib/tmpfiles.d/piolet-images.conf",
         },
     }
+    place = "/usr/lib/piolet-central"
+    central = {path for path in packages.files("central") if path != place and not path.startswith(f"{place}/")}
+    python = f"{HOME}/lib/python3.{sys.version_info.minor}/site-packages"
+    assert central == {path.format("central") for path in licence} | {
+        "/usr/bin/piolet-central", "/usr/lib/systemd/system/piolet-central.service", f"{python}/piolet_central.pth",
+    }  # fmt: skip
+    assert not [
+        path for path in packages.files("common") if "sqlalchemy" in path.lower() or "starlette" in path.lower()
+    ]
     for name, wanted in expected.items():
         assert set(packages.files(name)) == wanted | {path.format(name) for path in licence}
     common = {path for path in packages.files("common") if not path.startswith((HOME, "/usr/share/licenses/"))}
     etc = {f"/etc/piolet{part}" for part in ("", "/evals", "/hooks.d", "/piolet.toml")}
     assert common == {*etc, "/usr/lib/sysusers.d/piolet.conf"}
     programs = {path.rpartition("/")[2] for path in packages.files("common") if path.startswith(f"{HOME}/bin/")}
-    assert programs == {"python3", "piolet", "pioletd", "piolet-imaged"}
+    assert programs == {"python3", "piolet", "pioletd", "piolet-imaged", "piolet-forward", "piolet-central"}
     assert all(
         path.startswith(("/usr/share/doc/piolet", "/usr/share/man/", "/usr/share/lic"))
         for path in packages.files("doc")
@@ -173,7 +187,9 @@ def test_owners_and_modes(packages: Packages) -> None:
             if bits >> 12 == 0o12:  # a link
                 continue
             directory = bits >> 12 == 0o4
-            runs = re.match(rf"{PLUGINS}/|/usr/libexec/piolet/|{HOME}/bin/|{HOME}/lib/.*\.so(\.|$)", path)
+            runs = re.match(
+                rf"{PLUGINS}/|/usr/libexec/piolet/|{HOME}/bin/|({HOME}/lib|{HOME}-central)/.*\.so(\.|$)", path
+            )
             wanted = 0o755 if directory or runs else 0o644
             assert bits & 0o7777 == wanted, f"{path} has the mode {octal}"
 
@@ -181,7 +197,7 @@ def test_owners_and_modes(packages: Packages) -> None:
 def test_configuration_is_kept_by_upgrades(packages: Packages) -> None:
     """Configuration is marked as such, all of it and nothing else."""
     marked = {path for name in packages.paths for path in query(packages[name], "--configfiles")}
-    assert marked == {"/etc/piolet/piolet.toml", *(f"{ENTRIES}/{name}.conf" for name in ("piolet", "vet", "score"))}
+    assert marked == {"/etc/piolet/piolet.toml", *(f"{ENTRIES}/{name}.conf" for name in NAMES)}
     for name in ("common", "plugins"):
         flags = query(packages[name], "--qf", "[%{FILENAMES} %{FILEFLAGS:fflags}\\n]")
         assert all(line.endswith(" cn") for line in flags if line.split()[0] in marked)
@@ -195,14 +211,14 @@ def test_scriptlets_call_systemd_and_nothing_else(packages: Packages) -> None:
     )
     for name, path in packages.paths.items():
         scripts = [text for text in query(path, "--scripts", "--triggers", "--filetriggers") if text]
-        assert bool(scripts) == (name in ("common", "node", "images"))
+        assert bool(scripts) == (name in ("common", "node", "images", "central"))
         assert not [text for text in scripts if not line.fullmatch(text)]
 
 
 def test_the_plugins_are_those_of_make_plugins(builds: Builds, tmp_path: Path) -> None:
     """The same C with the same hardening, byte for byte; only what debuggers read was taken away."""
     run(sys.executable, ROOT / "spank" / "build_shims.py", "--output", tmp_path, cwd=ROOT)
-    buildroot = next((builds.work / "BUILDROOT").iterdir())
+    buildroot = next((builds.work / "BUILDROOT").glob("*-1.*"))
     packaged = [*(buildroot / PLUGINS[1:]).iterdir(), *(buildroot / "usr/libexec/piolet").iterdir()]
     assert {path.name for path in packaged} == {path.name for path in tmp_path.iterdir()}
     for path in packaged:

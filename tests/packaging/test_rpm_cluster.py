@@ -49,7 +49,7 @@ def test_everything_that_runs_is_the_packages(cluster: Cluster, installed: Root)
     """Daemons, plugins and the programs on nodes: nothing of this checkout's own build is in use."""
     build = str(cluster.layout.build)
     lines = "".join(path.read_text("utf-8") for path in (cluster.layout.etc / "plugstack.conf.d").iterdir())
-    assert lines.count(str(installed.file("/usr/lib64/slurm"))) == 3
+    assert lines.count(str(installed.file("/usr/lib64/slurm"))) == 4
     toml = cluster.layout.piolet_toml.read_text("utf-8")
     assert str(installed.file("/usr/libexec/piolet/piolet-entry")) in toml
     assert f"{build}/plugins" not in lines + toml and f"{build}/venv" not in lines + toml

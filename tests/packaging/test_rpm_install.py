@@ -11,7 +11,7 @@ from tools.cluster.packages import slurm_version
 
 TOML = "/etc/piolet/piolet.toml"
 LINE = "/etc/slurm/plugstack.conf.d/piolet.conf"
-UNITS = ("pioletd.service", "piolet-imaged.service")
+UNITS = ("pioletd.service", "piolet-forward.service", "piolet-imaged.service", "piolet-central.service")
 
 
 def test_what_is_installed_is_what_the_packages_say(installed: Root) -> None:

@@ -58,8 +58,7 @@ def load(machines: Cluster, seed: int, **wish: Any) -> subprocess.Popen[str]:
 
 def rate(postgresql: bool, seconds: float = 60.0) -> dict[str, Any]:
     """Return what came of a paced load and of one without a pace."""
-    with tempfile.TemporaryDirectory() as name, store(postgresql) as url, cluster(Path(name), 1, url) as machines:
-        Path(name).chmod(0o755)
+    with store(postgresql) as url, cluster(1, url) as machines:
         with (machines.top / "addresses").open("a") as file:
             file.writelines(f"nid{number:05d} {machines.nodes['node1']}\n" for number in range(NODES))
         machines.more["prometheus"] = "true"

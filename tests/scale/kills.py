@@ -7,9 +7,7 @@ ends with an error if a record is lost, is there twice, or if the rules conclude
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections import Counter
-from pathlib import Path
 
 from tests.support import killing
 from tests.support.central import cluster
@@ -20,14 +18,10 @@ def main(words: list[str]) -> int:
     """Half of it with SQLite, half with PostgreSQL."""
     kills, records, seed = [int(word) for word in words] or (1000, 100_000, 1)
     struck: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        with cluster(Path(name), 1) as machines:
-            struck += killing.run(machines, kills // 2, records // 2, seed)
-    with tempfile.TemporaryDirectory() as name, postgres() as server:
-        Path(name).chmod(0o755)
-        with cluster(Path(name), 1, server.url) as machines:
-            struck += killing.run(machines, kills - kills // 2, records - records // 2, seed + 1, server)
+    with cluster(1) as machines:
+        struck += killing.run(machines, kills // 2, records // 2, seed)
+    with postgres() as server, cluster(1, server.url) as machines:
+        struck += killing.run(machines, kills - kills // 2, records - records // 2, seed + 1, server)
     for point, count in sorted(struck.items()):
         print(f"{count:5}  {point}")
     print(f"{sum(struck.values())} kills at {len(struck)} points, {records} records: 0 lost, 0 twice")

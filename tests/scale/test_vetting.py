@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import secrets
 
 import pytest
 from piolet.vet.runner import records
@@ -74,6 +75,26 @@ def test_few_nodes(count: int) -> None:
     swarm = Swarm(count)
     decision, _ = swarm.vet()
     assert decision.good == swarm.names
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("count", "slow"), [(9, 3), (10, 3), (13, 4), (22, 7), (40, 13)])
+def test_a_third_of_few_nodes(count: int, slow: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suspects meet good nodes again, which then have mostly bad meetings; all passed, and nothing was said."""
+    monkeypatch.setattr(secrets, "randbits", lambda _: seed)
+    swarm = Swarm(count, set(range(slow)))
+    decision, _ = swarm.vet()
+    assert sorted(decision.bad) == sorted(swarm.slow)
+
+
+def test_half_of_the_nodes_are_no_silent_pass() -> None:
+    """Slow ones set the limit, or the way is slow: nobody can tell, and the screen says so."""
+    swarm = Swarm(8, set(range(4)))
+    decision, text = swarm.vet()
+    assert decision.bad == []
+    assert (
+        "note: network_pair: by their best meetings there are two groups, 4 nodes near 2 GB/s and 4 nodes near" in text
+    )
 
 
 def test_all_rounds_of_many_nodes() -> None:

@@ -206,6 +206,20 @@ def test_a_gpu_that_hung_is_counted_and_named(tmp_path: Path) -> None:
     assert "node0001 GPU 2 (GPU-hung) was not measured: its driver did not answer within 5 s" in got.quality
 
 
+def test_a_gpu_that_no_source_could_read_is_said_once(libraries: Path, tmp_path: Path) -> None:
+    """As parts of GPUs that Slurm gives by number: the step was not too short, and it is no lack of counters."""
+    from tests.score.simulation import simulate
+
+    data = simulate(libraries, tmp_path, "gpu\n", 5, 1, "host")
+    (node,) = data.nodes
+    device = {"uuid": "/dev/nvidia0", "name": "", "memory": 0, "power_limit": 0.0, "mig": False}
+    node.facts.devices.append(device | {"unseen": "no source could read it"})
+    node.facts.header["allocated"] = 1
+    got = summarise(data)
+    said = [line for line in got.quality if "measured" in line or "sample was" in line or "counters" in line]
+    assert said == ["node GPU 0 (/dev/nvidia0) was not measured: no source could read it"]
+
+
 def test_the_next_samplers_gpus_are_found_by_uuid(tmp_path: Path) -> None:
     """After one has hung, what was GPU 1 is the new sampler's GPU 0."""
     from piolet.api import Reading

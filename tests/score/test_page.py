@@ -181,6 +181,14 @@ def test_short_runs_are_drawn_from_edge_to_edge(simulate: Simulate) -> None:
     assert not np.isnan(memory.mean).any()  # read once, and it stands for the second
 
 
+def test_the_band_of_what_is_read_now_and_then_has_no_holes(simulate: Simulate) -> None:
+    """It stood beside the line in some places only."""
+    got = summarise(simulate("gpu\nload matmul 100\ngpu\nload copy 100\n", 8))
+    memory = next(panel for panel in series.power(got) if panel.title == "Device memory")
+    (_, low, high), *_ = memory.bands
+    assert (high - low > 5).all() and not np.isnan(memory.mean).any()
+
+
 def test_what_is_read_now_and_then_is_a_line(simulate: Simulate) -> None:
     """As far as readings are apart, and no farther: a gap stays a gap, at the edges as well."""
     view = dataclasses.replace(summarise(simulate("gpu\nload matmul 100\n", 1.1)).view, bin_seconds=0.25)

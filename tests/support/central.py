@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -101,14 +102,14 @@ class Cluster:
         place.chmod(0o2750)  # as pioletd makes it: the forwarder reads by its group
         return Stream(str(place), None, Writer(CLUSTER, node, BOOT))
 
-    def forward(self, node: str, program: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    def forward(self, node: str, program: Sequence[str] = (), more: str = "") -> subprocess.Popen[bytes]:
         """Start a node's forwarder."""
         state = self.top / f"forward-{node}"
         if not state.exists():
             state.mkdir()
             os.chown(state, FORWARD, FORWARD)
         spool = self.top / f"spool-{node}"
-        config = self.config(self.socket_of(node), node, f'state = "{state}"\n[events]\nspool = "{spool}"\n')
+        config = self.config(self.socket_of(node), node, f'{more}state = "{state}"\n[events]\nspool = "{spool}"\n')
         command = [*(program or [str(BIN / "piolet-forward")]), "--config", str(config)]
         return self._start(command, FORWARD, f"{node}.log")
 
@@ -206,17 +207,17 @@ def send(
 
 
 @contextlib.contextmanager
-def cluster(top: Path, nodes: int = 2, store: str = "") -> Iterator[Cluster]:
+def cluster(nodes: int = 2, store: str = "") -> Iterator[Cluster]:
     """Yield a cluster of so many nodes, whose service is not started."""
-    for place in (top, *top.parents):  # accounts by number pass through pytest's own directories
-        if place.stat().st_uid == os.getuid() and place != Path("/") and place != Path("/tmp"):
-            place.chmod(place.stat().st_mode | 0o011)
-    with munged(HERE, *(f"127.0.0.{9 + number}" for number in range(1, nodes + 1))) as sockets:
-        made = Cluster(top, sockets, store)
-        try:
-            yield made
-        finally:
-            made.end()
+    # pytest closes its own directories to other accounts again whenever another run of it begins.
+    with tempfile.TemporaryDirectory(prefix="piolet-central-") as name:
+        Path(name).chmod(0o755)
+        with munged(HERE, *(f"127.0.0.{9 + number}" for number in range(1, nodes + 1))) as sockets:
+            made = Cluster(Path(name), sockets, store)
+            try:
+                yield made
+            finally:
+                made.end()
 
 
 RAW = """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from piolet.samples import local
-from piolet.vet import bundle, requirements
+from piolet.vet import bundle, requirements, step
 from piolet.vet.runner import records
 from piolet.vet.step import Launch
 
@@ -141,3 +141,15 @@ def test_the_programs_themselves(hostile: Path, program: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert_not_executed(hostile)
+
+
+@pytest.mark.parametrize(("where", "marked"), [("environment", True), ("host", False)])
+def test_a_step_in_the_environment_says_that_it_is_a_vetting(tmp_path: Path, where: str, marked: bool) -> None:
+    """What a definition saves at a step's end is not what a vetting leaves (container/around.py)."""
+    srun = tmp_path / "srun"
+    srun.write_text(f"#!/bin/sh\nenv >{tmp_path}/seen\n")
+    srun.chmod(0o755)
+    plan = plan_of(f"name: p\nevals:\n- {{type: env, where: {where}}}\n")
+    launch = Launch(str(srun), 7, "task", "socket", ())
+    step.run(plan, ["node1"], launch, {"PATH": "/usr/bin:/bin"})
+    assert ("SLURM_PIOLET_VETTING=1" in (tmp_path / "seen").read_text().splitlines()) == marked

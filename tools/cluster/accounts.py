@@ -20,7 +20,7 @@ from tools.cluster.errors import ClusterError
 from tools.cluster.state import locked, write_atomically
 
 USERS = ("alice", "bob", "carol")
-SERVICES = ("piolet", "piolet-images")
+SERVICES = ("piolet", "piolet-images", "piolet-central", "piolet-forward")
 # Whose uid and gid are different numbers, as at most sites; of the others each has a group of their own.
 PRIMARY = {"carol": "pioletlab"}
 # `pioletlab` has both users, `alicegrp` alice alone: what supplementary groups are tested with.

@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--cgroups", action="store_true", help="steps have control groups: memory, processors, devices")
     up.add_argument("--private-tmp", action="store_true", help="jobs have a /tmp and a /dev/shm of their own")
     up.add_argument("--accounting", action="store_true", help="with a slurmdbd: sacct and sacctmgr have what to say")
+    up.add_argument("--central", action="store_true", help="with a central service, and a forwarder on each node")
     up.add_argument("--from-rpm", type=Path, metavar="ROOT", help="run what RPMs installed below ROOT, not build/")
     up.add_argument("--without-piolet", action="store_true", help="plain Slurm, no plugin and no daemons of ours")
     commands.add_parser("down", parents=[where], help="end it; accounts, image and logs stay")
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace, report: Report) -> int:
                 arguments.cgroups,
                 arguments.private_tmp,
                 arguments.accounting,
+                arguments.central,
             )
             root = arguments.from_rpm
             lifecycle.up(replace(layout, installed=root.resolve() if root else None), request, report)

@@ -21,6 +21,7 @@ MEMORY_PER_NODE_MIB = 2048
 CONTROLLER = "controller"
 DEMO_REPOSITORY = "demo/python-numpy"
 DEMO_TAG = "1.0"
+_NO_FORWARDER = 'acknowledged = ""'
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Settings:
     cgroups        the version of control groups that confine steps, or 0: none do
     private_tmp    jobs have a /tmp and a /dev/shm of their own, by Slurm
     accounting     a slurmdbd keeps what becomes of jobs and nodes
+    central        Piolet's central service takes what nodes say
     """
 
     layout: Layout
@@ -45,6 +47,7 @@ class Settings:
     cgroups: int = 0
     private_tmp: bool = False
     accounting: bool = False
+    central: bool = False
 
     @property
     def registry(self) -> str:
@@ -194,7 +197,8 @@ def plugstack_outcomes(layout: Layout) -> str:
     )
 
 
-def piolet_toml(layout: Layout) -> str:
+def piolet_toml(s: Settings) -> str:
+    layout = s.layout
     piolet = layout.venv_bin / "piolet"
     return (
         "# Written by tools/cluster; the next start writes it anew.\n"
@@ -213,10 +217,23 @@ def piolet_toml(layout: Layout) -> str:
         'socket = "/run/piolet/node.sock"\n'
         'account = "piolet"\n'
         f"vet_program = {_toml(layout.vet_program)}\n\n"
-        '[events]\ncluster = "piolet"\nspool = "/run/piolet/events"\n\n'
+        '[events]\ncluster = "piolet"\nspool = "/run/piolet/events"\n'
+        f"{_central(s) if s.central else _NO_FORWARDER}\n\n"
         '[vet]\nspool = "/run/piolet/spool"\n'
         # The nodes share their processes with this machine, whose other users have no part in the cluster.
         f"users = [{', '.join(_ids(name) for name in accounts.USERS)}]\n"
+    )
+
+
+def _central(s: Settings) -> str:
+    layout, place = s.layout, f"{s.address}:{s.ports['central']}"
+    return (
+        'acknowledged = "/run/piolet-forward/acknowledged.json"\noutcomes = true\nheartbeat_s = 5\n\n'
+        '[forward]\nstate = "/run/piolet-forward"\nevery_s = 2\n\n'
+        f'[central]\nurl = "http://{place}"\nlisten = "{place}"\ncluster = "piolet"\n'
+        f"socket = {_toml(layout.run / 'central' / 'central.sock')}\n"
+        f'store = "sqlite:///{layout.root}/central/central.sqlite"\n'
+        f"munge_socket = {_toml(layout.munge_socket)}\naccounting_s = {5 if s.accounting else 0}"
     )
 
 
@@ -359,8 +376,10 @@ def write(s: Settings, own_name: str, own_hosts: str) -> None:
         write_atomically(vet_line, plugstack_vet(layout))
         write_atomically(score_line, plugstack_score(layout))
         # Off as for a site: include takes names that end in .conf.
-        write_atomically(layout.outcomes_off, plugstack_outcomes(layout))
-    write_atomically(layout.piolet_toml, piolet_toml(layout))
+        on, off = layout.outcomes_on, layout.outcomes_off
+        write_atomically(on if s.central else off, plugstack_outcomes(layout))
+        (off if s.central else on).unlink(missing_ok=True)
+    write_atomically(layout.piolet_toml, piolet_toml(s))
     write_atomically(layout.hosts, hosts(s, own_name, own_hosts))
     write_atomically(layout.etc / "registry.yml", registry_yml(s))
     write_atomically(layout.edf / "demo.toml", 'image = "${DEMO_IMAGE}"\n')

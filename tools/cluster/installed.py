@@ -12,7 +12,7 @@ from pathlib import Path
 from tools.cluster.errors import ClusterError
 from tools.cluster.state import write_atomically
 
-PROGRAMS = ("piolet", "pioletd", "piolet-imaged")
+PROGRAMS = ("piolet", "pioletd", "piolet-imaged", "piolet-forward")
 _HASHBANG = "#!/usr/lib/piolet/bin/python3 "
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from tools.cluster import (
     accounting,
     accounts,
+    central,
     cgroup,
     config,
     controllers,
@@ -47,6 +48,7 @@ class Request:
     cgroups: bool = False
     private_tmp: bool = False
     accounting: bool = False
+    central: bool = False
 
 
 class Record:
@@ -81,18 +83,12 @@ def up(layout: Layout, request: Request, report: Report, hints: bool = True) -> 
     with locked(layout.lock, f"the cluster in {layout.root}"):
         state = running(layout)
         if state is not None:
-            rpms = str(layout.installed) if layout.installed else None
-            has = (state.nodes, state.piolet, state.installed, bool(state.cgroups), state.private_tmp, state.accounting)
-            wanted = (request.nodes, request.piolet, rpms, request.cgroups, request.private_tmp, request.accounting)
-            if has == wanted:
+            flags = (request.cgroups, request.private_tmp, request.accounting, request.central)
+            if state.asked == (request.nodes, request.piolet, layout.installed and str(layout.installed), *flags):
                 report.line(f"The cluster in {layout.root} is running, with {_count(state.nodes)}.")
                 return
             raise ClusterError(
-                f"a cluster of {_count(state.nodes)} {'with' if state.piolet else 'without'} piolet"
-                f"{' from RPMs' if state.installed else ''}"
-                f"{' with control groups' if state.cgroups else ''}"
-                f"{' with private directories' if state.private_tmp else ''}"
-                f"{' with accounting' if state.accounting else ''} is running in {layout.root}",
+                f"a cluster of {_count(state.nodes)} {state.described} is running in {layout.root}",
                 "end it first: make cluster-down",
             )
         try:
@@ -123,7 +119,8 @@ def _start(layout: Layout, request: Request, report: Report, hints: bool) -> Non
     settings = replace(_settle(layout, request), cgroups=found.version if found else 0)
     group = cgroup.create(layout.tag, layout.root / "cgroup")
     state = State(boot_id(), request.nodes, request.piolet, str(group), dict(settings.ports), time.time())
-    state = replace(state, cgroups=settings.cgroups, private_tmp=request.private_tmp, accounting=request.accounting)
+    state = replace(state, cgroups=settings.cgroups, private_tmp=request.private_tmp)
+    state = replace(state, accounting=request.accounting, central=request.central)
     if layout.installed:
         state = replace(state, installed=str(layout.installed))
         write_atomically(layout.installed_file, f"{layout.installed}\n")
@@ -139,7 +136,7 @@ def _start(layout: Layout, request: Request, report: Report, hints: bool) -> Non
         with report.step("gpus") as said:
             said.append(gpus.provide(layout.gpus, node_names(request.nodes), request.gpus))
     with report.step("munge") as said:
-        services.start_munged(layout, group, record.keep)
+        services.start_munged(layout, group, record.keep, settings.address if request.central else "")
         said.append(str(layout.munge_socket))
     with report.step("registry") as said:
         services.start_registry(settings, group, record.keep)
@@ -162,6 +159,10 @@ def _start(layout: Layout, request: Request, report: Report, hints: bool) -> Non
             services.start_imaged(layout, group, record.keep)
             services.start_pioletd(layout, list(zip(node_names(request.nodes), nodes, strict=True)), group, record.keep)
             said.append("pioletd on each node; the image service")
+    if request.piolet and request.central:
+        with report.step("central") as said:
+            central.start(settings, list(zip(node_names(request.nodes), nodes, strict=True)), group, record.keep)
+            said.append(f"port {settings.ports['central']}; a forwarder on each node")
     record.update(replace(record.state, ready=True))
     report.line(f"Ready in {time.monotonic() - began:.1f} s. Logs: {layout.log}")
     if hints:
@@ -172,7 +173,8 @@ def _settle(layout: Layout, request: Request) -> config.Settings:
     """Choose address and ports, and put them on record for the next run."""
     name_address = network.own_name_address()
     address = name_address or network.LOOPBACK
-    names = ["registry", "slurmctld", *["slurmdbd"] * request.accounting, *node_names(request.nodes)]
+    names = ["registry", "slurmctld", *["slurmdbd"] * request.accounting, *["central"] * request.central]
+    names += [*node_names(request.nodes)]
     before = _read_ports(layout.ports_file)
     ports = network.choose_ports(names, before, random.Random())
     write_atomically(layout.ports_file, "".join(f"{name} {port}\n" for name, port in ports.items()))
@@ -187,6 +189,7 @@ def _settle(layout: Layout, request: Request) -> config.Settings:
         gpus=request.gpus,
         private_tmp=request.private_tmp,
         accounting=request.accounting,
+        central=request.central,
     )
 
 
@@ -280,7 +283,7 @@ def _stop(layout: Layout, report: Report) -> None:
         if state is not None and state.boot == boot_id():
             _cancel_jobs(layout, state)
             # Slurm's own daemons keep nothing that outlives the cluster; these may have to tidy up.
-            polite = [p for p in state.processes if p.name.startswith(("pioletd", "piolet-imaged", "registry"))]
+            polite = [p for p in state.processes if p.name.startswith(("piolet", "registry"))]
             processes.wait_end([p for p in polite if processes.terminate(p)], GRACE_S)
         if group is not None:
             cgroup.kill(group)

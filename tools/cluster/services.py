@@ -28,8 +28,11 @@ Keep = Callable[[Process], None]
 """Is told of every process as soon as it exists, before it is ready."""
 
 
-def start_munged(layout: Layout, group: Path, keep: Keep) -> None:
-    """Start munged with a key of its own; its directory belongs to its account, as it insists."""
+def start_munged(layout: Layout, group: Path, keep: Keep, address: str = "") -> None:
+    """Start munged with a key of its own; its directory belongs to its account, as it insists.
+
+    address   what it says that this host has; '': what it finds out
+    """
     uid, gid = numbers("munge")
     layout.munge.mkdir(mode=0o755)
     key = layout.munge / "munge.key"
@@ -41,6 +44,7 @@ def start_munged(layout: Layout, group: Path, keep: Keep) -> None:
     argv = [find("setpriv"), f"--reuid={uid}", f"--regid={gid}", "--clear-groups", find("munged"), "--foreground"]
     argv += [f"--socket={layout.munge_socket}", f"--key-file={key}", "--num-threads=8"]
     argv += [f"--{name}-file={layout.munge}/munged.{name}" for name in ("pid", "seed")]
+    argv += [f"--origin={address}"] if address else []
     # Its own check of the log's directory refuses most build directories; its standard error is as good.
     argv.append(f"--log-file={layout.munge}/munged.log")
     log = layout.log / "munged.log"

@@ -35,7 +35,8 @@ class State:
 
     `ready` says that `up` came to its end; `boot` is the boot that it belongs to; `installed` the root directory of the
     RPMs that it runs, if any; `cgroups` the version of control groups that confine its steps, or 0;
-    `private_tmp` whether its jobs have a /tmp of their own; `accounting` whether it has a slurmdbd.
+    `private_tmp` whether its jobs have a /tmp of their own; `accounting` whether it has a slurmdbd, `central` a
+    central service of Piolet's.
     """
 
     boot: str
@@ -50,6 +51,20 @@ class State:
     cgroups: int = 0
     private_tmp: bool = False
     accounting: bool = False
+    central: bool = False
+
+    @property
+    def described(self) -> str:
+        """What it was started with, in words."""
+        words = [f"with{'' if self.piolet else 'out'} piolet", *["from RPMs"] * bool(self.installed)]
+        words += ["with control groups"] * bool(self.cgroups) + ["with private directories"] * self.private_tmp
+        return " ".join(words + ["with accounting"] * self.accounting + ["with a central service"] * self.central)
+
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """What it was asked for: nodes, Piolet, packages, control groups, directories, accounting, central service."""
+        flags = (bool(self.cgroups), self.private_tmp, self.accounting, self.central)
+        return (self.nodes, self.piolet, self.installed, *flags)
 
     def with_process(self, process: Process) -> State:
         others = tuple(p for p in self.processes if p.name != process.name)

@@ -100,7 +100,7 @@ class Answers:
         now = self._clock()
         nodes = self.reader.nodes()
         silent = sorted(node for node, last in nodes.items() if now - last > SILENT_S)
-        cases = _open(self._conclusions())
+        cases = self._open(self._conclusions())
         said: dict[str, Any] = {
             **self.reader.counted(), "nodes": len(nodes), "silent": len(silent), "cases": len(cases),
             "judging": not self.judge.broken, "caught_up": self.judge.is_caught_up,
@@ -139,7 +139,7 @@ class Answers:
         since = self._clock() - _number(parameters, "seconds", 365 * 86400.0)
         cases = self._shown(asker, self._conclusions(since=since))
         by_node: dict[str, list[dict[str, Any]]] = {}
-        for one in _open(cases):
+        for one in self._open(cases):
             by_node.setdefault(one.node, []).append(dataclasses.asdict(one))
         nodes = [{"node": node, "cases": found} for node, found in by_node.items()]
         return {"nodes": sorted(nodes, key=lambda one: (-len(one["cases"]), one["node"]))}
@@ -198,7 +198,7 @@ class Answers:
 
     def open_cases(self, asker: Asker, node: str) -> list[Conclusion]:
         """Return the open cases of a node that may be shown to who asks."""
-        return _open(self._shown(asker, self._conclusions(node=node)))
+        return self._open(self._shown(asker, self._conclusions(node=node)))
 
     def _conclusions(self, node: str | None = None, case: str | None = None, since: float = 0.0) -> list[Conclusion]:
         return [conclusions.decode(line) for line in self.reader.conclusions(node, case, since)]
@@ -215,10 +215,14 @@ class Answers:
                 shown.append(one)
         return shown
 
-
-def _open(found: Sequence[Conclusion]) -> list[Conclusion]:
-    closed = {one.case for one in found if one.state == CLOSED}
-    return [one for one in found if one.state == OPEN and one.case not in closed]
+    def _open(self, found: Sequence[Conclusion]) -> list[Conclusion]:
+        """Return the cases that are open: of a rule that is no longer one, or another one now, none is."""
+        closed = {one.case for one in found if one.state == CLOSED}
+        known = self.judge.open
+        return [
+            one for one in found
+            if one.state == OPEN and one.case not in closed and (known is None or one.case in known)
+        ]  # fmt: skip
 
 
 def _is_shown(asker: Asker, record: Event) -> bool:

@@ -175,6 +175,12 @@ class Judge:
         with self._wake:
             return not self._behind and not self._waiting
 
+    @property
+    def open(self) -> frozenset[str] | None:
+        """The cases that are open by today's rules; None: the rules have not judged all of the store yet, or broke."""
+        known = getattr(self._engine, "open", None)
+        return None if known is None or self._behind or self.broken else frozenset(tuple(known))
+
     def written(self, stored: Sequence[Stored]) -> None:
         """Take what was just written, in order."""
         with self._wake:

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     if args.action in centralasks.ACTIONS:
         return centralasks.run(args, settings)
     try:
-        return (centralrules.run_rules if args.action == "rules" else centralrules.run_replay)(args, settings)
+        return centralrules.ACTIONS[args.action](args, settings)
     except ModuleNotFoundError as error:
         if error.name not in ("cel", "sqlalchemy", "alembic"):
             raise

@@ -1,4 +1,4 @@
-"""`piolet central rules` and `piolet central replay`: look at rules, and try them on what has been.
+"""`piolet central rules`, `replay` and `spares`: look at rules, and try them on what has been.
 
 Neither needs the service: rules are files, and a history is the service's store, or what Slurm's accounting has.
 """
@@ -18,13 +18,14 @@ from piolet.base.texts import counted
 from piolet.central.settings import CentralConfig
 from piolet.events.envelope import Event
 from piolet.site import config
+from piolet.slurm import cluster as slurm
 
 _LINES_MAX = 1 << 30
 _OURS = "those of [central] rules"
 
 
 def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `rules` and `replay`."""
+    """Add `rules`, `replay` and `spares`."""
     rules = actions.add_parser("rules", help="list and check rules", description="Rules of the central service.")
     asked = rules.add_subparsers(dest="rules", metavar="ACTION", required=True)
     for name, text in (
@@ -37,13 +38,22 @@ def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     text = "say what rules would have concluded of what has been"
     replay = actions.add_parser("replay", help=text, description=text.capitalize() + ".", allow_abbrev=False)
     replay.add_argument("file", metavar="RULES", nargs="?", help=f"a file of rules; without one: {_OURS}")
-    replay.add_argument("--since", metavar="TIME", default="90d", help="how far back: 90d, 12h (90d)")
-    replay.add_argument("--events", metavar="FILE", help="a history as lines of events, one a line")
-    replay.add_argument("--sacct", metavar="FILE", help="a history of jobs: what 'sacct -aPXD -S …' printed")
-    replay.add_argument("--sacctmgr", metavar="FILE", help="a history of nodes: what 'sacctmgr -P show event' printed")
-    replay.add_argument("--slurm", action="store_true", help="ask Slurm's accounting for both")
+    _add_history(replay)
     replay.add_argument("--conclusions", action="store_true", help="print each conclusion as a line of JSON")
     replay.add_argument("--json", action="store_true", help="print the outcomes as JSON")
+    text = "say how many spare nodes a job needs, by how often nodes have failed here"
+    spares = actions.add_parser("spares", help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    spares.add_argument("nodes", metavar="NODES", type=int, help="how many nodes the job has")
+    spares.add_argument("hours", metavar="HOURS", type=float, help="for how long it runs")
+    _add_history(spares)
+
+
+def _add_history(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--since", metavar="TIME", default="90d", help="how far back: 90d, 12h (90d)")
+    parser.add_argument("--events", metavar="FILE", help="a history as lines of events, one a line")
+    parser.add_argument("--sacct", metavar="FILE", help="a history of jobs: what 'sacct -aPXD -S …' printed")
+    parser.add_argument("--sacctmgr", metavar="FILE", help="a history of nodes: what 'sacctmgr -P show event' printed")
+    parser.add_argument("--slurm", action="store_true", help="ask Slurm's accounting for both")
 
 
 def run_rules(args: argparse.Namespace, settings: config.Config) -> int:
@@ -66,19 +76,9 @@ def run_replay(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.central.rules.explain import when
     from piolet.central.rules.replay import replay, table
 
-    back = units.seconds_of(args.since)
-    if not back or back <= 0:
-        raise UsageError(f"--since is {args.since!r}", "a time like 90d or 12h")
-    if sum(map(bool, (args.events, args.sacct or args.sacctmgr, args.slurm))) > 1:
-        raise UsageError("there is one history: --events, --sacct with --sacctmgr, or --slurm")
     rules = rulefiles.read(args.file or settings.central.rules)
-    if args.events or args.sacct or args.sacctmgr or args.slurm:
-        taken = list(_lines(args.events) if args.events else _accounted(args, back))
-        history: Iterator[tuple[Event, float]] = iter(taken)
-        end, over = max((received for _, received in taken), default=0.0), True
-    else:
-        history, end, over = _stored(settings.central), time.time(), False
-    done = replay(rules, history, end - back, over=over)
+    history, since, over = _history(args, settings)
+    done = replay(rules, history, since, over=over)
     if args.conclusions:
         sys.stdout.writelines(encode(one).decode() for one in done.conclusions)
         return 0
@@ -93,7 +93,7 @@ def run_replay(args: argparse.Namespace, settings: config.Config) -> int:
         print("there is no history: no record was found")
         return 0
     print(f"{counted(done.events, 'record')} of {counted(done.nodes, 'node')}, {when(done.begin)} to {when(done.end)}; "
-          f"{counted(done.failures, 'failure')} of nodes since {when(max(done.begin, end - back))}")  # fmt: skip
+          f"{counted(done.failures, 'failure')} of nodes since {when(max(done.begin, since))}")  # fmt: skip
     print("\n".join(table(done)))
     if done.refused:
         print(f"{counted(done.refused, 're-vet')} more would have been asked for, above what is allowed in a day")
@@ -102,12 +102,41 @@ def run_replay(args: argparse.Namespace, settings: config.Config) -> int:
     return 0
 
 
+def run_spares(args: argparse.Namespace, settings: config.Config) -> int:
+    """Print advice on spares."""
+    from piolet.central.rules.replay import replay
+    from piolet.central.rules.users import spares_line
+
+    if args.nodes < 1 or not 0 < args.hours < 1e6:
+        raise UsageError("a job has at least one node, and takes more than no time")
+    history, since, over = _history(args, settings)
+    done = replay((), history, since, over=over)
+    hours = done.nodes * max(0.0, done.end - max(done.begin, since)) / 3600
+    line = spares_line(args.nodes, args.hours, done.failures, hours)
+    print(line or f"too little is known: {counted(done.nodes, 'node')} were heard of for {hours:,.0f} node-hours")
+    return 0
+
+
+def _history(args: argparse.Namespace, settings: config.Config) -> tuple[Iterator[tuple[Event, float]], float, bool]:
+    """Return records with when they were taken, since when is asked for, and whether that history is over."""
+    back = units.seconds_of(args.since)
+    if not back or back <= 0:
+        raise UsageError(f"--since is {args.since!r}", "a time like 90d or 12h")
+    if sum(map(bool, (args.events, args.sacct or args.sacctmgr, args.slurm))) > 1:
+        raise UsageError("there is one history: --events, --sacct with --sacctmgr, or --slurm")
+    if args.events or args.sacct or args.sacctmgr or args.slurm:
+        taken = list(_lines(args.events) if args.events else _accounted(args, back))
+        return iter(taken), max((received for _, received in taken), default=0.0) - back, True
+    return _stored(settings.central), time.time() - back, False
+
+
 def _stored(central: CentralConfig) -> Iterator[tuple[Event, float]]:
     """Yield the records of the service's store, each with when it was taken."""
     from piolet.central.store.database import connect
     from piolet.central.store.reader import Reader
 
-    reader = Reader(connect(central.store), central.cluster)
+    store = connect(central.store)
+    reader = Reader(store, central.cluster or slurm.cluster().name)
     return ((stored.event, stored.received) for stored in reader.arrivals())
 
 
@@ -153,3 +182,6 @@ def _text(path: str) -> str:
     if len(data) > _LINES_MAX:
         raise EventError(f"{path} is longer than the limit of {_LINES_MAX} bytes", "export a shorter time")
     return data.decode("utf-8", "replace")
+
+
+ACTIONS = {"rules": run_rules, "replay": run_replay, "spares": run_spares}

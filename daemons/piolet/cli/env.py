@@ -54,6 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     action.add_argument("job", metavar="JOB[.STEP]", help="a job, or one of its steps, that srun started here for you")
     devices.add_parser(actions)
     convert.add_parser(actions)
+    _add_keep(actions)
     submit = actions.add_parser(
         "submit",
         help="what the plugin in srun calls",
@@ -64,6 +65,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     submit.add_argument("request", metavar="REQUEST", help="what stands after --environment=")
 
 
+def _add_keep(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "save what a step changed in its container, as an image on top of the one that it had"
+    parser = actions.add_parser("save", help=text, description=f"{text.capitalize()}.", allow_abbrev=False)
+    parser.add_argument("step", metavar="JOB[.STEP]", help="a step of yours that runs")
+    parser.add_argument("target", metavar="NAME[:TAG]|FILE.sqsh", help="a name in the store, or a SquashFS file")
+    parser.add_argument("--force", action="store_true", help="replace the file, if it is there and yours")
+    parser.add_argument("-w", "--node", metavar="NODE", help="the node; without it the step's first")
+    parser.add_argument("-Q", "--quiet", action="store_true", help="show no progress")
+    text = "what `save`, and a container at its end, calls on the node"
+    actions.add_parser("keep", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+
+
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Do what `args` say and return the exit status."""
     if args.action == "submit":
@@ -72,6 +85,10 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
         from piolet.cli import envjobs
 
         return envjobs.show(args.job)
+    if args.action in ("save", "keep"):
+        from piolet.cli import keep
+
+        return keep.run(args, settings) if args.action == "save" else keep.keep(settings)
     if args.action == "devices":
         return devices.run(args, settings)
     if getattr(args, "file", "").startswith(pinned.MARK):

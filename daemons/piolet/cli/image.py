@@ -195,18 +195,21 @@ def _renew(config: Config, dry_run: bool) -> int:
 
 def _import(args: argparse.Namespace, config: Config) -> int:
     kind, path = _source(args.source)
-    name = args.name or _name_of(path)
-    with progress(quiet=args.quiet) as show, _archive(kind, path) as fd:
+    done = bring(kind, path, args.name or _name_of(path), config, quiet=args.quiet)
+    print(f"{done['reference']} {done['digest']}")
+    return 0
+
+
+def bring(kind: str, path: str, name: str, config: Config, *, quiet: bool) -> dict[str, Any]:
+    """Bring in the archive or directory at `path`, and return what the store says of it. Raises ImageError."""
+    with progress(quiet=quiet) as show, _archive(kind, path) as fd:
         kind = "oci-archive" if kind == "oci" else kind
         own = client.own_store()
         if own is None:
-            done = client.ask(config.images, {"op": "import", "kind": kind, "name": name}, show, fd)
-        else:
-            from piolet.images import personal
+            return client.ask(config.images, {"op": "import", "kind": kind, "name": name}, show, fd)
+        from piolet.images import personal
 
-            done = personal.bring(config.images, own, kind, fd, name, show)
-    print(f"{done['reference']} {done['digest']}")
-    return 0
+        return personal.bring(config.images, own, kind, fd, name, show)
 
 
 def _build(args: argparse.Namespace, config: Config) -> int:

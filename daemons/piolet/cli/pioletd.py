@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
         config = load(chosen.config)
         if chosen.verbose or config.node.verbose:
             logging.getLogger().setLevel(logging.DEBUG)
-        return run(config)
+        named = ["--config", str(chosen.config.absolute())] if chosen.config else []
+        return run(config, (sys.executable, "-I", "-m", "piolet.cli.main", *named))
     except PioletError as error:
         sys.stderr.write(f"pioletd: error: {error.render()}\n")
         return 1

@@ -18,8 +18,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from piolet.base.errors import ContainerError
-from piolet.container import accounts, asroot, extras, folders, fuse, mountpoints, oci, upperlayer
-from piolet.container.plan import OPTIONAL, ContainerPlan, PlannedFolder, PlannedMount
+from piolet.container import accounts, asroot, extras, folders, fuse, jobmarks, mountpoints, oci, upperlayer
+from piolet.container.plan import OPTIONAL, SHELL, ContainerPlan, PlannedFolder, PlannedMount
 from piolet.system import linux
 
 _ATTRIBUTES = {
@@ -135,9 +135,16 @@ def _furnish(
         folders.attach(held, own)
     if (plan.entrypoint or plan.remapped) and not os.path.exists(ENTRY_WORDS):
         what, key = ("the entrypoint", "entrypoint") if plan.entrypoint else ("a command as root", "remap_root")
+        if plan.shell:
+            what = "[startup] and save need /run/piolet, which a mount hides"
+            raise ContainerError(what, "mount what you need of it elsewhere, or leave them out")
         raise ContainerError(
             f"{what} cannot be run: a mount hides /run/piolet, where it is started from",
             f"mount what you need of it elsewhere, or set {key} = false",
+        )
+    if plan.shell and not os.access(SHELL, os.X_OK):
+        raise ContainerError(
+            f"the image has no {SHELL}, which [startup] and save need", "leave them out of the definition file"
         )
     if plan.workdir:
         mountpoints.make_workdir(plan.workdir, own)
@@ -211,6 +218,9 @@ def _source(mount: PlannedMount, mounter: fuse.Mounter | None, spare: str) -> He
             assert mounter is not None
             mounter.mount(mount.source, spare)
             path = spare
+        elif mount.kind == "made":
+            jobmarks.prepare(mount.source)
+            path = mount.source
         elif mount.kind == "text":
             with open(spare, "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(mount.content)

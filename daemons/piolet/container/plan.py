@@ -17,6 +17,15 @@ OPTIONAL = "optional"
 """The flag of a mount that is left out where its source is not there."""
 TASK_FILE = "/run/piolet/task"
 """What it does to each task's environment first, and says, as in entry.c."""
+SHELL = "/bin/sh"
+SCRIPT = "/run/piolet/around"
+"""What stands around the tasks (around.py)."""
+SHARED = "/run/piolet/shared"
+"""A tmpfs of the container's own, where tasks of a node meet each other and the keeper."""
+OF_JOB = "/run/piolet/job"
+HOME_FOLDER = ".cache/piolet/startup"
+"""Below the user's home: what is at OF_JOB."""
+KEEPER, ASK, ANSWER = "keeper", "ask", "answer"
 CREATE = "x-create"
 """The flag of a mount whose mount point may be made in what is mounted above it."""
 
@@ -25,7 +34,8 @@ CREATE = "x-create"
 class PlannedMount:
     """One mount of the container. An `optional` one is left out where its source is not there.
 
-    `kind` is 'bind', 'sqsh', 'tmpfs', or 'text': a file with this `content`, which can be run if it has the flag 'x'.
+    `kind` is 'bind', 'sqsh', 'tmpfs', 'made': a directory that is made (jobmarks.py), or 'text': a file with this
+    `content`, which can be run if it has the flag 'x'.
     `file` says that the destination may have to replace a symbolic link of the image (as /etc/localtime is one).
     """
 
@@ -69,6 +79,27 @@ class PlannedProgram:
 
 
 @dataclass(frozen=True)
+class PlannedSave:
+    """What a container is saved as when its tasks have ended: a file, or a name in the site's store, or in `store`.
+
+    home, user              of the user, for whom it is saved
+    env, labels             NAME=VALUE of the image that it had
+    entrypoint, workdir     likewise
+    """
+
+    step: str
+    file: str = ""
+    name: str = ""
+    store: str = ""
+    home: str = ""
+    user: str = ""
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    workdir: str | None = None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ContainerPlan:
     """A container to build.
 
@@ -84,6 +115,8 @@ class ContainerPlan:
     compatible   directories of CUDA libraries that the image has for newer drivers, and the version of the node's
     programs     what is started at the end
     accounts     names of accounts of the node that /etc/passwd has, too
+    shell        the entrypoint is our script (around.py), for which the image has to have a shell
+    save         what it is saved as at the end
     """
 
     label: str
@@ -101,6 +134,8 @@ class ContainerPlan:
     compatible: tuple[tuple[str, str], ...] = ()
     programs: tuple[PlannedProgram, ...] = ()
     accounts: tuple[str, ...] = ()
+    shell: bool = False
+    save: PlannedSave | None = None
 
     def to_json(self) -> str:
         """Return the plan as JSON."""
@@ -108,9 +143,9 @@ class ContainerPlan:
 
     @property
     def foreign(self) -> bool:
-        """Whether a program that is not ours runs for it: squashfuse, an OCI runtime, or what a hook has started."""
+        """Whether a program that is not ours, or the keeper, runs for it: squashfuse, crun, what a hook has started."""
         served = self.sqsh is not None or any(mount.kind == "sqsh" for mount in self.mounts)
-        return self.runtime != "native" or served or bool(self.programs)
+        return self.runtime != "native" or served or bool(self.programs) or self.save is not None
 
 
 def from_json(text: str) -> ContainerPlan:

@@ -8,8 +8,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable
 
+from piolet.base.errors import PioletError
+from piolet.container import around
 from piolet.container.entries import Additions
-from piolet.container.plan import ENTRY_PROGRAM, ContainerPlan, PlannedFolder, PlannedMount
+from piolet.container.plan import (
+    ENTRY_PROGRAM,
+    HOME_FOLDER,
+    OF_JOB,
+    SCRIPT,
+    SHARED,
+    SHELL,
+    ContainerPlan,
+    PlannedFolder,
+    PlannedMount,
+    PlannedSave,
+)
 from piolet.environment import defaults
 from piolet.environment.definition import Definition, Mount
 from piolet.environment.mounts import parse
@@ -18,7 +31,7 @@ from piolet.environment.settings import EnvironmentConfig
 
 def entry_program(definition: Definition) -> bool:
     """Return whether the definition wants the entry program in front of the tasks' command."""
-    return bool(definition.entrypoint) or definition.remap_root
+    return bool(definition.entrypoint or definition.remap_root or definition.startup or definition.save)
 
 
 def make_plan(
@@ -28,11 +41,13 @@ def make_plan(
     config: EnvironmentConfig,
     spool: str | None = None,
     additions: Additions = Additions(),  # noqa: B008 - it is frozen
+    user: str = "",
 ) -> ContainerPlan:
     """Return the plan of a container; `home` is the user's home directory, mounted if the site wants that.
 
     spool      SlurmdSpoolDir, where a step's PMIx server has its directory
     additions  of hooks and devices
+    user       the user's name
 
     A mount of the user's takes the place of ours at and below its destination; the site's below it stay, where the
     user's has a place for them.
@@ -58,6 +73,16 @@ def make_plan(
         mounts.append(PlannedMount(helper, ENTRY_PROGRAM, flags=("ro",)))
     # Shorter destinations first, so that none hides another; the user's own after ours of the same depth.
     mounts += [PlannedMount(m.source, m.destination, m.kind, m.flags) for m in definition.mounts]
+    script = around.script(definition.startup, definition.save)
+    if script:
+        mounts.append(PlannedMount("", SHARED, "tmpfs"))
+        mounts.append(PlannedMount("", SCRIPT, "text", ("ro",), file=True, content=script))
+    if definition.startup is not None and definition.startup.per == "job":
+        if not home:
+            raise PioletError(
+                "[startup] per job needs a home directory, by which nodes tell each other", 'per = "node"'
+            )
+        mounts.append(PlannedMount(f"{home}/{HOME_FOLDER}", OF_JOB, "made"))
     mounts.sort(key=lambda mount: mount.destination.rstrip("/").count("/"))
     workdir = "" if definition.workdir_given else definition.workdir or ""
     directories = () if definition.workdir_given else tuple(one for one in (definition.chdir, workdir) if one)
@@ -67,7 +92,9 @@ def make_plan(
         writable=definition.writable,
         runtime=config.runtime,
         mounts=tuple(mounts),
-        entrypoint=definition.entrypoint,
+        entrypoint=(*((SHELL, SCRIPT) if script else ()), *definition.entrypoint),
+        shell=bool(script),
+        save=_saved(definition, label, home, user),
         directories=directories,
         workdir=workdir,
         folders=tuple(folder for folder in (_without(one, taken) for one in additions.folders) if folder.names),
@@ -77,6 +104,17 @@ def make_plan(
         programs=additions.programs,
         accounts=additions.accounts,
         remapped=definition.remap_root,
+    )
+
+
+def _saved(definition: Definition, label: str, home: str | None, user: str) -> PlannedSave | None:
+    save = definition.save
+    if save is None:
+        return None
+    env, labels = (tuple(f"{name}={text}" for name, text in of.items()) for of in (save.env, save.labels))
+    step = label.rpartition(":")[2]
+    return PlannedSave(
+        step, save.file, save.name, save.store, home or "", user, env, save.entrypoint, save.workdir, labels
     )
 
 

@@ -187,10 +187,14 @@ def _check_sizes(plan: ContainerPlan, rendered: Rendered) -> None:
 
 
 def _check_entry(rendered: Rendered) -> None:
-    for mount, entry in rendered.mounts.items() if rendered.definition.entrypoint else ():
+    definition = rendered.definition
+    around = definition.startup or definition.save
+    for mount, entry in rendered.mounts.items() if around or definition.entrypoint else ():
         if f"{ENTRY_PROGRAM}/".startswith(mount.destination + "/"):
+            needs = "[startup] and save need" if around else "the entrypoint needs"
+            what = "leave them out" if around else "set entrypoint = false"
             raise EnvironmentFileError(
-                f"the mount at {mount.destination} hides {os.path.dirname(ENTRY_PROGRAM)}, which the entrypoint needs",
-                "mount what you need of it elsewhere, or set entrypoint = false",
+                f"the mount at {mount.destination} hides {os.path.dirname(ENTRY_PROGRAM)}, which {needs}",
+                f"mount what you need of it elsewhere, or {what}",
                 entry.locate(),
             )

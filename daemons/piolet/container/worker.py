@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 
 from piolet.base.errors import ContainerError, PioletError
-from piolet.container import accounts, extras, folders, fuse, mountpoints, native, ownpages, plan, rootoverlay
+from piolet.container import accounts, extras, folders, fuse, keeper, mountpoints, native, ownpages, plan, rootoverlay
 from piolet.steps import hierarchies, jobnamespaces
 from piolet.system import ldcache, linux, usernamespaces
 from piolet.transport import packets
@@ -29,11 +29,12 @@ _CODE = (native, plan, folders, mountpoints, accounts, extras, packets, linux, l
 
 @dataclass(frozen=True)
 class Means:
-    """What every worker builds with, from the monitor's own configuration: a directory, and two programs."""
+    """What every worker builds with, from the monitor's own configuration: a directory, two programs, and `piolet`."""
 
     scratch: str
     crun: str
     squashfuse: str
+    program: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,11 @@ def _build(
         marks.add("map ids")
         if order.served or todo.sqsh is not None or any(mount.kind == "sqsh" for mount in todo.mounts):
             mounter = fuse.Mounter(order.means.squashfuse)
+        kept = None if todo.save is None else keeper.Keeper(order.means.program)
         linux.unshare(linux.CLONE_NEWNS)
         start = native.build(todo, image, kind, order.means.scratch, order.means.crun, mounter, marks.add)
+        if kept is not None and todo.save is not None:
+            kept.hand_over(todo.save)
     except PioletError as error:
         return error.message, error.hint or "", ""
     except OSError as error:

@@ -75,7 +75,13 @@ def _version_of(machine: Machine, path: str, option: str, least: tuple[int, int]
 
 def accounts(machine: Machine) -> Iterator[Finding]:
     """Whether the accounts exist that the daemons run as."""
-    wanted = {"pioletd": machine.config.node.account, "piolet-imaged": machine.config.images.account}
+    config = machine.config
+    wanted = {
+        "pioletd": config.node.account,
+        "piolet-imaged": config.images.account,
+        "piolet-central": config.central.account,
+        "piolet-forward": config.forward.account,
+    }
     for daemon, account in wanted.items():
         if not machine.here(daemon):
             continue

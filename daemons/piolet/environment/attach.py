@@ -80,5 +80,7 @@ def effective(of: Definition, asked: Definition, workdir: str) -> Definition:
         workdir=asked.chdir or workdir,
         workdir_given=True,
         entrypoint=(),
+        startup=None,
+        save=None,
         attach=asked.attach,
     )

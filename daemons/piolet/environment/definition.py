@@ -32,6 +32,31 @@ class Mount:
 
 
 @dataclass(frozen=True)
+class Startup:
+    """Commands for /bin/sh in the container before its tasks: on each node, or once in a job; `per`: 'node', 'job'."""
+
+    commands: tuple[str, ...]
+    per: str
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Save:
+    """What the container is saved as when its tasks have ended: a file, or a name in the site's store or in `store`.
+
+    The rest is what the image that it had says of itself.
+    """
+
+    file: str = ""
+    name: str = ""
+    store: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+    entrypoint: tuple[str, ...] = ()
+    workdir: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Definition:
     """A definition with everything resolved.
 
@@ -48,6 +73,8 @@ class Definition:
     remap_root   the user is root in the container; nodes of an earlier release are not told of it unless it is so
     attach       the step, JOB.STEP or JOB alone, whose container the tasks enter (attach.py), or ''; told likewise. The
                  rest is then what is known of that step's definition, of which the node knows more
+    startup      what is done before the tasks, or None; told likewise, as is the next
+    save         what the container is saved as at the end, or None
     """
 
     request: str
@@ -67,11 +94,13 @@ class Definition:
     annotations: dict[str, Any] = field(default_factory=dict)
     remap_root: bool = False
     attach: str = ""
+    startup: Startup | None = None
+    save: Save | None = None
 
     def to_json(self) -> bytes:
         """Return the canonical form: UTF-8 JSON, sorted keys, no white space, `version` included."""
         value = {"version": VERSION, **asdict(self)}
-        for name in ("remap_root", "attach"):
+        for name in ("remap_root", "attach", "startup", "save"):
             if not value[name]:
                 del value[name]
         return canonical_json(value)
@@ -117,6 +146,8 @@ def from_json(data: bytes) -> Definition:
             annotations=_table(value.pop("annotations")),
             remap_root=_boolean(value.pop("remap_root", False)),
             attach=_step(value.pop("attach", "")),
+            startup=_startup(value.pop("startup", None)),
+            save=_save(value.pop("save", None)),
         )
     except KeyError as error:
         raise PioletError(f"the definition lacks {error}") from None
@@ -180,6 +211,31 @@ def _environment(value: Any) -> dict[str, str]:
     if any(not name or "=" in name for name in table):
         raise PioletError("the definition sets a variable with an impossible name")
     return table
+
+
+def _startup(value: Any) -> Startup | None:
+    if value is None:
+        return None
+    table = _table(value)
+    seconds = table["timeout_s"]
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 86400:
+        raise PioletError("the definition has an impossible time")
+    if table["per"] not in ("node", "job"):
+        raise PioletError("the definition has startup commands for something unknown")
+    return Startup(_strings(table["commands"]), table["per"], float(seconds))
+
+
+def _save(value: Any) -> Save | None:
+    if value is None:
+        return None
+    table = _table(value)
+    file, name, store = (_string(table[key]) for key in ("file", "name", "store"))
+    if bool(file) == bool(name):
+        raise PioletError("the definition saves the container nowhere, or twice")
+    for path in (one for one in (file, store) if one):
+        _path(path)
+    workdir, labels = _optional_path(table["workdir"]), _environment(table["labels"])
+    return Save(file, name, store, _environment(table["env"]), _strings(table["entrypoint"]), workdir, labels)
 
 
 def _step(value: Any) -> str:

@@ -14,26 +14,27 @@ from typing import Any
 from piolet.base.errors import EnvironmentFileError, Location
 from piolet.base.nearest import nearest
 from piolet.base.positions import Path
-from piolet.environment import envfile, lookup, words
+from piolet.environment import around, envfile, lookup, words
 from piolet.environment import request as asked
 from piolet.environment.expand import ExpandError, expand
 from piolet.environment.layer import Entry, Layer, combine_all
 from piolet.environment.problems import Problems
 from piolet.environment.settings import EnvironmentConfig
 from piolet.environment.source import Source, read
+from piolet.environment.values import kind_of, scalar
 from piolet.submission.dependencies import Host
 
 LEVELS_LIMIT = 10
 FILES_LIMIT = 100
 
 _SCALARS: dict[str, type] = {
-    **dict.fromkeys(("image", "workdir", "env_policy", "script"), str),
+    **dict.fromkeys(("image", "workdir", "env_policy", "script", "save"), str),
     **dict.fromkeys(("entrypoint", "writable", "home", "remap_root"), bool),
 }
 # A string or an array of them.
 _ONE_OR_MORE = ("base_environment", "env_file")
 _WORDS = {"env_policy": ("inherit", "clean"), "script": ("outside", "inside")}
-_TABLES = ("env", "annotations")
+_TABLES = ("env", "annotations", around.TABLE)
 KEYS = (*_ONE_OR_MORE, *_SCALARS, "mounts", "devices", *_TABLES)
 STEP_PREFIXES = ("SLURM_", "PMI_", "PMIX_")
 # What users tune in PMIx; Slurm sets none of these for a step.
@@ -214,6 +215,7 @@ class _Reader:
             devices=tuple(self.strings("devices")),
             env=dict(self.environment()),
             annotations=self.annotations(),
+            startup=around.read(source, self.table(around.TABLE), self.problems),
             warnings=tuple(warnings),
         )
         bases, env_files = (tuple(self.one_or_more(key)) for key in _ONE_OR_MORE)
@@ -225,7 +227,7 @@ class _Reader:
             yield from self.strings(key)
         elif value:
             with self.problems.gather():
-                yield _scalar(self.source, (key,), str, value)
+                yield scalar(self.source, (key,), str, value)
 
     def unknown_keys(self, strict: bool) -> list[str]:
         source, data = self.source, self.source.data
@@ -247,7 +249,7 @@ class _Reader:
         for key, kind in _SCALARS.items():
             if key in self.source.data:
                 with self.problems.gather():
-                    entry = _scalar(self.source, (key,), kind, self.source.data[key])
+                    entry = scalar(self.source, (key,), kind, self.source.data[key])
                     allowed = _WORDS.get(key)
                     if allowed and entry.value not in allowed:
                         known = " or ".join(f"'{word}'" for word in allowed)
@@ -261,13 +263,13 @@ class _Reader:
             if not isinstance(value, list):
                 single = "a string or " if key in _ONE_OR_MORE else ""
                 raise EnvironmentFileError(
-                    f"{key} must be {single}an array of strings, not {_kind(value)}",
+                    f"{key} must be {single}an array of strings, not {kind_of(value)}",
                     f'in brackets: {key} = ["…"]' if isinstance(value, str) else None,
                     self.source.locate((key,)),
                 )
             for index, item in enumerate(value):
                 with self.problems.gather():
-                    yield _scalar(self.source, (key, index), str, item)
+                    yield scalar(self.source, (key, index), str, item)
 
     def table(self, key: str) -> dict[str, Any]:
         value = self.source.data.get(key, {})
@@ -275,7 +277,7 @@ class _Reader:
             if isinstance(value, dict):
                 return value
             raise EnvironmentFileError(
-                f"{key} must be a table, not {_kind(value)}",
+                f"{key} must be a table, not {kind_of(value)}",
                 f"a table begins with the line [{key}]",
                 self.source.locate((key,)),
             )
@@ -306,7 +308,7 @@ class _Reader:
                 if isinstance(value, bool | int):
                     # Annotations are strings, but `enabled = true` can only mean one thing.
                     value = str(value).lower()
-                entries[name] = _scalar(self.source, path, str, value)
+                entries[name] = scalar(self.source, path, str, value)
         return entries
 
 
@@ -314,7 +316,7 @@ def _variable(source: Source, name: str, value: Any) -> Entry:
     path, where = ("env", name), source.locate(("env", name), key=True)
     refuse_name(name, where)
     _refuse_key(name, "env", "a variable", where)
-    return _scalar(source, path, str, value)
+    return scalar(source, path, str, value)
 
 
 def refuse_name(name: str, where: Location) -> None:
@@ -335,25 +337,3 @@ def _refuse_key(name: str, table: str, what: str, where: Location) -> None:
             f"move it above the line [{table}]: what stands below belongs to the table",
             where,
         )
-
-
-def _scalar(source: Source, path: Path, kind: type, value: Any) -> Entry:
-    entry = Entry(value, source, path)
-    if type(value) is not kind:
-        wanted = {str: "a string", bool: "true or false"}[kind]
-        hint = None
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            hint = f"without quotes: {value.lower()}"
-        elif kind is str and isinstance(value, bool | int | float):
-            hint = f'in quotes: "{str(value).lower() if isinstance(value, bool) else value}"'
-        raise EnvironmentFileError(f"{entry.name} must be {wanted}, not {_kind(value)}", hint, entry.locate())
-    if isinstance(value, str) and "\0" in value:
-        raise EnvironmentFileError(f"{entry.name} holds a NUL byte", None, entry.locate())
-    return entry
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true or false"
-    names = {str: "a string", int: "a number", float: "a number", list: "an array", dict: "a table"}
-    return names.get(type(value), "a date or time")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 
-from piolet.environment import later, mounts, secrets
+from piolet.environment import around, later, mounts, secrets
 from piolet.environment.expand import escape
 from piolet.environment.layer import Entry
 from piolet.environment.render import Rendered
@@ -56,7 +56,16 @@ def explain(rendered: Rendered) -> str:
         drops = [(f"!{mounts.quote(path)}", rendered.drops[path]) for path in definition.dropped]
         lines += _array("mounts", drops + [(mounts.unparse(mount), entry) for mount, entry in rendered.mounts.items()])
         lines += _array("devices", list(rendered.devices.items()))
+    saved, before = around.described(definition)
+    if saved:
+        lines.append(_line(f"save = {_string(saved[0])}", _origin(layer.scalars["save"], saved[0])))
     lines += _environment(rendered)
+    if before:
+        lines += ["", f"[{around.TABLE}]"]
+        for key, value in before:
+            place = _place(layer.startup[key][0]) if key in layer.startup else "default"
+            shown = _string(value) if isinstance(value, str) else f"[{', '.join(map(_string, value))}]"
+            lines.append(_line(f"{key} = {shown}", place))
     if layer.annotations:
         lines += ["", "[annotations]"]
         for name, entry in layer.annotations.items():

@@ -39,6 +39,11 @@ def command(engine: str, definition: Definition, info: ImageInfo, home: str, wor
     made.words += words
     if secrets.any_secret(variables):
         made.lost.append("values of variables that look like secrets are not printed: export them before the command")
+    if definition.startup is not None:
+        made.lost.append(f"[startup]: {engine} runs nothing before the command: put it in front, with sh -c")
+    if definition.save is not None:
+        how = "use --overlay" if engine == "apptainer" else f"run it without --rm, and then {engine} commit"
+        made.lost.append(f"save: {how}")
     if definition.annotations:
         made.lost.append("annotations: hooks are of this engine")
     return made

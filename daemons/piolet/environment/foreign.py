@@ -142,7 +142,7 @@ def _pyxis(made: Converted, name: str, value: str) -> None:
     elif option == "name":
         made.lost.append(f"--container-name={value}: a container lives as long as its step, and is not found by name")
     elif option == "save":
-        made.lost.append(f"--container-save={value}: what a step writes to its root file system is gone with it")
+        made.scalar("save", value if value.endswith(".sqsh") else f"{value}.sqsh")
     else:
         made.lost.append(f"--{name}: has no counterpart")
 

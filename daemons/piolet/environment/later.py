@@ -57,4 +57,5 @@ def finish(definition: Definition, job: int, node: str) -> Definition:
             for mount in definition.mounts
         ),
         set_env={name: close(value) for name, value in definition.set_env.items()},
+        save=None if definition.save is None else replace(definition.save, file=close(definition.save.file)),
     )

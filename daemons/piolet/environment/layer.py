@@ -43,8 +43,9 @@ class Entry:
 class Layer:
     """One file, or several that were combined; `sources` are the files, base first, each once.
 
-    scalars      image, workdir, entrypoint, writable, remap_root, env_policy, script
+    scalars      image, workdir, entrypoint, writable, remap_root, env_policy, script, save
     annotations  by dotted name
+    startup      by key, of which the commands are one or more
     """
 
     sources: tuple[Source, ...] = ()
@@ -53,6 +54,7 @@ class Layer:
     devices: tuple[Entry, ...] = ()
     env: dict[str, Entry] = field(default_factory=dict)
     annotations: dict[str, Entry] = field(default_factory=dict)
+    startup: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -65,6 +67,7 @@ def combine(base: Layer, above: Layer) -> Layer:
         devices=base.devices + above.devices,
         env={**base.env, **above.env},
         annotations={**base.annotations, **above.annotations},
+        startup={**base.startup, **above.startup},
         warnings=tuple(dict.fromkeys(base.warnings + above.warnings)),
     )
 

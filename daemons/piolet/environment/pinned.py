@@ -19,7 +19,7 @@ from typing import Any
 
 from piolet.base import files
 from piolet.base.errors import EnvironmentFileError, PioletError
-from piolet.environment import later, mounts, secrets
+from piolet.environment import around, later, mounts, secrets
 from piolet.environment.definition import LIMIT_BYTES, Definition, canonical_json, from_json
 from piolet.environment.expand import escape
 from piolet.submission import cache
@@ -103,7 +103,8 @@ def again(variables: Mapping[str, str], request: str) -> tuple[Definition, tuple
     if any(one.definition != found[0].definition for one in found):
         steps = ", ".join(f"{MARK}{one.step}" for one in found[:5])
         raise EnvironmentFileError(f"the steps of {request} had different environments", f"name one of them: {steps}")
-    return replace(found[0].definition, request=request), found[0].secret
+    # What it was saved as is there by now, and is that job's.
+    return replace(found[0].definition, request=request, save=None), found[0].secret
 
 
 def _read(link: str, step: str) -> Pinned | None:
@@ -176,6 +177,12 @@ def text(pinned: Pinned) -> str:
         places = [f"!{place}" for place in definition.dropped] + list(map(mounts.unparse, definition.mounts))
         lines.append(f"mounts = [{', '.join(map(_string, places))}]")
         lines.append(f"devices = [{', '.join(map(_string, definition.devices))}]")
+    saved, before = around.described(definition)
+    lines += [f"save = {_string(one)}" for one in saved]
+    lines += ["", f"[{around.TABLE}]"] if before else []
+    for key, value in before:
+        shown = _string(value) if isinstance(value, str) else f"[{', '.join(map(_string, value))}]"
+        lines.append(f"{key} = {shown}")
     lines += ["", "[env]", *(f"{_key(name)} = {_string(value)}" for name, value in definition.set_env.items())]
     lines += [f"# {_comment(name)} was set, and its value is not kept" for name in pinned.secret]
     lines += [f'{_key(name)} = ""' for name in definition.unset_env if not name.startswith("LC_")]

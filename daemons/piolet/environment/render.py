@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from piolet.base.errors import EnvironmentFileError, ImageError
-from piolet.environment import defaults, edf, later, mounts, variables
+from piolet.environment import around, defaults, edf, later, mounts, variables
 from piolet.environment.definition import LIMIT_BYTES, Definition, Mount
 from piolet.environment.layer import Entry, Layer
 from piolet.environment.lookup import nearest_path
@@ -78,6 +78,8 @@ def render(request: str, host: Host, config: EnvironmentConfig, resolve: Resolve
         info = _image(layer, host, resolve if known else unresolved)
         if info is None and known:
             _refuse_without_image(layer, sources, devices)
+    startup = around.startup(layer, host, info, problems) if known else None
+    save = around.save(layer, host, info, config, problems) if known else None
     # A variable that is not defined may be the image's.
     set_env, unset_env = variables.of_container(layer, host, info, warnings, problems if known else Problems())
     problems.report()
@@ -105,6 +107,8 @@ def render(request: str, host: Host, config: EnvironmentConfig, resolve: Resolve
         set_env=set_env,
         unset_env=tuple(dict.fromkeys((*unset_env, *outside))),
         annotations=annotations,
+        startup=startup,
+        save=save,
     )
     _check_size(definition)
     left = [] if clean else [name for name in outside if host.variables.get(name)]

@@ -29,8 +29,8 @@ _KEY = re.compile(r",(?=([a-z_]+)=)")
 # What may be said more than once, and its key in a file.
 _LISTS = {"mount": "mounts", "device": "devices"}
 _PAIRS = {"env": "env", "annotation": "annotations"}
-_BOOLEANS = ("entrypoint", "writable", "home")
-_TEXTS = ("image", "workdir", "env_policy", "script")
+_BOOLEANS = ("entrypoint", "writable", "home", "remap_root")
+_TEXTS = ("image", "workdir", "env_policy", "script", "save")
 OVERRIDES = (*_TEXTS, *_LISTS, *_PAIRS, *_BOOLEANS)
 
 

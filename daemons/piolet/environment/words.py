@@ -23,6 +23,8 @@ FOREIGN = {
     **dict.fromkeys(("container_image", "container-image", "container", "from_image"), "here it is 'image'"),
     **dict.fromkeys(("environment", "envs", "variables", "env_vars"), "here it is the table [env]"),
     **dict.fromkeys(("env_files", "envfile", "environment_file", "env-file"), "here it is 'env_file'"),
+    **dict.fromkeys(("container_save", "container-save"), "here it is 'save'"),
+    **dict.fromkeys(("prologue", "prolog", "setup", "init", "pre", "commands"), "here it is the table [startup]"),
     "labels": "here they are the table [annotations]",
     "gpus": "the step's GPUs are srun's: --gpus",
     "container_remap_root": "here it is 'remap_root', true or false",

@@ -16,6 +16,7 @@ from piolet.environment.source import parse
 
 _ORDER = (
     *("base_environment", "image", "workdir", "entrypoint", "writable", "home", "env_policy", "script"),
+    "save",
     *("mounts", "devices", "env_file"),
 )
 _LISTS = {"mount": "mounts", "device": "devices"}
@@ -29,7 +30,7 @@ def new(data: Mapping[str, Any], comments: Sequence[str] = ()) -> str:
     for key in _ORDER:
         if key in data:
             _set(document, key, data[key])
-    for key in ("env", "annotations"):
+    for key in ("startup", "env", "annotations"):
         if data.get(key):
             document.add(tomlkit.nl())
             _set(document, key, data[key])

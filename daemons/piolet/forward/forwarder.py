@@ -15,7 +15,7 @@ from typing import Protocol
 
 from piolet.base.errors import EventError, PioletError
 from piolet.events import batch
-from piolet.events.envelope import decode, number_of
+from piolet.events.envelope import FATAL, WARN, decode, number_of
 from piolet.forward import acknowledged
 from piolet.transport.asking import Answer, CentralError
 
@@ -23,6 +23,7 @@ _LOG = logging.getLogger("piolet-forward")
 _TARGET = "/v1/events"
 _BYTES_MOST = 4 << 20
 _GONE_MOST = 30  # of streams whose records are gone, in one request's target
+_LOOK_S = 1.0
 _ASK_EVERY_S = 3600.0
 _WAIT_LEAST_S, _WAIT_MOST_S = 1.0, 300.0
 _OFFSET_TOLD_S = 30.0
@@ -63,6 +64,7 @@ class _Batch:
 class Forwarder:
     """Forwards one spool to one service.
 
+    every_s  after so long records are sent that nobody waits for; others within a second or so
     offset   how far this node's clock is ahead of the service's, in seconds; None: not measured yet
     """
 
@@ -80,6 +82,8 @@ class Forwarder:
         self._have = acknowledged.load(state)
         self._written = dict(self._have)
         self._asked = float("-inf")
+        self._next = float("-inf")  # when what is not urgent is sent
+        self._looked: dict[str, int] = {}
         self._name: tuple[str, str] | None = None
         self._failures = 0
         self._told = ""
@@ -97,7 +101,7 @@ class Forwarder:
         if self._failures:
             _LOG.info("the central service takes records again")
         self._failures, self._told = 0, ""
-        return 0.0 if more else self._every_s * self._rng.uniform(0.8, 1.2)
+        return 0.0 if more else _LOOK_S * self._rng.uniform(0.8, 1.2)
 
     def _tell(self, error: PioletError | OSError) -> None:
         """Log a failure, once as long as it is the same."""
@@ -115,6 +119,8 @@ class Forwarder:
             return False
         if self._clock() - self._asked > _ASK_EVERY_S:
             self._ask(streams)
+        if self._clock() < self._next and not self._is_urgent(streams):
+            return False
         found, more = self._collect(streams)
         if not found.lines and not found.gone:
             return False
@@ -128,7 +134,19 @@ class Forwarder:
             self._ask(streams)  # it has less than it said: it was restored from a backup
             return True
         self._believe(answer, streams)
+        self._next = self._clock() + (0.0 if more else self._every_s * self._rng.uniform(0.8, 1.2))
         return more
+
+    def _is_urgent(self, streams: dict[str, int]) -> bool:
+        """Return whether there is a new record that somebody may wait for: a fault, or a task that ended badly."""
+        urgent = False
+        for epoch, last in streams.items():
+            seen = max(self._have.get(epoch, 0), self._looked.get(epoch, 0))
+            if last > seen:
+                lines = self._spool.read(epoch, seen, batch.RECORDS_MAX, _BYTES_MOST)
+                urgent = urgent or len(lines) == batch.RECORDS_MAX or any(map(is_urgent, lines))
+        self._looked = streams
+        return urgent
 
     def _ask(self, streams: dict[str, int]) -> None:
         """Ask what the service has of everything."""
@@ -213,3 +231,14 @@ class Forwarder:
         if self._name is None:
             raise EventError("no record of the spool says which node this is")
         return self._name
+
+
+def is_urgent(line: bytes) -> bool:
+    """Return whether a record is one that somebody may wait for."""
+    try:
+        event = decode(line)
+    except EventError:
+        return False
+    if event.kind == "step.outcome":
+        return (event.body.get("why"), event.body.get("status")) != ("exit", 0)
+    return event.severity in (FATAL, WARN)

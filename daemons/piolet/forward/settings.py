@@ -19,4 +19,6 @@ class ForwardConfig:
         "", "File of the node's certificate, where [central] trust is certificate.", absolute_or_empty
     )
     key: str = setting("", "File of the key of that certificate.", absolute_or_empty)
-    every_s: int = setting(5, "Seconds from one look at new records to the next.", least=1)
+    every_s: int = setting(
+        5, "Seconds until records go for which nobody waits; faults and failed tasks go at once.", least=1
+    )

@@ -202,6 +202,7 @@ def _info(answer: dict[str, Any], store: str) -> ImageInfo:
             entrypoint=tuple(str(item) for item in answer["entrypoint"]),
             workdir=answer["workdir"],
             watch=tuple(str(item) for item in answer["watch"]),
+            labels={str(name): str(text) for name, text in answer.get("labels", {}).items()},
             warnings=tuple(str(item) for item in answer.get("warnings", ())),
         )
     except (KeyError, TypeError):

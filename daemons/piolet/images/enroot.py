@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 FILES = ("etc/environment", "etc/rc", "etc/rc.local", "etc/fstab")
@@ -64,6 +64,39 @@ def read(files: Mapping[str, str], image: str) -> Configuration:
     return Configuration(env, entrypoint, workdir, tuple(notes), tuple(warnings))
 
 
+def write(
+    env: Iterable[str], entrypoint: tuple[str, ...], workdir: str | None, image: str
+) -> tuple[dict[bytes, bytes], list[str]]:
+    """Return the files that say so, by path, and sentences about what they cannot say of the image `image`.
+
+    Nothing is returned of an image that says nothing: what is in it then stays.
+    """
+    warnings: list[str] = []
+    lines, script = [], ""
+    for entry in env:
+        name, _, value = entry.partition("=")
+        if not _NAME.fullmatch(name) or name.startswith("ENROOT_") or len(entry.splitlines()) > 1:
+            warnings.append(f"{image}: its variable {name} cannot be kept in a file of this kind")
+            continue
+        lines.append(f'{name}="{value}"\n' if _QUOTED.fullmatch(value) or value != value.strip() else f"{entry}\n")
+    if workdir:
+        line = f'cd "{workdir}" && unset OLDPWD || exit 1'
+        if _WORKDIR.fullmatch(line):
+            script += f'mkdir -p "{workdir}" 2> /dev/null\n{line}\n\n'
+        else:
+            warnings.append(f"{image}: its working directory cannot be kept in a file of this kind")
+    # As enroot quotes, which is not as shlex does.
+    words = " ".join("'{}'".format(word.replace("'", "'\\''")) for word in entrypoint)
+    if "\n" in words or _words(words) != entrypoint:
+        warnings.append(f"{image}: its entrypoint cannot be kept in a file of this kind")
+        words = ""
+    if script or words:
+        words = f"{words} " if words else ""
+        script = f'{script}if [ $# -gt 0 ]; then\n    exec {words}"$@"\nelse\n    exec {words}/bin/sh\nfi\n'
+    found = {b"etc/environment": "".join(lines), b"etc/rc": script}
+    return {path: text.encode("utf-8", "surrogateescape") for path, text in found.items() if text}, warnings
+
+
 def _lines(text: str) -> Iterator[str]:
     for line in text.splitlines():
         if (line := line.strip()) and not line.startswith("#"):
@@ -101,7 +134,7 @@ def _script(text: str, image: str, notes: list[str], warnings: list[str]) -> tup
 
 def _words(text: str) -> tuple[str, ...] | None:
     """Return the words that the shell would make of `text`, if they are plain or in single quotes."""
-    if re.search(r"[$`\"]", re.sub(r"'[^']*'", "", text)) or "$'" in text:
+    if re.search(r"[$`\"]", re.sub(r"'[^']*'|\\'", "", text)) or "$'" in text:
         return None
     try:
         return tuple(shlex.split(text))

@@ -28,6 +28,7 @@ class ImageInfo:
     watch       files; when one of them changes or vanishes, this answer is stale
     notes       clauses about where this is from, for who wants to know
     warnings    sentences about what of the image has no effect
+    labels      the image's LABELs
     """
 
     image: Image
@@ -37,3 +38,4 @@ class ImageInfo:
     watch: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from piolet.base.errors import ImageError
@@ -67,6 +67,7 @@ class ImageConfig:
     user: str
     architecture: str
     diff_ids: tuple[str, ...]
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 def digest_of(raw: bytes) -> str:
@@ -188,7 +189,15 @@ def parse_config(raw: bytes, what: str, architecture: str) -> ImageConfig:
         user=str(settings.get("User") or ""),
         architecture=str(found),
         diff_ids=diff_ids,
+        labels=_labels(settings.get("Labels"), what),
     )
+
+
+def _labels(value: Any, what: str) -> dict[str, str]:
+    labels = _object(value or {}, what)
+    if not all(isinstance(text, str) and "\0" not in name + text for name, text in labels.items()):
+        raise ImageError(f"the configuration of {what} has malformed labels")
+    return labels
 
 
 def _document(raw: bytes, what: str) -> dict[str, Any]:

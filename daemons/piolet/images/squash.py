@@ -101,15 +101,41 @@ def squash(tree: Tree, layers: list[ImageLayer], out: str, how: Squasher, tell: 
 
     Raises ImageError: mksquashfs failed (with its last lines), the disk is full.
     """
+    left_out = 0
+
+    def feed(pipe: IO[bytes]) -> None:
+        nonlocal left_out
+        left_out = _feed(tree, layers, pipe, tell)
+
+    write(out, os.path.dirname(out), how, (tree.root.mode, tree.root.mtime), feed)
+    return left_out
+
+
+def write(
+    out: str,
+    folder: str,
+    how: Squasher,
+    root: tuple[int, int],
+    feed: Callable[[IO[bytes]], None],
+    inherited: tuple[int, ...] = (),
+) -> None:
+    """Write what `feed` writes to a pipe, a tar, to `out`, where nothing of worth is, as SquashFS, synced.
+
+    folder     where mksquashfs may write what it says
+    root       mode and time of the root directory
+    inherited  descriptors that mksquashfs has, by which `out` may be called: /proc/self/fd/N
+
+    Raises ImageError as `squash`, and what `feed` raises.
+    """
     # Two ids, root's and a group of another number, so that a table of them can stand for any user and any group:
     # with one, whoever's gid is not the number of their uid could write nothing (decision 70).
     command = [how.program, "-", out, "-tar", "-noappend", "-all-root", "-force-gid", str(GROUP), "-no-xattrs"]
     # A kernel mounts no SquashFS whose blocks are smaller than its pages, and those of aarch64 may have 64 KiB.
     command += ["-comp", how.compression, "-b", str(DATA_BLOCK)]
     command += [*_LEVELS.get(how.compression, ()), "-mkfs-time", "0", "-noI"]
-    command += ["-root-mode", f"{stat.S_IMODE(tree.root.mode):o}", "-mem", f"{how.caches}M"]
+    command += ["-root-mode", f"{stat.S_IMODE(root[0]):o}", "-mem", f"{how.caches}M"]
     command += ["-processors", str(how.processors), "-no-progress", "-quiet"]
-    with tempfile.TemporaryFile(dir=os.path.dirname(out)) as log:
+    with tempfile.TemporaryFile(dir=folder) as log:
         try:
             child = subprocess.Popen(
                 command,
@@ -117,14 +143,14 @@ def squash(tree: Tree, layers: list[ImageLayer], out: str, how: Squasher, tell: 
                 stdout=log,
                 stderr=log,
                 env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+                pass_fds=inherited,
                 preexec_fn=how.before_exec,
             )
         except OSError as error:
             raise ImageError(f"cannot run {how.program}: {error.strerror}", "install squashfs-tools") from None
         assert child.stdin is not None
-        left_out = 0
         try:
-            left_out = _feed(tree, layers, child.stdin, tell)
+            feed(child.stdin)
             child.stdin.close()
             status = child.wait()
         except BrokenPipeError:
@@ -134,8 +160,7 @@ def squash(tree: Tree, layers: list[ImageLayer], out: str, how: Squasher, tell: 
             child.wait()
         if status != 0:
             raise _failure(status, log)
-    _seal(out, tree.root.mtime)
-    return left_out
+    _seal(out, root[1])
 
 
 def _feed(tree: Tree, layers: list[ImageLayer], pipe: IO[bytes], tell: Callable[[str], None]) -> int:

@@ -44,8 +44,11 @@ _AGAIN_S = 0.2
 _BUFFER = 4 << 20
 
 
-def run(config: Settings) -> int:
-    """Run the daemon; return its exit status. Raises PioletError: it does not come to that."""
+def run(config: Settings, program: tuple[str, ...] = ()) -> int:
+    """Run the daemon; return its exit status. `program` is the command `piolet`.
+
+    Raises PioletError: it does not come to that.
+    """
     if os.geteuid() != 0:
         raise PioletError("pioletd must be started as root", "start it with: systemctl start pioletd.service")
     server_account = _account(config.node.account)
@@ -97,7 +100,7 @@ def run(config: Settings) -> int:
             os.pidfd_open(vetting): "the vetting process", os.pidfd_open(scoring): "the scoring process",
             os.pidfd_open(watching): "the watching process",
         }  # fmt: skip
-        return _monitor(ours, server, siblings, images_account, (base, state), config, (place, home))
+        return _monitor(ours, server, siblings, images_account, (base, state), config, (place, home), program)
     finally:
         alive.close()
         for path in (socket_path, vet_path, score_path, Path(config.events.socket)):
@@ -330,6 +333,7 @@ def _monitor(
     room: tuple[Path, Path],
     config: Settings,
     where: tuple[str, int],
+    program: tuple[str, ...],
 ) -> int:
     (base, state), (place, home) = room, where
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -347,7 +351,7 @@ def _monitor(
     logging.getLogger("pioletd").info("ready: %s", config.node.socket)
     notify.ready()
     try:
-        means = Means(str(base / "build"), config.environment.crun, config.environment.squashfuse)
+        means = Means(str(base / "build"), config.environment.crun, config.environment.squashfuse, program)
         listener = peer.file_of(config.node.socket)
         monitor = Monitor(channel, store, files, means, listener, config.node.image_idle_s, place, namespace, home)
         well = monitor.run(wake_read, siblings)

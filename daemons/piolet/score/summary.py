@@ -360,8 +360,9 @@ def _quality(data: Dataset, view: Overview) -> list[str]:
     if score.unexplained > UNSURE:
         part = f"{100 * score.unexplained:.0f} %"
         lines.append(f"engine or SM activity is missing: what became of {part} of the time is unknown")
-    if len(view.gpus) and not view.rows and len(view.gpus) > len(headlines.unseen(data)):
-        lines.append("no sample was taken: the step was too short, or its GPUs did not answer")
+    if len(view.gpus) and not view.rows:
+        if len(view.gpus) > len(headlines.unseen(data)):
+            lines.append("no sample was taken: the step was too short, or its GPUs did not answer")
     elif len(view.gpus) and score.value is None and used(view).any() and not view.denied.any():
         lines.append("no profiling counters: saturation cannot be told from utilisation")
     return lines

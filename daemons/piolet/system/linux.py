@@ -30,7 +30,9 @@ _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS, _MOVE_MOUNT_T_EMPTY_PATH = 0x0
 _AT_FDCWD = -100
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 1, 4, 15, 28, 38
 _PR_SET_KEEPCAPS, _PR_SET_CHILD_SUBREAPER = 8, 36
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
 _CAPABILITY_VERSION, _CAP_SYS_ADMIN = 0x20080522, 21
+CAP_DAC_READ_SEARCH = 2
 _SECBIT_NO_SETUID_FIXUP = 4
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = 428, 429, 436, 442
 _SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING = {"x86_64": 250, "aarch64": 219, "ppc64le": 271}, 1
@@ -198,6 +200,15 @@ def _keep_only(capability: int) -> None:
     bit = 1 << capability
     # Of each half of the bits: effective, permitted, inheritable.
     _check(_libc.capset(header, struct.pack("=6I", bit, bit, 0, 0, 0, 0)), "capset")
+
+
+def keep_over_exec(capability: int) -> None:
+    """Give up every capability but this one, which the next program has as well. Raises OSError."""
+    header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
+    bit = 1 << capability
+    _check(_libc.capset(header, struct.pack("=6I", bit, bit, bit, 0, 0, 0)), "capset")
+    raised, zero = ctypes.c_ulong(capability), ctypes.c_ulong(0)
+    _check(_libc.prctl(_PR_CAP_AMBIENT, ctypes.c_ulong(_PR_CAP_AMBIENT_RAISE), raised, zero, zero), "PR_CAP_AMBIENT")
 
 
 def become(uid: int, gid: int, groups: list[int], *, administrator: bool = False, keyring: bool = True) -> None:

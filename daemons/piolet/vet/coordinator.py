@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from statistics import median
 from typing import Any
 
 from piolet.api import EITHER, FAIL, INCONCLUSIVE, NODE, PASS, USER, Verdict
@@ -168,8 +169,8 @@ class Coordinator:
         self._budget_end = self._clock() + self._plan.budget_s
         for task in meetings:
             if task.scope == "pair":
-                found = yield from self._pairs(task, int(task.parameters.get("rounds", 0)))
-                self._judge(task, found)
+                found, scheduled = yield from self._pairs(task, int(task.parameters.get("rounds", 0)))
+                self._judge(task, found, scheduled)
             else:
                 yield from self._group(task)
         self._orders.append(meeting.line("stop", {}))
@@ -182,8 +183,8 @@ class Coordinator:
         self._untold = []
         self._orders += meeting.table_lines(self._rows)
 
-    def _pairs(self, task: Task, most: int = 0) -> Generator[_Wait, None, list[Meeting]]:
-        """Let each node meet some others, suspects once more; return what came of it.
+    def _pairs(self, task: Task, most: int = 0) -> Generator[_Wait, None, tuple[list[Meeting], int]]:
+        """Let each node meet some others, suspects once more; return what came of it, and how many were scheduled.
 
         Partners are those of a random schedule, so they are of other switches and racks for the most part.
         `most` 0: as many rounds as tell slow nodes from good ones.
@@ -198,13 +199,14 @@ class Coordinator:
                 break
             pairs = [(self._names[a], self._names[b]) for a, b in schedule.pairs(order, turn)]
             yield from self._meet(task, pairs, found, {"seed": seed, "turn": turn})
+        scheduled = len(found)
         suspected = localise.suspects(found, task.better, task.effect)
         # With most nodes suspected there are no good ones to compare with.
         if suspected and len(suspected) * 2 <= len(order):
             nodes = [self._names[number] for number in order if self._names[number] not in self._lost]
             for pairs in islice(localise.pair_again(suspected, nodes), 2):
                 yield from self._meet(task, pairs, found, None)
-        return found
+        return found, scheduled
 
     def _group(self, task: Task) -> Iterator[_Wait]:
         """All, in groups; only when one of them is bad, pairs tell why. A slow collective names nobody."""
@@ -227,9 +229,9 @@ class Coordinator:
             said = Verdict(INCONCLUSIVE, silent.pop(), whose=whose.pop() if len(whose) == 1 else EITHER)
             self._all(task, said)
             return
-        pairs = yield from self._pairs(task)
+        pairs, scheduled = yield from self._pairs(task)
         # A node that was lost explains it.
-        self._judge(task, pairs, "" if self._lost.keys() & told.keys() else _why(told))
+        self._judge(task, pairs, scheduled, "" if self._lost.keys() & told.keys() else _why(told))
 
     def _meet(
         self, task: Task, pairs: Sequence[localise.Pair], found: list[Meeting], turn: Mapping[str, int] | None
@@ -275,10 +277,14 @@ class Coordinator:
                 self.lose(node, "it gave no answer in two meetings")
             self._silent.add(node)
 
-    def _judge(self, task: Task, found: Sequence[Meeting], together: str = "") -> None:
+    def _judge(self, task: Task, found: Sequence[Meeting], scheduled: int, together: str = "") -> None:
         """Make a record for every node out of the meetings of pairs; `together`: why that of all nodes was bad."""
         end = self._clock() + _JUDGING_S
-        limit, bad = localise.bad_meetings(found, task.better, task.effect)
+        limit, bad = localise.bad_meetings(found, task.better, task.effect, scheduled)
+        best = [] if bad else list(localise.bests(found[:scheduled], task.better).values())
+        if (groups := localise.two_groups(best, task.effect)) is not None:
+            sides = " and ".join(f"{len(one)} nodes near {median(one):.4g} {task.unit}".rstrip() for one in groups)
+            self._notes.append(f"{task.name}: by their best meetings there are two groups, {sides}: no node is named")
         try:
             faults, notes = localise.explain(found, limit, bad, lambda: self._clock() >= end, self._leaf)
         except VetError as error:

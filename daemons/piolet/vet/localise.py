@@ -146,21 +146,45 @@ def odd_ones(facts: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
     return found
 
 
-def bad_meetings(meetings: Sequence[Meeting], better: str, effect: float) -> tuple[float | None, list[Meeting]]:
+def bad_meetings(
+    meetings: Sequence[Meeting], better: str, effect: float, scheduled: int | None = None
+) -> tuple[float | None, list[Meeting]]:
     """Return the limit that the nodes set for each other, and the meetings that are bad by it or by themselves.
 
     The limit is that of the nodes' medians: one bad node is in 2/N of all pairs, which would widen a limit made of
-    the pairs, but it is only one of N medians.
+    the pairs, but it is only one of N medians. Only the first `scheduled` meetings make it (None: all): when suspects
+    meet good nodes again, the good ones would have mostly bad meetings, and nobody would be slow.
     """
+    own = _by_node(meetings[:scheduled])
+    limit = peer_limit([median(values) for values in own.values()], better, effect)
+    bad = _bad(meetings, limit, better)
+    if not bad:
+        # Where a third of the nodes are slow, medians of good ones differ as chance has it. Their best ones do not.
+        again, slow = outliers(bests(meetings[:scheduled], better), better, effect)
+        if slow:
+            return again, _bad(meetings, again, better)
+    return limit, bad
+
+
+def bests(meetings: Sequence[Meeting], better: str) -> dict[str, float]:
+    """Return the best value that each node had with anybody."""
+    best = max if better == "higher" else min
+    return {node: best(values) for node, values in _by_node(meetings).items()}
+
+
+def _by_node(meetings: Sequence[Meeting]) -> dict[str, list[float]]:
     own: defaultdict[str, list[float]] = defaultdict(list)
     for (one, other), value, _, _ in meetings:
         if value is not None:
             own[one].append(value)
             own[other].append(value)
-    limit = peer_limit([median(values) for values in own.values()], better, effect)
+    return own
+
+
+def _bad(meetings: Sequence[Meeting], limit: float | None, better: str) -> list[Meeting]:
     sign = 1.0 if better == "higher" else -1.0
     least = sign * limit if limit is not None else -inf
-    return limit, [one for one in meetings if one.bad or one.value is None or sign * one.value < least]
+    return [one for one in meetings if one.bad or one.value is None or sign * one.value < least]
 
 
 def suspects(meetings: Sequence[Meeting], better: str, effect: float) -> list[str]:

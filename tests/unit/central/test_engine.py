@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from piolet.central.conclusions import decode, encode
 from piolet.central.rules.engine import Engine
-from piolet.events.envelope import SITE, USER, Event
+from piolet.events.envelope import FATAL, SITE, USER, Event
 
 from tests.simulators import fleet
 from tests.unit.central.making import (
@@ -219,6 +219,14 @@ def test_a_node_that_powers_down_is_not_silent() -> None:
     assert concluded(rules(**SILENT), asleep[:1], until=2 * HOUR)
 
 
+def test_what_a_node_said_before_it_was_powered_down_comes_late() -> None:
+    engine = Engine(rules(**SILENT))
+    for one in (_beats("n1", 0)[0], event("slurm.node_state", 60, body={"state": "powered_down"})):
+        engine.take(one)
+    engine.take(_beats("n1", 30)[0], START + 120)
+    assert waited(engine, 2 * HOUR) == []
+
+
 def test_the_services_own_absence_is_nobodys_silence() -> None:
     engine = Engine(rules(**SILENT))
     for node in ("n1", "n2"):
@@ -242,6 +250,24 @@ def test_a_condition_that_cannot_be_computed_is_counted_and_holds_not() -> None:
     assert engine.take(event("link.flap", 0, body={})) == []
     assert engine.troubles == {"few": 2}
     assert engine.take(event("link.flap", 100, body={"flaps": 4}))
+
+
+def test_a_gpu_without_a_uuid_is_known_by_its_address() -> None:
+    rule = of_catalogue("fatal-xids")
+
+    def xids(*pci: str) -> list[Event]:
+        return [event("gpu.xid", i * HOUR, severity=FATAL, body={"xid": 79, "pci": one}) for i, one in enumerate(pci)]
+
+    (out,) = concluded([rule], xids(*["0000:3b:00.0"] * 5))
+    assert out.subject == "pci:0000:3b:00.0"
+    assert concluded([rule], xids(*["0000:3b:00.0"] * 4, "0000:af:00.0")) == []
+    assert concluded([rule], xids(*[""] * 5)) == []
+
+
+def test_corrected_errors_are_neither_a_case_nor_a_trouble() -> None:
+    engine = Engine([of_catalogue("memory-uncorrected")])
+    assert [one for i in range(9) for one in engine.take(event("memory.ecc", i * DAY, body={"corrected": 3}))] == []
+    assert engine.troubles == {}
 
 
 def test_age_last_and_since_repair() -> None:

@@ -23,7 +23,7 @@ from piolet.events.envelope import encode
 from piolet.transport.statements import Statement
 
 from tests.support.waiting import wait_until
-from tests.unit.central.making import CATALOGUE, DAY, START, event, rules
+from tests.unit.central.making import CATALOGUE, DAY, RULE, START, event, rules
 
 
 @pytest.fixture
@@ -64,8 +64,11 @@ def test_who_acknowledges_a_case_closes_it(answers: Answers) -> None:
     assert case["rule"] == "repairs-in-all"
     say(answers, "ack", case=case["case"], text="a new board is on its way")
     wait_until(lambda: not cases(answers), what="the case's end")
-    lines = answers.answer(0, "GET", "case", {"id": case["case"]}, b"")["lines"]
-    assert "somebody has looked at it" in "".join(lines)
+
+    def lines() -> str:
+        return "".join(answers.answer(0, "GET", "case", {"id": case["case"]}, b"")["lines"])
+
+    wait_until(lambda: "somebody has looked at it" in lines(), what="the case's end, written down")
 
 
 def test_a_re_vet_that_failed_makes_a_node_unfit_and_one_that_did_not_ends_that(answers: Answers) -> None:
@@ -92,6 +95,19 @@ def test_what_cannot_be_said(answers: Answers, what: str, said: dict[str, Any], 
     with pytest.raises(EventError) as raised:
         say(answers, what, **said)
     assert raised.value.message == error
+
+
+def test_a_case_of_a_rule_that_is_no_longer_one_is_not_open(answers: Answers, tmp_path: Path) -> None:
+    wait_until(lambda: len(cases(answers)) == 1, what="the case of three repairs")
+    (case,) = cases(answers)
+    for text, left in ((CATALOGUE, [case]), (RULE, [])):
+        reader = Reader(connect(f"sqlite:///{tmp_path}/store"), "c1")
+        judge = Judge(reader, Engine(rules(text)))
+        later = Answers(reader, answers.ledger, judge, ["root"], lambda: False, clock=lambda: START + 31 * DAY)
+        judge.start(answers.ledger)
+        wait_until(lambda judge=judge: judge.is_caught_up, what="the rules to judge the store")  # type: ignore[misc]
+        assert cases(later) == left
+        judge.stop()
 
 
 @pytest.mark.parametrize("what", ["repaired", "revetted"])

@@ -152,12 +152,24 @@ def test_a_history_of_events(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert '"events": 3' in out
 
 
+def test_how_many_spares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    beats = [event("node.heartbeat", i * DAY, f"n{node:03d}") for node in range(100) for i in (0, 30)]
+    failed = [event("gpu.lost", i * DAY, f"n{i:03d}", severity=FATAL) for i in range(20)]
+    history = sorted([*beats, *failed], key=lambda one: one.time)
+    (tmp_path / "events").write_bytes(b"".join(map(line_of, history)))
+    status, out, _ = _piolet(capsys, "spares", "64", "24", "--events", str(tmp_path / "events"))
+    assert (status, out) == (0, "2 spare nodes for 64 nodes over 24 h: 20 failures in 72,000 node-hours here\n")
+    status, out, _ = _piolet(capsys, "spares", "64", "24", "--since", "1d", "--events", str(tmp_path / "events"))
+    assert (status, out) == (0, "too little is known: 100 nodes were heard of for 2,400 node-hours\n")
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
         (["replay"], "there is no store at /var/lib/piolet-central/central.sqlite\nhint: piolet-central makes it"),
         (["replay", "--events", "/nowhere"], "cannot read /nowhere: No such file or directory"),
         (["replay", "--sacct", "/nowhere"], "cannot read /nowhere: No such file or directory"),
+        (["spares", "0", "24", "--events", "/nowhere"], "a job has at least one node"),
         (["replay", "--slurm", "--events", "x"], "there is one history"),
         (["replay", "--since", "yesterday", "--slurm"], "--since is 'yesterday'\nhint: a time like 90d or 12h"),
         (["replay", "/nowhere", "--slurm"], "cannot read /nowhere: No such file or directory"),

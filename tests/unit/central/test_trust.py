@@ -107,6 +107,16 @@ def test_a_program_that_faults_takes_no_gpu_out() -> None:
     assert engine.take(event("gpu.xid", 90 * 500, body={"xid": 79}))
 
 
+def test_users_hide_no_fault_behind_many_of_theirs() -> None:
+    """What more nodes had at once is not the node's: but what users bring about is none of those."""
+    text = rules(events='["gpu.xid"]', then='"drain"', when='"count >= 1"', alone="2", settle='"1min"')
+    engine = Engine(text)
+    theirs = [event("gpu.xid", 100 + i, f"n{i}", body={"xid": 31}, uid=7, job=1) for i in range(10)]
+    for one in (*theirs, event("gpu.xid", 110, "n3", body={"xid": 79})):
+        assert engine.take(one) == []
+    assert [one.node for one in waited(engine, 900)] == ["n3"]
+
+
 def test_one_account_asks_for_few_re_vets_and_many_for_few_more() -> None:
     text = rules(events='["vet.verdict"]', when='"count >= 1"', then='"revet"')
 

@@ -123,7 +123,8 @@ def test_spares_are_enough_in_19_of_20_jobs() -> None:
 def test_no_history_no_advice() -> None:
     assert spares(512, 100, 0, 9_999) is None
     assert spares_line(512, 100, 0, 9_999) is None
-    assert spares_line(1, 1, 0, 10**9) is None
+    said = "no spare node for 1 node over 1 h: 0 failures in 1,000,000,000 node-hours here"
+    assert spares_line(1, 1, 0, 10**9) == said
     assert (
         spares_line(512, 100, 40, 2e6)
         == "3 spare nodes for 512 nodes over 100 h: 40 failures in 2,000,000 node-hours here"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from piolet.container.plan import ENTRY_PROGRAM, PlannedMount
-from piolet.container.planner import make_plan
-from piolet.environment.definition import Definition, Mount
+from piolet.base.errors import PioletError
+from piolet.container.plan import ENTRY_PROGRAM, OF_JOB, SCRIPT, SHARED, SHELL, PlannedMount, PlannedSave
+from piolet.container.planner import entry_program, make_plan
+from piolet.environment.definition import Definition, Mount, Save, Startup
 from piolet.environment.settings import EnvironmentConfig
 from piolet.images.info import Image
 
@@ -80,3 +81,28 @@ def test_root_of_a_container_comes_by_the_entry_program() -> None:
     assert plan.remapped and ENTRY_PROGRAM in [mount.destination for mount in plan.mounts]
     plain = make_plan(BASE, "piolet:1.0", None, EnvironmentConfig())
     assert not plain.remapped and ENTRY_PROGRAM not in [mount.destination for mount in plain.mounts]
+
+
+def test_what_is_not_asked_for_costs_nothing() -> None:
+    plan = make_plan(BASE, "piolet:1.0", "/home/alice", EnvironmentConfig())
+    assert (plan.entrypoint, plan.shell, plan.save, plan.foreign) == ((), False, None, False)
+    assert not any(mount.destination.startswith("/run/piolet") for mount in plan.mounts)
+    assert not entry_program(BASE)
+
+
+def test_what_stands_around_the_tasks() -> None:
+    wanted = dataclasses.replace(
+        BASE, entrypoint=("/own",), startup=Startup(("make",), "job", 5.0), save=Save(file="/x.sqsh", env={"A": "b"})
+    )
+    plan = make_plan(wanted, "piolet:node.1:7.0", "/home/alice", EnvironmentConfig(), user="alice")
+    places = {mount.destination: mount for mount in plan.mounts}
+    assert plan.entrypoint == (SHELL, SCRIPT, "/own") and plan.shell and plan.foreign and entry_program(wanted)
+    assert "make" in places[SCRIPT].content and places[SHARED].kind == "tmpfs"
+    assert places[OF_JOB] == PlannedMount("/home/alice/.cache/piolet/startup", OF_JOB, "made")
+    assert plan.save == PlannedSave("7.0", "/x.sqsh", home="/home/alice", user="alice", env=("A=b",))
+
+
+def test_commands_per_job_need_a_home() -> None:
+    wanted = dataclasses.replace(BASE, startup=Startup(("make",), "job", 5.0))
+    with pytest.raises(PioletError, match="needs a home"):
+        make_plan(wanted, "piolet:1.0", None, EnvironmentConfig())

@@ -143,6 +143,10 @@ def test_an_entrypoint_that_a_mount_hides(tried: Try) -> None:
     for place in ("/run", "/run/piolet"):
         error = refusal(tried, f'entrypoint = true\nmounts = ["./data:{place}"]\n')
         assert error.message == f"the mount at {place} hides /run/piolet, which the entrypoint needs"
+        error = refusal(tried, f'save = "x"\nmounts = ["./data:{place}"]\n')
+        assert error.message == f"the mount at {place} hides /run/piolet, which [startup] and save need"
+        error = refusal(tried, f'mounts = ["./data:{place}"]\n[startup]\ncommands = "x"\n')
+        assert error.hint == "mount what you need of it elsewhere, or leave them out"
         tried(f'mounts = ["./data:{place}"]\n')
     tried('entrypoint = true\nmounts = ["./data:/run/piolets"]\n')
 

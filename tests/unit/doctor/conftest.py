@@ -58,10 +58,14 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         score_socket=str(tmp_path / "score.sock"), vet_program=f"{bin_}/task", account=ME,
         state=str(tmp_path),
     )  # fmt: skip
+    central = dataclasses.replace(base.central, account=ME)
+    forward = dataclasses.replace(base.forward, account=ME)
     (tmp_path / "events").mkdir()
     (tmp_path / "events" / f"node-{'a' * 16}-{1:020d}.jsonl").touch()
     own = dataclasses.replace(base.events, spool=str(tmp_path / "events"), socket=str(tmp_path / "events.sock"))
-    config = dataclasses.replace(base, environment=environment, images=images, node=node, events=own)
+    config = dataclasses.replace(
+        base, environment=environment, images=images, node=node, central=central, forward=forward, events=own
+    )
     listeners = [listen(path) for path in (node.vet_socket, node.score_socket)]
     listeners += [daemon(node.socket), daemon(images.socket, answer=PONG)]
     (tmp_path / "piolet.toml").touch(0o644)

@@ -56,7 +56,7 @@ def test_a_script_of_pyxis() -> None:
         ("--container-image=ubuntu --container-entrypoint", {"entrypoint": True}, None),
         ("--container-image=ubuntu --container-remap-root", {"remap_root": True}, None),
         ("--container-image=ubuntu --no-container-remap-root", {"remap_root": False}, None),
-        ("--container-image=ubuntu --container-save=/x.sqsh", {}, "--container-save=/x.sqsh"),
+        ("--container-image=ubuntu --container-save=/x.sqsh", {"save": "/x.sqsh"}, None),
         (
             "--container-image=ubuntu --container-name=x",
             {},

@@ -34,7 +34,11 @@ def rendered(host: Host, tmp_path: Path) -> object:
         ("x,mount=/a:/b:ro,nosuid,mount=/c", "x", {"mounts": ["/a:/b:ro,nosuid", "/c"]}),
         ("x,mount=/a:/b:ro,x-create=dir,workdir=/w", "x", {"mounts": ["/a:/b:ro,x-create=dir"], "workdir": "/w"}),
         ("x,env=A=1,2,B=3,env=C=", "x", {"env": {"A": "1,2,B=3", "C": ""}}),
-        ("x,writable=false,home=true,entrypoint=true", "x", {"writable": False, "home": True, "entrypoint": True}),
+        (
+            "x,writable=false,home=true,entrypoint=true,remap_root=true",
+            "x",
+            {"writable": False, "home": True, "entrypoint": True, "remap_root": True},
+        ),
         ("image:a/b:1,env=A=1", "", {"image": "a/b:1", "env": {"A": "1"}}),
         ("-,workdir=/w", "-", {"workdir": "/w"}),
         ("x,annotation=com.hooks.ssh.enabled=true", "x", {"annotations": {"com.hooks.ssh.enabled": "true"}}),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from piolet.api import Account, Entry, File, Library, Link, Mount, Node, Notice, Program, Shared, Variable
 from piolet.base.errors import EnvironmentFileError, PioletError
@@ -9,6 +12,8 @@ from piolet.hooks import wanted
 from piolet.hooks.settings import HooksConfig
 
 from tests.unit.hooks.test_hooks import ON, ask
+
+GUIDE = Path(__file__).resolve().parents[3] / "docs/hooks.md"
 
 
 def of(entries: list[Entry], kind: type) -> list[Entry]:
@@ -151,8 +156,11 @@ def test_slurm_s_commands_stand_where_the_node_has_them() -> None:
     assert Mount("/etc/slurm", "/etc/slurm") in found
     assert Mount("/run/munge", "/run/munge", optional=True) in found
     assert Account("slurm") in found
-    (script,) = of(found, File)
-    assert isinstance(script, File)
+    script, stand_in = of(found, File)
+    assert isinstance(script, File) and isinstance(stand_in, File)
+    assert stand_in.path == "/usr/bin/piolet" and "exec /usr/bin/srun -Q --overlap" in stand_in.content
+    named = ask(HooksConfig("/nowhere", options=("slurm.piolet=/opt/piolet",)), {ON.format("slurm"): "true"}, node)
+    assert [one.path for one in of(named, File) if isinstance(one, File)] == [client, "/opt/piolet"]
     assert "lib1/ld-linux-x86-64.so.2 --library-path /usr/lib64/slurm:/run/piolet/slurm/lib1 " in script.content
     assert {type(one) for one in ask(HooksConfig("/nowhere"), {ON.format("slurm"): "true"}, Node())} == {Notice}
 
@@ -179,3 +187,16 @@ def test_ldconfig_runs_before_the_tasks() -> None:
     assert isinstance(program, Program)
     assert program.words == ("/sbin/ldconfig", "/a", "/b")
     assert program.wait_s > 0
+
+
+def test_the_hook_in_the_guide(tmp_path: Path) -> None:
+    """What docs/hooks.md prints as a site's hook is one."""
+    (text,) = re.findall(r"```python\n(from piolet\.api .*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+    (tmp_path / "licences.py").write_text(text)
+    config = HooksConfig(str(tmp_path))
+    path = "/opt/licences/abaqus/licence.dat"
+    node = Node(found={"/opt/licences/*/licence.dat": (path,)})
+    asks = {ON.format("licences"): "true", "com.hooks.licences.product": "abaqus"}
+    assert ask(config, asks, node) == [Mount(path, "/licence.dat"), Variable("LM_LICENSE_FILE", "/licence.dat")]
+    with pytest.raises(PioletError, match=r"there is no /opt/licences/other/licence\.dat on"):
+        ask(config, {**asks, "com.hooks.licences.product": "other", "com.hooks.licences.required": "true"}, node)

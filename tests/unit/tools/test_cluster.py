@@ -99,7 +99,7 @@ def test_piolet_toml_is_what_piolet_reads(settings: config.Settings, tmp_path: P
     from piolet.site.config import load
 
     path = tmp_path / "piolet.toml"
-    path.write_text(config.piolet_toml(settings.layout))
+    path.write_text(config.piolet_toml(settings))
     loaded = load(path)
     assert loaded.environment.edf_path == (str(settings.layout.edf),)
     assert loaded.images.store == str(settings.layout.images)

@@ -44,7 +44,7 @@ class _Node:
         self.repaired = float("-inf")
         self.recovered: dict[str, float] = {}
         self.asleep = (float("-inf"), False)  # since when Slurm has it powered down, or up again
-        self.tracks: dict[int, OrderedDict[tuple[str, ...], Track]] = {}
+        self.tracks: dict[int, dict[tuple[str, ...], Track]] = {}
 
 
 class Engine:
@@ -52,12 +52,14 @@ class Engine:
 
     troubles   rule -> how often one of its conditions could not be computed
     revets     the budget of re-vets, with what it refused
+    open       the numbers of the cases that are open now
     """
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = tuple(rules)
         self.revets = Revets()
         self.troubles: dict[str, int] = {}
+        self.open: set[str] = set()
         self._by_kind: dict[str, list[int]] = {}
         for index, rule in enumerate(self.rules):
             for kind in rule.events:
@@ -99,7 +101,7 @@ class Engine:
         for index in self._by_kind.get(event.kind, ()):
             rule = self.rules[index]
             if rule.missing:
-                self._hear(index, event, out)
+                self._hear(index, event, node, time, out)
             else:
                 self._count(index, event, key, node, time, out)
         return out
@@ -161,33 +163,35 @@ class Engine:
                 self.troubles[rule.name] = self.troubles.get(rule.name, 0) + 1
             if not holds:
                 return
-        parts = tuple(str(event.subject if part == "subject" else event.body.get(part, ""))[:256] for part in rule.per)
+        parts = tuple(_part(event, part) for part in rule.per)
         if "" in parts:
             return
-        word = trust.evidence(rule.then, event, key, time, self._now, self._group(index, rule, event, time))
+        word = trust.evidence(rule.then, event, key, time, self._now)
         if word is None:
             return
+        if rule.alone:
+            word = word._replace(group=self._group(index, rule, event, word))
         track = self._track(node, index, parts)
         if track.add(word, rule):
             self._added((event.node, index, parts), track, time, out)
 
     def _track(self, node: _Node, index: int, parts: tuple[str, ...]) -> Track:
-        tracks = node.tracks.setdefault(index, OrderedDict())
+        tracks = node.tracks.setdefault(index, {})
         track = tracks.get(parts)
         if track is None:
             track = tracks[parts] = Track()
             if len(tracks) > TRACKS_MAX:
                 closed = (parts for parts, one in tracks.items() if one.case is None)
-                del tracks[next(closed, next(iter(tracks)))]
-        else:
-            tracks.move_to_end(parts)
+                gone = tracks.pop(next(closed, next(iter(tracks))))
+                if gone.case is not None:
+                    self.open.discard(gone.case[0])
+        elif len(tracks) > 1:
+            tracks[parts] = tracks.pop(parts)  # the last one with an event stands last
         return track
 
-    def _group(self, index: int, rule: Rule, event: Event, time: float) -> set[str]:
-        if not rule.alone:
-            return _NOBODY
-        of: tuple[Any, ...] = (index, int(time // max(60.0, rule.burst)))
-        if event.job is not None and trust.doer(event) == USER:
+    def _group(self, index: int, rule: Rule, event: Event, word: trust.Evidence) -> set[str]:
+        of: tuple[Any, ...] = (index, int(word.time // max(60.0, rule.burst)))
+        if event.job is not None and word.users:
             of = (index, event.job, event.step.partition("+")[0], event.run)  # of all components of one step
         return self._together(of, event.node)
 
@@ -217,12 +221,14 @@ class Engine:
 
     # What is missing.
 
-    def _hear(self, index: int, event: Event, out: list[Conclusion]) -> None:
+    def _hear(self, index: int, event: Event, node: _Node, time: float, out: list[Conclusion]) -> None:
+        since, asleep = node.asleep
+        if asleep and time < since:
+            return  # what it said before it was powered down has come late
+        node.asleep = (since, False)
         heard = self._heard[index]
         heard[event.node] = (self._awake, event.key)
         heard.move_to_end(event.node)
-        node = self._nodes[event.node]
-        node.asleep = (node.asleep[0], False)
         if language.HEARD in self.rules[index].recovery:
             for parts, track in node.tracks.get(index, {}).items():
                 self._close((event.node, index, parts), track, self._now, "it was heard again", (event.key,), out)
@@ -297,6 +303,7 @@ class Engine:
         where = "" if not parts else " ".join(parts)
         case = case_of(rule.name, node.cluster, name, where, keys[0])
         track.case = (case, at)
+        self.open.add(case)
         values = {
             key: value for key, value in self._values(rule, node, track, counted, at).items() if value is not None
         }
@@ -326,6 +333,7 @@ class Engine:
         rule = self.rules[index]
         case, _ = track.case
         track.case = None
+        self.open.discard(case)
         track.floor = max(track.floor, at)
         words = f"{name}: {rule.about}: {why}"
         out.append(Conclusion(case, rule.name, rule.digest, self._nodes[name].cluster, name, " ".join(parts),
@@ -354,3 +362,11 @@ class Engine:
             for parts, track in tracks.items():
                 if track.case is not None and (word != language.PERSON or body["case"] == track.case[0]):
                     self._close((event.node, index, parts), track, time, why, (event.key,), out)
+
+
+def _part(event: Event, name: str) -> str:
+    """Return what an event has of a rule's `per`; of a GPU whose UUID is not known the subject is its address."""
+    if name != "subject":
+        return str(event.body.get(name, ""))[:256]
+    address = event.body.get("pci")
+    return event.subject or (f"pci:{address}"[:256] if address else "")

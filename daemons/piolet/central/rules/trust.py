@@ -76,9 +76,15 @@ def refusal(kind: str, action: str) -> str | None:
     return None
 
 
-def evidence(action: str, event: Event, key: Key, time: float, arrived: float, group: set[str]) -> Evidence | None:
-    """Return what counts for a rule that concludes `action`; None: it may not count. `key` is the event's."""
+_NOBODY: set[str] = set()
+
+
+def evidence(action: str, event: Event, key: Key, time: float, arrived: float) -> Evidence | None:
+    """Return what counts for a rule that concludes `action`, of no group yet; None: it may not count.
+
+    `key` is the event's.
+    """
     users = doer(event) == USER
     if users and action != REVET:
         return None
-    return Evidence(time, arrived, key, users, event.uid, event.job, event.subject, group)
+    return Evidence(time, arrived, key, users, event.uid, event.job, event.subject, _NOBODY)

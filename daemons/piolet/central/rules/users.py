@@ -118,12 +118,13 @@ def spares(nodes: int, hours: float, failures: int, node_hours: float, *, sure: 
 
 
 def spares_line(nodes: int, hours: float, failures: int, node_hours: float) -> str | None:
-    """Return advice on spares with what it rests on, or None: there is none to give."""
+    """Return advice on spares with what it rests on, or None: too little is known."""
     many = spares(nodes, hours, failures, node_hours)
-    if not many:
+    if many is None:
         return None
     measured = f"{counted(failures, 'failure')} in {node_hours:,.0f} node-hours here"
-    return f"{counted(many, 'spare node')} for {counted(nodes, 'node')} over {hours:g} h: {measured}"
+    spare = counted(many, "spare node") if many else "no spare node"
+    return f"{spare} for {counted(nodes, 'node')} over {hours:g} h: {measured}"
 
 
 def _long(seconds: float) -> str:

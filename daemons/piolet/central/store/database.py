@@ -66,7 +66,7 @@ def _shown(url: str) -> str:
 def _set_up(connection: Any, _: object) -> None:
     cursor = connection.cursor()
     # A power cut may cost the last commits, and never the file: nodes send again what is missing (decision 123).
-    for text in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={_BUSY_MS}", "cache_size=-16384"):
+    for text in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={_BUSY_MS}", "cache_size=-32768"):
         cursor.execute(f"PRAGMA {text}")
     cursor.close()
 

@@ -87,6 +87,7 @@ events = Table(
     Column("severity", SmallInteger),
     Column("body", LargeBinary),
     PrimaryKeyConstraint("epoch", "seq"),
+    sqlite_with_rowid=False,  # the records of a stream lie beside each other
 )
 """Records, as they came."""
 

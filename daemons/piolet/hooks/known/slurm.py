@@ -31,8 +31,8 @@ _STAND_IN = """#!/bin/sh
 case "$3 $4" in
 "env submit" | "score submit") ;;
 *)
-	echo "piolet: error: 'piolet $3 $4' does not run in a container" >&2
-	echo "hint: give srun this option outside of one" >&2
+	echo "piolet: error: the piolet command, which --vet needs, does not run in a container" >&2
+	echo "hint: call it, or srun with that option, outside of one" >&2
 	exit 1
 	;;
 esac

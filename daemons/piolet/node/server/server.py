@@ -250,7 +250,7 @@ class Server:
         additions = Additions() if wish is None else self._furnisher.additions(wish, start, user, home)
         connection.variables, connection.tasks = additions.variables, additions.tasks
         spool = self._spool.directory(start.node)
-        plan = make_plan(definition, label, home, self._config.environment, spool, additions)
+        plan = make_plan(definition, label, home, self._config.environment, spool, additions, user)
         request = Build(
             key=connection.key,
             digest=definition.image.digest if definition.image.store == "site" else None,

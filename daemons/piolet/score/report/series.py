@@ -219,7 +219,9 @@ def _panel(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         if name in view.low:
-            bands.append(("lowest to highest sample", view.low[name] * factor, view.high[name] * factor))
+            both = [each[name].astype(float) * factor for each in (view.low, view.high)]
+            both = [bridged(view, edge) for edge in both] if name in _SELDOM else both
+            bands.append(("lowest to highest sample", both[0], both[1]))
         rows, names = np.zeros((0, values.shape[1])), list(view.lanes)
         if len(values) <= LINES_MAX:
             rows = values

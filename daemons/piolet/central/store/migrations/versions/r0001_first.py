@@ -54,6 +54,7 @@ def upgrade() -> None:
         sa.Column("severity", sa.SmallInteger(), nullable=True),
         sa.Column("body", sa.LargeBinary(), nullable=True),
         sa.PrimaryKeyConstraint("epoch", "seq", name=op.f("pk_events")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "gaps",

@@ -1,0 +1,96 @@
+"""`piolet doctor`: the central service's account, and whether it answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from piolet.central.settings import CentralConfig
+from piolet.doctor import BAD, OK, Machine
+from piolet.doctor.central import central
+from piolet.forward.settings import ForwardConfig
+from piolet.images.settings import ImagesConfig
+from piolet.node.settings import NodeConfig
+from piolet.site.config import Config
+
+ANSWER: dict[str, Any] = {"nodes": 3, "judging": True}
+
+
+def machine(account: str, url: str = "http://127.0.0.1:9", **others: Any) -> Machine:
+    config = Config(
+        central=CentralConfig(account=account, url=url), forward=ForwardConfig(account="61302"),
+        node=NodeConfig(account="61303"), images=ImagesConfig(account="61305"),
+    )  # fmt: skip
+    return Machine(dataclasses.replace(config, **others))
+
+
+def states(one: Machine) -> list[tuple[str, str]]:
+    return [(finding.state, finding.text) for finding in central(one)]
+
+
+def test_a_site_without_one() -> None:
+    assert states(machine("61301", url="")) == []
+
+
+@pytest.mark.parametrize(
+    ("account", "says"), [("0", "root"), ("61303", "[node]"), ("61302", "[forward]"), ("61305", "[images]")]
+)
+def test_an_account_that_it_must_not_have(account: str, says: str) -> None:
+    """Whoever breaks a node's parser would have the service."""
+    state, text = states(machine(account))[0]
+    assert state == BAD and says in text
+
+
+def test_one_that_does_not_answer() -> None:
+    (apart, ok), (state, text) = states(machine("61301"))
+    assert (apart, state) == (OK, BAD) and "does not answer" in text and "of its own" in ok
+
+
+def test_an_account_that_is_not_there() -> None:
+    ((state, text),) = states(machine("nobody-here"))
+    assert state == BAD and "no account nobody-here" in text
+
+
+@pytest.fixture
+def socket_of_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The socket of a service that says ANSWER."""
+    import socketserver
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(ANSWER).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+        def address_string(self) -> str:
+            return "here"
+
+    path = str(tmp_path_factory.mktemp("c") / "s")
+
+    class Server(socketserver.UnixStreamServer, HTTPServer):
+        def server_bind(self) -> None:
+            socketserver.UnixStreamServer.server_bind(self)
+
+    with Server(path, Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield path
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("judging", "state"), [(True, OK), (False, BAD)])
+def test_one_that_answers(socket_of_one: str, judging: bool, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ANSWER, "judging", judging)
+    config = CentralConfig(account="61301", url="https://x", trust="certificate", socket=socket_of_one)
+    one = dataclasses.replace(machine("61301", central=config), here=lambda _: True)
+    assert [found for found, _ in states(one)] == [OK, state]
