@@ -29,9 +29,9 @@ cluster="slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev mung
 kernels="qemu-system-x86 kmod cpio busybox-static e2fsprogs debian-archive-keyring"
 arm64="qemu-user-static qemu-system-arm arch-test mmdebstrap kmod cpio e2fsprogs debian-archive-keyring"
 accounting="mariadb-server-core mariadb-client-core slurmdbd slurm-wlm-mysql-plugin"
-packages="$cluster $accounting chromium prometheus rpm rpmlint lowdown groff-base"
+packages="$cluster $accounting postgresql chromium prometheus rpm rpmlint lowdown groff-base"
 [ "${PIOLET_PACKAGES-all}" != cluster ] || packages=$cluster
-services="munge slurmctld slurmd slurmdbd docker-registry prometheus"
+services="munge slurmctld slurmd slurmdbd docker-registry prometheus postgresql"
 
 fail() {
 	echo "bootstrap: $1" >&2
