@@ -44,13 +44,16 @@ int slurm_spank_task_exit(spank_t spank, int argc, char **argv)
 	uint32_t *numbers[] = { &outcome.job, &outcome.step, &outcome.uid, &outcome.restarts, &outcome.array, &outcome.array_task };
 	spank_item_t items[] = { S_JOB_ID, S_JOB_STEPID, S_JOB_UID, S_SLURM_RESTART_COUNT, S_JOB_ARRAY_ID, S_JOB_ARRAY_TASK_ID };
 	const char *node = getenv("SLURMD_NODENAME");
-	char end[24] = "";
+	char end[24] = "", run[24] = "";
 	int status = 0;
 	uint32_t task = 0, i = 0;
 
 	if (outcome.job == 0) {
 		for (size_t item = 0; item < sizeof(items) / sizeof(items[0]); item++)
 			spank_get_item(spank, items[item], numbers[item]);
+		/* Of a batch script Slurm's item says 0. */
+		if (spank_getenv(spank, "SLURM_RESTART_COUNT", run, sizeof(run)) == ESPANK_SUCCESS)
+			outcome.restarts = (uint32_t)strtoul(run, NULL, 10);
 		if (outcome.array_task == NO_VAL)
 			outcome.array = outcome.array_task = 0;
 		snprintf(outcome.node, sizeof(outcome.node), "%s", node ? node : "");

@@ -158,7 +158,7 @@ class _Gate:
             left = problems.spares(len(nodes), len(decision.good), choice.wanted) if not decision.futile else ""
             self._say(f"{left}\n" if left else "")
             self._report(decision, choice, at, seconds)
-            told.tell(self._site.socket, told.document(self._plan, decision, self._job, choice.nodes))
+            told.tell(self._site.socket, told.document(self._plan, decision, self._job, choice))
             if choice.nodes and place is not None:
                 kept.keep(place, decision, at)
         if error is not None:

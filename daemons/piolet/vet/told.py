@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Sequence
 from typing import Any
 
 from piolet.api import PASS
 from piolet.base import hostlist
 from piolet.base.errors import WireError
 from piolet.transport import wire
+from piolet.vet.relaunch import NodeChoice
 from piolet.vet.runner.plan import Plan, Task
 from piolet.vet.verdicts import BAD, GOOD, WARNED, Decision
 
@@ -24,10 +24,9 @@ _WHY_MAX, _SENTENCES_MAX, _SENTENCE_MAX = 20, 4, 300
 _WAIT_S = 0.2
 
 
-def document(plan: Plan, decision: Decision, job: int, chosen: Sequence[str]) -> dict[str, Any]:
+def document(plan: Plan, decision: Decision, job: int, choice: NodeChoice) -> dict[str, Any]:
     """Return what is told: nodes as host lists, sentences of a few of them."""
     state = {word: _hosts(decision, word) for word in (GOOD, WARNED, BAD)}
-    spares = [node for node in decision.good if node not in set(chosen)]
     first = [node for node, reasons in decision.reasons.items() if reasons][:_WHY_MAX]
     evals: dict[str, dict[str, list[str]]] = {}
     for record in decision.records:
@@ -40,8 +39,8 @@ def document(plan: Plan, decision: Decision, job: int, chosen: Sequence[str]) ->
         "state": {word: hosts for word, hosts in state.items() if hosts},
         "excluded": state[BAD],
         "why": {node: [text[:_SENTENCE_MAX] for text in decision.reasons[node][:_SENTENCES_MAX]] for node in first},
-        "chosen": hostlist.compress(chosen),
-        "spares": hostlist.compress(spares) if chosen else "",
+        "chosen": hostlist.compress(choice.nodes),
+        "spares": max(0, len(decision.good) - choice.wanted) if choice.wanted else None,
         "evals": {
             name: {outcome: hostlist.compress(nodes) for outcome, nodes in found.items()}
             for name, found in evals.items()
@@ -50,7 +49,7 @@ def document(plan: Plan, decision: Decision, job: int, chosen: Sequence[str]) ->
         "abort": decision.abort[:_SENTENCE_MAX],
         "futile": decision.futile[:_SENTENCE_MAX],
     }
-    return {name: value for name, value in said.items() if value not in ("", {}, [])}
+    return {name: value for name, value in said.items() if value not in ("", {}, [], None)}
 
 
 def judge_of(task: Task) -> str:

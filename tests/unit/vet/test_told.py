@@ -15,6 +15,7 @@ from piolet.events.kinds import KINDS
 from piolet.node.server.vetdesk import VetDesk
 from piolet.transport import wire
 from piolet.vet import told, verdicts
+from piolet.vet.relaunch import NodeChoice
 from piolet.vet.runner import records
 from piolet.vet.runner.plan import Plan, Task
 
@@ -38,16 +39,16 @@ def test_what_failed_against_its_peers_is_told_as_failed() -> None:
     """The node itself spools a pass."""
     found = decision(8)
     assert found.bad == ["n00000"]
-    said = told.document(PLAN, found, 12, ["n00001", "n00002"])
+    said = told.document(PLAN, found, 12, NodeChoice(("n00001", "n00002"), wanted=2))
     assert said["evals"] == {"speed": {FAIL: "n00000"}} and said["judges"] == {"speed": "peers"}
-    assert (said["excluded"], said["chosen"], said["spares"]) == ("n00000", "n[00001-00002]", "n[00003-00007]")
+    assert (said["excluded"], said["chosen"], said["spares"]) == ("n00000", "n[00001-00002]", 5)
     assert said["state"] == {"good": "n[00001-00007]", "bad": "n00000"}
     assert "below the limit" in said["why"]["n00000"][0] and said["claimed"] == 12
     assert said.keys() <= KINDS["vet.decision"].body.keys()
 
 
 def test_ten_thousand_nodes_fit() -> None:
-    said = told.document(PLAN, decision(10_000, 500), 12, [])
+    said = told.document(PLAN, decision(10_000, 500), 12, NodeChoice(()))
     assert len(said["why"]) == 20 and len(json.dumps(said)) < 12_000
     assert cut.within(said, 12_000) == said
 
@@ -67,7 +68,7 @@ def test_pioletd_takes_it_as_the_users_word(tmp_path: Path) -> None:
         listener.bind(path)
         listener.listen(8)
         VetDesk(selector, listener, ours, own)
-        for said in (told.document(PLAN, decision(8), 12, []), {"uid": 0}, {"why": "x" * 50_000}):
+        for said in (told.document(PLAN, decision(8), 12, NodeChoice(())), {"uid": 0}, {"why": "x" * 50_000}):
             told.tell(path, said)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as raw:
             raw.connect(path)
