@@ -110,7 +110,7 @@ if [ "${{SLURM_NODEID:-0}}" = 0 ] && [ -z "${{SLURM_PIOLET_VETTING:-}}" ]; then
 		read -r _piolet_keeper 2>/dev/null <{shared}/{keeper}
 		_piolet_s=0.02
 		if [ -n "$_piolet_keeper" ] && kill -0 "$_piolet_keeper" 2>/dev/null; then
-			echo end >{shared}/{ask} &
+			echo end 1<>{shared}/{ask} # opened for both it waits for nobody
 			until [ -e {shared}/{answer} ] || ! kill -0 "$_piolet_keeper" 2>/dev/null; do _piolet_pause; done
 		fi
 		if [ -e {shared}/{answer} ]; then

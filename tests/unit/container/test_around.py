@@ -258,3 +258,17 @@ def test_a_keeper_that_is_gone_is_told_and_not_waited_for(nodes: Nodes) -> None:
         code, _, err = nodes.run("sh", "-c", "exit 6")  # there never was one
         assert code == 6 and "was not saved" in err
         shutil.rmtree(made.folder)
+
+
+def test_a_keeper_that_has_answered_holds_up_no_late_task(nodes: Nodes) -> None:
+    nodes.write(None, SAVE)
+    kept = Kept(nodes)
+    reader = os.open(kept.folder / "ask", os.O_RDWR)  # the first task's
+    os.write(reader, b"end\n")
+    kept.thread.join(10)
+    os.close(reader)
+    (kept.folder / "answer").unlink()
+    threading.Timer(0.5, lambda: (kept.folder / "answer").write_text("late\n")).start()
+    assert nodes.run("true") == (0, "", "late\n")  # nobody has the pipe open any more
+    kept.process.kill()
+    kept.process.wait()
