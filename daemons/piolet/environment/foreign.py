@@ -140,7 +140,8 @@ def _pyxis(made: Converted, name: str, value: str) -> None:
     elif option == "remap-root":
         made.scalar("remap_root", on)
     elif option == "name":
-        made.lost.append(f"--container-name={value}: a container lives as long as its step, and is not found by name")
+        name = f"--container-name={value}"
+        made.lost.append(f"{name}: a container lives as long as its step; piolet attach JOB.STEP enters it meanwhile")
     elif option == "save":
         made.scalar("save", value if value.endswith(".sqsh") else f"{value}.sqsh")
     else:
