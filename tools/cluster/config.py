@@ -21,7 +21,6 @@ MEMORY_PER_NODE_MIB = 2048
 CONTROLLER = "controller"
 DEMO_REPOSITORY = "demo/python-numpy"
 DEMO_TAG = "1.0"
-_NO_FORWARDER = 'acknowledged = ""'
 
 
 @dataclass(frozen=True)
@@ -218,7 +217,7 @@ def piolet_toml(s: Settings) -> str:
         'account = "piolet"\n'
         f"vet_program = {_toml(layout.vet_program)}\n\n"
         '[events]\ncluster = "piolet"\nspool = "/run/piolet/events"\n'
-        f"{_central(s) if s.central else _NO_FORWARDER}\n\n"
+        f"{_central(s) if s.central else ''}\n"
         '[vet]\nspool = "/run/piolet/spool"\n'
         # The nodes share their processes with this machine, whose other users have no part in the cluster.
         f"users = [{', '.join(_ids(name) for name in accounts.USERS)}]\n"
@@ -228,12 +227,12 @@ def piolet_toml(s: Settings) -> str:
 def _central(s: Settings) -> str:
     layout, place = s.layout, f"{s.address}:{s.ports['central']}"
     return (
-        'acknowledged = "/run/piolet-forward/acknowledged.json"\noutcomes = true\nheartbeat_s = 5\n\n'
+        "heartbeat_s = 5\n\n"
         '[forward]\nstate = "/run/piolet-forward"\nevery_s = 2\n\n'
         f'[central]\nurl = "http://{place}"\nlisten = "{place}"\ncluster = "piolet"\n'
         f"socket = {_toml(layout.run / 'central' / 'central.sock')}\n"
         f'store = "sqlite:///{layout.root}/central/central.sqlite"\n'
-        f"munge_socket = {_toml(layout.munge_socket)}\naccounting_s = {5 if s.accounting else 0}"
+        f"munge_socket = {_toml(layout.munge_socket)}\naccounting_s = {5 if s.accounting else 0}\n"
     )
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from dataclasses import dataclass
 
 from piolet.base.errors import SlurmError
+from piolet.slurm.asking import ask
 
-_ASK_S = 30.0
 _FIELDS = ("JobIDRaw", "User", "Account", "State", "ElapsedRaw", "NNodes", "AllocTRES", "Start", "End")
 _GPUS = re.compile(r"(?:^|,)gres/gpu=(\d+)")
 
@@ -36,19 +34,10 @@ class Accounted:
 def of(job: str, sacct: str = "sacct") -> Accounted:
     """Return what is known of a job. Raises SlurmError: there is no accounting, or it does not know the job."""
     command = [sacct, "-X", "-n", "-P", "--duplicates", "-j", job, f"--format={','.join(_FIELDS)}"]
-    environ = {**os.environ, "SLURM_TIME_FORMAT": "%Y-%m-%dT%H:%M:%S%z"}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL, env=environ
-        )
-    except subprocess.TimeoutExpired:
-        raise SlurmError(f"{sacct} did not tell of job {job} within {_ASK_S:g} s") from None
-    except OSError as error:
-        raise SlurmError(f"cannot start {sacct}: {error.strerror}") from None
-    lines = done.stdout.decode("utf-8", "replace").splitlines()
-    rows = [words for line in lines if len(words := line.split("|")) == len(_FIELDS) and words[0] == job]
-    if done.returncode or not rows:
-        why = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it does not know the job"]
+    well, out, said = ask(command, f"of job {job}", "%Y-%m-%dT%H:%M:%S%z")
+    rows = [words for line in out.splitlines() if len(words := line.split("|")) == len(_FIELDS) and words[0] == job]
+    if not well or not rows:
+        why = said.strip().splitlines()[-1:] or ["it does not know the job"]
         raise SlurmError(f"{sacct} does not tell of job {job}: {why[0][:200]}")
     row = dict(zip(_FIELDS, rows[-1], strict=True))  # of a requeued job, the last run
     gpus = _GPUS.search(row["AllocTRES"])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass
 
 from piolet.base.errors import SlurmError
+from piolet.slurm.asking import ask
 
-_ASK_S = 30.0
 _NODE = re.compile(r"NodeName=(\S+)")
 _ADDRESS = re.compile(r"\sNodeAddr=(\S+)")
 
@@ -46,15 +45,8 @@ def addresses(scontrol: str = "scontrol") -> dict[str, str]:
 
 
 def _ask(scontrol: str, *what: str) -> str:
-    try:
-        done = subprocess.run(
-            [scontrol, "show", *what], capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired:
-        raise SlurmError(f"{scontrol} did not answer within {_ASK_S:g} s") from None
-    except OSError as error:
-        raise SlurmError(f"cannot start {scontrol}: {error.strerror}") from None
-    if done.returncode:
-        why = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it did not say why"]
+    well, out, said = ask([scontrol, "show", *what], f"its {what[0]}")
+    if not well:
+        why = said.strip().splitlines()[-1:] or ["it did not say why"]
         raise SlurmError(f"{scontrol} show {what[0]} failed: {why[0]}")
-    return done.stdout.decode("utf-8", "replace")
+    return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import time
@@ -10,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from piolet.base import hostlist
 from piolet.base.errors import SlurmError
+from piolet.slurm.asking import ASK_S, ask
 
-_ASK_S = 30.0
 _PART = re.compile(r"\d+g\.|\d+c\.")
 """The name of a part of a GPU (MIG): '1g.10gb'."""
 
@@ -38,19 +37,10 @@ def started(job: int, scontrol: str = "scontrol") -> float:
 
 def _ask(job: int, scontrol: str, field: str = "NodeList") -> str:
     command = [scontrol, "show", "job", "--oneliner", str(job)]
-    # The user may want other times to be shown.
-    environ = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL, env=environ
-        )
-    except subprocess.TimeoutExpired:
-        raise SlurmError(f"{scontrol} did not tell the nodes of job {job} within {_ASK_S:g} s") from None
-    except OSError as error:
-        raise SlurmError(f"cannot start {scontrol}: {error.strerror}") from None
-    found = re.search(rf"(?<!\S){field}=(\S+)", done.stdout.decode("utf-8", "replace"))
-    if done.returncode or found is None:
-        why = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it did not say why"]
+    well, out, said = ask(command, f"the nodes of job {job}", "standard")
+    found = re.search(rf"(?<!\S){field}=(\S+)", out)
+    if not well or found is None:
+        why = said.strip().splitlines()[-1:] or ["it did not say why"]
         raise SlurmError(f"{scontrol} cannot tell the {field} of job {job}: {why[0]}")
     return found[1]
 
@@ -58,14 +48,9 @@ def _ask(job: int, scontrol: str, field: str = "NodeList") -> str:
 def gpus_of(nodes: Sequence[str], scontrol: str = "scontrol") -> dict[str, int]:
     """Return how many GPUs Slurm has of each node, without those where they are divided (MIG). Raises SlurmError."""
     command = [scontrol, "show", "node", "--oneliner", hostlist.compress(nodes)]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
-        raise SlurmError(f"{scontrol} did not tell the GPUs of the nodes within {_ASK_S:g} s") from None
-    except OSError as error:
-        raise SlurmError(f"cannot start {scontrol}: {error.strerror}") from None
+    _, out, _ = ask(command, "the GPUs of the nodes")
     found = {}
-    for line in done.stdout.decode("utf-8", "replace").splitlines():
+    for line in out.splitlines():
         words = dict(word.partition("=")[::2] for word in line.split() if word.startswith(("NodeName=", "Gres=")))
         # 'gpu:h100:4(S:0-1),shard:h100:32'; where there are none, '(null)'.
         gres = re.sub(r"\([^)]*\)", "", words.get("Gres", "")).split(",")
@@ -80,16 +65,9 @@ def leaves(scontrol: str = "scontrol") -> dict[str, str]:
 
     Raises SlurmError.
     """
-    try:
-        done = subprocess.run(
-            [scontrol, "show", "topology"], capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired:
-        raise SlurmError(f"{scontrol} did not tell the topology within {_ASK_S:g} s") from None
-    except OSError as error:
-        raise SlurmError(f"cannot start {scontrol}: {error.strerror}") from None
+    _, out, _ = ask([scontrol, "show", "topology"], "the topology")
     found = {}
-    for line in done.stdout.decode("utf-8", "replace").splitlines():
+    for line in out.splitlines():
         words = dict(word.partition("=")[::2] for word in line.split())
         # Those above the lowest level have switches below them.
         if words.get("SwitchName") and words.get("Level") == "0" and words.get("Nodes"):
@@ -101,7 +79,7 @@ def impossible(command: Sequence[str], environ: Mapping[str, str]) -> str:
     """Return why Slurm can never give the srun `command` its nodes, '' when it can, or does not say."""
     try:
         done = subprocess.run(
-            [command[0], "--test-only", *command[1:]], capture_output=True, timeout=_ASK_S, check=False,
+            [command[0], "--test-only", *command[1:]], capture_output=True, timeout=ASK_S, check=False,
             stdin=subprocess.DEVNULL, env=dict(environ),
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
@@ -128,9 +106,9 @@ def cancel(job: int, scancel: str) -> Callable[[], None]:
 
     def wait() -> None:
         try:
-            _, said = process.communicate(timeout=_ASK_S)
+            _, said = process.communicate(timeout=ASK_S)
         except subprocess.TimeoutExpired:
-            raise SlurmError(f"{scancel} {job} did not end within {_ASK_S:g} s", lives) from None
+            raise SlurmError(f"{scancel} {job} did not end within {ASK_S:g} s", lives) from None
         if process.returncode:
             raise SlurmError(f"{scancel} {job} failed: {said.decode('utf-8', 'replace').strip()[:300]}", lives)
 

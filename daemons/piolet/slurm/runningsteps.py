@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from dataclasses import dataclass
 
 from piolet.base import hostlist
 from piolet.base.errors import SlurmError
+from piolet.slurm.asking import ask
 
-_ASK_S = 30.0
 _STEP = re.compile(r"(?<!\S)StepId=([0-9]+\.([0-9]+|batch))(?!\S)")
 _UID = re.compile(r"(?:.*\()?([0-9]+)\)?")
 
@@ -27,19 +26,14 @@ class RunningStep:
 def of_job(job: str, scontrol: str = "scontrol") -> list[RunningStep]:
     """Return the steps of a job that run, its batch script among them. Raises SlurmError: there is no such job now."""
     command = [scontrol, "show", "step", "--oneliner", job]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
-        raise SlurmError(f"{scontrol} did not tell the steps of job {job} within {_ASK_S:g} s") from None
-    except OSError as error:
-        raise SlurmError(f"cannot start {scontrol}: {error.strerror}") from None
-    said = (done.stderr + done.stdout).decode("utf-8", "replace")
-    if done.returncode and "nvalid job id" in said:
+    well, out, err = ask(command, f"the steps of job {job}")
+    said = err + out
+    if not well and "nvalid job id" in said:
         raise SlurmError(
             f"job {job} is over, or there never was one of that number", "squeue --me lists those that run"
         )
-    found = parse(done.stdout.decode("utf-8", "replace"))
-    if done.returncode and not found and "not found" not in said:
+    found = parse(out)
+    if not well and not found and "not found" not in said:
         why = said.strip().splitlines()[-1:] or ["it did not say why"]
         raise SlurmError(f"{scontrol} cannot tell the steps of job {job}: {why[0][:300]}")
     return found
