@@ -173,6 +173,18 @@ def test_with_each_builder(node: Node, tiny: str) -> None:
         assert step.attach(step.job, "cat", "/marker").good() == "in the image\n"
 
 
+def test_what_is_done_around_tasks_is_not_done_for_it(cluster: Cluster, tiny: str) -> None:
+    """Startup commands and `save` are the container's own tasks' part."""
+    room = cluster.room("alice")
+    text = f'image = "{tiny}"\nsave = "{room}/kept.sqsh"\n[startup]\ncommands = ["echo once >>/started"]\n'
+    with held(cluster, cluster.edf("alice", text)) as step:
+        for _ in range(2):
+            assert step.attach(step.job, "cat", "/started").good() == "once\n"
+        assert not (room / "kept.sqsh").exists()
+        assert step.end().status == 0
+    assert (room / "kept.sqsh").exists()
+
+
 def test_a_batch_script_inside(cluster: Cluster, tiny: str) -> None:
     room = cluster.room("alice")
     edf = cluster.edf("alice", f'image = "{tiny}"\nscript = "inside"\n')

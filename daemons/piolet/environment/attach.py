@@ -72,7 +72,7 @@ def _known(variables: Mapping[str, str], step: str) -> pinned.Pinned | None:
 def effective(of: Definition, asked: Definition, workdir: str) -> Definition:
     """Return what holds for a step that enters a container of the definition `of`, whose tasks start in `workdir`.
 
-    Its own --chdir goes before. The image's entrypoint has been run by the container's own tasks.
+    Its own --chdir goes before. What is done around tasks (entrypoint, startup, save) is not done for this one.
     """
     return replace(
         of,

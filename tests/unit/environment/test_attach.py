@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from piolet.base.errors import EnvironmentFileError, PioletError
 from piolet.environment import attach, pinned
-from piolet.environment.definition import Definition, from_json
+from piolet.environment.definition import Definition, Save, Startup, from_json
 from piolet.images.info import Image
 
 OF = Definition(
@@ -19,6 +19,8 @@ OF = Definition(
     set_env={"A": "b", "HF_TOKEN": "hf-secret"},
     unset_env=("GONE",),
     remap_root=True,
+    startup=Startup(("true",), "node", 60.0),
+    save=Save(file="/home/a/x.sqsh"),
 )
 
 
@@ -107,6 +109,7 @@ def test_what_holds_for_a_step_that_enters() -> None:
     asked = Definition(request="job:12.0", attach="12.0")
     inside = attach.effective(OF, asked, "/where/tasks/start")
     assert (inside.workdir, inside.workdir_given, inside.entrypoint) == ("/where/tasks/start", True, ())
+    assert (inside.startup, inside.save) == (None, None)
     assert inside.set_env == OF.set_env and inside.remap_root and inside.attach == "12.0"
     there = attach.effective(OF, Definition(request="x", attach="12.0", chdir="/own"), "/srv")
     assert there.workdir == "/own"
