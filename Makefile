@@ -18,11 +18,12 @@ SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name 'slurm_e
 	setup.py pyproject.toml
 PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
 
-.PHONY: help man demo lint check test scale test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels test-arm64 venv bootstrap clean
+.PHONY: help man demo demo-central lint check test scale test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels test-arm64 venv bootstrap clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo                 train a small model in containers on a private cluster, and tidy up'
+	@echo 'make demo-central         a GPU is lost, and a central service says which node it was; and tidy up'
 	@echo 'make check                linters, types, and the tests that need no cluster: about a minute'
 	@echo 'make test                 linters, types, and all tests (two at a time where that is safe; WORKERS=1: one;'
 	@echo '                          BOOT=0: without the boot of another kernel)'
@@ -96,6 +97,9 @@ man: plugins
 
 demo: plugins
 	@$(PYTHON) -m tools.demo
+
+demo-central: plugins
+	@$(PYTHON) -m tools.demo_central
 
 lint: plugins
 	$(PYTHON) -m ruff check .

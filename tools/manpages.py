@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import shtab
-from piolet.cli import imaged
+from piolet.cli import centrald, forwardd, imaged
 from piolet.cli import main as cli
 from piolet.cli import pioletd as node
 from piolet.site import config
@@ -58,6 +58,10 @@ def pages() -> dict[str, str]:
     daemon = (
         f"Runs on every compute node, as root; systemd starts it.\n\n{_options(node.build_parser())}"
         f"## PIOLET-IMAGED\n\nThe image service, which is never root.\n\n{_options(imaged.build_parser())}"
+        "## PIOLET-CENTRAL\n\nThe central service, on one machine of a cluster, by an account of its own.\n\n"
+        f"{_options(centrald.build_parser())}"
+        "## PIOLET-FORWARD\n\nTakes a compute node's events to the central service, by an account of its own.\n\n"
+        f"{_options(forwardd.build_parser())}"
         "## SEE ALSO\n\npiolet(1), piolet.toml(5)\n"
     )
     return {

@@ -63,7 +63,7 @@ class Faults:
     def server(self, node: str) -> int:
         """Return the pid of the unprivileged half of pioletd on a node."""
         monitor = self.daemon(f"pioletd-{node}").pid
-        found = [pid for pid in self.children(monitor) if leftovers.status(pid, "Uid").split()[0] != "0"]
+        found = [pid for pid in self.children(monitor) if leftovers.status(pid, "Name") == "pioletd-server"]
         assert found, f"no server on {node}"
         return found[0]
 

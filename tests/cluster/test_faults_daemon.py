@@ -28,15 +28,15 @@ def kill_pioletd(faults: Faults, node: str, which: str) -> None:
     if which == "group":
         os.killpg(monitor, signal.SIGKILL)
     else:
-        names = {"vetting": "pioletd-vet", "scoring": "pioletd-keeper"}
+        names = {"vetting": "pioletd-vet", "scoring": "pioletd-keeper", "watching": "pioletd-watcher"}
         alike = [pid for pid in faults.children(monitor) if leftovers.status(pid, "Name") == names.get(which)]
-        victims = {"monitor": [monitor], "server": [faults.server(node)], "vetting": alike, "scoring": alike}
+        victims = {"monitor": [monitor], "server": [faults.server(node)], **dict.fromkeys(names, alike)}
         for pid in victims.get(which, faults.workers(node)):
             kill(pid)
 
 
 @pytest.mark.parametrize(
-    "which", [pytest.param("group", marks=pytest.mark.kernels), "monitor", "server", "vetting", "scoring"]
+    "which", [pytest.param("group", marks=pytest.mark.kernels), "monitor", "server", "vetting", "scoring", "watching"]
 )
 def test_pioletd_is_killed_while_steps_run(faults: Faults, which: str) -> None:
     """The steps go on, pioletd ends as a whole, and the next one takes the steps over."""

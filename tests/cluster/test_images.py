@@ -157,7 +157,7 @@ def test_a_users_own_store(cluster: Cluster, registry: Registry, tmp_path: Path)
     assert files[0].stat().st_uid == room.stat().st_uid
 
 
-def test_a_store_of_a_group(cluster: Cluster, registry: Registry, tmp_path: Path) -> None:
+def test_a_store_of_a_group(cluster: Cluster, registry: Registry, tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """Who names the group believes its members, and what one has pulled the others have; nobody else has it."""
     oci.build(tmp_path / "image", [busybox_layer(unique())], settings=SETTINGS)
     reference = registry.push(tmp_path / "image", "team:1")
@@ -178,8 +178,10 @@ def test_a_store_of_a_group(cluster: Cluster, registry: Registry, tmp_path: Path
     refused(cluster.srun("alice", edf, "true", env=others), "is of the group")
     # All is everybody's of the group: bob removes what alice has pulled, and has it anew for both.
     assert "removed" in cluster.run("bob", "piolet", "image", "rm", reference, env=ours).good()
-    for user in ("bob", "alice"):
-        assert cluster.srun(user, edf, "cat", "/marker", env=ours).good() == "in the image\n"
+    registry.requests.clear()
+    both = many.map(lambda user: cluster.srun(user, edf, "cat", "/marker", env=ours).good(), ("bob", "alice"))
+    assert list(both) == ["in the image\n"] * 2
+    assert len(blobs(registry)) == len(set(blobs(registry))), "it is fetched by one of them"
     left = [path for name in ("tmp", "leases", "kept") for path in (room / "store" / name).iterdir()]
     assert left == []
 

@@ -92,7 +92,7 @@ def test_a_running_step_becomes_a_file(cluster: Cluster, base: str, room: Path, 
             assert "1 device nodes, FIFOs and sockets left out" in done.out
         again = step.save("./x.sqsh")
         assert again.status == 1 and "x.sqsh is there already\nhint: --force" in again.err
-        step.save("./x.sqsh", "--force").good()
+        assert step.save("./x.sqsh", "--force", "-Q").err == ""
     file = room / "x.sqsh"
     assert file.stat().st_uid == pwd.getpwnam(ALICE).pw_uid and stat.S_IMODE(file.stat().st_mode) == 0o644
     assert [name for name in os.listdir(room) if "x.sqsh" in name] == ["x.sqsh"]
@@ -136,6 +136,20 @@ def test_a_node_is_chosen(cluster: Cluster, edf: Path, room: Path) -> None:
         assert "is not on node9" in step.save("third.sqsh", "-w", "node9").err
     assert image(cluster, "./first.sqsh", "cat", "/opt/where", room=room) == "node1\n"
     assert image(cluster, "./second.sqsh", "cat", "/opt/where", room=room) == "node2\n"
+
+
+def test_from_the_job_s_own_script(cluster: Cluster, base: str, room: Path) -> None:
+    """On the step's node no step is started for it."""
+    edf = cluster.edf(ALICE, f'image = "{base}"\nmounts = ["{room}"]\n', room)
+    script = (
+        f"srun --environment={edf} sh -c 'echo new >/opt/new; touch {room}/up; sleep 60' &\n"
+        f"until [ -e {room}/up ]; do sleep 0.1; done\n"
+        f"piolet env save $SLURM_JOB_ID.0 {room}/x.sqsh\n"
+        "scancel $SLURM_JOB_ID.0\nwait\n"
+    )
+    said = cluster.sbatch(ALICE, script, cwd=room)
+    assert "is saved: " in said, said
+    assert image(cluster, "./x.sqsh", "cat", "/opt/new", room=room) == "new\n"
 
 
 def test_a_file_of_a_user_s_own_is_a_base_as_well(cluster: Cluster, edf: Path, room: Path) -> None:

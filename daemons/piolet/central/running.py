@@ -28,12 +28,14 @@ from piolet.central.bounded import Bounded
 from piolet.central.doors import CERTIFICATE, Doors
 from piolet.central.ledger import Engine, Judge, Ledger
 from piolet.central.metrics import Counts
+from piolet.central.moving import Mover
 from piolet.central.places import Places, from_file, no_slurm
 from piolet.central.poller import Poller
 from piolet.central.recent import Recent, Watched
 from piolet.central.rules.engine import Engine as Rules
 from piolet.central.service import Service
 from piolet.central.settings import CentralConfig, listen_of
+from piolet.central.store.archive import Archive
 from piolet.central.store.database import alone, connect
 from piolet.central.store.reader import Reader
 from piolet.central.store.writer import Writer
@@ -111,8 +113,9 @@ def run(config: CentralConfig, forwarder: str, engine: Engine, *, slurm_there: b
         network = stack.enter_context(_listening(config))
         local = stack.enter_context(_local(config.socket)) if config.socket else None
         recent = Recent()
-        judge = Judge(Reader(database, name), Watched(engine, recent))
-        ledger = Ledger(Writer(database), judge)
+        old = Archive(config.archive) if config.keep_months else None
+        judge = Judge(Reader(database, name, old), Watched(engine, recent))
+        ledger = Ledger(Writer(database, old.last if old else 0), judge)
         reader = Reader(database, name)
         private = Private(config.private, slurm.cluster if slurm_there else _unknown)
         counts = Counts(judge)
@@ -122,6 +125,10 @@ def run(config: CentralConfig, forwarder: str, engine: Engine, *, slurm_there: b
         stack.callback(ledger.stop)
         judge.start(ledger)
         stack.callback(judge.stop)
+        if old is not None:
+            mover = Mover(reader, ledger, old, config.keep_months)
+            mover.start()
+            stack.callback(mover.stop)
         if config.accounting_s and slurm_there:
             poller = Poller(ledger, name, config.accounting_s, config.history_days * 86400.0)
             poller.start()

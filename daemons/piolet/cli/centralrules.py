@@ -132,11 +132,12 @@ def _history(args: argparse.Namespace, settings: config.Config) -> tuple[Iterato
 
 def _stored(central: CentralConfig) -> Iterator[tuple[Event, float]]:
     """Yield the records of the service's store, each with when it was taken."""
+    from piolet.central.store.archive import Archive
     from piolet.central.store.database import connect
     from piolet.central.store.reader import Reader
 
-    store = connect(central.store)
-    reader = Reader(store, central.cluster or slurm.cluster().name)
+    archive = Archive(central.archive) if central.keep_months else None
+    reader = Reader(connect(central.store), central.cluster or slurm.cluster().name, archive)
     return ((stored.event, stored.received) for stored in reader.arrivals())
 
 

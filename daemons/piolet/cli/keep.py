@@ -48,12 +48,14 @@ class Order:
     seen     what the keeper knows of the container's mounts; the root comes as a descriptor. None: it is looked for
     archive  where an archive is to be written, which is filed elsewhere; or ''
     force    a file that is there is replaced
+    quiet    no progress is shown
     """
 
     save: PlannedSave
     seen: view.Seen | None = None
     archive: str = ""
     force: bool = False
+    quiet: bool = False
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
         srun = ["srun", "--overlap", f"--jobid={job}", "-N1", "-n1", "-w", node, "--environment=none"]
         words = [*srun, "--job-name=piolet-save", *words]
     with _archive(wanted) as archive:
-        order = Order(wanted, None, archive, args.force)
+        order = Order(wanted, None, archive, args.force, args.quiet)
         _start(words, order, None if here else attach.outside(os.environ))
         if archive:
             done = _file(archive, wanted, config, quiet=args.quiet)
@@ -151,7 +153,7 @@ def keep(config: Config) -> int:
     if at_the_end:
         os.environ["HOME"] = order.save.home
     try:
-        with progress(quiet=at_the_end) as show:
+        with progress(quiet=at_the_end or order.quiet) as show:
             count, warnings = _keep(order, config, show)
         for text in warnings:
             _warn(text)

@@ -37,6 +37,7 @@ def programs(machine: Machine) -> Iterator[Finding]:
         (node, WARN, own.squashfuse, ".sqsh files that users bring cannot be mounted", "install squashfuse"),
         (service, BAD, images.skopeo, "no image can be pulled", "install skopeo"),
         (service, BAD, images.mksquashfs, "no image can be converted", "install squashfs-tools 4.5 or newer"),
+        (node and not service, WARN, images.mksquashfs, "no container can be saved here", "install squashfs-tools 4.5"),
         (service, WARN, unsquashfs, unknown, "install squashfs-tools"),
         (service and bool(scanner), BAD, scanner, "no image can be scanned", "install it, or change [images] scanner"),
     ]  # fmt: skip

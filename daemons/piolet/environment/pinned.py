@@ -172,6 +172,7 @@ def text(pinned: Pinned) -> str:
             lines.append(f"workdir = {_string(definition.workdir)}")
         lines.append(f"entrypoint = {str(bool(definition.entrypoint)).lower()}")
         lines.append(f"writable = {str(definition.writable).lower()}")
+        lines += ["remap_root = true"] if definition.remap_root else []
         if definition.home is not None:
             lines.append(f"home = {str(definition.home).lower()}")
         places = [f"!{place}" for place in definition.dropped] + list(map(mounts.unparse, definition.mounts))

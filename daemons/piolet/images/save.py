@@ -52,7 +52,9 @@ def to_file(
     written, warnings = enroot.write(base.env, base.entrypoint, base.workdir, path)
     root = replace(root, given={**root.given, **written})
     count = Count()
-    how = squash.Squasher(config.mksquashfs, config.compression, None, _CACHES, len(os.sched_getaffinity(0)))
+    processors = len(os.sched_getaffinity(0))
+    # A million small files are compared with each other for ten minutes, and nobody waits so long for one.
+    how = squash.Squasher(config.mksquashfs, config.compression, None, _CACHES, processors, once=False)
 
     def feed(pipe: IO[bytes]) -> None:
         saved.write(root, saved.Pipe(pipe.fileno()), count, _telling(tell))

@@ -35,13 +35,17 @@ _LEVELS = {"zstd": ("-Xcompression-level", "3")}
 
 @dataclass(frozen=True)
 class Squasher:
-    """How SquashFS files are written: program, compression, what is called before it runs, caches (MiB), processors."""
+    """How SquashFS files are written: program, compression, what is called before it runs, caches (MiB), processors.
+
+    `once`: content that is there twice is stored once, for which all files of one size are compared with each other.
+    """
 
     program: str
     compression: str
     before_exec: Callable[[], None] | None = None
     caches: int = 512
     processors: int = 2
+    once: bool = True
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ def write(
     command += [*_LEVELS.get(how.compression, ()), "-mkfs-time", "0", "-noI"]
     command += ["-root-mode", f"{stat.S_IMODE(root[0]):o}", "-mem", f"{how.caches}M"]
     command += ["-processors", str(how.processors), "-no-progress", "-quiet"]
+    command += [] if how.once else ["-no-duplicates"]
     with tempfile.TemporaryFile(dir=folder) as log:
         try:
             child = subprocess.Popen(

@@ -7,7 +7,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from piolet.central.conclusions import decode, encode
+from piolet.central.conclusions import CLOSED, OPEN, decode, encode
 from piolet.central.rules.engine import Engine
 from piolet.events.envelope import FATAL, SITE, USER, Event
 
@@ -321,3 +321,25 @@ def test_replayed_it_is_the_same_byte_for_byte() -> None:
     assert lines[0] == lines[1]
     assert lines[0].count(b"\n") > 50
     assert b"".join(encode(decode(line)) for line in lines[0].splitlines()) == lines[0]
+
+
+def test_a_daemon_that_starts_again_is_no_boot() -> None:
+    """It is a sign of life, recovers nothing, and does not count; a start of another boot does."""
+    lost = of_catalogue("gpu-lost")
+    often = of_catalogue("boots-often")
+    first, second = "1" * 32, "2" * 32
+    engine = Engine([lost, often])
+    engine.take(event("node.start", 0, boot=first, body={"booted": 1.0}))
+    (opened,) = engine.take(event("gpu.lost", 100, subject="gpu:GPU-1"))
+    for minute in range(30):
+        assert engine.take(event("node.start", 200 + 3600 * minute, boot=first, body={"booted": 1.0})) == []
+    (closed,) = engine.take(event("node.start", 30 * 3600, boot=second, body={"booted": 2.0}))
+    assert (closed.case, closed.state) == (opened.case, CLOSED)
+
+
+def test_a_fault_that_is_told_behind_a_start_of_the_daemon_counts() -> None:
+    engine = Engine([of_catalogue("gpu-lost")])
+    engine.take(event("node.start", 0, boot="1" * 32, body={"booted": 1.0}))
+    engine.take(event("node.start", 100, boot="1" * 32, body={"booted": 1.0}))
+    (opened,) = engine.take(event("gpu.lost", 99, subject="gpu:GPU-1"))
+    assert opened.state == OPEN

@@ -28,6 +28,12 @@ def test_a_program_is_missing(machine: Machine, tmp_path: Path, name: str, text:
     only(machine, "programs", text, "install", state)
 
 
+def test_a_node_without_the_image_service_saves_containers_with_mksquashfs(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "bin" / "mksquashfs").unlink()
+    alone = dataclasses.replace(machine, here=lambda name: name == "pioletd")
+    only(alone, "programs", "no container can be saved here", "install squashfs-tools", WARN)
+
+
 def test_a_scanner_is_missing(machine: Machine, tmp_path: Path) -> None:
     images = dataclasses.replace(machine.config.images, scanner=(f"{tmp_path}/bin/scan", "{layout}"))
     config = dataclasses.replace(machine.config, images=images)

@@ -150,10 +150,11 @@ def test_explained_text_means_the_same(made: Render, tmp_path: Path) -> None:
 
 
 def test_a_job_s_definition_as_text_has_both(made: Render) -> None:
-    rendered = made(f'{IMAGE}save = "mine:1"\n{STARTUP}')
+    rendered = made(f'{IMAGE}save = "mine:1"\nremap_root = true\n{STARTUP}')
     text = pinned.text(pinned.Pinned("1.0", rendered.definition, ()))
     again = made(text).definition
     assert (again.startup, again.save) == (rendered.definition.startup, rendered.definition.save)
+    assert again.remap_root
 
 
 def test_a_job_s_definition_again_saves_nothing(made: Render, tmp_path: Path) -> None:

@@ -48,6 +48,14 @@ def test_a_base_that_says_nothing_changes_nothing(root: Root, tmp_path: Path) ->
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "old"
 
 
+def test_files_are_not_compared_with_each_other(root: Root, tmp_path: Path) -> None:
+    """For a million small ones that takes ten minutes; what is there twice is stored twice."""
+    again = (tmp_path / "root" / "data").read_bytes()
+    (tmp_path / "root" / "again").write_bytes(again)
+    save.to_file(root, Base(), str(tmp_path / "x.sqsh"), CONFIG, lambda _: None, force=False)
+    assert (tmp_path / "x.sqsh").stat().st_size > 1.5 * len(again)
+
+
 @pytest.mark.parametrize(
     ("base", "said"),
     [

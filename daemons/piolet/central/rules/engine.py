@@ -36,11 +36,12 @@ Words = list[trust.Evidence]
 
 
 class _Node:
-    __slots__ = ("asleep", "cluster", "first", "recovered", "repaired", "tracks")
+    __slots__ = ("asleep", "boot", "cluster", "first", "recovered", "repaired", "tracks")
 
     def __init__(self, cluster: str, first: float) -> None:
         self.cluster = cluster
         self.first = first
+        self.boot: tuple[str, object] | None = None  # of its last boot: the kernel's number of it, and when it was
         self.repaired = float("-inf")
         self.recovered: dict[str, float] = {}
         self.asleep = (float("-inf"), False)  # since when Slurm has it powered down, or up again
@@ -94,7 +95,9 @@ class Engine:
             node = self._nodes[event.node] = _Node(event.cluster, time)
         elif time < node.first:
             node.first = time
-        self._recover(event, node, time, out)
+        again = event.kind == "node.start" and not _boots(event, node)  # the daemon, and not the node
+        if not again:
+            self._recover(event, node, time, out)
         if event.kind == "slurm.node_state" and self._sleeps(event, node, time):
             return out
         key = event.key  # one for all rules that keep it
@@ -102,7 +105,7 @@ class Engine:
             rule = self.rules[index]
             if rule.missing:
                 self._hear(index, event, node, time, out)
-            else:
+            elif not again:
                 self._count(index, event, key, node, time, out)
         return out
 
@@ -362,6 +365,15 @@ class Engine:
             for parts, track in tracks.items():
                 if track.case is not None and (word != language.PERSON or body["case"] == track.case[0]):
                     self._close((event.node, index, parts), track, time, why, (event.key,), out)
+
+
+def _boots(event: Event, node: _Node) -> bool:
+    """Return whether a start of a node's daemon is the first one since a boot, as far as it says of which."""
+    boot = (event.boot, event.body.get("booted"))
+    before, node.boot = node.boot, boot
+    if before is None or boot == ("", None):
+        return True
+    return boot[0] != before[0] if boot[0] and before[0] else boot[1] != before[1]
 
 
 def _part(event: Event, name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from piolet.central.store.archive import Archive
 from piolet.central.store.database import StoreError, reason
 from piolet.central.store.rows import Names, Stored, event_of, stored
 from piolet.central.store.schema import batches, conclusions, epochs, events, gaps, names, notes
@@ -20,8 +21,9 @@ _PIECE = 2000
 class Reader:
     """Reads a store; in a thread of its own it needs an object of its own. What fails is a StoreError."""
 
-    def __init__(self, engine: sa.Engine, cluster: str) -> None:
+    def __init__(self, engine: sa.Engine, cluster: str, archive: Archive | None = None) -> None:
         self.engine = engine
+        self._archive = archive
         self.cluster = cluster
         self._named = Names()
 
@@ -41,8 +43,14 @@ class Reader:
         with self._connected() as connection:
             return {row.epoch: row.have for row in connection.execute(query)}
 
-    def arrivals(self, after: int = 0, since: float = float("-inf")) -> Iterator[Stored]:
-        """Yield records in the order in which they came: of batches above `after` that came at `since` or later."""
+    def arrivals(self, after: int = 0, since: float = float("-inf"), upto: int | None = None) -> Iterator[Stored]:
+        """Yield records in the order in which they came: of batches above `after`, that came at `since` or later.
+
+        upto   the last batch; None: of all
+        """
+        if self._archive is not None and (archived := self._archive.last) > after:
+            yield from (one for one in self._archive.arrivals(after) if one.received >= since)
+            after = archived
         joined = sa.join(
             batches,
             events,
@@ -58,11 +66,11 @@ class Reader:
             .order_by(batches.c.id, events.c.seq)
         )  # fmt: skip
         with self._connected() as connection:
-            last = connection.scalar(sa.select(sa.func.max(batches.c.id))) or 0
+            last = upto or connection.scalar(sa.select(sa.func.max(batches.c.id))) or 0
         at = after
         while at < last:  # piece by piece, so that no transaction stays open for long
             with self._connected() as connection:
-                piece = list(connection.execute(query.where(batches.c.id > at), {"upto": at + _PIECE}))
+                piece = list(connection.execute(query.where(batches.c.id > at), {"upto": min(at + _PIECE, last)}))
                 found = self._stored(connection, piece)
             yield from found
             at += _PIECE

@@ -17,11 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from piolet.base.errors import EventError
 from piolet.central.store.database import StoreError, reason
 from piolet.central.store.rows import Names, Stored, row_of, stored
-from piolet.central.store.schema import batches, epochs, events, gaps, kept
+from piolet.central.store.schema import batches, epochs, events, gaps
 from piolet.events.envelope import Event
 
 _STREAMS_MOST = 200_000
-LAST_BATCH = "batch"
 
 
 @dataclass(frozen=True)
@@ -71,13 +70,18 @@ class _Stream:
 
 
 class Writer:
-    """The one writer of a store."""
+    """The one writer of a store.
 
-    def __init__(self, engine: sa.Engine) -> None:
+    after   batches get numbers above it: those up to it are archived
+    """
+
+    def __init__(self, engine: sa.Engine, after: int = 0) -> None:
         self.engine = engine
+        self._after = after
         self.named = Names()
         self._streams: dict[tuple[str, str], _Stream] = {}
         self._next: int | None = None
+        self._last = 0
 
     def append(self, arrivals: Sequence[Arrival]) -> list[Taken]:
         """Add batches, in one transaction; return what became of each. Raises EventError: none of them is kept."""
@@ -86,7 +90,7 @@ class Writer:
                 work = _Work(connection, self._number(connection))
                 taken = [self._take(work, arrival) for arrival in arrivals]
                 work.finish()
-            self._next = work.next
+            self._next, self._last = work.next, work.next - 1
         except BaseException as error:
             self.forget()
             if isinstance(error, SQLAlchemyError):
@@ -109,7 +113,7 @@ class Writer:
                 for (node, epoch), by_number in by_stream.items():
                     found += self._take_own(work, node, epoch, by_number, received)
                 work.finish()
-            self._next = work.next
+            self._next, self._last = work.next, work.next - 1
         except BaseException as error:
             self.forget()
             if isinstance(error, SQLAlchemyError):
@@ -147,8 +151,7 @@ class Writer:
     def _number(self, connection: sa.Connection) -> int:
         if self._next is None:
             last = connection.scalar(sa.select(sa.func.max(batches.c.id)))
-            moved = connection.scalar(sa.select(kept.c.value).where(kept.c.name == LAST_BATCH))
-            self._next = max(last or 0, int(moved or 0)) + 1
+            self._next = max(last or 0, self._after, self._last) + 1
         return self._next
 
     def _take(self, work: _Work, arrival: Arrival) -> Taken:
