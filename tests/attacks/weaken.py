@@ -11,16 +11,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib import metadata
 from pathlib import Path
 
 from tests.attacks.weakenings import WEAKENINGS
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = {
-    "piolet": "piolet.cli.start",
-    "pioletd": "piolet.cli.pioletd",
-    "piolet-imaged": "piolet.cli.imaged",
-}
 _START = """#!/usr/lib/piolet/bin/python3 -I
 import sys
 from {module} import main
@@ -47,6 +43,12 @@ def sources(root: Path) -> dict[str, str]:
     return texts
 
 
+def _programs() -> dict[str, str]:
+    """Return the modules of Piolet's commands, by name."""
+    found = metadata.distribution("piolet").entry_points.select(group="console_scripts")
+    return {one.name: one.module for one in found}
+
+
 def make(directory: Path) -> Path:
     """Make the build anew in `directory`; return its interpreter."""
     shutil.rmtree(directory, ignore_errors=True)
@@ -65,7 +67,7 @@ def make(directory: Path) -> Path:
     shutil.copytree(real / "piolet", packages / "piolet", ignore=shutil.ignore_patterns("__pycache__"))
     for file, text in sources(ROOT).items():
         (packages / Path(file).relative_to("daemons")).write_text(text, "utf-8")
-    for name, module in PROGRAMS.items():
+    for name, module in _programs().items():
         (directory / "usr/bin" / name).write_text(_START.format(module=module))
         (directory / "usr/bin" / name).chmod(0o755)
     plugins = ROOT / "build/plugins"
