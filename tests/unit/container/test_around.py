@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from piolet.container import around
@@ -185,11 +186,13 @@ class Kept:
         self.asked = 0
         self.process = subprocess.Popen(["sleep", "100"])
         (self.folder / "keeper").write_text(f"{self.process.pid}\n")
-        self.thread = threading.Thread(target=self.serve, args=(answer,), daemon=True)
+        # As the real one: open before anybody knows of it, or what is said before would be lost.
+        ask = open(self.folder / "ask", "r+b", buffering=0)  # noqa: SIM115 - the thread closes it
+        self.thread = threading.Thread(target=self.serve, args=(ask, answer), daemon=True)
         self.thread.start()
 
-    def serve(self, answer: str | None) -> None:
-        with open(self.folder / "ask", "r+b", buffering=0) as ask:
+    def serve(self, ask: IO[bytes], answer: str | None) -> None:
+        with ask:
             ask.read(1)
             self.asked += 1
             if answer is None:
