@@ -1,29 +1,22 @@
-"""`make demo`: a cluster of its own, a training job in containers, a look at what came out, and all of it gone.
-
-The cluster lives in build/demo-cluster, so that one that somebody is using stays as it is. Whatever
-happens, Ctrl-C included, it is taken down.
-"""
+"""`make demo`: a cluster of its own, a training job in containers, a look at what came out, and all of it gone."""
 
 from __future__ import annotations
 
 import io
-import os
 import re
-import signal
 import subprocess
 import sys
 import tarfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from tools.cluster import lifecycle
 from tools.cluster.errors import ClusterError, tail
 from tools.cluster.image import MARKER, MARKER_TEXT
-from tools.cluster.layout import REPOSITORY, Layout, layout_for, node_names
-from tools.cluster.report import Report
+from tools.cluster.layout import REPOSITORY, Layout, node_names
 from tools.cluster.state import load
+from tools.demonstration import on_a_cluster
 
 NODES = 4
 TASKS_PER_NODE = 2
@@ -166,40 +159,11 @@ def submit(layout: Layout, script: str, output_name: str, nodes: Sequence[str]) 
     return output
 
 
-def demo(layout: Layout, report: Report) -> None:
-    lifecycle.down(layout, Report(io.StringIO()))
-    try:
-        lifecycle.up(layout, lifecycle.Request(NODES, piolet=True, gpus=GPUS_PER_NODE), report, hints=False)
-        train(layout)
-    finally:
-        # The tidying up is not to be interrupted: that is what it is for.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        if lifecycle.is_left_behind(layout):
-            lifecycle.down(layout, report)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
-    os.umask(0o022)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    try:
-        demo(layout_for(REPOSITORY / "build" / "demo-cluster"), Report())
-    except ClusterError as error:
-        print(error.render(), file=sys.stderr)
-        return 1
-    except subprocess.TimeoutExpired as error:
-        print(f"the demo gave up: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    print("The same by hand: make cluster, then examples/demo.")
-    return 0
+    status = on_a_cluster("demo-cluster", lifecycle.Request(NODES, piolet=True, gpus=GPUS_PER_NODE), train)
+    if status == 0:
+        print("The same by hand: make cluster, then examples/demo.")
+    return status
 
 
 if __name__ == "__main__":

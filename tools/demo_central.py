@@ -7,20 +7,18 @@ in a log that stands for the kernel's), and steps fail there. Another user's pro
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
 
 from tools.cluster import lifecycle, services
 from tools.cluster.errors import ClusterError
-from tools.cluster.layout import REPOSITORY, Layout, layout_for, node_names
-from tools.cluster.report import Report
+from tools.cluster.layout import Layout, node_names
 from tools.cluster.state import load
+from tools.demonstration import on_a_cluster
 
 NODES = 4
 SICK = "node3"
@@ -159,41 +157,15 @@ def kernel_log(layout: Layout) -> Iterator[int]:
         os.close(log)
 
 
-def demo(layout: Layout, report: Report) -> None:
-    lifecycle.down(layout, Report(io.StringIO()))
-    try:
-        request = lifecycle.Request(NODES, piolet=True, accounting=True, central=True)
-        lifecycle.up(layout, request, report, hints=False)
-        with kernel_log(layout) as log:
-            Demo(layout, log).run()
-    finally:
-        # The tidying up is not to be interrupted: that is what it is for.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        if lifecycle.is_left_behind(layout):
-            lifecycle.down(layout, report)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def play(layout: Layout) -> None:
+    """Break a node of the cluster, and see what its users and its staff are told. Raises ClusterError."""
+    with kernel_log(layout) as log:
+        Demo(layout, log).run()
 
 
 def main() -> int:
-    os.umask(0o022)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    try:
-        demo(layout_for(REPOSITORY / "build" / "demo-central"), Report())
-    except ClusterError as error:
-        print(error.render(), file=sys.stderr)
-        return 1
-    except subprocess.TimeoutExpired as error:
-        print(f"the demo gave up: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    request = lifecycle.Request(NODES, piolet=True, accounting=True, central=True)
+    return on_a_cluster("demo-central", request, play)
 
 
 if __name__ == "__main__":

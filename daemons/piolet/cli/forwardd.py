@@ -9,11 +9,10 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from piolet.base import logs
-from piolet.base.errors import ConfigError, PioletError
-from piolet.cli import centralpeer
+from piolet.base.errors import ConfigError
+from piolet.cli import centralpeer, daemon
 from piolet.events.reader import Reader
 from piolet.forward.forwarder import Forwarder
 from piolet.site.config import Config, load
@@ -25,9 +24,7 @@ _LOG = logging.getLogger("piolet-forward")
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of piolet-forward's command line."""
-    parser = argparse.ArgumentParser(prog="piolet-forward", description="Takes a node's events to the central service.")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration (default: piolet.toml's place)")
-    return parser
+    return daemon.parser("piolet-forward", "Takes a node's events to the central service.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,19 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     logs.configure("%(name)s: %(message)s")
     os.umask(0o022)
-    try:
-        forwarder = make(load(arguments.config))
-    except PioletError as error:
-        for line in error.render().splitlines():
-            _LOG.error("%s", line)
-        return 1
+    return daemon.ended(_LOG, lambda: forward(make(load(arguments.config))))
+
+
+def forward(forwarder: Forwarder) -> None:
+    """Forward until a signal comes."""
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     notify.ready()
     while not ended.wait(forwarder.turn()):
         pass
-    return 0
 
 
 def make(config: Config) -> Forwarder:
