@@ -82,7 +82,7 @@ def test_what_is_required_of_the_system(packages: Packages) -> None:
     libraries = {name for name in names if re.match(r"((lib[\w+]+|ld-linux[\w-]*)\.so\.\d|rtld\()", name)}
     python = f"/usr/bin/python3.{sys.version_info.minor}"
     assert names - libraries == {python, "/bin/sh", "skopeo", "squashfs-tools", "zstd", "(slurm"}
-    assert query(packages["node"], "--recommends") == ["(piolet-squashfuse or squashfuse)"]
+    assert query(packages["node"], "--recommends") == ["(piolet-squashfuse or squashfuse)", "squashfs-tools >= 4.5"]
     sonames = {name.split("(")[0] for name in libraries}
     known = "libc libm libdl libpthread librt libgcc_s libstdc++ libz ld-linux-x86-64 ld-linux-aarch64 libslurm rtld"
     assert {name.split(".so")[0] for name in sonames} <= {*known.split(), "libresolv"}
