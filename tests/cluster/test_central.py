@@ -105,9 +105,8 @@ def test_accounting_is_among_the_records(cluster: Cluster) -> None:
         return [one["body"]["state"] for one in said if one["kind"] == "slurm.node_state"][::-1]
 
     def jobs() -> int:
-        return (
-            json.loads(staff(cluster, "node", WELL[0], "--json"))["counts"].get("slurm.job_end", {}).get("records", 0)
-        )
+        counts = json.loads(staff(cluster, "node", WELL[0], "--json"))["counts"]
+        return int(counts.get("slurm.job_end", {}).get("records", 0))
 
     def update(*words: str) -> None:
         command = ["scontrol", "update", f"NodeName={WELL[0]}", *words]
