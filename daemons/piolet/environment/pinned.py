@@ -27,6 +27,7 @@ from piolet.submission import cache
 MARK = "@"
 _ENTRIES = 4096
 _LONG = 6
+_TOGETHER_S = 60.0  # steps that are started side by side
 _BEFORE, _AFTER = b"\0", b"\0\0" + b"0\0"
 _STEP = re.compile(r"(\d{1,10})(?:\.(\d{1,10}|batch))?")
 _LINK = re.compile(r"(\d+)\.(\d+)\.job")
@@ -86,13 +87,26 @@ def find(variables: Mapping[str, str], job: str) -> list[Pinned]:
     for path, of, step in _links(folder) if folder else ():
         if of == int(match[1]) and match[2] in (None, str(step)):
             wanted.append((step, path))
-    found = [one for step, path in sorted(wanted) if (one := _read(path, f"{match[1]}.{step}")) is not None]
+    found = [
+        one for step, path in _of_one_job(sorted(wanted)) if (one := _read(path, f"{match[1]}.{step}")) is not None
+    ]
     if not found:
         raise EnvironmentFileError(
             f"nothing is known of the environment of {'step' if match[2] else 'job'} {job}",
             f"srun keeps it when it starts a step with --environment, for you, in {folder or 'your cache'}",
         )
     return found
+
+
+def _of_one_job(links: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Leave out steps that began before one with a smaller number: they are of an earlier run or job of that number."""
+    latest = 0.0
+    for step, path in links:
+        with contextlib.suppress(OSError):
+            began = os.lstat(path).st_mtime
+            if began >= latest - _TOGETHER_S:
+                yield step, path
+                latest = max(latest, began)
 
 
 def again(variables: Mapping[str, str], request: str) -> tuple[Definition, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -152,3 +153,14 @@ def test_old_links_go(home: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
     pinned.keep(home, b"", DEFINITION)
     assert sorted(int(path.stem.partition(".")[0]) for path in cache(home).glob("*.job")) == [7, 8, 9, 10, 11]
     assert len(list(cache(home).glob("*.def"))) == 6, "those of five steps, and the new one"
+
+
+def test_steps_of_an_earlier_job_of_the_same_number_are_not_its_steps(home: dict[str, str]) -> None:
+    """Job numbers begin again where slurmctld has lost its state, and a requeued job begins with step 0 again."""
+    start(home, "7.0")
+    start(home, "7.1", dataclasses.replace(DEFINITION, workdir="/of-the-earlier-one"))
+    os.utime(cache(home) / "7.1.job", (1e9, 1e9), follow_symlinks=False)
+    assert [one.step for one in pinned.find(home, "7")] == ["7.0"]
+    assert pinned.again(home, "@7")[0].workdir == "/srv"
+    start(home, "7.2")
+    assert [one.step for one in pinned.find(home, "7")] == ["7.0", "7.2"]
