@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.support import killing
 from tests.support.central import cluster
 from tests.support.postgres import postgres, programs
-
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="accounts by number need root")
 
 
 def test_sqlite() -> None:

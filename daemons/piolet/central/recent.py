@@ -19,7 +19,7 @@ from piolet.central.rules.users import Failed
 from piolet.events.envelope import Event
 
 WEEK_S = 7 * 86400.0
-FAILURES_MOST = 200_000
+FAILURES_MOST, FAILURES_OF_A_USER = 200_000, 20_000
 NODES_OF_A_STEP = 2
 """On more nodes than these, a step that failed says nothing of a node."""
 _SENT = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
@@ -66,13 +66,16 @@ def how(body: Mapping[str, Any]) -> str | None:
 
 
 class Recent:
-    """The failures of the last `window_s` seconds, at most `most` of them; of any thread."""
+    """The failures of the last `window_s` seconds, at most `most` of them and `each` of a user; of any thread."""
 
-    def __init__(self, window_s: float = WEEK_S, most: int = FAILURES_MOST) -> None:
-        self._window_s, self._most = window_s, most
+    def __init__(self, window_s: float = WEEK_S, most: int = FAILURES_MOST, each: int = FAILURES_OF_A_USER) -> None:
+        self._window_s, self._most, self._each = window_s, most, each
         self._steps: OrderedDict[StepKey, FailedStep] = OrderedDict()
         self._of_node: dict[str, OrderedDict[StepKey, None]] = {}
         self._of_user: dict[tuple[int, str], OrderedDict[StepKey, None]] = {}
+        self._runs: dict[tuple[int, str], OrderedDict[StepKey, None]] = {}
+        self._mine: dict[int | None, OrderedDict[StepKey, None]] = {}
+        self._counts: dict[int | None, int] = {}
         self._count = 0
         self._lock = threading.Lock()
 
@@ -89,20 +92,31 @@ class Recent:
             if event.node in step.nodes:
                 return  # how the first of its tasks ended that did not end well
             step.nodes[event.node] = word
+            self._runs.setdefault(key[:2], OrderedDict())[key] = None
+            self._mine.setdefault(step.uid, OrderedDict())[key] = None
+            self._counts[step.uid] = self._counts.get(step.uid, 0) + 1
             self._count += 1
             if word:
                 self._of_node.setdefault(event.node, OrderedDict())[key] = None
             if word and event.uid is not None:
                 self._of_user.setdefault((event.uid, word), OrderedDict())[key] = None
+            # Nobody pushes out what was found of others.
+            while self._counts.get(step.uid, 0) > self._each:
+                self._forget(next(iter(self._mine[step.uid])))
             while self._steps and (self._count > self._most or self._oldest().at < received - self._window_s):
-                self._forget()
+                self._forget(next(iter(self._steps)))
 
     def _oldest(self) -> FailedStep:
         return next(iter(self._steps.values()))
 
-    def _forget(self) -> None:
-        key, step = self._steps.popitem(last=False)
+    def _forget(self, key: StepKey) -> None:
+        step = self._steps.pop(key)
         self._count -= len(step.nodes)
+        self._counts[step.uid] -= len(step.nodes)
+        if not self._counts[step.uid]:
+            del self._counts[step.uid]
+        _drop(self._runs, key[:2], key)
+        _drop(self._mine, step.uid, key)
         for node, word in step.nodes.items():
             _drop(self._of_node, node, key)
             if step.uid is not None:
@@ -111,10 +125,10 @@ class Recent:
     def step(self, job: int, step: str) -> FailedStep | None:
         """Return a step that failed by itself, of the job's last run, with the nodes that are known by now."""
         with self._lock:
-            found = [(key[2], known) for key, known in self._steps.items() if key[:2] == (job, step)]
-            if not found:
+            runs = self._runs.get((job, step))
+            if not runs:
                 return None
-            known = max(found, key=lambda one: one[0])[1]
+            known = self._steps[max(runs)]
             return FailedStep(known.at, known.uid, known.by_itself) if known.by_itself else None
 
     def failed(self, node: str, now: float, but: tuple[int, str] | None = None) -> tuple[Failed, frozenset[int]]:

@@ -13,6 +13,8 @@ from piolet.central.rules import users
 from piolet.events.envelope import USER
 
 _RECORDS_MOST = 1000
+_NODES_MOST = 32
+"""A step that failed on more says nothing of one of them, and each takes a look into the store."""
 
 
 class Told:
@@ -33,7 +35,8 @@ class Told:
             return {"known": False, "line": None}
         if not asker.staff and failed.uid != asker.uid:
             raise RefusedError(403, f"step {job}.{step} is not yours")
-        known = {node: self._node(asker, node, (int(job), step)) for node in failed.nodes}
+        few = failed.nodes if len(failed.nodes) <= _NODES_MOST else ()
+        known = {node: self._node(asker, node, (int(job), step)) for node in few}
         others = self._recent.others(failed, int(job), step)
         return {"known": True, "line": users.line(list(failed.nodes), known, others, private=asker.private)}
 

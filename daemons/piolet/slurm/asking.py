@@ -1,31 +1,59 @@
-"""Asking a command of Slurm's, which has so long to answer, and is not to wait for a terminal."""
+"""Asking a command of Slurm's: it has so long to answer, says so much and no more, and does not wait for a terminal."""
 
 from __future__ import annotations
 
 import os
+import selectors
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 
 from piolet.base.errors import SlurmError
 
 ASK_S = 30.0
+OUTPUT_MAX = 64 << 20
 
 
-def ask(command: Sequence[str], what: str, times: str = "", limit_s: float = ASK_S) -> tuple[bool, str, str]:
+def ask(
+    command: Sequence[str], what: str, times: str = "", limit_s: float = ASK_S, most: int = OUTPUT_MAX
+) -> tuple[bool, str, str]:
     """Return whether a command of Slurm's ended well, and what it printed and said besides.
 
-    what   it is asked for: 'the topology'
-    times  how it shows times (SLURM_TIME_FORMAT), where the user may want others
+    what    it is asked for: 'the topology'
+    times   how it shows times (SLURM_TIME_FORMAT), where the user may want others
+    most    so many bytes together
 
-    Raises SlurmError: it does not start, or does not answer in time.
+    Raises SlurmError: it does not start, does not answer in time, or never stops.
     """
     environ: Mapping[str, str] = {**os.environ, "SLURM_TIME_FORMAT": times} if times else os.environ
+    deadline = time.monotonic() + limit_s
     try:
-        done = subprocess.run(
-            command, capture_output=True, timeout=limit_s, check=False, stdin=subprocess.DEVNULL, env=environ
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
         )
-    except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]} did not tell {what} within {limit_s:g} s") from None
     except OSError as error:
         raise SlurmError(f"cannot start {command[0]}: {error.strerror}") from None
-    return done.returncode == 0, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+    out, err = bytearray(), bytearray()
+    assert child.stdout is not None and child.stderr is not None
+    late = SlurmError(f"{command[0]} did not tell {what} within {limit_s:g} s")
+    with child, selectors.DefaultSelector() as selector:
+        selector.register(child.stdout, selectors.EVENT_READ, out)
+        selector.register(child.stderr, selectors.EVENT_READ, err)
+        try:
+            while selector.get_map():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise late
+                for key, _ in selector.select(left):
+                    piece = os.read(key.fd, 1 << 16)
+                    key.data.extend(piece)
+                    if not piece:
+                        selector.unregister(key.fileobj)
+                if len(out) + len(err) > most:
+                    raise SlurmError(f"{command[0]} told more of {what} than {most >> 20} MiB", "ask for less of it")
+            status = child.wait(max(deadline - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            raise late from None
+        finally:
+            child.kill()
+    return status == 0, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")

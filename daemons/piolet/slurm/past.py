@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import csv
 import datetime
-import os
 import re
-import selectors
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from piolet.base import hostlist
 from piolet.base.errors import PioletError, SlurmError
+from piolet.slurm import asking
 
 ASK_S = 60.0
-OUTPUT_MAX = 256 << 20
+OUTPUT_MAX = 64 << 20
 JOB_FIELDS = ("JobIDRaw", "JobID", "UID", "State", "ExitCode", "NodeList", "Submit", "Start", "End")
 STATE_FIELDS = ("NodeName", "TimeStart", "TimeEnd", "State", "Reason", "User")
 _OVER = re.compile(r"[A-Z_]+")
@@ -95,13 +93,13 @@ def ask_jobs(since: float, until: float, sacct: str = "sacct") -> list[EndedJob]
     """Return the runs that ended in that time, and some that ended after. Raises SlurmError."""
     words = ["-a", "-X", "-n", "-P", "--duplicates", f"--format={','.join(JOB_FIELDS)}"]
     words += [f"--starttime={_local(since)}", f"--endtime={_local(until)}"]
-    return [job for job in jobs(_ask([sacct, *words])) if job.end >= since]
+    return [job for job in jobs(_ask([sacct, *words], "what became of jobs")) if job.end >= since]
 
 
 def ask_states(since: float, sacctmgr: str = "sacctmgr") -> list[NodeState]:
     """Return the states that nodes had since then. Raises SlurmError."""
     words = ["-n", "-P", "show", "event", f"start={_local(since)}", f"format={','.join(STATE_FIELDS)}"]
-    return states(_ask([sacctmgr, *words]))
+    return states(_ask([sacctmgr, *words], "the states of nodes"))
 
 
 def _rows(text: str, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -186,38 +184,10 @@ def _local(when: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when))
 
 
-def _ask(command: Sequence[str], clock: Callable[[], float] = time.monotonic) -> str:
-    """Return what a command writes, at most OUTPUT_MAX bytes within ASK_S. Raises SlurmError."""
-    environ = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
-    deadline = clock() + ASK_S
-    try:
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
-        )
-    except OSError as error:
-        raise SlurmError(f"cannot start {command[0]}: {error.strerror}") from None
-    out, err = bytearray(), bytearray()
-    assert child.stdout is not None and child.stderr is not None
-    with child, selectors.DefaultSelector() as selector:
-        selector.register(child.stdout, selectors.EVENT_READ, out)
-        selector.register(child.stderr, selectors.EVENT_READ, err)
-        try:
-            while selector.get_map():
-                left = deadline - clock()
-                if left <= 0 or len(out) + len(err) > OUTPUT_MAX:
-                    why = f"within {ASK_S:g} s" if left <= 0 else f"in {OUTPUT_MAX >> 20} MiB"
-                    raise SlurmError(f"{command[0]} did not tell all {why}", "ask for a shorter time")
-                for key, _ in selector.select(left):
-                    piece = os.read(key.fd, 1 << 16)
-                    key.data.extend(piece)
-                    if not piece:
-                        selector.unregister(key.fileobj)
-            status = child.wait(max(deadline - clock(), 0.1))
-        except subprocess.TimeoutExpired:
-            raise SlurmError(f"{command[0]} did not end within {ASK_S:g} s") from None
-        finally:
-            child.kill()
-    if status:
-        said = err.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit status {status}"]
-        raise SlurmError(f"{command[0]} tells nothing: {said[0][:200]}", "see: sacctmgr show cluster")
-    return out.decode("utf-8", "replace")
+def _ask(command: Sequence[str], what: str) -> str:
+    """Return what a command prints. Raises SlurmError."""
+    good, out, err = asking.ask(command, what, "%s", ASK_S, OUTPUT_MAX)
+    if not good:
+        said = err.strip().splitlines()[-1:] or ["nothing was said"]
+        raise SlurmError(f"{command[0]} did not tell {what}: {said[0][:200]}", "see: sacctmgr show cluster")
+    return out

@@ -107,3 +107,23 @@ def test_other_events_change_nothing() -> None:
     made = Recent()
     made.take(Event("alps", "n1", "0" * 16, 1, NOW, "node.heartbeat", "root"), NOW)
     assert not made._steps
+
+
+def test_one_user_pushes_out_nobody_elses_failures() -> None:
+    theirs = [outcome("n1", 5000 + n, 1000, NOW + n) for n in range(100)]
+    found = recent(outcome("n2", 1, 1001), *theirs, each=10)
+    assert found.step(1, "0") is not None
+    assert found.step(5089, "0") is None and found.step(5090, "0") is not None
+    assert (found._count, len(found._steps), found._counts) == (11, 11, {1001: 1, 1000: 10})
+
+
+def test_a_step_of_more_nodes_than_a_user_may_have_is_cut_and_not_kept_for_ever() -> None:
+    found = recent(*(outcome(f"n{n}", 7, 1000) for n in range(25)), each=10)
+    assert found._count <= 10 and found._count == sum(len(one.nodes) for one in found._steps.values())
+
+
+def test_looking_up_a_step_does_not_depend_on_how_many_failed() -> None:
+    """Each srun that fails asks for its own."""
+    found = recent(*(outcome("n1", n, n, NOW) for n in range(1, 2001)))
+    assert found._runs.keys() == {(n, "0") for n in range(1, 2001)}
+    assert found.step(1500, "0") is not None

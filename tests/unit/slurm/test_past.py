@@ -105,5 +105,5 @@ def test_a_command_that_fails_hangs_or_never_ends_is_an_error(tmp_path: Path, mo
         past.ask_jobs(0, 1, program(tmp_path, "exec sleep 60"))
     monkeypatch.setattr(past, "ASK_S", 30.0)
     monkeypatch.setattr(past, "OUTPUT_MAX", 1 << 20)
-    with pytest.raises(SlurmError, match="in 1 MiB"):
+    with pytest.raises(SlurmError, match="than 1 MiB"):
         past.ask_jobs(0, 1, program(tmp_path, "exec yes"))

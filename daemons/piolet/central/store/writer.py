@@ -7,7 +7,8 @@ is gone, that is written down.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,33 +86,30 @@ class Writer:
 
     def append(self, arrivals: Sequence[Arrival]) -> list[Taken]:
         """Add batches, in one transaction; return what became of each. Raises EventError: none of them is kept."""
-        try:
-            with self.engine.begin() as connection:
-                work = _Work(connection, self._number(connection))
-                taken = [self._take(work, arrival) for arrival in arrivals]
-                work.finish()
-            self._next, self._last = work.next, work.next - 1
-        except BaseException as error:
-            self.forget()
-            if isinstance(error, SQLAlchemyError):
-                raise StoreError(f"the store does not take records: {reason(error)}") from None
-            raise
-        return taken
+        with self._transaction() as work:
+            return [self._take(work, arrival) for arrival in arrivals]
 
     def take_own(self, records: Sequence[Event], received: float) -> list[Stored]:
         """Add records that the service itself makes, whose numbers have no order; return those that are new.
 
         Raises EventError: none of them is kept.
         """
+        found: list[Stored] = []
+        by_stream: dict[tuple[str, str], dict[int, Event]] = {}
+        for one in records:
+            by_stream.setdefault((one.node, one.epoch), {})[one.seq] = one
+        with self._transaction() as work:
+            for (node, epoch), by_number in by_stream.items():
+                found += self._take_own(work, node, epoch, by_number, received)
+        return found
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[_Work]:
+        """Let records be added, all or none. Raises StoreError."""
         try:
             with self.engine.begin() as connection:
                 work = _Work(connection, self._number(connection))
-                found: list[Stored] = []
-                by_stream: dict[tuple[str, str], dict[int, Event]] = {}
-                for one in records:
-                    by_stream.setdefault((one.node, one.epoch), {})[one.seq] = one
-                for (node, epoch), by_number in by_stream.items():
-                    found += self._take_own(work, node, epoch, by_number, received)
+                yield work
                 work.finish()
             self._next, self._last = work.next, work.next - 1
         except BaseException as error:
@@ -119,7 +117,6 @@ class Writer:
             if isinstance(error, SQLAlchemyError):
                 raise StoreError(f"the store does not take records: {reason(error)}") from None
             raise
-        return found
 
     def _take_own(
         self, work: _Work, node: str, epoch: str, by_number: dict[int, Event], received: float
