@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -101,11 +100,7 @@ def test_a_requeued_job_runs_in_the_same_environment(cluster: Cluster, room: Pat
     job = cluster.run("alice", *words, script, cwd=room).good().strip()
     wait_until((room / "first").exists, what="the first run")
     (room / "tiny.toml").unlink()
-    root = {"SLURM_CONF": str(cluster.layout.slurm_conf), "PATH": "/usr/bin:/bin"}
-    subprocess.run(["scontrol", "requeue", job], env=root, check=True)
-    wait_until(lambda: f"{job} PD" in cluster.jobs(), what="the requeue")
-    # Slurm would wait two minutes; credentials of the second that the first run ended in are refused, though.
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+2"], env=root, check=True)
+    cluster.requeue(job)
     cluster.wait_end(job)
     out = (room / "job.out").read_text()
     assert out.count("in the image\n") == 2, out

@@ -194,11 +194,7 @@ def test_a_requeued_job_has_two_data_sets(cluster: Cluster) -> None:
     words = ["--parsable", "--requeue", "--open-mode=append", "--output=job.out", "-N1", "--gres=gpu:1", str(path)]
     job = cluster.run("alice", "sbatch", *words, cwd=room).good().strip()
     wait_until((room / "ran").exists, what="the first run")
-    root = {"SLURM_CONF": str(cluster.layout.slurm_conf), "PATH": "/usr/bin:/bin"}
-    subprocess.run(["scontrol", "requeue", job], env=root, check=True)
-    wait_until(lambda: f"{job} PD" in cluster.jobs(), what="the requeue")
-    # Slurm would wait two minutes; credentials of the second that the first run ended in are refused, though.
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+2"], env=root, check=True)
+    cluster.requeue(job)
     cluster.wait_end(job)
     names = sorted(path.name for path in room.glob("piolet-score-*"))
     assert names == [f"piolet-score-{job}.0", f"piolet-score-{job}.0-r1"]

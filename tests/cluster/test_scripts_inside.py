@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -56,11 +55,7 @@ def test_a_requeue(cluster: Cluster, room: Path) -> None:
     job = submit(cluster, room, text, "--requeue", "--open-mode=append", "--output=job.out")
     wait_until((room / "began").exists, what="the first run")
     (room / "inside.toml").unlink()
-    root = {"SLURM_CONF": str(cluster.layout.slurm_conf), "PATH": "/usr/bin:/bin"}
-    subprocess.run(["scontrol", "requeue", job], env=root, check=True)
-    wait_until(lambda: f"{job} PD" in cluster.jobs(), what="the requeue")
-    # Slurm would wait two minutes; credentials of the second that the first run ended in are refused, though.
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+2"], env=root, check=True)
+    cluster.requeue(job)
     cluster.wait_end(job)
     out = (room / "job.out").read_text()
     assert out.count("restarts 0\n") == out.count("restarts 1\n") == 1, out
