@@ -14,7 +14,10 @@ def of_node(config: Config, timeout_s: float = 60.0) -> Peer:
     """Return how a node's forwarder asks. Raises ConfigError."""
     central, forward = config.central, config.forward
     if not central.url:
-        raise ConfigError("[central] url is empty: there is no central service", "write for example: http://head:6828")
+        raise ConfigError(
+            "there is no central service here: [central] url is empty",
+            "an administrator sets it in piolet.toml, for example to http://head:6828",
+        )
     if central.trust != CERTIFICATE:
         uid = uid_of(central.account, "[central] account")
         return Peer(central.url, uid, central.munge_socket, central.authority, timeout_s=timeout_s)

@@ -9,10 +9,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from piolet.base import units
-from piolet.base.errors import EventError, UsageError
+from piolet.base.errors import EventError, SlurmError, UsageError
 from piolet.base.files import NotRegularError, read_small
 from piolet.base.texts import counted
 from piolet.central.settings import CentralConfig
@@ -22,6 +23,7 @@ from piolet.slurm import cluster as slurm
 
 _LINES_MAX = 1 << 30
 _OURS = "those of [central] rules"
+_Row = TypeVar("_Row")
 
 
 def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -168,11 +170,18 @@ def _accounted(args: argparse.Namespace, back: float) -> Iterator[tuple[Event, f
         now = time.time()
         jobs, states = past.ask_jobs(now - back, now), past.ask_states(now - back)
     else:
-        jobs = past.jobs(_text(args.sacct)) if args.sacct else []
-        states = past.states(_text(args.sacctmgr)) if args.sacctmgr else []
+        jobs = _read(args.sacct, past.jobs) if args.sacct else []
+        states = _read(args.sacctmgr, past.states) if args.sacctmgr else []
     events = [*events_of_jobs(jobs, cluster), *events_of_states(states, cluster)]
     events.sort(key=lambda event: (event.time, event.node, event.seq))
     return ((event, event.time) for event in events)
+
+
+def _read(path: str, parse: Callable[[str], list[_Row]]) -> list[_Row]:
+    try:
+        return parse(_text(path))
+    except SlurmError as error:
+        raise EventError(f"{path}: {error.message}", error.hint) from None
 
 
 def _text(path: str) -> str:

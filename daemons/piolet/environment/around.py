@@ -88,7 +88,7 @@ def startup(layer: Layer, host: Host, info: ImageInfo | None, problems: Problems
         return None
     first = layer.startup["commands"][0].locate()
     with problems.gather():
-        if info is None:
+        if info is None and "image" not in layer.scalars:  # one that cannot be had is told already
             what = f"[{TABLE}] needs an image, and there is none"
             raise EnvironmentFileError(what, "without one the step runs on the host, and only env applies", first)
         if len(commands) > COMMANDS_MOST:
@@ -106,6 +106,8 @@ def save(
         text = _text(entry, host, dict(later.MARKS)) if entry else ""
         if not text:
             return None
+        if info is None and "image" in layer.scalars:
+            return None  # it cannot be had, which is told already
         if info is None:
             what = "there is nothing to save without an image"
             raise EnvironmentFileError(what, "without one the step runs on the host, and only env applies")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from piolet.base import hostlist
 from piolet.base.errors import PioletError, SlurmError
+from piolet.base.texts import counted
 from piolet.slurm import asking
 
 ASK_S = 60.0
@@ -113,7 +114,7 @@ def _rows(text: str, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, str
             continue
         if len(words) < len(names):
             raise SlurmError(
-                f"line {number} of Slurm's accounting has {len(words)} columns, not {len(names)}",
+                f"line {number} of Slurm's accounting has {counted(len(words), 'column')}, not {len(names)}",
                 "it is to be the output of sacct -P or sacctmgr -P, whole",
             )
         # A reason may have the separator in it: it is the last but one of ours, and of most.

@@ -169,6 +169,7 @@ def test_how_many_spares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["replay"], "there is no store at /var/lib/piolet-central/central.sqlite\nhint: piolet-central makes it"),
         (["replay", "--events", "/nowhere"], "cannot read /nowhere: No such file or directory"),
         (["replay", "--sacct", "/nowhere"], "cannot read /nowhere: No such file or directory"),
+        (["replay", "--sacct", "/etc/passwd"], "/etc/passwd: line 1 of Slurm's accounting has 1 column, not 9"),
         (["spares", "0", "24", "--events", "/nowhere"], "a job has at least one node"),
         (["replay", "--slurm", "--events", "x"], "there is one history"),
         (["replay", "--since", "yesterday", "--slurm"], "--since is 'yesterday'\nhint: a time like 90d or 12h"),

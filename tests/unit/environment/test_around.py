@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from piolet.base.errors import PioletError
+from piolet.base.errors import ImageError, PioletError
 from piolet.environment import attach, later, pinned
 from piolet.environment.definition import Definition, Save, Startup, from_json
 from piolet.environment.explain import explain
@@ -205,3 +205,15 @@ def test_a_node_refuses_what_no_submission_made(change: dict[str, object]) -> No
     value = json.loads(Definition("x").to_json())
     with pytest.raises(PioletError):
         from_json(json.dumps({**value, **change}).encode())
+
+
+def test_an_image_that_cannot_be_had_is_the_only_thing_that_is_said(host: Host, tmp_path: Path) -> None:
+    """Not that there is none: what needs one has it in the file."""
+
+    def gone(_: str) -> ImageInfo:
+        raise ImageError("the image service does not answer")
+
+    (tmp_path / "x.toml").write_text(f'{IMAGE}save = "kept:1"\n{STARTUP}')
+    with pytest.raises(PioletError, match="does not answer") as caught:
+        render("./x.toml", host, EnvironmentConfig(edf_path=()), gone)
+    assert caught.value.others == ()
