@@ -36,20 +36,21 @@ function pooled(values, first, end, how) {
   }
   return !count ? null : how === 'min' ? least : how === 'max' ? most : sum / count;
 }
-// Points of a series: one every MEAN_PX pixels, and none narrower than a bin.
+// Points of a series: one every MEAN_PX pixels, and none narrower than a bin; between two of them the mean, and beside a
+// gap the value up to the edge. Series of one figure have as many, whatever their gaps.
 function points(plot, values, how) {
   const perBin = data.width / (view.to - view.from) * plot.inner;
-  const step = Math.max(MEAN_PX, perBin), result = [];
+  const step = Math.max(MEAN_PX, perBin), pieces = [];
   const begin = ((data.origin - view.from) / (view.to - view.from) * plot.inner) % step;
   for (let x = perBin > MEAN_PX ? Math.min(0, begin) : 0; x < plot.inner; x += step) {
     const [first, end] = perBin > MEAN_PX ? bins(plot, x + step * .5, x + step * .5) : bins(plot, x, x + step);
-    result.push([Math.min(plot.inner, Math.max(0, x + step / 2)), pooled(values, first, end, how)]);
+    pieces.push([x, pooled(values, first, end, how)]);
   }
-  if (result.length) {  // up to both edges
-    result.unshift([0, result[0][1]]);
-    result.push([plot.inner, result[result.length - 1][1]]);
-  }
-  return result;
+  const inside = x => Math.min(plot.inner, Math.max(0, x));
+  const edge = (own, next) => own === null || next === null || next === undefined ? own : (own + next) / 2;
+  return pieces.flatMap(([x, value], i) => [
+    [inside(x), edge(value, pieces[i - 1]?.[1])], [inside(x + step / 2), value], [inside(x + step), edge(value, pieces[i + 1]?.[1])],
+  ]);
 }
 
 function line(plot, values, colour, width, dash, alpha) {
