@@ -171,6 +171,27 @@ def test_names_of_rows_are_legible(
     assert set(shown) <= set(found.split(" | ")), found
 
 
+EDGES = """<script>{
+Object.assign(data, { origin: -0.2, width: 0.2, bins: 5, seconds: 0.6 }); Object.assign(view, { from: 0, to: 0.6 });
+const of = values => points({ inner: 600 }, values, 'mean').filter(([, value]) => value !== null)
+  .map(([x, value]) => [Math.round(x), value]);
+const ends = values => [of(values)[0], of(values).at(-1)].flat();
+const found = [ends([null, 8, 8, 8, null]), ends([null, 8, null, null, null]), ends([null, 0, 8, 8, null])];
+document.title = 'found ' + JSON.stringify([...found, of([null, 0, 8, 8, null])[2]]);
+}</script></body>"""
+
+
+def test_a_bin_is_drawn_up_to_its_edges_beside_a_gap(simulate: Simulate, tmp_path: Path) -> None:
+    """A run of 0.6 s without a reading before and behind it looked as if half of its time had no data."""
+    page = html.render(summarise(simulate(SCRIPT, 10)))
+    page = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", page).replace("</body>", EDGES)
+    (tmp_path / "page.html").write_text(page)
+    done = browser(tmp_path / "page.html", tmp_path / "profile", "--dump-dom")
+    (found,) = re.findall("<title>found (.*?)</title>", done.stdout)
+    # Where it begins and ends, in pixels, with its values; and half way to the next one the mean.
+    assert json.loads(found) == [[0, 8, 600, 8], [0, 8, 200, 8], [0, 0, 600, 8], [200, 4]]
+
+
 def test_short_runs_are_drawn_from_edge_to_edge(simulate: Simulate) -> None:
     """A run of a second has six bins, of which half the first and half the last were missing."""
     got = summarise(simulate("gpu\nload matmul 100\n", 1.1))
