@@ -187,7 +187,7 @@ def test_what_is_done_around_tasks_is_not_done_for_it(cluster: Cluster, tiny: st
 
 def test_a_batch_script_inside(cluster: Cluster, tiny: str) -> None:
     room = cluster.room("alice")
-    edf = cluster.edf("alice", f'image = "{tiny}"\nscript = "inside"\n')
+    edf = cluster.edf("alice", f'image = "{tiny}"\nscript = "inside"\nmounts = ["{room}"]\n')
     script = cluster.script("alice", f"#!/bin/sh\necho x >/only-here\necho $$ >{room}/up\nsleep 7304\n")
     job = cluster.run("alice", "sbatch", "--parsable", f"--environment={edf}", "--output=/dev/null", script).good()
     job = job.strip()

@@ -35,14 +35,12 @@ def submit(args: argparse.Namespace, host: Host, words: srunwords.Words | None, 
 def make(host: Host, request: str, config: str, chdir: str | None, started: int) -> bytes:
     """Return the record, which is kept for the next srun and for `env show` as well. Raises EnvironmentFileError."""
     definition = replace(attach.definition(request, host.variables), chdir=chdir)
-    packed = record.pack(definition.to_json(), request, host.cwd, host.dependencies)
+    whole = record.pack(definition.to_json(), request, host.cwd, host.dependencies)
     pinned.keep(host.variables, b"", definition)
     path = cache.path_of(host.variables, host.cwd, request, config, os.getuid())
-    if packed is None:
-        return record.packed(definition.to_json(), request, host.cwd)
-    if path and chdir is None and cache.is_settled(host.dependencies, started):
-        cache.store(path, packed)
-    return packed
+    if whole and path and chdir is None and cache.is_settled(host.dependencies, started):
+        cache.store(path, whole)
+    return record.packed(definition.to_json(), request, host.cwd)
 
 
 def _refuse_allocation(step: str) -> None:

@@ -275,13 +275,11 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     notes = [Dependency(Kind.NOTE, _warning(text)) for text in rendered.warnings]
     place = record.Script.INSIDE if rendered.script_inside else record.Script.OUTSIDE
     whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes], place)
-    packed = whole or record.packed(definition, args.request, host.cwd, place)
     if rendered.script_inside:
         batch.warn_of_steps(called, rendered.definition)
     elif batch.is_bare(called, batch.ENVIRONMENT):
         place = record.Script.BARE
-        packed = record.packed(definition, args.request, host.cwd, place)
-    record.write(args.record_fd, packed)
+    record.write(args.record_fd, record.packed(definition, args.request, host.cwd, place))
     used = [one for one in host.dependencies if one.kind == Kind.VARIABLE and secrets.is_secret(one.name)]
     own = replace(rendered.definition, chdir=chdir)
     pinned.keep(host.variables, place.value, own, [one.value for one in used])

@@ -57,20 +57,17 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
     wish = parse(request, host.cwd, _default(settings))
     definition = wish.to_json()
     taken = _is_taken(wish.out, host)
-    packed = record.pack(definition, request, host.cwd, host.dependencies)
-    assert packed is not None  # two files are never too many
-    bare = batch.is_bare(called, batch.SCORE)
-    answer = record.pack(definition, request, host.cwd, (), record.Script.BARE) if bare else packed
-    assert answer is not None
-    record.write(descriptor, answer)
+    place = record.Script.BARE if batch.is_bare(called, batch.SCORE) else record.Script.OUTSIDE
+    record.write(descriptor, record.packed(definition, request, host.cwd, place))
     if taken:
         # Said before a long step, not after it. No error: scoring makes no step fail.
         said = f"{wish.out} holds a data set already\nhint: name another directory with out=, or remove this one"
         print(f"piolet: warning: no score: {printable(said)}", file=sys.stderr)
         return 0
     path = cache.path_of(host.variables, host.cwd, request, config or "", os.getuid(), "score")
-    if path and cache.is_settled(host.dependencies, started):
-        cache.store(path, packed)
+    whole = record.pack(definition, request, host.cwd, host.dependencies)
+    if whole and path and cache.is_settled(host.dependencies, started):
+        cache.store(path, whole)
     return 0
 
 

@@ -55,7 +55,11 @@ def pack(
 
 
 def packed(definition: bytes, request: str, cwd: str, script: Script = Script.OUTSIDE) -> bytes:
-    """Return a record without dependencies, which always fits."""
+    """Return a record without dependencies, which always fits.
+
+    It is what a plugin gets that has just asked: what the definition was made from is a matter for the cache alone,
+    and not to be looked up where srun is in a container, whose files are others (decision 110).
+    """
     record = pack(definition, request, cwd, (), script)
     assert record is not None
     return record
