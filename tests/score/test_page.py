@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from piolet.samples.dataset import Dataset
 from piolet.score.report import figures, html, screen, series
 from piolet.score.summary import summarise
@@ -197,9 +198,24 @@ def test_short_runs_are_drawn_from_edge_to_edge(simulate: Simulate) -> None:
     got = summarise(simulate("gpu\nload matmul 100\n", 1.1))
     times, values = series.times(got.view), series.drawn(got.view.lines["s"].astype(float))
     assert (times[0], times[-1]) == pytest.approx((0, got.view.seconds), abs=0.01)
-    assert values.shape[-1] == len(times) < 12 and (np.diff(times) > 0).all() and not np.isnan(values).any()
+    assert values.shape[-1] == len(times) < 36 and (np.diff(times) >= 0).all() and not np.isnan(values).any()
     memory = next(panel for panel in series.power(got) if panel.title == "Device memory")
     assert not np.isnan(memory.mean).any()  # read once, and it stands for the second
+
+
+def test_pictures_draw_a_bin_up_to_its_edges_beside_a_gap(simulate: Simulate) -> None:
+    """As the page's script does: they ended in the middle of a bin, and drew a straight line over the gap."""
+    got = summarise(simulate("gpu\nload matmul 100\n", 1.1))
+    nan = np.nan
+    assert series.drawn(np.array([nan, 8.0, 6.0, nan, 4.0])) == pytest.approx(
+        [nan, nan, nan, 8, 8, 7, 7, 6, 6, nan, nan, nan, 4, 4, 4], nan_ok=True
+    )
+    times = series.times(got.view)
+    assert times[2::3][:-1] == pytest.approx(times[3::3])  # a piece ends where the next begins
+    panel = series.Panel("x", "", "#000000", np.array([8.0] * 2 + [nan] * 2 + [4.0] * 2), np.zeros((0, 6)), [], [])
+    axes = Figure().subplots()
+    figures._draw(axes, panel, np.repeat(np.arange(6.0), 3))
+    assert np.isnan(axes.lines[0].get_ydata()).sum() == 6
 
 
 def test_the_band_of_what_is_read_now_and_then_has_no_holes(simulate: Simulate) -> None:
@@ -215,7 +231,7 @@ def test_what_is_read_now_and_then_is_a_line(simulate: Simulate) -> None:
     view = dataclasses.replace(summarise(simulate("gpu\nload matmul 100\n", 1.1)).view, bin_seconds=0.25)
     values = np.full(60, np.nan)
     values[[10, 14, 18, 22, 50]] = 1, 2, 3, 4, 5
-    got = series.bridged(view, values)
+    got = series.bridged(values, view.bin_seconds)
     told = np.flatnonzero(~np.isnan(got))
     assert list(told) == [*range(6, 23), *range(50, 55)]
     assert got[6] == got[10] == 1 and got[12] == 1.5 and got[54] == 5
