@@ -188,9 +188,10 @@ def _events() -> dict[str, Any]:
         (GAP[0], "node2", None, "sampler.restarted", "root", "warning", "the sampler was restarted"),
         (SECONDS, None, None, "step.end", "root", "info", "the step ended with 0"),
     ]  # fmt: skip
-    names = ("time", "node", "subject", "kind", "source", "severity", "text")
+    names = ("node", "subject", "kind", "source", "severity", "text")
     return {
-        name: [START + row[i] * 10**9 if name == "time" else row[i] for row in rows] for i, name in enumerate(names)
+        "time": [START + second * 10**9 for second, *_ in rows],
+        **{name: [row[i] for row in rows] for i, name in enumerate(names, 1)},
     }
 
 

@@ -36,10 +36,8 @@ def _finding(grid: Grid, row: dict[str, Any]) -> str:
     if start is not None:
         facts.append(f"from {duration(start)}" + (f" to {duration(end)}" if end is not None else ""))
     if row["effect"] is not None:
-        is_share = row["unit"] == "1"
-        facts.append(
-            f"effect {100 * row['effect']:.0f} %" if is_share else f"effect {row['effect']:.3g} {row['unit'] or ''}"
-        )
+        unit, effect = row["unit"] or "", row["effect"]
+        facts.append(f"effect {100 * effect:.0f} %" if unit == "1" else f"effect {effect:.3g} {unit}".rstrip())
     if row["confidence"] is not None:
         facts.append(f"confidence {100 * row['confidence']:.0f} %")
     facts.append(f"found by {row['detector']} {row['version'] or ''}".rstrip())

@@ -18,7 +18,10 @@ for (const parent of document.querySelectorAll('.plots')) {
 }
 for (const button of document.querySelectorAll('.reset')) button.onclick = reset;
 root.classList.add('live');
-for (const plot of plots) plot.paint();
+for (const plot of plots) if (!plot.rows) plot.paint();
+performance.mark('lines');
+for (const plot of plots) if (plot.rows) plot.paint();
+performance.mark('heat');
 
 document.getElementById('theme').onclick = () => {
   const dark = matchMedia('(prefers-color-scheme: dark)').matches;
