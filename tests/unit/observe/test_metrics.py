@@ -66,7 +66,7 @@ def told(figures: Figures) -> dict[str, float]:
 
 
 def test_frames_add_up(figures: Figures) -> None:
-    """Shares and rates are integrals, states the latest value, energy is what was added; what is missing adds nothing."""
+    """Shares and rates are integrals, states are the latest value; what is missing adds nothing."""
     figures.put("observe.frame", "root", job=7, step="0", uid=1000, body=frame(
         host=[{"cpu": 2.0, "memory": 100.0, "out_of_memory": 0, "retransmits": 3.0}], gpu=[GPU],
         io=[{"mount": "/scratch", "kind": "lustre", "scope": "step", "read": 5.0, "wait": 0.25}],
