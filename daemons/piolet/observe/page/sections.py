@@ -48,11 +48,9 @@ def _finding(grid: Grid, row: dict[str, Any]) -> str:
     evidence = shell.definitions(_flat(_json(row["evidence"])))
     details = f"<details><summary>evidence</summary>{evidence}</details>" if evidence else ""
     advice = f"<p>{_text(row['advice'])}</p>" if row["advice"] else ""
-    of = track.where(row)
-    said = row["text"] or ""
-    title = f"{of}: {said}" if of and of not in said else said
+    facts += [track.where(row)] if track.where(row) else []
     about_it = f"<p class=soft>{escaped(' · '.join(facts))}</p>"
-    return f"<div class=finding><b>{_text(title)}</b>{advice}{about_it}{details}{button}</div>"
+    return f"<div class=finding><b>{_text(track.told(row))}</b>{advice}{about_it}{details}{button}</div>"
 
 
 def changes(entries: Iterable[Mapping[str, Any]], than: str = "") -> str:

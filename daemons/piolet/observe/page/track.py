@@ -64,14 +64,14 @@ def where(row: dict[str, Any]) -> str:
 def track(grid: Grid) -> dict[str, Any]:
     """Return the lanes of the axis that have anything, as the script has them."""
     found = [
-        Item(*_span(grid, row["start"], row["end"]), "finding", f"{row['detector']}: {_told(row)}")
+        Item(*_span(grid, row["start"], row["end"]), "finding", f"{row['detector']}: {told(row)}")
         for row in findings(grid)
     ]
     happened, count = events(grid)
-    told = [Item(*_span(grid, row["time"]), _severity(row), f"{row['kind']}: {_told(row)}") for row in happened]
+    of_events = [Item(*_span(grid, row["time"]), _severity(row), f"{row['kind']}: {told(row)}") for row in happened]
     lanes = [
         *_rows(found),
-        ("events", told, count),
+        ("events", of_events, count),
         ("marks", *_counted(_marks(grid))),
         ("no data", *_counted(gaps(grid))),
     ]
@@ -154,6 +154,9 @@ def _severity(row: dict[str, Any]) -> str:
     return row["severity"] if row["severity"] in SEVERITIES else "info"
 
 
-def _told(row: dict[str, Any]) -> str:
-    of = where(row)
-    return f"{of}: {row['text'] or ''}" if of and of not in (row["text"] or "") else str(row["text"] or "")
+def told(row: dict[str, Any]) -> str:
+    """Return a row's text, with the node and the mount point that it is about where it does not name them."""
+    text = str(row["text"] or "")
+    node, subject = str(row.get("node") or ""), str(row.get("subject") or "")
+    missing = [name for name in (node, subject if subject.startswith("/") else "") if name and name not in text]
+    return f"{' '.join(missing)}: {text}" if missing else text
