@@ -15,9 +15,9 @@ import pytest
 from piolet.cli import origin, score, scored
 from piolet.samples.dataset import open_dataset
 from piolet.samples.request import Wish
-from piolet.samples.settings import ScoreConfig
 from piolet.score.report import content, figures, html
 from piolet.score.summary import Summary, summarise
+from piolet.site.config import Config
 
 from tests.scale import steps
 from tests.score.generate import generate
@@ -61,7 +61,7 @@ def test_srun_ends_though_its_step_was_large(
     monkeypatch.setenv(scored.VARIABLE, Wish(out=str(room / "set-%j.%s")).to_json().decode())
     monkeypatch.setattr(origin, "began", lambda _: 0.0)
     scored._BEGUN = before = time.monotonic()
-    status = scored.end(1000, 0, ScoreConfig(), score._screen)
+    status = scored.end(1000, 0, Config(), score._screen)
     took = time.monotonic() - before
     steps.remove(room / "set-1000.0")
     said = capfd.readouterr().err
