@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from piolet.observe import reading, writing
+from piolet.observe.job import Change, Changes, Environment, Job, Reason, Vetting
 from piolet.observe.page import grid as grids
 from piolet.observe.page import html, panels, saturation, track
 from piolet.score.report import series
@@ -35,7 +36,7 @@ def step(tmp_path_factory: pytest.TempPathFactory) -> reading.StepData:
 @pytest.fixture(scope="module")
 def page(step: reading.StepData) -> str:
     """Its page."""
-    return html.render(step, incident.CHANGES, "job 4190").decode()
+    return html.render(step, incident.JOB).decode()
 
 
 @pytest.fixture
@@ -86,7 +87,8 @@ def test_the_page_names_what_went_wrong(page: str) -> None:
     for text in (
         "train-7b", "alice", "16 GPUs on 4 nodes", "completed", "exit 0", "Simulated figures",
         "GPU 2 of node3 works at 1080 MHz", "--exclude=node3", "an operation on /scratch took 190 ms", "effect 38 %",
-        "Against job 4190.", "pytorch:26.09-py3", "sha256:5f0c3a9be1d2", "left out: node5", "the sampler was restarted",
+        "Against job 4190, which ended on 29 Nov 2026, 00:53 UTC.", "pytorch:26.09-py3", "sha256:5f0c3a9be1d2",
+        "left out: node5", "the sampler was restarted",
         "no library libdcgm.so.4",
     ):  # fmt: skip
         assert text in seen.text, text
@@ -154,14 +156,24 @@ def hostile(directory: Path) -> reading.StepData:
     return reading.open_step(directory)
 
 
+def told() -> Job:
+    """Return a job of which everything is hostile."""
+    changes = Changes(EVIL, 1.0, (Change(EVIL, EVIL, EVIL, EVIL),), (EVIL,), (EVIL,))
+    environment = Environment((EVIL,), EVIL, EVIL, EVIL, (EVIL,), f"{EVIL}\nHF_TOKEN = 'abcdef'", (EVIL,))
+    vetting = Vetting(EVIL, 1.0, 1.0, (EVIL,), (EVIL,), {EVIL: (EVIL,)}, (EVIL,), EVIL, EVIL)
+    reason = Reason("program", EVIL, (EVIL,), EVIL)
+    return dataclasses.replace(
+        incident.JOB, changes=changes, environments=(environment,), vettings=(vetting,), why=(reason,), missing=(EVIL,)
+    )
+
+
 def test_hostile_names_are_text(tmp_path: Path, chromium: str) -> None:
     """A browser runs nothing of them, finds no tag of theirs, and shows them as they are."""
-    changes = [{"what": EVIL, "before": EVIL, "now": EVIL, "text": EVIL}]
-    page = html.render(hostile(tmp_path / "1.0"), changes, EVIL).decode()
+    page = html.render(hostile(tmp_path / "1.0"), told()).decode()
     seen = Seen(page)
     plain = Seen(html.render(reading.open_step(incident.write(tmp_path / "2.0"))).decode())
-    assert set(seen.tags) - set(plain.tags) <= {"details", "summary"} and not seen.outside
-    assert "\u202e" not in page and "node\ufffd1edon" in page
+    assert set(seen.tags) - set(plain.tags) <= {"details", "summary", "pre"} and not seen.outside
+    assert "abcdef" not in page and "\u202e" not in page and "node\ufffd1edon" in page
     probe = """{
 for (const plot of plots) plot.tell(plot.inner / 2, 30, 300, 300);
 const heads = [...document.querySelectorAll('h1, b, td, dd')].map(one => one.textContent);
@@ -205,7 +217,7 @@ document.querySelector('[data-choice=map3]').click();
 found.push(heat.own.unit, heat.values(heat.inner * .9, TOP + 10.5 * heat.perRow())[1]);
 const head = document.querySelector('#quality th');
 head.focus(); press('Enter');
-found.push(head.getAttribute('aria-sort'), plots.every(plot => plot.canvas.getAttribute('aria-label')));
+found.push(String(head.getAttribute('aria-sort')), plots.every(plot => plot.canvas.getAttribute('aria-label')));
 found.push(innerWidth, document.documentElement.scrollWidth);
 document.title = 'found ' + found.join(' | ');
 }"""
@@ -218,7 +230,8 @@ def test_a_browser_shows_the_page(page: str, tmp_path: Path, chromium: str, widt
     assert found[:6] == ["1800", "true", "true", "true", "true", "true"], found
     assert found[6:12] == ["true", "slider", "3564", "true", "true", "true"], found
     assert found[12:14] == ["true", "°C"] and re.fullmatch(r"mean: 8\d °C", found[14]), found
-    assert found[15:18] == ["ascending", "true", str(width)] and int(found[18]) <= width, found
+    sorted_ = "ascending" if width > 640 else "null"  # rows of a narrow page have no heads
+    assert found[15:18] == [sorted_, "true", str(width)] and int(found[18]) <= width, found
 
 
 def test_the_page_can_be_read_without_its_script(page: str, tmp_path: Path, chromium: str) -> None:

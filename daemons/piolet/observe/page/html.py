@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from piolet.base import texts
+from piolet.observe.job import Job
 from piolet.observe.page import grid as grids
 from piolet.observe.page import headline, heat, panels, saturation, sections, still, track
 from piolet.observe.page.grid import Grid
@@ -34,14 +35,8 @@ _GOOD = ("COMPLETED", "RUNNING")
 _UNIT = re.compile(r"(\d) ")  # a number and its unit stay on one line
 
 
-def render(step: StepData, changes: Iterable[Mapping[str, Any]] = (), than: str = "") -> bytes:
-    """Return the page of a step.
-
-    changes    what is other than in the last good run: each with what, before, now, and perhaps text
-    than       which run that was
-
-    Raises ObserveError: the data are damaged.
-    """
+def render(step: StepData, job: Job | None = None) -> bytes:
+    """Return the page of a step; `job`: with what else is known of its job. Raises ObserveError: data are damaged."""
     names = tuple(dict.fromkeys((*panels.GPU_NAMES, *saturation.NAMES)))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN, and is not drawn
@@ -65,17 +60,18 @@ def render(step: StepData, changes: Iterable[Mapping[str, Any]] = (), than: str 
         _head(grid),
         "<main>",
         _hero(grid, found),
+        sections.why(job.why if job else ()),
         sections.findings(grid),
         _lines(axis, found, lines),
         _heat(grid, maps),
         _waterfall(found),
-        sections.changes(changes, than),
+        sections.changes(job.changes if job else None),
         "<div class=columns>",
-        sections.about("vetting", "Vetting", step.meta.get("vetting")),
-        sections.about("environment", "Environment", step.meta.get("environment")),
+        sections.vettings(step.meta.get("vetting"), job.vettings if job else ()),
+        sections.environments(step.meta.get("environment"), job.environments if job else ()),
         "</div>",
         sections.events(grid),
-        sections.quality(grid),
+        sections.quality(grid, job.missing if job else ()),
         _source(grid),
         "</main>",
     ]

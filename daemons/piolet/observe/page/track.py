@@ -17,6 +17,7 @@ from piolet.score.report.shell import TEXT_MOST, plain
 ITEMS_MOST = 400  # of a lane in the page; how many there are is said
 EVENTS_MOST, ROWS_MOST, LANES_MOST = 200, 1_000_000, 4
 SEVERITIES = ("error", "warning", "info")
+_WORDS = {"fatal": "error", "warn": "warning"}  # of records of events
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def events(grid: Grid, most: int = ITEMS_MOST) -> tuple[list[dict[str, Any]], in
     table = grid.step.table("events")
     count = len(table)
     if count > most:
-        ranks = pc.index_in(table["severity"].cast(pa.string()), pa.array(SEVERITIES)).fill_null(len(SEVERITIES))
+        order = pa.array([*_WORDS, *SEVERITIES])
+        ranks = pc.index_in(table["severity"].cast(pa.string()), order).fill_null(len(order))
         table = table.take(pc.sort_indices(ranks)[:most])
     return sorted(rows_of(table), key=lambda row: row["time"] or 0), count
 
@@ -151,7 +153,8 @@ def _span(grid: Grid, start: int | None, end: int | None = None) -> tuple[float,
 
 
 def _severity(row: dict[str, Any]) -> str:
-    return row["severity"] if row["severity"] in SEVERITIES else "info"
+    word = _WORDS.get(row["severity"], row["severity"])
+    return word if word in SEVERITIES else "info"
 
 
 def told(row: dict[str, Any]) -> str:
