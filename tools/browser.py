@@ -64,7 +64,7 @@ def found(program: str, page: str, script: str, room: Path, width: int = 1400, t
     frame = framed(with_script(page, telling, themed), room, width, 900)
     done = load(program, frame, room / "profile", "--window-size=1500,900", "--virtual-time-budget=4000", "--dump-dom")
     assert "CONSOLE" not in done.stderr, done.stderr
-    told = re.findall("<title>found (.*?)</title>", done.stdout, re.DOTALL)
+    told: list[str] = re.findall("<title>found (.*?)</title>", done.stdout, re.DOTALL)
     assert len(told) == 1, done.stdout[-2000:]
     return str(html.unescape(told[0]))
 
