@@ -288,7 +288,7 @@ def test_an_older_store_has_none_and_gets_one(url: str) -> None:
         config = Config()
         config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        command.upgrade(config, "0002")
     store.dispose()
     again = database.connect(url, create=True)
     assert states.about(again) is None
