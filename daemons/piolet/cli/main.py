@@ -27,6 +27,7 @@ COMMANDS = {
     "image": ("piolet.cli.image", "pull, list, import, remove and prune images"),
     "vet": ("piolet.cli.vet", "check nodes against a protocol"),
     "score": ("piolet.cli.score", "how much of the GPUs a step used: report, compare, export"),
+    "observe": ("piolet.cli.observe", "figures of every step: what nodes record, and rules over what was recorded"),
     "central": ("piolet.cli.central", "what the central service knows of nodes, and its rules"),
     "node": ("piolet.cli.node", "what is known of a node: its faults, and how many steps failed there"),
     "config": ("piolet.cli.config", "check, show and explain the site's configuration"),
