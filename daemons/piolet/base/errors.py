@@ -87,6 +87,10 @@ class ScoreError(PioletError):
     """Something of `--score` could not be done; never a reason for a step to fail."""
 
 
+class ObserveError(PioletError):
+    """Data of a step could not be read, written or found; never a reason for a step to fail."""
+
+
 class EventError(PioletError):
     """An event is none, or a spool, a batch or the central service does not take it."""
 

@@ -18,7 +18,7 @@ from typing import Any
 from piolet.base import texts
 from piolet.site import config
 
-ACTIONS: dict[str, str] = {}
+ACTIONS: dict[str, str] = {"read": "piolet.cli.observe_read"}
 """Modules of actions, by name."""
 _ANSWER_S = 10.0
 
