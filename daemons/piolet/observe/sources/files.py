@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from piolet.api import OF_STEP, Place, Row, Source, Unavailable
 
-from ._processes import PROCESSES_MAX, SLURMSTEPD, is_roots, pids_of, stat_of
+from ._processes import SLURMSTEPD, TooMany, is_roots, pids_of, stat_of
 
 _COLUMNS = ("file_read", "file_write")
 
@@ -58,10 +58,11 @@ class Files(Source):
 
     def read(self, now: int) -> list[Row]:
         """Return one row; see Source."""
-        pids = pids_of(self._group)
-        if len(pids) > PROCESSES_MAX:
+        try:
+            pids = pids_of(self._group)
+        except TooMany as why:
             self._last = None
-            self.blank(f"the step has more than {PROCESSES_MAX} processes", values=2)
+            self.blank(str(why), values=2)
             return []
         told = self._look(pids)
         span, self._taken = (now - self._taken) / 1e9 if self._taken else 0.0, now
