@@ -64,6 +64,7 @@ class Cluster:
         addresses = top / "addresses"
         addresses.write_text("".join(f"{node} {address}\n" for node, address in self.nodes.items()))
         self.more: dict[str, str] = {}
+        self.keep = ""  # what its section [keep] has besides
         self.process: subprocess.Popen[bytes] | None = None
         self.running: list[subprocess.Popen[bytes]] = []
 
@@ -79,6 +80,7 @@ class Cluster:
             f'[central]\nurl = "{self.url}"\nlisten = "127.0.0.1:{self.port}"\nsocket = "{self.state}/central.sock"\n'
             f'account = "{CENTRAL}"\ncluster = "{CLUSTER}"\nstore = "{self.store}"\nmunge_socket = "{munge}"\n'
             f'addresses = "{self.top}/addresses"\naccounting_s = 0\n{more}'
+            f'[keep]\ndirectory = "{self.state}/steps"\nfree_mib = 1\nsettle_s = 1\n{self.keep}'
             f'[node]\naccount = "{NODES_OWN}"\n'
             f'[forward]\naccount = "{FORWARD}"\nevery_s = 1\n{forward}'
         )
@@ -185,9 +187,8 @@ import json, sys
 from piolet.base.errors import PioletError
 from piolet.events import batch
 from piolet.transport.asking import Asker, Peer
-url, socket, central, cluster, node, gone, *lines = sys.argv[1:]
+url, socket, central, cluster, node, target, *lines = sys.argv[1:]
 body = batch.pack([line.encode() + b"\\n" for line in lines]) if lines else b""
-target = "/v1/events" + (f"?gone={gone}" if gone else "")
 try:
     answer = Asker(Peer(url, int(central), socket)).ask("POST", target, body, cluster=cluster, node=node)
     print(json.dumps(answer.said))
@@ -198,12 +199,13 @@ except PioletError as error:
 
 def send(
     cluster: Cluster, node: str, events: Sequence[Event], *, uid: int = FORWARD, munge: str = "", gone: str = "",
-    name: str = CLUSTER,
+    name: str = CLUSTER, target: str = "/v1/events",
 ) -> dict[str, Any]:  # fmt: skip
     """Send a batch as a node's forwarder does; return the answer, or {'error', 'status'}."""
     lines = [encode(one).decode().strip() for one in events]
     socket_ = munge or cluster.socket_of(node)
-    return cluster.as_user(uid, SEND, cluster.url, socket_, str(CENTRAL), name, node, gone, *lines)
+    target += f"?gone={gone}" if gone else ""
+    return cluster.as_user(uid, SEND, cluster.url, socket_, str(CENTRAL), name, node, target, *lines)
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def serve(settings: Config) -> None:
         "the image service": settings.images.account,
     }
     running.refuse_account(os.geteuid(), accounts)
-    running.run(settings.central, settings.forward.account, running.engine(settings.central.rules))
+    running.run(settings.central, settings.keep, settings.forward.account, running.engine(settings.central.rules))
 
 
 if __name__ == "__main__":

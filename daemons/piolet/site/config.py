@@ -18,6 +18,7 @@ from piolet.forward.settings import ForwardConfig
 from piolet.hooks.settings import HooksConfig
 from piolet.images.settings import ImagesConfig
 from piolet.node.settings import NodeConfig
+from piolet.observe.keepsettings import KeepConfig
 from piolet.samples.settings import ScoreConfig
 from piolet.vet.settings import VetConfig
 
@@ -37,6 +38,7 @@ class Config:
     events: EventsConfig = field(default_factory=EventsConfig)
     forward: ForwardConfig = field(default_factory=ForwardConfig)
     central: CentralConfig = field(default_factory=CentralConfig)
+    keep: KeepConfig = field(default_factory=KeepConfig)
 
 
 def load(path: Path | None = None) -> Config:
