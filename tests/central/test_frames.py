@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import io
+import json
 import time
 import zlib
 from collections.abc import Iterator
@@ -14,9 +16,9 @@ from typing import Any
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from piolet.events import batch
-from piolet.events.envelope import Event, encode
+from piolet.events.envelope import UNNUMBERED, Event, encode
 
-from tests.support.central import ALICE, FORWARD, STAFF, Cluster, cluster, raw, send
+from tests.support.central import ALICE, STAFF, Cluster, cluster, raw, send
 from tests.support.frames import frame, whole
 from tests.support.waiting import wait_until
 
@@ -171,7 +173,14 @@ def test_names_of_jobs_are_no_paths(machines: Cluster) -> None:
     assert not any(".." in one["name"] for one in steps(machines, STAFF))
 
 
-def test_forwarders_send_what_journals_have(machines: Cluster) -> None:
-    """The forwarder's account sends nothing that is not this service's, and says what was taken in a file."""
-    assert sent(machines, "node1", [])["have"].keys() >= {"00000000000001a1"}
-    assert FORWARD != ALICE
+def test_a_forwarder_takes_a_journal_along(machines: Cluster) -> None:
+    """It says what was taken in a file, which the journal's writer reads."""
+    journal = machines.journal("node2", ALICE)
+    events = whole("node2", time.time() - 60, 5, UNNUMBERED[0], job=210, uid=ALICE)
+    journal.append([encode(dataclasses.replace(one, seq=UNNUMBERED[1])) for one in events])
+    machines.forward("node2")
+    said = machines.top / "forward-node2" / "observed.json"
+    wait_until(lambda: said.exists() and json.loads(said.read_text()) == {journal.epoch: 7}, what="delivery")
+    wait_until(lambda: of_state(machines, 210, "whole"), limit_s=60, what="the tables of the step")
+    table = pq.read_table(io.BytesIO(fetched(machines, ALICE, "210.0", "host.parquet")))
+    assert table["cpu"].to_pylist() == [0.0, 1.0, 2.0, 3.0, 4.0]

@@ -104,6 +104,15 @@ class Cluster:
         place.chmod(0o2750)  # as pioletd makes it: the forwarder reads by its group
         return Stream(str(place), None, Writer(CLUSTER, node, BOOT))
 
+    def journal(self, node: str, uid: int) -> Stream:
+        """Return a new stream of a node's journal of steps, to append to, and make its spool of events as well."""
+        self.spool(node)
+        place = self.top / f"journal-{node}"
+        place.mkdir(exist_ok=True)
+        os.chown(place, 0, FORWARD)
+        place.chmod(0o2750)
+        return Stream(str(place), uid, Writer(CLUSTER, node, BOOT))
+
     def forward(self, node: str, program: Sequence[str] = (), more: str = "") -> subprocess.Popen[bytes]:
         """Start a node's forwarder."""
         state = self.top / f"forward-{node}"
@@ -111,7 +120,10 @@ class Cluster:
             state.mkdir()
             os.chown(state, FORWARD, FORWARD)
         spool = self.top / f"spool-{node}"
-        config = self.config(self.socket_of(node), node, f'{more}state = "{state}"\n[events]\nspool = "{spool}"\n')
+        journal = self.top / f"journal-{node}"
+        own = f'{more}frames_s = 1\nstate = "{state}"\n[events]\nspool = "{spool}"\n'
+        own += f'[observe]\njournal = "{journal}"\nsteps = "{"on" if journal.exists() else "off"}"\n'
+        config = self.config(self.socket_of(node), node, own)
         command = [*(program or [str(BIN / "piolet-forward")]), "--config", str(config)]
         return self._start(command, FORWARD, f"{node}.log")
 

@@ -47,6 +47,7 @@ from piolet.api.hooks import (
     Variable,
 )
 from piolet.api.quantities import GPU_QUANTITIES, HOST_QUANTITIES, Quantity
+from piolet.api.sources import HOST, IO, NET, OF_NODE, OF_STEP, Place, Rates, Row, Source
 
 API = 1
 
@@ -55,9 +56,14 @@ __all__ = [
     "EITHER",
     "FAIL",
     "GPU_QUANTITIES",
+    "HOST",
     "HOST_QUANTITIES",
     "INCONCLUSIVE",
+    "IO",
+    "NET",
     "NODE",
+    "OF_NODE",
+    "OF_STEP",
     "OUTCOMES",
     "PASS",
     "USER",
@@ -79,11 +85,15 @@ __all__ = [
     "Mount",
     "Node",
     "Notice",
+    "Place",
     "Program",
     "Quantity",
+    "Rates",
     "Reading",
     "Refused",
+    "Row",
     "Shared",
+    "Source",
     "Step",
     "Target",
     "TaskVariable",

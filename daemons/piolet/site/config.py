@@ -20,6 +20,7 @@ from piolet.images.settings import ImagesConfig
 from piolet.node.settings import NodeConfig
 from piolet.observe.jobsettings import ResultsConfig
 from piolet.observe.keepsettings import KeepConfig
+from piolet.observe.settings import ObserveConfig
 from piolet.samples.settings import ScoreConfig
 from piolet.vet.settings import VetConfig
 
@@ -41,6 +42,7 @@ class Config:
     forward: ForwardConfig = field(default_factory=ForwardConfig)
     central: CentralConfig = field(default_factory=CentralConfig)
     keep: KeepConfig = field(default_factory=KeepConfig)
+    observe: ObserveConfig = field(default_factory=ObserveConfig)
 
 
 def load(path: Path | None = None) -> Config:
