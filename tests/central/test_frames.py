@@ -129,10 +129,10 @@ def test_a_replay_brings_nothing(machines: Cluster) -> None:
     assert [one["status"] for one in answers] == [200, 401]
 
 
-def test_a_kilobyte_that_unpacks_to_a_gigabyte_is_refused(machines: Cluster) -> None:
+def test_what_unpacks_to_a_thousand_times_its_size_is_refused(machines: Cluster) -> None:
     machine = zlib.compressobj(9, wbits=31)
-    bomb = b"".join(machine.compress(bytes(1 << 20)) for _ in range(1024)) + machine.flush()
-    assert len(bomb) < 2 << 20
+    bomb = b"".join(machine.compress(bytes(1 << 20)) for _ in range(128)) + machine.flush()
+    assert len(bomb) < 200 << 10
     before = memory(machines)
     (answer,) = raw(machines, "node1", bomb, target=TARGET)
     assert answer["status"] == 400 and "unpacks to more" in answer["error"]
