@@ -19,6 +19,7 @@ from piolet.hooks.settings import HooksConfig
 from piolet.images.settings import ImagesConfig
 from piolet.node.settings import NodeConfig
 from piolet.observe.jobsettings import ResultsConfig
+from piolet.observe.keepsettings import KeepConfig
 from piolet.observe.settings import ObserveConfig
 from piolet.samples.settings import ScoreConfig
 from piolet.vet.settings import VetConfig
@@ -40,6 +41,7 @@ class Config:
     events: EventsConfig = field(default_factory=EventsConfig)
     forward: ForwardConfig = field(default_factory=ForwardConfig)
     central: CentralConfig = field(default_factory=CentralConfig)
+    keep: KeepConfig = field(default_factory=KeepConfig)
     observe: ObserveConfig = field(default_factory=ObserveConfig)
 
 
