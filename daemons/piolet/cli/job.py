@@ -46,23 +46,23 @@ def views(word: str, settings: config.Config, *, why_only: bool = False) -> Any:
 
     Raises PioletError: nobody knows it, or it is somebody else's.
     """
-    from piolet.observe import gathering
+    from piolet.observe import known
     from piolet.slurm import onejob
 
     name = onejob.parse_name(word)
     sources = sources_of(settings)
-    runs, missing = gathering.runs(name, sources)
+    runs, missing = known.runs(name, sources)
     shown = list(dict.fromkeys(one.shown for one in runs))
     if len(shown) > 1:
         if name.step:
             raise UsageError(f"{name.of_job} are several jobs", f"name the step of one: {shown[0]}.{name.step}")
         return [[one for one in runs if one.shown == label][-1] for label in shown]
-    return gathering.job(name, runs, missing, sources, time.time(), quick=why_only)
+    return known.job(name, runs, missing, sources, time.time(), quick=why_only)
 
 
 def sources_of(settings: config.Config) -> Any:
     """Return whom to ask: as who types the command."""
-    from piolet.observe.gathering import Sources
+    from piolet.observe.known import Sources
     from piolet.system.accounts import is_staff
 
     uid = os.getuid()

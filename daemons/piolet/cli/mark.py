@@ -64,14 +64,14 @@ def _say(words: list[str], root: str, cluster: str) -> int:
 
 def _look(args: argparse.Namespace, settings: config.Config, root: str) -> int:
     from piolet.cli.job import sources_of
-    from piolet.observe import gathering, jobtext, marks, marks_found, results
+    from piolet.observe import jobtext, known, marks, marks_found, results
     from piolet.slurm import onejob
 
     word = args.job or os.environ.get("SLURM_JOB_ID", "")
     if not word:
         raise UsageError("there is nothing to do", "piolet mark loss=0.31 in a job, or piolet mark --job=112")
     finder = marks_found.finder(settings.marks.patterns, args.pattern, os.environ)
-    runs, _ = gathering.runs(onejob.parse_name(word), sources_of(settings))
+    runs, _ = known.runs(onejob.parse_name(word), sources_of(settings))
     if len({one.shown for one in runs}) > 1:
         raise UsageError(f"{word} are several jobs", f"name one of them: {runs[0].shown}")
     run = runs[-1]

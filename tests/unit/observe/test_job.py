@@ -14,8 +14,8 @@ from piolet.base.errors import PioletError, UsageError
 from piolet.environment import pinned
 from piolet.environment.definition import Definition
 from piolet.images.info import Image
-from piolet.observe import gathering, job, jobtext
-from piolet.observe.gathering import Sources
+from piolet.observe import job, jobtext, known
+from piolet.observe.known import Sources
 from piolet.slurm import onejob
 from piolet.slurm.onejob import JobName, ToldRun, ToldStep
 
@@ -48,7 +48,7 @@ def answering(records: dict[str, list[dict[str, Any]]], **more: Any) -> Callable
 
 
 def view(sources: Sources, *runs: ToldRun, name: str = "112") -> job.Job:
-    return gathering.job(onejob.parse_name(name), runs or (RUN,), [], sources, START + 100)
+    return known.job(onejob.parse_name(name), runs or (RUN,), [], sources, START + 100)
 
 
 def test_the_schema_is_the_documented_one() -> None:
@@ -181,18 +181,18 @@ def test_of_many_nodes_some_are_asked_those_that_failed_first(sources: Sources) 
         return {"records": []}
 
     found = view(replace(sources, central=answer), replace(RUN, nodes=nodes, steps=(bad,)))
-    assert len(asked) == gathering.NODES_MOST and asked[0] == "n77"
+    assert len(asked) == known.NODES_MOST and asked[0] == "n77"
     assert any("32 nodes at most" in text for text in found.missing)
 
 
 def test_users_see_their_own_and_staff_all(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onejob, "runs_of", lambda *_: ([RUN], []))
-    assert gathering.runs(JobName(112), sources)[0] == [RUN]
+    assert known.runs(JobName(112), sources)[0] == [RUN]
     bob = replace(sources, uid=1501)
     with pytest.raises(UsageError, match="job 112 is alice's, not yours"):
-        gathering.runs(JobName(112), bob)
+        known.runs(JobName(112), bob)
     staff = replace(bob, staff=True)
-    assert gathering.runs(JobName(112), staff)[0] == [RUN]
+    assert known.runs(JobName(112), staff)[0] == [RUN]
     full(sources, tmp_path)
     seen = view(staff)
     assert seen.environments == () and any("only alice has it" in text for text in seen.missing)
