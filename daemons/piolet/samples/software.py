@@ -1,4 +1,4 @@
-"""What a node runs: the versions that figures are of. They stand in a data set's header."""
+"""What a node runs that its figures may depend on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from piolet.base import files
 
 
 def software(top: str = "/") -> dict[str, str]:
-    """Return the versions of the node's kernel and, where it is loaded, of NVIDIA's driver; `top` is where /sys is."""
+    """Return the versions of the node's kernel and, where it is loaded, of NVIDIA's driver."""
     found = {"kernel": os.uname().release}
     with contextlib.suppress(OSError, files.NotRegularError):
         text = files.read_small(os.path.join(top, "sys/module/nvidia/version"), 64)[0].decode("ascii", "replace")
