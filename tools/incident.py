@@ -125,6 +125,7 @@ def _host(times: Array, pace: Array, draw: Any) -> dict[str, Any]:
         "node": np.repeat(NODES, size),
         "cpu": np.clip(22 * busy + 3 + 8 * noise, 0, 64),
         "memory_anon": 92e9 + 2.2e6 * np.broadcast_to(times, busy.shape) + 1e9 * noise,
+        "memory_limit": np.full((lanes, size), 480e9),
         "memory": 180e9 + 2.2e6 * np.broadcast_to(times, busy.shape) + 1e9 * noise,
         "io_pressure": np.clip(np.where(slow, 0.68, 0.03) + noise, 0, 1),
         "cpu_pressure": np.clip(0.04 + noise / 3, 0, 1),

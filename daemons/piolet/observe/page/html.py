@@ -107,7 +107,7 @@ def _head(grid: Grid) -> str:
         time.strftime("%a %d %b %Y, %H:%M UTC", time.gmtime(grid.start / 1e9)),
         duration(grid.seconds) + ("" if meta.get("end") else " so far"),
     ]
-    line = " · ".join(f"<span>{escaped(fact)}</span>" for fact in facts if fact)
+    line = "".join(f"<span>{escaped(fact)}</span>" for fact in facts if fact)
     command = f"<code class=command>{escaped(meta['command'])}</code>" if meta.get("command") else ""
     title = meta.get("name") or f"step {grid.step.name}"
     page = (

@@ -1,0 +1,66 @@
+"""`python -m tools.pictures`: makes the pictures of docs/observe.md anew, from the incident of tools/incident.py."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from piolet.observe import reading
+from piolet.observe.page import html
+
+from tools import browser, incident
+from tools.cluster.layout import REPOSITORY
+
+TARGET = REPOSITORY / "docs" / "pictures"
+_ALL = "const of = name => plots.find(plot => plot.panel && plot.panel.title.startsWith(name));"
+# Into the slow time, with the pointer on a line.
+_ZOOMED = """{
+document.querySelectorAll('[data-from]')[NUMBER].click();
+for (const name of ['#findings', '#heat', '#waterfall', 'header', '.command', '.warn', '.hero', '.hero + p',
+  '[data-plot=saturation] + .key', '[data-plot=saturation]', '#lines .soft']) document.querySelector(name)?.remove();
+const titles = /^(SM activity|Power of a GPU|SM clock|Tasks waited|.scratch|tokens)/;
+for (const plot of [...plots]) {
+  if (plot.panel && !titles.test(plot.panel.title)) plot.canvas.remove();
+  if (!plot.canvas.isConnected) plots.splice(plots.indexOf(plot), 1);
+}
+scrollTo(0, 0); paint();
+const waited = of('Tasks waited'), box = waited.canvas.getBoundingClientRect();
+waited.tell(waited.place(2500), 40, box.left + waited.left + waited.place(2500), box.top + 20);
+}"""
+_HEAT = """{
+document.querySelector('[data-choice=map3]').click();
+const heat = plots.find(plot => plot.rows);
+for (const part of document.querySelectorAll('main > :not(#heat), header, .command, .warn')) part.remove();
+}"""
+
+
+def make(directory: Path, number: int, room: Path, program: str) -> None:
+    """Write all pictures; `number` is the place of the slow file system among the findings of the step."""
+    page = html.render(reading.open_step(room), incident.JOB).decode()
+    directory.mkdir(exist_ok=True)
+    for name, size, theme, script in (
+        ("observe-head", (1100, 720), "light", ""),
+        ("observe-slow", (1100, 860), "light", _ALL + _ZOOMED.replace("NUMBER", str(number))),
+        ("observe-heat", (1100, 480), "light", _HEAT),
+        ("observe-narrow", (390, 1200), "dark", ""),
+    ):
+        browser.picture(program, page, directory / f"{name}.png", size, theme, script)
+
+
+def main() -> int:
+    program = browser.chromium()
+    if program is None:
+        print("chromium is not installed", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as room:
+        findings = incident.FINDINGS
+        number = [finding["detector"] for finding in findings].index("slow-filesystem")
+        make(TARGET, number, incident.write(Path(room, "4242.0"), findings), program)
+    for path in sorted(TARGET.glob("observe-*.png")):
+        print(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size / 1000:.0f} kB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
