@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Collector, Device, Reading
-from piolet.base import files
 from piolet.samples.journal import VERSION, Packer, json_frame
+from piolet.samples.software import software
 from piolet.steps import identity
 
 KEEP = 4 << 20
@@ -394,12 +394,3 @@ def _rss_max() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return 0
-
-
-def software(top: str = "/") -> dict[str, str]:
-    """Return the versions of the node's kernel and, where it is loaded, of NVIDIA's driver."""
-    found = {"kernel": os.uname().release}
-    with contextlib.suppress(OSError, files.NotRegularError):
-        text = files.read_small(os.path.join(top, "sys/module/nvidia/version"), 64)[0].decode("ascii", "replace")
-        found["driver"] = text.strip()
-    return found
