@@ -22,6 +22,7 @@ START = 1_796_000_000 * 10**9  # 2026-11-30
 SICK, SICK_GPU = "node3", 2
 HOT, SLOW, GAP = (1200, SECONDS), (2280, 2760), (1500, 1620)
 MARK = "simulated by tools/incident.py"
+NO_DCGM = "no library libdcgm.so.4: NVML's GPM is read instead"
 MODEL = "NVIDIA H100 80GB HBM3"
 
 
@@ -218,7 +219,7 @@ def _quality() -> dict[str, Any]:
         "source": ["samples", "dcgm"],
         "start": [START + GAP[0] * 10**9, START],
         "end": [START + GAP[1] * 10**9, START + SECONDS * 10**9],
-        "reason": ["the sampler was restarted", "no library libdcgm.so.4: NVML's GPM is read instead"],
+        "reason": ["the sampler was restarted", NO_DCGM],
         "values": [lost * GPUS * 20, 0],
     }
 
