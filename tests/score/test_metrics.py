@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +11,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from piolet.base.errors import ConfigError, PioletError
@@ -22,6 +19,7 @@ from piolet.samples.sampler import DeviceTotals, Sampler
 from piolet.samples.settings import address_of
 
 from tests.score import simulation
+from tests.support.prometheus import ask, check_text, get, scraping
 from tests.support.registry import free_port
 
 LIMIT_S = 60.0
@@ -40,12 +38,6 @@ session = sampler.add(SampledStep("42", "0", "nid001", 1000), collectors, 0.1, s
 print("ready", flush=True)
 sampler.run_until(lambda: os.getppid() == 1)
 """
-
-
-def get(url: str) -> str:
-    """Return what an address gives."""
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return str(answer.read().decode())
 
 
 @pytest.fixture
@@ -72,39 +64,8 @@ def address(libraries: Path, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def prometheus(address: str, tmp_path: Path) -> Iterator[str]:
     """A Prometheus that scrapes the sampler every second; its own address."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("prometheus is not installed")
-    config = tmp_path / "prometheus.yml"
-    config.write_text(
-        f"scrape_configs:\n- job_name: piolet\n  honor_labels: true\n  scrape_interval: 1s\n"
-        f"  static_configs:\n  - targets: ['{address}']\n"
-    )
-    where = f"127.0.0.1:{free_port()}"
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [
-                *(program, f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}"),
-                f"--web.listen-address={where}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    try:
+    with scraping(address, tmp_path) as where:
         yield where
-    finally:
-        process.kill()
-        process.wait()
-
-
-def ask(server: str, query: str) -> list[dict[str, Any]]:
-    """Return the samples that a query of PromQL gives, none while the server does not answer."""
-    try:
-        answer = json.loads(get(f"http://{server}/api/v1/query?query={urllib.parse.quote(query)}"))
-    except urllib.error.URLError:
-        return []
-    found: list[dict[str, Any]] = answer["data"]["result"]
-    return found
 
 
 def test_a_prometheus_sees_the_step(prometheus: str) -> None:
@@ -132,15 +93,11 @@ def test_a_prometheus_sees_the_step(prometheus: str) -> None:
 
 def test_the_text_is_as_prometheus_wants_it(address: str) -> None:
     """Asked of Prometheus' own linter."""
-    program = shutil.which("promtool")
-    if program is None:
-        pytest.skip("promtool is not installed")
     deadline = time.monotonic() + LIMIT_S
     while "piolet_gpu_power_watts" not in (text := get(f"http://{address}/metrics")):
         assert time.monotonic() < deadline, text
         time.sleep(0.1)
-    done = subprocess.run([program, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    check_text(text)
 
 
 def test_totals_are_integrals() -> None:

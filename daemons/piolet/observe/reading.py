@@ -127,6 +127,11 @@ def read_meta(directory: Path) -> dict[str, Any]:
     return meta
 
 
+def pieces(directory: Path, name: str) -> Iterator[pa.Table]:
+    """Yield a table of a directory by groups of rows, whether it has a meta.json or not. Raises ObserveError."""
+    return _read(directory, name, _wanted(name, None), True, None)
+
+
 def _wanted(name: str, columns: Sequence[str] | None) -> list[str]:
     if name not in layout.TABLES:
         raise ObserveError(f"the layout has no table {name!r}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -21,13 +21,16 @@ from prometheus_client.registry import Collector as Exporter
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Quantity
 from piolet.base.errors import PioletError
-from piolet.samples.sampler import Sampler, Session
+from piolet.samples.sampler import DeviceTotals, Sampler, Session
 from piolet.samples.settings import address_of
 
 # By the unit of a quantity: how its name ends, and what turns the value into base units. Energy is what was added to
 # the device's counter since the step began, the other counters are integrals.
 _COUNTERS = {"1": ("seconds", 1.0), "cores": ("seconds", 1.0), "B/s": ("bytes", 1.0), "J": ("joules", 1.0)}
+_COUNTERS |= {"1/s": ("", 1.0)}
 _GAUGES = {
+    "": ("", 1.0),
+    "s": ("seconds", 1.0),
     "B": ("bytes", 1.0),
     "W": ("watts", 1.0),
     "degC": ("celsius", 1.0),
@@ -89,23 +92,27 @@ class Steps(Exporter):
 
     def _of_gpus(self, sessions: list[Session]) -> Iterator[Metric]:
         rows = [
-            (self._labels(session) | {"gpu": str(index), "uuid": source.collector.devices[index].uuid}, source, total)
+            (
+                self._labels(session) | {"gpu": str(index), "uuid": source.collector.devices[index].uuid},
+                source.collector.quantities,
+                total,
+            )
             for session in sessions
             for source in session.sources
             for index, total in sorted(source.totals.items())
             if index >= 0
         ]
-        yield from _families("piolet_gpu", GPU_QUANTITIES, rows)
+        yield from families("piolet_gpu", GPU_QUANTITIES, rows)
 
     def _of_steps(self, sessions: list[Session]) -> Iterator[Metric]:
         labels = {id(session): self._labels(session) for session in sessions}
         rows = [
-            (labels[id(session)], source, source.totals[-1])
+            (labels[id(session)], source.collector.quantities, source.totals[-1])
             for session in sessions
             for source in session.sources
             if -1 in source.totals
         ]
-        yield from _families("piolet_step", HOST_QUANTITIES, rows)
+        yield from families("piolet_step", HOST_QUANTITIES, rows)
         own: tuple[tuple[str, str, Callable[[Session], float]], ...] = (
             ("reads", "Readings that were taken.", lambda s: s.ticks),
             ("late_reads", "Readings that came too late.", lambda s: s.late_ticks),
@@ -132,10 +139,13 @@ def _names(labels: Any) -> list[str]:
     return next((list(each) for each in labels), ["node", "job", "step", "uid", "simulated"])
 
 
-def _families(
-    prefix: str, quantities: tuple[Quantity, ...], rows: list[tuple[dict[str, str], Any, Any]]
+def families(
+    prefix: str, quantities: Sequence[Quantity], rows: Sequence[tuple[dict[str, str], Sequence[str], DeviceTotals]]
 ) -> Iterator[Metric]:
-    """Make one family per quantity; a row is a device's labels, its source and its totals."""
+    """Yield a family for each quantity, and one for the time that samples cover.
+
+    rows    a device's labels, which are the same names in each; the names of what its totals are of, in order; these
+    """
     names = list(rows[0][0]) if rows else []
     sampled = CounterMetricFamily(f"{prefix}_sampled_seconds", "Time that is covered by samples.", labels=names)
     for labels, _, total in rows:
@@ -146,11 +156,12 @@ def _families(
         counter = quantity.unit in _COUNTERS
         unit, factor = (_COUNTERS if counter else _GAUGES)[quantity.unit]
         make = CounterMetricFamily if counter else GaugeMetricFamily
-        family: Any = make(f"{prefix}_{quantity.name}_{unit}", quantity.text.capitalize() + ".", labels=names)
-        for labels, source, total in rows:
-            if quantity.name not in source.collector.quantities:
+        name = "_".join(filter(None, (prefix, quantity.name, unit)))
+        family: Any = make(name, f"{quantity.text[:1].upper()}{quantity.text[1:]}.", labels=names)
+        for labels, known, total in rows:
+            if quantity.name not in known:
                 continue
-            place = source.collector.quantities.index(quantity.name)
+            place = known.index(quantity.name)
             value = total.sums[place] if counter else total.latest[place]
             if not math.isnan(value):
                 family.add_metric(list(labels.values()), value * factor)

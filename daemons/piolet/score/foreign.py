@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES
+from piolet.base import files
 from piolet.base.errors import ScoreError
 from piolet.samples import dataset
 from piolet.samples.journals import NodeFacts
@@ -51,9 +53,12 @@ _LINKS = frozenset(name for _, _, name, _ in _METRICS if name.partition("_")[2] 
 _ZEROED = "GSSR records what is above 2e9 B/s as 0"
 _UNRECORDED = "GSSR did not record it"
 _BLANK = 2.0**47
-_FILE_MAX = 2 << 30
+_FILE_MAX = 512 << 20
 _PROC = re.compile(r"proc_(\d+)\.csv$")
 _TEXTS = re.compile(r'"([\w-]+)"\s*:\s*"([^"\n]*)"')
+
+_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
+_LATEST = 4102444800  # 2100
 
 Chunk = dict[str, Any]
 Blanks = dict[str, dict[str, int]]
@@ -65,12 +70,12 @@ def convert(source: Path, directory: Path, model: str = "") -> list[Path]:
     That of the only step is `directory`; of several steps each is a directory in it, called JOB.STEP.
     Raises ScoreError: nothing of GSSR is there, a file is damaged, or a directory cannot be written.
     """
-    files = [source] if source.is_file() else sorted([*source.rglob("*.json"), *source.rglob("proc_*.csv")])
-    if not files:
+    found = files_of(source)
+    if not found:
         raise ScoreError(f"{source} holds no file of GSSR", "expected *.json, or step_*/proc_*.csv")
     steps: dict[str, list[tuple[NodeFacts, Path]]] = {}
-    for path in files:
-        facts, _ = _read(path, model)
+    for path in found:
+        facts, _ = read(path, model)
         steps.setdefault(f"{facts.header['job']}.{facts.header['step']}", []).append((facts, path))
     made = []
     for step, parts in steps.items():
@@ -81,14 +86,29 @@ def convert(source: Path, directory: Path, model: str = "") -> list[Path]:
             raise ScoreError(f"cannot make the directory {target}: {error.strerror}") from None
         wanted = max(facts.header["nodes"] for facts, _ in parts)
         for number, (_, path) in enumerate(parts):
-            _write(target, *_read(path, model), wanted, number if len(parts) > 1 else None)
+            _write(target, *read(path, model), wanted, number if len(parts) > 1 else None)
         made.append(target)
     return made
 
 
-def _read(path: Path, model: str) -> tuple[NodeFacts, Chunk]:
-    if path.stat().st_size > _FILE_MAX:
-        raise ScoreError(f"{path} is larger than GSSR's files can be")
+def files_of(source: Path) -> list[Path]:
+    """Return the files below (or at) `source` that have the names of GSSR's."""
+    return [source] if source.is_file() else sorted([*source.rglob("*.json"), *source.rglob("proc_*.csv")])
+
+
+def read(path: Path, model: str) -> tuple[NodeFacts, Chunk]:
+    """Return what a file of GSSR says of a node, and its samples. Raises ScoreError: it is damaged, or too large.
+
+    model    of the GPUs, which GSSR does not record
+    """
+    try:
+        with open(files.open_regular(str(path)), "rb") as file:
+            if os.fstat(file.fileno()).st_size > _FILE_MAX:
+                raise ScoreError(f"{path} is larger than the {_FILE_MAX >> 20} MiB that are read")
+    except files.NotRegularError:
+        raise ScoreError(f"{path} is no regular file") from None
+    except OSError as error:
+        raise ScoreError(f"cannot read {path}: {error.strerror}") from None
     return (_json if path.suffix == ".json" else _csv)(path, model)
 
 
@@ -134,6 +154,8 @@ def _empty(size: int) -> Chunk:
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
     if isinstance(error, KeyError):
         return f"there is no {error.args[0]!r}"
     if isinstance(error, OSError):
@@ -148,14 +170,20 @@ def _json(path: Path, model: str) -> tuple[NodeFacts, Chunk]:
         content = json.loads(path.read_text("utf-8"))
         about, data = content["metadata"], content["data"]
         period = float(about["sampling_time"]) / 1000
+        if not 0 < period < 3600:
+            raise ValueError("a senseless sampling time")
+        if not 0 <= float(about["start_time"]) < _LATEST:
+            raise ValueError("start_time is no time in seconds since 1970")
         start = round(float(about["start_time"]) * 1e9)
         gpus = sorted(data, key=int)
         parts = [_json_gpu(data[gpu], index, period, start) for index, gpu in enumerate(gpus)]
-        if not parts or not 0 < period < 3600:
-            raise ValueError("no GPU, or a senseless sampling time")
+        if not parts:
+            raise ValueError("no GPU")
         chunk = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if not len(chunk["end"]):
+            raise ValueError("it has no samples")
         end = int(chunk["end"].max())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except _BROKEN as error:
         raise ScoreError(f"{path} is not JSON of GSSR: {_why(error)}") from None
     job, step, node = (_one(about.get(key)) or "unknown" for key in ("job_id", "step_id", "hostname"))
     more = {"label": _one(about.get("label")), "command": _one(about.get("cmd")), "period": period, "model": model}
@@ -179,10 +207,16 @@ def _csv(path: Path, model: str) -> tuple[NodeFacts, Chunk]:
     blanks: Blanks = {}
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            text = file.read()
+        rows = list(csv.DictReader(text.splitlines()))
+        # A recorder that was killed leaves a part of a row.
+        if rows and (not text.endswith("\n") or None in rows[-1].values()):
+            rows.pop()
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError("a row has not as many columns as the first line")
         gpus = sorted({row["gpuId"] for row in rows}, key=int)
         chunk = _csv_chunk(rows, {gpu: index for index, gpu in enumerate(gpus)}, blanks, _began(about))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (*_BROKEN, csv.Error) as error:
         raise ScoreError(f"{path} is not CSV of GSSR: {_why(error)}") from None
     if not rows:
         raise ScoreError(f"{path} holds no samples")
@@ -219,11 +253,16 @@ def _csv_chunk(rows: list[dict[str, str]], places: dict[str, int], blanks: Blank
             chunk[name] = values * factor
     chunk["device"] = np.array([places[row["gpuId"]] for row in rows])
     times = np.array([float(row["timestamp"]) for row in rows])
+    if not ((times >= 0) & (times < _LATEST)).all():
+        raise ValueError("a timestamp is no time in seconds")
     chunk["end"] = np.round((times + began) * 1e9).astype(np.int64)
     chunk["span"] = np.ones(len(rows))
     for index in places.values():
         mine = np.flatnonzero(chunk["device"] == index)
-        chunk["span"][mine[1:]] = np.maximum(np.diff(times[mine]), 0)
+        steps = np.diff(times[mine])
+        if (late := np.flatnonzero(steps <= 0)).size:
+            raise ValueError(f"the rows of a GPU are twice or out of order at timestamp {times[mine][late[0] + 1]:g}")
+        chunk["span"][mine[1:]] = steps
         if _ENERGY in known:
             chunk["energy"][mine] = np.cumsum(np.nan_to_num(columns(_ENERGY)[mine])) / 1000
     return chunk

@@ -1,0 +1,1 @@
+"""What other monitors recorded, read into the layout."""
