@@ -31,6 +31,7 @@ from tools.cluster.layout import REPOSITORY
 ROOM = REPOSITORY / "build" / "demo-observe"
 NAMED = (f"GPU {incident.SICK_GPU} of {incident.SICK}", "/scratch took")  # by screen and page
 PICTURES = ((1400, 1900, "light"), (1400, 1900, "dark"), (390, 1900, "light"), (390, 1900, "dark"))
+_NODES_OWN = 0xB1  # the epoch of its own stream
 _TABLES, _BOOT = ("gpu", "host", "io", "net"), "0b1c2d3e-0000-4000-8000-000000000000"
 
 
@@ -90,7 +91,7 @@ def play(room: Path) -> Path:
     return directory
 
 
-def journal(made: reading.StepData, node: str) -> Iterator[spool.Line]:
+def journal(made: reading.StepData, node: str) -> Iterator[spool.Line | spool.Remark]:
     """Yield the records that a node's sampler would have written; one that was restarted begins a second epoch."""
     devices = made.meta["devices"][node]
     began = incident.START / 1e9
@@ -99,16 +100,18 @@ def journal(made: reading.StepData, node: str) -> Iterator[spool.Line]:
     def line(kind: str, after: float, body: dict[str, Any]) -> spool.Line:
         name = f"{epoch:016x}"
         event = Event(
-            "simulated", node, name, seq, began + after, kind, "root", job=int(incident.JOB.job), step="0", uid=1000,
-            run=0, boot=_BOOT, body=body,
+            "simulated", node, name, seq, began + after, kind, "root", job=int(incident.JOB.job), step="0",
+            uid=incident.UID, run=0, boot=_BOOT, body=body,
         )  # fmt: skip
         return spool.Line(
-            name, seq, incident.JOB.job, "0", 0, 1000, began + after, encode(event), body.get("began"),
+            name, seq, incident.JOB.job, "0", 0, incident.UID, began + after, encode(event), body.get("began"),
             kind == "observe.end",
         )  # fmt: skip
 
     for after, tables in sorted(frames(made, node).items()):
         if not seq or after - last > 2 * incident.EVERY:
+            if seq:
+                yield spool.Remark(f"{_NODES_OWN:016x}", 1, began + after, "node.start", "")
             epoch, seq = epoch + bool(seq), 1
             yield line("observe.step", after - incident.EVERY, {
                 "version": 1, "interval": incident.EVERY, "began": began, "found": began, "up": 100 + after,

@@ -23,6 +23,7 @@ SICK, SICK_GPU = "node3", 2
 HOT, SLOW, GAP = (1200, SECONDS), (2280, 2760), (1500, 1620)
 MARK = "simulated by tools/incident.py"
 NO_DCGM = "no library libdcgm.so.4: NVML's GPM is read instead"
+UID = 60_001  # nobody's on most machines
 MODEL = "NVIDIA H100 80GB HBM3"
 
 
@@ -160,7 +161,8 @@ def _io(times: Array, pace: Array, draw: Any) -> dict[str, Any]:
         "write_operations": np.where(_checkpoint(times), 900, 2.0) * (1 + noise),
         "wait": np.where(slow, 0.19, 0.0035) * np.clip(1 + 2 * noise, 0.2, None),
     }
-    return {name: np.asarray(values).ravel() for name, values in scratch.items()}
+    flat = {name: np.asarray(values).ravel() for name, values in scratch.items()}
+    return _known(flat, np.tile(times, lanes), flat["node"])
 
 
 def _net(times: Array, pace: Array, draw: Any) -> dict[str, Any]:
@@ -178,7 +180,8 @@ def _net(times: Array, pace: Array, draw: Any) -> dict[str, Any]:
         "errors": np.zeros(lanes * size),
         "retries": np.zeros(lanes * size),
     }
-    return {name: np.asarray(values).ravel() for name, values in columns.items()}
+    flat = {name: np.asarray(values).ravel() for name, values in columns.items()}
+    return _known(flat, np.tile(times, lanes), flat["node"])
 
 
 def _events() -> dict[str, Any]:
@@ -230,7 +233,7 @@ def _meta() -> dict[str, Any]:
         "cluster": "simulated",
         "job": "4242",
         "step": "0",
-        "uid": 1000,
+        "uid": UID,
         "user": "alice",
         "account": "llm",
         "partition": "gpu",
@@ -263,7 +266,7 @@ CHANGES = Changes(
     ended=START / 1e9 - 86_400,
     changes=(
         Change("nodes", "node1, node2, node4, node6", "node1 to node4", "node3 is there for node6"),
-        Change("image", "pytorch:26.09-py3", "pytorch:26.10-py3", ""),
+        Change("image", "pytorch:26.09-py3", "pytorch:26.10-py3", "another image"),
         Change(
             "tokens_per_second", "18,180 (17,900 to 18,400)", "12,410 (12,100 to 12,700)", "the intervals are apart"
         ),
@@ -273,7 +276,7 @@ CHANGES = Changes(
 )
 
 JOB = Job(
-    version=1, job="4242", number=4242, step="0", name="train-7b", user="alice", uid=1000, account="llm",
+    version=1, job="4242", number=4242, step="0", name="train-7b", user="alice", uid=UID, account="llm",
     partition="gpu", cluster="simulated", command="", gpus=16, submit=None, limit=None, waits_for="",
     now=Run(0, "COMPLETED", 0, 0, "", NODES, START / 1e9, START / 1e9 + SECONDS), changes=CHANGES,
 )  # fmt: skip

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 
 from piolet.observe import reading
-from piolet.observe.page import html
+from piolet.observe.page import track
 
-from tools import browser, incident
+from tools import browser, demo_observe
 from tools.cluster.layout import REPOSITORY
 
 TARGET = REPOSITORY / "docs" / "pictures"
@@ -35,28 +35,25 @@ for (const part of document.querySelectorAll('main > :not(#heat), header, .comma
 }"""
 
 
-def make(directory: Path, number: int, room: Path, program: str) -> None:
-    """Write all pictures; `number` is the place of the slow file system among the findings of the step."""
-    page = html.render(reading.open_step(room), incident.JOB).decode()
-    directory.mkdir(exist_ok=True)
+def main() -> int:
+    """Make them; what detectors find is on them."""
+    program = browser.chromium()
+    if program is None:
+        print("chromium is not installed", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as room:
+        directory = demo_observe.play(Path(room))
+        found = track.rows_of(reading.open_step(directory).table("findings"))
+        number = [row["subject"] for row in found].index("/scratch")
+        page = demo_observe.told(directory)[1].decode()
+    TARGET.mkdir(exist_ok=True)
     for name, size, theme, script in (
         ("observe-head", (1100, 720), "light", ""),
         ("observe-slow", (1100, 860), "light", _ALL + _ZOOMED.replace("NUMBER", str(number))),
         ("observe-heat", (1100, 480), "light", _HEAT),
         ("observe-narrow", (390, 1200), "dark", ""),
     ):
-        browser.picture(program, page, directory / f"{name}.png", size, theme, script)
-
-
-def main() -> int:
-    program = browser.chromium()
-    if program is None:
-        print("chromium is not installed", file=sys.stderr)
-        return 1
-    with tempfile.TemporaryDirectory() as room:
-        findings = incident.FINDINGS
-        number = [finding["detector"] for finding in findings].index("slow-filesystem")
-        make(TARGET, number, incident.write(Path(room, "4242.0"), findings), program)
+        browser.picture(program, page, TARGET / f"{name}.png", size, theme, script)
     for path in sorted(TARGET.glob("observe-*.png")):
         print(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size / 1000:.0f} kB")
     return 0
