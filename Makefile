@@ -94,6 +94,7 @@ cluster-purge:
 man: plugins
 	@$(PYTHON) -m tools.manpages
 	@$(PYTHON) -m tools.kinds
+	@$(PYTHON) -m tools.jobschema
 
 demo: plugins
 	@$(PYTHON) -m tools.demo

@@ -47,7 +47,8 @@ setup(
     packages=[*find_packages("daemons"), "pyslurm_ext"],
     package_data={
         "pyslurm_ext": ["_slurm.pyi", "py.typed"],
-        "piolet.score.report": ["page.css", "page.js"],
+        "piolet.score.report": ["*.css", "*.js"],
+        "piolet.observe.page": ["*.css", "*.js"],
         "piolet.central.rules": ["catalogue.toml"],
     },
     install_requires=[line for line in REQUIREMENTS if line and not line.startswith("#")],

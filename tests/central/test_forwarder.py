@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 from collections.abc import Iterator
 
 import pytest
+from piolet.central.store.database import connect
+from piolet.central.store.reader import Reader
 
-from tests.support.central import CENTRAL, Cluster, cluster, line
+from tests.support.central import CENTRAL, CLUSTER, Cluster, cluster, line
 from tests.support.waiting import wait_until
 
 
@@ -24,11 +25,8 @@ def machines() -> Iterator[Cluster]:
 
 def stored(machines: Cluster) -> list[tuple[str, int]]:
     """Return epoch and number of every record of the store."""
-    with sqlite3.connect(f"file:{machines.state}/central.sqlite?mode=ro", uri=True) as connection:
-        rows = connection.execute(
-            "select epochs.epoch, seq from events join epochs on epochs.id = events.epoch order by 1, 2"
-        )
-        return [(epoch, seq) for epoch, seq in rows]
+    reader = Reader(connect(machines.store), CLUSTER)
+    return sorted((one.event.epoch, one.event.seq) for one in reader.arrivals())
 
 
 def acknowledged(machines: Cluster) -> dict[str, int]:

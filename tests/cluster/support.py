@@ -31,6 +31,8 @@ from tools.cluster.layout import Layout, layout_for
 ROOT = Path(__file__).resolve().parents[2]
 BUSYBOX = Path("/bin/busybox")
 TIMEOUT_S = 60.0
+SCORE_HERE = "--score=out=piolet-score-%j.%s%r"
+"""The samples in the working directory, where a test finds them."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 import urllib.request
 from pathlib import Path
 
-from tests.cluster.support import Cluster, busybox_layer
+from tests.cluster.support import SCORE_HERE, Cluster, busybox_layer
 from tests.support import oci
 from tests.support.waiting import PATIENCE
 from tools.cluster import registry
@@ -74,6 +74,6 @@ def test_nodes_are_vetted(cluster: Cluster) -> None:
 
 def test_a_step_is_scored(cluster: Cluster) -> None:
     room = cluster.room("alice")
-    words = ("srun", "-N1", "--gres=gpu:1", "--score", "sleep", f"{5 * PATIENCE:.0f}")
+    words = ("srun", "-N1", "--gres=gpu:1", SCORE_HERE, "sleep", f"{5 * PATIENCE:.0f}")
     done = cluster.run("alice", *words, cwd=room, timeout=120)
     assert "piolet score: " in done.good() + done.err and list(room.glob("piolet-score-*")), done.err

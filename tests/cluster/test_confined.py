@@ -12,7 +12,7 @@ import pytest
 from piolet.samples.dataset import open_dataset
 
 from tests.cluster.faults import Faults
-from tests.cluster.support import Cluster, busybox_layer, no_controllers, running
+from tests.cluster.support import SCORE_HERE, Cluster, busybox_layer, no_controllers, running
 from tests.support.waiting import wait_until
 
 MIB = 50
@@ -94,7 +94,7 @@ def test_the_steps_own_figures(confined: Cluster) -> None:
     program = confined.write("alice", room / "program.py", PROGRAM)
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(confined.run, "bob", "srun", "-n1", "python3", program)
-        done = confined.run("alice", "srun", "--score", "-n1", "python3", program, cwd=room)
+        done = confined.run("alice", "srun", SCORE_HERE, "-n1", "python3", program, cwd=room)
         others = float(other.result().good())
     used = float(done.good())
     assert used >= BURN_S * 1.2 and others >= BURN_S * 1.2

@@ -16,7 +16,7 @@ import pytest
 
 from tests.cluster import leftovers
 from tests.cluster.faults import Faults, end, kill
-from tests.cluster.support import Cluster, Result
+from tests.cluster.support import SCORE_HERE, Cluster, Result
 from tests.support.registry import free_port
 from tests.support.waiting import wait_until
 from tools.cluster import gpus
@@ -38,7 +38,7 @@ def script(cluster: Cluster, node: str, text: str) -> None:
     gpus.script(cluster.layout.gpus, node).write_text(text, "ascii")
 
 
-def scored(cluster: Cluster, room: Path, *words: str | Path, option: str = "--score", **more: Any) -> Result:
+def scored(cluster: Cluster, room: Path, *words: str | Path, option: str = SCORE_HERE, **more: Any) -> Result:
     return cluster.run("alice", "srun", option, *words, cwd=room, **more)
 
 
@@ -133,7 +133,7 @@ def test_a_gpu_is_found_by_its_device_file(cluster: Cluster) -> None:
 def test_a_user_cannot_name_another_steps_gpu(cluster: Cluster, name: str) -> None:
     """A step without GPUs has none, whatever its environment said."""
     room = cluster.room("alice")
-    done = cluster.run("alice", "srun", "--score", "-w", "node1", "sleep", "1", cwd=room, env={name: "0"})
+    done = cluster.run("alice", "srun", SCORE_HERE, "-w", "node1", "sleep", "1", cwd=room, env={name: "0"})
     assert done.status == 0 and "No GPUs: the host's figures only." in done.err, done
 
 
@@ -142,7 +142,7 @@ def test_the_application_cannot_tell(cluster: Cluster) -> None:
     probe = "cat; env | sort | grep -v -e SLURM_ -e SRUN_ ; ls -l /proc/self/fd | wc -l"
     with_score, without = (
         cluster.run("alice", "srun", *option, "-w", "node1", "sh", "-c", probe, stdin="text\n", cwd=room)
-        for option, room in ((["--score"], cluster.room("alice")), ([], cluster.room("alice")))
+        for option, room in (([SCORE_HERE], cluster.room("alice")), ([], cluster.room("alice")))
     )
     assert with_score.status == without.status == 0
     clean = [
@@ -178,8 +178,10 @@ def test_a_wrong_option_is_refused_before_anything_runs(cluster: Cluster, option
 def test_a_batch_script_and_an_exception(cluster: Cluster) -> None:
     """sbatch's option is that of its sruns; 'none' takes a step out; the vet step and the script are not scored."""
     room = cluster.room("alice")
-    text = "srun --gres=gpu:1 sleep 1\nsrun --score=none sleep 0\nsrun --score=label=two,html --gres=gpu:1 sleep 1\n"
-    out = cluster.sbatch("alice", text, "-N1", "--gres=gpu:2", "--score", cwd=room)
+    text = (
+        f"srun --gres=gpu:1 sleep 1\nsrun --score=none sleep 0\nsrun {SCORE_HERE},label=two,html --gres=gpu:1 sleep 1\n"
+    )
+    out = cluster.sbatch("alice", text, "-N1", "--gres=gpu:2", SCORE_HERE, cwd=room)
     names = sorted(path.name.rpartition(".")[2] for path in room.glob("piolet-score-*"))
     assert names == ["0", "2"], out
     assert out.count("piolet score: ") == 2 and "the report: " in out
@@ -189,7 +191,7 @@ def test_a_batch_script_and_an_exception(cluster: Cluster) -> None:
 def test_a_requeued_job_has_two_data_sets(cluster: Cluster) -> None:
     """The same numbers of job and step, and neither the files nor the screen are those of the earlier run."""
     room = cluster.room("alice")
-    text = "srun --score --gres=gpu:1 sleep 1\ntouch ran\n[ $SLURM_RESTART_COUNT ] || sleep 60\n"
+    text = f"srun {SCORE_HERE} --gres=gpu:1 sleep 1\ntouch ran\n[ $SLURM_RESTART_COUNT ] || sleep 60\n"
     path = cluster.script("alice", text)
     words = ["--parsable", "--requeue", "--open-mode=append", "--output=job.out", "-N1", "--gres=gpu:1", str(path)]
     job = cluster.run("alice", "sbatch", *words, cwd=room).good().strip()
@@ -259,7 +261,7 @@ def test_what_samples_is_killed(cluster: Cluster, faults: Faults, which: str) ->
     """The step does not notice; a new sampler goes on with the same files; the gap is in the data."""
     room = cluster.room("alice")
     run = cluster.start(
-        "alice", "srun", "--score", "-w", "node1", "--gres=gpu:1", "sh", "-c", "read x; exit 5", cwd=room
+        "alice", "srun", SCORE_HERE, "-w", "node1", "--gres=gpu:1", "sh", "-c", "read x; exit 5", cwd=room
     )
     wait_until(lambda: list(room.glob("piolet-score-*/node1.journal")), what="the first samples")
     (journal,) = room.glob("piolet-score-*/node1.journal")
@@ -287,7 +289,7 @@ def test_slurmstepd_is_killed(cluster: Cluster, faults: Faults) -> None:
     """The samples up to then are a whole data set, and nothing is left."""
     room = cluster.room("alice")
     with faults.nothing_left():
-        run = cluster.start("alice", "srun", "--score", "-w", "node1", "--gres=gpu:1", "sleep", "7301", cwd=room)
+        run = cluster.start("alice", "srun", SCORE_HERE, "-w", "node1", "--gres=gpu:1", "sleep", "7301", cwd=room)
         wait_until(lambda: list(room.glob("piolet-score-*/node1.journal")), what="the first samples")
         (journal,) = room.glob("piolet-score-*/node1.journal")
         wait_until(lambda: journal.stat().st_size > 2000, what="samples on disk")
@@ -305,7 +307,7 @@ def test_two_steps_at_once_on_one_node(cluster: Cluster, faults: Faults) -> None
     """Each has its own GPU and its own figures; afterwards no writer, no state, no socket is left."""
     rooms = [cluster.room("alice"), cluster.room("alice")]
     runs = [
-        cluster.start("alice", "srun", "--score", "-w", "node1", "--gres=gpu:1", "sh", "-c", "read x", cwd=room)
+        cluster.start("alice", "srun", SCORE_HERE, "-w", "node1", "--gres=gpu:1", "sh", "-c", "read x", cwd=room)
         for room in rooms
     ]
     for room in rooms:
@@ -353,7 +355,7 @@ def test_pioletd_serves_metrics_where_the_site_says_so(cluster: Cluster, faults:
     try:
         config.write_text(f'{before}\n[score]\nprometheus = "{where}"\n', "utf-8")
         faults.restart_pioletd("node1")
-        run = cluster.start("alice", "srun", "--score", "-w", "node1", "--gres=gpu:1", "sh", "-c", "read x", cwd=room)
+        run = cluster.start("alice", "srun", SCORE_HERE, "-w", "node1", "--gres=gpu:1", "sh", "-c", "read x", cwd=room)
         labels = f'node="node1",simulated="scripted GPUs",step="0",uid="{room.stat().st_uid}"'
         wait_until(
             lambda: labels in metrics(where) and "piolet_gpu_tensor_seconds_total{" in metrics(where), what="them"
@@ -382,7 +384,7 @@ def test_a_library_that_hangs_costs_one_step_its_counters(cluster: Cluster, faul
     wait_until(lambda: samplers(faults, "pioletd-sampler", "node1"), what="the sampler, if a test before ended it")
     (before,) = samplers(faults, "pioletd-sampler", "node1")
     run = cluster.start(
-        "alice", "srun", "--score", "-w", "node1", "--gres=gpu:1", "sh", "-c", "read x; exit 4", cwd=room
+        "alice", "srun", SCORE_HERE, "-w", "node1", "--gres=gpu:1", "sh", "-c", "read x; exit 4", cwd=room
     )
     wait_until(lambda: samplers(faults, "pioletd-sampler", "node1") not in ([], [before]), 30, "another sampler")
     wait_until(lambda: (faults.root("node1") / "run/piolet/scored").exists(), what="its directory")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.faults import Faults, end, kill
-from tests.cluster.support import Cluster
+from tests.cluster.support import SCORE_HERE, Cluster
 from tests.cluster.test_score import MATMUL, SPIN, samplers, scored, script, summary
 from tests.support.waiting import wait_until
 from tools.cluster.layout import node_names
@@ -76,7 +76,7 @@ def test_a_full_disk_is_said_and_the_length_is_slurms(cluster: Cluster, small_di
 def test_a_gpu_that_hangs_in_its_driver_is_counted_and_named(cluster: Cluster, faults: Faults) -> None:
     """Not even SIGKILL ends the sampler that asks it: the step goes on without that GPU, others as if nothing were."""
     room, later, place = (cluster.room("alice") for _ in range(3))
-    words = ("--score", "-w", "node1,node2", "--gres=gpu:2", "sh", "-c", "read x")
+    words = (SCORE_HERE, "-w", "node1,node2", "--gres=gpu:2", "sh", "-c", "read x")
     with faults.hung("node1", place) as hung:
         run = cluster.start("alice", "srun", *words, cwd=room)
         wait_until(lambda: len(list(room.glob("piolet-score-*/*.journal"))) == 2, what="the first samples")
@@ -113,7 +113,7 @@ def test_two_steps_on_one_gpu_are_said_to_share_it(cluster: Cluster) -> None:
     """Both screens say with whom, and no figure is called the step's own."""
     room = cluster.room("alice")
     text = "srun --overlap --gres=gpu:1 sleep 5 &\nsrun --overlap --gres=gpu:1 sleep 5 &\nwait\n"
-    out = cluster.sbatch("alice", text, "-N1", "--gres=gpu:1", "--score", cwd=room)
+    out = cluster.sbatch("alice", text, "-N1", "--gres=gpu:1", SCORE_HERE, cwd=room)
     sets = sorted(room.glob("piolet-score-*"))
     assert len(sets) == 2 and out.count("piolet score: ") == 2, out
     job = sets[0].name.removeprefix("piolet-score-").partition(".")[0]

@@ -53,7 +53,9 @@ def room(cluster: Cluster) -> Path:
 
 def test_evals_run_with_the_python_of_the_image(cluster: Cluster, room: Path) -> None:
     """Those of one node and meetings of pairs; the application then runs there, too."""
-    done = cluster.run("alice", "srun", "-N4", "--environment=./e.toml", "--vet=p.yaml", "hostname", cwd=room)
+    done = cluster.run(
+        "alice", "srun", "-N4", "--environment=./e.toml", "--vet=p.yaml,report=vet-here.json", "hostname", cwd=room
+    )
     assert sorted(done.good().split()) == ["node1", "node2", "node3", "node4"]
     assert "4 of 4 nodes good" in done.err
     (report,) = room.glob("vet-*.json")

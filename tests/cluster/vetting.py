@@ -39,7 +39,8 @@ def vetted(cluster: Cluster, room: Path, protocol: str, count: int = 3, *more: s
     """Run three of four nodes' worth of `hostname` after a vetting in a job of four; return all that was printed."""
     cluster.write("alice", room / "p.yaml", protocol)
     tasks = "" if "--ntasks" in option else f"-n{count}"
-    script = f"srun -N{count} {tasks} --vet=p.yaml{option} hostname\necho status $?\n"
+    # The result in the working directory, where a test finds it.
+    script = f"srun -N{count} {tasks} --vet=p.yaml,report=vet-$SLURM_JOB_ID.json{option} hostname\necho status $?\n"
     return cluster.sbatch("alice", script, "-N4", *more, cwd=room, timeout=120)
 
 

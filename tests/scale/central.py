@@ -2,7 +2,8 @@
 
 rate   10,000 node names through a real munged, with the rules that Piolet comes with: a minute of 1,000 batches of 2 to
        50 records, then batches of 500 for half a minute
-size   bytes a record on disk with indexes, and how long `piolet central node` takes, with 1, 2 and 5 million records
+size   bytes a record on disk with indexes, and how long `piolet central node` takes, with 1, 2 and 5 million records;
+       `--alone`: of nodes at rest, whose heartbeats come one by one, as small as batches are
 
 `--postgresql` takes a PostgreSQL of its own instead of SQLite.
 """
@@ -98,7 +99,7 @@ def _memory(machines: Cluster) -> float:
     return int(text.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def size(postgresql: bool, millions: list[float]) -> Iterator[dict[str, Any]]:
+def size(postgresql: bool, millions: list[float], alone: bool = False) -> Iterator[dict[str, Any]]:
     """Yield, for each number of millions of records, what a store of them takes."""
     with tempfile.TemporaryDirectory() as name, store(postgresql) as url:
         engine = connect(url or f"sqlite:///{name}/store.sqlite", create=True)
@@ -110,10 +111,11 @@ def size(postgresql: bool, millions: list[float]) -> Iterator[dict[str, Any]]:
                 arrivals = []
                 for _ in range(20):
                     node = rng.randrange(NODES)
-                    first, many = seqs.get(node, 0) + 1, rng.randint(2, 50)
+                    first, many = seqs.get(node, 0) + 1, 1 if alone else rng.randint(2, 50)
                     when += 0.05
+                    make = centralload.heartbeat if alone else centralload.record
                     records = [
-                        centralload.record(rng, CLUSTER, f"nid{node:05d}", f"{node:016x}", first + index, when)
+                        make(rng, CLUSTER, f"nid{node:05d}", f"{node:016x}", first + index, when)
                         for index in range(many)
                     ]
                     seqs[node] = first + many - 1
@@ -151,13 +153,13 @@ def _asked(engine: sa.Engine, rng: random.Random, when: float) -> dict[str, floa
 
 def main(words: list[str]) -> int:
     """Measure, and print."""
-    postgresql = "--postgresql" in words
-    words = [word for word in words if word != "--postgresql"]
+    postgresql, alone = "--postgresql" in words, "--alone" in words
+    words = [word for word in words if not word.startswith("--")]
     if words[:1] == ["rate"]:
         print(json.dumps(rate(postgresql), indent=1))
         return 0
     if words[:1] == ["size"]:
-        for row in size(postgresql, [float(word) for word in words[1:]] or [1, 2, 5]):
+        for row in size(postgresql, [float(word) for word in words[1:]] or [1, 2, 5], alone):
             print(json.dumps(row), flush=True)
         return 0
     print(__doc__)

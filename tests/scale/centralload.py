@@ -26,6 +26,14 @@ BOOT = "0b1c2d3e-0000-4000-8000-000000000000"
 XIDS = (13, 31, 43, 45, 48, 63, 64, 74, 79, 94, 95)
 
 
+def heartbeat(rng: random.Random, cluster: str, node: str, epoch: str, seq: int, when: float) -> Event:
+    """Return what a node at rest says."""
+    body = {"uptime_s": int(when) % 10**7}
+    return Event(
+        cluster, node, epoch, seq, round(when + rng.random(), 3), "node.heartbeat", "root", body=body, boot=BOOT
+    )
+
+
 def record(rng: random.Random, cluster: str, node: str, epoch: str, seq: int, when: float) -> Event:
     """Return a record, of what nodes say and how often: heartbeats, ends of tasks, verdicts, now and then an XID."""
     what = rng.random()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,9 @@ import pytest
 from piolet.cli import origin, score, scored
 from piolet.samples.dataset import open_dataset
 from piolet.samples.request import Wish
-from piolet.samples.settings import ScoreConfig
 from piolet.score.report import content, figures, html
 from piolet.score.summary import Summary, summarise
+from piolet.site.config import Config
 
 from tests.scale import steps
 from tests.score.generate import generate
@@ -62,7 +61,7 @@ def test_srun_ends_though_its_step_was_large(
     monkeypatch.setenv(scored.VARIABLE, Wish(out=str(room / "set-%j.%s")).to_json().decode())
     monkeypatch.setattr(origin, "began", lambda _: 0.0)
     scored._BEGUN = before = time.monotonic()
-    status = scored.end(1000, 0, ScoreConfig(), score._screen)
+    status = scored.end(1000, 0, Config(), score._screen)
     took = time.monotonic() - before
     steps.remove(room / "set-1000.0")
     said = capfd.readouterr().err
@@ -108,7 +107,7 @@ def test_a_low_node_is_seen_among_ten_thousand(tmp_path: Path) -> None:
         y = int(top + (place + 0.5) / 10_000 * height)
         assert dark[max(0, y - 3) : y + 4].any(), place
     assert dark[int(top) : int(top + height)].mean() < 0.12
-    matrix = json.loads(content.content(got, ["heat"]))["plots"]["heat"]
+    matrix = content.content(got, ["heat"])["plots"]["heat"]
     worst = np.frombuffer(base64.b64decode(matrix["worst"]), np.uint8).reshape(10_000, matrix["columns"])
     assert sorted(np.flatnonzero(worst.max(axis=1) < 25)) == places and len(matrix["names"]) == 10_000
     assert len(html.render(got)) < 6_000_000

@@ -16,8 +16,8 @@ from piolet import __file__ as package_file
 from piolet.base.errors import PioletError, ScoreError, UsageError
 from piolet.cli import score, scored
 from piolet.samples.dataset import open_dataset
-from piolet.samples.settings import ScoreConfig
 from piolet.score.summary import summarise
+from piolet.site.config import Config
 
 from tests.score import simulation
 
@@ -179,11 +179,11 @@ def test_a_kept_request_does_not_outlive_an_upgrade(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path / "gone")
     monkeypatch.setattr(os, "getuid", lambda: 1234)
     with (tmp_path / "record").open("wb") as file:
-        assert scored.submit("label=x", file.fileno(), None, ScoreConfig()) == 0
+        assert scored.submit("label=x", file.fileno(), None, Config()) == 0
     assert package_file.encode() in (tmp_path / "record").read_bytes()
     (tmp_path / "gone").rmdir()
     with pytest.raises(PioletError, match="cannot tell the working directory"):
-        scored.submit("label=x", 1, None, ScoreConfig())
+        scored.submit("label=x", 1, None, Config())
 
 
 def test_a_directory_that_is_taken_is_told_before_the_step(
@@ -196,7 +196,7 @@ def test_a_directory_that_is_taken_is_told_before_the_step(
     (tmp_path / "mine").mkdir()
     for there in (False, True, True):
         with (tmp_path / "record").open("wb") as file:
-            assert scored.submit("out=mine", file.fileno(), None, ScoreConfig()) == 0
+            assert scored.submit("out=mine", file.fileno(), None, Config()) == 0
         said = f"piolet: warning: no score: {tmp_path}/mine holds a data set already\nhint: " if there else ""
         err = capsys.readouterr().err
         assert err.startswith(said) and bool(err) == there
@@ -207,7 +207,7 @@ def test_a_directory_that_is_taken_is_told_before_the_step(
 def test_a_step_of_root_is_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 0)
     with pytest.raises(ScoreError, match="a step of root is not scored"):
-        scored.submit("", 1, None, ScoreConfig())
+        scored.submit("", 1, None, Config())
 
 
 def test_a_data_set_cannot_steer_the_terminal(libraries: Path, tmp_path: Path) -> None:

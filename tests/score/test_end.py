@@ -19,6 +19,7 @@ from piolet.samples.request import Wish
 from piolet.samples.settings import ScoreConfig
 from piolet.score.overview import summary_of
 from piolet.score.summary import summarise
+from piolet.site.config import Config
 
 from tests.support.waiting import wait_until
 
@@ -43,7 +44,7 @@ def room(simulate: Simulate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def end(seconds: int = 2) -> tuple[int, float]:
     """End the step, as if its srun had been started before it; return the status and how long it took."""
     scored._BEGUN = before = time.monotonic()
-    status = scored.end(1, 0, ScoreConfig(end_wait_s=seconds), score._screen)
+    status = scored.end(1, 0, Config(score=ScoreConfig(end_wait_s=seconds)), score._screen)
     return status, time.monotonic() - before
 
 
@@ -96,7 +97,7 @@ def test_another_steps_directory_is_left_alone(room: Path, capfd: pytest.Capture
     """Nothing is written into it."""
     room.rename(room.with_name("set-1.7"))
     scored._BEGUN = time.monotonic()
-    assert scored.end(1, 7, ScoreConfig(), score._screen) == 1
+    assert scored.end(1, 7, Config(), score._screen) == 1
     assert "holds the data set of another step, 1.0" in capfd.readouterr().err
     assert not (room.with_name("set-1.7") / "step.json").exists()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from piolet.samples.dataset import Dataset
 from piolet.score.report import figures, html, screen, series
 from piolet.score.summary import summarise
+
+from tests.support import browser
 
 Simulate = Callable[..., Dataset]
 SCRIPT = "gpu\nload matmul 3\nload copy 2\ngpu\nload small 100\n"
@@ -90,7 +91,7 @@ def test_a_page_says_of_what_it_is(simulate: Simulate) -> None:
         assert series.host_of(dataclasses.replace(one, collectors=collectors)) == said
 
 
-PROBE = """<script>
+PROBE = """{
 const canvas = document.querySelector('[data-plot=saturation] canvas'), box = canvas.getBoundingClientRect();
 const send = (kind, x, y) => canvas.dispatchEvent(new PointerEvent(kind,
   { clientX: box.left + x, clientY: box.top + y, bubbles: true }));
@@ -106,47 +107,37 @@ found.push([...document.querySelectorAll('.sort tbody tr')].map(r => r.cells[0].
 found.push(getComputedStyle(document.querySelector('figure > svg')).display);
 found.push(document.documentElement.scrollWidth <= innerWidth);
 document.title = 'found ' + found.join(' | ');
-</script></body>"""
+}"""
 
 
-def browser(file: Path, profile: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Have headless Chromium load a page, and return what it says of it."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
+@pytest.fixture
+def chromium() -> str:
+    """Where the browser is."""
+    program = browser.chromium()
+    if program is None:
         pytest.skip("chromium is not installed")
-    common = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--enable-logging=stderr"]
-    return subprocess.run(
-        [chromium, *common, *flags, f"file://{file}"], capture_output=True, text=True, timeout=60, check=True
-    )
+    return program
 
 
-def test_a_browser_shows_the_page(simulate: Simulate, tmp_path: Path) -> None:
+def test_a_browser_shows_the_page(simulate: Simulate, tmp_path: Path, chromium: str) -> None:
     """Light and dark, wide and narrow, without an error: values under the pointer, zoom, sorted tables. A script that
     is not the page's own does not run."""
     page = html.render(summarise(simulate(SCRIPT, 10)))
-    file = tmp_path / "page.html"
-    for theme, size in (("light", "1400,900"), ("dark", "390,800")):
-        themed = page.replace("<html lang=en>", f"<html lang=en data-theme={theme}>").replace("</body>", PROBE)
-        file.write_text(themed)
-        done = browser(file, tmp_path / "profile", f"--window-size={size}", "--dump-dom")
-        assert "<title>found" not in done.stdout and "Content Security Policy" in done.stderr
-        allowed = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", themed)
-        assert allowed != themed
-        file.write_text(allowed)
-        done = browser(file, tmp_path / "profile", f"--window-size={size}", "--dump-dom")
-        assert "CONSOLE" not in done.stderr, done.stderr
-        (found,) = re.findall("<title>found (.*?)</title>", done.stdout)
-        said = found.split(" | ")
-        assert re.fullmatch(r"saturation: \d+\.\d %", said[0]), found
-        assert said[1:] == ["true", "true", "node:1,node:0", "none", "true"], found
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"<script>{PROBE}</script></body>"))
+    done = browser.load(chromium, tmp_path / "page.html", tmp_path / "profile", "--dump-dom")
+    assert "<title>found" not in done.stdout and "Content Security Policy" in done.stderr
+    for theme, width in (("light", 1400), ("dark", 390)):
+        said = browser.found(chromium, page, PROBE, tmp_path, width, theme).split(" | ")
+        assert re.fullmatch(r"saturation: \d+\.\d %", said[0]), said
+        assert said[1:] == ["true", "true", "node:1,node:0", "none", "true"], said
 
 
-DRAWN = """<script>
+DRAWN = """{
 const texts = [], write = CanvasRenderingContext2D.prototype.fillText;
 CanvasRenderingContext2D.prototype.fillText = function(text, ...at) { texts.push(text); write.call(this, text, ...at) };
 for (const plot of plots) if (plot.rows) plot.paint();
 document.title = 'found ' + texts.join(' | ');
-</script></body>"""
+}"""
 
 
 @pytest.mark.parametrize(
@@ -159,35 +150,29 @@ document.title = 'found ' + texts.join(' | ');
     ],
 )
 def test_names_of_rows_are_legible(
-    simulate: Simulate, tmp_path: Path, names: list[str], width: int, shown: list[str]
+    simulate: Simulate, tmp_path: Path, chromium: str, names: list[str], width: int, shown: list[str]
 ) -> None:
     """Whole where there is room, else without what all begin with, which stands above; numbers stay whole."""
     got = summarise(simulate(SCRIPT, 10))
     page = html.render(dataclasses.replace(got, view=dataclasses.replace(got.view, lanes=names)))
-    page = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", page).replace("</body>", DRAWN)
-    (tmp_path / "page.html").write_text(page)
-    done = browser(tmp_path / "page.html", tmp_path / "profile", f"--window-size={width},900", "--dump-dom")
-    (found,) = re.findall("<title>found (.*?)</title>", done.stdout)
+    found = browser.found(chromium, page, DRAWN, tmp_path, width)
     assert set(shown) <= set(found.split(" | ")), found
 
 
-EDGES = """<script>{
+EDGES = """{
 Object.assign(data, { origin: -0.2, width: 0.2, bins: 5, seconds: 0.6 }); Object.assign(view, { from: 0, to: 0.6 });
 const of = values => points({ inner: 600 }, values, 'mean').filter(([, value]) => value !== null)
   .map(([x, value]) => [Math.round(x), value]);
 const ends = values => [of(values)[0], of(values).at(-1)].flat();
 const found = [ends([null, 8, 8, 8, null]), ends([null, 8, null, null, null]), ends([null, 0, 8, 8, null])];
 document.title = 'found ' + JSON.stringify([...found, of([null, 0, 8, 8, null])[2]]);
-}</script></body>"""
+}"""
 
 
-def test_a_bin_is_drawn_up_to_its_edges_beside_a_gap(simulate: Simulate, tmp_path: Path) -> None:
+def test_a_bin_is_drawn_up_to_its_edges_beside_a_gap(simulate: Simulate, tmp_path: Path, chromium: str) -> None:
     """A run of 0.6 s without a reading before and behind it looked as if half of its time had no data."""
     page = html.render(summarise(simulate(SCRIPT, 10)))
-    page = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", page).replace("</body>", EDGES)
-    (tmp_path / "page.html").write_text(page)
-    done = browser(tmp_path / "page.html", tmp_path / "profile", "--dump-dom")
-    (found,) = re.findall("<title>found (.*?)</title>", done.stdout)
+    found = browser.found(chromium, page, EDGES, tmp_path)
     # Where it begins and ends, in pixels, with its values; and half way to the next one the mean.
     assert json.loads(found) == [[0, 8, 600, 8], [0, 8, 200, 8], [0, 0, 600, 8], [200, 4]]
 
@@ -197,9 +182,24 @@ def test_short_runs_are_drawn_from_edge_to_edge(simulate: Simulate) -> None:
     got = summarise(simulate("gpu\nload matmul 100\n", 1.1))
     times, values = series.times(got.view), series.drawn(got.view.lines["s"].astype(float))
     assert (times[0], times[-1]) == pytest.approx((0, got.view.seconds), abs=0.01)
-    assert values.shape[-1] == len(times) < 12 and (np.diff(times) > 0).all() and not np.isnan(values).any()
+    assert values.shape[-1] == len(times) < 36 and (np.diff(times) >= 0).all() and not np.isnan(values).any()
     memory = next(panel for panel in series.power(got) if panel.title == "Device memory")
     assert not np.isnan(memory.mean).any()  # read once, and it stands for the second
+
+
+def test_pictures_draw_a_bin_up_to_its_edges_beside_a_gap(simulate: Simulate) -> None:
+    """As the page's script does: they ended in the middle of a bin, and drew a straight line over the gap."""
+    got = summarise(simulate("gpu\nload matmul 100\n", 1.1))
+    nan = np.nan
+    assert series.drawn(np.array([nan, 8.0, 6.0, nan, 4.0])) == pytest.approx(
+        [nan, nan, nan, 8, 8, 7, 7, 6, 6, nan, nan, nan, 4, 4, 4], nan_ok=True
+    )
+    times = series.times(got.view)
+    assert times[2::3][:-1] == pytest.approx(times[3::3])  # a piece ends where the next begins
+    panel = series.Panel("x", "", "#000000", np.array([8.0] * 2 + [nan] * 2 + [4.0] * 2), np.zeros((0, 6)), [], [])
+    axes = Figure().subplots()
+    figures._draw(axes, panel, np.repeat(np.arange(6.0), 3))
+    assert np.isnan(axes.lines[0].get_ydata()).sum() == 6
 
 
 def test_the_band_of_what_is_read_now_and_then_has_no_holes(simulate: Simulate) -> None:
@@ -215,7 +215,7 @@ def test_what_is_read_now_and_then_is_a_line(simulate: Simulate) -> None:
     view = dataclasses.replace(summarise(simulate("gpu\nload matmul 100\n", 1.1)).view, bin_seconds=0.25)
     values = np.full(60, np.nan)
     values[[10, 14, 18, 22, 50]] = 1, 2, 3, 4, 5
-    got = series.bridged(view, values)
+    got = series.bridged(values, view.bin_seconds)
     told = np.flatnonzero(~np.isnan(got))
     assert list(told) == [*range(6, 23), *range(50, 55)]
     assert got[6] == got[10] == 1 and got[12] == 1.5 and got[54] == 5

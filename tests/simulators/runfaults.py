@@ -159,10 +159,14 @@ def _throttle(made: World, effect: float) -> None:
     if share < 1 and not blocks.mean() >= 0.9 * share:
         blocks = (np.arange(plan.samples) % 20) < 20 * share
     at = np.ix_(some, blocks)
-    if draw.random() < 0.7:
+    dice = draw.random()
+    if dice < 0.6:
         made.held[at] |= int(draw.choice([0x20, 0x48, 0x40]))
-    else:
+    elif dice < 0.8:
         made.held[at] |= 0x88  # the brake of the power supply
+    else:  # a power limit that somebody has lowered: it holds all the time
+        lost, at = max(lost, 0.3), np.ix_(some, np.ones(plan.samples, bool))
+        made.held[at] |= 0x4
     made.clock[at] *= 1 - lost
 
 

@@ -126,6 +126,7 @@ LATE = {
     "samples/settings.py": "who sets nothing loads nothing",
     "node/main.py": "each of pioletd's processes loads its own, as the account that it is",
     "node/root/keeper.py": "each of pioletd's processes loads its own, as the account that it is",
+    "observe/known.py": "who asks why a job failed loads nothing that reads samples",
     "samples/writer.py": "the keeper's process is to stay small: only a writer loads what writes Parquet",
 }
 

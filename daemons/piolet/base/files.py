@@ -106,6 +106,14 @@ def read_small(path: str, most: int) -> tuple[bytes, os.stat_result]:
     return bytes(data), status
 
 
+def state_directory(variables: Mapping[str, str]) -> str | None:
+    """Return where a user's results are kept, or None: as `cache_directory`, of XDG_STATE_HOME (~/.local/state)."""
+    state, home = variables.get("XDG_STATE_HOME", ""), variables.get("HOME", "")
+    if state.startswith("/"):
+        return os.path.join(state, "piolet")
+    return f"{home}/.local/state/piolet" if home.startswith("/") else None
+
+
 def cache_directory(variables: Mapping[str, str], part: str) -> str | None:
     """Return where a user's caches of `part` are, or None: XDG_CACHE_HOME and HOME count only if they are absolute."""
     cache, home = variables.get("XDG_CACHE_HOME", ""), variables.get("HOME", "")

@@ -8,9 +8,7 @@ nobody's secret.
 from __future__ import annotations
 
 import dataclasses
-import grp
 import json
-import pwd
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +24,7 @@ from piolet.central.rules.language import Rule
 from piolet.central.store import wordings
 from piolet.central.store.reader import Reader
 from piolet.events.envelope import USER, Event
+from piolet.system.accounts import is_staff
 
 USERS_LEAST = 3
 WEEK_S = 7 * 86400.0
@@ -241,24 +240,3 @@ def _number(parameters: Parameters, name: str, usual: float) -> float:
     if not 0 < number < 1e10:
         raise EventError(f"{name} is no number of seconds")
     return number
-
-
-def is_staff(uid: int | None, staff: Sequence[str]) -> bool:
-    """Return whether a uid is of the accounts and groups (with a @ before them) in `staff`."""
-    if uid is None:
-        return False
-    try:
-        account = pwd.getpwuid(uid)
-    except KeyError:
-        return False
-    for name in staff:
-        if name == account.pw_name:
-            return True
-        if name.startswith("@"):
-            try:
-                group = grp.getgrnam(name[1:])
-            except KeyError:
-                continue
-            if group.gr_gid == account.pw_gid or account.pw_name in group.gr_mem:
-                return True
-    return False

@@ -26,6 +26,7 @@ from piolet.central import rulefiles
 from piolet.central.answers import Answers
 from piolet.central.bounded import Bounded
 from piolet.central.doors import CERTIFICATE, Doors
+from piolet.central.garbage import Collector
 from piolet.central.ledger import Engine, Judge, Ledger
 from piolet.central.metrics import Counts
 from piolet.central.moving import Mover
@@ -125,6 +126,9 @@ def run(config: CentralConfig, forwarder: str, engine: Engine, *, slurm_there: b
         stack.callback(ledger.stop)
         judge.start(ledger)
         stack.callback(judge.stop)
+        collector = Collector()
+        collector.start()
+        stack.callback(collector.stop)
         if old is not None:
             mover = Mover(reader, ledger, old, config.keep_months)
             mover.start()

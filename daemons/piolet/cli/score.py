@@ -1,7 +1,7 @@
 """`piolet score`: sample a local command, and report on data sets.
 
-A data set is named by its directory, or as JOB or JOB.STEP where `--score` has put it: piolet-score-JOB.STEP in the
-current directory. Standard output has the result only.
+A data set is named by its directory, or as JOB or JOB.STEP where `--score` has put it: among the user's results
+(observe/results.py), or piolet-score-JOB.STEP in the current directory. Standard output has the result only.
 """
 
 from __future__ import annotations
@@ -97,8 +97,10 @@ def run(args: argparse.Namespace, config: Config) -> int:
         from piolet.cli import scored
 
         if args.action == "submit":
-            return scored.submit(args.request, args.record_fd, args.config, config.score)
-        return scored.end(args.job, args.step, config.score, _screen)
+            return scored.submit(args.request, args.record_fd, args.config, config)
+        return scored.end(args.job, args.step, config, _screen)
+    if args.action != "verify":
+        _find_data(args, config)
     if args.action in ("certificate", "verify"):
         from piolet.cli import certificate
 
@@ -120,8 +122,26 @@ def run(args: argparse.Namespace, config: Config) -> int:
     return actions[args.action](args)
 
 
-def locate(name: str, where: Path | None = None) -> Path:
-    """Return the directory of a data set that was named by it, by JOB or by JOB.STEP. Raises UsageError."""
+def _find_data(args: argparse.Namespace, config: Config) -> None:
+    """Put directories in the place of the names of data sets. Raises UsageError."""
+    from piolet.observe import results
+    from piolet.system.accounts import own_name
+
+    root = results.root_of(os.environ, config.results.directory, own_name())
+    for field in ("data", "a", "b"):
+        named = getattr(args, field, None)
+        if isinstance(named, list):
+            setattr(args, field, [str(locate(name, root=root)) for name in named])
+        elif named is not None:
+            setattr(args, field, str(locate(named, root=root)))
+
+
+def locate(name: str, where: Path | None = None, root: str | None = None) -> Path:
+    """Return the directory of a data set that was named by it, by JOB or by JOB.STEP. Raises UsageError.
+
+    where   the directory to look in; None: the current one
+    root    where the user's results are; None: nowhere
+    """
     if Path(name).is_dir():
         return Path(name)
     where = where or Path.cwd()
@@ -129,14 +149,19 @@ def locate(name: str, where: Path | None = None) -> Path:
     if exact.is_dir():
         return exact
     several = sorted(where.glob(f"{PREFIX}{name}.*")) if name.isdecimal() else []
+    if root is not None:
+        from piolet.observe import results
+
+        if kept := results.places(root, results.SCORE, name):
+            return kept[0]
+        several += results.of_job(root, results.SCORE, int(name)) if name.isdecimal() else []
     if len(several) == 1:
         return several[0]
     if several:
         steps = ", ".join(path.name.removeprefix(PREFIX) for path in several)
         raise UsageError(f"job {name} has several steps with a score", f"name one: {steps}")
-    hint = (
-        "name its directory, or JOB or JOB.STEP" if "/" in name else f"it is neither a directory, nor is there {exact}"
-    )
+    lies = f"there is none below {root}, nor is there {exact}" if root else f"there is no {exact}"
+    hint = "name its directory, or JOB or JOB.STEP" if "/" in name else f"it is no directory, and {lies}"
     raise UsageError(f"there is no data set {name}", hint)
 
 

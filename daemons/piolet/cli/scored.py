@@ -11,7 +11,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,10 +21,12 @@ from piolet.base import files
 from piolet.base.errors import ConfigError, PioletError, ScoreError
 from piolet.cli import origin
 from piolet.cli.main import printable
-from piolet.samples.request import Wish, from_json, parse, period_of
+from piolet.observe import results
+from piolet.samples.request import DEFAULT_OUT, Wish, from_json, parse, period_of
 from piolet.samples.settings import ScoreConfig
-from piolet.site.config import DEFAULT_PATH
+from piolet.site.config import DEFAULT_PATH, Config
 from piolet.steps import identity
+from piolet.system.accounts import own_name
 
 VARIABLE = "SLURM_PIOLET_SCORE"
 _POLL_S = 0.05
@@ -37,7 +39,7 @@ _APART_S = 300  # two nodes' clocks at most
 _BEGUN = time.monotonic()
 
 
-def submit(request: str, descriptor: int, config: str | None, settings: ScoreConfig) -> int:
+def submit(request: str, descriptor: int, config: str | None, settings: Config) -> int:
     """Write the record of what the request means to the descriptor, and keep it for the next srun.
 
     Raises ScoreError, ConfigError: the request or the site's defaults are wrong, or this is root (decision 53).
@@ -54,7 +56,7 @@ def submit(request: str, descriptor: int, config: str | None, settings: ScoreCon
     host.watch(config or str(DEFAULT_PATH))
     host.watch(package_file)
     started = time.time_ns()
-    wish = parse(request, host.cwd, _default(settings))
+    wish = parse(request, host.cwd, _default(settings, host.variables))
     definition = wish.to_json()
     taken = _is_taken(wish.out, host)
     place = record.Script.BARE if batch.is_bare(called, batch.SCORE) else record.Script.OUTSIDE
@@ -82,31 +84,46 @@ def _is_taken(out: str, host: Any) -> bool:
         return False
 
 
-def _default(settings: ScoreConfig) -> Wish:
+def _default(config: Config, variables: Mapping[str, str]) -> Wish:
+    settings = config.score
     try:
         period = period_of(settings.interval)
     except ValueError:
         raise ConfigError(f"[score] interval = '{settings.interval}' is no interval from 100ms to 1h") from None
-    return Wish(period=period, out=settings.out, collector=settings.collector)
+    out = settings.out
+    if not out and (root := results.root_of(variables, config.results.directory, own_name())) is not None:
+        out = results.score_out(root, config.events.cluster)
+    return Wish(period=period, out=out or DEFAULT_OUT, collector=settings.collector)
 
 
-def end(job: int, step: int, settings: ScoreConfig, screen: Callable[[Any, Any], str]) -> int:
+def end(job: int, step: int, config: Config, screen: Callable[[Any, Any], str]) -> int:
     """Show the score of a step on stderr; return the exit status, which says whether there was one.
 
     What reads the data set is a process of its own: srun is held up for `end_wait_s` at most, whatever the size of the
     step and the state of its file system; with `html`, which is asked for, for _HTML_S more.
     """
-    wish = None
+    wish, settings = None, config.score
     try:
         wish = from_json(os.fsencode(os.environ.get(VARIABLE, "")))
         restarts = os.environ.get("SLURM_RESTART_COUNT", "")
         run = Run(job, step, int(restarts) if restarts.isdecimal() else 0, os.getppid())
         directory = Path(wish.directory(run.job, run.step, run.restarts))
         wait = settings.end_wait_s + (_HTML_S if wish.html else 0)
-        status = apart(lambda out: _show(directory, run, wish, settings, screen, out), _BEGUN + wait)
+        root = results.root_of(os.environ, config.results.directory, own_name())
+        name = run.name if root is not None and results.is_kept(directory, root) else str(directory)
+
+        def work(out: TextIO) -> int:
+            status = _show(directory, name, run, wish, settings, screen, out)
+            if root is not None and name == run.name:
+                bounds = config.results
+                removed = results.make_room(root, config.events.cluster, bounds.most, bounds.most_mb)
+                print(f"piolet: {printable(removed)}\n" if removed else "", end="", file=out)
+            return status
+
+        status = apart(work, _BEGUN + wait)
         if status is not None:
             return status
-        later = f"piolet score report {directory}" if wish.html else f"piolet score show {directory}"
+        later = f"piolet score report {name}" if wish.html else f"piolet score show {name}"
         print(
             f"piolet: the score of step {run.name} is not ready after {wait} s; it comes with: {later}", file=sys.stderr
         )
@@ -164,9 +181,12 @@ def apart(work: Callable[[TextIO], int], deadline: float) -> int | None:
 
 
 def _show(
-    directory: Path, run: Run, wish: Wish, settings: ScoreConfig, screen: Callable[[Any, Any], str], out: TextIO
-) -> int:
-    """Write the screen, and make the page if it is wished; return the exit status."""
+    directory: Path, name: str, run: Run, wish: Wish, settings: ScoreConfig, screen: Callable[[Any, Any], str],
+    out: TextIO,
+) -> int:  # fmt: skip
+    """Write the screen, and make the page if it is wished; return the exit status. `name` is what the data set is
+    called by in commands.
+    """
     try:
         from piolet.samples.dataset import open_dataset
         from piolet.samples.settings import weights_of
@@ -195,7 +215,7 @@ def _show(
             write(directory / "report.html", html.render(summary).encode())
             print(f"piolet: the report: {directory / 'report.html'}", file=out)
         else:
-            print(f"piolet: the samples: {directory}; a report: piolet score report {directory}", file=out)
+            print(f"piolet: the samples: {directory}; a report: piolet score report {name}", file=out)
     except PioletError as error:
         print(f"piolet: warning: no score: {printable(error.render())}", file=out)
         return 1

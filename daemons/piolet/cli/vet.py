@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 
 from piolet.base import texts
 from piolet.base.errors import UsageError, VetError
@@ -38,14 +39,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     listing.add_argument("eval", metavar="EVAL", nargs="?", help="one of them, with its parameters")
     run = actions.add_parser("run", help="vet this node", description="Vet this node, in the foreground.")
     run.add_argument("file", metavar="PROTOCOL", help="a protocol")
-    run.add_argument("--report", metavar="PATH", help="where the result file goes; without it vet-JOB.json in a job")
+    run.add_argument("--report", metavar="PATH", help="where the result goes; without it, in a job, among yours")
     run.add_argument("--no-cache", action="store_true", help="judge everything anew")
     run.add_argument("--quiet", action="store_true", help="print only what is bad")
     why = actions.add_parser(
         "why", help="tell what was found of a node", description="Tell what was found of a node, from a result file."
     )
     why.add_argument("node", metavar="NODE", help="the node")
-    why.add_argument("--report", metavar="PATH", help="the result file; without it the newest vet-*.json here")
+    why.add_argument("--report", metavar="PATH", help="the result file; without it the newest of your results")
     gate = actions.add_parser(
         "gate", help="what the plugin in srun calls", description="Vet a job's nodes and say how srun goes on."
     )
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     if args.action == "list":
         return _list(args, settings)
     if args.action == "why":
-        return _why(args)
+        return _why(args, settings)
     if args.action == "gate":
         return _gate(args, settings)
     return _run(args, settings)
@@ -133,7 +134,7 @@ def _run(args: argparse.Namespace, settings: config.Config) -> int:
     decision = foreground.vet(plan, node, use_cache=not args.no_cache)
     seconds = time.monotonic() - begun
     job = os.environ.get("SLURM_JOB_ID", "")
-    path = args.report or (f"vet-{job}.json" if job else None)
+    path = args.report or (_report(settings)(int(job)) if job.isdecimal() else None)
     if path:
         chosen = decision.good if not decision.abort else []
         results.write(path, results.document(plan, decision, job, started, seconds, chosen))
@@ -145,14 +146,30 @@ def _run(args: argparse.Namespace, settings: config.Config) -> int:
     return 0 if good else verdicts.STATUS_BAD
 
 
-def _why(args: argparse.Namespace) -> int:
+def _report(settings: config.Config) -> Callable[[int], str]:
+    """Return what says where the result of a job's vetting goes."""
+    from piolet.observe import results
+    from piolet.system.accounts import own_name
+
+    root = results.root_of(os.environ, settings.results.directory, own_name())
+    if root is None:
+        return "vet-{}.json".format
+    return lambda job: results.vet_file(root, settings.events.cluster, job)
+
+
+def _why(args: argparse.Namespace, settings: config.Config) -> int:
+    from piolet.observe import results as kept
+    from piolet.system.accounts import own_name
     from piolet.vet import results, screen
 
     path = args.report
     if path is None:
-        found = [name for name in glob.glob("vet-*.json") if os.path.isfile(name)]
+        root = kept.root_of(os.environ, settings.results.directory, own_name())
+        names = [*glob.glob("vet-*.json"), *map(str, kept.every(root, kept.VET))]
+        found = [name for name in names if os.path.isfile(name)]
         if not found:
-            raise VetError("there is no vet-*.json in this directory", "name the result file with --report=PATH")
+            where = f"in this directory, nor below {root}" if root else "in this directory"
+            raise VetError(f"there is no vet-*.json {where}", "name the result file with --report=PATH")
         path = max(found, key=os.path.getmtime)
     value = results.read(path)
     state = value["nodes"].get(args.node)
@@ -180,7 +197,7 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
 
         called = batch.script()
         batch.check_parts(called, batch.VET)
-    site = gate.Site(settings.node.vet_program, settings.node.vet_socket)
+    site = gate.Site(settings.node.vet_program, settings.node.vet_socket, _report(settings))
     started = _parent_environment()
     asked, *words = args.words
     own = args.stage == "allocated" and not srunwords.attaches(words) and not _in_a_job(started)
@@ -196,7 +213,15 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
 
         with open(args.result_fd, "wb", closefd=False) as file:
             file.write(record.Script.BARE.value + b"\0" if batch.is_bare(called, batch.VET) else b"")
-    elif found.words:
+        return found.status
+    from piolet.observe import results
+    from piolet.system.accounts import own_name
+
+    root, bounds = results.root_of(os.environ, settings.results.directory, own_name()), settings.results
+    if root is not None:
+        removed = results.make_room(root, settings.events.cluster, bounds.most, bounds.most_mb)
+        say(f"piolet: {removed}\n" if removed else "")
+    if found.words:
         with open(args.result_fd, "wb", closefd=False) as file:
             file.write(b"".join(os.fsencode(word) + b"\0" for word in found.words))
     return found.status

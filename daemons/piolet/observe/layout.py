@@ -132,13 +132,14 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "rollup": (
         _column("bin", pa.uint16(), f"one of {BINS} of equal length, from the step's start to its end"),
+        _column("bins", pa.uint16(), "how many bins from there on it is of: 1, or more where GPUs are thousands"),
         _column("node", _TEXT, "name of the node"),
         _column("gpu", pa.int16(), f"index of the GPU; {HOST}: the host"),
         _column("quantity", _TEXT, "name of a quantity of `gpu` or `host`"),
-        _column("mean", pa.float32(), "mean over what samples cover of the bin, in the quantity's unit"),
+        _column("mean", pa.float32(), "mean over what samples cover of it, in the quantity's unit"),
         _column("least", pa.float32(), "least of its samples"),
         _column("most", pa.float32(), "largest of its samples"),
-        _column("covered", pa.float32(), "share of the bin that samples cover", "1"),
+        _column("covered", pa.float32(), "share of it that samples cover", "1"),
     ),
     "findings": (
         _column("detector", _TEXT, "name of what found it"),

@@ -6,9 +6,10 @@ that is not what it should be is an ObserveError, and so is one of a layout that
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from piolet.steps import identity
 
 _NEEDED = {"job": str, "step": str, "start": int}
 _MEASURED = ("gpu", "host", "io", "net")
+Only = tuple[str, str] | None
+Pieces = Callable[[str, list[str], bool, Only], Iterator[pa.Table]]
+"""What yields columns of a table: whether in pieces that are small, and which name in which column is wanted only."""
 
 
 class StepData:
@@ -37,9 +41,9 @@ class StepData:
     meta        what meta.json says: keys of layout.META
     """
 
-    def __init__(self, directory: Path, meta: dict[str, Any], tables: Callable[[str, list[str]], pa.Table]) -> None:
+    def __init__(self, directory: Path, meta: dict[str, Any], pieces: Pieces) -> None:
         self.directory, self.meta = directory, meta
-        self._tables = tables
+        self._pieces = pieces
 
     @property
     def name(self) -> str:
@@ -80,18 +84,27 @@ class StepData:
 
         Names are dictionaries, and one for all of a column, so that it can be grouped by them.
         """
-        if name not in layout.TABLES:
-            raise ObserveError(f"the layout has no table {name!r}")
-        known = layout.schema(name).names
-        wanted = known if columns is None else list(columns)
-        if unknown := sorted(set(wanted) - set(known)):
-            raise ObserveError(f"the table {name} has no column {', '.join(unknown)}")
-        return self._tables(name, wanted).unify_dictionaries()
+        wanted = _wanted(name, columns)
+        schema = layout.schema(name)
+        found = list(self._pieces(name, wanted, False, None))
+        if not found:
+            return pa.schema([schema.field(column) for column in wanted], metadata=schema.metadata).empty_table()
+        return (found[0] if len(found) == 1 else pa.concat_tables(found)).unify_dictionaries()
+
+    def pieces(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield a table piece by piece, each of some 10^5 rows, where it may be too large. Raises ObserveError."""
+        return self._pieces(name, _wanted(name, columns), True, None)
+
+    def only(self, name: str, column: str, value: str) -> Iterator[pa.Table]:
+        """Yield the rows of a table that have a name in a column; groups of rows without it are not read."""
+        for piece in self._pieces(name, _wanted(name, None), True, (column, value)):
+            if len(found := piece.filter(pc.equal(piece[column], value))):
+                yield found
 
 
 def open_step(directory: Path) -> StepData:
     """Return the data of the step in `directory`. Raises ObserveError: there are none, or meta.json is damaged."""
-    return StepData(directory, read_meta(directory), lambda name, columns: _read(directory, name, columns))
+    return StepData(directory, read_meta(directory), functools.partial(_read, directory))
 
 
 def read_meta(directory: Path) -> dict[str, Any]:
@@ -114,20 +127,51 @@ def read_meta(directory: Path) -> dict[str, Any]:
     return meta
 
 
-def _read(directory: Path, name: str, columns: list[str]) -> pa.Table:
+def pieces(directory: Path, name: str) -> Iterator[pa.Table]:
+    """Yield a table of a directory by groups of rows, whether it has a meta.json or not. Raises ObserveError."""
+    return _read(directory, name, _wanted(name, None), True, None)
+
+
+def _wanted(name: str, columns: Sequence[str] | None) -> list[str]:
+    if name not in layout.TABLES:
+        raise ObserveError(f"the layout has no table {name!r}")
+    known = layout.schema(name).names
+    wanted = known if columns is None else list(columns)
+    if unknown := sorted(set(wanted) - set(known)):
+        raise ObserveError(f"the table {name} has no column {', '.join(unknown)}")
+    return wanted
+
+
+def _read(directory: Path, name: str, columns: list[str], apart: bool, only: Only) -> Iterator[pa.Table]:
+    """Yield a table from its file: as a whole, or each group of rows."""
     path = path_of(directory, name)
     schema = layout.schema(name)
     wanted = pa.schema([schema.field(column) for column in columns], metadata=schema.metadata)
     try:
         with os.fdopen(files.open_regular(str(path)), "rb") as file, pq.ParquetFile(file) as parquet:
-            known = set(parquet.schema_arrow.names)
-            found = parquet.read([column for column in columns if column in known])
-            return _fitted(found, parquet.metadata.num_rows, wanted)
+            known = [column for column in columns if column in set(parquet.schema_arrow.names)]
+            if not apart:
+                yield _fitted(parquet.read(known), parquet.metadata.num_rows, wanted)
+                return
+            for number in range(parquet.num_row_groups):
+                if only is not None and not _may_have(parquet.metadata.row_group(number), only):
+                    continue
+                rows = parquet.metadata.row_group(number).num_rows
+                yield _fitted(parquet.read_row_group(number, known), rows, wanted)
     except FileNotFoundError:
-        return wanted.empty_table()
+        return
     except (OSError, ValueError, pa.ArrowException, files.NotRegularError) as error:
         why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise ObserveError(f"cannot read {path}: {why}") from None
+
+
+def _may_have(group: Any, only: tuple[str, str]) -> bool:
+    """Return whether a group of rows may have a name in a column, as its statistics tell."""
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema == only[0] and column.is_stats_set and column.statistics.has_min_max:
+            return bool(column.statistics.min <= only[1] <= column.statistics.max)
+    return True
 
 
 def _fitted(found: pa.Table, rows: int, wanted: pa.Schema) -> pa.Table:
@@ -147,7 +191,11 @@ _Gap = tuple[str | None, str, int, int, str, int | None]
 def from_score(directory: Path) -> StepData:
     """Return a data set of `--score` as data of a step. Raises ScoreError: there is none."""
     data = open_dataset(directory)
-    return StepData(directory, _meta_of(data), lambda name, columns: _table_of(data, name).select(columns))
+
+    def pieces(name: str, columns: list[str], _apart: bool, _only: Only) -> Iterator[pa.Table]:
+        return (piece.select(columns) for piece in _pieces_of(data, name))
+
+    return StepData(directory, _meta_of(data), pieces)
 
 
 def _meta_of(data: Dataset) -> dict[str, Any]:
@@ -172,26 +220,23 @@ def _meta_of(data: Dataset) -> dict[str, Any]:
     return meta
 
 
-def _table_of(data: Dataset, name: str) -> pa.Table:
+def _pieces_of(data: Dataset, name: str) -> Iterator[pa.Table]:
     if name in ("gpu", "host"):
-        pieces = [piece for node in data.nodes for piece in _samples_of(node, name)]
-        return pa.concat_tables(pieces) if pieces else layout.schema(name).empty_table()
-    if name == "quality":
+        for node in data.nodes:
+            yield from _samples_of(node, name)
+    elif name == "quality":
         rows: list[_Gap] = [row for node in data.nodes for row in _quality_of(node)]
-        rows += [
-            (None, "samples", data.start, data.end, "no samples of this node came", None)
-            for _ in range(data.wanted - len(data.nodes))
-        ]
-        names = ("node", "source", "start", "end", "reason", "values")
-        return conformed(name, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {})
-    return layout.schema(name).empty_table()
+        absent = data.wanted - len(data.nodes)
+        rows += [(None, "samples", data.start, data.end, "no samples of a node came", None)] * absent
+        if rows:
+            names = ("node", "source", "start", "end", "reason", "values")
+            yield conformed(name, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
 
 
-def _samples_of(node: Node, table: str) -> list[pa.Table]:
+def _samples_of(node: Node, table: str) -> Iterator[pa.Table]:
     quantities = GPU_QUANTITIES if table == "gpu" else HOST_QUANTITIES
     names = [quantity.name for quantity in quantities]
     uuids = [str(device["uuid"]) for device in node.facts.devices]
-    pieces = []
     for chunk in node.chunks(names, host=table == "host"):
         rows: dict[str, Any] = {"time": chunk["end"], "span": chunk["span"], **{name: chunk[name] for name in names}}
         rows["node"] = pa.DictionaryArray.from_arrays(np.zeros(len(chunk["end"]), np.int32), [node.name])
@@ -199,8 +244,7 @@ def _samples_of(node: Node, table: str) -> list[pa.Table]:
             rows["gpu"] = chunk["device"]
             known = np.where(chunk["device"] < len(uuids), chunk["device"], -1).astype(np.int32)
             rows["uuid"] = pa.DictionaryArray.from_arrays(pa.array(known, mask=known < 0), uuids or [""])
-        pieces.append(conformed(table, rows))
-    return pieces
+        yield conformed(table, rows)
 
 
 def _quality_of(node: Node) -> list[_Gap]:

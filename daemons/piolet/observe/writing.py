@@ -149,7 +149,7 @@ def _encodings(schema: pa.Schema) -> dict[str, Any]:
         "column_encoding": {
             **dict.fromkeys(times, "DELTA_BINARY_PACKED"), **dict.fromkeys(exact, "BYTE_STREAM_SPLIT"),
         },
-        "write_statistics": [*times, *(name for name in ("gpu", "bin", "node") if name in names)],
+        "write_statistics": [*times, *(name for name in ("gpu", "bin", "node", "quantity") if name in names)],
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from piolet.base.errors import ConfigError
-from piolet.config.schema import absolute, absolute_or_empty, not_empty, setting
+from piolet.config.schema import absolute, absolute_or_empty, setting
 
 WEIGHTS = ("compute", "memory", "communication")
 
@@ -78,9 +78,9 @@ class ScoreConfig:
         "auto", "The source of GPU counters: auto, gpm, dcgm, nvml or host."
     )
     out: str = setting(
-        "piolet-score-%j.%s%r",
-        "Where data sets go: %j is the job, %s the step, %r -r1 after a requeue; relative to the step's directory.",
-        not_empty,
+        "",
+        "Where data sets go: %j is the job, %s the step, %r -r1 after a requeue; relative to the step's directory. "
+        "Empty: below [results] directory.",
     )
     calibration: str = setting(
         "", "Peaks of the site's GPUs, a file of `piolet score calibrate`; empty: the data sheets'.", absolute_or_empty

@@ -18,6 +18,7 @@ from piolet.forward.settings import ForwardConfig
 from piolet.hooks.settings import HooksConfig
 from piolet.images.settings import ImagesConfig
 from piolet.node.settings import NodeConfig
+from piolet.observe.jobsettings import ResultsConfig
 from piolet.samples.settings import ScoreConfig
 from piolet.vet.settings import VetConfig
 
@@ -34,6 +35,7 @@ class Config:
     node: NodeConfig = field(default_factory=NodeConfig)
     vet: VetConfig = field(default_factory=VetConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
+    results: ResultsConfig = field(default_factory=ResultsConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
     forward: ForwardConfig = field(default_factory=ForwardConfig)
     central: CentralConfig = field(default_factory=CentralConfig)

@@ -39,10 +39,11 @@ Load = Callable[[str], Plan]
 
 @dataclass(frozen=True)
 class Site:
-    """What the site's configuration says: the program and the socket of vet steps."""
+    """What the site's configuration says: the program and the socket of vet steps, and where a job's result goes."""
 
     program: str
     socket: str
+    report: Callable[[int], str] = "vet-{}.json".format
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class _Gate:
             return NodeChoice(()), error
 
     def _report(self, decision: Decision, choice: NodeChoice, started: float, seconds: float) -> None:
-        path = self._asked.report or f"vet-{self._job}.json"
+        path = self._asked.report or self._site.report(self._job)
         try:
             results.write(path, results.document(self._plan, decision, str(self._job), started, seconds, choice.nodes))
         except VetError as error:

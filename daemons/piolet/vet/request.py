@@ -18,7 +18,7 @@ _BUDGET_MAX_S = 3600.0
 class VetRequest:
     """A request. None: as the protocol says.
 
-    report      where the result file goes; '': vet-JOB.json in the working directory
+    report      where the result file goes; '': vet-JOB.json among the user's results
     retries     how often srun may ask for other nodes, where the allocation is its own
     """
 

@@ -111,4 +111,7 @@ def test_where_caches_are() -> None:
     assert files.cache_directory({"XDG_CACHE_HOME": "/c/", "HOME": "/h"}, "x") == "/c/piolet/x"
     assert files.cache_directory({"XDG_CACHE_HOME": "c", "HOME": "/h"}, "x") == "/h/.cache/piolet/x"
     assert files.cache_directory({"XDG_CACHE_HOME": "c", "HOME": "h"}, "x") is None
+    assert files.state_directory({"XDG_STATE_HOME": "/s", "HOME": "/h"}) == "/s/piolet"
+    assert files.state_directory({"XDG_STATE_HOME": "s", "HOME": "/h"}) == "/h/.local/state/piolet"
+    assert files.state_directory({"HOME": "h"}) is None
     assert files.cache_directory({}, "x") is None

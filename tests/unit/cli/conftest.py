@@ -50,7 +50,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Client) -> Pat
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", f"{tmp_path}/home")
-    for name in ("XDG_CACHE_HOME", "EDF_PATH", "EDF_IMAGESTORE"):
+    for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "EDF_PATH", "EDF_IMAGESTORE"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "x.toml").write_text('image = "img"\nmounts = ["/tmp"]\n[env]\nA = "${PATH}"\n')
     (tmp_path / "bad.toml").write_text('imgae = "img"\n')

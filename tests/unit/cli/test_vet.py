@@ -21,6 +21,8 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "vet"
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     for name in ("SLURM_JOB_ID", "PYTHONPATH", "CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
@@ -139,10 +141,19 @@ def test_why_without_a_result(work: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "the node 'nobody' is not in vet-1.json" in capsys.readouterr().err
 
 
-def test_in_a_job_there_is_a_result_file(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_job_there_is_a_result_file(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     assert cli.main(["vet", "run", write(work, "evals:\n- type: limits\n")]) == 0
-    assert json.loads((work / "vet-77.json").read_text())["job"] == "77"
+    (kept,) = (work / "home/.local/state/piolet/cluster/vet").iterdir()
+    assert kept.name == "vet-77.json" and json.loads(kept.read_text())["job"] == "77"
+    assert not list(work.glob("vet-*"))
+    assert cli.main(["vet", "why", "nobody"]) == 1
+    assert f"the node 'nobody' is not in {kept}" in capsys.readouterr().err
+    monkeypatch.delenv("HOME")
+    assert cli.main(["vet", "run", write(work, "evals:\n- type: limits\n")]) == 0
+    assert (work / "vet-77.json").exists()
 
 
 def test_the_cache_is_used_and_can_be_passed_by(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

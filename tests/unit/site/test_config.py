@@ -74,7 +74,6 @@ def test_settings_of_every_type(file: Path) -> None:
         ('[images]\ninsecure_registries = ["http://a:5000"]\n', "'http://a:5000' is not a registry", "host:port"),
         ('[score]\ninterval = "x"\n', "[score] interval: 'x' is no interval from 100ms to 1h", "write for example"),
         ('[score]\ncollector = "gpu"\n', "collector must be one of 'auto', ", None),
-        ('[score]\nout = ""\n', "[score] out: it is empty", None),
         ("[node]\nbuild_timeout_s = 0\n", "[node] build_timeout_s must be at least 1, not 0", None),
         ("[images]\npull_timeout_s = 9999999999\n", "pull_timeout_s must be at most 2147483647, not 9999999999", None),
         ('[images]\naccount = ""\n', "[images] account: it is empty", None),

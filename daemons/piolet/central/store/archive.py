@@ -11,7 +11,7 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from piolet.base import files
 from piolet.base.errors import EventError
 from piolet.central.store.rows import Stored, stored
-from piolet.central.store.schema import batches, events
+from piolet.central.store.schema import batches
 from piolet.central.store.writer import Writer
 from piolet.events.envelope import Event
 
@@ -139,15 +139,11 @@ def months_ago(now: float, count: int) -> str:
 def removed(writer: Writer, upto: int) -> int:
     """Remove some of the batches up to a number from the data base; return how many, 0 where none is left."""
     with writer.engine.begin() as connection:
-        query = sa.select(batches).where(batches.c.id <= upto).order_by(batches.c.id).limit(_AT_ONCE)
-        rows = connection.execute(query).all()
-        if rows:
-            gone = sa.delete(events).where(
-                events.c.epoch == sa.bindparam("of"), events.c.seq.between(sa.bindparam("a"), sa.bindparam("b"))
-            )
-            connection.execute(gone, [{"of": row.epoch, "a": row.first, "b": row.last} for row in rows])
-            connection.execute(sa.delete(batches).where(batches.c.id <= rows[-1].id))
-    return len(rows)
+        query = sa.select(batches.c.id).where(batches.c.id <= upto).order_by(batches.c.id).limit(_AT_ONCE)
+        numbers: Sequence[int] = connection.scalars(query).all()
+        if numbers:
+            connection.execute(sa.delete(batches).where(batches.c.id <= numbers[-1]))
+    return len(numbers)
 
 
 def _row(one: Stored) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Bodies of records as they lie in the store: deflated with a dictionary of what most of them say.
+"""What lies deflated in the store: runs of records, and of stores of revision 0001 the body of each.
 
-The first byte says how: 0 plain, 1 with the first dictionary. A dictionary that has been in a release never changes; a
+The first byte says how: 0 plain, 1 and 2 with that dictionary. A dictionary that has been in a release never changes; a
 better one gets the next number.
 """
 
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from piolet.base.errors import EventError
 
-_PLAIN, _FIRST = 0, 1
-_DICTIONARY = (
+_PLAIN, _FIRST, _SECOND = 0, 1, 2
+_BODIES = (
     b'"limit":"origin":"site""origin":"user""origin":"built-in""protocol":"digest":"plan":"judge":"history"'
     b'"judge":"pair""judge":"peers""judge":"limit""unit":"GB/s""unit":"TFLOP/s""unit":"s""serial":"reason":"said":'
     b'"outcome":"bad""outcome":"warned","outcome":"good","state":"inconclusive""state":"warn""state":"fail"'
@@ -26,33 +26,46 @@ _DICTIONARY = (
     b'{"task":0,"status":1,"signal":null,"why":"signal","tasks":1}{"status":null,"signal":9,"why":"exit"}'
     b'{"xid":79,"pci":"0000:{"uptime_s":'
 )
+_RUNS = (
+    _BODIES + b'{"task":0,"tasks":1,"status":0,"why":"exit","order":0},1,null,null,1000,{"uptime_s":1},1],[1,17[[0,17'
+)
+_DICTIONARIES = {_FIRST: _BODIES, _SECOND: _RUNS}
 
 
-def pack(body: Mapping[str, Any]) -> bytes | None:
-    """Return the bytes of a body; None of an empty one."""
-    if not body:
-        return None
-    text = json.dumps(body, separators=(",", ":")).encode("ascii")
-    # A small window: making one takes longer than what is done with it.
-    machine = zlib.compressobj(6, zlib.DEFLATED, -12, 5, zlib.Z_DEFAULT_STRATEGY, _DICTIONARY)
+def pack_run(records: Sequence[Sequence[Any]]) -> bytes:
+    """Return the bytes of the records of a run, each a list of JSON."""
+    text = json.dumps(records, separators=(",", ":")).encode("ascii")
+    # A window no larger than what is in it: making one takes longer than what is done with it.
+    window = min(15, max(11, (len(text) + len(_RUNS)).bit_length()))
+    machine = zlib.compressobj(6, zlib.DEFLATED, -window, 8 if window > 12 else 5, zlib.Z_DEFAULT_STRATEGY, _RUNS)
     packed = machine.compress(text) + machine.flush()
-    return bytes((_FIRST,)) + packed if len(packed) < len(text) else bytes((_PLAIN,)) + text
+    return bytes((_SECOND,)) + packed if len(packed) < len(text) else bytes((_PLAIN,)) + text
 
 
-def unpack(data: bytes | None) -> dict[str, Any]:
-    """Return the body in `data`. Raises EventError: a later version wrote it, or the store is damaged."""
+def unpack_run(data: bytes) -> list[list[Any]]:
+    """Return the records of a run. Raises EventError: a later version wrote it, or the store is damaged."""
+    records = _unpacked(data)
+    assert isinstance(records, list)
+    return records
+
+
+def unpack(data: bytes | None) -> Mapping[str, Any]:
+    """Return a body of revision 0001. Raises EventError as `unpack_run`."""
     if data is None:
         return {}
+    body = _unpacked(data)
+    assert isinstance(body, dict)
+    return body
+
+
+def _unpacked(data: bytes) -> Any:
     try:
-        if data[0] == _FIRST:
-            machine = zlib.decompressobj(-15, _DICTIONARY)
-            text = machine.decompress(data[1:])
+        if data[0] in _DICTIONARIES:
+            text = zlib.decompressobj(-15, _DICTIONARIES[data[0]]).decompress(data[1:])
         elif data[0] == _PLAIN:
             text = data[1:]
         else:
             raise EventError("a record of the store was written by a later version of Piolet")
-        body = json.loads(text)
+        return json.loads(text)
     except (ValueError, IndexError, zlib.error):
         raise EventError("a record of the store is damaged") from None
-    assert isinstance(body, dict)
-    return body

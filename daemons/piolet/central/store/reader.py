@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from piolet.central.store import bodies
 from piolet.central.store.archive import Archive
 from piolet.central.store.database import StoreError, reason
-from piolet.central.store.rows import Names, Stored, event_of, stored
-from piolet.central.store.schema import batches, conclusions, epochs, events, gaps, names, notes
+from piolet.central.store.rows import Names, Stored, events_of, names_in, stored
+from piolet.central.store.schema import batches, conclusions, epochs, gaps, names, notes
 from piolet.events.envelope import Event
 
-_PIECE = 2000
+_PIECE = 200
+_SLACK_S = 60.0
 
 
 class Reader:
@@ -51,38 +53,32 @@ class Reader:
         if self._archive is not None and (archived := self._archive.last) > after:
             yield from (one for one in self._archive.arrivals(after) if one.received >= since)
             after = archived
-        joined = sa.join(
-            batches,
-            events,
-            sa.and_(events.c.epoch == batches.c.epoch, events.c.seq.between(batches.c.first, batches.c.last)),
-        )
         query = (
-            sa.select(
-                events, batches.c.id.label("batch"), batches.c.received, batches.c.offset.label("measured"),
-                epochs.c.epoch.label("hex"), epochs.c.node,
-            )
-            .select_from(joined.join(epochs, epochs.c.id == batches.c.epoch))
-            .where(batches.c.id > after, batches.c.id <= sa.bindparam("upto"), batches.c.received >= since)
-            .order_by(batches.c.id, events.c.seq)
-        )  # fmt: skip
+            sa.select(batches, epochs.c.epoch.label("hex"), epochs.c.node)
+            .join(epochs, epochs.c.id == batches.c.epoch)
+            .where(batches.c.id > sa.bindparam("at"), batches.c.received >= since)
+            .order_by(batches.c.id)
+        )
         with self._connected() as connection:
             last = upto or connection.scalar(sa.select(sa.func.max(batches.c.id))) or 0
         at = after
         while at < last:  # piece by piece, so that no transaction stays open for long
             with self._connected() as connection:
-                piece = list(connection.execute(query.where(batches.c.id > at), {"upto": min(at + _PIECE, last)}))
-                found = self._stored(connection, piece)
-            yield from found
+                bound = {"at": at, "upto": min(at + _PIECE, last)}
+                piece = list(connection.execute(query.where(batches.c.id <= sa.bindparam("upto")), bound))
+            for row in piece:
+                yield from self._stored(row)
             at += _PIECE
 
-    def _stored(self, connection: sa.Connection, rows: Sequence[Any]) -> list[Stored]:
-        numbers = {number for row in rows for number in (row.kind, row.step, row.subject, row.boot, row.node)}
-        words = self._named.look_up(connection, numbers)
-        found = []
-        for row in rows:
-            event = event_of(row, self.cluster, words, words[row.node], row.hex)
-            found.append(stored(row.batch, event, row.received, row.measured))
-        return found
+    def _stored(self, row: Any) -> Iterator[Stored]:
+        lists = bodies.unpack_run(row.records)
+        numbers = names_in(lists) | {row.node}
+        words = self._named.known(numbers)
+        if words is None:
+            with self._connected() as connection:
+                words = self._named.look_up(connection, numbers)
+        for event in events_of(lists, row.first, self.cluster, words, words[row.node], row.hex):
+            yield stored(row.id, event, row.received, row.offset)
 
     def records(self, node: str, since: float, most: int) -> list[Event]:
         """Return the latest records of a node, the last one first."""
@@ -91,31 +87,46 @@ class Reader:
             streams = connection.execute(
                 sa.select(epochs.c.id, epochs.c.epoch).where(epochs.c.node == number, epochs.c.last >= since)
             ).all()
-            rows: list[tuple[str, Any]] = []
+            found: list[Event] = []
             for stream in streams:
-                query = sa.select(events).where(events.c.epoch == stream.id, events.c.time >= since)
-                found = connection.execute(query.order_by(events.c.seq.desc()).limit(most))
-                rows += [(stream.epoch, row) for row in found]
-            rows = sorted(rows, key=lambda one: (-one[1].time, one[0], -one[1].seq))[:most]
-            words = self._named.look_up(
-                connection, {number for _, row in rows for number in (row.kind, row.step, row.subject, row.boot)}
-            )
-        return [event_of(row, self.cluster, words, node, epoch) for epoch, row in rows]
+                found += self._latest(connection, node, stream, since, most)
+        return sorted(found, key=lambda one: (-one.time, one.epoch, -one.seq))[:most]
+
+    def _latest(self, connection: sa.Connection, node: str, stream: Any, since: float, most: int) -> list[Event]:
+        """Return at least the last `most` records of a stream since then, or all."""
+        query = sa.select(batches).where(batches.c.epoch == stream.id).order_by(batches.c.first.desc())
+        rows = connection.execution_options(yield_per=100).execute(query)
+        found: list[Event] = []
+        for row in rows:
+            if row.received + (row.offset or 0.0) < since - _SLACK_S:
+                break  # what was sent before `since` by its node's clock has nothing that is later by it
+            lists = bodies.unpack_run(row.records)
+            words = self._named.look_up(connection, names_in(lists))
+            events = events_of(lists, row.first, self.cluster, words, node, stream.epoch)
+            found += [one for one in events if one.time >= since]
+            if len(found) >= most:
+                break
+        rows.close()
+        return found
 
     def record(self, node: str, epoch: str, seq: int) -> Event | None:
         """Return one record, or None."""
         with self._connected() as connection:
             number = self._named.find(connection, node)
             query = (
-                sa.select(events)
-                .join(epochs, epochs.c.id == events.c.epoch)
-                .where(epochs.c.node == number, epochs.c.epoch == epoch, events.c.seq == seq)
+                sa.select(batches)
+                .join(epochs, epochs.c.id == batches.c.epoch)
+                .where(epochs.c.node == number, epochs.c.epoch == epoch, batches.c.first <= seq)
+                .order_by(batches.c.first.desc())
+                .limit(1)
             )
             row = connection.execute(query).first()
-            if row is None:
+            if row is None or row.last < seq:
                 return None
-            words = self._named.look_up(connection, (row.kind, row.step, row.subject, row.boot))
-        return event_of(row, self.cluster, words, node, epoch)
+            lists = bodies.unpack_run(row.records)
+            words = self._named.look_up(connection, names_in(lists))
+        found = events_of(lists, row.first, self.cluster, words, node, epoch)
+        return next((event for event in found if event.seq == seq), None)
 
     def conclusions(self, node: str | None = None, case: str | None = None, since: float = 0.0) -> list[bytes]:
         """Return lines of conclusions in the order in which they were drawn: all, of one node, or of one case."""

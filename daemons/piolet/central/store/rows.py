@@ -1,19 +1,19 @@
-"""Records as rows and back, with numbers for names."""
+"""Records as lists, of which batches are made, and back; with numbers for names."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from piolet.central.store import bodies
 from piolet.central.store.schema import names
 from piolet.events.envelope import SEVERITIES, SOURCES, Event
 
 _KEPT_MOST = 200_000
+_FIELDS = 13
 _SKEW_S = 5.0  # below it, what was measured is the way of the message as much as the clock
 
 
@@ -69,6 +69,13 @@ class Names:
             self._remember(found, name)
         return found
 
+    def known(self, numbers: Iterable[int | None]) -> dict[int | None, str] | None:
+        """Return what `look_up` does, without a look; None where not all of them are known."""
+        try:
+            return {None: "", **{number: self._names[number] for number in numbers if number is not None}}
+        except KeyError:
+            return None
+
     def look_up(self, connection: sa.Connection, numbers: Iterable[int | None]) -> dict[int | None, str]:
         """Return number -> name, '' for None."""
         wanted = set(numbers) - {None}
@@ -86,43 +93,69 @@ class Names:
         self._names[number] = name
 
 
-def row_of(connection: sa.Connection, named: Names, epoch: int, event: Event) -> dict[str, Any]:
-    """Return the row of a record in the stream with the number `epoch`."""
-    return {
-        "epoch": epoch,
-        "seq": event.seq,
-        "time": event.time,
-        "kind": named.number(connection, event.kind),
-        "uid": event.uid,
-        "job": event.job,
-        "offset": event.offset,
-        "subject": named.number(connection, event.subject) if event.subject else None,
-        "step": named.number(connection, event.step) if event.step else None,
-        "boot": named.number(connection, event.boot) if event.boot else None,
-        "run": event.run,
-        "source": SOURCES.index(event.source),
-        "severity": SEVERITIES.index(event.severity) if event.severity else None,
-        "body": bodies.pack(event.body),
-    }
+_NAMED = (2, 5, 7, 10)  # where in a list the number of a name is
 
 
-def event_of(row: Any, cluster: str, words: dict[int | None, str], node: str, epoch: str) -> Event:
-    """Return the record in a row of `events`; `words` has the names of its numbers."""
-    return Event(
-        cluster=cluster,
-        node=node,
-        epoch=epoch,
-        seq=row.seq,
-        time=row.time,
-        kind=words[row.kind],
-        source=SOURCES[row.source],
-        boot=words[row.boot],
-        severity="" if row.severity is None else SEVERITIES[row.severity],
-        offset=row.offset,
-        job=row.job,
-        step=words[row.step],
-        run=row.run,
-        uid=row.uid,
-        subject=words[row.subject],
-        body=bodies.unpack(row.body),
-    )
+def list_of(connection: sa.Connection, named: Names, event: Event, before: int) -> list[Any]:
+    """Return a record as a list, without what its batch says of all of them.
+
+    How far its number is above `before`, time, kind, source, body, boot, severity, subject, uid, job, step, run,
+    offset, without the None at its end.
+    """
+    found = [
+        event.seq - before,
+        event.time,
+        named.number(connection, event.kind),
+        SOURCES.index(event.source),
+        dict(event.body) or None,
+        named.number(connection, event.boot) if event.boot else None,
+        SEVERITIES.index(event.severity) if event.severity else None,
+        named.number(connection, event.subject) if event.subject else None,
+        event.uid,
+        event.job,
+        named.number(connection, event.step) if event.step else None,
+        event.run,
+        event.offset,
+    ]
+    return trimmed(found)
+
+
+def trimmed(found: list[Any]) -> list[Any]:
+    """Remove the None at a list's end, and return it."""
+    while found[-1] is None:
+        found.pop()
+    return found
+
+
+def names_in(records: Iterable[Sequence[Any]]) -> set[int | None]:
+    """Return the numbers of names in lists of records."""
+    return {record[place] for record in records for place in _NAMED if place < len(record)}
+
+
+def events_of(
+    records: Iterable[Sequence[Any]], first: int, cluster: str, words: Mapping[int | None, str], node: str, epoch: str
+) -> Iterator[Event]:
+    """Yield the records of a batch; `words` has the names of their numbers, `first` is the first one's number."""
+    seq = first
+    for record in records:
+        whole: list[Any] = [*record, *[None] * (_FIELDS - len(record))]
+        step, time, kind, source, body, boot, severity, subject, uid, job, name, run, offset = whole
+        seq += step
+        yield Event(
+            cluster=cluster,
+            node=node,
+            epoch=epoch,
+            seq=seq,
+            time=time,
+            kind=words[kind],
+            source=SOURCES[source],
+            boot=words[boot],
+            severity="" if severity is None else SEVERITIES[severity],
+            offset=offset,
+            job=job,
+            step=words[name],
+            run=run,
+            uid=uid,
+            subject=words[subject],
+            body=body or {},
+        )

@@ -1,8 +1,7 @@
 """The tables. `migrations/` makes them; a test holds the two together.
 
-Numbers stand for names (`names`) wherever one is said in every record. A record's key is (`epochs.id`, seq), and the
-table of records has no other index: what is of one node is found by its epochs, and the order in which records came by
-`batches`. Times are seconds since 1970.
+Numbers stand for names (`names`) wherever one is said in every record. Records lie in `batches`: what is of one node is
+found by its epochs, and a record by the batch whose numbers it is among. Times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    PrimaryKeyConstraint,
     SmallInteger,
     String,
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 METADATA = MetaData(
@@ -57,39 +56,25 @@ epochs = Table(
 Of the service's own ones (`own`), whose numbers have gaps and no order, `have` is how many records are here.
 """
 
+# SQLite's row numbers are of that type alone.
+_LONG = BigInteger().with_variant(Integer, "sqlite")
+
 batches = Table(
     "batches",
     METADATA,
-    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("id", _LONG, primary_key=True, autoincrement=False),
     Column("epoch", Integer, nullable=False),
     Column("first", BigInteger, nullable=False),
     Column("last", BigInteger, nullable=False),
     Column("received", Float(53), nullable=False),
     Column("offset", Float(53)),  # how far the node's clock was ahead of the service's when it sent
+    Column("records", LargeBinary, nullable=False, server_default=text("''")),
+    Index("ix_batches_epoch", "epoch", "first", unique=True),
 )
-"""What came together, by the order in which it came: that order is the rules' one."""
+"""What of one stream came together, by the order in which it came: that order is the rules' one.
 
-events = Table(
-    "events",
-    METADATA,
-    Column("time", Float(53), nullable=False),
-    Column("seq", BigInteger, nullable=False),
-    Column("epoch", Integer, nullable=False),
-    Column("kind", Integer, nullable=False),
-    Column("uid", BigInteger),
-    Column("job", BigInteger),
-    Column("offset", Float(53)),
-    Column("subject", Integer),
-    Column("step", Integer),
-    Column("boot", Integer),
-    Column("run", Integer),
-    Column("source", SmallInteger, nullable=False),
-    Column("severity", SmallInteger),
-    Column("body", LargeBinary),
-    PrimaryKeyConstraint("epoch", "seq"),
-    sqlite_with_rowid=False,  # the records of a stream lie beside each other
-)
-"""Records, as they came."""
+`records` are those from `first` to `last`, as `piolet.central.store.rows` makes lists of them, deflated (decision 132).
+"""
 
 gaps = Table(
     "gaps",
@@ -113,7 +98,7 @@ conclusions = Table(
     Column("node", Integer, nullable=False),
     Column("subject", String(256), nullable=False),
     Column("time", Float(53), nullable=False),
-    Column("batch", Integer, nullable=False),  # of the record that completed it
+    Column("batch", _LONG, nullable=False),  # of the record that completed it
     Column("written", Float(53), nullable=False),
     Column("body", LargeBinary, nullable=False),
     UniqueConstraint("case", "state"),

@@ -16,9 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from piolet.base.errors import EventError
+from piolet.central.store import bodies
 from piolet.central.store.database import StoreError, reason
-from piolet.central.store.rows import Names, Stored, row_of, stored
-from piolet.central.store.schema import batches, epochs, events, gaps
+from piolet.central.store.rows import Names, Stored, list_of, stored
+from piolet.central.store.schema import batches, epochs, gaps
 from piolet.events.envelope import Event
 
 _STREAMS_MOST = 200_000
@@ -125,15 +126,13 @@ class Writer:
         known: set[int] = set()
         numbers = sorted(by_number)
         for start in range(0, len(numbers), 500):
-            query = sa.select(events.c.seq).where(
-                events.c.epoch == stream.number, events.c.seq.in_(numbers[start : start + 500])
+            query = sa.select(batches.c.first).where(
+                batches.c.epoch == stream.number, batches.c.first.in_(numbers[start : start + 500])
             )
             known |= set(work.connection.scalars(query))
         found = []
         for seq in (one for one in by_number if one not in known):
-            event = by_number[seq]
-            work.rows.append(row_of(work.connection, self.named, stream.number, event))
-            found += work.close(stream, [event], received, None)
+            found += work.close(stream, self.named, [by_number[seq]], received, None)
         if found:
             stream.have += len(found)
             work.seen(stream, received)
@@ -175,9 +174,8 @@ class Writer:
                 if isinstance(one, Refused):
                     work.gap(stream, one.seq, one.seq, one.why, arrival.received)
                 else:
-                    work.rows.append(row_of(work.connection, self.named, stream.number, one))
                     run.append(one)
-            taken.stored += work.close(stream, run, arrival.received, arrival.offset)
+            taken.stored += work.close(stream, self.named, run, arrival.received, arrival.offset)
             taken.have[epoch] = stream.have
             work.seen(stream, arrival.received)
         return taken
@@ -213,18 +211,21 @@ class _Work:
     def __init__(self, connection: sa.Connection, number: int) -> None:
         self.connection = connection
         self.next = number
-        self.rows: list[dict[str, Any]] = []
         self._batches: list[dict[str, Any]] = []
         self._gaps: list[dict[str, Any]] = []
         self._seen: dict[int, dict[str, Any]] = {}
 
-    def close(self, stream: _Stream, run: Sequence[Event], received: float, offset: float | None) -> list[Stored]:
+    def close(
+        self, stream: _Stream, named: Names, run: Sequence[Event], received: float, offset: float | None
+    ) -> list[Stored]:
         """Note records of one stream as one batch."""
         if not run:
             return []
+        before = (run[0].seq, *(event.seq for event in run))
+        lists = [list_of(self.connection, named, event, seq) for event, seq in zip(run, before, strict=False)]
         self._batches.append({
             "id": self.next, "epoch": stream.number, "first": run[0].seq, "last": run[-1].seq,
-            "received": received, "offset": offset,
+            "received": received, "offset": offset, "records": bodies.pack_run(lists),
         })  # fmt: skip
         self.next += 1
         return [stored(self.next - 1, event, received, offset) for event in run]
@@ -243,7 +244,7 @@ class _Work:
 
     def finish(self) -> None:
         """Write it all."""
-        for table, rows in ((events, self.rows), (batches, self._batches), (gaps, self._gaps)):
+        for table, rows in ((batches, self._batches), (gaps, self._gaps)):
             if rows:
                 self.connection.execute(sa.insert(table), rows)
         if self._seen:

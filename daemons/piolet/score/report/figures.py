@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from piolet.score.overview import Overview
 from piolet.score.report import series
 from piolet.score.report.screen import bound, share
-from piolet.score.report.series import BLUE, GREY, ORANGE, PINK, RED, SKY, Panel
+from piolet.score.report.series import PHASE_COLOURS, RED, Panel
 from piolet.score.summary import Summary
 
 # Two greys that stand for "the text's colour" and "a faint line": the page turns them into its own.
@@ -49,8 +49,6 @@ _STYLE: Any = {
     "svg.hashsalt": "piolet",
     "pdf.fonttype": 42,
 }
-PHASE_COLOURS = {"compute": BLUE, "memory": ORANGE, "communication": PINK, "idle": GREY, "few SMs": SKY}
-PHASE_COLOURS |= {"stalled": RED, "unknown": GREY, "mostly idle": GREY}
 Draw = Callable[[Summary], Figure]
 
 
@@ -160,10 +158,8 @@ def _draw(axes: Any, panel: Panel, times: Any) -> None:
     for number, row in enumerate(series.drawn(panel.rows)):
         axes.plot(times, row, color=panel.colour, lw=0.7, alpha=0.45, label=None if number else "each GPU")
     for label, colour, values in ((panel.label, panel.colour, panel.mean), *panel.more):
-        mean = series.drawn(values)
-        known = ~np.isnan(mean)
         dashes = "-" if colour == panel.colour else "--"
-        axes.plot(times[known], mean[known], color=colour, lw=1.8, ls=dashes, label=label)
+        axes.plot(times, series.drawn(values), color=colour, lw=1.8, ls=dashes, label=label)
     axes.set_title(f"{panel.title} ({panel.unit})" if panel.unit else panel.title)
     axes.set_ylim(0, 103) if panel.top else axes.set_ylim(bottom=0)
 
@@ -209,10 +205,8 @@ def _host(summary: Summary) -> Figure:
     figure, axes = _figure(0.4 + 1.8 * rows, nrows=rows, ncols=2, sharex=True, squeeze=False)
     for each, panel in zip(axes.ravel(), panels, strict=False):
         for label, colour, values in ((panel.label, panel.colour, panel.mean), *panel.more):
-            mean = series.drawn(values)
-            known = ~np.isnan(mean)
             dashes = "-" if colour == panel.colour else "--"
-            each.plot(edges[known] / divisor, mean[known], color=colour, ls=dashes, lw=1.3, label=label)
+            each.plot(edges / divisor, series.drawn(values), color=colour, ls=dashes, lw=1.3, label=label)
         each.set_title(f"{panel.title} ({panel.unit})" if panel.unit else panel.title)
         each.set_ylim(bottom=0)
         each.set_xlim(0, view.seconds / divisor)

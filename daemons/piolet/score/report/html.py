@@ -1,25 +1,20 @@
 """The report as one HTML file: works offline and for years, asks nobody for anything, prints well.
 
-Who has no script has the figures as pictures; the script, which is page.js and no other by its digest, shows the values
-under the pointer, zooms, sorts tables and switches between light and dark. Everything that came from a user or a node
-is escaped, and the page forbids itself to load anything.
+Who has no script has the figures as pictures; the script shows the values under the pointer, zooms, sorts tables and
+switches between light and dark. What keeps a page harmless is in shell.py.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import time
 import warnings
-from collections.abc import Iterable
-from importlib import resources
 
 from piolet.score.advice import percent
-from piolet.score.report import series
+from piolet.score.report import series, shell
 from piolet.score.report.content import content
 from piolet.score.report.figures import figures, svg
 from piolet.score.report.screen import bound, duration, energy, energy_of, gpus, nodes, share
+from piolet.score.report.shell import escaped
 from piolet.score.summary import Summary
 
 _ROWS_MAX, _NAMES_MOST = 2048, 4
@@ -28,19 +23,13 @@ _TWO = ("activity", "power", "host")  # figures with two columns of panels
 
 def render(summary: Summary) -> str:
     """Return the page."""
-    style, script = _own("page.css"), _own("page.js")
-    policy = f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:"
     drawn = [
         (name, heading, caption, svg(figure, name))
         for name, heading, caption, figure in figures(summary)
         if name != "waterfall"
     ]
     by_name = {name: _figure(summary, name, *rest) for name, *rest in drawn}
-    parts = [
-        "<!doctype html><html lang=en><head><meta charset=utf-8>",
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        '<meta name=viewport content="width=device-width, initial-scale=1">',
-        f"<title>{_e(summary.title)} - Piolet score</title><style>{style}</style></head><body>",
+    body = [
         _head(summary),
         _hero(summary),
         _lead(by_name.pop("saturation", ""), _advice(summary)),
@@ -53,21 +42,9 @@ def render(summary: Summary) -> str:
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN, and becomes null
-        parts.append(f"<script type=application/json id=data>{content(summary, [name for name, *_ in drawn])}</script>")
-    parts.append(f"<div id=tip></div><script>{script}</script></body></html>\n")
-    return "\n".join(part for part in parts if part)
-
-
-def _own(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text("utf-8")
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def _e(text: object) -> str:
-    return html.escape(str(text))
+        blocks = {"data": shell.data(content(summary, [name for name, *_ in drawn]))}
+    scripts = (shell.PLOTS, shell.STACK, shell.HEAT, shell.START)
+    return shell.document(f"{summary.title} - Piolet score", body, blocks, scripts)
 
 
 def _head(summary: Summary) -> str:
@@ -87,15 +64,15 @@ def _head(summary: Summary) -> str:
         f"environment {summary.environment}" if summary.environment else "",
     ]
     title = summary.job_name or summary.label or facts[0]
-    line = " · ".join(_e(fact) for fact in facts if fact and fact != title)
-    command = f"<code class=command>{_e(summary.command)}</code>" if summary.command else ""
+    line = " · ".join(escaped(fact) for fact in facts if fact and fact != title)
+    command = f"<code class=command>{escaped(summary.command)}</code>" if summary.command else ""
     page = (
-        f"<header><div><h1>{_e(title)}</h1><p class=soft>{line}</p></div>"
+        f"<header><div><h1>{escaped(title)}</h1><p class=soft>{line}</p></div>"
         f"<button id=theme type=button>light / dark</button></header>{command}"
     )
     if summary.simulated:
         text = f"Simulated figures ({summary.simulated}): they say nothing about real GPUs."
-        page += f"<div class=warn>{_e(text)}</div>"
+        page += f"<div class=warn>{escaped(text)}</div>"
     return page
 
 
@@ -105,10 +82,10 @@ def _hero(summary: Summary) -> str:
         return "<div class=hero><div class=score><b>no GPU</b><span>the host's figures only</span></div></div>"
     said = share(summary.saturation)
     long = " long" if len(said) > 6 else ""
-    page = f'<div class=hero><div class="score{long}"><b>{_e(said)}</b><span>GPU saturation</span></div><div>'
+    page = f'<div class=hero><div class="score{long}"><b>{escaped(said)}</b><span>GPU saturation</span></div><div>'
     if score.value is not None:
         parts = series.shares(summary)
-        page += _bar(parts) + _key(
+        page += shell.bar(parts) + shell.key(
             (name, colour, f"{name} {bound(score, name)}{percent(part)}") for name, colour, part in parts
         )
     page += "</div></div>"
@@ -120,33 +97,9 @@ def _hero(summary: Summary) -> str:
         cards.append((percent(score.above), "of the time above 60 % saturation"))
     if score.gpus > 1 and score.value is not None:
         cards.append((percent(summary.balance), "balance of the GPUs (mean / max)"))
-    page += (
-        "<div class=cards>" + "".join(f"<div><b>{_e(v)}</b> <span>{_e(t)}</span></div>" for v, t in cards) + "</div>"
-    )
+    page += shell.cards(cards)
     reason = summary.saturation.reason
-    return page + (f"<div class=warn>{_e(f'Saturation {said}: {reason}.')}</div>" if reason else "")
-
-
-def _bar(parts: list[tuple[str, str, float]]) -> str:
-    done, rects = 0.0, ""
-    for _, colour, part in parts:
-        fill = _fill(colour)
-        rects += f'<rect x="{100 * done:.2f}%" width="{100 * part:.2f}%" height="100%" fill="{fill}"/>'
-        done += part
-    return f'<svg class=bar role=img aria-label="where the time went">{rects}</svg>'
-
-
-def _fill(colour: str) -> str:
-    """Return a colour as the page has it, light and dark."""
-    return {dict(series.LOST)["idle"]: "var(--idle)", series.NO_DATA: "var(--paper)"}.get(colour, colour)
-
-
-def _key(entries: Iterable[tuple[str, str, str]]) -> str:
-    spans = (
-        f'<span><svg viewBox="0 0 1 1"><rect width="1" height="1" fill="{_fill(colour)}"/></svg>{_e(text)}</span>'
-        for _, colour, text in entries
-    )
-    return f"<p class=key>{''.join(spans)}</p>"
+    return page + (f"<div class=warn>{escaped(f'Saturation {said}: {reason}.')}</div>" if reason else "")
 
 
 def _figure(summary: Summary, name: str, heading: str, caption: str, picture: str) -> str:
@@ -154,24 +107,14 @@ def _figure(summary: Summary, name: str, heading: str, caption: str, picture: st
     if name == "saturation":
         weights = summary.view.weights.text
         more = [("aggregated", series.RED, f"dashes: aggregated by {weights}")] if weights else []
-        key = _key([*((part, colour, part) for part, colour, _ in series.stack(summary)), *more])
+        key = shell.key([*((part, colour, part) for part, colour, _ in series.stack(summary)), *more])
     if name == "heat":
-        key = _key(("", colour, f"{percentage} %") for percentage, colour in series.HEAT_KEY)
+        key = shell.key(("", colour, f"{percentage} %") for percentage, colour in series.HEAT_KEY)
     if name == "host":
         caption = f"Figures of {series.host_of(summary)}. {caption}"
-    tools = "<button type=button class=reset>whole time</button>"
-    if name == "heat" and not series.is_gpus(summary.view):
-        tools = (
-            "<button type=button data-heat=worst aria-pressed=true>worst</button>"
-            f"<button type=button data-heat=mean aria-pressed=false>mean</button>{tools}"
-        )
-    two = " two" if name in _TWO else ""
-    hint = "<span class=soft>drag to zoom, double click for all</span>" if name in ("saturation", "heat") else ""
-    bar = f"<div class=tools>{tools}{hint}</div>" if hint else ""
-    return (
-        f"<section><h2>{_e(heading)}</h2><p class=soft>{_e(caption)}</p>{key}{bar}"
-        f'<figure>{picture}<div class="plots{two}" data-plot={name}></div></figure></section>'
-    )
+    tools = {"saturation": shell.tools(), "heat": shell.heat_tools(not series.is_gpus(summary.view))}.get(name, "")
+    drawn = shell.plots(name, " two" if name in _TWO else "")
+    return shell.section(heading, f"{key}{tools}<figure>{picture}{drawn}</figure>", note=caption)
 
 
 def _lead(timeline: str, advice: str) -> str:
@@ -183,17 +126,8 @@ def _lead(timeline: str, advice: str) -> str:
 def _advice(summary: Summary) -> str:
     if not summary.advice:
         return ""
-    items = "".join(f"<div class=advice><b>{_e(a.seen)}</b><p>{_e(a.do)}</p></div>" for a in summary.advice)
+    items = "".join(f"<div class=advice><b>{escaped(a.seen)}</b><p>{escaped(a.do)}</p></div>" for a in summary.advice)
     return f"<section><h2>Advice</h2>{items}</section>"
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[tuple[str, object]]], sort: bool = False) -> str:
-    """Return a table; a cell is its text and the value that it is sorted by."""
-    lines = ("".join(f'<td data-value="{_e(value)}">{_e(text)}</td>' for text, value in row) for row in rows)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    heads = "".join(f"<th>{_e(name)}</th>" for name in head)
-    kind = " class=sort" if sort else ""
-    return f"<div class=scroll><table{kind}><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _share(value: float | None) -> tuple[str, object]:
@@ -213,7 +147,7 @@ def _phases(summary: Summary) -> str:
         ]
         for phase in summary.phases
     )
-    table = _table(head, rows)
+    table = shell.table(head, rows)
     return (
         f"<section><h2>Phases</h2><details><summary>{len(summary.phases)} phases</summary>{table}</details></section>"
     )
@@ -233,7 +167,7 @@ def _nodes(summary: Summary) -> str:
         for node in sorted(summary.nodes, key=lambda node: 2.0 if node.s is None else node.s)
     )
     note = "<p class=soft>Lowest first; a click on a heading sorts.</p>"
-    return f"<section><h2>Nodes</h2>{note}{_table(head, rows, True)}</section>"
+    return f"<section><h2>Nodes</h2>{note}{shell.table(head, rows, True)}</section>"
 
 
 def _gpus(summary: Summary) -> str:
@@ -263,7 +197,7 @@ def _gpus(summary: Summary) -> str:
             ]
         )
     note = f" The lowest {_ROWS_MAX} of {len(order)}." if len(order) > _ROWS_MAX else ""
-    return f"<section><h2>GPUs</h2><p class=soft>Lowest first.{note}</p>{_table(head, rows, True)}</section>"
+    return f"<section><h2>GPUs</h2><p class=soft>Lowest first.{note}</p>{shell.table(head, rows, True)}</section>"
 
 
 def _quality(summary: Summary) -> str:
@@ -271,7 +205,7 @@ def _quality(summary: Summary) -> str:
     if summary.cost:
         cores, memory = summary.cost
         lines.append(f"sampling took {100 * cores:.2f} % of a core and {memory / 1e6:.0f} MB of memory per node")
-    return "<section><h2>Data quality</h2>" + "".join(f"<p>{_e(line)}</p>" for line in lines) + "</section>"
+    return "<section><h2>Data quality</h2>" + "".join(f"<p>{escaped(line)}</p>" for line in lines) + "</section>"
 
 
 def _source(summary: Summary) -> str:
@@ -279,5 +213,5 @@ def _source(summary: Summary) -> str:
     facts += [(f"not {name}", why) for name, why in summary.not_used.items()]
     facts += [("peaks", text) for text in sorted({gpu.peaks.source for gpu in summary.view.gpus})]
     facts += [("GPU", model) for model in sorted({gpu.model for gpu in summary.view.gpus})]
-    rows = "".join(f"<dt>{_e(name)}</dt><dd>{_e(text)}</dd>" for name, text in facts if text)
+    rows = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(text)}</dd>" for name, text in facts if text)
     return f"<section><h2>Where the figures come from</h2><dl>{rows}</dl></section>"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from piolet.score.overview import Overview
 from piolet.score.report.screen import UNSURE_MOST
 from piolet.score.report.screen import parts as rows_of
-from piolet.score.saturation import waterfall
+from piolet.score.saturation import Score, waterfall
 from piolet.score.summary import Summary
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -34,6 +34,8 @@ LOST = (
     *(("throttled", "#5f666d"), ("stalled", "#8d9399"), ("narrow", "#b9bec3"), ("idle", "#e3e5e8")),
     ("unknown", "#f4ead6"),
 )
+PHASE_COLOURS = {"compute": BLUE, "memory": ORANGE, "communication": PINK, "idle": GREY, "few SMs": SKY}
+PHASE_COLOURS |= {"stalled": RED, "unknown": GREY, "mostly idle": GREY}
 USEFUL, NO_DATA = "useful", "#ffffff"
 _LITTLE = 0.005
 # Of cividis, as both heat maps draw it.
@@ -84,7 +86,7 @@ def pooled(values: Array, how: Callable[..., Any] = np.nanmean, columns: int = C
     return result
 
 
-def bridged(view: Overview, values: Array) -> Array:
+def bridged(values: Array, bin_seconds: float) -> Array:
     """Return a series, (..., bin), whose values come every few bins with those between them, and as far before the
     first and behind the last as two of them are apart; a gap stays a gap."""
     result = np.array(values, float)
@@ -93,7 +95,7 @@ def bridged(view: Overview, values: Array) -> Array:
         if not len(known):
             continue
         apart = np.diff(known)
-        usual = max(1.0, _SELDOM_S / view.bin_seconds, float(np.median(apart)) if len(apart) > 1 else 0.0)
+        usual = max(1.0, _SELDOM_S / bin_seconds, float(np.median(apart)) if len(apart) > 1 else 0.0)
         for begin, end in itertools.pairwise(known):
             if 1 < end - begin <= 3 * usual:
                 row[begin : end + 1] = np.linspace(row[begin], row[end], end - begin + 1)
@@ -105,37 +107,50 @@ def bridged(view: Overview, values: Array) -> Array:
 
 
 def drawn(values: Array, how: Callable[..., Any] = np.nanmean) -> Array:
-    """Return what `pooled` makes with the first and the last piece twice: up to the edges that `times` has."""
+    """Return what `pooled` makes as a line: a piece's value at its beginning, middle and end, which `times` are.
+
+    Where two pieces meet it is the mean of both; beside a gap, and at both ends, a piece's own value up to its edge.
+    """
     pieces = pooled(values, how)
-    result: Array = np.concatenate([pieces[..., :1], pieces, pieces[..., -1:]], axis=-1)
+    before, behind = (np.full_like(pieces, np.nan) for _ in range(2))
+    before[..., 1:], behind[..., :-1] = pieces[..., :-1], pieces[..., 1:]
+    meets = [np.where(np.isnan(other), pieces, (pieces + other) / 2) for other in (before, behind)]
+    result: Array = np.stack([meets[0], pieces, meets[1]], axis=-1).reshape(*pieces.shape[:-1], 3 * pieces.shape[-1])
     return result
 
 
 def times(view: Overview, columns: int = COLUMNS) -> Array:
-    """Return the middles of the pieces that `pooled` makes, in seconds since the start, between the outer edges."""
+    """Return beginning, middle and end of each piece that `pooled` makes, in seconds since the start."""
     size = next(iter(view.lines.values())).shape[-1]
-    edges = view.origin + np.arange(size + 1) * view.bin_seconds
-    edges = np.clip(edges, 0, view.seconds)
+    edges = np.clip(view.origin + np.arange(size + 1) * view.bin_seconds, 0, view.seconds)
     step = max(1, -(-size // columns))
     starts = np.arange(0, size, step)
-    middles = (edges[starts] + edges[np.minimum(starts + step, size)]) / 2
-    return np.concatenate([edges[:1], middles, edges[-1:]])
+    begin, end = edges[starts], edges[np.minimum(starts + step, size)]
+    result: Array = np.stack([begin, (begin + end) / 2, end], axis=-1).ravel()
+    return result
 
 
-def stack(summary: Summary) -> list[tuple[str, str, Array]]:
+Part = tuple[str, str, Array]
+
+
+def stack(summary: Summary) -> list[Part]:
+    """Return what `parts_of` makes of a report."""
+    return parts_of(summary.view.lines, summary.score)
+
+
+def parts_of(rows: Mapping[str, Array], score: Score) -> list[Part]:
     """Return what the GPUs' time went into, as shares of each bin that add up to 1: name, colour, (bin).
 
     The saturation is divided by what limited each GPU in each bin. Where a pipe is missing that is not known.
     """
-    view = summary.view
-    lines = {name: view.lines[name].astype(float) for name in ("s", "c", "m", "n", "rated", "sm", "engine")}
+    lines = {name: rows[name].astype(float) for name in ("s", "c", "m", "n", "rated", "sm", "engine")}
     s = lines["s"]
     left = np.fmin(lines["rated"], s)
-    wanted = {name for name, *_ in rows_of(summary.score)}
+    wanted = {name for name, *_ in rows_of(score)}
     parts: list[tuple[str, str, Array]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN
-        if summary.score.unsure > UNSURE_MOST:
+        if score.unsure > UNSURE_MOST:
             parts.append((USEFUL, GREEN, np.nanmean(left, axis=0)))
         else:
             ranks = np.stack([np.nan_to_num(lines[name], nan=-1.0) for name in ("c", "m", "n")])
@@ -151,10 +166,14 @@ def stack(summary: Summary) -> list[tuple[str, str, Array]]:
 
 
 def shares(summary: Summary) -> list[tuple[str, str, float]]:
+    """Return what `shares_of` makes of a report."""
+    return shares_of(stack(summary), summary.score)
+
+
+def shares_of(stacked: list[Part], score: Score) -> list[tuple[str, str, float]]:
     """Return what the whole time went into, in the order and colours of `stack`, and what is not known of it; they
     add up to 1."""
-    score = summary.score
-    parts = [(name, colour, float(np.nansum(values))) for name, colour, values in stack(summary)]
+    parts = [(name, colour, float(np.nansum(values))) for name, colour, values in stacked]
     lost = {name: part for name, part, *_ in rows_of(score) if name != USEFUL}
     used = [part for part in parts if part[0] not in lost]
     whole = sum(part for _, _, part in used) or 1.0
@@ -204,8 +223,8 @@ def host(summary: Summary) -> Iterator[Panel]:
         if not known:
             continue
         (key, label), *others = known
-        mean = bridged(view, view.host[key][0]) * factor
-        more = [(name, ORANGE, bridged(view, view.host[other][0]) * factor) for other, name in others]
+        mean = bridged(view.host[key][0], view.bin_seconds) * factor
+        more = [(name, ORANGE, bridged(view.host[other][0], view.bin_seconds) * factor) for other, name in others]
         yield Panel(title, unit, BLUE, mean, np.zeros((0, len(mean))), [], [], None, label, more)
 
 
@@ -214,23 +233,52 @@ def _panel(
 ) -> Panel:
     values = view.lines[name].astype(float) * factor
     if name in _SELDOM:
-        values = bridged(view, values)
-    bands: list[tuple[str, Array, Array]] = []
+        values = bridged(values, view.bin_seconds)
+    edges = None
+    if name in view.low:
+        low, high = (each[name].astype(float) * factor for each in (view.low, view.high))
+        edges = (bridged(low, view.bin_seconds), bridged(high, view.bin_seconds)) if name in _SELDOM else (low, high)
+    what = "GPUs" if is_gpus(view) else "nodes"
+    return panel(title, unit, colour, values, list(view.lanes), edges, what, 100.0 if is_share else None)
+
+
+def panel(
+    title: str,
+    unit: str,
+    colour: str,
+    values: Array,
+    names: list[str],
+    edges: tuple[Array, Array] | None = None,
+    what: str = "nodes",
+    top: float | None = None,
+) -> Panel:
+    """Return the panel of values by row and bin: a line for each row where they are few, else bands.
+
+    edges    the lowest and the highest sample of each bin
+    """
+    bands: list[tuple[str, Array, Array]] = [("lowest to highest sample", *edges)] if edges else []
+    rows = np.zeros((0, values.shape[1]))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        if name in view.low:
-            both = [each[name].astype(float) * factor for each in (view.low, view.high)]
-            both = [bridged(view, edge) for edge in both] if name in _SELDOM else both
-            bands.append(("lowest to highest sample", both[0], both[1]))
-        rows, names = np.zeros((0, values.shape[1])), list(view.lanes)
+        warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN
         if len(values) <= LINES_MAX:
             rows = values
         else:
             for low, high in _PERCENTILES:
-                edges = np.nanpercentile(values, [low, high], axis=0)
-                bands.append((f"{high - low} % of {'GPUs' if is_gpus(view) else 'nodes'}", edges[0], edges[1]))
+                inner = percentiles(values, (low, high))
+                bands.append((f"{high - low} % of {what}", inner[0], inner[1]))
         mean = np.nanmean(values, axis=0)
-    return Panel(title, unit, colour, mean, rows, names, bands, 100.0 if is_share else None)
+    return Panel(title, unit, colour, mean, rows, names, bands, top)
+
+
+def percentiles(values: Array, wanted: tuple[float, ...]) -> Array:
+    """Return percentiles of what is known of the rows, (percentile, bin): nanpercentile at a tenth of its time."""
+    ordered = np.sort(values, axis=0)  # what is not known comes last
+    last = np.maximum(len(values) - 1 - np.isnan(values).sum(axis=0), 0)
+    place = np.array(wanted)[:, None] / 100 * last
+    below = np.floor(place).astype(int)
+    low, high = (np.take_along_axis(ordered, at, axis=0) for at in (below, np.minimum(below + 1, last)))
+    result: Array = low + (high - low) * (place - below)
+    return result
 
 
 def is_gpus(view: Overview) -> bool:

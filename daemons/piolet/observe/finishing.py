@@ -1,0 +1,212 @@
+"""Makes a step's directory out of its spool. Whatever kills this, the next one does the same again.
+
+    spool/ID/NUMBER.frames   what came (observe/spool.py)
+    spool/ID/NUMBER.part/    tables and facts of all files up to that number, which are removed then
+    spool/ID/final/          the files of the directory, all of them, which are moved there; then the parts are removed
+
+What comes later than that is added: the directory's tables are the first part then, and `facts.json` has what is known
+of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+from piolet.base import files
+from piolet.base.errors import ObserveError
+from piolet.observe import gaps, layout, reading, rollup, spool, writing
+from piolet.observe.catalogue import OPEN, SPOOL, WHOLE, Catalogue, Row, size_of
+from piolet.observe.gathering import FACTS, Facts, facts_of, gathered, in_order
+
+PART, FINAL, NEW = ".part", "final", ".new"
+_ROWS_PER_GROUP = 400_000
+_MADE_HERE = (gaps.SOURCE, gaps.CLOCK)
+
+
+def part(catalogue: Catalogue, row: Row) -> None:
+    """Make a part of what came since the last one. Raises ObserveError, ScoreError."""
+    spool.close(catalogue, row)
+    row = catalogue.step(row.id) or row
+    top = catalogue.root / SPOOL / str(row.id)
+    done = max((int(path.stem) for path in _parts(top)), default=0)
+    found = spool.closed(catalogue.root, row)
+    todo = [path for path in found if int(path.stem) > done]
+    if todo:
+        _make_part(top / f"{todo[-1].stem}{PART}", todo)
+    for path in found:
+        path.unlink()
+
+
+def _make_part(target: Path, frames: Sequence[Path]) -> None:
+    new = _fresh(target.with_name(target.name + NEW))
+    groups: list[Path] = []
+    facts = Facts()
+    for gathering, tables in gathered(one for path in frames for one in spool.read(path)):
+        facts = gathering.facts
+        if tables:
+            groups.append(_fresh(new / f"{len(groups):04d}"))
+        for name, table in tables.items():
+            writing.write_table(groups[-1], name, table)
+    files.write_whole(str(new / FACTS), facts.to_json(), str(new / f"{FACTS}{NEW}"), sync=True)
+    _fsync(new)
+    os.rename(new, target)
+    _fsync(target.parent)
+
+
+def finish(catalogue: Catalogue, row: Row, now: float) -> bool:
+    """Make the step's directory; return whether nothing came meanwhile. Raises ObserveError, ScoreError."""
+    top = catalogue.root / SPOOL / str(row.id)
+    target = catalogue.root / row.path
+    try:
+        if not (top / FINAL).is_dir():
+            part(catalogue, row)
+            _make_final(catalogue, catalogue.step(row.id) or row, top, target)
+        target.mkdir(parents=True, exist_ok=True)
+        there = {path.name for path in (top / FINAL).iterdir()}
+        for name in sorted(there - {layout.META_FILE}) + [layout.META_FILE] * (layout.META_FILE in there):
+            os.replace(top / FINAL / name, target / name)
+        _fsync(target)
+        for path in _parts(top):
+            shutil.rmtree(path)
+        (top / FINAL).rmdir()
+        with catalogue.transaction():
+            latest = catalogue.step(row.id)
+            if latest is None or latest.bytes or spool.closed(catalogue.root, latest):
+                return False
+            catalogue.change(row, state=WHOLE, changed=now, size=size_of(target))
+        shutil.rmtree(top)
+    except OSError as error:
+        raise ObserveError(f"the data of {row.name} cannot be written: {error.filename}: {error.strerror}") from None
+    return True
+
+
+def _make_final(catalogue: Catalogue, row: Row, top: Path, target: Path) -> None:
+    new = _fresh(top / f"{FINAL}{NEW}")
+    parts = _parts(top)
+    groups = [group for path in parts for group in sorted(path.iterdir()) if group.is_dir()]
+    facts = facts_of(target / FACTS)
+    for path in parts:
+        facts.add(facts_of(path / FACTS))
+    meta = meta_of(catalogue, row, facts)
+    begin, end = meta["start"] / 1e9, meta.get("end", _last_of(facts, meta["start"])) / 1e9
+    sources = [*([target] if target.is_dir() else []), *groups]
+    for table in layout.TABLES:
+        if table not in ("quality", "rollup", "findings"):
+            writing.write_pieces(new, table, _grouped(_pieces(sources, table)))
+    remarks = {node: catalogue.remarks(node) for node in {*meta["nodes"], *facts.runs}}
+    found = gaps.gaps(facts, meta["nodes"], begin, end, remarks, str(meta.get("state", "")))
+    said = [piece for piece in _pieces(sources, "quality") if len(piece)]
+    own = [piece.filter(pc.invert(pc.is_in(piece["source"], pa.array(_MADE_HERE)))) for piece in said]
+    made = writing.conformed("quality", gaps.rows(facts, found, begin, end))
+    writing.write_table(new, "quality", _distinct(pa.concat_tables([*own, made])))
+    writing.write_meta(new, meta)
+    rollup.write(reading.open_step(new))
+    files.write_whole(str(new / FACTS), facts.to_json(), str(new / f"{FACTS}{NEW}"), sync=True)
+    _fsync(new)
+    os.rename(new, top / FINAL)
+    _fsync(top)
+
+
+def _distinct(table: pa.Table) -> pa.Table:
+    """Return a table without rows that are there already."""
+    seen: set[tuple[Any, ...]] = set()
+    keep = []
+    for row in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+        keep.append(row not in seen)
+        seen.add(row)
+    return table.filter(pa.array(keep, pa.bool_()))
+
+
+def meta_of(catalogue: Catalogue, row: Row, facts: Facts) -> dict[str, Any]:
+    """Return what meta.json is to say."""
+    said = catalogue.job(row.job)
+    seen = catalogue.nodes(row)
+    began = [one["began"] for one in facts.nodes.values() if isinstance(one.get("began"), int | float)]
+    began += [run.start for runs in facts.runs.values() for run in runs[:1]] if not began else []
+    meta: dict[str, Any] = {
+        **{key: value for key, value in said.items() if key in layout.META},
+        "job": row.job, "step": row.step, "uid": row.uid, "start": round(min(began, default=row.start) * 1e9),
+        "nodes": list(dict.fromkeys([*said.get("nodes", ()), *sorted({*facts.runs, *seen})])),
+    }  # fmt: skip
+    if row.run:
+        meta["restarts"] = row.run
+    with contextlib.suppress(KeyError):
+        meta["user"] = pwd.getpwuid(row.uid).pw_name
+    nodes = set(meta["nodes"])
+    if facts.ended and nodes <= facts.ended.keys():
+        meta["end"] = round(max(facts.ended.values()) * 1e9)
+    elif isinstance(said.get("end"), int):
+        meta["end"] = max(said["end"], _last_of(facts, meta["start"]))
+    devices = {node: one["devices"] for node, one in facts.nodes.items() if isinstance(one.get("devices"), list)}
+    if devices:
+        meta["devices"] = devices
+    if facts.offsets:
+        meta["clock_offsets"] = {
+            node: {"seconds": offset, "time": when} for node, (offset, when) in sorted(facts.offsets.items())
+        }
+    intervals = [facts.interval(node) for node in facts.nodes]
+    if intervals:
+        meta["interval"] = max(set(intervals), key=intervals.count)
+    marks = {str(one["simulated"]) for one in facts.nodes.values() if one.get("simulated")}
+    if marks:
+        meta["simulated"] = min(marks)
+    return meta
+
+
+def _last_of(facts: Facts, start: int) -> int:
+    last = [run.end for runs in facts.runs.values() for run in runs] + list(facts.ended.values())
+    return max(start, round(max(last, default=0.0) * 1e9))
+
+
+def _pieces(directories: Sequence[Path], table: str) -> Iterator[pa.Table]:
+    """Yield a table of several directories, each of which has a part of it."""
+    for directory in directories:
+        yield from reading.pieces(directory, table)
+
+
+def _grouped(pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yield pieces that are large enough to be groups of rows, each in order."""
+    held: list[pa.Table] = []
+    for piece in pieces:
+        held.append(piece)
+        if sum(map(len, held)) >= _ROWS_PER_GROUP:
+            yield in_order(pa.concat_tables(held)) if len(held) > 1 else held[0]
+            held = []
+    if held:
+        yield in_order(pa.concat_tables(held)) if len(held) > 1 else held[0]
+
+
+def _parts(top: Path) -> list[Path]:
+    return sorted(path for path in top.glob(f"*{PART}") if path.is_dir()) if top.is_dir() else []
+
+
+def _fresh(path: Path) -> Path:
+    """Return an empty directory."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def _fsync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_due(catalogue: Catalogue, row: Row, now: float, silent_s: float, settle_s: float) -> bool:
+    """Return whether a step's directory is to be made: all its nodes ended a while ago, or it is silent for long."""
+    if row.state != OPEN:
+        return False
+    ended = catalogue.nodes(row)
+    return now - row.last >= (settle_s if ended and all(ended.values()) else silent_s)

@@ -1,0 +1,25 @@
+"""The section `[results]` of piolet.toml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from piolet.config.schema import absolute_or_empty, setting
+
+
+@dataclass(frozen=True)
+class ResultsConfig:
+    """`[results]`: where the results of users' jobs are."""
+
+    directory: str = setting(
+        "",
+        "Where results of vettings, scores and marks go, in which %u is the user; empty: XDG_STATE_HOME/piolet, or "
+        "~/.local/state/piolet. All nodes must see it, and the user must be able to write there.",
+        absolute_or_empty,
+    )
+    most: int = setting(
+        1000, "A user's results on this cluster are no more than so many; then the oldest are removed.", least=1
+    )
+    most_mb: int = setting(
+        5000, "They take no more than so many MB, likewise. What is younger than three days stays.", least=1
+    )

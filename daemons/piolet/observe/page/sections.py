@@ -1,0 +1,157 @@
+"""The page's parts that are texts and tables: findings, what changed, vetting, environment, quality, events."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from piolet.base import texts
+from piolet.environment import secrets
+from piolet.observe.page import track
+from piolet.observe.page.grid import Grid
+from piolet.score.report import shell
+from piolet.score.report.screen import duration
+from piolet.score.report.shell import escaped
+
+_FINDINGS_MOST, _GAPS_MOST = 30, 60
+_DEEP = 4
+_PLAIN = ("variables",)  # what is in it needs no name of where it stands
+_LONG = 600  # characters of a text
+
+
+def findings(grid: Grid) -> str:
+    """Return what detectors found."""
+    found = track.findings(grid)
+    cards = "".join(_finding(grid, row) for row in found[:_FINDINGS_MOST])
+    if len(found) > _FINDINGS_MOST:
+        cards += f"<p class=soft>and {len(found) - _FINDINGS_MOST} more, less sure</p>"
+    return shell.section("Findings", cards, name="findings")
+
+
+def _finding(grid: Grid, row: dict[str, Any]) -> str:
+    start, end = (grid.at(row[name]) for name in ("start", "end"))
+    facts = []
+    if start is not None:
+        facts.append(f"from {duration(start)}" + (f" to {duration(end)}" if end is not None else ""))
+    if row["effect"] is not None:
+        unit, effect = row["unit"] or "", row["effect"]
+        facts.append(f"effect {100 * effect:.0f} %" if unit == "1" else f"effect {effect:.3g} {unit}".rstrip())
+    if row["confidence"] is not None:
+        facts.append(f"confidence {100 * row['confidence']:.0f} %")
+    facts.append(f"found by {row['detector']} {row['version'] or ''}".rstrip())
+    button = ""
+    if start is not None:
+        last = grid.seconds if end is None else end
+        button = f"<button type=button data-from={start:.3f} data-to={last:.3f}>show in time</button>"
+    evidence = shell.definitions(_flat(_json(row["evidence"])))
+    details = f"<details><summary>evidence</summary>{evidence}</details>" if evidence else ""
+    advice = f"<p>{_text(row['advice'])}</p>" if row["advice"] else ""
+    of = track.where(row)
+    said = row["text"] or ""
+    title = f"{of}: {said}" if of and of not in said else said
+    about_it = f"<p class=soft>{escaped(' · '.join(facts))}</p>"
+    return f"<div class=finding><b>{_text(title)}</b>{advice}{about_it}{details}{button}</div>"
+
+
+def changes(entries: Iterable[Mapping[str, Any]], than: str = "") -> str:
+    """Return what is other than in the last good run: rows of what, before, now, and perhaps a text."""
+    names = ("what", "before", "now", "text")
+    rows = [[(text := _cut(row.get(name)), text) for name in names] for row in entries]
+    if not rows:
+        return ""
+    wide = any(row[3][0] for row in rows)
+    head = ("what", "before", "now", "")
+    table = shell.table(head if wide else head[:3], [row if wide else row[:3] for row in rows], words=True)
+    note = f"Against {than}." if than else ""
+    return shell.section("What changed since your last good run", table, note=note, name="changes")
+
+
+def about(name: str, heading: str, value: Any, note: str = "") -> str:
+    """Return a section of plain values, whatever they are; variables that look like secrets by their names only."""
+    return shell.section(heading, shell.definitions(_flat(value)), note=note, name=name)
+
+
+def quality(grid: Grid) -> str:
+    """Return what the data do not tell, and why: by source and reason."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in track.rows_of(grid.step.quality.slice(0, track.ROWS_MOST)):
+        groups.setdefault((row["source"] or "", row["reason"] or ""), []).append(row)
+    rows = []
+    for (source, reason), own in sorted(groups.items(), key=lambda group: -len(group[1])):
+        nodes = {row["node"] for row in own if row["node"]}
+        values = sum(row["values"] or 0 for row in own)
+        spans = [(grid.at(row["start"]), grid.at(row["end"])) for row in own]
+        first = min((start for start, _ in spans if start is not None), default=None)
+        last = max((end for _, end in spans if end is not None), default=None)
+        when = "" if first is None or last is None else f"{duration(first)} to {duration(last)}"
+        of = next(iter(nodes)) if len(nodes) == 1 else texts.counted(len(nodes), "node") if nodes else "the step"
+        many = f"{values:,}" if values else ""
+        cells = ((source, source), (of, len(nodes)), (when, first or 0.0), (many, values), (reason, reason))
+        rows.append([(_cut(text), _cut(value)) for text, value in cells])
+    missing = len(rows) - _GAPS_MOST
+    head = ("source", "where", "when", "values missing", "why")
+    table = shell.table(head, rows[:_GAPS_MOST], sort=True, words=True) if rows else ""
+    more = f"<p class=soft>and {missing} more reasons</p>" if missing > 0 else ""
+    note = "What is not known is left out of every figure; it is never a zero."
+    return shell.section("Data quality", table + more, note=note if rows else "", name="quality")
+
+
+def events(grid: Grid) -> str:
+    """Return the events as a table."""
+    found, count = track.events(grid, track.EVENTS_MOST)
+    rows = []
+    for row in found:
+        at = grid.at(row["time"])
+        when = "" if row["time"] is None else time.strftime("%H:%M:%S", time.gmtime(row["time"] / 1e9))
+        rows.append([
+            (duration(at) if at is not None else "", at if at is not None else -1), (when, at or 0),
+            (row["severity"] or "", row["severity"] or ""), (_cut(row["kind"]), ""), (_cut(row["source"]), ""),
+            (_cut(track.where(row)), ""), (_cut(row["text"]), ""),
+        ])  # fmt: skip
+    if not rows:
+        return ""
+    head = ("after", "UTC", "severity", "kind", "says", "where", "text")
+    table = shell.table(head, rows, sort=True, words=True)
+    label = texts.counted(count, "event") + (f", the gravest {len(rows)} of them here" if count > len(rows) else "")
+    return shell.section("Events", f"<details><summary>{label}</summary>{table}</details>", name="events")
+
+
+def _text(value: object) -> str:
+    return escaped(_cut(value))
+
+
+def _cut(value: object) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= _LONG else text[: _LONG - 1] + "…"
+
+
+def _json(text: str | None) -> Any:
+    try:
+        return json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _flat(value: Any, name: str = "", deep: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield plain values with the names that lead to them."""
+    if isinstance(value, Mapping) and deep < _DEEP:
+        for key, item in value.items():
+            own = f"{name}: {key}" if name and name not in _PLAIN else str(key)
+            hidden = isinstance(item, str) and secrets.is_secret(str(key))
+            yield from _flat(secrets.HIDDEN if hidden else item, own, deep + 1)
+    elif isinstance(value, list | tuple) and not any(isinstance(item, Mapping | list) for item in value):
+        yield name, _cut(", ".join(map(_number, value)))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value[:50], 1):
+            parts = "; ".join(f"{key} {text}".strip() for key, text in _flat(item, "", 1))
+            yield f"{name} {number}".strip(), _cut(parts)
+    elif value is not None:
+        yield name, _cut(_number(value))
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,264 @@
+"""What is known of a job, gathered from sources put in the place of Slurm, the central service and the user's files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from piolet.base.errors import PioletError, UsageError
+from piolet.environment import pinned
+from piolet.environment.definition import Definition
+from piolet.images.info import Image
+from piolet.observe import job, jobtext, known
+from piolet.observe.known import Sources
+from piolet.slurm import onejob
+from piolet.slurm.onejob import JobName, ToldRun, ToldStep
+
+from tools import jobschema
+
+START = 1_790_000_000.0
+STEPS = (ToldStep("0", "python3", "FAILED", 1, 0, ("n1", "n2"), START + 1, START + 60),)
+RUN = ToldRun(
+    "112", 112, 0, "train", "alice", 1500, "ml", "main", "alps", "FAILED", "", 1, 0, ("n1", "n2"), 8, START - 10,
+    START, START + 61, 600.0, "", "/home/alice/slurm-112.out", "sbatch train.sh", STEPS,
+)  # fmt: skip
+SECRET = "hf_abcdefghijklmnop"
+
+
+def record(node: str, kind: str, seconds: float, source: str = "kernel", **more: Any) -> dict[str, Any]:
+    return {
+        "epoch": "0" * 16, "seq": more.pop("seq", 1), "node": node, "kind": kind, "source": source, "body": {},
+        "time": START + seconds, **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sources:
+    monkeypatch.chdir(tmp_path)
+    return Sources({"HOME": str(tmp_path)}, 1500, False, "", None)
+
+
+def answering(records: dict[str, list[dict[str, Any]]], **more: Any) -> Callable[[str, float], dict[str, Any]]:
+    return lambda node, _: {"records": records.get(node, []), "complete": True, **more}
+
+
+def view(sources: Sources, *runs: ToldRun, name: str = "112") -> job.Job:
+    return known.job(onejob.parse_name(name), runs or (RUN,), [], sources, START + 100)
+
+
+def test_the_schema_is_the_documented_one() -> None:
+    """Who changes it writes it anew (make man), and counts the version up where a field goes or means another thing."""
+    assert jobschema.PLACE.read_text("utf-8") == jobschema.text()
+
+
+def conforms(value: Any, schema: dict[str, Any], where: str = "") -> None:
+    """Hold a value against as much of JSON Schema as ours uses."""
+    if "anyOf" in schema:
+        if value is None:
+            assert {"type": "null"} in schema["anyOf"], where
+            return
+        schema = schema["anyOf"][0]
+    if not schema:
+        return
+    kinds: dict[str, Any] = {
+        "integer": int,
+        "number": (int, float),
+        "string": str,
+        "boolean": bool,
+        "array": (list, tuple),
+    }
+    if schema["type"] != "object":
+        assert isinstance(value, kinds[schema["type"]]) and (schema["type"] == "boolean" or value is not True), where
+        assert value in schema.get("enum", [value]) and value == schema.get("const", value), where
+        for at, one in enumerate(value if schema["type"] == "array" else ()):
+            conforms(one, schema["items"], f"{where}[{at}]")
+        return
+    assert isinstance(value, dict), where
+    known = schema.get("properties", {})
+    assert set(schema.get("required", ())) <= value.keys(), where
+    for key, one in value.items():
+        more = schema["additionalProperties"]
+        assert key in known or more is not False, f"{where}.{key}"
+        conforms(one, known.get(key, more), f"{where}.{key}")
+
+
+def full(sources: Sources, tmp_path: Path) -> job.Job:
+    """Return a view with something of everything."""
+    kept = tmp_path / ".cache/piolet/env"
+    image = Image("docker.io/library/debian:12", "site", "sha256:" + "a" * 64)
+    definition = Definition("ml", ("/e/ml.toml",), image, set_env={"A": "1", "HF_TOKEN": SECRET})
+    pinned.keep({"HOME": str(tmp_path)}, b"", definition)
+    (kept / "112.0.job").symlink_to(pinned.hash_of(definition.to_json()))
+    result = tmp_path / ".local/state/piolet/alps/vet/vet-112.json"
+    result.parent.mkdir(parents=True)
+    said = {
+        "version": 1, "job": "112", "protocol": {"name": "before", "digest": "x"}, "started": START + 0.5,
+        "seconds": 1.5, "nodes": {"n1": {"state": "good", "reasons": []}, "n2": {"state": "bad", "reasons": ["slow"]}},
+        "chosen": ["n1"], "abort": "", "notes": [], "records": [],
+    }  # fmt: skip
+    result.write_text(json.dumps(said))
+    records = {
+        "n1": [
+            record("n1", "step.outcome", 60, "user", job=112, step="0", body={"task": 1, "status": 1, "why": "exit"})
+        ],
+        "n2": [record("n2", "gpu.xid", 50, severity="fatal", body={"xid": 79, "text": "NVRM: Xid 79"})],
+    }
+    return view(
+        replace(sources, central=answering(records)), replace(RUN, state="NODE_FAIL", run=0), replace(RUN, run=1)
+    )
+
+
+def test_everything_in_one_place(sources: Sources, tmp_path: Path) -> None:
+    found = full(sources, tmp_path)
+    conforms(json.loads(json.dumps(found.as_dict())), job.schema())
+    (environment,) = found.environments
+    assert (environment.digest, environment.files) == ("sha256:" + "a" * 64, ("/e/ml.toml",))
+    assert environment.secrets == ("HF_TOKEN",) and 'A = "1"' in environment.definition
+    (vetting,) = found.vettings
+    assert (vetting.good, vetting.left_out, vetting.chosen) == (("n1",), {"n2": ("slow",)}, ("n1",))
+    assert [one.kind for one in found.events] == ["gpu.xid", "step.outcome"]
+    assert [(one.run, one.state) for one in found.earlier] == [(0, "NODE_FAIL")]
+    assert found.why[0].kind == "gpu_error" and "n2" in found.why[0].sentence
+    assert found.files["output"] == "/home/alice/slurm-112.out" and found.files["vetting"].endswith("vet-112.json")
+    text = "\n".join(jobtext.whole(found))
+    for word in (
+        "left out: n2: slow",
+        "XID 79",
+        "run 0",
+        "docker.io/library/debian@sha256",
+        "HF_TOKEN",
+        "slurm-112.out",
+    ):
+        assert word in text, word
+
+
+def test_no_secret_is_in_it(sources: Sources, tmp_path: Path) -> None:
+    found = full(sources, tmp_path)
+    assert SECRET not in json.dumps(found.as_dict()) and SECRET not in "\n".join(jobtext.whole(found))
+
+
+def test_what_is_missing_is_said(sources: Sources) -> None:
+    assert any("no central service" in text for text in view(sources).missing)
+
+    def fails(node: str, _: float) -> dict[str, Any]:
+        raise PioletError("the central service does not answer")
+
+    found = view(replace(sources, central=fails))
+    assert found.missing == ("events of its nodes: the central service does not answer",)
+    cut = view(replace(sources, central=answering({}, complete=False)))
+    assert any("the latest ones only" in text for text in cut.missing)
+    assert found.events == () and found.why[0].kind == "program"
+
+
+def test_only_what_is_of_the_job(sources: Sources) -> None:
+    """Of a node: what was said of it while the job had it, and of users what is of this job."""
+    records = [
+        record("n1", "gpu.xid", -3600, seq=1),
+        record("n1", "gpu.xid", 30, seq=2),
+        record("n1", "gpu.xid", 4000, seq=3),
+        record("n1", "step.outcome", 30, "user", job=111, seq=4),
+        record("n1", "step.outcome", 30, "user", job=112, seq=5),
+        record("n1", "vet.decision", 30, "user", body={"claimed": 111}, seq=6),
+        record("n1", "node.heartbeat", 30, seq=7),
+        record("n1", "kernel.oom", 30, job=99, seq=8),
+    ]
+    found = view(replace(sources, central=answering({"n1": records})))
+    assert [(one.kind, one.time - START) for one in found.events] == [("gpu.xid", 30), ("step.outcome", 30)]
+
+
+def test_a_clock_that_is_ahead_is_put_right(sources: Sources) -> None:
+    found = view(replace(sources, central=answering({"n1": [record("n1", "gpu.xid", 3630, offset=3600.0)]})))
+    assert [one.time - START for one in found.events] == [30]
+
+
+def test_of_many_nodes_some_are_asked_those_that_failed_first(sources: Sources) -> None:
+    nodes = tuple(f"n{number}" for number in range(100))
+    bad = replace(STEPS[0], nodes=("n77",))
+    asked: list[str] = []
+
+    def answer(node: str, _: float) -> dict[str, Any]:
+        asked.append(node)
+        return {"records": []}
+
+    found = view(replace(sources, central=answer), replace(RUN, nodes=nodes, steps=(bad,)))
+    assert len(asked) == known.NODES_MOST and asked[0] == "n77"
+    assert any("32 nodes at most" in text for text in found.missing)
+
+
+def test_users_see_their_own_and_staff_all(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onejob, "runs_of", lambda *_: ([RUN], []))
+    assert known.runs(JobName(112), sources)[0] == [RUN]
+    bob = replace(sources, uid=1501)
+    with pytest.raises(UsageError, match="job 112 is alice's, not yours"):
+        known.runs(JobName(112), bob)
+    staff = replace(bob, staff=True)
+    assert known.runs(JobName(112), staff)[0] == [RUN]
+    full(sources, tmp_path)
+    seen = view(staff)
+    assert seen.environments == () and any("only alice has it" in text for text in seen.missing)
+
+
+def test_a_result_of_an_earlier_job_of_that_number_is_not_this_ones(sources: Sources, tmp_path: Path) -> None:
+    full(sources, tmp_path)
+    later = replace(RUN, start=START + 86400, end=START + 86460)
+    assert view(sources, later).vettings == ()
+
+
+def test_what_is_no_result_is_passed_over(sources: Sources, tmp_path: Path) -> None:
+    for text in ("", "[]", '{"version": 1, "nodes": {"n": 5}, "records": [], "started": "x"}', "\0"):
+        (tmp_path / "vet-112.json").write_text(text)
+        assert view(sources).vettings == ()
+
+
+def test_a_vetting_whose_file_is_gone_is_known_from_the_node(sources: Sources) -> None:
+    body = {
+        "claimed": 112, "protocol": "before", "state": {"good": "n[1-3]", "bad": "n4"}, "excluded": "n4",
+        "why": {"n4": ["slow"]}, "chosen": "n[1-2]",
+    }  # fmt: skip
+    said = record("n1", "vet.decision", 1, "user", body=body)
+    (vetting,) = view(replace(sources, central=answering({"n1": [said]}))).vettings
+    assert (vetting.good, vetting.left_out, vetting.chosen) == (("n1", "n2", "n3"), {"n4": ("slow",)}, ("n1", "n2"))
+    odd = record(
+        "n1", "vet.decision", 1, "user", body={"claimed": 112, "state": 5, "why": [], "excluded": "n[[", "chosen": 7}
+    )
+    assert view(replace(sources, central=answering({"n1": [odd]}))).vettings[0].good == ()
+
+
+def test_a_step_that_is_not_there(sources: Sources) -> None:
+    with pytest.raises(UsageError, match="has no step 5") as caught:
+        view(sources, name="112.5")
+    assert caught.value.hint == "there are: 0"
+
+
+def test_nothing_but_text_reaches_a_terminal(sources: Sources, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names that users choose steer no terminal: what is printed goes through `printable`."""
+    from piolet.cli.main import printable
+
+    text = printable("\n".join(jobtext.whole(view(sources, replace(RUN, name="\x1b[31mx", command="\x07")))))
+    assert "\x1b" not in text and "\x07" not in text
+
+
+def test_history_and_tasks() -> None:
+    lines = jobtext.history([RUN, replace(RUN, shown="113_1", number=113, run=1, state="RUNNING")], {112: "scored"})
+    assert lines[1].startswith("113_1-r1") and lines[2].split()[:3] == ["112", "train", "FAILED"]
+    assert lines[2].endswith("scored") and " 61 s " in lines[2] and " 8 " in lines[2]
+    assert jobtext.tasks([RUN])[1].split()[0] == "112"
+
+
+@pytest.mark.parametrize(
+    ("figure", "text"),
+    [
+        ({"low": 0.5, "high": 0.5}, "50 %"),
+        ({"low": 0.25, "high": 0.5}, "25 to 50 %"),
+        ({"low": 0.5, "high": None}, "at least 50 %"),
+        ({"low": None, "high": 0.5}, "at most 50 %"),
+        ({"low": None, "high": None}, ""),
+        ({}, ""),
+    ],
+)
+def test_figures_keep_their_intervals(figure: dict[str, object], text: str) -> None:
+    assert jobtext.interval(figure, 100.0, " %") == text
