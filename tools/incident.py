@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from piolet.observe import writing
+from piolet.observe.job import Change, Changes, Job, Run
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -255,13 +256,24 @@ def _meta() -> dict[str, Any]:
     }
 
 
-CHANGES = (
-    {"what": "nodes", "before": "node1, node2, node4, node6", "now": "node1 to node4", "text": "node3 for node6"},
-    {"what": "image", "before": "pytorch:26.09-py3", "now": "pytorch:26.10-py3"},
-    {
-        "what": "tokens per second", "before": "18,180 (17,900 to 18,400)", "now": "12,410 (12,100 to 12,700)",
-        "text": "32 % less",
-    },
+CHANGES = Changes(
+    since="4190",
+    ended=START / 1e9 - 86_400,
+    changes=(
+        Change("nodes", "node1, node2, node4, node6", "node1 to node4", "node3 is there for node6"),
+        Change("image", "pytorch:26.09-py3", "pytorch:26.10-py3", ""),
+        Change(
+            "tokens_per_second", "18,180 (17,900 to 18,400)", "12,410 (12,100 to 12,700)", "the intervals are apart"
+        ),
+    ),
+    same=("file", "driver"),
+    unknown=(),
+)
+
+JOB = Job(
+    version=1, job="4242", number=4242, step="0", name="train-7b", user="alice", uid=1000, account="llm",
+    partition="gpu", cluster="simulated", command="", gpus=16, submit=None, limit=None, waits_for="",
+    now=Run(0, "COMPLETED", 0, 0, "", NODES, START / 1e9, START / 1e9 + SECONDS), changes=CHANGES,
 )  # fmt: skip
 
 # What detectors find in these data, as they would say it; docs and demo replace them with what they do find.

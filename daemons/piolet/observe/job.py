@@ -70,7 +70,7 @@ class Score:
     ]
     gpus: Annotated[int, "GPUs that were sampled"]
     seconds: Annotated[float, "how long samples came"]
-    drivers: Annotated[tuple[str, ...], "versions of the driver, as nodes said them"]
+    software: Annotated[tuple[str, ...], "versions of kernel and driver, one for each that nodes had"]
     simulated: Annotated[str, "the mark of simulated figures, '': they are real"]
     advice: Annotated[tuple[str, ...], "what was seen and what to do, a sentence each"]
     directory: Annotated[str, "the data set"]

@@ -14,7 +14,7 @@ from typing import Any
 from piolet.base import hostlist
 from piolet.base.errors import PioletError, SlurmError, UsageError
 from piolet.environment import pinned
-from piolet.observe import results, why
+from piolet.observe import changes, results, why
 from piolet.observe.job import VERSION, Environment, Happened, Job, Run, Score, Step, Vetting
 from piolet.slurm import onejob
 from piolet.slurm.onejob import JobName, ToldRun
@@ -22,6 +22,7 @@ from piolet.slurm.onejob import JobName, ToldRun
 NODES_MOST = 32
 EVENTS_MOST = 500
 _BEFORE_S, _AFTER_S = 60.0, 300.0  # of a job: clocks differ, and a node's fault may be told after it
+_GOOD_S = 30 * 86400.0  # so long ago a good run may have been
 _QUIET = ("node.heartbeat", "node.start", "vet.verdict")
 
 Ask = Callable[[str, float], dict[str, Any]]
@@ -75,11 +76,7 @@ def job(
         there = ", ".join(one.name for one in last.steps)
         raise UsageError(f"job {last.shown} has no step {name.step}", f"there are: {there}")
     own = last.uid in (None, sources.uid)
-    view = Job(
-        VERSION, last.shown, last.number, name.step, last.name, last.user, last.uid, last.account, last.partition,
-        last.cluster, last.command, last.gpus, last.submit, last.limit_s, last.reason, _run(last),
-        tuple(_run(one) for one in found[:-1]),
-    )  # fmt: skip
+    view = replace(_bare(last, name.step), earlier=tuple(_run(one) for one in found[:-1]))
     root = results.root_of(sources.variables, sources.directory, last.user)
     vettings, scores, where = [], [], {}
     environments: tuple[Environment, ...] = ()
@@ -101,7 +98,53 @@ def job(
         view, environments=environments, vettings=tuple(vettings), scores=tuple(scores), events=tuple(events),
         files=where, missing=tuple(not_known),
     )  # fmt: skip
-    return replace(view, why=why.reasons(view))
+    view = replace(view, why=why.reasons(view))
+    return view if quick or not own else _with_changes(view, sources, clock)
+
+
+def _with_changes(view: Job, sources: Sources, clock: float) -> Job:
+    """Return it with what changed since the last good run of its name."""
+    try:
+        known = onejob.last_of(view.user, clock - _GOOD_S, sources.sacct, good=view.name)
+    except SlurmError:
+        return view  # without accounting nothing is known of runs before, which is said already
+    good = changes.last_good(view, known)
+    if good is None:
+        return view
+    root = results.root_of(sources.variables, sources.directory, view.user)
+    before = _bare(good, "")
+    before = replace(
+        before, environments=_environments(sources.variables, before), scores=tuple(_scores(root, before, []))
+    )
+    return replace(view, changes=changes.between(before, view, _compared(before, view)))
+
+
+def _compared(before: Job, now: Job) -> dict[str, changes.Compared | str]:
+    """Return how the saturations of steps differ that both have."""
+    from piolet.samples.dataset import open_dataset
+    from piolet.score.compare import compare
+    from piolet.score.summary import summarise
+
+    old = changes.by_step(before.scores)
+    found: dict[str, changes.Compared | str] = {}
+    for step, score_now in changes.by_step(now.scores).items():
+        if step not in old:
+            continue
+        try:
+            two = [summarise(open_dataset(Path(one.directory)), None, detail=False) for one in (old[step], score_now)]
+            done = compare(*two)
+            found[step] = changes.Compared(done.low, done.high, done.unlike)
+        except PioletError as error:
+            found[step] = error.message
+    return found
+
+
+def _bare(told: ToldRun, step: str) -> Job:
+    """Return what Slurm tells of a job."""
+    return Job(
+        VERSION, told.shown, told.number, step, told.name, told.user, told.uid, told.account, told.partition,
+        told.cluster, told.command, told.gpus, told.submit, told.limit_s, told.reason, _run(told),
+    )  # fmt: skip
 
 
 def _run(told: ToldRun) -> Run:
@@ -193,12 +236,17 @@ def score(directory: Path) -> Score:
 
     data = open_dataset(directory)
     summary = summarise(data, None, detail=False)
-    drivers = {str(node.facts.header.get("driver", "")) for node in data.nodes}
+    software = {_versions(node.facts.header.get("software")) for node in data.nodes}
     return Score(
         summary.name, {name: getattr(summary, name).as_dict() for name in HEADLINES}, int(summary.score.gpus),
-        summary.seconds, tuple(sorted(drivers - {""})), summary.simulated,
+        summary.seconds, tuple(sorted(software - {""})), summary.simulated,
         tuple(f"{one.seen}: {one.do}" for one in summary.advice), str(directory),
     )  # fmt: skip
+
+
+def _versions(said: object) -> str:
+    known = said if isinstance(said, dict) else {}
+    return ", ".join(f"{name} {str(known[name])[:64]}" for name in ("driver", "kernel") if known.get(name))
 
 
 # -- the central service

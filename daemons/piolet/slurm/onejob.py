@@ -131,10 +131,16 @@ def runs_of(name: JobName, sacct: str = "sacct", scontrol: str = "scontrol") -> 
     return _joined(found, now), missing
 
 
-def last_of(user: str, since: float, sacct: str = "sacct") -> list[ToldRun]:
-    """Return a user's jobs that ran since then, or wait, without steps; the first first. Raises SlurmError."""
+def last_of(user: str, since: float, sacct: str = "sacct", *, good: str = "") -> list[ToldRun]:
+    """Return a user's jobs that ran since then, or wait, without steps; the first first. Raises SlurmError.
+
+    good    those of this name that ended well only
+    """
     when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
-    return _accounted(sacct, ["-X", "-u", user, f"--starttime={when}"])
+    words = ["-X", "-u", user, f"--starttime={when}"]
+    if good:  # with a state, accounting wants an end as well
+        words += [f"--name={good}", "--state=COMPLETED", "--endtime=now"]
+    return _accounted(sacct, words)
 
 
 def _accounted(sacct: str, words: list[str]) -> list[ToldRun]:

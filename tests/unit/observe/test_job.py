@@ -64,15 +64,9 @@ def conforms(value: Any, schema: dict[str, Any], where: str = "") -> None:
         schema = schema["anyOf"][0]
     if not schema:
         return
-    kinds: dict[str, Any] = {
-        "integer": int,
-        "number": (int, float),
-        "string": str,
-        "boolean": bool,
-        "array": (list, tuple),
-    }
+    kinds: dict[str, Any] = {"integer": int, "number": (int, float), "string": str, "array": (list, tuple)}
     if schema["type"] != "object":
-        assert isinstance(value, kinds[schema["type"]]) and (schema["type"] == "boolean" or value is not True), where
+        assert isinstance(value, kinds[schema["type"]]) and value is not True, where
         assert value in schema.get("enum", [value]) and value == schema.get("const", value), where
         for at, one in enumerate(value if schema["type"] == "array" else ()):
             conforms(one, schema["items"], f"{where}[{at}]")
