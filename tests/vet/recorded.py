@@ -15,6 +15,11 @@ from piolet.vet.runner import parts, records
 NODES = ["node1", "node2", "node3", "node4"]
 PROTOCOL = "name: p\nbudget: 1s\nevals:\n- type: limits\n"
 SRUN = """#!/bin/sh
+case "$*" in *" decision")
+    { echo "$*"; printf '%s' "$SLURM_PIOLET_VET"; } > "$LOG.decision.new"; mv "$LOG.decision.new" "$LOG.decision"
+    test -e "$RECORDED.untold" && exec sleep 20
+    exit 0;;
+esac
 printf '%s\\n' "$*" >> "$LOG"
 printf '%s' "$SLURM_PIOLET_VET" > "$LOG.plan"
 env > "$LOG.env"

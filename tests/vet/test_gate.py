@@ -46,6 +46,34 @@ def test_good_nodes(slurm: Slurm) -> None:
     assert result["job"] == "7" and {one["state"] for one in result["nodes"].values()} == {"good"}
 
 
+def decided(slurm: Slurm) -> tuple[str, dict[str, object]]:
+    """Return the step that told a node's pioletd what was decided, and what it told."""
+    path = slurm.directory / "log.decision"
+    wait_until(path.exists, what="the step")
+    words, _, text = path.read_text().partition("\n")
+    return words, json.loads(text)
+
+
+def test_where_there_is_no_pioletd_a_step_tells_that_of_a_good_node(slurm: Slurm) -> None:
+    """As on a login node; srun does not wait for it."""
+    slurm.record(b"".join(told(node, FAIL if node == "node1" else PASS, "bad") for node in NODES))
+    (slurm.directory / "recorded.untold").touch()
+    begun = time.monotonic()
+    assert slurm.gate()[0] == 0
+    assert time.monotonic() - begun < 15
+    words, said = decided(slurm)
+    assert words.startswith("--overlap --jobid=7 --nodes=1 --ntasks=1 --nodelist=node2 --environment=none --vet=none ")
+    assert words.endswith(" --time=1 /x/vet-task /x/vet.sock decision")
+    assert said["claimed"] == 7 and said["excluded"] == "node1" and said["chosen"] == "node[2-4]"
+
+
+def test_it_is_told_before_the_allocation_is_given_back(slurm: Slurm) -> None:
+    slurm.record(b"".join(told(node, FAIL, "bad") for node in NODES))
+    assert slurm.gate("srun -N4 app", "p.yaml,retries=0", stage="allocated")[0] != 0
+    assert (slurm.directory / "log.decision").exists() and slurm.calls[-1] == "scancel 7"
+    assert decided(slurm)[1]["excluded"] == "node[1-4]"
+
+
 def test_the_sites_bound_for_installing_travels(slurm: Slurm) -> None:
     with open(slurm.directory / "piolet.toml", "a") as file:
         file.write("[vet]\nrequirements_timeout_s = 7\n")

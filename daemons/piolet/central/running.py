@@ -23,16 +23,18 @@ from uvicorn.server import ServerState
 
 from piolet.base.errors import ConfigError, SlurmError
 from piolet.central import rulefiles
+from piolet.central.accounted import JOBS
 from piolet.central.answers import Answers
 from piolet.central.bounded import Bounded
 from piolet.central.doors import CERTIFICATE, Doors
+from piolet.central.ends import Ends
 from piolet.central.garbage import Collector
 from piolet.central.ledger import Engine, Judge, Ledger
 from piolet.central.metrics import Counts
 from piolet.central.moving import Mover
 from piolet.central.places import Places, from_file, no_slurm
 from piolet.central.poller import Poller
-from piolet.central.recent import Recent, Watched
+from piolet.central.recent import WEEK_S, Recent, Watched
 from piolet.central.rules.engine import Engine as Rules
 from piolet.central.service import Service
 from piolet.central.settings import CentralConfig, listen_of
@@ -115,13 +117,16 @@ def run(config: CentralConfig, forwarder: str, engine: Engine, *, slurm_there: b
         local = stack.enter_context(_local(config.socket)) if config.socket else None
         recent = Recent()
         old = Archive(config.archive) if config.keep_months else None
-        judge = Judge(Reader(database, name, old), Watched(engine, recent))
+        before = Reader(database, name).own(JOBS, time.time() - WEEK_S)
+        ends = Ends(before)
+        judge = Judge(Reader(database, name, old), Watched(Watched(engine, recent), ends))
         ledger = Ledger(Writer(database, old.last if old else 0), judge)
         reader = Reader(database, name)
         private = Private(config.private, slurm.cluster if slurm_there else _unknown)
         counts = Counts(judge)
         answers = Answers(reader, ledger, judge, config.staff, private, getattr(engine, "rules", ()))
         Told(answers, recent, time.time)
+        answers.cancelled = ends.cancelled
         ledger.start()
         stack.callback(ledger.stop)
         judge.start(ledger)
