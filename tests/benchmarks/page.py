@@ -23,7 +23,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from piolet.observe import layout, reading, writing
 from piolet.observe.page import html
 
-from tests.support import browser
+from tools import browser
 
 GPUS_PER_NODE, DAY, START = 4, 86_400, 1_796_000_000 * 10**9
 AIMS = {"first": 1.0, "lines": 1.5, "heat": 2.5}

@@ -17,7 +17,7 @@ from piolet.samples.dataset import Dataset
 from piolet.score.report import figures, html, screen, series
 from piolet.score.summary import summarise
 
-from tests.support import browser
+from tools import browser
 
 Simulate = Callable[..., Dataset]
 SCRIPT = "gpu\nload matmul 3\nload copy 2\ngpu\nload small 100\n"

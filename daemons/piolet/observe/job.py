@@ -70,7 +70,7 @@ class Score:
     ]
     gpus: Annotated[int, "GPUs that were sampled"]
     seconds: Annotated[float, "how long samples came"]
-    drivers: Annotated[tuple[str, ...], "versions of the driver, as nodes said them"]
+    software: Annotated[tuple[str, ...], "versions of kernel and driver, one for each that nodes had"]
     simulated: Annotated[str, "the mark of simulated figures, '': they are real"]
     advice: Annotated[tuple[str, ...], "what was seen and what to do, a sentence each"]
     directory: Annotated[str, "the data set"]
@@ -141,10 +141,10 @@ class Mark:
 
     name: Annotated[str, "loss, step, tokens_per_second"]
     count: Annotated[int, "how many values"]
-    first: Annotated[float, "the first value"]
-    last: Annotated[float, "the last value"]
-    least: Annotated[float, "the least that is a number"]
-    most: Annotated[float, "the largest that is a number"]
+    first: Annotated[float | None, "the first value that is a number"]
+    last: Annotated[float | None, "the last value that is a number"]
+    least: Annotated[float | None, "the least of them"]
+    most: Annotated[float | None, "the largest of them"]
     not_numbers: Annotated[int, "values that are NaN or infinite"]
     origin: Annotated[str, "command, output, tensorboard or wandb"]
 

@@ -14,14 +14,16 @@ from typing import Any
 from piolet.base import hostlist
 from piolet.base.errors import PioletError, SlurmError, UsageError
 from piolet.environment import pinned
-from piolet.observe import results, why
+from piolet.observe import changes, marks, results, why
 from piolet.observe.job import VERSION, Environment, Happened, Job, Run, Score, Step, Vetting
 from piolet.slurm import onejob
 from piolet.slurm.onejob import JobName, ToldRun
 
 NODES_MOST = 32
 EVENTS_MOST = 500
-_BEFORE_S, _AFTER_S = 60.0, 300.0  # of a job: clocks differ, and a node's fault may be told after it
+_BEFORE_S, _AFTER_S = 5.0, 300.0  # of a job: a node's fault may be told after it
+_APART_S = 60.0  # of the clocks of a login node and of Slurm
+_GOOD_S = 30 * 86400.0  # so long ago a good run may have been
 _QUIET = ("node.heartbeat", "node.start", "vet.verdict")
 
 Ask = Callable[[str, float], dict[str, Any]]
@@ -75,11 +77,7 @@ def job(
         there = ", ".join(one.name for one in last.steps)
         raise UsageError(f"job {last.shown} has no step {name.step}", f"there are: {there}")
     own = last.uid in (None, sources.uid)
-    view = Job(
-        VERSION, last.shown, last.number, name.step, last.name, last.user, last.uid, last.account, last.partition,
-        last.cluster, last.command, last.gpus, last.submit, last.limit_s, last.reason, _run(last),
-        tuple(_run(one) for one in found[:-1]),
-    )  # fmt: skip
+    view = replace(_bare(last, name.step), earlier=tuple(_run(one) for one in found[:-1]))
     root = results.root_of(sources.variables, sources.directory, last.user)
     vettings, scores, where = [], [], {}
     environments: tuple[Environment, ...] = ()
@@ -101,7 +99,56 @@ def job(
         view, environments=environments, vettings=tuple(vettings), scores=tuple(scores), events=tuple(events),
         files=where, missing=tuple(not_known),
     )  # fmt: skip
-    return replace(view, why=why.reasons(view))
+    view = replace(view, why=why.reasons(view))
+    if quick or not own:
+        return view
+    said = marks.of_job(root, view.number, name.step)
+    return _with_changes(replace(view, marks=marks.summed(said)), sources, clock)
+
+
+def _with_changes(view: Job, sources: Sources, clock: float) -> Job:
+    """Return it with what changed since the last good run of its name."""
+    try:
+        known = onejob.last_of(view.user, clock - _GOOD_S, sources.sacct, good=view.name)
+    except SlurmError:
+        return view  # without accounting nothing is known of runs before, which is said already
+    good = changes.last_good(view, known)
+    if good is None:
+        return view
+    root = results.root_of(sources.variables, sources.directory, view.user)
+    before = _bare(good, "")
+    before = replace(
+        before, environments=_environments(sources.variables, before), scores=tuple(_scores(root, before, []))
+    )
+    return replace(view, changes=changes.between(before, view, _compared(before, view)))
+
+
+def _compared(before: Job, now: Job) -> dict[str, changes.Compared | str]:
+    """Return how the saturations of steps differ that both have."""
+    from piolet.samples.dataset import open_dataset
+    from piolet.score.compare import compare
+    from piolet.score.summary import summarise
+
+    old = changes.by_step(before.scores)
+    found: dict[str, changes.Compared | str] = {}
+    for step, score_now in changes.by_step(now.scores).items():
+        if step not in old:
+            continue
+        try:
+            two = [summarise(open_dataset(Path(one.directory)), None, detail=False) for one in (old[step], score_now)]
+            done = compare(*two)
+            found[step] = changes.Compared(done.low, done.high, done.unlike)
+        except PioletError as error:
+            found[step] = error.message
+    return found
+
+
+def _bare(told: ToldRun, step: str) -> Job:
+    """Return what Slurm tells of a job."""
+    return Job(
+        VERSION, told.shown, told.number, step, told.name, told.user, told.uid, told.account, told.partition,
+        told.cluster, told.command, told.gpus, told.submit, told.limit_s, told.reason, _run(told),
+    )  # fmt: skip
 
 
 def _run(told: ToldRun) -> Run:
@@ -124,7 +171,10 @@ def _environments(variables: Mapping[str, str], view: Job) -> tuple[Environment,
     except PioletError:
         return ()  # its steps had none, or they were started elsewhere
     made: dict[str, Environment] = {}
+    began = min((run.start for run in (*view.earlier, view.now) if run.start), default=float("inf"))
     for one in found:
+        if not began - _APART_S <= one.began <= (view.now.end or float("inf")) + _APART_S:
+            continue  # of another cluster, or of an earlier job of that number
         text = pinned.text(one)
         body = text.partition("\n")[2]
         image = one.definition.image
@@ -152,7 +202,7 @@ def vetting(path: Path, view: Job) -> Vetting | None:
         return None
     started = said.get("started")
     began = view.earlier[0].start if view.earlier else view.now.start
-    if not isinstance(started, (int, float)) or (began and started < began - _BEFORE_S):
+    if not isinstance(started, (int, float)) or (began and started < began - _APART_S):
         return None
     by_state: dict[str, list[str]] = {"good": [], "warned": [], "bad": []}
     reasons: dict[str, tuple[str, ...]] = {}
@@ -193,12 +243,17 @@ def score(directory: Path) -> Score:
 
     data = open_dataset(directory)
     summary = summarise(data, None, detail=False)
-    drivers = {str(node.facts.header.get("driver", "")) for node in data.nodes}
+    software = {_versions(node.facts.header.get("software")) for node in data.nodes}
     return Score(
         summary.name, {name: getattr(summary, name).as_dict() for name in HEADLINES}, int(summary.score.gpus),
-        summary.seconds, tuple(sorted(drivers - {""})), summary.simulated,
+        summary.seconds, tuple(sorted(software - {""})), summary.simulated,
         tuple(f"{one.seen}: {one.do}" for one in summary.advice), str(directory),
     )  # fmt: skip
+
+
+def _versions(said: object) -> str:
+    known = said if isinstance(said, dict) else {}
+    return ", ".join(f"{name} {str(known[name])[:64]}" for name in ("driver", "kernel") if known.get(name))
 
 
 # -- the central service
@@ -219,7 +274,7 @@ def _events(view: Job, sources: Sources, missing: list[str], clock: float) -> li
     first = min(run.start or clock for run in spans)
     for node in nodes:
         try:
-            said = sources.central(node, max(clock - first + _BEFORE_S, 1.0))
+            said = sources.central(node, max(clock - first + _APART_S, 1.0))
         except PioletError as error:
             if getattr(error, "status", 0) == 400:
                 missing.append(f"events of {node}: the central service has none")
@@ -284,6 +339,9 @@ def _words(kind: str, body: Mapping[str, Any]) -> str:
         return f"{many} ended with {how}{first}{because}"
     if kind == "slurm.job_end":
         return f"{body.get('state', '?')}"
+    if kind == "vet.decision":
+        chosen, left_out = (body.get(key, "none") for key in ("chosen", "excluded"))
+        return f"'{body.get('protocol', '')}': chosen {chosen}, left out {left_out}"
     return ", ".join(f"{key} {value}" for key, value in body.items() if isinstance(value, (str, int, float)))[:300]
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES, Collector, Device, Reading
 from piolet.samples.journal import VERSION, Packer, json_frame
+from piolet.samples.software import software
 from piolet.steps import identity
 
 KEEP = 4 << 20
@@ -245,6 +246,7 @@ class Sampler:
             "label": step.label,
             "command": step.command,
             "nodes": step.nodes,
+            "software": software(),
             "restarts": step.restarts,
             "period": session.period,
             "start": now,

@@ -46,12 +46,12 @@ def of(grid: Grid, found: Saturation | None) -> list[Choice]:
     choices = []
     rows = _Rows(grid)
     if found is not None:
-        choices.append(Choice("saturation", rows.map(100 * found.lines["s"], "%", False, 100.0)))
+        choices.append(Choice("saturation", rows.map("saturation", 100 * found.lines["s"], "%", False, 100.0)))
     for lanes, table in ((grid.gpus_of, _CHOICES), (grid.hosts, _HOST_CHOICES)):
         for name, label, unit, factor, up in table:
             if (each := lanes.known(name)) is not None:
                 values = each.mean.astype(float) * factor
-                choices.append(Choice(label, rows.map(values, unit, up, 100.0 if unit == "%" else None, lanes)))
+                choices.append(Choice(label, rows.map(label, values, unit, up, 100.0 if unit == "%" else None, lanes)))
     return choices
 
 
@@ -68,7 +68,9 @@ class _Rows:
         columns = min(_COLUMNS_MOST, max(_COLUMNS_LEAST, _CELLS // max(1, len(self.names))))
         self.columns = next(n for n in range(columns, 0, -1) if grid.bins % n == 0)
 
-    def map(self, values: Array, unit: str, up: bool, top: float | None, lanes: Lanes | None = None) -> dict[str, Any]:
+    def map(
+        self, label: str, values: Array, unit: str, up: bool, top: float | None, lanes: Lanes | None = None
+    ) -> dict[str, Any]:
         """Return the map of values by GPU or host and bin; `up`: what is high is bad."""
         pooled = series.pooled(values.astype(float), columns=self.columns)
         with warnings.catch_warnings():
@@ -79,7 +81,7 @@ class _Rows:
         shares = [np.round(each / top / _STEP) * _STEP for each in (mean, worst)]
         same = np.array_equal(mean, worst, equal_nan=True)
         found = series.Heat(self.names, "row", shares[0], shares[0] if same else shares[1])
-        return content.heat(found) | {"unit": unit, "top": round(top, 3), **({"up": 1} if up else {})}
+        return content.heat(found) | {"label": label, "unit": unit, "top": round(top, 3), **({"up": 1} if up else {})}
 
     def _by_row(self, values: Array, up: bool, is_host: bool) -> tuple[Array, Array]:
         if is_host:

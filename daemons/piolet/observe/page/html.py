@@ -6,16 +6,18 @@ JSON that the script writes as text. The first data are lines and one heat map; 
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from piolet.base import texts
+from piolet.observe.job import Job
 from piolet.observe.page import grid as grids
-from piolet.observe.page import headline, heat, panels, saturation, sections, track
+from piolet.observe.page import headline, heat, panels, saturation, sections, still, track
 from piolet.observe.page.grid import Grid
 from piolet.observe.page.heat import Choice
 from piolet.observe.page.saturation import Saturation
@@ -30,16 +32,11 @@ _SCRIPTS = (shell.PLOTS, shell.STACK, shell.HEAT, (_OWN, "track.js"), shell.STAR
 _HEIGHT, _LEFT, _STACK_HEIGHT = 84, 58, 170
 _NODES_MOST = 4
 _GOOD = ("COMPLETED", "RUNNING")
+_UNIT = re.compile(r"(\d) ")  # a number and its unit stay on one line
 
 
-def render(step: StepData, changes: Iterable[Mapping[str, Any]] = (), than: str = "") -> bytes:
-    """Return the page of a step.
-
-    changes    what is other than in the last good run: each with what, before, now, and perhaps text
-    than       which run that was
-
-    Raises ObserveError: the data are damaged.
-    """
+def render(step: StepData, job: Job | None = None) -> bytes:
+    """Return the page of a step; `job`: with what else is known of its job. Raises ObserveError: data are damaged."""
     names = tuple(dict.fromkeys((*panels.GPU_NAMES, *saturation.NAMES)))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN, and is not drawn
@@ -63,17 +60,18 @@ def render(step: StepData, changes: Iterable[Mapping[str, Any]] = (), than: str 
         _head(grid),
         "<main>",
         _hero(grid, found),
+        sections.why(job.why if job else ()),
         sections.findings(grid),
         _lines(axis, found, lines),
         _heat(grid, maps),
         _waterfall(found),
-        sections.changes(changes, than),
+        sections.changes(job.changes if job else None),
         "<div class=columns>",
-        sections.about("vetting", "Vetting", step.meta.get("vetting")),
-        sections.about("environment", "Environment", step.meta.get("environment")),
+        sections.vettings(step.meta.get("vetting"), job.vettings if job else ()),
+        sections.environments(step.meta.get("environment"), job.environments if job else ()),
         "</div>",
         sections.events(grid),
-        sections.quality(grid),
+        sections.quality(grid, job.missing if job else ()),
         _source(grid),
         "</main>",
     ]
@@ -109,7 +107,7 @@ def _head(grid: Grid) -> str:
         time.strftime("%a %d %b %Y, %H:%M UTC", time.gmtime(grid.start / 1e9)),
         duration(grid.seconds) + ("" if meta.get("end") else " so far"),
     ]
-    line = " · ".join(f"<span>{escaped(fact)}</span>" for fact in facts if fact)
+    line = "".join(f"<span>{escaped(fact)}</span>" for fact in facts if fact)
     command = f"<code class=command>{escaped(meta['command'])}</code>" if meta.get("command") else ""
     title = meta.get("name") or f"step {grid.step.name}"
     page = (
@@ -135,7 +133,7 @@ def _hero(grid: Grid, found: Saturation | None) -> str:
     code = meta.get("exit")
     ended = f"exit {', '.join(map(str, code)) if isinstance(code, list) else code}" if code not in (None, "") else ""
     count = len(grid.step.table("findings", ["detector"]))
-    cards = [(value, text, quality) for value, text, quality in headline.cards(grid, found)]
+    cards = [(_UNIT.sub("\\1\u00a0", value), text, quality) for value, text, quality in headline.cards(grid, found)]
     cards.append((str(count) if count else "no", "finding" if count == 1 else "findings", ""))
     long = " long" if len(shown) > 9 else ""
     page = (
@@ -158,9 +156,12 @@ def _lines(axis: dict[str, Any], found: Saturation | None, lines: list[dict[str,
     lanes = f"<div class=sticky>{shell.plots('track')}</div>" if axis["lanes"] else ""
     stack = ""
     if found is not None:
-        key = shell.key((part, colour, part) for part, colour, _ in found.parts())
+        key = shell.key((part, colour, part) for part, colour, _ in found.parts)
         stack = f"{shell.plots('saturation')}{key}"
-    return shell.section("Over time", shell.tools(), lanes, stack, shell.plots("lines"), note=note, name="lines")
+    pictures = f"<figure class=static>{still.lines(lines)}</figure>"
+    return shell.section(
+        "Over time", shell.tools(), lanes, stack, shell.plots("lines"), pictures, note=note, name="lines"
+    )
 
 
 def _heat(grid: Grid, maps: list[Choice]) -> str:
@@ -173,22 +174,22 @@ def _heat(grid: Grid, maps: list[Choice]) -> str:
     )
     is_gpus = 0 < len(grid.gpus) <= heat.GPUS_MOST
     kind = "GPU" if is_gpus else "node"
-    key = shell.key(("", colour, f"{percentage} %") for percentage, colour in series.HEAT_KEY)
-    note = "Colour: from none, dark, to the most, bright. No colour: no data. Drag to zoom into rows and time."
+    note = "Dark is little, bright is much; no colour: no data. Drag to zoom into rows and time."
     bar = shell.heat_tools(not is_gpus, buttons)
-    return shell.section(f"By {kind} and time", bar, shell.plots("heat"), key, note=note, name="heat")
+    picture = f"<figure class=static>{still.heat(maps[0].plain)}</figure>"
+    return shell.section(f"By {kind} and time", bar, shell.plots("heat"), picture, note=note, name="heat")
 
 
 def _stack(grid: Grid, found: Saturation) -> dict[str, Any]:
     utilisation = grid.gpus_of.known("utilisation")
     mean = np.full(grid.bins, np.nan) if utilisation is None else np.nanmean(utilisation.mean, axis=0)
-    return content.stack(found.parts(), 100 * found.mean(), 100 * mean) | {"height": _STACK_HEIGHT}
+    return content.stack(found.parts, 100 * found.mean(), 100 * mean) | {"height": _STACK_HEIGHT}
 
 
 def _waterfall(found: Saturation | None) -> str:
     if found is None:
         return ""
-    parts = series.shares_of(found.parts(), found.score)
+    parts = series.shares_of(found.parts, found.score)
     key = shell.key((name, colour, f"{name} {bound(found.score, name)}{percent(part)}") for name, colour, part in parts)
     note = (
         "Idle: no kernel ran. Narrow: on few SMs. Stalled: the SMs had work and waited. The rest is what was used, by "

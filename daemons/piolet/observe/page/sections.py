@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from piolet.base import texts
+from piolet.base import hostlist, texts
 from piolet.environment import secrets
+from piolet.observe.job import Changes, Environment, Reason, Vetting
 from piolet.observe.page import track
 from piolet.observe.page.grid import Grid
 from piolet.score.report import shell
@@ -18,6 +19,7 @@ from piolet.score.report.shell import escaped
 _FINDINGS_MOST, _GAPS_MOST = 30, 60
 _DEEP = 4
 _PLAIN = ("variables",)  # what is in it needs no name of where it stands
+_DEFINITION_MOST = 20_000
 _LONG = 600  # characters of a text
 
 
@@ -48,33 +50,73 @@ def _finding(grid: Grid, row: dict[str, Any]) -> str:
     evidence = shell.definitions(_flat(_json(row["evidence"])))
     details = f"<details><summary>evidence</summary>{evidence}</details>" if evidence else ""
     advice = f"<p>{_text(row['advice'])}</p>" if row["advice"] else ""
-    of = track.where(row)
-    said = row["text"] or ""
-    title = f"{of}: {said}" if of and of not in said else said
+    facts += [track.where(row)] if track.where(row) else []
     about_it = f"<p class=soft>{escaped(' · '.join(facts))}</p>"
-    return f"<div class=finding><b>{_text(title)}</b>{advice}{about_it}{details}{button}</div>"
+    return f"<div class=finding><b>{_text(track.told(row))}</b>{advice}{about_it}{details}{button}</div>"
 
 
-def changes(entries: Iterable[Mapping[str, Any]], than: str = "") -> str:
-    """Return what is other than in the last good run: rows of what, before, now, and perhaps a text."""
-    names = ("what", "before", "now", "text")
-    rows = [[(text := _cut(row.get(name)), text) for name in names] for row in entries]
-    if not rows:
+def why(reasons: Iterable[Reason]) -> str:
+    """Return why the job ended as it did."""
+    cards = ""
+    for reason in reasons:
+        evidence = "".join(f"<p class=soft>{_text(line)}</p>" for line in reason.evidence)
+        advice = f"<p>{_text(reason.advice)}</p>" if reason.advice else ""
+        cards += f"<div class=finding><b>{_text(reason.sentence)}</b>{advice}{evidence}</div>"
+    return shell.section("Why it ended so", cards, name="why")
+
+
+def changes(found: Changes | None) -> str:
+    """Return what is other than in the last good run, what is not, and what cannot be compared."""
+    if found is None:
         return ""
-    wide = any(row[3][0] for row in rows)
-    head = ("what", "before", "now", "")
-    table = shell.table(head if wide else head[:3], [row if wide else row[:3] for row in rows], words=True)
-    note = f"Against {than}." if than else ""
-    return shell.section("What changed since your last good run", table, note=note, name="changes")
+    rows = [[(text := _cut(cell), text) for cell in (c.what, c.before, c.now, c.text)] for c in found.changes]
+    table = shell.table(("what", "before", "now", ""), rows, words=True) if rows else "<p>Nothing that is known.</p>"
+    when = (
+        "" if found.ended is None else time.strftime(", which ended on %d %b %Y, %H:%M UTC", time.gmtime(found.ended))
+    )
+    lines = (("as it was", ", ".join(found.same)), ("not known", "; ".join(found.unknown)))
+    note = f"Against job {found.since}{when}."
+    return shell.section(
+        "What changed since your last good run", table, shell.definitions(lines), note=note, name="changes"
+    )
 
 
-def about(name: str, heading: str, value: Any, note: str = "") -> str:
-    """Return a section of plain values, whatever they are; variables that look like secrets by their names only."""
-    return shell.section(heading, shell.definitions(_flat(value)), note=note, name=name)
+def vettings(meta: Any, found: Iterable[Vetting]) -> str:
+    """Return the vettings of the job, and without any what the step's data say of one."""
+    known = [_vetting(one) for one in found]
+    return shell.section("Vetting", *(known or [shell.definitions(_flat(meta))]), name="vetting")
 
 
-def quality(grid: Grid) -> str:
-    """Return what the data do not tell, and why: by source and reason."""
+def _vetting(one: Vetting) -> str:
+    left = [(f"left out: {node}", "; ".join(reasons)) for node, reasons in one.left_out.items()]
+    facts = [
+        ("protocol", one.protocol),
+        ("no start", one.abort),
+        ("good", hostlist.compress(one.good)),
+        ("good with a warning", hostlist.compress(one.warned)),
+        *left,
+        ("took", "" if one.seconds is None else duration(one.seconds)),
+        ("file", one.file),
+    ]
+    return shell.definitions((name, _cut(text)) for name, text in facts)
+
+
+def environments(meta: Any, found: Iterable[Environment]) -> str:
+    """Return what the steps ran in, and without any what the step's data say of it."""
+    known = []
+    for one in found:
+        facts = [
+            ("steps", ", ".join(one.steps)), ("asked for", one.request), ("image", one.image), ("digest", one.digest),
+            ("files", ", ".join(one.files)), ("not kept", ", ".join(one.secrets)),
+        ]  # fmt: skip
+        shown = "\n".join(map(secrets.line, one.definition.splitlines()))[:_DEFINITION_MOST]
+        whole = f"<details><summary>definition</summary><pre>{escaped(shown)}</pre></details>" if shown else ""
+        known.append(shell.definitions((name, _cut(text)) for name, text in facts) + whole)
+    return shell.section("Environment", *(known or [shell.definitions(_flat(meta))]), name="environment")
+
+
+def quality(grid: Grid, missing: Iterable[str]) -> str:
+    """Return what the data do not tell, and why: by source and reason; and what else is not known of the job."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in track.rows_of(grid.step.quality.slice(0, track.ROWS_MOST)):
         groups.setdefault((row["source"] or "", row["reason"] or ""), []).append(row)
@@ -90,10 +132,11 @@ def quality(grid: Grid) -> str:
         many = f"{values:,}" if values else ""
         cells = ((source, source), (of, len(nodes)), (when, first or 0.0), (many, values), (reason, reason))
         rows.append([(_cut(text), _cut(value)) for text, value in cells])
-    missing = len(rows) - _GAPS_MOST
+    hidden = len(rows) - _GAPS_MOST
     head = ("source", "where", "when", "values missing", "why")
     table = shell.table(head, rows[:_GAPS_MOST], sort=True, words=True) if rows else ""
-    more = f"<p class=soft>and {missing} more reasons</p>" if missing > 0 else ""
+    more = f"<p class=soft>and {hidden} more reasons</p>" if hidden > 0 else ""
+    more += "".join(f"<p>{_text(line)}</p>" for line in missing)
     note = "What is not known is left out of every figure; it is never a zero."
     return shell.section("Data quality", table + more, note=note if rows else "", name="quality")
 

@@ -17,6 +17,7 @@ from piolet.score.report.shell import TEXT_MOST, plain
 ITEMS_MOST = 400  # of a lane in the page; how many there are is said
 EVENTS_MOST, ROWS_MOST, LANES_MOST = 200, 1_000_000, 4
 SEVERITIES = ("error", "warning", "info")
+_WORDS = {"fatal": "error", "warn": "warning"}  # of records of events
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def events(grid: Grid, most: int = ITEMS_MOST) -> tuple[list[dict[str, Any]], in
     table = grid.step.table("events")
     count = len(table)
     if count > most:
-        ranks = pc.index_in(table["severity"].cast(pa.string()), pa.array(SEVERITIES)).fill_null(len(SEVERITIES))
+        order = pa.array([*_WORDS, *SEVERITIES])
+        ranks = pc.index_in(table["severity"].cast(pa.string()), order).fill_null(len(order))
         table = table.take(pc.sort_indices(ranks)[:most])
     return sorted(rows_of(table), key=lambda row: row["time"] or 0), count
 
@@ -64,14 +66,14 @@ def where(row: dict[str, Any]) -> str:
 def track(grid: Grid) -> dict[str, Any]:
     """Return the lanes of the axis that have anything, as the script has them."""
     found = [
-        Item(*_span(grid, row["start"], row["end"]), "finding", f"{row['detector']}: {_told(row)}")
+        Item(*_span(grid, row["start"], row["end"]), "finding", f"{row['detector']}: {told(row)}")
         for row in findings(grid)
     ]
     happened, count = events(grid)
-    told = [Item(*_span(grid, row["time"]), _severity(row), f"{row['kind']}: {_told(row)}") for row in happened]
+    of_events = [Item(*_span(grid, row["time"]), _severity(row), f"{row['kind']}: {told(row)}") for row in happened]
     lanes = [
         *_rows(found),
-        ("events", told, count),
+        ("events", of_events, count),
         ("marks", *_counted(_marks(grid))),
         ("no data", *_counted(gaps(grid))),
     ]
@@ -151,9 +153,13 @@ def _span(grid: Grid, start: int | None, end: int | None = None) -> tuple[float,
 
 
 def _severity(row: dict[str, Any]) -> str:
-    return row["severity"] if row["severity"] in SEVERITIES else "info"
+    word = _WORDS.get(row["severity"], row["severity"])
+    return word if word in SEVERITIES else "info"
 
 
-def _told(row: dict[str, Any]) -> str:
-    of = where(row)
-    return f"{of}: {row['text'] or ''}" if of and of not in (row["text"] or "") else str(row["text"] or "")
+def told(row: dict[str, Any]) -> str:
+    """Return a row's text, with the node and the mount point that it is about where it does not name them."""
+    text = str(row["text"] or "")
+    node, subject = str(row.get("node") or ""), str(row.get("subject") or "").removeprefix("fs:")
+    missing = [name for name in (node, subject if subject.startswith("/") else "") if name and name not in text]
+    return f"{' '.join(missing)}: {text}" if missing else text

@@ -72,7 +72,8 @@ class Heat extends Plot {
     return [r0, r1, c0, c1];
   }
   draw() {
-    frame(this, this.cut ? `rows: ${this.common.slice(0, this.cut)}\u2026` : '', -1);
+    const { label, base, top, unit } = this.own, scale = label ? `${label}: dark ${base}, bright ${Number(top.toPrecision(3))} ${unit}` : '';
+    frame(this, [scale, this.cut ? `rows: ${this.common.slice(0, this.cut)}\u2026` : ''].filter(Boolean).join('; '), -1);
     const now = [this.which, view.from, view.to, ...this.rows, this.inner, this.bottom].join();
     if (this.kept !== now) { this.paper = this.picture(); this.kept = now; }
     const paper = this.paper;

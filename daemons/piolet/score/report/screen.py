@@ -100,6 +100,8 @@ def energy(joules: float | None) -> str:
     """Return joules in a fitting unit."""
     if joules is None:
         return "-"
+    if joules >= 3.6e9:
+        return f"{joules / 3.6e9:.2f} MWh"
     return f"{joules / 3.6e6:.2f} kWh" if joules >= 3.6e5 else f"{joules / 1000:.1f} kJ"
 
 

@@ -96,11 +96,20 @@ def table(
     head: Iterable[str], rows: Iterable[Iterable[tuple[str, object]]], sort: bool = False, words: bool = False
 ) -> str:
     """Return a table; a cell is its text and the value that it is sorted by. `words`: of texts more than of numbers."""
-    lines = ("".join(f'<td data-value="{escaped(v)}">{escaped(text)}</td>' for text, v in row) for row in rows)
+    names = [escaped(name) for name in head]
+    # Where a row is too wide its cells stand below each other, each with its name.
+    named = [f' data-name="{name}"' if words and name else "" for name in names]
+    lines = (
+        "".join(
+            f'<td data-value="{escaped(v)}"{name}>{escaped(text)}</td>'
+            for name, (text, v) in zip(named, row, strict=True)
+        )
+        for row in rows
+    )
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    heads = "".join(f"<th scope=col>{escaped(name)}</th>" for name in head)
-    names = " ".join(name for name, wanted in (("sort", sort), ("words", words)) if wanted)
-    kind = f' class="{names}"' if names else ""
+    heads = "".join(f"<th scope=col>{name}</th>" for name in names)
+    classes = " ".join(name for name, wanted in (("sort", sort), ("words", words)) if wanted)
+    kind = f' class="{classes}"' if classes else ""
     inside = f"<table{kind}><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
     return f"<div class=scroll tabindex=0>{inside}</div>"
 

@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 COMMON = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--enable-logging=stderr")
 
 
@@ -64,7 +66,21 @@ def found(program: str, page: str, script: str, room: Path, width: int = 1400, t
     assert "CONSOLE" not in done.stderr, done.stderr
     told: list[str] = re.findall("<title>found (.*?)</title>", done.stdout, re.DOTALL)
     assert len(told) == 1, done.stdout[-2000:]
-    return html.unescape(told[0])
+    return str(html.unescape(told[0]))
+
+
+def picture(
+    program: str, page: str, target: Path, size: tuple[int, int], themed: str = "light", script: str = ""
+) -> None:
+    """Make a PNG of a page at a width and height in pixels, after a script if there is one."""
+    width, height = size
+    with tempfile.TemporaryDirectory() as room:
+        frame = framed(with_script(page, script or "0", themed), Path(room), width, height)
+        shot = Path(room, "shot.png")
+        flags = (f"--window-size={max(500, width)},{height}", "--hide-scrollbars", "--virtual-time-budget=2000")
+        load(program, frame, Path(room, "profile"), *flags, f"--screenshot={shot}")
+        with Image.open(shot) as whole:
+            whole.crop((0, 0, width, height)).convert("P", palette=Image.Palette.ADAPTIVE).save(target, optimize=True)
 
 
 @dataclass(frozen=True)
