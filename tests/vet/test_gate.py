@@ -42,7 +42,7 @@ def test_good_nodes(slurm: Slurm) -> None:
     assert slurm.calls[0].endswith(" /x/vet-task /x/vet.sock")
     assert json.loads((slurm.directory / "log.plan").read_text())["tasks"][0]["kind"] == "limits"
     assert "SLURM_NTASKS=" not in (slurm.directory / "log.env").read_text()
-    result = json.loads((slurm.directory / "vet-7.json").read_text())
+    result = json.loads(slurm.result.read_text())
     assert result["job"] == "7" and {one["state"] for one in result["nodes"].values()} == {"good"}
 
 
@@ -89,7 +89,7 @@ def test_a_bad_node_is_left_out(slurm: Slurm) -> None:
     assert "bad (unclear): node2: limits: memlock is low\nleft out: --exclude=node2\n" in said
     assert "spares: 0 of 1 left; with so many bad ones, 3 good nodes take -N 4" in said
     assert "going on with 3 of 4 nodes, without node2" in said
-    result = json.loads((slurm.directory / "vet-7.json").read_text())
+    result = json.loads(slurm.result.read_text())
     assert result["chosen"] == ["node1", "node3", "node4"]
 
 
@@ -131,7 +131,7 @@ def test_a_node_that_tells_too_little(slurm: Slurm, printed: bytes, errors: str,
     slurm.record(b"".join(told(node) for node in NODES if node != "node2") + printed, errors)
     status, words, said = slurm.gate()
     assert status == 0, said
-    rows = json.loads((slurm.directory / "vet-7.json").read_text())["records"]
+    rows = json.loads(slurm.result.read_text())["records"]
     found = {row["node"]: row for row in rows}
     assert {row["outcome"] for node, row in found.items() if node != "node2"} == {PASS}
     if found["node2"]["outcome"] != PASS and reason:
@@ -160,7 +160,7 @@ def test_a_node_that_hangs_ends_with_the_budget(slurm: Slurm, monkeypatch: pytes
 def test_long_details_come_whole(slurm: Slurm) -> None:
     slurm.record(b"".join(told(node, x="y" * 9000) for node in NODES))
     assert slurm.gate()[0] == 0
-    rows = json.loads((slurm.directory / "vet-7.json").read_text())["records"]
+    rows = json.loads(slurm.result.read_text())["records"]
     assert {row["details"]["x"] for row in rows} == {"y" * 9000}
 
 
@@ -223,7 +223,7 @@ def test_which_environment_the_second_step_asks_for(
 def test_a_report_of_ones_own(slurm: Slurm) -> None:
     assert slurm.gate("srun app", "p.yaml,report=sub/r.json")[0] == 0
     assert (slurm.directory / "sub" / "r.json").exists()
-    assert not (slurm.directory / "vet-7.json").exists()
+    assert not slurm.result.exists()
     (slurm.directory / "file").touch()
     status, _, said = slurm.gate("srun app", "p.yaml,report=file/r.json,budget=2s")
     assert status == 0 and "warning: cannot write file/r.json" in said
