@@ -25,7 +25,7 @@ from piolet.observe.found import FoundStep
 from piolet.observe.gpus import Gpus, GpusRead
 from piolet.observe.journal import END, FRAME, STEP, VERSION
 from piolet.observe.lanes import Lane, wait
-from piolet.observe.settings import listed
+from piolet.observe.lists import listed
 from piolet.observe.watched import StepRead, Watched, table
 
 LOOK_S = 1.0
