@@ -218,6 +218,7 @@ def piolet_toml(s: Settings) -> str:
         f"vet_program = {_toml(layout.vet_program)}\n\n"
         '[events]\ncluster = "piolet"\nspool = "/run/piolet/events"\n'
         f"{_central(s) if s.central else ''}\n"
+        '[observe]\nsteps = "on"\ninterval_s = 2\njournal = "/run/piolet/observe"\n\n'
         '[vet]\nspool = "/run/piolet/spool"\n'
         # The nodes share their processes with this machine, whose other users have no part in the cluster.
         f"users = [{', '.join(_ids(name) for name in accounts.USERS)}]\n"

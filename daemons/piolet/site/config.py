@@ -19,6 +19,7 @@ from piolet.hooks.settings import HooksConfig
 from piolet.images.settings import ImagesConfig
 from piolet.node.settings import NodeConfig
 from piolet.observe.jobsettings import ResultsConfig
+from piolet.observe.settings import ObserveConfig
 from piolet.samples.settings import ScoreConfig
 from piolet.vet.settings import VetConfig
 
@@ -39,6 +40,7 @@ class Config:
     events: EventsConfig = field(default_factory=EventsConfig)
     forward: ForwardConfig = field(default_factory=ForwardConfig)
     central: CentralConfig = field(default_factory=CentralConfig)
+    observe: ObserveConfig = field(default_factory=ObserveConfig)
 
 
 def load(path: Path | None = None) -> Config:
