@@ -37,12 +37,15 @@ from piolet.central.rules.language import Rule
 from piolet.central.saving import Saved
 from piolet.central.service import Service
 from piolet.central.settings import CentralConfig, listen_of
+from piolet.central.steps import Steps
 from piolet.central.store.archive import Archive
 from piolet.central.store.database import alone, connect
 from piolet.central.store.reader import Reader
 from piolet.central.store.writer import Writer
 from piolet.central.told import Told
+from piolet.observe.keepsettings import KeepConfig
 from piolet.slurm import cluster as slurm
+from piolet.slurm import past
 from piolet.system import notify
 from piolet.system.accounts import uid_of
 
@@ -97,9 +100,12 @@ class Private:
             return self._found
 
 
-def run(config: CentralConfig, forwarder: str, rules: Sequence[Rule], *, slurm_there: bool = True) -> None:
+def run(
+    config: CentralConfig, keep: KeepConfig, forwarder: str, rules: Sequence[Rule], *, slurm_there: bool = True
+) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT. Raises PioletError, OSError.
 
+    keep          for how long data of steps are kept
     forwarder     the account that nodes send as
     rules         what it judges by
     slurm_there   whether Slurm can be asked; False: [central] cluster and addresses say it all
@@ -139,11 +145,18 @@ def run(config: CentralConfig, forwarder: str, rules: Sequence[Rule], *, slurm_t
             mover = Mover(reader, ledger, old, config.keep_months)
             mover.start()
             stack.callback(mover.stop)
+        steps = Steps(keep, answers, slurm_there) if keep.steps else None
+        if steps is not None:
+            steps.start()
+            stack.callback(steps.stop)
         if config.accounting_s and slurm_there:
-            poller = Poller(ledger, name, config.accounting_s, config.history_days * 86400.0)
+            ask = past.ask_jobs if steps is None else steps.told(past.ask_jobs)
+            poller = Poller(ledger, name, config.accounting_s, config.history_days * 86400.0, ask)
             poller.start()
             stack.callback(poller.stop)
         service = Service(doors, ledger, reader, answers, counts, config.prometheus)
+        if steps is not None:
+            service.frames, service.known = steps.frames, steps.jobs
         _LOG.info("listening at %s for the cluster %s, store %s", config.listen, name, database.url.database)
         asyncio.run(_serve(service, network, local, context))
     database.dispose()

@@ -44,7 +44,8 @@ def serve(settings: Config) -> None:
         "the image service": settings.images.account,
     }
     running.refuse_account(os.geteuid(), accounts)
-    running.run(settings.central, settings.forward.account, rulefiles.read(settings.central.rules))
+    rules = rulefiles.read(settings.central.rules)
+    running.run(settings.central, settings.keep, settings.forward.account, rules)
 
 
 if __name__ == "__main__":
