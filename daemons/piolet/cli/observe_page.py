@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from piolet.base import files
-from piolet.base.errors import ObserveError
+from piolet.base.errors import ObserveError, PioletError
 from piolet.cli import stepsasked
 from piolet.cli.main import printable
 from piolet.site.config import Config
@@ -50,6 +50,25 @@ def made(word: str, settings: Config, job: Any = None) -> tuple[str, bytes]:
     step = stepsasked.named(asked, word)
     with tempfile.TemporaryDirectory(prefix="piolet-page-") as room:
         return _made(stepsasked.fetch(asked, step, Path(room, "step")), job)
+
+
+def of_job(job: Any, settings: Config) -> bytes:
+    """Return the page of a step of a job: what the central service keeps of it, else what `--score` collected.
+
+    Raises PioletError: there is neither.
+    """
+    name = f"{job.number}.{job.step}" if job.step else str(job.number)
+    hint = "srun --score collects them, and a central service keeps those of every step"
+    why: PioletError = ObserveError(f"there are no data of job {name}", hint)
+    if settings.central.url:
+        try:
+            return made(name, settings, job)[1]
+        except PioletError as error:
+            why = error
+    for score in job.scores:
+        if not job.step or score.step.partition("-")[0] == name:
+            return made(score.directory, settings, job)[1]
+    raise why
 
 
 def _made(directory: Path, job: Any) -> tuple[str, bytes]:
