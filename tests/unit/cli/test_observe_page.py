@@ -61,7 +61,7 @@ def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, capsys: pytest.Captur
 def test_a_job_is_what_the_service_keeps_of_it(
     directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With what piolet job knows besides; without a service what --score collected; else there is none, and it says so."""
+    """With what piolet job knows besides; without a service what --score collected; else it says that it is missing."""
     service = Service(directory)
     service.names = ["4242.0"]
     monkeypatch.setattr(stepsasked, "service", lambda _: service)
