@@ -22,6 +22,7 @@ ACTIONS: dict[str, str] = {
     "list": "piolet.cli.observe_list",
     "fetch": "piolet.cli.observe_fetch",
     "export": "piolet.cli.observe_export",
+    "page": "piolet.cli.observe_page",
     "read": "piolet.cli.observe_read",
 }
 """Modules of actions, by name."""
