@@ -125,6 +125,8 @@ LATE = {
     "images/settings.py": "who sets nothing loads nothing",
     "samples/settings.py": "who sets nothing loads nothing",
     "node/main.py": "each of pioletd's processes loads its own, as the account that it is",
+    "node/server/observer.py": "a site without Prometheus loads none of it",
+    "observe/settings.py": "who sets nothing loads nothing",
     "node/root/keeper.py": "each of pioletd's processes loads its own, as the account that it is",
     "observe/known.py": "who asks why a job failed loads nothing that reads samples",
     "samples/writer.py": "the keeper's process is to stay small: only a writer loads what writes Parquet",

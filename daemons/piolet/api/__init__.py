@@ -48,6 +48,7 @@ from piolet.api.hooks import (
     Variable,
 )
 from piolet.api.quantities import GPU_QUANTITIES, HOST_QUANTITIES, Quantity
+from piolet.api.sources import HOST, IO, NET, OF_NODE, OF_STEP, Place, Rates, Row, Source
 
 API = 1
 
@@ -56,9 +57,14 @@ __all__ = [
     "EITHER",
     "FAIL",
     "GPU_QUANTITIES",
+    "HOST",
     "HOST_QUANTITIES",
     "INCONCLUSIVE",
+    "IO",
+    "NET",
     "NODE",
+    "OF_NODE",
+    "OF_STEP",
     "OUTCOMES",
     "PASS",
     "USER",
@@ -86,11 +92,15 @@ __all__ = [
     "Node",
     "Notice",
     "Observed",
+    "Place",
     "Program",
     "Quantity",
+    "Rates",
     "Reading",
     "Refused",
+    "Row",
     "Shared",
+    "Source",
     "Step",
     "Target",
     "TaskVariable",

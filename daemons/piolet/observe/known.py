@@ -14,14 +14,15 @@ from typing import Any
 from piolet.base import hostlist
 from piolet.base.errors import PioletError, SlurmError, UsageError
 from piolet.environment import pinned
-from piolet.observe import changes, results, why
+from piolet.observe import changes, marks, results, why
 from piolet.observe.job import VERSION, Environment, Happened, Job, Run, Score, Step, Vetting
 from piolet.slurm import onejob
 from piolet.slurm.onejob import JobName, ToldRun
 
 NODES_MOST = 32
 EVENTS_MOST = 500
-_BEFORE_S, _AFTER_S = 60.0, 300.0  # of a job: clocks differ, and a node's fault may be told after it
+_BEFORE_S, _AFTER_S = 5.0, 300.0  # of a job: a node's fault may be told after it
+_APART_S = 60.0  # of the clocks of a login node and of Slurm
 _GOOD_S = 30 * 86400.0  # so long ago a good run may have been
 _QUIET = ("node.heartbeat", "node.start", "vet.verdict")
 
@@ -99,7 +100,10 @@ def job(
         files=where, missing=tuple(not_known),
     )  # fmt: skip
     view = replace(view, why=why.reasons(view))
-    return view if quick or not own else _with_changes(view, sources, clock)
+    if quick or not own:
+        return view
+    said = marks.of_job(root, view.number, name.step)
+    return _with_changes(replace(view, marks=marks.summed(said)), sources, clock)
 
 
 def _with_changes(view: Job, sources: Sources, clock: float) -> Job:
@@ -167,7 +171,10 @@ def _environments(variables: Mapping[str, str], view: Job) -> tuple[Environment,
     except PioletError:
         return ()  # its steps had none, or they were started elsewhere
     made: dict[str, Environment] = {}
+    began = min((run.start for run in (*view.earlier, view.now) if run.start), default=float("inf"))
     for one in found:
+        if not began - _APART_S <= one.began <= (view.now.end or float("inf")) + _APART_S:
+            continue  # of another cluster, or of an earlier job of that number
         text = pinned.text(one)
         body = text.partition("\n")[2]
         image = one.definition.image
@@ -195,7 +202,7 @@ def vetting(path: Path, view: Job) -> Vetting | None:
         return None
     started = said.get("started")
     began = view.earlier[0].start if view.earlier else view.now.start
-    if not isinstance(started, (int, float)) or (began and started < began - _BEFORE_S):
+    if not isinstance(started, (int, float)) or (began and started < began - _APART_S):
         return None
     by_state: dict[str, list[str]] = {"good": [], "warned": [], "bad": []}
     reasons: dict[str, tuple[str, ...]] = {}
@@ -267,7 +274,7 @@ def _events(view: Job, sources: Sources, missing: list[str], clock: float) -> li
     first = min(run.start or clock for run in spans)
     for node in nodes:
         try:
-            said = sources.central(node, max(clock - first + _BEFORE_S, 1.0))
+            said = sources.central(node, max(clock - first + _APART_S, 1.0))
         except PioletError as error:
             if getattr(error, "status", 0) == 400:
                 missing.append(f"events of {node}: the central service has none")
@@ -332,6 +339,9 @@ def _words(kind: str, body: Mapping[str, Any]) -> str:
         return f"{many} ended with {how}{first}{because}"
     if kind == "slurm.job_end":
         return f"{body.get('state', '?')}"
+    if kind == "vet.decision":
+        chosen, left_out = (body.get(key, "none") for key in ("chosen", "excluded"))
+        return f"'{body.get('protocol', '')}': chosen {chosen}, left out {left_out}"
     return ", ".join(f"{key} {value}" for key, value in body.items() if isinstance(value, (str, int, float)))[:300]
 
 

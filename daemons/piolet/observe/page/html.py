@@ -107,7 +107,7 @@ def _head(grid: Grid) -> str:
         time.strftime("%a %d %b %Y, %H:%M UTC", time.gmtime(grid.start / 1e9)),
         duration(grid.seconds) + ("" if meta.get("end") else " so far"),
     ]
-    line = " · ".join(f"<span>{escaped(fact)}</span>" for fact in facts if fact)
+    line = "".join(f"<span>{escaped(fact)}</span>" for fact in facts if fact)
     command = f"<code class=command>{escaped(meta['command'])}</code>" if meta.get("command") else ""
     title = meta.get("name") or f"step {grid.step.name}"
     page = (
@@ -156,7 +156,7 @@ def _lines(axis: dict[str, Any], found: Saturation | None, lines: list[dict[str,
     lanes = f"<div class=sticky>{shell.plots('track')}</div>" if axis["lanes"] else ""
     stack = ""
     if found is not None:
-        key = shell.key((part, colour, part) for part, colour, _ in found.parts())
+        key = shell.key((part, colour, part) for part, colour, _ in found.parts)
         stack = f"{shell.plots('saturation')}{key}"
     pictures = f"<figure class=static>{still.lines(lines)}</figure>"
     return shell.section(
@@ -183,13 +183,13 @@ def _heat(grid: Grid, maps: list[Choice]) -> str:
 def _stack(grid: Grid, found: Saturation) -> dict[str, Any]:
     utilisation = grid.gpus_of.known("utilisation")
     mean = np.full(grid.bins, np.nan) if utilisation is None else np.nanmean(utilisation.mean, axis=0)
-    return content.stack(found.parts(), 100 * found.mean(), 100 * mean) | {"height": _STACK_HEIGHT}
+    return content.stack(found.parts, 100 * found.mean(), 100 * mean) | {"height": _STACK_HEIGHT}
 
 
 def _waterfall(found: Saturation | None) -> str:
     if found is None:
         return ""
-    parts = series.shares_of(found.parts(), found.score)
+    parts = series.shares_of(found.parts, found.score)
     key = shell.key((name, colour, f"{name} {bound(found.score, name)}{percent(part)}") for name, colour, part in parts)
     note = (
         "Idle: no kernel ran. Narrow: on few SMs. Stalled: the SMs had work and waited. The rest is what was used, by "

@@ -160,6 +160,6 @@ def _severity(row: dict[str, Any]) -> str:
 def told(row: dict[str, Any]) -> str:
     """Return a row's text, with the node and the mount point that it is about where it does not name them."""
     text = str(row["text"] or "")
-    node, subject = str(row.get("node") or ""), str(row.get("subject") or "")
+    node, subject = str(row.get("node") or ""), str(row.get("subject") or "").removeprefix("fs:")
     missing = [name for name in (node, subject if subject.startswith("/") else "") if name and name not in text]
     return f"{' '.join(missing)}: {text}" if missing else text
