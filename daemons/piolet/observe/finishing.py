@@ -87,7 +87,8 @@ def finish(catalogue: Catalogue, row: Row, now: float, *, runs: bool = False) ->
             if runs or latest is None or latest.bytes or spool.closed(catalogue.root, latest):
                 catalogue.change(row, changed=now, size=size_of(target))
                 return False
-            catalogue.change(row, state=WHOLE, changed=now, size=size_of(target))
+            last = reading.open_step(target).end / 1e9
+            catalogue.change(row, state=WHOLE, changed=now, size=size_of(target), last=last)
         shutil.rmtree(top)
     except OSError as error:
         raise ObserveError(f"the data of {row.name} cannot be written: {error.filename}: {error.strerror}") from None

@@ -59,7 +59,7 @@ class Keeper:
         now, config = self._clock(), self._config
         if finishing.is_due(self.catalogue, row, now, config.silent_min * 60.0, config.settle_s):
             finishing.finish(self.catalogue, row, now)
-        elif row.last > row.changed and now - row.changed >= max(_NEW_LEAST_S, _NEW_SHARE * (now - row.start)):
+        elif row.last >= row.changed and now - row.changed >= max(_NEW_LEAST_S, _NEW_SHARE * (now - row.start)):
             finishing.finish(self.catalogue, row, now, runs=True)
         elif row.bytes > _SPOOL_MOST and not finishing.is_half_done(self.catalogue, row):
             finishing.part(self.catalogue, row)

@@ -64,16 +64,3 @@ class ObserveConfig:
 def is_on(steps: str, url: str) -> bool:
     """Return whether nodes record figures of every step; `url` is where the central service is, '' for nowhere."""
     return steps == "on" or (steps == "auto" and bool(url))
-
-
-def listed(text: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the names that a list of the section includes, and those that it leaves out."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    out = frozenset(word[1:].strip() for word in words if word.startswith("-"))
-    return frozenset(word for word in words if not word.startswith("-")), out
-
-
-def is_in(text: str, *names: str) -> bool:
-    """Return whether a list of the section says of something, which may have several names, that it is in."""
-    wanted, left_out = listed(text)
-    return not left_out & set(names) and (not wanted or bool(wanted & set(names)))
