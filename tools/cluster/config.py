@@ -233,7 +233,8 @@ def _central(s: Settings) -> str:
         f'[central]\nurl = "http://{place}"\nlisten = "{place}"\ncluster = "piolet"\n'
         f"socket = {_toml(layout.run / 'central' / 'central.sock')}\n"
         f'store = "sqlite:///{layout.root}/central/central.sqlite"\n'
-        f"munge_socket = {_toml(layout.munge_socket)}\naccounting_s = {5 if s.accounting else 0}\n"
+        f"munge_socket = {_toml(layout.munge_socket)}\naccounting_s = {5 if s.accounting else 0}\n\n"
+        f'[keep]\ndirectory = "{layout.root}/central/steps"\nsettle_s = 5\n'
     )
 
 

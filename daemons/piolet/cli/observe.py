@@ -18,7 +18,13 @@ from typing import Any
 from piolet.base import texts
 from piolet.site import config
 
-ACTIONS: dict[str, str] = {"read": "piolet.cli.observe_read"}
+ACTIONS: dict[str, str] = {
+    "list": "piolet.cli.observe_list",
+    "fetch": "piolet.cli.observe_fetch",
+    "export": "piolet.cli.observe_export",
+    "page": "piolet.cli.observe_page",
+    "read": "piolet.cli.observe_read",
+}
 """Modules of actions, by name."""
 _ANSWER_S = 10.0
 
