@@ -175,12 +175,14 @@ def test_a_long_command_stays_in_its_bound(libraries: Path, tmp_path: Path) -> N
 def test_a_kept_request_does_not_outlive_an_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another version may make another definition of it. Where the directory is gone, a sentence says so."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     monkeypatch.setattr(os, "getuid", lambda: 1234)
     with (tmp_path / "record").open("wb") as file:
         assert scored.submit("label=x", file.fileno(), None, Config()) == 0
-    assert package_file.encode() in (tmp_path / "record").read_bytes()
+    (kept,) = (tmp_path / "cache").rglob("*.rec")
+    assert package_file.encode() in kept.read_bytes()
     (tmp_path / "gone").rmdir()
     with pytest.raises(PioletError, match="cannot tell the working directory"):
         scored.submit("label=x", 1, None, Config())
@@ -191,16 +193,20 @@ def test_a_directory_that_is_taken_is_told_before_the_step(
 ) -> None:
     """Each time, and it is no error: scoring makes no step fail."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "getuid", lambda: 1234)
     (tmp_path / "mine").mkdir()
+    while time.time_ns() - (tmp_path / "mine").stat().st_ctime_ns < 60_000_000:
+        pass  # until then it may change without a new time stamp, and nothing is kept
     for there in (False, True, True):
         with (tmp_path / "record").open("wb") as file:
             assert scored.submit("out=mine", file.fileno(), None, Config()) == 0
         said = f"piolet: warning: no score: {tmp_path}/mine holds a data set already\nhint: " if there else ""
         err = capsys.readouterr().err
         assert err.startswith(said) and bool(err) == there
-        assert f"{tmp_path}/mine\0".encode() in (tmp_path / "record").read_bytes()
+        (kept,) = (tmp_path / "cache").rglob("*.rec")  # of the first time, and of none after that
+        assert f"{tmp_path}/mine\0".encode() in kept.read_bytes()
         (tmp_path / "mine/n1.parquet").touch()
 
 

@@ -243,7 +243,8 @@ body = base64.b64decode(wish["body"])
 signed = base64.b64decode(wish["signed"]) if "signed" in wish else body
 statement = Statement("POST", wish.get("stated", wish["target"]), wish["cluster"], wish["node"], digest(signed),
                       wish.get("nonce", ""), time.time() + wish.get("ahead", 0))
-credential = munge.encode(statement.payload(), wish["for"], wish.get("ttl", 0), wish["socket"])
+payload = wish["payload"].encode() if "payload" in wish else statement.payload()
+credential = munge.encode(payload, wish["for"], wish.get("ttl", 0), wish["socket"])
 time.sleep(wish.get("wait", 0))
 found = []
 for _ in range(wish.get("times", 1)):

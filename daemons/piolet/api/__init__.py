@@ -1,4 +1,4 @@
-"""What evals, collectors and hooks are written against: the only package of Piolet that they import.
+"""What evals, collectors, detectors and hooks are written against: the only package of Piolet that they import.
 
 It runs under any Python from 3.8 on, since evals also run inside images (annotations are never evaluated there); it
 imports the standard library only. API is the version of the contract: a number that grows when what was right for an
@@ -8,6 +8,7 @@ older one no longer is.
 from __future__ import annotations
 
 from piolet.api.collectors import Collector, Device, Reading, Target, Unavailable
+from piolet.api.detectors import CannotTell, Detector, Finding, Gpu, Limit, Observed
 from piolet.api.evals import (
     EITHER,
     FAIL,
@@ -69,22 +70,28 @@ __all__ = [
     "USER",
     "Account",
     "Asked",
+    "CannotTell",
     "Collector",
     "Compatible",
     "Context",
+    "Detector",
     "Device",
     "Entry",
     "Eval",
     "File",
     "Files",
+    "Finding",
+    "Gpu",
     "Hook",
     "Inconclusive",
     "Library",
+    "Limit",
     "Link",
     "Missing",
     "Mount",
     "Node",
     "Notice",
+    "Observed",
     "Place",
     "Program",
     "Quantity",

@@ -31,7 +31,7 @@ def arrival(statement: Statement, body: bytes, gone: str, received: float) -> Ar
         try:
             event = decode(line)
         except EventError as error:
-            raise EventError(f"line {number}: {error.message}") from None
+            raise EventError(f"line {number}: {error.message}", error.hint) from None
         if (event.cluster, event.node) != (statement.cluster, statement.node):
             raise EventError(f"line {number}: the record is of node {event.node} of {event.cluster}")
         why = _refused(event)

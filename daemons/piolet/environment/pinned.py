@@ -36,11 +36,15 @@ _HASH = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True)
 class Pinned:
-    """What is known of a step. `definition` lacks the variables `secret`, whose values are kept nowhere."""
+    """What is known of a step. `definition` lacks the variables `secret`, whose values are kept nowhere.
+
+    began   when srun started it, in seconds since 1970
+    """
 
     step: str
     definition: Definition
     secret: tuple[str, ...]
+    began: float = 0.0
 
 
 def hash_of(definition: bytes) -> str:
@@ -128,7 +132,7 @@ def _read(link: str, step: str) -> Pinned | None:
             return None
         value: Any = json.loads(files.read_small(f"{os.path.dirname(link)}/{name}.def", 2 * LIMIT_BYTES)[0])
         definition = from_json(value["definition"].encode())
-        return Pinned(step, definition, tuple(str(name) for name in value["secret"]))
+        return Pinned(step, definition, tuple(str(name) for name in value["secret"]), os.lstat(link).st_mtime)
     except (
         OSError,
         files.NotRegularError,

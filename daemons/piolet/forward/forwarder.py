@@ -15,7 +15,7 @@ from typing import Protocol
 
 from piolet.base.errors import EventError, PioletError
 from piolet.events import batch
-from piolet.events.envelope import FATAL, WARN, decode, number_of
+from piolet.events.envelope import FATAL, WARN, LaterError, decode, number_of
 from piolet.forward import acknowledged
 from piolet.transport.asking import Answer, CentralError
 
@@ -236,6 +236,8 @@ class Forwarder:
     def _is_right(self, line: bytes, epoch: str) -> bool:
         try:
             event = decode(line)
+        except LaterError:
+            raise  # it is not lost: this process is older than who wrote it
         except EventError as error:
             _LOG.error("a record of stream %s is damaged and is not sent: %s", epoch, error.message)
             return False

@@ -7,6 +7,7 @@ A run is good that Slurm calls COMPLETED; the same job is one of the same user a
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,11 @@ from piolet.observe.job import Change, Changes, Environment, Job, Score
 from piolet.slurm.onejob import ToldRun
 
 _LINES = 8
+
+
+def _array(shown: str) -> str:
+    """Return which array or heterogeneous job it is of, or its own name: tasks of one are no runs before each other."""
+    return re.split(r"[_+]", shown)[0]
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ def last_good(job: Job, runs: Sequence[ToldRun]) -> ToldRun | None:
     good = [
         one for one in runs
         if one.name == job.name and one.state == "COMPLETED" and one.number != job.number and one.uid == job.uid
-        and one.end is not None and one.end <= began
+        and one.end is not None and one.end <= began and _array(one.shown) != _array(job.job)
     ]  # fmt: skip
     return max(good, key=lambda one: one.end or 0.0, default=None)
 
@@ -57,6 +63,8 @@ def between(before: Job, now: Job, compared: Mapping[str, Compared | str]) -> Ch
     for name, change, why_not in pairs:
         if change is not None:
             changes.append(change)
+        elif why_not == NEITHER:
+            continue
         elif why_not:
             unknown.append(f"{name}: {why_not}")
         else:
@@ -64,13 +72,14 @@ def between(before: Job, now: Job, compared: Mapping[str, Compared | str]) -> Ch
     return Changes(before.job, before.now.end, tuple(changes), tuple(same), tuple(unknown))
 
 
+NEITHER = "neither says"
 Found = tuple[str, Change | None, str]
 """What was compared, what is not as it was, and why it could not be compared."""
 
 
 def _plain(name: str, before: str, now: str) -> Found:
     if not before or not now:
-        return name, None, "" if before == now else "it is known of one of the two only"
+        return name, None, NEITHER if before == now else "it is known of one of the two only"
     return name, None if before == now else Change(name, before, now, f"{name}: {now}, and was {before}"), ""
 
 

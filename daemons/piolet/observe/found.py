@@ -10,6 +10,7 @@ them can hang on a user's file system.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ from piolet.observe.sources._processes import is_roots, pids_of, stat_of
 from piolet.steps import hierarchies
 from piolet.steps.hierarchies import Group
 
-_LEARN_S = 30.0
+_LEARN_S = 10.0
 _LOOKED_AT_MAX = 2000
 _STEPS_MAX = 512
 _JOB, _STEP, _UID = "job_", "step_", "uid_"
+_NAME = re.compile(r"[A-Za-z0-9+][A-Za-z0-9_+-]{0,59}")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class FoundStep:
     """A step.
 
     job, step   as the control group names them: a number or a SLUID; '0', 'batch', 'extern'
-    uid         of its first process that is not root's; 0: all are root's
+    uid, gid    of its first process that is not root's; 0: all are root's
     groups      its control groups, as in api.Target
     place       the directory by which it was found, and what tells it from a later one of the same name
     began       when the oldest of its processes was started, seconds since 1970
@@ -40,6 +42,7 @@ class FoundStep:
     job: str
     step: str
     uid: int
+    gid: int
     groups: tuple[tuple[str, str], ...]
     place: tuple[str, int]
     began: float
@@ -57,7 +60,9 @@ class Finder:
 
     def look(self) -> dict[tuple[str, int], FoundStep]:
         """Return the steps that have a process that is no slurmstepd, by place, and are the first that are found."""
-        if self._clock() >= self._learn:
+        if not self._tops:
+            self._tops = dict.fromkeys(_usual_tops())
+        if self._clock() >= self._learn or not self._tops:
             self._learn = self._clock() + _LEARN_S
             self._find_tops()
         found: dict[tuple[str, int], FoundStep] = {}
@@ -103,6 +108,16 @@ class Finder:
                         continue
 
 
+def _usual_tops() -> Iterator[str]:
+    """Yield where Slurm's groups usually lie: slurmd makes these places before the first job."""
+    for mount in hierarchies.own_mounts():
+        for name in _below(mount.point, "slurm"):
+            yield name
+        for name in _below(f"{mount.point}/system.slice", ""):
+            if name.endswith("slurmstepd.scope"):
+                yield name
+
+
 def _below(directory: str, prefix: str) -> list[str]:
     try:
         return [f"{directory}/{name}" for name in os.listdir(directory) if name.startswith(prefix)]
@@ -111,8 +126,14 @@ def _below(directory: str, prefix: str) -> list[str]:
 
 
 def _step_at(place: tuple[str, int]) -> FoundStep | None:
-    """Return the step whose group this is; None: no process of its user is in it yet, or it is no step's."""
+    """Return the step whose group this is; None: no process of its user is in it yet, or it is no step's.
+
+    In version 1 Slurm gives a step's group to its user. The job's stays root's: so root named the step's.
+    """
     proc = Place()
+    job, step = (part.partition("_")[2] for part in place[0].split("/")[-2:])
+    if not (_NAME.fullmatch(job) and _NAME.fullmatch(step) and hierarchies.roots_own(os.path.dirname(place[0]))):
+        return None
     try:
         pids = pids_of(Path(place[0]))
         began = {pid: stat.began for pid in pids if (stat := stat_of(proc, pid)) is not None}
@@ -120,17 +141,14 @@ def _step_at(place: tuple[str, int]) -> FoundStep | None:
         tasks = users or [pid for pid in began if not _is_stepd(proc, pid)]
         if not tasks:
             return None
-        groups, seen = hierarchies.of(tasks[0]), hierarchies.own_mounts()
-        named = hierarchies.step_of(groups, seen)
-        uid = os.stat(f"/proc/{tasks[0]}").st_uid
+        groups = tuple(hierarchies.of_step(hierarchies.of(tasks[0]), hierarchies.own_mounts()))
+        status = os.stat(f"/proc/{tasks[0]}")
     except (OSError, ValueError):
         return None
-    if named is None or named[1] is None:
-        return None
-    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    ticks = os.sysconf("SC_CLK_TCK")
-    step_groups = tuple(hierarchies.of_step(groups, seen))
-    return FoundStep(named[0], named[1], uid, step_groups, place, boot + min(began.values()) / ticks)
+    up = min(began.values()) / os.sysconf("SC_CLK_TCK")
+    since = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + up
+    ours = tuple(group for group in groups if group[1].endswith(f"/{_JOB}{job}/{_STEP}{step}"))
+    return FoundStep(job, step, status.st_uid, status.st_gid, ours, place, since)
 
 
 def _is_stepd(proc: Place, pid: int) -> bool:

@@ -141,10 +141,10 @@ class Mark:
 
     name: Annotated[str, "loss, step, tokens_per_second"]
     count: Annotated[int, "how many values"]
-    first: Annotated[float, "the first value"]
-    last: Annotated[float, "the last value"]
-    least: Annotated[float, "the least that is a number"]
-    most: Annotated[float, "the largest that is a number"]
+    first: Annotated[float | None, "the first value that is a number"]
+    last: Annotated[float | None, "the last value that is a number"]
+    least: Annotated[float | None, "the least of them"]
+    most: Annotated[float | None, "the largest of them"]
     not_numbers: Annotated[int, "values that are NaN or infinite"]
     origin: Annotated[str, "command, output, tensorboard or wandb"]
 

@@ -1,10 +1,10 @@
-"""The section `[results]` of piolet.toml."""
+"""The sections `[results]` and `[marks]` of piolet.toml."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from piolet.config.schema import absolute_or_empty, setting
+from piolet.config.schema import absolute_or_empty, not_empty, setting
 
 
 @dataclass(frozen=True)
@@ -22,4 +22,16 @@ class ResultsConfig:
     )
     most_mb: int = setting(
         5000, "They take no more than so many MB, likewise. What is younger than three days stays.", least=1
+    )
+
+
+@dataclass(frozen=True)
+class MarksConfig:
+    """`[marks]`: what is found in users' output when they ask for a job."""
+
+    patterns: tuple[str, ...] = setting(
+        [],
+        "Patterns of RE2 besides the usual ones (loss, step, tokens per second), with a named group for each mark: "
+        "'grad norm: (?P<grad_norm>[0-9.]+)'. Users have more of their own.",
+        not_empty,
     )

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 
 from piolet.base import hostlist
 from piolet.base.texts import columns, counted
-from piolet.observe.job import Changes, Environment, Job, Reason, Run, Vetting
+from piolet.observe.job import Changes, Environment, Happened, Job, Mark, Reason, Run, Vetting
 from piolet.observe.why import span
 from piolet.slurm.onejob import ToldRun
 from piolet.steps import identity
 
-_EVENTS, _FINDINGS, _LINES = 12, 10, 40
+_EVENTS, _FINDINGS, _LINES, _LONG = 12, 10, 40, 300
 _PERCENT = ("saturation", "utilisation", "coverage")
 
 
@@ -28,7 +28,7 @@ def whole(job: Job, width: int = 100) -> list[str]:
         ("vetting", [line for one in job.vettings for line in _vetting(one)]),
         ("score", [line for one in job.scores for line in _score(one.figures, one.step, one.simulated)]),
         ("findings", [f"{one.node or 'the step'}: {one.text}" for one in job.findings[:_FINDINGS]]),
-        ("marks", _marks(job)),
+        ("marks", marks(job.marks)),
         ("events", _events(job)),
         ("changes", _changes(job.changes) if job.changes else []),
         ("files", _table(list(job.files.items()), indent=0)),
@@ -160,28 +160,42 @@ def interval(figure: dict[str, object], factor: float = 1.0, unit: str = "") -> 
     return f"at most {high_text}{unit}" if high_text else ""
 
 
-def _marks(job: Job) -> list[str]:
+def marks(found: Sequence[Mark]) -> list[str]:
+    """Return a line for each name."""
     rows = []
-    for one in job.marks:
+    for one in found:
         odd = f", {one.not_numbers} not a number" if one.not_numbers else ""
-        between = f"{one.first:.6g} to {one.last:.6g}" if one.count > 1 else f"{one.last:.6g}"
+        if one.first is None or one.last is None:
+            between = "no number"
+        else:
+            between = f"{one.first:.6g} to {one.last:.6g}" if one.count > 1 else f"{one.last:.6g}"
         rows.append((one.name, between, f"{counted(one.count, 'value')} from {one.origin}{odd}"))
     return columns(rows)
 
 
 def _events(job: Job) -> list[str]:
     order = {"fatal": 0, "warn": 1}
-    worst = sorted(job.events, key=lambda one: (order.get(one.severity, 2), one.time))[:_EVENTS]
+    # How it ended stands above, and most tasks end well.
+    of_note = [one for one in job.events if one.kind != "slurm.job_end" and not _is_good(one)]
+    worst = sorted(of_note, key=lambda one: (order.get(one.severity, 2), one.time))[:_EVENTS]
     rows = [(moment(one.time), one.node, one.kind, one.text[:160]) for one in sorted(worst, key=lambda one: one.time)]
-    more = len(job.events) - len(worst)
+    more = len(of_note) - len(worst)
     return [line.rstrip() for line in columns(rows)] + ([f"and {more} more: --json has them"] if more else [])
+
+
+def _is_good(one: Happened) -> bool:
+    return one.kind == "step.outcome" and not one.body.get("status") and not one.body.get("signal")
 
 
 def _changes(one: Changes) -> list[str]:
     lines = [f"since job {one.since}, the last good run of that name ({moment(one.ended)}):"]
-    lines += [f"  {change.text}" for change in one.changes] or ["  nothing that is known"]
+    lines += [f"  {_cut(change.text)}" for change in one.changes] or ["  nothing that is known"]
     lines += [f"  as before: {', '.join(one.same)}"] if one.same else []
     return lines + [f"  not compared: {text}" for text in one.unknown]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
 
 
 def _table(rows: Sequence[tuple[str, str]], indent: int = 2) -> list[str]:

@@ -1,6 +1,6 @@
 """Where results of a user's jobs are: vettings, scores, marks. In the user's state directory, or the site's for users.
 
-    DIRECTORY/CLUSTER/vet/vet-112.json      DIRECTORY/CLUSTER/score/112.0[-r1]/      DIRECTORY/CLUSTER/marks/112.jsonl
+    DIRECTORY/CLUSTER/vet/vet-112.json      DIRECTORY/CLUSTER/score/112.0[-r1]/      DIRECTORY/CLUSTER/marks/112/
 
 DIRECTORY is `[results] directory`, or XDG_STATE_HOME/piolet (~/.local/state/piolet). Clusters may share it, and count
 jobs by themselves. It is bounded in number and bytes: whoever adds a result removes the oldest of that cluster and says
@@ -46,9 +46,9 @@ def vet_file(root: str, cluster: str, job: int) -> str:
     return f"{root}/{cluster}/{VET}/vet-{job}.json"
 
 
-def marks_file(root: str, cluster: str, job: int) -> str:
-    """Return where marks of a job go."""
-    return f"{root}/{cluster}/{MARKS}/{job}.jsonl"
+def marks_place(root: str, cluster: str, job: int) -> str:
+    """Return the directory that marks of a job go to."""
+    return f"{root}/{cluster}/{MARKS}/{job}"
 
 
 def places(root: str | None, kind: str, name: str) -> list[Path]:

@@ -5,7 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from piolet.config.schema import absolute, setting
+from piolet.base.errors import ConfigError
+from piolet.config.schema import absolute, absolute_or_empty, setting
+from piolet.samples.settings import address_of
+
+
+def _address_or_empty(text: str) -> None:
+    if text:
+        address_of(text)
+
+
+def _sources(text: str) -> None:
+    from piolet.observe.choosing import NAMES, unknown  # who sets nothing loads nothing
+
+    if wrong := unknown(text):
+        raise ConfigError(f"there is no source '{wrong[0]}'", f"there are: {', '.join(NAMES)}")
 
 
 @dataclass(frozen=True)
@@ -26,27 +40,27 @@ class ObserveConfig:
     users: str = setting(
         "", "Of which users' jobs: names or numbers, with commas between; -NAME: all but that one's; empty: of all."
     )
-    without: str = setting("", "Sources that are not read, with commas between: `piolet observe sources` lists them.")
+    without: str = setting(
+        "", "Sources that are not read, with commas between: `piolet observe sources` lists them.", _sources
+    )
     journal: str = setting(
         "/var/spool/piolet/observe", "Where nodes keep what is not delivered yet, and some of what is.", absolute
     )
     user_mib: int = setting(32, "Each user's figures in a node's journal.", least=1)
     total_mib: int = setting(128, "All figures in a node's journal.", least=4)
+    prometheus: str = setting(
+        "",
+        "Where each node serves the figures of its steps to Prometheus, for example 127.0.0.1:9418; empty: nowhere.",
+        _address_or_empty,
+    )
+    prometheus_token: str = setting(
+        "",
+        "File of the token that Prometheus has to send; the account of [node] reads it. Empty: who reaches the address "
+        "is answered.",
+        absolute_or_empty,
+    )
 
 
 def is_on(steps: str, url: str) -> bool:
     """Return whether nodes record figures of every step; `url` is where the central service is, '' for nowhere."""
     return steps == "on" or (steps == "auto" and bool(url))
-
-
-def listed(text: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the names that a list of the section includes, and those that it leaves out."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    out = frozenset(word[1:].strip() for word in words if word.startswith("-"))
-    return frozenset(word for word in words if not word.startswith("-")), out
-
-
-def is_in(text: str, *names: str) -> bool:
-    """Return whether a list of the section says of something, which may have several names, that it is in."""
-    wanted, left_out = listed(text)
-    return not left_out & set(names) and (not wanted or bool(wanted & set(names)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from piolet.api import HOST_QUANTITIES, OF_STEP, Place, Source, Target, Unavaila
 from piolet.observe.choosing import HOST
 from piolet.observe.found import FoundStep
 from piolet.observe.quality import Gaps
-from piolet.observe.sources._processes import pids_of
+from piolet.observe.sources._processes import TooMany, pids_of
 from piolet.samples.choose import HOST_COLLECTOR, opened
 
 _OWN = tuple(quantity.name for quantity in HOST_QUANTITIES)
@@ -80,7 +81,9 @@ class Watched:
         """Return what the sources tell since the last reading; for the lane of steps. Raises OSError: it has ended."""
         found = StepRead(span=(now - self._taken) / 1e9 if self._taken else 0.0)
         self._taken = now
-        self._pids = pids_of(Path(self.step.place[0]))
+        self._pids = set()
+        with contextlib.suppress(TooMany):  # the sources say it
+            self._pids = pids_of(Path(self.step.place[0]))
         if self._host is not None:
             for reading in self._host.read(now):
                 found.values |= {n: v for n, v in zip(_OWN, reading.values, strict=True) if not math.isnan(v)}
@@ -102,7 +105,7 @@ class Watched:
 def table(rows: Sequence[Mapping[str, Any]], first: Sequence[str] = ()) -> dict[str, Any] | None:
     """Return rows as a table of a frame, without columns that none has a value in; None: there is no row.
 
-    Numbers are rounded to seven digits, which is more than what measured them has; what is not finite is missing.
+    Numbers are rounded to seven digits or to 0.001, more than what measured them has; what is not finite is missing.
     """
     rows = [{name: _plain(value) for name, value in row.items()} for row in rows]
     names = dict.fromkeys([*first, *(name for row in rows for name in row)])
@@ -116,5 +119,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             return None
-        return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.7g}")
+        if value.is_integer() and abs(value) < 2**53:
+            return int(value)
+        return float(f"{value:.7g}") if abs(value) < 1e6 else round(value, 3)  # times are seconds since 1970
     return value

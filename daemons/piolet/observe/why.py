@@ -26,10 +26,10 @@ def reasons(job: Job) -> tuple[Reason, ...]:
     """Return why, the most likely first; of what runs, waits or ended well, that it does."""
     run = job.now
     if run.state in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"):
-        return (*_earlier(job), _waits(job))
+        return (_waits(job), *_earlier(job))
     if run.state in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED"):
         found = tuple(_found(job))
-        return (*found, *_earlier(job), Reason("runs", f"it runs on {_nodes(run.nodes)}"))
+        return (Reason("runs", f"it runs on {_nodes(run.nodes)}"), *found, *_earlier(job))
     if run.state == "COMPLETED" and not any(step.status or step.signal for step in _failed(job)):
         return (Reason("ended_well", "it ended well"), *_found(job), *_earlier(job))
     made = [
@@ -163,7 +163,7 @@ def _cancelled(job: Job) -> Iterator[Reason]:
 def _signal(job: Job) -> Iterator[Reason]:
     for step in _failed(job):
         number = step.signal or (step.status - _SHELL if _SHELL < step.status <= _SHELL + 64 else 0)
-        if not number or step.state in ("OUT_OF_MEMORY", "TIMEOUT", "CANCELLED"):
+        if not number or (step.state in ("OUT_OF_MEMORY", "TIMEOUT", "CANCELLED") and number not in _OWN_FAULT):
             continue
         name = _named(number)
         evidence = (f"step {step.name} ended by signal {number}", *_outcomes(job, step.name))
@@ -202,6 +202,9 @@ def _waits(job: Job) -> Reason:
         "Resources": "for nodes that others have now", "Priority": "for jobs of higher priority",
         "Dependency": "for jobs that it depends on", "BeginTime": "for its time to begin",
         "QOSMaxJobsPerUserLimit": "for other jobs of yours to end",
+        "PartitionNodeLimit": "and cannot start as it is: it asks for more nodes than its partition gives",
+        "PartitionTimeLimit": "and cannot start as it is: it asks for more time than its partition gives",
+        "DependencyNeverSatisfied": "and cannot start: a job that it depends on did not end well",
     }  # fmt: skip
     why = job.waits_for
     evidence = (f"Slurm's reason is {why}",) if why else ()

@@ -24,7 +24,7 @@ _FIELDS = (
 _NEW = ("Restarts", "StdOut")  # not in every release
 _SEPARATOR = "\x1f"
 _GPUS = re.compile(r"(?:^|,)gres/gpu=(\d+)")
-_LATELY = 30 * 86400.0
+_UNLIMITED = 365 * 24 * 60  # minutes: what slurmdbd has of no limit
 OVER = frozenset({
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT",
     "REQUEUED", "REVOKED",
@@ -206,7 +206,7 @@ def _run(row: Mapping[str, str], steps: list[ToldStep]) -> ToldRun:
         row["JobID"], int(row["JobIDRaw"]), int(restarts) if restarts.isdecimal() else 0, row["JobName"],
         row["User"], int(row["UID"]) if row["UID"].isdecimal() else None, row["Account"], row["Partition"],
         row["Cluster"], state, by, status, number, _nodes(row["NodeList"]), int(gpus[1]) if gpus else None,
-        when(row["Submit"]), when(row["Start"]), when(row["End"]), int(limit) * 60.0 if limit.isdecimal() else None,
+        when(row["Submit"]), when(row["Start"]), when(row["End"]), _minutes(limit),
         "" if row["Reason"] == "None" else row["Reason"], row.get("StdOut", ""), row["SubmitLine"], tuple(steps),
     )  # fmt: skip
 
@@ -308,6 +308,10 @@ def when(text: str) -> float | None:
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
     except (ValueError, OverflowError):
         return None
+
+
+def _minutes(text: str) -> float | None:
+    return int(text) * 60.0 if text.isdecimal() and int(text) < _UNLIMITED else None
 
 
 def _limit(text: str) -> float | None:

@@ -86,6 +86,7 @@ def test_what_is_not_known_is_neither_the_same_nor_changed() -> None:
     found = changes.between(job(scores=(), environments=(), gpus=None), job(), {})
     assert found.changes == ()
     assert {text.partition(":")[0] for text in found.unknown} == {"GPUs", "environment", "saturation of step 0"}
+    assert "GPUs" not in changes.between(job(gpus=None), job(gpus=None), {}).same
     two = changes.between(job(environments=(ENVIRONMENT, replace(ENVIRONMENT, definition="x"))), job(), {})
     assert "environment: their steps had several" in two.unknown
     assert changes.between(job(), job(nodes=()), {}).unknown[0] == "nodes: it did not get any yet"
@@ -107,3 +108,5 @@ def test_the_last_good_run() -> None:
     found = changes.last_good(job(), runs)
     assert found is not None and found.number == 2
     assert changes.last_good(job(), []) is None
+    tasks = [told(111, 950.0, shown="109_1"), told(109, 960.0, shown="109_2")]
+    assert changes.last_good(job(job="109_3", number=112), tasks) is None

@@ -62,6 +62,8 @@ REFUSED = event("step.refused", "user", "", step="0", text="there is no image x"
         (job("CANCELLED", step(0, 15, "CANCELLED"), by="0"), "cancelled", "by root"),
         (job("FAILED", step(0, 11)), "signal", "crashed (SIGSEGV)"),
         (job("FAILED", step(139)), "signal", "crashed (SIGSEGV)"),
+        (job("FAILED", step(11, name="batch"), step(0, 11, "CANCELLED")), "signal", "step 0 crashed (SIGSEGV)"),
+        (job("PENDING", waits_for="PartitionNodeLimit"), "waits", "cannot start as it is"),
         (job("FAILED", step(0, 9)), "signal", "was ended by a signal (SIGKILL)"),
         (job("FAILED", step(2)), "program", "the program of step 0 ended with status 2"),
         (job("FAILED", step(127)), "program", "there is no such program"),

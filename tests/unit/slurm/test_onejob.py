@@ -78,6 +78,7 @@ def test_a_job_with_steps(tmp_path: Path) -> None:
     assert [(one.name, one.title, one.state, one.signal, one.nodes) for one in run.steps] == [
         ("batch", "batch", "FAILED", 0, ("n1",)), ("0", "python3", "OUT_OF_MEMORY", 125, ("n1", "n2")),
     ]  # fmt: skip
+    assert runs(tmp_path, "112", row("112", TimelimitRaw="525600"), status=1)[0].limit_s is None  # UNLIMITED
     words = (tmp_path / "sacct.words").read_text()
     assert "--duplicates" in words and "-j 112 " in words and "Restarts" not in words
 

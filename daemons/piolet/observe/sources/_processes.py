@@ -8,7 +8,7 @@ from pathlib import Path
 
 from piolet.api import Place
 
-PROCESSES_MAX = 4096
+PROCESSES_MAX, GROUPS_MAX = 4096, 1024
 SLURMSTEPD = "slurmstepd"
 
 
@@ -22,15 +22,26 @@ class Stat:
     began: int
 
 
+class TooMany(ValueError):  # noqa: N818 - what a source says of it is a reason, and no error
+    """A step has more processes, or groups, than are looked at."""
+
+
 def pids_of(group: Path) -> set[int]:
-    """Return the processes in a group and in those below it. Raises OSError: it is gone."""
+    """Return the processes in a group and in those below it.
+
+    Raises OSError: it is gone; TooMany: users may make groups below their step's, and as many as they like.
+    """
     found: set[int] = set()
-    for top, _, _ in os.walk(group):
+    for number, (top, _, _) in enumerate(os.walk(group)):
+        if number >= GROUPS_MAX:
+            raise TooMany(f"the step has more than {GROUPS_MAX} control groups")
         try:
             found |= set(map(int, Path(top, "cgroup.procs").read_text().split()))
         except OSError:  # a task's group, which has ended; one of version 2 with threads only cannot be read
             if top == str(group) and not group.is_dir():
                 raise
+        if len(found) > PROCESSES_MAX:
+            raise TooMany(f"the step has more than {PROCESSES_MAX} processes")
     return found
 
 

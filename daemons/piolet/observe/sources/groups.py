@@ -6,13 +6,14 @@ Linux, admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. The limit that holds 
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import ClassVar
 
 from piolet.api import OF_STEP, Place, Rates, Row, Source, Unavailable
 
-from ._processes import PROCESSES_MAX, SLURMSTEPD, is_roots, pids_of, stat_of
+from ._processes import GROUPS_MAX, SLURMSTEPD, TooMany, is_roots, pids_of, stat_of
 
 _NONE = 1 << 62  # what memory.limit_in_bytes says without a limit: the highest multiple of a page
 
@@ -55,6 +56,8 @@ class Groups(Source):
         for part in (self._of_memory, self._of_processes):
             try:
                 part(values, now)
+            except TooMany as why:
+                self.blank(str(why))
             except (OSError, ValueError, KeyError, IndexError) as error:
                 self.blank(f"{type(error).__name__}: {error}"[:120])
         return [Row("", values)]
@@ -74,7 +77,10 @@ class Groups(Source):
         assert self._memory is not None
         if self._two:
             return _pairs(self._memory / "memory.events")["oom_kill"]
-        files = [Path(top, "memory.oom_control") for top, _, _ in os.walk(self._memory)]
+        tops = [top for top, _, _ in itertools.islice(os.walk(self._memory), GROUPS_MAX + 1)]
+        if len(tops) > GROUPS_MAX:
+            raise TooMany(f"the step has more than {GROUPS_MAX} control groups")
+        files = [Path(top, "memory.oom_control") for top in tops]
         return sum(_pairs(file)["oom_kill"] for file in files if file.exists())
 
     def _limit(self, group: Path) -> float | None:
@@ -90,9 +96,6 @@ class Groups(Source):
 
     def _of_processes(self, values: dict[str, float], _: int) -> None:
         pids = pids_of(self._any)
-        if len(pids) > PROCESSES_MAX:
-            self.blank(f"the step has more than {PROCESSES_MAX} processes")
-            return
         blocked = seen = stepds = 0
         for pid in pids:
             stat = stat_of(self.place, pid)
