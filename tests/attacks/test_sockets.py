@@ -136,10 +136,10 @@ def test_a_full_backlog_costs_the_daemon_its_socket(tmp_path: Path) -> None:
     """Row 16. Promise: the socket of a daemon that lives is not removed by another that starts, however busy it is."""
     from piolet.base.errors import PioletError
     from piolet.images import listening
-    from piolet.node import main
+    from piolet.node import places
 
     def start(place: str, path: Path) -> socket.socket:
-        return main._listen(path, 0o600) if place == "node" else listening.listen(str(path))
+        return places.listener_at(path, 0o600) if place == "node" else listening.listen(str(path))
 
     for place in ("node", "images"):
         path = tmp_path / f"{place}.sock"

@@ -159,8 +159,8 @@ WEAKENINGS: dict[str, Weakening] = {
     "sockets of root are everybody's": _of(
         (
             "daemons/piolet/node/main.py",
-            "_listen(socket_path, 0o600), _listen(score_path, 0o600)",
-            "_listen(socket_path, 0o666), _listen(score_path, 0o666)",
+            "places.listener_at(socket_path, 0o600), places.listener_at(score_path, 0o600)",
+            "places.listener_at(socket_path, 0o666), places.listener_at(score_path, 0o666)",
         ),
     ),
     "a full backlog is taken for a dead daemon": _of(
@@ -195,7 +195,7 @@ WEAKENINGS: dict[str, Weakening] = {
         ),
     ),
     "everybody says how a step ended": _of(
-        ("daemons/piolet/node/main.py", "    before = os.umask(0o177)\n", "    before = os.umask(0o111)\n"),
+        ("daemons/piolet/node/places.py", "    before = os.umask(0o177)\n", "    before = os.umask(0o111)\n"),
         ("daemons/piolet/node/server/eventdesk.py", "                if uid != 0:\n", "                if uid < 0:\n"),
     ),
     "the kernel's log as it is": _of(

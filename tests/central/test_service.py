@@ -50,6 +50,23 @@ def test_a_kind_that_nobody_knows_is_kept(machines: Cluster) -> None:
     assert send(machines, "node1", records)["have"] == {epoch: 1}
 
 
+def test_a_field_of_a_later_release_is_kept(machines: Cluster) -> None:
+    epoch = "00000000000000e6"
+    line = encode(event("node1", 1, epoch=epoch)).replace(b"}\n", b',"rack":{"row":7}}\n')
+    (answer,) = raw(machines, "node1", gzip.compress(line))
+    assert answer["status"] == 200 and answer["have"] == {epoch: 1}
+    said = machines.ask(0, "GET", "/v1/node?name=node1")
+    assert [one["more"] for one in said["records"] if one["epoch"] == epoch] == [{"rack": {"row": 7}}]
+
+
+def test_a_version_of_a_later_release_is_refused_and_stays_on_its_node(machines: Cluster) -> None:
+    epoch = "00000000000000e7"
+    line = encode(event("node1", 1, epoch=epoch)).replace(b'"version":1', b'"version":2')
+    (answer,) = raw(machines, "node1", gzip.compress(line))
+    assert answer["status"] == 400 and "version 2" in answer["error"] and "upgraded before" in answer["hint"]
+    assert epoch not in send(machines, "node1", [])["have"]
+
+
 def test_a_clock_that_is_off_is_asked_again_with_a_number(machines: Cluster) -> None:
     """MUNGE notices no replay of a credential that is outside its life: the service's own number does."""
     body = b""

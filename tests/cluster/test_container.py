@@ -109,7 +109,7 @@ def linked(cluster: Cluster) -> str:
         oci.symlink("dangling", "/nowhere/at/all"),
         oci.symlink("loop", "/loop"),
         oci.symlink("tmp", "/srv"),
-        oci.symlink("home", "srv/homes"),
+        oci.symlink("home", "opt/homes"),
         oci.symlink("etc/resolv.conf", "/run/systemd/resolve/stub-resolv.conf"),
         oci.symlink("etc/localtime", "/usr/share/zoneinfo/Pacific/Apia"),
         oci.symlink("etc/hosts", "../../../../../../etc/shadow"),
@@ -140,7 +140,7 @@ def test_links_where_the_hosts_files_belong(node: Node, linked: str) -> None:
     assert " node1\n" in said
     assert "root:" not in said
     zone = subprocess.run(["date", "+%Z"], capture_output=True, text=True, check=True).stdout
-    assert said.splitlines()[-4:] == ["alice", zone.strip(), "/srv/homes/alice", "drwxrwxrwt"]
+    assert said.splitlines()[-4:] == ["alice", zone.strip(), "/opt/homes/alice", "drwxrwxrwt"]
 
 
 @pytest.mark.kernels

@@ -125,6 +125,8 @@ LATE = {
     "images/settings.py": "who sets nothing loads nothing",
     "samples/settings.py": "who sets nothing loads nothing",
     "node/main.py": "each of pioletd's processes loads its own, as the account that it is",
+    "node/server/observer.py": "a site without Prometheus loads none of it",
+    "observe/settings.py": "who sets nothing loads nothing",
     "node/root/keeper.py": "each of pioletd's processes loads its own, as the account that it is",
     "observe/known.py": "who asks why a job failed loads nothing that reads samples",
     "samples/writer.py": "the keeper's process is to stay small: only a writer loads what writes Parquet",
@@ -206,9 +208,9 @@ def _symbols(plugin: Path, which: str) -> set[str]:
     return {line.split()[-1].partition("@")[0] for line in done.stdout.splitlines()}
 
 
-@pytest.mark.parametrize("room", ["vet/evals", "samples/collectors", "hooks/known"])
+@pytest.mark.parametrize("room", ["vet/evals", "samples/collectors", "hooks/known", "observe/detectors"])
 def test_evals_collectors_and_hooks_know_the_contract_only(room: str) -> None:
-    """An eval, a collector or a hook is one file that imports nothing of ours but piolet.api."""
+    """An eval, a collector, a hook or a detector is one file that imports nothing of ours but piolet.api."""
     files = [path for path in (PACKAGE / room).glob("*.py") if path.name != "__init__.py"]
     assert len(files) > 3
     for path in files:

@@ -64,6 +64,7 @@ class Cluster:
         addresses = top / "addresses"
         addresses.write_text("".join(f"{node} {address}\n" for node, address in self.nodes.items()))
         self.more: dict[str, str] = {}
+        self.keep = ""  # what its section [keep] has besides
         self.process: subprocess.Popen[bytes] | None = None
         self.running: list[subprocess.Popen[bytes]] = []
 
@@ -79,6 +80,7 @@ class Cluster:
             f'[central]\nurl = "{self.url}"\nlisten = "127.0.0.1:{self.port}"\nsocket = "{self.state}/central.sock"\n'
             f'account = "{CENTRAL}"\ncluster = "{CLUSTER}"\nstore = "{self.store}"\nmunge_socket = "{munge}"\n'
             f'addresses = "{self.top}/addresses"\naccounting_s = 0\n{more}'
+            f'[keep]\ndirectory = "{self.state}/steps"\nfree_mib = 1\nsettle_s = 1\n{self.keep}'
             f'[node]\naccount = "{NODES_OWN}"\n'
             f'[forward]\naccount = "{FORWARD}"\nevery_s = 1\n{forward}'
         )
@@ -102,6 +104,15 @@ class Cluster:
         place.chmod(0o2750)  # as pioletd makes it: the forwarder reads by its group
         return Stream(str(place), None, Writer(CLUSTER, node, BOOT))
 
+    def journal(self, node: str, uid: int) -> Stream:
+        """Return a new stream of a node's journal of steps, to append to, and make its spool of events as well."""
+        self.spool(node)
+        place = self.top / f"journal-{node}"
+        place.mkdir(exist_ok=True)
+        os.chown(place, 0, FORWARD)
+        place.chmod(0o2750)
+        return Stream(str(place), uid, Writer(CLUSTER, node, BOOT))
+
     def forward(self, node: str, program: Sequence[str] = (), more: str = "") -> subprocess.Popen[bytes]:
         """Start a node's forwarder."""
         state = self.top / f"forward-{node}"
@@ -109,7 +120,10 @@ class Cluster:
             state.mkdir()
             os.chown(state, FORWARD, FORWARD)
         spool = self.top / f"spool-{node}"
-        config = self.config(self.socket_of(node), node, f'{more}state = "{state}"\n[events]\nspool = "{spool}"\n')
+        journal = self.top / f"journal-{node}"
+        own = f'{more}frames_s = 1\nstate = "{state}"\n[events]\nspool = "{spool}"\n'
+        own += f'[observe]\njournal = "{journal}"\nsteps = "{"on" if journal.exists() else "off"}"\n'
+        config = self.config(self.socket_of(node), node, own)
         command = [*(program or [str(BIN / "piolet-forward")]), "--config", str(config)]
         return self._start(command, FORWARD, f"{node}.log")
 
@@ -185,9 +199,8 @@ import json, sys
 from piolet.base.errors import PioletError
 from piolet.events import batch
 from piolet.transport.asking import Asker, Peer
-url, socket, central, cluster, node, gone, *lines = sys.argv[1:]
+url, socket, central, cluster, node, target, *lines = sys.argv[1:]
 body = batch.pack([line.encode() + b"\\n" for line in lines]) if lines else b""
-target = "/v1/events" + (f"?gone={gone}" if gone else "")
 try:
     answer = Asker(Peer(url, int(central), socket)).ask("POST", target, body, cluster=cluster, node=node)
     print(json.dumps(answer.said))
@@ -198,12 +211,13 @@ except PioletError as error:
 
 def send(
     cluster: Cluster, node: str, events: Sequence[Event], *, uid: int = FORWARD, munge: str = "", gone: str = "",
-    name: str = CLUSTER,
+    name: str = CLUSTER, target: str = "/v1/events",
 ) -> dict[str, Any]:  # fmt: skip
     """Send a batch as a node's forwarder does; return the answer, or {'error', 'status'}."""
     lines = [encode(one).decode().strip() for one in events]
     socket_ = munge or cluster.socket_of(node)
-    return cluster.as_user(uid, SEND, cluster.url, socket_, str(CENTRAL), name, node, gone, *lines)
+    target += f"?gone={gone}" if gone else ""
+    return cluster.as_user(uid, SEND, cluster.url, socket_, str(CENTRAL), name, node, target, *lines)
 
 
 @contextlib.contextmanager
@@ -229,7 +243,8 @@ body = base64.b64decode(wish["body"])
 signed = base64.b64decode(wish["signed"]) if "signed" in wish else body
 statement = Statement("POST", wish.get("stated", wish["target"]), wish["cluster"], wish["node"], digest(signed),
                       wish.get("nonce", ""), time.time() + wish.get("ahead", 0))
-credential = munge.encode(statement.payload(), wish["for"], wish.get("ttl", 0), wish["socket"])
+payload = wish["payload"].encode() if "payload" in wish else statement.payload()
+credential = munge.encode(payload, wish["for"], wish.get("ttl", 0), wish["socket"])
 time.sleep(wish.get("wait", 0))
 found = []
 for _ in range(wish.get("times", 1)):

@@ -20,6 +20,7 @@ from tools.cluster.state import write_atomically
 
 DATABASE_WITHIN_S, SLURMDBD_WITHIN_S = 30, 30
 ACCOUNT = "slurm"
+_DATABASE = "slurm_acct"
 _INNODB = ("buffer-pool-size=32M", "log-file-size=16M", "lock-wait-timeout=900", "flush-log-at-trx-commit=0")
 
 
@@ -37,7 +38,7 @@ def slurmdbd_conf(s: Settings) -> str:
         "StorageType=accounting_storage/mysql",
         "StorageHost=localhost",
         f"StorageUser={ACCOUNT}",
-        "StorageLoc=slurm_acct",
+        f"StorageLoc={_DATABASE}",
         f"PidFile={layout.run}/mariadb/slurmdbd.pid",
         f"LogFile={layout.log}/slurmdbd.log",
         "DebugLevel=info",
@@ -73,6 +74,9 @@ def _start_database(s: Settings, group: Path, keep: Keep) -> Path:
     for directory in (data, socket.parent):
         directory.mkdir(mode=0o755)
         os.chown(directory, uid, gid)
+    # slurmdbd would make it, and connect again by what failed to connect: MariaDB's library 3.4.10 then takes no query.
+    first = layout.etc / "accounting.sql"
+    write_atomically(first, f"CREATE DATABASE IF NOT EXISTS {_DATABASE};\n", 0o644)
     log = layout.log / "mariadb.log"
     become = [find("setpriv"), f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
     options = ["--no-defaults", f"--datadir={data}", *(f"--innodb-{one}" for one in _INNODB)]
@@ -84,7 +88,7 @@ def _start_database(s: Settings, group: Path, keep: Keep) -> Path:
     if made.returncode:
         log.write_text(made.stdout + made.stderr, "utf-8")
         raise ClusterError("cannot make the database of Slurm's accounting", log=log)
-    argv = [*become, find("mariadbd"), *options, "--skip-networking", f"--socket={socket}"]
+    argv = [*become, find("mariadbd"), *options, "--skip-networking", f"--socket={socket}", f"--init-file={first}"]
     process = processes.spawn("mariadb", argv, log, group)
     keep(process)
     processes.wait_ready(process, log, DATABASE_WITHIN_S, lambda: network.socket_accepts(str(socket)))

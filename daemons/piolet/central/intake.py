@@ -31,14 +31,14 @@ def arrival(statement: Statement, body: bytes, gone: str, received: float) -> Ar
         try:
             event = decode(line)
         except EventError as error:
-            raise EventError(f"line {number}: {error.message}") from None
+            raise EventError(f"line {number}: {error.message}", error.hint) from None
         if (event.cluster, event.node) != (statement.cluster, statement.node):
             raise EventError(f"line {number}: the record is of node {event.node} of {event.cluster}")
         why = _refused(event)
         records.append(Refused(event.epoch, event.seq, why) if why else event)
     ahead = statement.sent - received
     return Arrival(
-        statement.node, records, received, _gone_of(gone), ahead if abs(ahead) < _OFFSETS_MOST else None
+        statement.node, records, received, gone_of(gone), ahead if abs(ahead) < _OFFSETS_MOST else None
     )  # fmt: skip
 
 
@@ -57,7 +57,8 @@ def _refused(event: Event) -> str:
     return ""
 
 
-def _gone_of(text: str) -> dict[str, int]:
+def gone_of(text: str) -> dict[str, int]:
+    """Return what a request says that its node has no more: epoch -> number. Raises EventError."""
     words: Sequence[str] = text.split(",") if text else ()
     found = {}
     for word in words:

@@ -1,8 +1,9 @@
 """The thread that writes the store, and the thread in which rules judge what was written.
 
 Whoever brings a batch waits until it is on the disk; what comes meanwhile is written together. Rules see records after
-that, in the order in which they came. Their thread begins with all that the store has, so that what they know is always
-what the store says; a conclusion that is there already is not written again (decision 124).
+that, in the order in which they came. Their thread begins with all that the store has behind the batch up to which a
+state was kept, so that what they know is always what the store says; a conclusion that is there already is not written
+again (decisions 124, 131).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any, Protocol, TypeVar
 
 from piolet.base.errors import PioletError
 from piolet.central.conclusions import Conclusion
-from piolet.central.store import wordings
+from piolet.central.saving import Place
+from piolet.central.store import states, wordings
 from piolet.central.store.database import StoreError
 from piolet.central.store.reader import Reader
 from piolet.central.store.rows import Stored
@@ -31,6 +33,8 @@ _TOGETHER_RECORDS = 5000
 _WAITING_MOST = 2000
 _UNJUDGED_MOST = 50_000
 _AGAIN_S = 1.0
+SAVE_EVERY_S, SAVE_SHARE = 600.0, 50.0
+"""Seconds from one state that is kept to the next; and so many times what keeping one takes, where that is longer."""
 _Result = TypeVar("_Result")
 
 
@@ -142,18 +146,30 @@ class Judge:
 
     batch   the number of the last batch that was judged
     delays  seconds from a record's arrival to the end of its judging, of the last ones
+
+    after   up to where the engine has judged already
+    pack    what makes a state of it that is to be kept; None: none is
     """
 
-    def __init__(self, reader: Reader, engine: Engine, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        engine: Engine,
+        clock: Callable[[], float] = time.time,
+        after: Place = Place(),  # noqa: B008 - it does not change
+        pack: Callable[[Place], tuple[str, bytes] | None] | None = None,
+    ) -> None:
         self._reader, self._engine, self._clock = reader, engine, clock
+        self._pack, self._saved, self._save_at = pack, after, time.monotonic() + SAVE_EVERY_S
         self._ledger: Ledger | None = None
         self._waiting: collections.deque[Stored] = collections.deque()
         self._wake = threading.Condition()
         self._behind = True  # of the store: what waits is not all
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="judge", daemon=True)
-        self.batch = 0
-        self._seq = 0  # of the last record that was judged, in that batch
+        self.batch = after.batch
+        self._seq = after.seq  # of the last record that was judged, in that batch
+        self._unwritten = False  # something was concluded that is not in the store
         self.broken = ""
         self.delays: collections.deque[float] = collections.deque(maxlen=10_000)
 
@@ -196,12 +212,14 @@ class Judge:
             while not self._ended:
                 if self._behind and not self._caught_up():
                     continue
+                self._save()
                 with self._wake:
                     while not (self._waiting or self._behind or self._ended):
                         self._wake.wait()
                     pieces = list(self._waiting)
                     self._waiting.clear()
                 self._judge(pieces)
+            self._save(ended=True)
         except Exception as error:  # noqa: BLE001 - records go on being kept, and the next start judges them all
             self.broken = f"{type(error).__name__}: {error}"
             _LOG.exception("rules are not judged any more until the service starts again")
@@ -221,12 +239,13 @@ class Judge:
             before = self.batch
             piece: list[Stored] = []
             for stored in self._reader.arrivals(self.batch):
-                piece.append(stored)
-                if len(piece) >= 1000:
+                if len(piece) >= 1000 and piece[-1].batch != stored.batch:
                     self._judge(piece)
                     piece = []
+                    self._save()
                 if self._ended:
                     return
+                piece.append(stored)
             self._judge(piece)
             if self.batch != before:
                 continue
@@ -249,14 +268,34 @@ class Judge:
         now = self._clock()
         self.delays.extend(now - stored.received for stored in pieces[-100:])
 
+    def _save(self, *, ended: bool = False) -> None:
+        """Keep what the engine knows, now and then, and at the end: between two batches, behind all conclusions."""
+        place, begin = Place(self.batch, self._seq), time.monotonic()
+        if self._pack is None or self._unwritten or place == self._saved or self._ledger is None:
+            return
+        if not ended and begin < self._save_at:
+            return
+        packed = self._pack(place)
+        if packed is not None:
+            try:
+                self._ledger.call(lambda writer: states.put(writer, *packed)).result()
+                self._saved = place
+            except StoreError as error:
+                _LOG.warning("%s", error.message)
+        took = time.monotonic() - begin
+        self._save_at = begin + max(SAVE_EVERY_S, took * SAVE_SHARE)
+
     def _write(self, ledger: Ledger, found: Sequence[tuple[Conclusion, int]]) -> None:
-        """Write conclusions, as soon as the data base takes them."""
-        while not self._ended:
+        """Write conclusions, as soon as the data base takes them; when the service ends, it is tried once."""
+        while True:
             try:
                 ledger.call(lambda writer: wordings.conclude(writer, found, self._clock())).result()
                 return
             except StoreError as error:
                 _LOG.warning("%s", error.message)
+                if self._ended:
+                    self._unwritten = True
+                    return
                 time.sleep(_AGAIN_S)
 
 

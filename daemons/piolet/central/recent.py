@@ -7,10 +7,11 @@ failure of theirs.
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,8 +23,8 @@ WEEK_S = 7 * 86400.0
 FAILURES_MOST, FAILURES_OF_A_USER = 200_000, 20_000
 NODES_OF_A_STEP = 2
 """On more nodes than these, a step that failed says nothing of a node."""
-_SENT = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
-_SENT_STATUS = tuple(128 + number for number in _SENT)
+SENT = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
+SENT_STATUS = tuple(128 + number for number in SENT)
 
 StepKey = tuple[int, str, int]
 """Job, step, and how often the job was requeued before."""
@@ -59,9 +60,9 @@ def how(body: Mapping[str, Any]) -> str | None:
     if why == "out_of_memory":
         return "out_of_memory"
     if why == "exit" and type(status) is int and status:
-        return "" if status in _SENT_STATUS else f"status {status}"
+        return "" if status in SENT_STATUS else f"status {status}"
     if why == "signal" and type(number) is int:
-        return "" if number in _SENT else f"signal {number}"
+        return "" if number in SENT else f"signal {number}"
     return "" if why == "time_limit" else None
 
 
@@ -86,25 +87,42 @@ class Recent:
         word = how(event.body)
         if word is None:
             return
-        key = (event.job, event.step, event.run or 0)
+        self._take((event.job, event.step, event.run or 0), received, event.uid, event.node, word)
+
+    def _take(self, key: StepKey, received: float, uid: int | None, node: str, word: str) -> None:
         with self._lock:
-            step = self._steps.setdefault(key, FailedStep(received, event.uid))
-            if event.node in step.nodes:
+            step = self._steps.setdefault(key, FailedStep(received, uid))
+            if node in step.nodes:
                 return  # how the first of its tasks ended that did not end well
-            step.nodes[event.node] = word
+            step.nodes[node] = word
             self._runs.setdefault(key[:2], OrderedDict())[key] = None
             self._mine.setdefault(step.uid, OrderedDict())[key] = None
             self._counts[step.uid] = self._counts.get(step.uid, 0) + 1
             self._count += 1
             if word:
-                self._of_node.setdefault(event.node, OrderedDict())[key] = None
-            if word and event.uid is not None:
-                self._of_user.setdefault((event.uid, word), OrderedDict())[key] = None
+                self._of_node.setdefault(node, OrderedDict())[key] = None
+            if word and step.uid is not None:  # whose it was said to be first: so it is forgotten, too
+                self._of_user.setdefault((step.uid, word), OrderedDict())[key] = None
             # Nobody pushes out what was found of others.
             while self._counts.get(step.uid, 0) > self._each:
                 self._forget(next(iter(self._mine[step.uid])))
             while self._steps and (self._count > self._most or self._oldest().at < received - self._window_s):
                 self._forget(next(iter(self._steps)))
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield all of it, a line of JSON for each step."""
+        with self._lock:
+            steps = list(self._steps.items())
+        for key, step in steps:
+            said = [key, step.at, step.uid, step.nodes]
+            yield json.dumps(said, separators=(",", ":")).encode("ascii") + b"\n"
+
+    def resume(self, said: Iterable[bytes]) -> None:
+        """Take what `lines` said, into an empty one. Raises ValueError, TypeError: it is none of these."""
+        for line in said:
+            (job, step, run), at, uid, nodes = json.loads(line)
+            for node, word in nodes.items():
+                self._take((job, step, run), at, uid, node, word)
 
     def _oldest(self) -> FailedStep:
         return next(iter(self._steps.values()))
@@ -161,12 +179,24 @@ def _drop(index: dict[Any, OrderedDict[StepKey, None]], name: Any, key: StepKey)
             del index[name]
 
 
+class Taker(Protocol):
+    """What sees events beside the rules."""
+
+    def take(self, event: Event, received: float) -> None:
+        """Take an event."""
+
+
 class Watched:
     """An engine whose events `recent` sees, too."""
 
-    def __init__(self, engine: Engine, recent: Recent) -> None:
+    def __init__(self, engine: Engine, recent: Taker) -> None:
         self._engine, self._recent = engine, recent
         self.rules = getattr(engine, "rules", ())
+
+    @property
+    def open(self) -> set[str] | None:
+        """The cases that the engine has open; None where it does not tell."""
+        return getattr(self._engine, "open", None)
 
     def take(self, event: Event, received: float | None = None) -> Iterable[Conclusion]:
         """Return what the engine concludes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -16,32 +17,37 @@ import ssl
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 from uvicorn.server import ServerState
 
 from piolet.base.errors import ConfigError, SlurmError
-from piolet.central import rulefiles
+from piolet.central.accounted import JOBS
 from piolet.central.answers import Answers
 from piolet.central.bounded import Bounded
 from piolet.central.doors import CERTIFICATE, Doors
+from piolet.central.ends import Ends
 from piolet.central.garbage import Collector
-from piolet.central.ledger import Engine, Judge, Ledger
+from piolet.central.ledger import Judge, Ledger
 from piolet.central.metrics import Counts
 from piolet.central.moving import Mover
 from piolet.central.places import Places, from_file, no_slurm
 from piolet.central.poller import Poller
-from piolet.central.recent import Recent, Watched
-from piolet.central.rules.engine import Engine as Rules
+from piolet.central.recent import WEEK_S, Watched
+from piolet.central.rules.language import Rule
+from piolet.central.saving import Saved
 from piolet.central.service import Service
 from piolet.central.settings import CentralConfig, listen_of
+from piolet.central.steps import Steps
 from piolet.central.store.archive import Archive
 from piolet.central.store.database import alone, connect
 from piolet.central.store.reader import Reader
 from piolet.central.store.writer import Writer
 from piolet.central.told import Told
+from piolet.observe.keepsettings import KeepConfig
 from piolet.slurm import cluster as slurm
+from piolet.slurm import past
 from piolet.system import notify
 from piolet.system.accounts import uid_of
 
@@ -96,10 +102,14 @@ class Private:
             return self._found
 
 
-def run(config: CentralConfig, forwarder: str, engine: Engine, *, slurm_there: bool = True) -> None:
+def run(
+    config: CentralConfig, keep: KeepConfig, forwarder: str, rules: Sequence[Rule], *, slurm_there: bool = True
+) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT. Raises PioletError, OSError.
 
+    keep          for how long data of steps are kept
     forwarder     the account that nodes send as
+    rules         what it judges by
     slurm_there   whether Slurm can be asked; False: [central] cluster and addresses say it all
     """
     context = secured(config)
@@ -113,15 +123,21 @@ def run(config: CentralConfig, forwarder: str, engine: Engine, *, slurm_there: b
     with alone(database), contextlib.ExitStack() as stack:
         network = stack.enter_context(_listening(config))
         local = stack.enter_context(_local(config.socket)) if config.socket else None
-        recent = Recent()
         old = Archive(config.archive) if config.keep_months else None
-        judge = Judge(Reader(database, name, old), Watched(engine, recent))
+        saved = Saved(rules, name)
+        engine, recent, place = saved.restored(database, old.last if old else 0)
+        ends = Ends(Reader(database, name).own(JOBS, time.time() - WEEK_S))
+        judge = Judge(
+            Reader(database, name, old), Watched(Watched(engine, recent), ends), after=place,
+            pack=functools.partial(saved.packed, engine, recent),
+        )  # fmt: skip
         ledger = Ledger(Writer(database, old.last if old else 0), judge)
         reader = Reader(database, name)
         private = Private(config.private, slurm.cluster if slurm_there else _unknown)
         counts = Counts(judge)
-        answers = Answers(reader, ledger, judge, config.staff, private, getattr(engine, "rules", ()))
+        answers = Answers(reader, ledger, judge, config.staff, private, rules)
         Told(answers, recent, time.time)
+        answers.cancelled = ends.cancelled
         ledger.start()
         stack.callback(ledger.stop)
         judge.start(ledger)
@@ -133,11 +149,18 @@ def run(config: CentralConfig, forwarder: str, engine: Engine, *, slurm_there: b
             mover = Mover(reader, ledger, old, config.keep_months)
             mover.start()
             stack.callback(mover.stop)
+        steps = Steps(keep, answers, slurm_there) if keep.steps else None
+        if steps is not None:
+            steps.start()
+            stack.callback(steps.stop)
         if config.accounting_s and slurm_there:
-            poller = Poller(ledger, name, config.accounting_s, config.history_days * 86400.0)
+            ask = past.ask_jobs if steps is None else steps.told(past.ask_jobs)
+            poller = Poller(ledger, name, config.accounting_s, config.history_days * 86400.0, ask)
             poller.start()
             stack.callback(poller.stop)
         service = Service(doors, ledger, reader, answers, counts, config.prometheus)
+        if steps is not None:
+            service.frames, service.known = steps.frames, steps.jobs
         _LOG.info("listening at %s for the cluster %s, store %s", config.listen, name, database.url.database)
         asyncio.run(_serve(service, network, local, context))
     database.dispose()
@@ -232,8 +255,3 @@ def secured(config: CentralConfig) -> ssl.SSLContext | None:
     except OSError as error:
         raise ConfigError(f"the certificates of [central] cannot be used: {error}") from None
     return context
-
-
-def engine(path: str = "") -> Engine:
-    """Return what judges by the rules of a file; '': by those that Piolet comes with. Raises RuleError."""
-    return Rules(rulefiles.read(path))

@@ -1,6 +1,7 @@
 """The central service's application: what can be asked for over HTTP, and what becomes of errors.
 
     POST /v1/events?gone=EPOCH:SEQ,...   a node's batch; the answer is {"have": {epoch: seq}}, of an empty one of all
+    POST /v1/frames?gone=...&up=S&boot=ID  what a node recorded of steps; the answer is of the same form
     GET  /v1/...                         what piolet.central.answers has
     GET  /metrics                        for Prometheus, where the site wants it
 
@@ -24,9 +25,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from piolet.base.errors import EventError, PioletError, SlurmError
-from piolet.central import intake
+from piolet.central import frames, intake
 from piolet.central.answers import Answers
 from piolet.central.doors import Caller, Doors, RefusedError, same_body
+from piolet.central.frames import Frames
+from piolet.central.jobs import Known
 from piolet.central.ledger import Ledger
 from piolet.central.metrics import Counts
 from piolet.central.store.database import StoreError
@@ -53,6 +56,8 @@ class Service:
     answers: Answers
     counts: Counts
     prometheus: bool = False
+    frames: Frames | None = None
+    known: Callable[[str], Known | None] = lambda _: None
     clock: Callable[[], float] = time.time
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "ask"))
     places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
@@ -61,6 +66,7 @@ class Service:
         """Return the application."""
         routes = [
             Route("/v1/events", self._events, methods=["POST"]),
+            Route("/v1/frames", self._frames, methods=["POST"]),
             Route("/v1/{rest:path}", self._ask, methods=["GET", "POST"]),
             *([Route("/metrics", self._metrics, methods=["GET"])] if self.prometheus else []),
         ]
@@ -68,6 +74,9 @@ class Service:
 
     async def _events(self, request: Request) -> Response:
         return await self._answer(request, self._take)
+
+    async def _frames(self, request: Request) -> Response:
+        return await self._answer(request, self._take_frames)
 
     async def _ask(self, request: Request) -> Response:
         return await self._answer(request, self._say)
@@ -119,6 +128,25 @@ class Service:
             taken = await self._write(statement, body, request.query_params.get("gone", ""))
         if taken is None:
             return {"have": await self._apart(self.reader.have, statement.node)}
+        if taken.missing:
+            raise RefusedError(409, "records before these are missing here", have=taken.have)
+        return {"have": taken.have}
+
+    async def _take_frames(self, request: Request, caller: Caller) -> dict[str, Any]:
+        """Return what of a node's frames is here, once what came is on the disk."""
+        keeper = self.frames
+        if keeper is None:
+            raise RefusedError(404, "this service keeps no data of steps", "[keep] steps says whether it does")
+        statement = await self._apart(self.doors.sender, caller)
+        async with self.places:
+            body = await _body(request, PACKED_MAX)
+            same_body(statement, body)
+            said = dict(request.query_params)
+            batch = await self._apart(frames.batch_of, statement, body, said, self.clock(), self.known)
+            async with asyncio.timeout(_WRITTEN_S):
+                if not batch.records and not batch.gone:
+                    return {"have": await asyncio.wrap_future(keeper.call(lambda known: known.have(statement.node)))}
+                taken = await asyncio.wrap_future(keeper.add(batch))
         if taken.missing:
             raise RefusedError(409, "records before these are missing here", have=taken.have)
         return {"have": taken.have}

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def serve(settings: Config) -> None:
     """Serve until a signal comes. Raises PioletError, OSError."""
     try:
-        from piolet.central import running  # what it needs besides is not on every machine
+        from piolet.central import rulefiles, running  # what it needs besides is not on every machine
     except ModuleNotFoundError as error:
         raise UsageError(
             f"the central service is not installed here: there is no {error.name}", "install the package piolet-central"
@@ -44,7 +44,8 @@ def serve(settings: Config) -> None:
         "the image service": settings.images.account,
     }
     running.refuse_account(os.geteuid(), accounts)
-    running.run(settings.central, settings.forward.account, running.engine(settings.central.rules))
+    rules = rulefiles.read(settings.central.rules)
+    running.run(settings.central, settings.keep, settings.forward.account, rules)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ COMMANDS = {
     "image": ("piolet.cli.image", "pull, list, import, remove and prune images"),
     "vet": ("piolet.cli.vet", "check nodes against a protocol"),
     "score": ("piolet.cli.score", "how much of the GPUs a step used: report, compare, export"),
+    "observe": ("piolet.cli.observe", "figures of every step: what nodes record, and rules over what was recorded"),
     "job": ("piolet.cli.job", "what is known of a job, in one place"),
     "why": ("piolet.cli.why", "why a job ended as it did, and what to do"),
     "history": ("piolet.cli.history", "your last jobs, and what became of them"),

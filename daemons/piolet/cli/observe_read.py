@@ -12,7 +12,7 @@ from piolet.site.config import Config
 from piolet.steps import identity
 
 TEXT = "read what GSSR, dcgm-exporter, Omnistat or ClusterCockpit recorded"
-_KINDS = ("clustercockpit", "dcgm", "omnistat", "gssr")
+_KINDS = ("clustercockpit", "dcgm", "omnistat", "pm_counters", "gssr")
 
 
 def add_parser(actions: Any) -> None:

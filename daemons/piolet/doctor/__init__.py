@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from piolet.doctor import central, configuration, daemons, events, extras, kernel, signatures, slurm, store
+from piolet.doctor import central, configuration, daemons, events, extras, kernel, observe, signatures, slurm, store
 from piolet.doctor.findings import BAD, OK, SKIPPED, WARN, Check, Finding, Machine
 
 __all__ = ["BAD", "CHECKS", "OK", "SKIPPED", "WARN", "Finding", "Machine", "examine"]
@@ -18,7 +18,7 @@ CHECKS: tuple[Check, ...] = (
     configuration.configuration, slurm.plugins, kernel.kernel, kernel.image_mounts, kernel.user_namespaces,
     kernel.devices, daemons.programs, daemons.accounts, daemons.daemons, store.store, store.cage,
     signatures.signatures, slurm.process_tracking, slurm.task_prolog, extras.gpus, extras.hooks, events.events,
-    central.central,
+    observe.steps_recorded, central.central,
 )  # fmt: skip
 
 

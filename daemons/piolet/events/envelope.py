@@ -17,6 +17,8 @@ from typing import Any
 from piolet.base.errors import EventError
 
 VERSION = 1
+"""Goes up where a release before would take a record for what it is not. What it only does not know, it keeps: a field
+(`Event.more`), a kind, a key of a body."""
 LINE_MAX = 16 * 1024
 BODY_DEPTH_MAX = 8
 
@@ -31,6 +33,7 @@ _HEX = re.compile(r"[0-9a-f]{16}")
 _BOOT = re.compile(r"[0-9a-f-]{32,36}")
 _STEP = re.compile(r"[a-z0-9+]{1,60}")
 _SUBJECT_MAX = 256
+_LATER = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _INTEGER_MAX = 2**63 - 1
 _UID_MAX = 2**32 - 2
 
@@ -55,6 +58,7 @@ class Event:
     uid       whose process or job it is; None: nobody's
     subject   the part of the node that it is of: 'gpu:UUID', 'port:mlx5_0/1', 'fs:/scratch'; '': the node as such
     body      what else there is to say; keys by kind
+    more      fields of a later release, as they came; on a line they are fields like the others
     """
 
     cluster: str
@@ -74,11 +78,16 @@ class Event:
     subject: str = ""
     body: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     version: int = VERSION
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, int]:
         """What tells this record from every other of its cluster."""
         return self.node, self.epoch, self.seq
+
+
+class LaterError(EventError):
+    """A record is of a later release, which says that this one would not understand it: it has to stay where it is."""
 
 
 UNNUMBERED = "0" * 16, _INTEGER_MAX
@@ -87,7 +96,7 @@ _UNNUMBERED = b'"epoch":"%s","seq":%d' % (UNNUMBERED[0].encode(), UNNUMBERED[1])
 # The fields stand as they are defined, and neither name before these two can have a quote in it.
 _NUMBER = re.compile(rb'\{"cluster":"[^"]{1,255}","node":"[^"]{1,255}","epoch":"([0-9a-f]{16})","seq":(\d{1,19}),')
 
-_FIELDS = {field.name: field for field in dataclasses.fields(Event)}
+_FIELDS = {field.name: field for field in dataclasses.fields(Event) if field.name != "more"}
 _NEEDED = [name for name, field in _FIELDS.items() if field.default is field.default_factory is dataclasses.MISSING]
 
 
@@ -95,6 +104,7 @@ def encode(event: Event) -> bytes:
     """Return the record's line, with its newline. Raises EventError where it is none, or longer than LINE_MAX."""
     fields = {name: getattr(event, name) for name in _FIELDS}
     said = {name: value for name, value in fields.items() if value is not None and value != "" and value != {}}
+    said |= event.more
     try:
         line = json.dumps(said, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
     except (ValueError, TypeError, RecursionError):
@@ -116,7 +126,8 @@ def decode(line: bytes) -> Event:
     if not isinstance(said, dict):
         raise EventError("a record is no object")
     _check(said)
-    return Event(**said)
+    more = {name: said.pop(name) for name in said.keys() - _FIELDS.keys()}
+    return Event(**said, more=dict(sorted(more.items())))
 
 
 def numbered(line: bytes, epoch: str, seq: int) -> bytes:
@@ -135,16 +146,23 @@ def _no_number(text: str) -> float:
 
 
 def _check(said: Mapping[str, Any]) -> None:
-    unknown = said.keys() - _FIELDS.keys()
+    version = said.get("version", VERSION)
+    if type(version) is int and version > VERSION:
+        raise LaterError(
+            f"a record is of version {version}, and this release of Piolet knows those up to {VERSION}",
+            "the central service is upgraded before nodes are, and daemons of a node are restarted together",
+        )
     missing = [name for name in _NEEDED if name not in said]
-    if unknown or missing:
-        which = f"the unknown field {min(unknown)!r}" if unknown else f"no field {missing[0]!r}"
-        raise EventError(f"a record has {which}"[:200])
-    if said.get("version", VERSION) != VERSION:
-        raise EventError("a record is of another version")
+    if missing:
+        raise EventError(f"a record has no field {missing[0]!r}")
     for name, value in said.items():
-        if not _RIGHT[name](value):
-            raise EventError(f"a record's field {name!r} is {str(value)[:60]!r}")
+        if not _RIGHT.get(name, _later)(value) or (name not in _FIELDS and not _LATER.fullmatch(name)):
+            raise EventError(f"a record's field {name[:60]!r} is {str(value)[:60]!r}")
+
+
+def _later(value: object) -> bool:
+    """Return whether a field of a later release can be kept as it is."""
+    return value is not None and value not in ("", {}) and _depth(value, BODY_DEPTH_MAX)
 
 
 def _matches(pattern: re.Pattern[str]) -> Any:

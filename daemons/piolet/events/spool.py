@@ -53,11 +53,12 @@ class Spool:
 
     about         what node.start says of this daemon
     acknowledged  the forwarder's file of what was delivered
+    sync_users    users' streams are synced after each write as well: where it is not they who say when one is
     """
 
     def __init__(
         self, directory: str, writer: Writer, about: Mapping[str, Any], acknowledged: str = "",
-        bounds: Bounds | None = None, chore: Chore | None = None,
+        bounds: Bounds | None = None, chore: Chore | None = None, sync_users: bool = False,
     ) -> None:  # fmt: skip
         self._directory = directory
         self._writer = writer
@@ -73,6 +74,7 @@ class Spool:
         self._room = Room(directory, acknowledged, bounds or Bounds(), self._tell_loss)
         self._look = 0.0
         self._chore = chore
+        self._sync_users = sync_users
         self._complained = float("-inf")
         self._stop = False
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
@@ -214,7 +216,7 @@ class Spool:
     def _stream(self, uid: int | None) -> Stream:
         found = self._streams.get(uid)
         if found is None:
-            found = self._streams[uid] = Stream(self._directory, uid, self._writer)
+            found = self._streams[uid] = Stream(self._directory, uid, self._writer, self._sync_users)
         return found
 
     def _make_room(self) -> None:

@@ -37,12 +37,12 @@ class Stream:
     Raises OSError.
     """
 
-    def __init__(self, directory: str, uid: int | None, writer: Writer) -> None:
+    def __init__(self, directory: str, uid: int | None, writer: Writer, sync: bool = False) -> None:
         self.before = ""
         self.uid = uid
         self._directory = directory
         self._writer = writer
-        self._sync = uid is None  # what a node said last before it died is what one wants to know
+        self._sync = sync or uid is None  # what a node said last before it died is what one wants to know
         self._part: Part | None = None
         self._size = 0
         self.epoch, self.next = "", 1

@@ -14,19 +14,19 @@ _LONGEST = 1 << 20
 _EPOCH = re.compile(r"[0-9a-f]{16}")
 
 
-def load(directory: str) -> dict[str, int]:
+def load(directory: str, name: str = NAME) -> dict[str, int]:
     """Return epoch -> number; nothing where there is no such file, or it is damaged: the service is asked anyway."""
     try:
-        data, _ = files.read_small(os.path.join(directory, NAME), _LONGEST)
+        data, _ = files.read_small(os.path.join(directory, name), _LONGEST)
         said = json.loads(data)
     except (OSError, ValueError, RecursionError, files.NotRegularError):
         return {}
     return numbers(said)
 
 
-def store(directory: str, acknowledged: Mapping[str, int]) -> None:
+def store(directory: str, acknowledged: Mapping[str, int], name: str = NAME) -> None:
     """Write the file anew. Raises OSError; the old one is then as it was."""
-    path = os.path.join(directory, NAME)
+    path = os.path.join(directory, name)
     data = json.dumps(dict(acknowledged), sort_keys=True).encode()
     files.write_whole(path, data + b"\n", f"{path}.new", mode=0o644, sync=True)
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from piolet.base.errors import EventError, PioletError
 from piolet.events import batch
-from piolet.events.envelope import FATAL, WARN, decode, number_of
+from piolet.events.envelope import FATAL, WARN, LaterError, decode, number_of
 from piolet.forward import acknowledged
 from piolet.transport.asking import Answer, CentralError
 
 _LOG = logging.getLogger("piolet-forward")
-_TARGET = "/v1/events"
 _BYTES_MOST = 4 << 20
 _GONE_MOST = 30  # of streams whose records are gone, in one request's target
 _LOOK_S = 1.0
@@ -49,16 +48,33 @@ class Service(Protocol):
         """Return the answer. Raises PioletError."""
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What is forwarded.
+
+    target     where it goes
+    name       the file that says what was taken
+    urgent     whether somebody may wait for a record; None: for none of these
+    said       what the target says besides
+    """
+
+    target: str = "/v1/events"
+    name: str = acknowledged.NAME
+    urgent: Callable[[bytes], bool] | None = None
+    said: Callable[[], Mapping[str, str]] = dict
+
+
 @dataclass
 class _Batch:
     lines: list[bytes] = field(default_factory=list)
     gone: dict[str, int] = field(default_factory=dict)
     size: int = 0
 
-    @property
-    def target(self) -> str:
+    def target(self, kind: Kind) -> str:
         gone = ",".join(f"{epoch}:{upto}" for epoch, upto in self.gone.items())
-        return f"{_TARGET}?gone={gone}" if gone else _TARGET
+        said = {**({"gone": gone} if gone else {}), **kind.said()}
+        query = "&".join(f"{name}={value}" for name, value in said.items())
+        return f"{kind.target}?{query}" if query else kind.target
 
 
 class Forwarder:
@@ -76,10 +92,12 @@ class Forwarder:
         every_s: float,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
+        kind: Kind | None = None,
     ) -> None:
+        self._kind = kind or Kind(urgent=is_urgent)
         self._spool, self._service, self._state, self._every_s = spool, service, state, every_s
         self._clock, self._rng = clock, rng or random.Random()  # noqa: S311 - it spreads nodes in time
-        self._have = acknowledged.load(state)
+        self._have = acknowledged.load(state, self._kind.name)
         self._written = dict(self._have)
         self._asked = float("-inf")
         self._next = float("-inf")  # when what is not urgent is sent
@@ -127,7 +145,9 @@ class Forwarder:
         cluster, node = self._identity(streams)
         try:
             body = batch.pack(found.lines) if found.lines else b""
-            answer = self._service.ask("POST", found.target, body, cluster=cluster, node=node, kind="application/gzip")
+            answer = self._service.ask(
+                "POST", found.target(self._kind), body, cluster=cluster, node=node, kind="application/gzip"
+            )
         except CentralError as error:
             if error.status != _MISSING:
                 raise
@@ -140,18 +160,20 @@ class Forwarder:
     def _is_urgent(self, streams: dict[str, int]) -> bool:
         """Return whether there is a new record that somebody may wait for: a fault, or a task that ended badly."""
         urgent = False
+        if self._kind.urgent is None:
+            return sum(last - self._have.get(epoch, 0) for epoch, last in streams.items()) >= batch.RECORDS_MAX
         for epoch, last in streams.items():
             seen = max(self._have.get(epoch, 0), self._looked.get(epoch, 0))
             if last > seen:
                 lines = self._spool.read(epoch, seen, batch.RECORDS_MAX, _BYTES_MOST)
-                urgent = urgent or len(lines) == batch.RECORDS_MAX or any(map(is_urgent, lines))
+                urgent = urgent or len(lines) == batch.RECORDS_MAX or any(map(self._kind.urgent, lines))
         self._looked = streams
         return urgent
 
     def _ask(self, streams: dict[str, int]) -> None:
         """Ask what the service has of everything."""
         cluster, node = self._identity(streams)
-        answer = self._service.ask("POST", _TARGET, cluster=cluster, node=node)
+        answer = self._service.ask("POST", self._kind.target, cluster=cluster, node=node)
         self._have = {}
         self._asked = self._clock()
         self._believe(answer, streams)
@@ -169,7 +191,7 @@ class Forwarder:
             self._have[epoch] = seq
         self._have = {epoch: seq for epoch, seq in self._have.items() if epoch in streams}
         if self._have != self._written:
-            acknowledged.store(self._state, self._have)
+            acknowledged.store(self._state, self._have, self._kind.name)
             self._written = dict(self._have)
         if abs(answer.offset) > _OFFSET_TOLD_S and (self.offset is None or abs(self.offset) <= _OFFSET_TOLD_S):
             _LOG.warning("this node's clock is %.0f s ahead of the central service's", answer.offset)
@@ -214,6 +236,8 @@ class Forwarder:
     def _is_right(self, line: bytes, epoch: str) -> bool:
         try:
             event = decode(line)
+        except LaterError:
+            raise  # it is not lost: this process is older than who wrote it
         except EventError as error:
             _LOG.error("a record of stream %s is damaged and is not sent: %s", epoch, error.message)
             return False

@@ -15,15 +15,15 @@ import resource
 import select
 import signal
 import socket
-import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piolet.base.errors import ConfigError, PioletError
 from piolet.container import labels, worker
 from piolet.container.worker import Means
+from piolet.node import places
 from piolet.node.root import imagemounts
 from piolet.node.root.devicemapper import DeviceMapper
 from piolet.node.root.monitor import Monitor
@@ -31,14 +31,13 @@ from piolet.node.root.mountedimages import Images
 from piolet.node.root.state import StepFiles
 from piolet.node.scoring import HUNG_GPUS
 from piolet.node.settings import Settings
+from piolet.observe.settings import is_on
 from piolet.system import linux, notify, peer
-from piolet.transport.listener import clear_path, listen
 from piolet.vet.settings import VetConfig
 
 if TYPE_CHECKING:
     from piolet.node.root.zygote import Work
 
-_BACKLOG = 1024
 _SERVER_END_S = 2.0
 _AGAIN_S = 0.2
 _BUFFER = 4 << 20
@@ -62,15 +61,16 @@ def run(config: Settings, program: tuple[str, ...] = ()) -> int:
         base = _prepare_directories(state, socket_path, vet_path, score_path, Path(config.events.socket))
         imagemounts.forget(str(state))
         # Only Slurm's slurmstepd, which is root, has business at the first and the last.
-        listener, score_listener = _listen(socket_path, 0o600), _listen(score_path, 0o600)
+        listener, score_listener = places.listener_at(socket_path, 0o600), places.listener_at(score_path, 0o600)
         # Everybody may connect and is told in a sentence what is not for them; the kernel says who it is.
-        vet_listener = _listen(vet_path, 0o666)
-        scored = _directory_of(server_account, state / "scored")
+        vet_listener = places.listener_at(vet_path, 0o666)
+        scored = places.directory_of(server_account, state / "scored")
         with contextlib.suppress(OSError):  # who has mended a GPU starts the daemon again
             (scored / HUNG_GPUS).unlink()
-        _directory_of(server_account, Path(config.vet.spool))
-        _spool_of(server_account, config)
-        outcomes = _hear(Path(config.events.socket))
+        places.directory_of(server_account, Path(config.vet.spool))
+        places.spool_of(server_account, config.events.spool, config)
+        places.spool_of(server_account, config.observe.journal, config)
+        outcomes = places.hear(Path(config.events.socket))
     except OSError as error:
         raise PioletError(f"cannot prepare {error.filename or state}: {error.strerror}") from None
     # Every step takes a descriptor in each half, and the usual soft limit of 1024 is for select().
@@ -85,6 +85,9 @@ def run(config: Settings, program: tuple[str, ...] = ()) -> int:
     scoring = os.fork()
     if scoring == 0:
         _keep(score_listener, ends, server_account, scored, config)
+    observing = os.fork() if is_on(config.observe.steps, config.central.url) else -1
+    if observing == 0:
+        _observe(ends, server_account, config)
     eye, seen = linux.message_pair(_BUFFER)
     watching = os.fork()
     if watching == 0:
@@ -100,6 +103,8 @@ def run(config: Settings, program: tuple[str, ...] = ()) -> int:
             os.pidfd_open(vetting): "the vetting process", os.pidfd_open(scoring): "the scoring process",
             os.pidfd_open(watching): "the watching process",
         }  # fmt: skip
+        if observing > 0:
+            siblings[os.pidfd_open(observing)] = "the process that records steps"
         return _monitor(ours, server, siblings, images_account, (base, state), config, (place, home), program)
     finally:
         alive.close()
@@ -151,15 +156,6 @@ def _leave_alone(images: Path) -> int:
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount("pioletd", str(images), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0700,size=1m")
     return others
-
-
-def _listen(path: Path, mode: int) -> socket.socket:
-    if not clear_path(str(path)):
-        raise PioletError(f"another pioletd listens on {path} already")
-    try:
-        return listen(str(path), mode, _BACKLOG)
-    except OSError as error:
-        raise PioletError(f"cannot listen on {path}: {error.strerror}", "remove what is there instead of it") from None
 
 
 def _warm(channel: socket.socket, listener: peer.File, vet: VetConfig, server: int) -> None:
@@ -240,36 +236,24 @@ def _sample(listener: socket.socket, keeper: socket.socket, files: Path, config:
     ScoreDesk(listener, keeper, files, sampler).run()
 
 
-def _directory_of(account: pwd.struct_passwd, directory: Path) -> Path:
-    """Return a directory that the account alone writes to: what is sampled, or the spool of verdicts."""
-    directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-    os.chown(directory, account.pw_uid, account.pw_gid)
-    return directory
+def _observe(stop: socket.socket, account: pwd.struct_passwd, config: Settings) -> None:
+    """Root's process for what is recorded of every step. Never returns."""
+    with _whole_process("the process that records steps"):
+        linux.set_name("pioletd-records")
+        linux.close_all_but({stop.fileno()})
+        linux.die_with_parent(signal.SIGKILL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        from piolet.node.root.observing import Observing
+        from piolet.observe.choosing import needs
+
+        Observing(account, lambda *given: _record(config, *given), needs(config.observe.without), stop).run()
 
 
-def _spool_of(account: pwd.struct_passwd, config: Settings) -> None:
-    """Make the directory of events: the account writes there, and the forwarder's group reads, if there is one."""
-    directory = _directory_of(account, Path(config.events.spool))
-    try:
-        group = pwd.getpwnam(config.forward.account).pw_gid
-    except KeyError:
-        return
-    os.chown(directory, account.pw_uid, group)
-    directory.chmod(stat.S_ISGID | 0o750)
+def _record(config: Settings, channel: socket.socket, held: Mapping[str, int]) -> None:
+    """The sampler of all steps, as the account."""
+    from piolet.node.server.observer import observe
 
-
-def _hear(path: Path) -> socket.socket:
-    """Return a socket for datagrams at `path`, to which only root may send. Raises OSError."""
-    path.unlink(missing_ok=True)
-    hearing = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    # Before anybody can send: what comes earlier has no word of who sent it.
-    hearing.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    before = os.umask(0o177)
-    try:
-        hearing.bind(str(path))
-    finally:
-        os.umask(before)
-    return hearing
+    observe(config, channel, held)
 
 
 def _watch(server: socket.socket, account: pwd.struct_passwd, state: Path, config: Settings) -> None:

@@ -10,6 +10,7 @@ from piolet.environment.settings import EnvironmentConfig
 from piolet.events.settings import EventsConfig
 from piolet.hooks.settings import HooksConfig
 from piolet.images.settings import ImagesConfig
+from piolet.observe.settings import ObserveConfig
 from piolet.samples.settings import ScoreConfig
 from piolet.vet.settings import VetConfig
 
@@ -46,6 +47,13 @@ class Forwarding(Protocol):
     def state(self) -> str: ...
 
 
+class Central(Protocol):
+    """The central service: where it is, '' for nowhere."""
+
+    @property
+    def url(self) -> str: ...
+
+
 class Settings(Protocol):
     """All sections; piolet.site.config.Config is one."""
 
@@ -65,3 +73,7 @@ class Settings(Protocol):
     def events(self) -> EventsConfig: ...
     @property
     def forward(self) -> Forwarding: ...
+    @property
+    def observe(self) -> ObserveConfig: ...
+    @property
+    def central(self) -> Central: ...

@@ -3,7 +3,7 @@
     ROOT/index.sqlite            this
     ROOT/spool/ID/NUMBER.frames  what came of the step with that row and is in no table yet (observe/spool.py)
     ROOT/DATE/JOB.STEP[-rN]/     its data (observe/layout.py)
-    ROOT/packed/DATE/            short steps of a day together (observe/keeping.py)
+    ROOT/packed/DATE.zip         short steps of a day together (observe/packing.py): JOB.STEP[-rN]/FILE
 
 It says what lies in that directory, so it lies there too, and moves with it (decision 138). Commits are synced, so that
 what a node was told to be here is. A row is one of (job, step, run, uid): what a node says of another user's job makes
@@ -66,10 +66,11 @@ class Row:
     job, step   as layout.META has them; run: how often it was restarted before
     path        of its directory, below the root
     state       one of STATES
-    start       seconds since 1970; `last`: when it was last heard of, `changed`: when this row's state began
+    start       seconds since 1970; `changed`: when this row's state began
+    last        when it was last heard of; of a step that is not open, when it ended
     segment     the number of the file in the spool that grows, and how many bytes of it count
     size        bytes of its data, without the spool
-    packed      the directory below the root that has its data, with those of others; '': its own
+    packed      the archive below the root that has its directory, with those of others; '': none
     """
 
     id: int
@@ -88,6 +89,11 @@ class Row:
     packed: str = ""
 
     @property
+    def directory(self) -> str:
+        """Where its files are below the root, or within the archive that has them."""
+        return self.path.rpartition("/")[2] if self.packed else self.path
+
+    @property
     def name(self) -> str:
         """ "112.0", after a requeue "112.0-r1"."""
         return identity.run_name(self.job, self.step, self.run)
@@ -97,18 +103,25 @@ _COLUMNS = ", ".join(Row.__dataclass_fields__)
 
 
 class Catalogue:
-    """The catalogue of one root; for one thread. Raises ObserveError in all it does."""
+    """The catalogue of one root; for one thread. Raises ObserveError in all it does.
 
-    def __init__(self, root: Path) -> None:
+    reads   it is read alone, and there already
+    """
+
+    def __init__(self, root: Path, *, reads: bool = False) -> None:
         self.root = root
         with self._told():
             self._base = sqlite3.connect(root / INDEX, timeout=_BUSY_S, isolation_level=None)
+            version = self._base.execute("pragma user_version").fetchone()[0]
+            if version not in (0, VERSION):
+                raise ObserveError(f"{root / INDEX} is of another release", "a newer piolet-central wrote it")
+            if reads:
+                self._base.execute("pragma query_only = on")
+                return
             self._base.execute("pragma journal_mode = wal")
             self._base.execute("pragma synchronous = full")
-            if self._base.execute("pragma user_version").fetchone()[0] not in (0, VERSION):
-                raise ObserveError(f"{root / INDEX} is of another release", "a newer piolet-central wrote it")
-            self._base.executescript(_SCHEMA)
-            self._base.execute(f"pragma user_version = {VERSION}")
+            if version == 0:
+                self._base.executescript(f"begin immediate; {_SCHEMA} pragma user_version = {VERSION}; commit")
 
     def close(self) -> None:
         """Close it."""
@@ -143,6 +156,12 @@ class Catalogue:
         with self._told():
             sql = f"select {_COLUMNS} from steps where {where} order by start desc, id desc"  # noqa: S608 - our texts
             return [Row(*one) for one in self._base.execute(sql, values)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no row."""
+        with self._told():
+            return self._base.execute("select 1 from steps limit 1").fetchone() is None
 
     def step(self, number: int) -> Row | None:
         """Return the row with a number."""

@@ -29,6 +29,7 @@ from piolet.observe.gathering import FACTS, Facts, facts_of, gathered, in_order
 
 PART, FINAL, NEW = ".part", "final", ".new"
 _ROWS_PER_GROUP = 400_000
+_ON_ITS_WAY_S = 180.0
 _MADE_HERE = (gaps.SOURCE, gaps.CLOCK)
 
 
@@ -62,14 +63,17 @@ def _make_part(target: Path, frames: Sequence[Path]) -> None:
     _fsync(target.parent)
 
 
-def finish(catalogue: Catalogue, row: Row, now: float) -> bool:
-    """Make the step's directory; return whether nothing came meanwhile. Raises ObserveError, ScoreError."""
+def finish(catalogue: Catalogue, row: Row, now: float, *, runs: bool = False) -> bool:
+    """Make the step's directory; return whether nothing came meanwhile. Raises ObserveError, ScoreError.
+
+    runs   it is one of a step that runs: more will be added
+    """
     top = catalogue.root / SPOOL / str(row.id)
     target = catalogue.root / row.path
     try:
         if not (top / FINAL).is_dir():
             part(catalogue, row)
-            _make_final(catalogue, catalogue.step(row.id) or row, top, target)
+            _make_final(catalogue, catalogue.step(row.id) or row, top, target, runs)
         target.mkdir(parents=True, exist_ok=True)
         there = {path.name for path in (top / FINAL).iterdir()}
         for name in sorted(there - {layout.META_FILE}) + [layout.META_FILE] * (layout.META_FILE in there):
@@ -80,16 +84,18 @@ def finish(catalogue: Catalogue, row: Row, now: float) -> bool:
         (top / FINAL).rmdir()
         with catalogue.transaction():
             latest = catalogue.step(row.id)
-            if latest is None or latest.bytes or spool.closed(catalogue.root, latest):
+            if runs or latest is None or latest.bytes or spool.closed(catalogue.root, latest):
+                catalogue.change(row, changed=now, size=size_of(target))
                 return False
-            catalogue.change(row, state=WHOLE, changed=now, size=size_of(target))
+            last = reading.open_step(target).end / 1e9
+            catalogue.change(row, state=WHOLE, changed=now, size=size_of(target), last=last)
         shutil.rmtree(top)
     except OSError as error:
         raise ObserveError(f"the data of {row.name} cannot be written: {error.filename}: {error.strerror}") from None
     return True
 
 
-def _make_final(catalogue: Catalogue, row: Row, top: Path, target: Path) -> None:
+def _make_final(catalogue: Catalogue, row: Row, top: Path, target: Path, runs: bool) -> None:
     new = _fresh(top / f"{FINAL}{NEW}")
     parts = _parts(top)
     groups = [group for path in parts for group in sorted(path.iterdir()) if group.is_dir()]
@@ -104,6 +110,8 @@ def _make_final(catalogue: Catalogue, row: Row, top: Path, target: Path) -> None
             writing.write_pieces(new, table, _grouped(_pieces(sources, table)))
     remarks = {node: catalogue.remarks(node) for node in {*meta["nodes"], *facts.runs}}
     found = gaps.gaps(facts, meta["nodes"], begin, end, remarks, str(meta.get("state", "")))
+    if runs:  # what is on its way is no gap yet
+        found = (gap for gap in found if gap.start < end - _ON_ITS_WAY_S)
     said = [piece for piece in _pieces(sources, "quality") if len(piece)]
     own = [piece.filter(pc.invert(pc.is_in(piece["source"], pa.array(_MADE_HERE)))) for piece in said]
     made = writing.conformed("quality", gaps.rows(facts, found, begin, end))
@@ -202,6 +210,11 @@ def _fsync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_half_done(catalogue: Catalogue, row: Row) -> bool:
+    """Return whether a step's files are being moved to its directory: parts of before are to be removed first."""
+    return (catalogue.root / SPOOL / str(row.id) / FINAL).is_dir()
 
 
 def is_due(catalogue: Catalogue, row: Row, now: float, silent_s: float, settle_s: float) -> bool:

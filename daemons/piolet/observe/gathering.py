@@ -163,6 +163,9 @@ class Gathering:
             for table, rows in found:
                 self._keep(table, rows, event.node, when, span, moved)
             self.frames += 1
+            return
+        if rows := list(journal.rows_of(event, "quality")):
+            self._keep("quality", rows, event.node, when, 0.0, moved)
 
     def _keep(
         self, table: str, rows: Iterable[Mapping[str, Any]], node: str, when: float, span: float, moved: float

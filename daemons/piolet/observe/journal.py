@@ -17,9 +17,13 @@ kinds are of a step:
                     version (of this form), interval (s), began (when its control group was made, seconds since 1970),
                     found (when the sampler saw it first), up (s since boot), devices (list of GPUs as in META of the
                     layout, each with "by": "process", one of the step has used it, or "alone", no other job is on this
-                    node), sources (name -> '' where it tells, else why it does not), clock_boot, simulated
-    observe.frame   one tick of one step; FRAME below
-    observe.end     its control group is gone: up, ended (seconds since 1970: between the last look and this one)
+                    node), sources (name -> '' where it tells, else why it does not; "NAME.COLUMN" -> why it never
+                    tells that), simulated (the simulator's mark, where figures are its)
+    observe.frame   one tick of one step; see below
+    observe.end     its control group is gone: up, ended (seconds since 1970: a second early at most)
+
+observe.step and observe.end may have rows of `quality` as well. A step's first two frames come 1 and 3 s after it was
+found, of the step's own figures, so that short steps have some; then all steps of the node have theirs together.
 
 Body of a frame:
 
@@ -48,11 +52,13 @@ from piolet.events.reader import Reader
 
 STEP, FRAME, END = KINDS = ("observe.step", "observe.frame", "observe.end")
 VERSION = 1
+ACKNOWLEDGED = "observed.json"
+"""In the forwarder's directory: up to which number the central service has all, by epoch."""
 TABLES = ("host", "gpu", "io", "net", "quality")
 
 _NAME_MAX = 60
 
-__all__ = ["END", "FRAME", "KINDS", "STEP", "TABLES", "VERSION", "Line", "Reader", "line_of", "rows_of"]
+__all__ = ["ACKNOWLEDGED", "END", "FRAME", "KINDS", "STEP", "TABLES", "VERSION", "Line", "Reader", "line_of", "rows_of"]
 
 
 @dataclass(frozen=True)

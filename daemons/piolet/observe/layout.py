@@ -119,7 +119,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _column("time", _TIME, "when the application said it"),
         *_WHERE,
         _column("name", _TEXT, "name of the figure: loss, step, tokens_per_second"),
-        _column("value", pa.float64(), "its value"),
+        _column("value", pa.float64(), "its value; null: it was no number (NaN)"),
         _column("origin", _TEXT, "command, output, tensorboard or wandb: the application's own word in every case"),
     ),
     "quality": (
@@ -149,10 +149,18 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _column("end", _TIME, "until when"),
         _column("effect", pa.float32(), "how large it is, in `unit`"),
         _column("unit", _TEXT, "unit of the effect"),
-        _column("confidence", pa.float32(), "that it is there: 1 minus the measured rate of false positives", "1"),
+        _column(
+            "confidence", pa.float32(), "1 minus the upper bound of measured false positives; null: not measured", "1"
+        ),
         _column("text", pa.string(), "what was found, one sentence"),
         _column("advice", pa.string(), "what to do"),
         _column("evidence", pa.string(), "the figures behind it, as JSON: an object"),
+    ),
+    "judged": (
+        _column("detector", _TEXT, "name of a detector that looked at the step"),
+        _column("version", pa.uint16(), "its version"),
+        _column("state", _TEXT, "found: see `findings`; nothing; unknown: it cannot tell; failed"),
+        _column("reason", pa.string(), "why it cannot tell, or how it failed"),
     ),
 }
 

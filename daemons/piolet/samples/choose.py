@@ -21,7 +21,7 @@ GPU_COLLECTORS = {
     "nvml": "piolet.samples.collectors.nvml:Nvml",
 }
 HOST = "host"
-_HOST = "piolet.samples.collectors.host:HostCollector"
+HOST_COLLECTOR = "piolet.samples.collectors.host:HostCollector"
 NAMES = ("auto", *GPU_COLLECTORS, HOST)
 
 
@@ -47,11 +47,11 @@ def choose(
         elif target.gpus == ():
             why_not[name] = "the step has no GPU"
         else:
-            collector, reason = _opened(place, target, around)
+            collector, reason = opened(place, target, around)
             chosen += [collector] if collector else []
             if reason:
                 why_not[name] = reason
-    host, reason = _opened(_HOST, target, around)
+    host, reason = opened(HOST_COLLECTOR, target, around)
     if host is None:
         why_not[HOST] = reason
     else:
@@ -59,9 +59,12 @@ def choose(
     return chosen, why_not
 
 
-def _opened(
-    place: str, target: Target, around: Callable[[Collector], contextlib.AbstractContextManager[object]]
+def opened(
+    place: str,
+    target: Target,
+    around: Callable[[Collector], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> tuple[Collector | None, str]:
+    """Return the collector at "MODULE:CLASS", open; or None, and why it cannot collect."""
     module, _, name = place.partition(":")
     collector: Collector = getattr(importlib.import_module(module), name)()
     try:

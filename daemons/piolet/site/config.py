@@ -19,6 +19,8 @@ from piolet.hooks.settings import HooksConfig
 from piolet.images.settings import ImagesConfig
 from piolet.node.settings import NodeConfig
 from piolet.observe.jobsettings import MailConfig, MarksConfig, ResultsConfig
+from piolet.observe.keepsettings import KeepConfig
+from piolet.observe.settings import ObserveConfig
 from piolet.samples.settings import ScoreConfig
 from piolet.vet.settings import VetConfig
 
@@ -41,6 +43,8 @@ class Config:
     events: EventsConfig = field(default_factory=EventsConfig)
     forward: ForwardConfig = field(default_factory=ForwardConfig)
     central: CentralConfig = field(default_factory=CentralConfig)
+    keep: KeepConfig = field(default_factory=KeepConfig)
+    observe: ObserveConfig = field(default_factory=ObserveConfig)
 
 
 def load(path: Path | None = None) -> Config:

@@ -35,7 +35,12 @@ def started(job: int, scontrol: str = "scontrol") -> float:
         raise SlurmError(f"{scontrol} tells no start of job {job}: {text[:40]}") from None
 
 
-def _ask(job: int, scontrol: str, field: str = "NodeList") -> str:
+def partition_of(job: str, scontrol: str = "scontrol") -> str:
+    """Return the partition of a job, which may be named by its SLUID. Raises SlurmError."""
+    return _ask(job, scontrol, "Partition")
+
+
+def _ask(job: int | str, scontrol: str, field: str = "NodeList") -> str:
     command = [scontrol, "show", "job", "--oneliner", str(job)]
     well, out, said = ask(command, f"the nodes of job {job}", "standard")
     found = re.search(rf"(?<!\S){field}=(\S+)", out)

@@ -79,8 +79,10 @@ CASES = {
     "pcie-errors": Case(
         _repeated("pcie.aer", HOUR, severity=FATAL), 3, lambda: event("pcie.aer", 2 * HOUR, severity="warn"), REPAIRED
     ),
-    "lemon": Case(_repeated("gpu.xid", 59 * DAY, **XID), 3, lambda: event("gpu.xid", 241 * DAY, **XID),
-                  event("site.revet", 260 * DAY, body={"outcome": "good"})),
+    "lemon": Case(_repeated("gpu.xid", 100 * DAY, **XID), 4, lambda: event("gpu.xid", 213 * DAY, **XID),
+                  event("site.revet", 330 * DAY, body={"outcome": "good"})),
+    "failed-thrice": Case(_repeated("gpu.xid", 59 * DAY, **XID), 3, lambda: event("gpu.xid", 241 * DAY, **XID),
+                          event("site.revet", 260 * DAY, body={"outcome": "good"})),
     "failed-twice": Case(
         _repeated("gpu.lost", 29 * DAY), 2, lambda: event("gpu.lost", 31 * DAY),
         event("site.revet", 40 * DAY, body={"outcome": "good"}),

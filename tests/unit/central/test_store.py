@@ -26,6 +26,7 @@ FULL = Event(
     "alps", "node1", A, 1, 1.7e9 + 0.123456, "vet.verdict", "user", boot="0b1c2d3e-0000-4000-8000-000000000000",
     severity="fatal", offset=-7.25, job=2**32 - 1, step="0+1", run=3, uid=2**32 - 2, subject="gpu:GPU-1",
     body={"value": 1.5, "state": "fail", "said": {"a": [None, True, "ü\\\"x"]}},
+    more={"rack": {"row": 7}},
 )  # fmt: skip
 
 

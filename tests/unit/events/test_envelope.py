@@ -7,7 +7,7 @@ import json
 
 import pytest
 from piolet.base.errors import EventError
-from piolet.events.envelope import LINE_MAX, Event, decode, encode
+from piolet.events.envelope import LINE_MAX, Event, LaterError, decode, encode
 from piolet.events.kinds import KINDS
 
 EVENT = Event(
@@ -38,12 +38,27 @@ def test_what_is_not_said_is_left_out() -> None:
         {"uid": 2**32 - 1}, {"subject": "a\x1b[1m"}, {"subject": "x" * 257}, {"version": 2}, {"body": []},
         {"body": {"n": 2**64}}, {"body": {"n": float("inf")}},
         {"body": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": 1}}}}}}}}}},
-        {"step": "0;drop"}, {"extra": 1},
+        {"step": "0;drop"}, {"Extra": 1}, {"extra; drop": 1}, {"extra": 2**64}, {"extra": None}, {"version": 0},
+        {"extra": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": 1}}}}}}}}}},
     ],
 )  # fmt: skip
 def test_another_record_is_refused(change: dict[str, object]) -> None:
-    said = {**dataclasses.asdict(EVENT), **change}
+    said = {**json.loads(encode(EVENT)), **change}
     with pytest.raises(EventError):
+        decode(json.dumps(said).encode())
+
+
+def test_a_field_of_a_later_release_is_kept() -> None:
+    line = json.dumps({**json.loads(encode(EVENT)), "rack": "r7", "more": [1]}, separators=(",", ":")).encode()
+    event = decode(line)
+    assert event.more == {"rack": "r7", "more": [1]} and dataclasses.replace(event, more={}) == EVENT
+    assert json.loads(encode(event)) == json.loads(line) and decode(encode(event)) == event
+
+
+def test_a_version_of_a_later_release_is_told_from_what_is_damaged() -> None:
+    """Whoever forwards it must not take it for rubbish."""
+    said = {**json.loads(encode(EVENT)), "version": 2, "source": "an oracle"}
+    with pytest.raises(LaterError, match="version 2"):
         decode(json.dumps(said).encode())
 
 

@@ -160,6 +160,19 @@ def test_damaged_records_and_those_of_another_name_are_passed_over(tmp_path: Pat
     assert [seqs for _, seqs in service.asked] == [[], [1], [4]]
 
 
+def test_a_record_of_a_later_release_stays_where_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is no damage: whoever is restarted as that release sends it."""
+    forwarder, spool, service, clock = make(tmp_path)
+    spool.put(line(1), line(2).replace(b'"version":1', b'"version":2'))
+    for clock.now in (0.0, 400.0):
+        assert forwarder.turn() >= 0.5
+    assert service.have == {} and "version 2" in caplog.text
+    spool.of[A][2] = line(2)
+    clock.now = 1000.0
+    forwarder.turn()
+    assert service.have == {A: 2}
+
+
 def test_a_service_that_has_less_than_it_said(tmp_path: Path) -> None:
     forwarder, spool, service, clock = make(tmp_path)
     spool.put(*(line(seq) for seq in range(1, 4)), line(1, B))

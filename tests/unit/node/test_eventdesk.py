@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from piolet.events.kinds import KINDS
 from piolet.events.spool import Spool
-from piolet.node.main import _hear
+from piolet.node.places import hear
 from piolet.node.server.eventdesk import EventDesk
 from piolet.node.watching import Seen
 from piolet.system import linux
@@ -35,7 +35,7 @@ class Desk:
         self.path = Path(f"/tmp/piolet-outcomes-{os.getpid()}.sock")  # where a user may walk to
         self.spool: Spool = spools.spool(room / "events")[0]
         self.watcher, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.hearing = _hear(self.path)
+        self.hearing = hear(self.path)
         self.selector = selectors.DefaultSelector()
         self.desk = EventDesk(self.selector, theirs, self.hearing, self.spool)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from piolet.base.errors import PioletError
-from piolet.node import main
+from piolet.node import places
 from piolet.node.root.state import Known, StepFiles
 from piolet.system import processes
 
@@ -72,5 +72,5 @@ def test_what_is_in_the_place_of_a_socket_is_said(tmp_path: Path) -> None:
     place = tmp_path / "node.sock"
     place.touch()
     with pytest.raises(PioletError, match=f"cannot listen on {place}: Address already in use") as raised:
-        main._listen(place, 0o600)
+        places.listener_at(place, 0o600)
     assert raised.value.hint == "remove what is there instead of it"

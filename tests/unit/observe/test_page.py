@@ -294,7 +294,7 @@ def test_saturation_of_means_is_at_least(step: reading.StepData) -> None:
     exact = saturation.of(grid)
     assert exact is not None and not exact.is_least and exact.score.coverage == pytest.approx(0.992, abs=0.002)
     assert exact.score.value == pytest.approx(float(np.nanmean(exact.lines["s"])), abs=0.002)
-    shares = [part for _, _, part in series.shares_of(exact.parts(), exact.score)]
+    shares = [part for _, _, part in series.shares_of(exact.parts, exact.score)]
     assert sum(shares) == pytest.approx(1)
     coarse = reading.StepData(step.directory, step.meta | {"interval": 1.0}, step._pieces)
     found = saturation.of(dataclasses.replace(grid, step=coarse))

@@ -48,14 +48,11 @@ def node_lines(
             "gpu": {"columns": ["gpu", "uuid", "sm"], "rows": [[0, f"GPU-{node}", 0.5], [1, f"GPV-{node}", None]]},
             "host": {"columns": ["cpu", "memory"], "rows": [[float(number), 5e9]]},
         }  # fmt: skip
-        found.append(
-            record(node, number + 2, "observe.frame", START + 10 * (number + 1) + ahead, epoch, **body, **more)
-        )
+        when = START + 10 * (number + 1) + ahead
+        found.append(record(node, number + 2, "observe.frame", when, epoch, **body, **more))
     if end is not None:
-        up = 100.0 + end - START
-        found.append(
-            record(node, found[-1].seq + 1, "observe.end", end + ahead, epoch, up=up, ended=end + ahead, **more)
-        )
+        said = {"up": 100.0 + end - START, "ended": end + ahead}
+        found.append(record(node, found[-1].seq + 1, "observe.end", end + ahead, epoch, **said, **more))
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from piolet.central.conclusions import CLOSED, OPEN, REVET, Conclusion, Key, case_of
 from piolet.central.rules import language, trust
+from piolet.central.rules.inservice import InService
 from piolet.central.rules.language import Rule
 from piolet.central.rules.revets import Revets
 from piolet.central.rules.tracks import Track
@@ -27,7 +28,6 @@ TRACKS_MAX = 64
 _GROUPS_MAX, _GROUP_MAX = 20_000, 64
 _SILENCE = 120.0
 """Seconds without any record after which the central service counts as having been away."""
-_NOBODY: set[str] = set()
 _RECOVERY = {"site.repair": language.REPAIR, "site.revet": language.REVETTED, "node.start": language.BOOT}
 _DOWN = ("drain", "draining", "drained", "down", "fail", "failing")
 
@@ -35,8 +35,10 @@ Place = tuple[str, int, tuple[str, ...]]
 Words = list[trust.Evidence]
 
 
-class _Node:
-    __slots__ = ("asleep", "boot", "cluster", "first", "recovered", "repaired", "tracks")
+class Node:
+    """What is known of a node."""
+
+    __slots__ = ("asleep", "boot", "cluster", "first", "recovered", "repaired", "service", "tracks")
 
     def __init__(self, cluster: str, first: float) -> None:
         self.cluster = cluster
@@ -44,6 +46,7 @@ class _Node:
         self.boot: tuple[str, object] | None = None  # of its last boot: the kernel's number of it, and when it was
         self.repaired = float("-inf")
         self.recovered: dict[str, float] = {}
+        self.service = InService()
         self.asleep = (float("-inf"), False)  # since when Slurm has it powered down, or up again
         self.tracks: dict[int, dict[tuple[str, ...], Track]] = {}
 
@@ -54,6 +57,10 @@ class Engine:
     troubles   rule -> how often one of its conditions could not be computed
     revets     the budget of re-vets, with what it refused
     open       the numbers of the cases that are open now
+    now        when the latest record was taken, in seconds since 1970; -inf before the first
+    awake      the same without the times in which nothing at all was taken
+    nodes, groups, due, pushed, heard   what is known of nodes; who was struck together; what is to be judged when, and
+               how many such there were; when nodes were last heard of, by rule: as piolet.central.rules.state keeps it
     """
 
     def __init__(self, rules: Iterable[Rule]) -> None:
@@ -65,19 +72,14 @@ class Engine:
         for index, rule in enumerate(self.rules):
             for kind in rule.events:
                 self._by_kind.setdefault(kind, []).append(index)
-        self._nodes: dict[str, _Node] = {}
-        self._groups: OrderedDict[tuple[Any, ...], set[str]] = OrderedDict()
-        self._due: list[tuple[float, int, Place, bool]] = []
-        self._pushed = 0
-        self._now = self._awake = float("-inf")
-        self._heard: dict[int, OrderedDict[str, tuple[float, Key]]] = {
+        self.nodes: dict[str, Node] = {}
+        self.groups: OrderedDict[tuple[Any, ...], set[str]] = OrderedDict()
+        self.due: list[tuple[float, int, Place, bool]] = []
+        self.pushed = 0
+        self.now = self.awake = float("-inf")
+        self.heard: dict[int, OrderedDict[str, tuple[float, Key]]] = {
             index: OrderedDict() for index, rule in enumerate(self.rules) if rule.missing
         }
-
-    @property
-    def now(self) -> float:
-        """When the latest record was taken, in seconds since 1970; -inf before the first."""
-        return self._now
 
     def take(self, event: Event, received: float | None = None) -> list[Conclusion]:
         """Return what this event concludes, and what has become due since the one before: most often nothing.
@@ -89,10 +91,10 @@ class Engine:
         out = self._advance(now)
         if event.kind not in KINDS:
             return out
-        time = min(time, self._now)  # nothing happens later than it is told
-        node = self._nodes.get(event.node)
+        time = min(time, self.now)  # nothing happens later than it is told
+        node = self.nodes.get(event.node)
         if node is None:
-            node = self._nodes[event.node] = _Node(event.cluster, time)
+            node = self.nodes[event.node] = Node(event.cluster, time)
         elif time < node.first:
             node.first = time
         again = event.kind == "node.start" and not _boots(event, node)  # the daemon, and not the node
@@ -116,32 +118,32 @@ class Engine:
     def _advance(self, now: float) -> list[Conclusion]:
         """Go on to the time of a record, and judge what has become due until then."""
         out: list[Conclusion] = []
-        if now > self._now:
-            passed = now - self._now
-            self._awake = now if passed == float("inf") else self._awake + min(passed, _SILENCE)
-            self._now = now
-        for index, heard in self._heard.items():
-            limit = self._awake - self.rules[index].missing
+        if now > self.now:
+            passed = now - self.now
+            self.awake = now if passed == float("inf") else self.awake + min(passed, _SILENCE)
+            self.now = now
+        for index, heard in self.heard.items():
+            limit = self.awake - self.rules[index].missing
             while heard and next(iter(heard.values()))[0] < limit:
                 name, (_, key) = heard.popitem(last=False)
                 self._miss(index, name, key, out)
-        while self._due and self._due[0][0] <= self._now:
-            _, _, place, quiet = heapq.heappop(self._due)
-            track = self._nodes[place[0]].tracks[place[1]].get(place[2])
+        while self.due and self.due[0][0] <= self.now:
+            _, _, place, quiet = heapq.heappop(self.due)
+            track = self.nodes[place[0]].tracks[place[1]].get(place[2])
             if track is not None and quiet:
                 self._quiet(place, track, out)
             elif track is not None and track.waits is not None:
                 at, track.waits = track.waits, None
                 self._judge(place, track, at, out)
-                due = track.unsettled(self.rules[place[1]], self._now)
+                due = track.unsettled(self.rules[place[1]], self.now)
                 if due is not None:
                     track.waits = at
                     self._push(due, place)
         return out
 
     def _push(self, due: float, place: Place, quiet: bool = False) -> None:
-        self._pushed += 1
-        heapq.heappush(self._due, (due, self._pushed, place, quiet))
+        self.pushed += 1
+        heapq.heappush(self.due, (due, self.pushed, place, quiet))
 
     def _added(self, place: Place, track: Track, time: float, out: list[Conclusion]) -> None:
         """Judge a track that has a new burst, now or when it is settled."""
@@ -150,13 +152,13 @@ class Engine:
             self._judge(place, track, time, out)
         elif track.waits is None:
             track.waits = time
-            self._push(self._now + rule.settle, place)
+            self._push(self.now + rule.settle, place)
         else:
             track.waits = min(track.waits, time)
 
     # What is counted.
 
-    def _count(self, index: int, event: Event, key: Key, node: _Node, time: float, out: list[Conclusion]) -> None:
+    def _count(self, index: int, event: Event, key: Key, node: Node, time: float, out: list[Conclusion]) -> None:
         rule = self.rules[index]
         if rule.where is not None:
             values = {name: getattr(event, name) if name in language.FIELDS else event.body.get(name)
@@ -169,7 +171,7 @@ class Engine:
         parts = tuple(_part(event, part) for part in rule.per)
         if "" in parts:
             return
-        word = trust.evidence(rule.then, event, key, time, self._now)
+        word = trust.evidence(rule.then, event, key, time, self.now)
         if word is None:
             return
         if rule.alone:
@@ -178,7 +180,7 @@ class Engine:
         if track.add(word, rule):
             self._added((event.node, index, parts), track, time, out)
 
-    def _track(self, node: _Node, index: int, parts: tuple[str, ...]) -> Track:
+    def _track(self, node: Node, index: int, parts: tuple[str, ...]) -> Track:
         tracks = node.tracks.setdefault(index, {})
         track = tracks.get(parts)
         if track is None:
@@ -193,28 +195,29 @@ class Engine:
         return track
 
     def _group(self, index: int, rule: Rule, event: Event, word: trust.Evidence) -> set[str]:
-        of: tuple[Any, ...] = (index, int(word.time // max(60.0, rule.burst)))
+        of: tuple[Any, ...] = (index, event.kind, int(word.time // max(60.0, rule.burst)))
         if event.job is not None and word.users:
             of = (index, event.job, event.step.partition("+")[0], event.run)  # of all components of one step
         return self._together(of, event.node)
 
     def _together(self, of: tuple[Any, ...], name: str) -> set[str]:
-        group = self._groups.get(of)
+        group = self.groups.get(of)
         if group is None:
-            group = self._groups[of] = set()
-            if len(self._groups) > _GROUPS_MAX:
-                self._groups.popitem(last=False)
+            group = self.groups[of] = set()
+            if len(self.groups) > _GROUPS_MAX:
+                self.groups.popitem(last=False)
         if len(group) < _GROUP_MAX:
             group.add(name)
         return group
 
-    def _sleeps(self, event: Event, node: _Node, time: float) -> bool:
+    def _sleeps(self, event: Event, node: Node, time: float) -> bool:
         """Return whether Slurm says that a node saves power, or that one that does is down: it is no fault of it."""
         state = str(event.body.get("state", "")).lower()
+        node.service.told(time, state)
         if state.startswith("power"):
             if time >= node.asleep[0]:
                 node.asleep = (time, True)
-            for heard in self._heard.values():
+            for heard in self.heard.values():
                 heard.pop(event.node, None)
             return True
         since, asleep = node.asleep
@@ -224,30 +227,30 @@ class Engine:
 
     # What is missing.
 
-    def _hear(self, index: int, event: Event, node: _Node, time: float, out: list[Conclusion]) -> None:
+    def _hear(self, index: int, event: Event, node: Node, time: float, out: list[Conclusion]) -> None:
         since, asleep = node.asleep
         if asleep and time < since:
             return  # what it said before it was powered down has come late
         node.asleep = (since, False)
-        heard = self._heard[index]
-        heard[event.node] = (self._awake, event.key)
+        heard = self.heard[index]
+        heard[event.node] = (self.awake, event.key)
         heard.move_to_end(event.node)
         if language.HEARD in self.rules[index].recovery:
             for parts, track in node.tracks.get(index, {}).items():
-                self._close((event.node, index, parts), track, self._now, "it was heard again", (event.key,), out)
+                self._close((event.node, index, parts), track, self.now, "it was heard again", (event.key,), out)
 
     def _miss(self, index: int, name: str, key: Key, out: list[Conclusion]) -> None:
         """Count that a node is silent. Its group is those that fell silent in the same minutes."""
-        rule, node = self.rules[index], self._nodes[name]
-        at = self._now
-        group = self._together((index, int(at // max(60.0, rule.burst))), name) if rule.alone else _NOBODY
+        rule, node = self.rules[index], self.nodes[name]
+        at = self.now
+        group = self._together((index, int(at // max(60.0, rule.burst))), name) if rule.alone else trust.NOBODY
         track = self._track(node, index, ())
         if track.add(trust.Evidence(at, at, key, False, None, None, "", group), rule):
             self._added((name, index, ()), track, at, out)
 
     # What is concluded.
 
-    def _floor(self, rule: Rule, node: _Node, track: Track) -> float:
+    def _floor(self, rule: Rule, node: Node, track: Track) -> float:
         if rule.window == language.LIFETIME:
             return track.floor
         return max(track.floor, *(node.recovered.get(word, float("-inf")) for word in rule.recovery))
@@ -255,21 +258,21 @@ class Engine:
     def _judge(self, place: Place, track: Track, at: float, out: list[Conclusion]) -> None:
         if track.case is not None:
             return
-        rule, node = self.rules[place[1]], self._nodes[place[0]]
+        rule, node = self.rules[place[1]], self.nodes[place[0]]
         floor = self._floor(rule, node, track)
         for moment in (at, *track.later(at, min(rule.window, 1e9))):
-            counted = track.counted(rule, moment, floor, self._now)
+            counted = track.counted(rule, moment, floor, self.now)
             if counted and self._holds(rule, node, track, counted, moment):
                 self._open(place, track, counted, moment, out)
                 return
 
-    def _values(
-        self, rule: Rule, node: _Node, track: Track, counted: list[trust.Evidence], at: float
-    ) -> dict[str, Any]:
+    def _values(self, rule: Rule, node: Node, track: Track, counted: list[trust.Evidence], at: float) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for name in rule.when.names:
             if name == "count":
                 values[name] = len(counted)
+            elif name == "episodes":
+                values[name] = track.episodes(counted, rule.apart, node.service.worked)
             elif name == "users":
                 values[name] = len({one.uid for one in counted if one.uid is not None})
             elif name == "jobs":
@@ -287,7 +290,7 @@ class Engine:
                 values[name] = round((at - before[-1]) / 3600, 3) if before else None
         return values
 
-    def _holds(self, rule: Rule, node: _Node, track: Track, counted: Words, at: float) -> bool:
+    def _holds(self, rule: Rule, node: Node, track: Track, counted: Words, at: float) -> bool:
         holds = rule.when.holds(self._values(rule, node, track, counted, at))
         if holds is None:
             self.troubles[rule.name] = self.troubles.get(rule.name, 0) + 1
@@ -297,10 +300,10 @@ class Engine:
         self, place: Place, track: Track, counted: list[trust.Evidence], at: float, out: list[Conclusion]
     ) -> None:
         name, index, parts = place
-        rule, node = self.rules[index], self._nodes[name]
+        rule, node = self.rules[index], self.nodes[name]
         if rule.then == REVET:
             users = sorted({one.uid for one in counted if one.uid is not None})
-            if not self.revets.allow(name, any(one.users for one in counted), users, len(self._nodes), self._now):
+            if not self.revets.allow(name, any(one.users for one in counted), users, len(self.nodes), self.now):
                 return
         keys = tuple(one.key for one in counted)
         where = "" if not parts else " ".join(parts)
@@ -322,7 +325,7 @@ class Engine:
             return
         last = max((one.time for one in track.bursts), default=track.case[1])
         end = max(last, track.case[1]) + rule.quiet
-        if end <= self._now:
+        if end <= self.now:
             self._close(place, track, end, "nothing more was seen", (), out)
         else:
             self._push(end, place, quiet=True)
@@ -339,10 +342,10 @@ class Engine:
         self.open.discard(case)
         track.floor = max(track.floor, at)
         words = f"{name}: {rule.about}: {why}"
-        out.append(Conclusion(case, rule.name, rule.digest, self._nodes[name].cluster, name, " ".join(parts),
+        out.append(Conclusion(case, rule.name, rule.digest, self.nodes[name].cluster, name, " ".join(parts),
                               round(at, 3), CLOSED, rule.then, words, keys, {}))  # fmt: skip
 
-    def _recover(self, event: Event, node: _Node, time: float, out: list[Conclusion]) -> None:
+    def _recover(self, event: Event, node: Node, time: float, out: list[Conclusion]) -> None:
         word = _RECOVERY.get(event.kind)
         body = event.body
         why = event.kind
@@ -367,7 +370,7 @@ class Engine:
                     self._close((event.node, index, parts), track, time, why, (event.key,), out)
 
 
-def _boots(event: Event, node: _Node) -> bool:
+def _boots(event: Event, node: Node) -> bool:
     """Return whether a start of a node's daemon is the first one since a boot, as far as it says of which."""
     boot = (event.boot, event.body.get("booted"))
     before, node.boot = node.boot, boot

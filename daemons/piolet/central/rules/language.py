@@ -25,9 +25,10 @@ from piolet.events.kinds import KINDS
 
 SIZE_MAX, RULES_MAX, KEEP_MAX, ALONE_MAX = 1 << 20, 200, 256, 60
 LIFETIME = float("inf")
-VALUES = ("count", "users", "jobs", "subjects", "lifetime", "since_repair", "age", "last")
-"""What `when` may speak of: bursts in the window; the users, jobs and subjects that they are of; all bursts ever; those
-since the last repair; hours since the node was first heard of; hours since the burst before."""
+VALUES = ("count", "episodes", "users", "jobs", "subjects", "lifetime", "since_repair", "age", "last")
+"""What `when` may speak of: bursts in the window; the episodes that they are of, as `apart` has it; the users, jobs and
+subjects that they are of; all bursts ever; those since the last repair; hours since the node was first heard of; hours
+since the burst before."""
 FIELDS = ("kind", "source", "severity", "subject", "uid", "job", "step", "run")
 """What `where` may speak of besides the keys of the events' bodies."""
 REPAIR, REVETTED, BOOT, RESUME, HEARD, PERSON, QUIET = RECOVERIES = (
@@ -35,9 +36,10 @@ REPAIR, REVETTED, BOOT, RESUME, HEARD, PERSON, QUIET = RECOVERIES = (
 )  # fmt: skip
 _KEYS: dict[str, type] = {
     "about": str, "source": str, "date": datetime.date, "events": list, "where": str, "per": list, "window": str,
-    "burst": str, "alone": int, "settle": str, "missing": str, "when": str, "then": str, "recovery": list,
+    "burst": str, "apart": str, "alone": int, "settle": str, "missing": str, "when": str, "then": str, "recovery": list,
 }  # fmt: skip
 _NEEDED = ("about", "source", "date", "events", "window", "when", "then", "recovery")
+_AN_EPISODE = 16  # bursts that are kept of each: so long a train pushes out no other
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
 _AT = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
@@ -51,6 +53,7 @@ class Rule:
     per       what is counted apart on a node: 'subject' and keys of the body; an event without one is not counted
     window    seconds, or LIFETIME
     burst     events of one job, or of none on one subject, within so many seconds of the first count once
+    apart     seconds of work without any of its events that end an episode; 0: it has no episodes
     alone     what befell more nodes than this together is not counted: it is not the node's; 0: no bound
     settle    seconds after an event before it is judged, so that the others' words are there
     missing   seconds without any of its events after which their absence is what is counted; 0: they are
@@ -70,6 +73,7 @@ class Rule:
     per: tuple[str, ...]
     window: float
     burst: float
+    apart: float
     alone: int
     settle: float
     missing: float
@@ -165,16 +169,23 @@ class _Reader:
                 )
         recovery, quiet = self.recovery(name, table)
         window = LIFETIME if table["window"] == "lifetime" else self.seconds(name, table, "window", 0)
-        if when.most > KEEP_MAX and {"count", "users", "jobs", "subjects", "since_repair"} & set(when.names):
+        if ("episodes" in when.names) != ("apart" in table):
+            raise self.fail(
+                "episodes and what keeps them apart go together",
+                'apart = "14d": two weeks of work without such an event begin a new one', name, "when",
+            )  # fmt: skip
+        if when.most > KEEP_MAX and {*VALUES[:5], "since_repair"} & set(when.names):
             raise self.fail(f"when counts up to {when.most}", f"at most {KEEP_MAX} are kept of a node", name, "when")
         if not 0 <= table.get("alone", 0) <= ALONE_MAX:
             raise self.fail(f"alone is {table['alone']}", f"from 0, no bound, to {ALONE_MAX} nodes", name, "alone")
-        keep = min(KEEP_MAX, max(8, (4 if "users" in when.names else 2) * when.most))
+        each = _AN_EPISODE if "apart" in table else 4 if "users" in when.names else 2
+        keep = min(KEEP_MAX, max(8, each * when.most))
         digest = hashlib.sha256(json.dumps(table, sort_keys=True, default=str).encode()).hexdigest()[:16]
         return Rule(
             name, table["about"], table["source"], str(table["date"]), events, where, per, window,
-            self.seconds(name, table, "burst", 60), table.get("alone", 0), self.seconds(name, table, "settle", 0),
-            self.seconds(name, table, "missing", 0), when, then, recovery, quiet, keep, digest,
+            self.seconds(name, table, "burst", 60), self.seconds(name, table, "apart", 0), table.get("alone", 0),
+            self.seconds(name, table, "settle", 0), self.seconds(name, table, "missing", 0),
+            when, then, recovery, quiet, keep, digest,
         )  # fmt: skip
 
     def kind(self, name: str, kind: str, then: str) -> None:

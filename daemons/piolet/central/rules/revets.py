@@ -22,9 +22,9 @@ class Revets:
 
     def __init__(self) -> None:
         self.refused = 0
-        self._nodes: dict[str, float] = {}
-        self._all: deque[float] = deque()
-        self._accounts: OrderedDict[int, deque[float]] = OrderedDict()
+        self.nodes: dict[str, float] = {}
+        self.all: deque[float] = deque()
+        self.accounts: OrderedDict[int, deque[float]] = OrderedDict()
 
     def allow(self, node: str, brought: bool, uids: Iterable[int], nodes: int, now: float) -> bool:
         """Return whether a re-vet of a node may be asked for, and note that it is.
@@ -34,21 +34,21 @@ class Revets:
         nodes    how many there are
         """
         users = list(uids) if brought else []
-        for asked in (self._all, *(self._accounts[uid] for uid in users if uid in self._accounts)):
+        for asked in (self.all, *(self.accounts[uid] for uid in users if uid in self.accounts)):
             while asked and asked[0] <= now - DAY:
                 asked.popleft()
-        used = any(len(self._accounts.get(uid, ())) >= PER_USER for uid in users)
-        if now - self._nodes.get(node, float("-inf")) < NODE_EVERY or (
-            brought and (used or len(self._all) >= max(BY_USERS, int(SHARE * nodes)))
+        used = any(len(self.accounts.get(uid, ())) >= PER_USER for uid in users)
+        if now - self.nodes.get(node, float("-inf")) < NODE_EVERY or (
+            brought and (used or len(self.all) >= max(BY_USERS, int(SHARE * nodes)))
         ):
             self.refused += 1
             return False
-        self._nodes[node] = now
+        self.nodes[node] = now
         if brought:
-            self._all.append(now)
+            self.all.append(now)
         for uid in users:
-            self._accounts.setdefault(uid, deque()).append(now)
-            self._accounts.move_to_end(uid)
-        while len(self._accounts) > _ACCOUNTS_MAX:
-            self._accounts.popitem(last=False)
+            self.accounts.setdefault(uid, deque()).append(now)
+            self.accounts.move_to_end(uid)
+        while len(self.accounts) > _ACCOUNTS_MAX:
+            self.accounts.popitem(last=False)
         return True

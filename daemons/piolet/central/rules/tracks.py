@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Callable
 from operator import attrgetter
 
 from piolet.central.rules.language import Rule
@@ -72,6 +73,13 @@ class Track:
             for burst in self.bursts
             if begin < burst.time <= at and burst.arrived <= settled and not (alone and len(burst.group) > alone)
         ]
+
+    @staticmethod
+    def episodes(counted: list[Evidence], apart: float, worked: Callable[[float, float], float]) -> int:
+        """Return of how many episodes bursts are: between two of them the node has `worked` for `apart` seconds."""
+        return sum(
+            index == 0 or worked(counted[index - 1].time, burst.time) >= apart for index, burst in enumerate(counted)
+        )
 
     def unsettled(self, rule: Rule, now: float) -> float | None:
         """Return when the next burst will be settled that is not yet, or None."""

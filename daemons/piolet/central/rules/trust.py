@@ -76,7 +76,8 @@ def refusal(kind: str, action: str) -> str | None:
     return None
 
 
-_NOBODY: set[str] = set()
+NOBODY: set[str] = set()
+"""The group of what is not looked at for others."""
 
 
 def evidence(action: str, event: Event, key: Key, time: float, arrived: float) -> Evidence | None:
@@ -87,4 +88,4 @@ def evidence(action: str, event: Event, key: Key, time: float, arrived: float) -
     users = doer(event) == USER
     if users and action != REVET:
         return None
-    return Evidence(time, arrived, key, users, event.uid, event.job, event.subject, _NOBODY)
+    return Evidence(time, arrived, key, users, event.uid, event.job, event.subject, NOBODY)

@@ -27,4 +27,6 @@ def sentence(rule: Rule, node: str, subject: str, counted: Sequence[Evidence], v
     users = {one.uid for one in counted if one.uid is not None}
     far = "in all" if "lifetime" in values or rule.window == LIFETIME else f"in {span(rule.window)}"
     of = f" of {number(len(users), 'user')}" if "users" in values else ""
+    if "episodes" in values:
+        of += f" in {number(int(values['episodes']), 'episode')}"
     return f"{where}: {rule.about}: {number(int(many), 'time')}{of} {far}"

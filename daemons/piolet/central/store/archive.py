@@ -26,9 +26,11 @@ from piolet.events.envelope import Event
 _NAME = re.compile(r"(\d{4}-\d{2})\.(\d+)-(\d+)\.parquet")
 _ROWS = 20_000
 _AT_ONCE = 500
-_TEXTS = ("cluster", "node", "epoch", "kind", "source", "severity", "boot", "step", "subject", "body")
+_TEXTS = ("cluster", "node", "epoch", "kind", "source", "severity", "boot", "step", "subject")
+_OBJECTS = ("body", "more")  # of JSON; files of releases before have no more
 _NUMBERS = ("batch", "seq", "job", "run", "uid")
 _REALS = ("received", "time", "offset")
+_OF_EVENT = (*_TEXTS, "seq", "job", "run", "uid", "time", "offset")
 
 
 class Archive:
@@ -75,8 +77,10 @@ class Archive:
         pa, pq = _arrow()
 
         schema = pa.schema(
-            [(name, pa.dictionary(pa.int32(), pa.string())) for name in _TEXTS[:-1]] + [("body", pa.string())]
-            + [(name, pa.int64()) for name in _NUMBERS] + [(name, pa.float64()) for name in _REALS]
+            [(name, pa.dictionary(pa.int32(), pa.string())) for name in _TEXTS]
+            + [(name, pa.string()) for name in _OBJECTS]
+            + [(name, pa.int64()) for name in _NUMBERS]
+            + [(name, pa.float64()) for name in _REALS]
         )  # fmt: skip
         path = os.path.join(self.directory, f"{month}.{first}-{last}.parquet")
         aside = f"{path}.new"
@@ -147,12 +151,15 @@ def removed(writer: Writer, upto: int) -> int:
 
 
 def _row(one: Stored) -> dict[str, Any]:
-    row = {name: getattr(one.event, name) for name in (*_TEXTS[:-1], "seq", "job", "run", "uid", "time", "offset")}
-    body = json.dumps(dict(one.event.body), separators=(",", ":")) if one.event.body else None
-    return {**row, "batch": one.batch, "received": one.received, "body": body}
+    row = {name: getattr(one.event, name) for name in _OF_EVENT}
+    for name in _OBJECTS:
+        value = dict(getattr(one.event, name))
+        row[name] = json.dumps(value, separators=(",", ":")) if value else None
+    return {**row, "batch": one.batch, "received": one.received}
 
 
 def _stored(row: dict[str, Any]) -> Stored:
-    fields = {name: row[name] for name in (*_TEXTS[:-1], "seq", "job", "run", "uid", "time", "offset")}
-    event = Event(**fields, body=json.loads(row["body"]) if row["body"] else {})
+    fields = {name: row[name] for name in _OF_EVENT}
+    objects = {name: json.loads(row.get(name) or "{}") for name in _OBJECTS}
+    event = Event(**fields, **objects)
     return stored(row["batch"], event, row["received"], None)

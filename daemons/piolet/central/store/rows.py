@@ -13,7 +13,7 @@ from piolet.central.store.schema import names
 from piolet.events.envelope import SEVERITIES, SOURCES, Event
 
 _KEPT_MOST = 200_000
-_FIELDS = 13
+_FIELDS = 14
 _SKEW_S = 5.0  # below it, what was measured is the way of the message as much as the clock
 
 
@@ -100,7 +100,7 @@ def list_of(connection: sa.Connection, named: Names, event: Event, before: int) 
     """Return a record as a list, without what its batch says of all of them.
 
     How far its number is above `before`, time, kind, source, body, boot, severity, subject, uid, job, step, run,
-    offset, without the None at its end.
+    offset, fields of a later release, without the None at its end.
     """
     found = [
         event.seq - before,
@@ -116,6 +116,7 @@ def list_of(connection: sa.Connection, named: Names, event: Event, before: int) 
         named.number(connection, event.step) if event.step else None,
         event.run,
         event.offset,
+        dict(event.more) or None,
     ]
     return trimmed(found)
 
@@ -139,7 +140,7 @@ def events_of(
     seq = first
     for record in records:
         whole: list[Any] = [*record, *[None] * (_FIELDS - len(record))]
-        step, time, kind, source, body, boot, severity, subject, uid, job, name, run, offset = whole
+        step, time, kind, source, body, boot, severity, subject, uid, job, name, run, offset, more = whole
         seq += step
         yield Event(
             cluster=cluster,
@@ -158,4 +159,5 @@ def events_of(
             uid=uid,
             subject=words[subject],
             body=body or {},
+            more=more or {},
         )

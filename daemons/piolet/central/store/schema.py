@@ -126,3 +126,11 @@ kept = Table(
     Column("value", Float(53), nullable=False),
 )
 """What the service remembers for itself: up to where it has asked others."""
+
+states = Table(
+    "states",
+    METADATA,
+    Column("piece", Integer, primary_key=True, autoincrement=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""What the rules know after some batch (decision 131), in pieces; piece 0 says what it is, in JSON."""

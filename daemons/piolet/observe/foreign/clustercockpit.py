@@ -241,8 +241,9 @@ class _Reader:
     def _read_hosts(self, name: str, metric: Any) -> None:
         quantity, base, factor = _OF_HOST[name]
         scopes = ("node", "socket", "memoryDomain", "core", "hwthread")
+        parts = isinstance(metric, dict) and "node" not in metric
         for step, series in self._scope(name, metric, scopes, base):
-            for host, values, parts in _by_host(series):
+            for host, values in _by_host(series):
                 if quantity == "cpu" and not parts:  # the mean of the node's threads
                     if not self._threads[host]:
                         self._remarks.add(
@@ -258,7 +259,7 @@ class _Reader:
     def _read_net(self, name: str, metric: Any) -> None:
         port, kind, way = _OF_NET[name]
         for step, series in self._scope(name, metric, ("node",), "B/s"):
-            for host, values, _ in _by_host(series):
+            for host, values in _by_host(series):
                 self._put(self._nets, (host, port, kind, step), way, values, name)
 
     def _read_files(self, listed: Any) -> None:
@@ -271,7 +272,7 @@ class _Reader:
             for metric, (column, base) in _OF_FILES.items():
                 if metric in one:
                     for step, series in self._scope(f"{metric} of {mount}", one[metric], ("node",), base):
-                        for host, values, _ in _by_host(series):
+                        for host, values in _by_host(series):
                             self._put(self._files, (host, mount, kind, step), column, values, metric)
 
     def _scope(self, name: str, metric: Any, scopes: Sequence[str], base: str) -> Iterator[tuple[int, Series]]:
@@ -351,12 +352,11 @@ class _Reader:
         return choices[told]
 
 
-def _by_host(series: Series) -> Iterator[tuple[str, Array, bool]]:
-    """Yield of each host its values, the sum of its parts where it has such, and whether it has."""
-    hosts: dict[str, list[tuple[str, Array]]] = {}
-    for (host, part), values in series.items():
-        hosts.setdefault(host, []).append((part, values))
+def _by_host(series: Series) -> Iterator[tuple[str, Array]]:
+    """Yield of each host its values, where it has parts their sum; of a node there is one series, with an id or not."""
+    hosts: dict[str, list[Array]] = {}
+    for (host, _), values in series.items():
+        hosts.setdefault(host, []).append(values)
     for host, own in hosts.items():
-        size = max(len(values) for _, values in own)
-        padded = [np.append(values, np.full(size - len(values), math.nan)) for _, values in own]
-        yield host, np.sum(padded, axis=0), any(part for part, _ in own)
+        size = max(map(len, own))
+        yield host, np.sum([np.append(values, np.full(size - len(values), math.nan)) for values in own], axis=0)

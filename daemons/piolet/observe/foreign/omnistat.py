@@ -75,12 +75,7 @@ def read(paths: Sequence[Path], asked: Asked) -> list[Step]:
         raise ObserveError(
             f"{paths[0]} has no power of pm_counters", "Omnistat has them with enable_vendor_counters = True"
         )
-    remarks = Remarks()
-    made = samples(found, METRICS, remarks, lambda values: values < 0)
-    for (node, quantity), series in energies.items():
-        if quantity in made.get((node, ""), {}):
-            _compare(made[node, ""], quantity, series, remarks, node)
-    return [_step(made, scrapes, remarks, asked, _job(jobs, asked, paths[0]))]
+    return [step_of(found, energies, scrapes, asked, _job(jobs, asked, paths[0]))]
 
 
 def _node(about: dict[str, str], asked: Asked, path: Path) -> str:
@@ -115,6 +110,26 @@ def _compare(rows: dict[str, Any], quantity: str, series: Series, remarks: Remar
             quantity, (int(when[0]), int(when[-1])),
             f"its samples are {told:.0f} W on average, and its energy counter says {counted:.0f} W", None, node,
         )  # fmt: skip
+
+
+def step_of(
+    found: dict[Key, dict[str, tuple[str, Series]]], energies: dict[tuple[str, str], Series], scrapes: Scrapes,
+    asked: Asked, job: tuple[tuple[str, str], dict[str, str]],
+) -> Step:  # fmt: skip
+    """Return the step of such figures.
+
+    found     by node and accelerator ('': the node itself) and by quantity, the metric's name in METRICS and its series
+    energies  by node and quantity the counters that its power is compared with
+    job       job and step, and what labels say of it
+
+    Raises ObserveError: a value is there twice, or in another unit.
+    """
+    remarks = Remarks()
+    made = samples(found, METRICS, remarks, lambda values: values < 0)
+    for (node, quantity), series in energies.items():
+        if quantity in made.get((node, ""), {}):
+            _compare(made[node, ""], quantity, series, remarks, node)
+    return _step(made, scrapes, remarks, asked, job)
 
 
 def _step(

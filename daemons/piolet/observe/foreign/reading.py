@@ -13,12 +13,12 @@ from types import ModuleType
 
 from piolet.base.errors import ObserveError
 from piolet.observe import writing
-from piolet.observe.foreign import clustercockpit, dcgm, gssr, omnistat
+from piolet.observe.foreign import clustercockpit, dcgm, gssr, omnistat, pm_counters
 from piolet.observe.foreign.common import NS, Asked, Step, content_of
 
-READERS: tuple[ModuleType, ...] = (clustercockpit, dcgm, omnistat, gssr)
+READERS: tuple[ModuleType, ...] = (clustercockpit, dcgm, omnistat, pm_counters, gssr)
 KINDS = tuple(reader.NAME for reader in READERS)
-_TEXTS = (dcgm, omnistat)
+_TEXTS = (dcgm, omnistat, pm_counters)
 _HEAD = 256 << 10
 _NUMBERS = re.compile(r"([0-9]+)")
 

@@ -1,8 +1,8 @@
 """From series of an exporter to samples of devices: what a metric is of ours, and what each sample covers.
 
 A gauge tells of the moment of a scrape or of the exporter's own interval before it. A sample is taken to cover the time
-since the scrape before, but no more than twice the usual interval: beyond that there is a gap, which is said. The first
-covers as much as is usual.
+since the scrape before; where that is more than twice the usual, it covers the usual time, and the rest is a gap, which
+is said. The first covers as much as is usual.
 """
 
 from __future__ import annotations

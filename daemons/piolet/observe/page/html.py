@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 
 from piolet.base import texts
 from piolet.observe.job import Job
@@ -35,12 +36,18 @@ _GOOD = ("COMPLETED", "RUNNING")
 _UNIT = re.compile(r"(\d) ")  # a number and its unit stay on one line
 
 
-def render(step: StepData, job: Job | None = None) -> bytes:
-    """Return the page of a step; `job`: with what else is known of its job. Raises ObserveError: data are damaged."""
+def render(step: StepData, job: Job | None = None, findings: pa.Table | None = None) -> bytes:
+    """Return the page of a step.
+
+    job         what else is known of its job
+    findings    rows of the layout's table; None: those that the step has
+
+    Raises ObserveError: data are damaged.
+    """
     names = tuple(dict.fromkeys((*panels.GPU_NAMES, *saturation.NAMES)))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN, and is not drawn
-        grid = grids.of(step, names, panels.HOST_NAMES)
+        grid = grids.of(step, names, panels.HOST_NAMES, findings)
         found = saturation.of(grid)
         maps = heat.of(grid, found)
         axis = track.track(grid)
@@ -107,7 +114,7 @@ def _head(grid: Grid) -> str:
         time.strftime("%a %d %b %Y, %H:%M UTC", time.gmtime(grid.start / 1e9)),
         duration(grid.seconds) + ("" if meta.get("end") else " so far"),
     ]
-    line = " · ".join(f"<span>{escaped(fact)}</span>" for fact in facts if fact)
+    line = "".join(f"<span>{escaped(fact)}</span>" for fact in facts if fact)
     command = f"<code class=command>{escaped(meta['command'])}</code>" if meta.get("command") else ""
     title = meta.get("name") or f"step {grid.step.name}"
     page = (
@@ -132,7 +139,7 @@ def _hero(grid: Grid, found: Saturation | None) -> str:
     shown = state.replace("_", " ").lower()
     code = meta.get("exit")
     ended = f"exit {', '.join(map(str, code)) if isinstance(code, list) else code}" if code not in (None, "") else ""
-    count = len(grid.step.table("findings", ["detector"]))
+    count = len(grid.findings)
     cards = [(_UNIT.sub("\\1\u00a0", value), text, quality) for value, text, quality in headline.cards(grid, found)]
     cards.append((str(count) if count else "no", "finding" if count == 1 else "findings", ""))
     long = " long" if len(shown) > 9 else ""
@@ -156,7 +163,7 @@ def _lines(axis: dict[str, Any], found: Saturation | None, lines: list[dict[str,
     lanes = f"<div class=sticky>{shell.plots('track')}</div>" if axis["lanes"] else ""
     stack = ""
     if found is not None:
-        key = shell.key((part, colour, part) for part, colour, _ in found.parts())
+        key = shell.key((part, colour, part) for part, colour, _ in found.parts)
         stack = f"{shell.plots('saturation')}{key}"
     pictures = f"<figure class=static>{still.lines(lines)}</figure>"
     return shell.section(
@@ -183,13 +190,13 @@ def _heat(grid: Grid, maps: list[Choice]) -> str:
 def _stack(grid: Grid, found: Saturation) -> dict[str, Any]:
     utilisation = grid.gpus_of.known("utilisation")
     mean = np.full(grid.bins, np.nan) if utilisation is None else np.nanmean(utilisation.mean, axis=0)
-    return content.stack(found.parts(), 100 * found.mean(), 100 * mean) | {"height": _STACK_HEIGHT}
+    return content.stack(found.parts, 100 * found.mean(), 100 * mean) | {"height": _STACK_HEIGHT}
 
 
 def _waterfall(found: Saturation | None) -> str:
     if found is None:
         return ""
-    parts = series.shares_of(found.parts(), found.score)
+    parts = series.shares_of(found.parts, found.score)
     key = shell.key((name, colour, f"{name} {bound(found.score, name)}{percent(part)}") for name, colour, part in parts)
     note = (
         "Idle: no kernel ran. Narrow: on few SMs. Stalled: the SMs had work and waited. The rest is what was used, by "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Saturation:
     lines: dict[str, Array]
     is_least: bool
 
+    @cached_property
     def parts(self) -> list[series.Part]:
         """Return what the time went into, by bin."""
         return series.parts_of(self.lines, self.score)

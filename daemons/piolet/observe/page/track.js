@@ -22,7 +22,7 @@ class Track extends Plot {
       }
       for (const item of lane.items) {  // a text where it fits
         const [x, wide] = this.spot(item), solid = wide > 60;
-        const from = solid ? Math.max(x, 0) + 4 : x + 6, room = solid ? Math.min(x + wide, this.inner) - from - 4 : this.next(lane, item) - from - 4;
+        const from = solid ? Math.max(x, 0) + 4 : x + wide + 3, room = solid ? Math.min(x + wide, this.inner) - from - 4 : this.next(lane, item) - from - 4;
         if (from < said || room < 40) continue;
         let text = item[3];
         if (g.measureText(text).width > room) { while (text.length > 4 && g.measureText(`${text}\u2026`).width > room) text = text.slice(0, -Math.ceil(text.length / 12)); text += '\u2026'; }

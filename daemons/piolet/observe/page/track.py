@@ -44,7 +44,7 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
 
 def findings(grid: Grid) -> list[dict[str, Any]]:
     """Return the findings, the surest first."""
-    return sorted(rows_of(grid.step.table("findings")), key=lambda row: -(row["confidence"] or 0.0))
+    return sorted(rows_of(grid.findings), key=lambda row: -(row["confidence"] or 0.0))
 
 
 def events(grid: Grid, most: int = ITEMS_MOST) -> tuple[list[dict[str, Any]], int]:
@@ -160,6 +160,6 @@ def _severity(row: dict[str, Any]) -> str:
 def told(row: dict[str, Any]) -> str:
     """Return a row's text, with the node and the mount point that it is about where it does not name them."""
     text = str(row["text"] or "")
-    node, subject = str(row.get("node") or ""), str(row.get("subject") or "")
+    node, subject = str(row.get("node") or ""), str(row.get("subject") or "").removeprefix("fs:")
     missing = [name for name in (node, subject if subject.startswith("/") else "") if name and name not in text]
     return f"{' '.join(missing)}: {text}" if missing else text

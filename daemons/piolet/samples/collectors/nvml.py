@@ -262,6 +262,14 @@ class Nvml(Collector):
                 watched.never[name] = reason
             return self.blank(name, reason)
 
+    def processes(self, device: int) -> set[int]:
+        """Return the processes that compute on a device, by its place in `devices`; none where NVML does not say."""
+        try:
+            told = self.nvml.nvmlDeviceGetComputeRunningProcesses(self.watched[device].handle)
+        except self.nvml.NVMLError:
+            return set()
+        return {int(process.pid) for process in told}
+
     def begin_read(self, now: int) -> None:
         """Take the events that have come, when something slow is due."""
         if self._events is not None and any(now >= watched.slow_due for watched in self.watched):

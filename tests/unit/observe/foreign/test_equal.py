@@ -70,6 +70,28 @@ def test_omnistat(tmp_path: Path) -> None:
     assert "node_power" not in recorded.reasons(step)  # the energy counter agrees
 
 
+def test_pm_counters(tmp_path: Path) -> None:
+    """The counters of two nodes, a line for each reading, some of them twice."""
+    truth = {}
+    for node in range(2):
+        place = tmp_path / "run" / f"x1000c0s0b0n{node}"
+        place.mkdir(parents=True)
+        for number, name in enumerate(("power", "cpu_power", "accel0_power", "accel1_power")):
+            values = np.round(recorded.load(20 * node + number, 200, 80, 700))
+            truth[place.name, name] = values.mean()
+            stamps = [(recorded.START * 1000 + 100 * tick) * 1000 for tick in range(200)]
+            lines = [f"{value:.0f} W {stamp} us\n" for value, stamp in zip(values, stamps, strict=True)]
+            (place / name).write_text("".join(lines + lines[50:60]))
+    step = stepped([tmp_path / "run" / f"x1000c0s0b0n{node}" for node in range(2)], tmp_path / "out", job="5", step="0")
+    assert step.nodes == ("x1000c0s0b0n0", "x1000c0s0b0n1") and step.meta["interval"] == pytest.approx(0.1)
+    for (host, name), expected in truth.items():
+        if name.startswith("accel"):
+            got = mean(step.table("gpu"), "power", node=host, uuid=name.partition("_")[0])
+        else:
+            got = mean(step.table("host"), "node_power" if name == "power" else name, node=host)
+        assert got == pytest.approx(expected, abs=POINT * 700)
+
+
 def test_clustercockpit(tmp_path: Path) -> None:
     """Means of each accelerator and node, nulls left out, as `statistics` of the archive has them."""
     recorded.clustercockpit(tmp_path / "archive")

@@ -80,7 +80,7 @@ def test_scrapes_of_one_moment_that_differ(tmp_path: Path) -> None:
         ("# HELP omnistat_vendor_power_watts Node-level power (in kW)\n" + OMNI + "\n", "says 'in kW'"),
         ("".join(f"{OMNI}000 179500000{n}000\n" for n in range(3)), "values are none of node_power"),
         ('rmsjob_info{jobid="1"} 1\n', "no power of pm_counters"),
-        ('rmsjob_info{jobid="1"} 1\nrmsjob_info{jobid="2"} 1\n' + OMNI + "\n", "of the jobs 1, 2|one scrape"),
+        ('rmsjob_info{jobid="1"} 1\nrmsjob_info{jobid="2"} 1\n' + OMNI + "\n", "of the jobs 1, 2"),
     ],
 )
 def test_omnistat(tmp_path: Path, text: str, why: str) -> None:
@@ -88,7 +88,28 @@ def test_omnistat(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "1795000000.prom"
     path.write_text(text, "utf-8")
     with pytest.raises(ObserveError, match=why):
-        reading.read([path], "omnistat", Asked(job="", node="n"))
+        reading.read([path], "omnistat", Asked(job="" if "jobid" in text else "1", node="n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("500 W 1795000000000000 us\n500 W", "cut off"),
+        ("500 W 1795000000000000 us\nhello\n", "line 2 is not"),
+        ("500 J 1795000000000000 us\n", "line 1 is in another unit than W"),
+        ("500 W 1795000000 us\n", "line 1 is not"),
+        ("500 W 5795000000000000 us\n", "not between 2000 and 2100"),
+        ("500 W\n", "line 1 is not"),
+        ("500 W 1795000000000000 us\n", "one scrape only"),
+        ("1 W 1795000000000000 us\n2 W 1795000000000000 us\n", "has two values at"),
+        ("99999999 W 1795000000000000 us\n99999999 W 1795000001000000 us\n", "values are none of node_power"),
+    ],
+)
+def test_pm_counters(tmp_path: Path, text: str, why: str) -> None:
+    """The same of the counters themselves."""
+    (tmp_path / "power").write_text(text, "utf-8")
+    with pytest.raises(ObserveError, match=why):
+        reading.read([tmp_path], "pm_counters", Asked(job="1"))
 
 
 def spoiled(directory: Path, spoil: Callable[[dict[str, Any], dict[str, Any]], Any]) -> Path:

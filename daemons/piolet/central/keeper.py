@@ -1,0 +1,51 @@
+"""The process that keeps the data of steps: `python -m piolet.central.keeper SETTINGS`, started by the service.
+
+It ends with the service, and works while nothing else does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from piolet.base import logs
+from piolet.base.errors import PioletError
+from piolet.observe.keeping import LOOK_S, Keeper
+from piolet.observe.keepsettings import KeepConfig
+from piolet.system import linux
+
+_LOG = logging.getLogger("piolet-central")
+_NICE = 10
+
+
+def main(words: list[str]) -> int:
+    """Keep until the service ends; returns the exit status."""
+    logs.configure("%(name)s: %(message)s")
+    linux.set_name("piolet-keeper")
+    linux.die_with_parent(signal.SIGKILL)
+    os.umask(0o077)
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    config = KeepConfig(**json.loads(words[0]))
+    try:
+        keeper = Keeper(Path(config.directory), config, time.time)
+        while not ended.wait(LOOK_S):
+            keeper.turn()
+    except PioletError as error:
+        _LOG.error("%s", error.message)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

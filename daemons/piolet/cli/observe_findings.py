@@ -1,0 +1,105 @@
+"""`piolet observe findings STEP`: what detectors found in a step, and what they cannot tell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from piolet.base import texts
+from piolet.base.errors import ObserveError
+from piolet.observe import bounded, finding, layout, replaying
+from piolet.observe.finding import FAILED, FOUND, NOTHING, UNKNOWN, Judged
+from piolet.site import config
+
+
+def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `findings`."""
+    text = "say what detectors find in the data of a step, with the evidence, and what they cannot tell"
+    parser = actions.add_parser("findings", help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    parser.add_argument(
+        "step", metavar="STEP", nargs="?", help="a directory with data of a step, one of --score, or JOB.STEP"
+    )
+    parser.add_argument("--dir", metavar="DIR", help="where JOB.STEP is looked for: a directory of DATE/JOB.STEP")
+    parser.add_argument("--list", action="store_true", help="list the detectors, with their effects and rates of error")
+    parser.add_argument("--detectors", metavar="DIR", default=finding.DIRECTORY, help="the site's own (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one object of JSON")
+
+
+def run(args: argparse.Namespace, settings: config.Config) -> int:
+    """Print them. Exit status 1: a detector failed."""
+    if args.list:
+        return _list(args)
+    if not args.step:
+        raise ObserveError("no step is named", "piolet observe findings DIRECTORY, or JOB.STEP; --list lists detectors")
+    directory = replaying.step_directory(args.step, Path(args.dir) if args.dir else None)
+    said = bounded.find(directory, args.detectors)
+    if args.json:
+        print(json.dumps({"version": 1, "step": directory.name, "detectors": [_plain(one) for one in said]}, indent=2))
+    else:
+        _print(said)
+    return int(any(one.state == FAILED for one in said))
+
+
+def _print(said: list[Judged]) -> None:
+    for one in said:
+        for found in one.findings:
+            sure = (
+                f"; on made runs without this fault at most {100 * (1 - found.confidence):.1f} % say so"
+                if found.confidence
+                else ""
+            )
+            print(f"{one.detector}: {found.text}{sure}")
+            print(f"    {found.advice}")
+    by_state = {state: [one for one in said if one.state == state] for state in (FOUND, NOTHING, UNKNOWN, FAILED)}
+    counts = f"{len(by_state[FOUND])} found something, {len(by_state[NOTHING])} nothing"
+    print(f"{texts.counted(len(said), 'detector')}: {counts}, {len(by_state[UNKNOWN])} cannot tell")
+    for state, word in ((UNKNOWN, "cannot tell"), (FAILED, "failed")):
+        for one in by_state[state]:
+            print(f"    {one.detector} {word}: {one.reason}")
+
+
+def _plain(one: Judged) -> dict[str, object]:
+    columns = finding.rows([one])
+    keys = [key for key in columns if key not in ("detector", "version")]
+    found = [dict(zip(keys, values, strict=True)) for values in zip(*(columns[key] for key in keys), strict=True)]
+    for each in found:
+        each["evidence"] = json.loads(each["evidence"])
+    state = {"detector": one.detector, "version": one.version, "state": one.state, "reason": one.reason}
+    return state | {"findings": found, "layout": layout.VERSION}
+
+
+def _list(args: argparse.Namespace) -> int:
+    status = 0
+    listed: list[dict[str, Any]] = []
+    for name in finding.names(args.detectors):
+        try:
+            one = finding.load(name, args.detectors)
+        except ObserveError as error:
+            listed.append({"name": name, "cannot_be_used": error.message})
+            status = 1
+            continue
+        measured = finding.rates().get(name, {}).get("measured", []) if finding.is_own(one) else []
+        listed.append({
+            "name": name, "version": one.version, "text": one.text, "how": one.how, "needs": one.needs,
+            "effect": one.effect, "unit": one.unit, "confidence": finding.confidence(name, one.version),
+            "measured": measured,
+            "limits": {key: vars(limit) for key, limit in one.limits.items()},
+        })  # fmt: skip
+    if args.json:
+        print(json.dumps({"version": 1, "detectors": listed}, indent=2))
+        return status
+    for each in listed:
+        if "cannot_be_used" in each:
+            print(f"{each['name']}\n    cannot be used: {each['cannot_be_used']}")
+            continue
+        unit = f" {each['unit']}" if each["unit"] not in ("", "1") else ""
+        print(f"{each['name']}\n    {each['text']}\n    by: {each['how']}\n    needs: {each['needs']}")
+        print(f"    meant for effects from {each['effect']:g}{unit} on{' (a share)' if each['unit'] == '1' else ''}")
+        for rate in each["measured"]:
+            print(
+                f"    on made runs ({rate['generator']}, {rate['date']}): wrong in {rate['false_positives']} of "
+                f"{rate['clean']} clean ones, found in {rate['found']} of {rate['faulty']} faulty ones"
+            )
+    return status

@@ -1,0 +1,70 @@
+"""A file system that takes several times as long as it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from piolet.api import CannotTell, Detector, Finding, Limit, Observed
+from piolet.observe.detectors import _signals as signals
+
+
+class SlowFileSystem(Detector):
+    """The time that an operation takes, against the same mount's own in the rest of the step, over some minutes."""
+
+    name = "slow_file_system"
+    text = "a file system whose operations take several times as long as in the rest of the step, for minutes"
+    how = "a running median of an operation's mean time against the lower part of the same mount's in this step"
+    needs = "how long operations of a mount take (Lustre, NFS)"
+    effect, unit = 6.0, "times"
+    limits: ClassVar[Mapping[str, Limit]] = {
+        "times": signals.guess(3.6, "times", "large writes take two to three times as long as small reads"),
+        "seconds": signals.guess(150, "s", "longer than a checkpoint"),
+        "wait": signals.guess(0.002, "s", "below it nobody notices"),
+    }
+
+    def find(self, step: Observed) -> Iterable[Finding]:
+        """Return a finding for each mount: the nodes together, or the one where it is slow."""
+        keys, waits = step.lines("io", "wait")
+        if not keys or signals.covered(waits) == 0:
+            raise CannotTell("nobody measured how long operations of a file system took")
+        if step.bins < 20:
+            raise CannotTell("there are fewer than 20 samples, too few to know what is usual")
+        found = []
+        for mount in sorted({mount for _, mount in keys}):
+            rows = [row for row, key in enumerate(keys) if key[1] == mount]
+            mine = np.where(waits[rows] > 0, waits[rows], np.nan)
+            with np.errstate(invalid="ignore"):
+                together = np.exp(signals.mean(np.log(mine), axis=0))[None, :]
+            nodes: list[str | None] = [keys[row][0] for row in rows]
+            each = self._looked_at(step, mount, mine, nodes)
+            # One or two nodes alone see it, or all of them; where none does clearly, their mean may.
+            found += each if 0 < len(each) <= len(rows) / 2 else self._looked_at(step, mount, together, [None])
+        return found
+
+    def _looked_at(self, step: Observed, mount: str, waits: np.ndarray, nodes: list[str | None]) -> list[Finding]:
+        window = max(7, int(np.ceil(150 / step.width)))
+        lines = signals.smooth(waits, window)
+        usual = signals.quantile(waits, 0.4)
+        high = lines > np.maximum(self.limit("times") * usual, self.limit("wait"))[:, None]
+        best: list[Finding] = []
+        for row in np.flatnonzero(high.any(axis=1)):
+            first, end = signals.longest(high[row], bridge=window // 2)
+            seconds = (end - first) * step.width
+            if seconds < self.limit("seconds") or end - first < 6:
+                continue
+            wait = float(np.nanmedian(waits[row, first:end]))
+            times = wait / float(usual[row])
+            where = f" on {nodes[row]}" if nodes[row] else ""
+            best.append(Finding(
+                times,
+                f"an operation of {mount}{where} took {1000 * wait:.1f} ms for {signals.minutes(seconds)}, "
+                f"{times:.1f} times as long as in the rest of the step",
+                "show the time and the mount to the site; until then read less often from it, or from a local copy"
+                if not nodes[row] else f"only {nodes[row]} sees it: leave the node out and show it to the site",
+                step.time(first), step.time(end), nodes[row], mount,
+                {"wait": round(wait, 5), "usual": round(float(usual[row]), 5), "seconds": seconds},
+            ))  # fmt: skip
+        return sorted(best, key=lambda one: -one.effect)

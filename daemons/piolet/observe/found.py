@@ -1,0 +1,156 @@
+"""The steps that run on this node, found by their control groups: nobody has to announce them.
+
+Slurm's groups lie elsewhere in each of its versions and each hierarchy (system.slice/slurmstepd.scope/job_1/step_0,
+slurm/uid_1000/job_1/step_0; 26.05 names jobs by their SLUID). So where they begin is learnt from /proc/PID/cgroup of
+processes that are in one, and from then on those directories alone are looked at. Names of groups are believed where
+root made them (steps/hierarchies.py). No command line and no environment is read: they are a user's bytes, and reading
+them can hang on a user's file system.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from piolet.api import Place
+from piolet.observe.sources._processes import is_roots, pids_of, stat_of
+from piolet.steps import hierarchies
+from piolet.steps.hierarchies import Group
+
+_LEARN_S = 10.0
+_LOOKED_AT_MAX = 2000
+_STEPS_MAX = 512
+_JOB, _STEP, _UID = "job_", "step_", "uid_"
+_NAME = re.compile(r"[A-Za-z0-9+][A-Za-z0-9_+-]{0,59}")
+
+
+@dataclass(frozen=True)
+class FoundStep:
+    """A step.
+
+    job, step   as the control group names them: a number or a SLUID; '0', 'batch', 'extern'
+    uid, gid    of its first process that is not root's; 0: all are root's
+    groups      its control groups, as in api.Target
+    place       the directory by which it was found, and what tells it from a later one of the same name
+    began       when the oldest of its processes was started, seconds since 1970
+    """
+
+    job: str
+    step: str
+    uid: int
+    gid: int
+    groups: tuple[tuple[str, str], ...]
+    place: tuple[str, int]
+    began: float
+
+
+class Finder:
+    """Looks for steps; `look` is to be called about once a second, by one thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._learn = float("-inf")
+        self._looked_at: set[int] = set()
+        self._tops: dict[str, None] = {}
+        self._known: dict[tuple[str, int], FoundStep] = {}
+
+    def look(self) -> dict[tuple[str, int], FoundStep]:
+        """Return the steps that have a process that is no slurmstepd, by place, and are the first that are found."""
+        if not self._tops:
+            self._tops = dict.fromkeys(_usual_tops())
+        if self._clock() >= self._learn or not self._tops:
+            self._learn = self._clock() + _LEARN_S
+            self._find_tops()
+        found: dict[tuple[str, int], FoundStep] = {}
+        named: set[tuple[str, str]] = set()
+        for place in self._places():
+            step = self._known.get(place) or _step_at(place)
+            if step is not None and len(found) < _STEPS_MAX and (step.job, step.step) not in named:
+                found[place] = step
+                named.add((step.job, step.step))
+        self._known = found
+        return found
+
+    def _find_tops(self) -> None:
+        """Learn from processes that were not looked at yet where groups of jobs lie."""
+        pids = {int(name) for name in os.listdir("/proc") if name.isdigit()}
+        new = sorted(pids - self._looked_at)[:_LOOKED_AT_MAX]
+        self._looked_at = (self._looked_at & pids) | set(new)
+        seen = None
+        for pid in new:
+            try:
+                groups = [group for group in hierarchies.of(pid) if hierarchies.in_job(group)]
+            except (OSError, ValueError):
+                continue
+            for group in groups:
+                parts = group.path.split("/")
+                at = next(number for number, part in enumerate(parts) if part.startswith((_JOB, _STEP)))
+                at -= at > 0 and parts[at - 1].startswith(_UID)
+                seen = hierarchies.own_mounts() if seen is None else seen
+                where = hierarchies.directory(Group(group.controllers, "/".join(parts[:at]) or "/"), seen)
+                if where is not None:
+                    self._tops[where] = None
+
+    def _places(self) -> Iterator[tuple[str, int]]:
+        for top in list(self._tops):
+            if not os.path.isdir(top):
+                del self._tops[top]
+                continue
+            for job in [*_below(top, _JOB), *(job for uid in _below(top, _UID) for job in _below(uid, _JOB))]:
+                for step in _below(job, _STEP):
+                    try:
+                        yield step, os.stat(step).st_ino
+                    except OSError:
+                        continue
+
+
+def _usual_tops() -> Iterator[str]:
+    """Yield where Slurm's groups usually lie: slurmd makes these places before the first job."""
+    for mount in hierarchies.own_mounts():
+        for name in _below(mount.point, "slurm"):
+            yield name
+        for name in _below(f"{mount.point}/system.slice", ""):
+            if name.endswith("slurmstepd.scope"):
+                yield name
+
+
+def _below(directory: str, prefix: str) -> list[str]:
+    try:
+        return [f"{directory}/{name}" for name in os.listdir(directory) if name.startswith(prefix)]
+    except OSError:
+        return []
+
+
+def _step_at(place: tuple[str, int]) -> FoundStep | None:
+    """Return the step whose group this is; None: no process of its user is in it yet, or it is no step's.
+
+    In version 1 Slurm gives a step's group to its user. The job's stays root's: so root named the step's.
+    """
+    proc = Place()
+    job, step = (part.partition("_")[2] for part in place[0].split("/")[-2:])
+    if not (_NAME.fullmatch(job) and _NAME.fullmatch(step) and hierarchies.roots_own(os.path.dirname(place[0]))):
+        return None
+    try:
+        pids = pids_of(Path(place[0]))
+        began = {pid: stat.began for pid in pids if (stat := stat_of(proc, pid)) is not None}
+        users = [pid for pid in sorted(began, key=lambda pid: began[pid]) if not is_roots(proc, pid)]
+        tasks = users or [pid for pid in began if not _is_stepd(proc, pid)]
+        if not tasks:
+            return None
+        groups = tuple(hierarchies.of_step(hierarchies.of(tasks[0]), hierarchies.own_mounts()))
+        status = os.stat(f"/proc/{tasks[0]}")
+    except (OSError, ValueError):
+        return None
+    up = min(began.values()) / os.sysconf("SC_CLK_TCK")
+    since = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + up
+    ours = tuple(group for group in groups if group[1].endswith(f"/{_JOB}{job}/{_STEP}{step}"))
+    return FoundStep(job, step, status.st_uid, status.st_gid, ours, place, since)
+
+
+def _is_stepd(proc: Place, pid: int) -> bool:
+    stat = stat_of(proc, pid)
+    return stat is not None and stat.name.startswith("slurmstepd")

@@ -1,0 +1,135 @@
+"""What is done to the data of steps in the course of time: made into tables, thinned, packed, removed.
+
+Everything that was removed or thinned is said in the step's `quality`, or, when nothing is left, by the state of its
+row in the catalogue. One keeper works below a root; it may be killed at any time.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from piolet.base.errors import ObserveError, PioletError
+from piolet.observe import finishing, packing, reading, thinning, writing
+from piolet.observe.catalogue import GONE, OPEN, PACKED, ROLLED, THINNED, WHOLE, Catalogue, Row, size_of
+from piolet.observe.keepsettings import KeepConfig
+
+_LOG = logging.getLogger("piolet-central")
+LOOK_S = 2.0
+_SPOOL_MOST = 16 << 20
+_NEW_LEAST_S, _NEW_SHARE = 300.0, 0.25  # how soon a running step's directory is made anew: later, the older it is
+_CHORES_S = 3600.0
+_PACK_AFTER_S = 7 * 86400.0
+_REMARKS_S = 45 * 86400.0
+_STATE_S = 6 * 3600.0
+_DAY_S = 86400.0
+_AT_ONCE = 200  # so many steps a turn are thinned, packed or removed
+
+
+class Keeper:
+    """Keeps what is below `root` as the site wants it."""
+
+    def __init__(self, root: Path, config: KeepConfig, clock: Callable[[], float]) -> None:
+        self.catalogue = Catalogue(root)
+        self._config, self._clock = config, clock
+        self._chores = float("-inf")
+        self._failed: set[int] = set()
+
+    def turn(self) -> None:
+        """Do what is due. What fails is said once, and tried again."""
+        now = self._clock()
+        self._each(self._open, self.catalogue.rows("state = ?", OPEN))
+        if now - self._chores >= _CHORES_S or now < self._chores:
+            self._chores = now
+            self.chores()
+
+    def _each(self, work: Callable[[Row], object], rows: Iterable[Row]) -> None:
+        for row in rows:
+            try:
+                work(row)
+                self._failed.discard(row.id)
+            except (PioletError, OSError) as error:
+                if row.id not in self._failed:
+                    _LOG.error("%s of uid %d: %s", row.name, row.uid, getattr(error, "message", error))
+                self._failed.add(row.id)
+
+    def _open(self, row: Row) -> None:
+        now, config = self._clock(), self._config
+        if finishing.is_due(self.catalogue, row, now, config.silent_min * 60.0, config.settle_s):
+            finishing.finish(self.catalogue, row, now)
+        elif row.last >= row.changed and now - row.changed >= max(_NEW_LEAST_S, _NEW_SHARE * (now - row.start)):
+            finishing.finish(self.catalogue, row, now, runs=True)
+        elif row.bytes > _SPOOL_MOST and not finishing.is_half_done(self.catalogue, row):
+            finishing.part(self.catalogue, row)
+
+    def chores(self) -> None:
+        """Thin, pack and remove what is old enough, and what is above the quota."""
+        config, now = self._config, self._clock()
+        rows = self.catalogue.rows
+        self._each(self._state, rows("state = ? and changed > ? and packed = ''", WHOLE, now - _STATE_S))
+        self._each(self._remove, rows("state != ? and last < ?", OPEN, now - config.rollup_days * _DAY_S)[-_AT_ONCE:])
+        old = "packed = '' and last < ? and state in (?, ?)"
+        self._each(self._strip, rows(old, now - config.samples_days * _DAY_S, WHOLE, THINNED)[-_AT_ONCE:])
+        if config.thinned_s:
+            self._each(self._thin, rows(old, now - config.whole_days * _DAY_S, WHOLE, WHOLE)[-_AT_ONCE:])
+        if config.pack_min:
+            self._pack(now)
+        if config.quota_gib:
+            self._bound(config.quota_gib << 30)
+        self.catalogue.prune(now - _REMARKS_S)
+
+    def _state(self, row: Row) -> None:
+        """Say in meta.json how a step's job ended, which Slurm's accounting tells some minutes later."""
+        directory = self.catalogue.root / row.path
+        meta, said = reading.read_meta(directory), self.catalogue.job(row.job)
+        new = {key: said[key] for key in ("state", "exit") if key in said and meta.get(key) != said[key]}
+        if new:
+            writing.write_meta(directory, meta | new)
+
+    def _thin(self, row: Row) -> None:
+        directory, now = self.catalogue.root / row.path, self._clock()
+        thinning.thin(directory, self._config.thinned_s, now)
+        self.catalogue.change(row, state=THINNED, changed=now, size=size_of(directory))
+
+    def _strip(self, row: Row) -> None:
+        directory, now = self.catalogue.root / row.path, self._clock()
+        thinning.strip(directory, "samples are removed, the roll-up is here", now)
+        self.catalogue.change(row, state=ROLLED, changed=now, size=size_of(directory))
+
+    def _remove(self, row: Row) -> None:
+        if row.state == GONE:
+            return
+        root = self.catalogue.root
+        shutil.rmtree(root / row.path, ignore_errors=True)
+        self.catalogue.change(row, state=GONE, changed=self._clock(), size=0, packed="")
+        if row.packed and not self.catalogue.rows("packed = ?", row.packed):
+            (root / row.packed).unlink(missing_ok=True)
+
+    def _pack(self, now: float) -> None:
+        where = "state in (?, ?, ?) and packed = '' and last - start < ? and changed < ?"
+        short = self.catalogue.rows(where, WHOLE, THINNED, ROLLED, self._config.pack_min * 60.0, now - _PACK_AFTER_S)
+        by_day: dict[str, list[Row]] = {}
+        for row in short[-10 * _AT_ONCE :]:
+            by_day.setdefault(row.path.partition("/")[0], []).append(row)
+        for day, rows in by_day.items():
+            try:
+                packing.pack(self.catalogue, day, rows)
+            except ObserveError as error:
+                _LOG.error("%s", error.message)
+
+    def _bound(self, most: int) -> None:
+        """Thin and remove the oldest until all of it is within a quota."""
+        for work, state in ((self._thin, WHOLE), (self._strip, THINNED), (self._remove, ROLLED)):
+            if work == self._thin and not self._config.thinned_s:
+                continue
+            rows = self.catalogue.rows("state = ? and packed = ''", state)
+            while rows and self.taken() > most:
+                self._each(work, [rows.pop()])
+
+    def taken(self) -> int:
+        """Return the bytes of all data, without the spool."""
+        packed = self.catalogue.root / PACKED
+        archives = sum(path.stat().st_size for path in packed.glob("*.zip")) if packed.is_dir() else 0
+        return archives + sum(row.size for row in self.catalogue.rows("packed = ''"))

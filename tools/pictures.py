@@ -1,0 +1,63 @@
+"""`python -m tools.pictures`: makes the pictures of docs/observe.md anew, from the incident of tools/incident.py."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from piolet.observe import reading
+from piolet.observe.page import track
+
+from tools import browser, demo_observe
+from tools.cluster.layout import REPOSITORY
+
+TARGET = REPOSITORY / "docs" / "pictures"
+_ALL = "const of = name => plots.find(plot => plot.panel && plot.panel.title.startsWith(name));"
+# Into the slow time, with the pointer on a line.
+_ZOOMED = """{
+document.querySelectorAll('[data-from]')[NUMBER].click();
+for (const name of ['#findings', '#heat', '#waterfall', 'header', '.command', '.warn', '.hero', '.hero + p',
+  '[data-plot=saturation] + .key', '[data-plot=saturation]', '#lines .soft']) document.querySelector(name)?.remove();
+const titles = /^(SM activity|Power of a GPU|SM clock|Tasks waited|.scratch|tokens)/;
+for (const plot of [...plots]) {
+  if (plot.panel && !titles.test(plot.panel.title)) plot.canvas.remove();
+  if (!plot.canvas.isConnected) plots.splice(plots.indexOf(plot), 1);
+}
+scrollTo(0, 0); paint();
+const waited = of('Tasks waited'), box = waited.canvas.getBoundingClientRect();
+waited.tell(waited.place(2500), 40, box.left + waited.left + waited.place(2500), box.top + 20);
+}"""
+_HEAT = """{
+document.querySelector('[data-choice=map3]').click();
+const heat = plots.find(plot => plot.rows);
+for (const part of document.querySelectorAll('main > :not(#heat), header, .command, .warn')) part.remove();
+}"""
+
+
+def main() -> int:
+    """Make them; what detectors find is on them."""
+    program = browser.chromium()
+    if program is None:
+        print("chromium is not installed", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as room:
+        directory = demo_observe.play(Path(room))
+        found = track.rows_of(reading.open_step(directory).table("findings"))
+        number = [row["subject"] for row in found].index("/scratch")
+        page = demo_observe.told(directory)[1].decode()
+    TARGET.mkdir(exist_ok=True)
+    for name, size, theme, script in (
+        ("observe-head", (1100, 720), "light", ""),
+        ("observe-slow", (1100, 860), "light", _ALL + _ZOOMED.replace("NUMBER", str(number))),
+        ("observe-heat", (1100, 480), "light", _HEAT),
+        ("observe-narrow", (390, 1200), "dark", ""),
+    ):
+        browser.picture(program, page, TARGET / f"{name}.png", size, theme, script)
+    for path in sorted(TARGET.glob("observe-*.png")):
+        print(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size / 1000:.0f} kB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
