@@ -14,7 +14,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from typing import Any
 from piolet.api import Detector
 from piolet.observe import finding
 from piolet.observe.grid import Grid
-from piolet.observe.reading import StepData
 
 from tests.simulators.runs import FAULTS, Run
 
@@ -45,11 +44,7 @@ class Score:
 
 def grid_of(run: Run) -> Grid:
     """Return a made run as detectors look at it."""
-
-    def pieces(name: str, columns: list[str], apart: bool, only: tuple[str, str] | None) -> Iterator[Any]:
-        yield run.table(name, columns)
-
-    return Grid(StepData(run.directory, run.meta, pieces))
+    return Grid(run)  # it has what StepData has
 
 
 def measured(generator: Any, seeds: Sequence[int], detectors: Sequence[Detector]) -> dict[str, Score]:

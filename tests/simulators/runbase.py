@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,17 @@ class Run:
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Return a table of the layout, or these of its columns."""
-        schema, rows = layout.schema(name), self._tables.get(name, {})
+        schema, rows = _schema(name), self._tables.get(name, {})
         wanted = [schema.field(column) for column in (schema.names if columns is None else columns)]
         if not rows:
             return pa.schema(wanted).empty_table()
         count = len(rows["time" if "time" in rows else "start"])
         return pa.table([_column(rows.get(field.name), field, count) for field in wanted], schema=pa.schema(wanted))
+
+
+@functools.cache
+def _schema(name: str) -> pa.Schema:
+    return layout.schema(name)
 
 
 def _column(values: Any, field: pa.Field, count: int) -> pa.Array:

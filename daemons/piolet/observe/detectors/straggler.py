@@ -28,6 +28,7 @@ class Straggler(Detector):
     limits: ClassVar[Mapping[str, Limit]] = {
         "clock": signals.guess(0.08, "1", "clocks of one model at one load differ by a few percent"),
         "capped": signals.guess(0.16, "1", "so much the power limit takes from who works more than the others"),
+        "load": signals.guess(0.4, "1", "who trains is active more than that"),
         "work": signals.guess(0.09, "1", "ranks of one kind differ by 1 to 2 percent"),
         "sigmas": signals.guess(6, "1", "robust standard deviations of the peers"),
         "host": signals.guess(0.15, "1", "by so much more the node's tasks wait than those of the others"),
@@ -62,22 +63,23 @@ class Straggler(Detector):
         known = ~np.isnan(mine)
         if known.sum() < 3:
             return []
-        usual = float(np.median(mine[known]))
-        behind = 1 - mine / usual
-        if known.all() and len(step.nodes) > 1:  # stages of a pipeline have other loads, and so other clocks
-            behind = np.fmax(behind, 1 - np.exp(_polished(step, np.log(np.maximum(mine, 1)), doubled=False)))
-        row = int(np.nanargmax(behind))
-        lost = float(behind[row])
-        slow = known & (behind > self.limit("clock"))
         load = signals.mean(active, late[None, :])
-        if not slow.any() or slow.sum() > max(1, 0.25 * known.sum()) or load[row] < 0.7 * np.nanmedian(load):
-            return []
         capped = np.nan_to_num(signals.mean(step.gpu_bits("clock_events", 0x4), late[None, :]))
-        if capped[row] > np.median(capped) + 0.3 and lost < self.limit("capped"):
-            return []  # it works more than the others, and meets its power limit
-        usual = mine[row] / (1 - lost)
-        return [self._of_gpu(step, row, lost, late, f"ran at {mine[row]:.0f} MHz, and the others at {usual:.0f} MHz",
-                             {"clock": round(float(mine[row])), "clock_others": round(usual)})]  # fmt: skip
+        ways = [1 - mine / float(np.median(mine[known]))]
+        if known.all() and len(step.nodes) > 1 and len(step.gpus) > 4:  # stages of a pipeline have other clocks
+            ways.append(1 - np.exp(_polished(step, np.log(np.maximum(mine, 1)), doubled=False)))
+        for behind in ways:
+            row = int(np.nanargmax(behind))
+            lost, slow = float(behind[row]), known & (behind > self.limit("clock"))
+            if not slow.any() or slow.sum() > max(1, 0.25 * known.sum()) or load[row] < 0.7 * np.nanmedian(load):
+                continue
+            if capped[row] > np.median(capped) + 0.3 and lost < self.limit("capped"):
+                continue  # it works more than the others, and meets its power limit
+            usual = float(mine[row]) / (1 - lost)
+            text = f"ran at {mine[row]:.0f} MHz, and the others at {usual:.0f} MHz"
+            evidence: dict[str, float] = {"clock": round(float(mine[row])), "clock_others": round(usual)}
+            return [self._of_gpu(step, row, lost, late, text, evidence)]
+        return []
 
     def _by_work(
         self, step: Observed, work: np.ndarray, active: np.ndarray, early: np.ndarray, late: np.ndarray
@@ -85,10 +87,12 @@ class Straggler(Detector):
         level = np.log(np.maximum(signals.mean(work, late[None, :]), 1e-4))
         before = np.log(np.maximum(signals.mean(work, early[None, :]), 1e-4))
         load = signals.mean(active, late[None, :])
-        if np.isnan(level).any() or np.nanmin(load) < 0.6 * np.nanmedian(load):
-            return []  # not all take part, or not alike
+        if np.isnan(level).any() or np.nanmin(load) < 0.6 * np.nanmedian(load) or np.median(load) < self.limit("load"):
+            return []  # not all take part, or not alike; or they are rarely busy, and so nobody waits
         change = level - before
-        for values, enough in ((_polished(step, level), len(step.nodes) >= 3), (change, not np.isnan(change).any())):
+        # Of one GPU a node, a slow one and a stage with more to do look alike.
+        apart = len(step.nodes) >= 3 and len({gpu.index for gpu in step.gpus}) > 1
+        for values, enough in ((_polished(step, level), apart), (change, not np.isnan(change).any())):
             if not enough:
                 continue
             row = int(np.argmax(values))
