@@ -18,7 +18,11 @@ from typing import Any
 from piolet.base import texts
 from piolet.site import config
 
-ACTIONS: dict[str, str] = {"read": "piolet.cli.observe_read"}
+ACTIONS: dict[str, str] = {
+    "findings": "piolet.cli.observe_findings",
+    "replay": "piolet.cli.observe_replay",
+    "read": "piolet.cli.observe_read",
+}
 """Modules of actions, by name."""
 _ANSWER_S = 10.0
 
