@@ -7,6 +7,7 @@ which says the cluster's address for every node, as Slurm's NodeAddr does: so no
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def start(s: Settings, nodes: Sequence[tuple[str, Process]], group: Path, keep: 
         path.mkdir(mode=mode, exist_ok=True)
         os.chown(path, uid, gid)
     for old in (layout.root / "central").iterdir():
-        old.unlink()
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
     environment = {"PATH": daemon_path(layout), "SLURM_CONF": str(layout.slurm_conf)}
     log = layout.log / f"{SERVICE}.log"
     process = processes.spawn(SERVICE, _as(SERVICE, s), log, group, environment)
