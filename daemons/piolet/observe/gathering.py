@@ -32,7 +32,7 @@ CLOCK_S = 30.0
 INTERVAL_S = 10.0  # where a node does not say how often it samples
 FACTS = "facts.json"
 _FACTS_MOST = 256 << 20
-FRAMES_MOST = 20_000  # in memory at once
+FRAMES_MOST = 5_000  # in memory at once: some 60 MB
 _TIMES = {"quality": ("start", "end"), "marks": ("time",), "events": ("time",), "findings": ("start", "end")}
 _TOLD = ("interval", "began", "found", "devices", "sources", "simulated")
 
