@@ -133,7 +133,11 @@ def _rows(step: StepData, table: str = "", quantity: str = "") -> Iterator[pa.Ta
         known = [column for column in layout.schema(name).names if column not in _NO_QUANTITIES]
         wanted = [quantity] if quantity else known
         count = max(1, len(step.nodes) * (_gpus_of(step) if name == "gpu" else 1))
-        group = next(n for n in _DIVISORS if layout.BINS // n * count * len(known) <= ROWS_MOST or n == layout.BINS)
+        finest = _finest(step) / length * layout.BINS
+        group = next(
+            n for n in _DIVISORS
+            if (n >= finest and layout.BINS // n * count * len(known) <= ROWS_MOST) or n == layout.BINS
+        )  # fmt: skip
         edges = np.linspace(0, length, layout.BINS // group + 1)
         where = [*_WHERE, *(["gpu"] if name == "gpu" else [])]
         at_once = max(1, _ROWS_AT_ONCE // (count * (layout.BINS // group)))
@@ -154,6 +158,12 @@ def _rows_of(
 
 
 _DIVISORS = [n for n in range(1, layout.BINS + 1) if layout.BINS % n == 0]
+
+
+def _finest(step: StepData) -> float:
+    """Return the seconds below which a bin tells nothing: half of a sample; 0 where that is not known."""
+    interval = step.meta.get("interval")
+    return interval / 2 if isinstance(interval, int | float) and interval > 0 else 0.0
 
 
 def _gpus_of(step: StepData) -> int:
