@@ -14,7 +14,7 @@ from piolet.base.errors import PioletError, UsageError
 from piolet.environment import pinned
 from piolet.environment.definition import Definition
 from piolet.images.info import Image
-from piolet.observe import happened, job, jobtext, known
+from piolet.observe import happened, job, jobtext, known, layout, writing
 from piolet.observe.known import Sources
 from piolet.slurm import onejob
 from piolet.slurm.onejob import JobName, ToldRun, ToldStep
@@ -251,6 +251,35 @@ def test_scores_are_of_this_run_and_of_this_cluster(sources: Sources, tmp_path: 
     for text in ("112.2 holds no samples", "112.3 is no data set that can be read"):
         assert any(text in one for one in found.missing)
     conforms(json.loads(json.dumps(found.as_dict())), job.schema())
+
+
+def test_findings_of_the_kept_data_of_its_steps(sources: Sources) -> None:
+    """As the central service has them; a step of an earlier job of that number says nothing of this one."""
+
+    def fetch(number: int, step: str, target: Path) -> list[Path]:
+        assert (number, step) == (112, "")
+        made = []
+        for at, start in enumerate((START + 1, START - 10**6)):
+            directory = target / str(at)
+            directory.mkdir()
+            writing.write_meta(directory, {"version": 1, "job": "112", "step": "0", "start": int(start * 1e9)})
+            one: dict[str, list[Any]] = {name: [None] for name in layout.schema("findings").names}
+            said = {"detector": "straggler", "version": 1, "node": "n2", "confidence": 0.995, "text": f"slow {at}"}
+            for name, value in said.items():
+                one[name] = [value]
+            writing.write_table(directory, "findings", one)
+            made.append(directory)
+        return made
+
+    found = view(replace(sources, steps=fetch))
+    (finding,) = found.findings
+    assert (finding.step, finding.detector, finding.node, finding.text) == ("112.0", "straggler 1", "n2", "slow 0")
+    assert finding.start is None and [one.kind for one in found.why] == ["finding", "program"]
+
+    def fails(number: int, step: str, target: Path) -> list[Path]:
+        raise PioletError("the central service keeps no data of steps")
+
+    assert "findings: the central service keeps no data of steps" in view(replace(sources, steps=fails)).missing
 
 
 def test_a_step_that_is_not_there(sources: Sources) -> None:
