@@ -113,7 +113,11 @@ def job(
     view = replace(view, why=why.reasons(view))
     if quick or not own:
         return view
-    said = marks.of_job(root, view.number, name.step)
+    ended = (view.now.end or float("inf")) + _APART_S
+    said = [
+        one for one in marks.of_job(root, view.number, name.step)
+        if one.time is None or _began(view) - _APART_S <= one.time <= ended
+    ]  # fmt: skip
     return _with_changes(replace(view, marks=marks.summed(said)), sources, clock)
 
 

@@ -14,7 +14,7 @@ from piolet.base.errors import PioletError, UsageError
 from piolet.environment import pinned
 from piolet.environment.definition import Definition
 from piolet.images.info import Image
-from piolet.observe import happened, job, jobtext, known, layout, writing
+from piolet.observe import happened, job, jobtext, known, layout, marks, writing
 from piolet.observe.known import Sources
 from piolet.slurm import onejob
 from piolet.slurm.onejob import JobName, ToldRun, ToldStep
@@ -251,6 +251,13 @@ def test_scores_are_of_this_run_and_of_this_cluster(sources: Sources, tmp_path: 
     for text in ("112.2 holds no samples", "112.3 is no data set that can be read"):
         assert any(text in one for one in found.missing)
     conforms(json.loads(json.dumps(found.as_dict())), job.schema())
+
+
+def test_marks_of_an_earlier_job_of_that_number_are_not_this_ones(sources: Sources, tmp_path: Path) -> None:
+    where = str(tmp_path / ".local/state/piolet/alps/marks/112")
+    said = [marks.Said("loss", value, START + at, marks.COMMAND) for at, value in ((5, 0.5), (-(10**6), 9.0))]
+    marks.add(where, "n1", [*said, marks.Said("step", 3.0, None, marks.OUTPUT)])
+    assert [(one.name, one.count, one.most) for one in view(sources).marks] == [("loss", 1, 0.5), ("step", 1, 3.0)]
 
 
 def test_findings_of_the_kept_data_of_its_steps(sources: Sources) -> None:
