@@ -92,11 +92,12 @@ def job(
     environments: tuple[Environment, ...] = ()
     if own or sources.directory:
         vettings = [one for path in _vet_files(root, view) if (one := vetting(path, view)) is not None]
-        scores = [] if quick else _scores(root, view, not_known)
     if own:
+        scores = [] if quick else _scores(root, view, not_known)
         environments = _environments(sources.variables, view)
     else:
-        not_known.append(f"environment: only {last.user or 'its owner'} has it")
+        # A data set is Parquet that its owner may have written: no parser of that with the rights of staff.
+        not_known.append(f"environment and scores: only {last.user or 'its owner'} has them")
     events = happened.events(view, sources.central, not_known, clock)
     vettings = vettings or happened.decided(events)
     found_in = _findings(view, sources, not_known)

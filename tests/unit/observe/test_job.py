@@ -196,7 +196,13 @@ def test_users_see_their_own_and_staff_all(sources: Sources, tmp_path: Path, mon
     assert known.runs(JobName(112), staff)[0] == [RUN]
     full(sources, tmp_path)
     seen = view(staff)
-    assert seen.environments == () and any("only alice has it" in text for text in seen.missing)
+    assert seen.environments == () and any("only alice has them" in text for text in seen.missing)
+    place = tmp_path / "site/alice/alps/score"
+    place.mkdir(parents=True)
+    journals.write(place / "112.0", journals.header())
+    started = replace(RUN, start=journals.ORIGIN / 1e9, end=None, state="RUNNING")
+    assert view(replace(staff, directory=str(tmp_path / "site/%u")), started).scores == ()
+    assert view(replace(staff, uid=1500, directory=str(tmp_path / "site/%u")), started).scores
 
 
 def test_a_result_of_an_earlier_job_of_that_number_is_not_this_ones(sources: Sources, tmp_path: Path) -> None:
@@ -212,6 +218,9 @@ def test_what_is_no_result_is_passed_over(sources: Sources, tmp_path: Path) -> N
     for text in ("", "[]", '{"version": 1, "nodes": {"n": 5}, "records": [], "started": "x"}', "\0"):
         (tmp_path / "vet-112.json").write_text(text)
         assert view(sources).vettings == ()
+    (tmp_path / "vet-112.json").unlink()
+    os.mkfifo(tmp_path / "vet-112.json")
+    assert view(sources).vettings == ()
 
 
 def test_a_vetting_whose_file_is_gone_is_known_from_the_node(sources: Sources) -> None:
