@@ -219,6 +219,8 @@ def piolet_toml(s: Settings) -> str:
         '[events]\ncluster = "piolet"\nspool = "/run/piolet/events"\n'
         f"{_central(s) if s.central else ''}\n"
         '[observe]\nsteps = "on"\ninterval_s = 2\njournal = "/run/piolet/observe"\n\n'
+        # Jobs count from 1 at each start: results of users in their homes would be those of other jobs.
+        f"[results]\ndirectory = {_toml(layout.results / '%u')}\n\n"
         '[vet]\nspool = "/run/piolet/spool"\n'
         # The nodes share their processes with this machine, whose other users have no part in the cluster.
         f"users = [{', '.join(_ids(name) for name in accounts.USERS)}]\n"
