@@ -281,7 +281,7 @@ def test_a_loss_that_is_no_number_is_on_the_axis(tmp_path: Path) -> None:
 
 
 def test_what_is_read_seldom_is_a_line(tmp_path: Path) -> None:
-    """At ten samples a second clocks and temperatures are read once: they were dashes. And small values are no zeros."""
+    """At ten samples a second clocks and temperatures are read once: they were dashes. Small values are no zeros."""
     ends = incident.START + np.arange(1, 601) * 10**8
     often = np.full(600, np.nan)
     often[9::10] = 61.0
