@@ -5,7 +5,9 @@
  * nodes, it hands on as it is. It starts in a millisecond and needs no Python: that is all waiting there,
  * warm. Its end, however it comes, ends the vetting on this node.
  *
- *     piolet-vet-task SOCKET
+ *     piolet-vet-task SOCKET [decision]
+ *
+ * With `decision` the variable has what srun made of a vetting instead, which pioletd takes without an answer.
  *
  * Exit status: 0 when pioletd had all its say; 1 with a sentence on stderr otherwise.
  */
@@ -84,13 +86,14 @@ static void wait_for_line(int fd)
 int main(int argc, char **argv)
 {
 	static _Alignas(8) char message[LINE_MAX_BYTES];
-	struct piolet_vet vet = { .header = { PIOLET_MAGIC, PIOLET_VERSION, PIOLET_VET, 0, 0 } };
+	uint16_t kind = argc == 3 ? PIOLET_DECISION : PIOLET_VET;
+	struct piolet_vet vet = { .header = { PIOLET_MAGIC, PIOLET_VERSION, kind, 0, 0 } };
 	struct piolet_error error;
 	const char *plan = getenv(PLAN_VARIABLE);
 	struct failure f = { 0 };
 	int fd, broken = 0;
 
-	if (argc != 2 || !plan || !plan[0] || strlen(plan) > PIOLET_DEFINITION_MAX) {
+	if (argc < 2 || argc > 3 || !plan || !plan[0] || strlen(plan) > PIOLET_DEFINITION_MAX) {
 		fail(&f, "use srun --vet=PROTOCOL", "this program is run by a vet step, with a plan in " PLAN_VARIABLE);
 		return say(&f);
 	}

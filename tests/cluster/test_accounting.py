@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import pwd
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from piolet.central import accounted
@@ -42,6 +47,82 @@ def test_jobs_come_back_with_their_end(cluster: Cluster) -> None:
     assert array.array.endswith("_3") and array.state == "FAILED"
     keys = [event.key for event in accounted.events_of_jobs(jobs, "piolet")]
     assert keys == [event.key for event in accounted.events_of_jobs(found(), "piolet")]
+
+
+def test_whose_scancel_it_was_and_that_another_signal_was_none(cluster: Cluster) -> None:
+    began = time.time() - 5
+
+    def start() -> str:
+        said = cluster.run("alice", "sbatch", "--parsable", "-N1", "-o", "/dev/null", "--wrap", "exec sleep 300").good()
+        job = said.strip()
+        wait_until(lambda: "RUNNING" in _slurm("squeue", "-h", "-j", job, "-o", "%T"), 60, "the job")
+        return job
+
+    def ended(job: str) -> past.EndedJob | None:
+        return next((one for one in past.ask_jobs(began, time.time() + 5) if one.job == int(job)), None)
+
+    by_root, by_alice, killed = start(), start(), start()
+    _slurm("scancel", by_root)
+    cluster.run("alice", "scancel", by_alice).good()
+    _slurm("scancel", "--signal=KILL", "--batch", killed)  # as from elsewhere: Slurm does not write down whose it was
+    wait_until(lambda: all(ended(job) for job in (by_root, by_alice, killed)), 90, "the ends of jobs")
+    found = [ended(job) for job in (by_root, by_alice, killed)]
+    assert [(one.state, one.by) for one in found if one] == [
+        ("CANCELLED", 0), ("CANCELLED", pwd.getpwnam("alice").pw_uid), ("FAILED", None),
+    ]  # fmt: skip
+
+
+def _slurm(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+RULES = """
+[taken-out]
+about = "somebody took the node out twice"
+source = "a test"
+date = 2026-11-29
+events = ["slurm.node_state"]
+window = "7d"
+when = "count >= 1"
+then = "ticket"
+recovery = ["repair"]
+"""
+
+
+def test_replay_over_what_slurmdbd_has_and_over_what_was_exported(cluster: Cluster, tmp_path: Path) -> None:
+    """The commands of docs/rules.md, as a site types them; both ways conclude the same, byte for byte."""
+    cluster.run("bob", "srun", "-N1", "false")
+    update("nodename=node1", "state=down", "reason=replay | of this")
+    with contextlib.suppress(subprocess.CalledProcessError):  # it may have come back by itself
+        update("nodename=node1", "state=resume")
+    (tmp_path / "rules.toml").write_text(RULES)
+    guide = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
+    exports = [line.removeprefix("$ ") for line in guide.splitlines() if line.startswith("$ sacct")]
+    assert [line.rpartition(" > ")[2] for line in exports] == ["jobs", "nodes"]
+    piolet = [str(cluster.layout.bin / "piolet"), "central", "replay", "rules.toml"]
+
+    def replayed(*words: str) -> str:
+        return subprocess.run(
+            [*piolet, *words], check=True, capture_output=True, text=True, timeout=120, cwd=tmp_path
+        ).stdout  # fmt: skip
+
+    def concluded() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in replayed("--slurm", "--conclusions").splitlines()]
+
+    wait_until(lambda: any(one["node"] == "node1" for one in concluded()), 60, "the state in slurmdbd")
+
+    def exported() -> bool:
+        for line in exports:
+            subprocess.run(["sh", "-c", line], check=True, timeout=60, cwd=tmp_path)
+        return "|FAILED|" in (tmp_path / "jobs").read_text()
+
+    wait_until(exported, 60, "the job in slurmdbd")
+    files = ("--sacct", "jobs", "--sacctmgr", "nodes")
+    assert replayed(*files, "--conclusions") == replayed("--slurm", "--conclusions") != ""
+    ours = subprocess.run(
+        [*piolet[:-1], "--slurm"], check=True, capture_output=True, text=True, timeout=120, cwd=tmp_path
+    ).stdout  # fmt: skip
+    assert "records of 2 nodes" in ours and "failure" in ours
 
 
 def update(*words: str) -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
+import pwd
 import re
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from piolet.events.envelope import Event, decode
+from piolet.events.reader import Reader
+from piolet.observe.journal import END, FRAME, STEP, rows_of
 from piolet.samples.dataset import open_dataset
 
+from tests.cluster import leftovers
 from tests.cluster.faults import Faults
 from tests.cluster.support import SCORE_HERE, Cluster, busybox_layer, no_controllers, running
 from tests.support.waiting import wait_until
@@ -115,6 +122,82 @@ def test_the_steps_own_figures(confined: Cluster) -> None:
     for command in (["show"], ["report", "--pdf"]):
         both = confined.run("alice", "piolet", "score", command[0], data, *command[1:]).both
         assert "nan" not in both.lower() and "Warning" not in both, both
+
+
+WRITES = 30_000_000
+WRITER = f"""
+import os, sys, time
+{PROGRAM.split("held")[0].split("import os, sys, time")[1]}
+burn(1.0)
+child = os.fork()
+if child == 0:
+    with open(sys.argv[1], "wb") as out:
+        out.write(b"x" * {WRITES})
+    burn(1.0)
+    os._exit(0)
+os.waitpid(child, 0)
+with open(sys.argv[1], "ab") as out:
+    out.write(b"y" * {WRITES})
+print(sum(os.times()[:4]), flush=True)
+time.sleep(4)
+"""
+
+
+def recorded(faults: Faults, uid: int) -> list[Event]:
+    """Return what node1's journal has of the user's last job, in order."""
+    reader = Reader(str(faults.root("node1") / "run/piolet/observe"))
+    lines = [line for epoch in reader.streams() for line in reader.read(epoch, 0, 10_000, 1 << 30)]
+    found = [event for event in map(decode, lines) if event.uid == uid]
+    last = max((event.job or 0 for event in found), default=0)
+    return sorted((event for event in found if event.job == last), key=lambda event: event.seq)
+
+
+def total(frames: list[Event], quantity: str) -> float:
+    """Return a quantity's integral over a step's frames."""
+    rows = [(frame.body["span"], row) for frame in frames for row in rows_of(frame, "host")]
+    return math.fsum(float(row[quantity]) * span for span, row in rows if row.get(quantity) is not None)
+
+
+def test_a_step_that_asks_for_nothing_is_recorded(confined: Cluster) -> None:
+    """What it used and wrote is in the node's journal, by its own word and that of the file's size."""
+    faults = Faults(confined, confined.directory)
+    room = confined.room("alice")
+    program = confined.write("alice", room / "writer.py", WRITER)
+    used = float(confined.run("alice", "srun", "-n1", "python3", program, room / "out").good())
+    assert (room / "out").stat().st_size == 2 * WRITES
+    uid = pwd.getpwnam("alice").pw_uid
+    wait_until(lambda: any(event.kind == END for event in recorded(faults, uid)), 20, "the step's end in the journal")
+    found = recorded(faults, uid)
+    assert [event.kind for event in found if event.kind != FRAME] == [STEP, END]
+    frames = [event for event in found if event.kind == FRAME]
+    assert {(frame.step, frame.source) for frame in frames} == {("0", "root")}
+    assert total(frames, "cpu") == pytest.approx(used, abs=0.5), found
+    assert total(frames, "file_write") == pytest.approx(2 * WRITES, rel=0.02), found
+    # What version 1 does not tell is missing, with a reason.
+    columns = {name for frame in frames for row in rows_of(frame, "host") for name in row}
+    missing = {row["reason"] for event in found for row in rows_of(event, "quality")}
+    assert ("cpu_pressure" in columns) != any("version 2" in reason for reason in missing), (columns, missing)
+
+
+def test_recording_goes_on_after_a_kill(confined: Cluster) -> None:
+    """The sampler is killed while a step runs: the next one goes on in the same stream, with no number twice."""
+    faults = Faults(confined, confined.directory)
+    uid = pwd.getpwnam("bob").pw_uid
+    process = confined.start("bob", "srun", "-n1", "sleep", "100")
+    try:
+        wait_until(lambda: len(recorded(faults, uid)) >= 3, 30, "frames of the step")
+        before = recorded(faults, uid)
+        (sampler,) = [pid for pid in faults.members() if leftovers.status(pid, "Name") == "pioletd-observe"]
+        os.kill(sampler, signal.SIGKILL)
+        again = len(before) + 4
+        wait_until(lambda: len(recorded(faults, uid)) >= again, 30, "frames of the next sampler")
+    finally:
+        process.terminate()
+        process.wait(30)
+    found = recorded(faults, uid)
+    numbers = [event.seq for event in found]
+    assert {event.epoch for event in found} == {before[0].epoch} and numbers == list(range(1, len(found) + 1)), numbers
+    assert [event.kind for event in found].count(STEP) == 2
 
 
 HOOK = """

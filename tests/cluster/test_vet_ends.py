@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from piolet.vet.runner.plan import Plan, Task
@@ -215,3 +216,26 @@ def test_the_command_is_killed(cluster: Cluster, room: Path, late: bool) -> None
     cluster.run("alice", "scancel", joined)
     cluster.wait_end(joined)
     assert not (room / "started").exists()
+
+
+def test_srun_where_no_pioletd_is_has_a_node_told_what_it_decided(
+    cluster: Cluster, faults: Faults, room: Path
+) -> None:  # fmt: skip
+    """As on a login node: a step of the job tells it, and the record says that it is the user's word."""
+    uid = room.stat().st_uid
+    assert not Path("/run/piolet/vet.sock").exists()
+    nodes = ("node1", "node2")
+    before = {node: len(faults.events(node, "vet.decision", uid=uid)) for node in nodes}
+    cluster.write("alice", room / "ml.yaml", "name: told\nevals:\n- {type: limits}\n")
+    said = cluster.run("alice", "srun", "-N2", f"--nodelist={','.join(nodes)}", "--vet=ml.yaml", "true", cwd=room)
+    assert "2 of 2 nodes good" in said.both, said.both
+
+    def new() -> list[dict[str, Any]]:
+        return [one for node in nodes for one in faults.events(node, "vet.decision", uid=uid)[before[node] :]]
+
+    wait_until(new, what="the decision")
+    (one,) = new()
+    assert (one["source"], one["uid"]) == ("user", uid)
+    # proctrack/linuxproc makes no control groups.
+    assert one["claimed"] > 0 and one.get("job") in (None, one["claimed"]) and one["found"] in ("unknown", "cgroup")
+    assert one["chosen"] == "node[1-2]" and one["protocol"] == "told"

@@ -1,8 +1,11 @@
-"""Prints how rules do on made fleets: `python -m tests.scale.fleets [FLEET] [SEEDS] [DAYS]`, as fleet3 3001-3020 1095.
+"""Prints how rules do on made fleets: `python -m tests.scale.fleets [FLEET] [SEEDS] [DAYS] [PROCESSES]`.
 
+As `fleet3 3001-3020 1095`.
 On seeds 1 to 20 of the generator `fleet` rules may be tuned; `fleet2`, `fleet3` and other seeds are for acceptance.
 
-named      a rule that drains has concluded so of the node
+named      the rule `lemon` has concluded so of the node
+drained    any rule that drains has: it may be that a GPU was lost twice, which is no word on its node's nature
+looked     people were asked to look at it by the rule `failed-thrice`
 in time    of the lemons whose failures left a word in four episodes, how many were named within 7 days of the fourth
 ideal      what a detector could do at best at this precision that knows of every failure, silent ones too, and the
            rates, where failures come singly: it can only count them, since that is all in which a lemon differs
@@ -15,11 +18,14 @@ import importlib
 import importlib.resources
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 from statistics import mean
 
-from piolet.central.conclusions import DRAIN, OPEN, REVET, TICKET, UNFIT
+from piolet.central.conclusions import DRAIN, OPEN, REVET, UNFIT
 from piolet.central.rules import trust
 from piolet.central.rules.engine import Engine
 from piolet.central.rules.language import Rule, parse
@@ -42,10 +48,11 @@ def catalogue(missing: str = "60d") -> tuple[Rule, ...]:
 class Run:
     """What rules made of one fleet.
 
-    named     node -> days until a rule would drain it
+    named     node -> days until it was named a lemon
     asked     node -> days until a re-vet was asked for
     innocent  (rule, node) of conclusions that a node is unfit which had no failure before
     users     conclusions that a node is unfit that rest on a user's doing
+    drained   node -> days until any rule would drain it
     shown     lemon -> days until the failure that begins its fourth episode of those that leave a word
     looked    node -> days until people were asked to look
     """
@@ -56,6 +63,7 @@ class Run:
     innocent: list[tuple[str, str]] = field(default_factory=list)
     users: int = 0
     shown: dict[str, float] = field(default_factory=dict)
+    drained: dict[str, float] = field(default_factory=dict)
     looked: dict[str, float] = field(default_factory=dict)
 
     def judged(self, days: float, which: str = "named") -> tuple[int, int]:
@@ -90,9 +98,11 @@ def judge(events: Iterable[tuple[float, Event]], truth: Truth, rules: tuple[Rule
             if one.state != OPEN:
                 continue
             when = (one.time - START) / DAY
-            if one.action == DRAIN:
+            if one.rule == "lemon":
                 run.named.setdefault(one.node, when)
-            if one.action == TICKET and one.rule == "failed-thrice":
+            if one.action == DRAIN:
+                run.drained.setdefault(one.node, when)
+            if one.rule == "failed-thrice":
                 run.looked.setdefault(one.node, when)
             if one.action == REVET:
                 run.asked.setdefault(one.node, when)
@@ -147,25 +157,30 @@ def _at_least(least: int, mean_count: float) -> float:
     return 1 - sum(math.exp(-mean_count) * mean_count**k / math.factorial(k) for k in range(least))
 
 
+def _run(made: str, seed: int, fleet: Fleet, days: float) -> tuple[Run, str]:
+    events, truth = importlib.import_module(f"tests.simulators.{made}").simulate(seed, fleet)
+    there = f"{len(events)} records, {len(truth.failures)} failures, {len(truth.broken)} broken jobs"
+    return judge(events, truth, catalogue(), days), there
+
+
 def main(words: list[str]) -> int:
     """Print a table."""
     made = words[0] if words else "fleet"
     first, _, last = (words[1] if len(words) > 1 else "1-20").partition("-")
     days = float(words[2]) if len(words) > 2 else 365.0
-    fleet = Fleet(days=days, heartbeat_h=400.0)
-    simulate = importlib.import_module(f"tests.simulators.{made}").simulate
-    rules, runs = catalogue(), []
-    for seed in range(int(first), int(last or first) + 1):
-        events, truth = simulate(seed, fleet)
-        run = judge(events, truth, rules, days)
-        runs.append(run)
-        named, right = run.judged(days)
-        there = f"{len(events)} records, {len(truth.failures)} failures, {len(truth.broken)} broken jobs"
-        print(f"seed {seed}: {there}; named {named}, lemons among them {right} of {len(run.lemons)}; "
-              f"in time {run.in_time()[0]} of {run.in_time()[1]}; innocent {run.innocent}", flush=True)  # fmt: skip
+    fleet, runs = Fleet(days=days, heartbeat_h=400.0), []
+    seeds = range(int(first), int(last or first) + 1)
+    with ProcessPoolExecutor(int(words[3]) if len(words) > 3 else 1) as pool:
+        for seed, (run, there) in zip(
+            seeds, pool.map(_run, repeat(made), seeds, repeat(fleet), repeat(days)), strict=True
+        ):
+            runs.append(run)
+            named, right = run.judged(days)
+            print(f"seed {seed}: {there}; named {named}, lemons among them {right} of {len(run.lemons)}; "
+                  f"in time {run.in_time()[0]} of {run.in_time()[1]}", flush=True)  # fmt: skip
     lemons = sum(len(run.lemons) for run in runs)
-    for which, what in (("named", "named by a rule that drains"), ("looked", "people asked by failed-thrice")):
-        print(f"\n{what}; ideal: its recall at a precision of {PRECISION}\n")
+    for which in ("named", "drained", "looked"):
+        print(f"\n{which}; ideal: its recall at a precision of {PRECISION}\n")
         print("| days | nodes | of them lemons | precision | recall | ideal |\n|---|---|---|---|---|---|")
         for span in (one for one in SPANS if one <= days):
             named, right = (sum(run.judged(span, which)[i] for run in runs) for i in (0, 1))
@@ -180,7 +195,9 @@ def main(words: list[str]) -> int:
           f"{interval(in_time, shown)}")  # fmt: skip
     print(f"re-vets asked for: {asked} nodes, {asked_lemons} of them lemons; a fleet and year: "
           f"{mean(len(run.asked) for run in runs) * 365 / days:.1f}")  # fmt: skip
-    print(f"nodes concluded unfit without a failure before: {sum(len(run.innocent) for run in runs)}")
+    innocent = Counter(rule for run in runs for rule, _ in run.innocent)
+    print(f"conclusions that a node is unfit which had no failure of its own before: {innocent.total()}, "
+          + ", ".join(f"{rule} {many}" for rule, many in innocent.most_common()))  # fmt: skip
     print(f"conclusions that a node is unfit which rest on a user's doing: {sum(run.users for run in runs)}")
     soon, ever = soonest(fleet)
     print(f"any detector, within 7 days of a lemon's first failure, precision {PRECISION}: recall {soon:.4f} at most; "

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 
 TEXT = Path(traced.__file__).read_text()
 SERVICE, FORWARDER, DATABASE = "piolet-central", "piolet-forward", "database"
-_DIES_S = 3.0
+_DIES_S, _STARTS_S = 3.0, 20.0
 
 
 class Killing:
@@ -77,6 +77,7 @@ class Killing:
         point = self._rng.randrange(len(traced.points(what)))
         self._wish(what, point)
         process = self._running[what]
+        self._passes(what, process)
         try:
             process.wait(_DIES_S)
         except subprocess.TimeoutExpired:
@@ -89,6 +90,14 @@ class Killing:
         self.histogram[f"{what}, {self._name(what, last)}"] += 1
         self._wish(what, -1)
         self._start(what)
+
+    def _passes(self, what: str, process: subprocess.Popen[bytes]) -> None:
+        """Wait until it is somewhere at all: on a machine that is busy a start alone takes as long as dying may."""
+        limit = time.monotonic() + _STARTS_S
+        while process.poll() is None and time.monotonic() < limit:
+            if traced.STATE.unpack(self._states[what].read_bytes())[1] >= 0:
+                return
+            time.sleep(0.05)
 
     def _wish(self, what: str, point: int) -> None:
         with self._states[what].open("r+b") as file:

@@ -23,7 +23,8 @@ _CENTRAL = (
     "piolet.central.doors:Doors.caller", "piolet.central.intake:arrival", "piolet.central.ledger:Ledger.add",
     "piolet.central.store.writer:Writer.append", "piolet.central.store.writer:_Work.finish",
     "piolet.central.ledger:Judge.written", "piolet.central.ledger:Judge._judge",
-    "piolet.central.store.wordings:conclude", "piolet.central.doors:Doors.sign",
+    "piolet.central.store.wordings:conclude", "piolet.central.doors:Doors.sign", "piolet.central.saving:Saved.packed",
+    "piolet.central.store.states:put",
 )  # fmt: skip
 _FORWARD = (
     "piolet.events.reader:Reader.read", "piolet.events.batch:pack", "piolet.system.munge:encode",
@@ -31,7 +32,10 @@ _FORWARD = (
     "piolet.forward.acknowledged:store", "piolet.base.files:write_whole", "os:fsync",
 )  # fmt: skip
 WRAPPED = {"piolet-central": _CENTRAL, "piolet-forward": _FORWARD}
-_IMPATIENT = {"piolet.forward.forwarder": {"_WAIT_LEAST_S": 0.02, "_WAIT_MOST_S": 0.2}}
+_IMPATIENT = {
+    "piolet.forward.forwarder": {"_WAIT_LEAST_S": 0.02, "_WAIT_MOST_S": 0.2},
+    "piolet.central.ledger": {"SAVE_EVERY_S": 0.0, "SAVE_SHARE": 0.0},
+}
 
 
 def points(program: str) -> list[str]:

@@ -15,6 +15,11 @@ from piolet.vet.runner import parts, records
 NODES = ["node1", "node2", "node3", "node4"]
 PROTOCOL = "name: p\nbudget: 1s\nevals:\n- type: limits\n"
 SRUN = """#!/bin/sh
+case "$*" in *" decision")
+    { echo "$*"; printf '%s' "$SLURM_PIOLET_VET"; } > "$LOG.decision.new"; mv "$LOG.decision.new" "$LOG.decision"
+    test -e "$RECORDED.untold" && exec sleep 20
+    exit 0;;
+esac
 printf '%s\\n' "$*" >> "$LOG"
 printf '%s' "$SLURM_PIOLET_VET" > "$LOG.plan"
 env > "$LOG.env"
@@ -66,6 +71,11 @@ class Slurm:
         (self.directory / "recorded.hang").unlink(missing_ok=True)
         if hang:
             (self.directory / "recorded.hang").touch()
+
+    @property
+    def result(self) -> Path:
+        """The result of job 7, where results of a user's jobs are kept."""
+        return next(self.directory.rglob("vet-7.json"), self.directory / "none")
 
     @property
     def calls(self) -> list[str]:

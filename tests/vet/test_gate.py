@@ -42,8 +42,36 @@ def test_good_nodes(slurm: Slurm) -> None:
     assert slurm.calls[0].endswith(" /x/vet-task /x/vet.sock")
     assert json.loads((slurm.directory / "log.plan").read_text())["tasks"][0]["kind"] == "limits"
     assert "SLURM_NTASKS=" not in (slurm.directory / "log.env").read_text()
-    result = json.loads((slurm.directory / "vet-7.json").read_text())
+    result = json.loads(slurm.result.read_text())
     assert result["job"] == "7" and {one["state"] for one in result["nodes"].values()} == {"good"}
+
+
+def decided(slurm: Slurm) -> tuple[str, dict[str, object]]:
+    """Return the step that told a node's pioletd what was decided, and what it told."""
+    path = slurm.directory / "log.decision"
+    wait_until(path.exists, what="the step")
+    words, _, text = path.read_text().partition("\n")
+    return words, json.loads(text)
+
+
+def test_where_there_is_no_pioletd_a_step_tells_that_of_a_good_node(slurm: Slurm) -> None:
+    """As on a login node; srun does not wait for it."""
+    slurm.record(b"".join(told(node, FAIL if node == "node1" else PASS, "bad") for node in NODES))
+    (slurm.directory / "recorded.untold").touch()
+    begun = time.monotonic()
+    assert slurm.gate()[0] == 0
+    assert time.monotonic() - begun < 15
+    words, said = decided(slurm)
+    assert words.startswith("--overlap --jobid=7 --nodes=1 --ntasks=1 --nodelist=node2 --environment=none --vet=none ")
+    assert words.endswith(" --time=1 /x/vet-task /x/vet.sock decision")
+    assert said["claimed"] == 7 and said["excluded"] == "node1" and said["chosen"] == "node[2-4]"
+
+
+def test_it_is_told_before_the_allocation_is_given_back(slurm: Slurm) -> None:
+    slurm.record(b"".join(told(node, FAIL, "bad") for node in NODES))
+    assert slurm.gate("srun -N4 app", "p.yaml,retries=0", stage="allocated")[0] != 0
+    assert (slurm.directory / "log.decision").exists() and slurm.calls[-1] == "scancel 7"
+    assert decided(slurm)[1]["excluded"] == "node[1-4]"
 
 
 def test_the_sites_bound_for_installing_travels(slurm: Slurm) -> None:
@@ -61,7 +89,7 @@ def test_a_bad_node_is_left_out(slurm: Slurm) -> None:
     assert "bad (unclear): node2: limits: memlock is low\nleft out: --exclude=node2\n" in said
     assert "spares: 0 of 1 left; with so many bad ones, 3 good nodes take -N 4" in said
     assert "going on with 3 of 4 nodes, without node2" in said
-    result = json.loads((slurm.directory / "vet-7.json").read_text())
+    result = json.loads(slurm.result.read_text())
     assert result["chosen"] == ["node1", "node3", "node4"]
 
 
@@ -103,7 +131,7 @@ def test_a_node_that_tells_too_little(slurm: Slurm, printed: bytes, errors: str,
     slurm.record(b"".join(told(node) for node in NODES if node != "node2") + printed, errors)
     status, words, said = slurm.gate()
     assert status == 0, said
-    rows = json.loads((slurm.directory / "vet-7.json").read_text())["records"]
+    rows = json.loads(slurm.result.read_text())["records"]
     found = {row["node"]: row for row in rows}
     assert {row["outcome"] for node, row in found.items() if node != "node2"} == {PASS}
     if found["node2"]["outcome"] != PASS and reason:
@@ -132,7 +160,7 @@ def test_a_node_that_hangs_ends_with_the_budget(slurm: Slurm, monkeypatch: pytes
 def test_long_details_come_whole(slurm: Slurm) -> None:
     slurm.record(b"".join(told(node, x="y" * 9000) for node in NODES))
     assert slurm.gate()[0] == 0
-    rows = json.loads((slurm.directory / "vet-7.json").read_text())["records"]
+    rows = json.loads(slurm.result.read_text())["records"]
     assert {row["details"]["x"] for row in rows} == {"y" * 9000}
 
 
@@ -195,7 +223,7 @@ def test_which_environment_the_second_step_asks_for(
 def test_a_report_of_ones_own(slurm: Slurm) -> None:
     assert slurm.gate("srun app", "p.yaml,report=sub/r.json")[0] == 0
     assert (slurm.directory / "sub" / "r.json").exists()
-    assert not (slurm.directory / "vet-7.json").exists()
+    assert not slurm.result.exists()
     (slurm.directory / "file").touch()
     status, _, said = slurm.gate("srun app", "p.yaml,report=file/r.json,budget=2s")
     assert status == 0 and "warning: cannot write file/r.json" in said

@@ -29,9 +29,9 @@ def listen(directory: Path) -> socket.socket:
     return listener
 
 
-def start(directory: Path) -> subprocess.Popen[bytes]:
+def start(directory: Path, *words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [str(TASK), str(directory / "vet.sock")], env={"SLURM_PIOLET_VET": "{}"}, stdin=subprocess.DEVNULL,
+        [str(TASK), str(directory / "vet.sock"), *words], env={"SLURM_PIOLET_VET": "{}"}, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -45,6 +45,15 @@ def test_it_prints_what_it_is_told(tmp_path: Path) -> None:
         channel.close()
         assert task.communicate(timeout=10) == (LINE, b"")
         assert task.returncode == 0
+
+
+def test_it_hands_over_what_srun_decided(tmp_path: Path) -> None:
+    with listen(tmp_path) as listener:
+        task = start(tmp_path, "decision")
+        channel, _ = listener.accept()
+        assert wire.decode_vet(channel.recv(wire.VET_MAX), wire.DECISION) == "{}"
+        channel.close()
+        assert task.communicate(timeout=10) == (b"", b"") and task.returncode == 0
 
 
 @pytest.mark.parametrize(

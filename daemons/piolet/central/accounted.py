@@ -37,6 +37,8 @@ def events_of_jobs(rows: Iterable[EndedJob], cluster: str) -> Iterator[Event]:
             continue
         body: dict[str, object] = {"state": row.state, "status": row.status, "signal": row.signal}
         body["nodes"] = _compressed(row.nodes)
+        if row.by is not None:
+            body["by"] = row.by
         if row.array:
             body["array"] = row.array
         if row.start is not None:

@@ -49,7 +49,10 @@ class Asker:
 
 
 class Answers:
-    """Answers questions; `ask` has them by name, and more can be added."""
+    """Answers questions; `ask` has them by name, and more can be added.
+
+    cancelled   tells whose scancel ended the tasks of an event, or None
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Answers:
     ) -> None:
         self.reader, self.ledger, self.judge = reader, ledger, judge
         self._staff, self._is_private, self._rules, self._clock = staff, is_private, rules, clock
+        self.cancelled: Callable[[Event], int | None] = lambda _: None
         self.ask: dict[tuple[str, str], Callable[[Asker, Parameters], dict[str, Any]]] = {
             ("GET", "status"): self._status,
             ("GET", "node"): self._node,
@@ -127,7 +131,7 @@ class Answers:
                 if users[kind] == {None} or asker.may_see(users[kind])
             },
             "cases": [dataclasses.asdict(one) for one in self._shown(asker, cases)],
-            "records": [_record(one) for one in records if _is_shown(asker, one)],
+            "records": [_record(self._joined(one)) for one in records if _is_shown(asker, one)],
             "complete": len(records) < _RECORDS_MOST,
         }
         if asker.staff:
@@ -153,12 +157,17 @@ class Answers:
         for node, epoch, seq in shown[0].records:
             record = self.reader.record(node, epoch, seq)
             if record is not None and (_is_shown(asker, record) or asker.staff):
-                records.append(record)
+                records.append(self._joined(record))
         said: dict[str, Any] = {
             "case": [dataclasses.asdict(one) for one in shown], "records": [_record(one) for one in records],
             "lines": explain.case(shown, records, self._rules),
         }  # fmt: skip
         return {**said, "notes": self.reader.notes(case=case)} if asker.staff else said
+
+    def _joined(self, event: Event) -> Event:
+        """Return an event with what accounting knows of it."""
+        by = self.cancelled(event)
+        return event if by is None else dataclasses.replace(event, body={**event.body, "cancelled_by": by})
 
     def _note(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
         return self._said(asker, parameters, wordings.NOTE)

@@ -160,7 +160,7 @@ class Judge:
         pack: Callable[[Place], tuple[str, bytes] | None] | None = None,
     ) -> None:
         self._reader, self._engine, self._clock = reader, engine, clock
-        self._pack, self._saved, self._save_at = pack, after, 0.0
+        self._pack, self._saved, self._save_at = pack, after, time.monotonic() + SAVE_EVERY_S
         self._ledger: Ledger | None = None
         self._waiting: collections.deque[Stored] = collections.deque()
         self._wake = threading.Condition()

@@ -23,8 +23,8 @@ WEEK_S = 7 * 86400.0
 FAILURES_MOST, FAILURES_OF_A_USER = 200_000, 20_000
 NODES_OF_A_STEP = 2
 """On more nodes than these, a step that failed says nothing of a node."""
-_SENT = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
-_SENT_STATUS = tuple(128 + number for number in _SENT)
+SENT = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
+SENT_STATUS = tuple(128 + number for number in SENT)
 
 StepKey = tuple[int, str, int]
 """Job, step, and how often the job was requeued before."""
@@ -60,9 +60,9 @@ def how(body: Mapping[str, Any]) -> str | None:
     if why == "out_of_memory":
         return "out_of_memory"
     if why == "exit" and type(status) is int and status:
-        return "" if status in _SENT_STATUS else f"status {status}"
+        return "" if status in SENT_STATUS else f"status {status}"
     if why == "signal" and type(number) is int:
-        return "" if number in _SENT else f"signal {number}"
+        return "" if number in SENT else f"signal {number}"
     return "" if why == "time_limit" else None
 
 
@@ -179,10 +179,17 @@ def _drop(index: dict[Any, OrderedDict[StepKey, None]], name: Any, key: StepKey)
             del index[name]
 
 
+class Taker(Protocol):
+    """What sees events beside the rules."""
+
+    def take(self, event: Event, received: float) -> None:
+        """Take an event."""
+
+
 class Watched:
     """An engine whose events `recent` sees, too."""
 
-    def __init__(self, engine: Engine, recent: Recent) -> None:
+    def __init__(self, engine: Engine, recent: Taker) -> None:
         self._engine, self._recent = engine, recent
         self.rules = getattr(engine, "rules", ())
 

@@ -23,16 +23,18 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from piolet.base.errors import ConfigError, SlurmError
+from piolet.central.accounted import JOBS
 from piolet.central.answers import Answers
 from piolet.central.bounded import Bounded
 from piolet.central.doors import CERTIFICATE, Doors
+from piolet.central.ends import Ends
 from piolet.central.garbage import Collector
 from piolet.central.ledger import Judge, Ledger
 from piolet.central.metrics import Counts
 from piolet.central.moving import Mover
 from piolet.central.places import Places, from_file, no_slurm
 from piolet.central.poller import Poller
-from piolet.central.recent import Watched
+from piolet.central.recent import WEEK_S, Watched
 from piolet.central.rules.language import Rule
 from piolet.central.saving import Saved
 from piolet.central.service import Service
@@ -124,8 +126,9 @@ def run(
         old = Archive(config.archive) if config.keep_months else None
         saved = Saved(rules, name)
         engine, recent, place = saved.restored(database, old.last if old else 0)
+        ends = Ends(Reader(database, name).own(JOBS, time.time() - WEEK_S))
         judge = Judge(
-            Reader(database, name, old), Watched(engine, recent), after=place,
+            Reader(database, name, old), Watched(Watched(engine, recent), ends), after=place,
             pack=functools.partial(saved.packed, engine, recent),
         )  # fmt: skip
         ledger = Ledger(Writer(database, old.last if old else 0), judge)
@@ -134,6 +137,7 @@ def run(
         counts = Counts(judge)
         answers = Answers(reader, ledger, judge, config.staff, private, rules)
         Told(answers, recent, time.time)
+        answers.cancelled = ends.cancelled
         ledger.start()
         stack.callback(ledger.stop)
         judge.start(ledger)

@@ -17,9 +17,8 @@ from piolet.base import files
 from piolet.base.errors import EventError, ObserveError
 from piolet.central.answers import Answers, Asker
 from piolet.central.store.database import StoreError
-from piolet.observe import layout, packing
+from piolet.observe import layout, packed
 from piolet.observe.catalogue import Catalogue, Row
-from piolet.observe.writing import META_MOST
 
 _STEPS_MOST = 1000
 PIECE = 4 << 20
@@ -72,22 +71,22 @@ class _Steps:
         return {**_said(row), "files": self._files(row)}
 
     def file(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
-        """Return a piece of a file of a step: `name`, `file`, `offset`."""
+        """Return a piece of a file of a step: `name`, `file`, `offset`; with another `stamp` it is another file."""
         row = self._row(asker, parameters)
         name, offset = parameters.get("file", ""), _whole(parameters, "offset")
         if name not in _FILES:
             raise EventError(f"there is no file {name!r}")
         try:
             if row.packed:
-                whole = packing.member(self._root / row.packed, f"{row.directory}/{name}")
-                size, piece = len(whole), whole[offset : offset + PIECE]
+                whole = packed.member(self._root / row.packed, f"{row.directory}/{name}")
+                stamp, size, piece = row.packed, len(whole), whole[offset : offset + PIECE]
             else:
-                size, piece = _piece(self._root / row.path / name, offset)
+                stamp, size, piece = _piece(self._root / row.path / name, offset)
         except FileNotFoundError:
             raise EventError(f"there is no file {name!r}") from None
         except (OSError, ObserveError) as error:
             raise StoreError(f"{name} of {row.name} cannot be read: {getattr(error, 'strerror', error)}") from None
-        return {"size": size, "data": base64.b64encode(piece).decode()}
+        return {"stamp": stamp, "size": size, "data": base64.b64encode(piece).decode()}
 
     def _row(self, asker: Asker, parameters: Parameters) -> Row:
         name = parameters.get("name", "")
@@ -103,7 +102,7 @@ class _Steps:
 
     def _files(self, row: Row) -> dict[str, int]:
         if row.packed:
-            found = packing.members(self._root / row.packed, row.directory)
+            found = packed.members(self._root / row.packed, row.directory)
         else:
             try:
                 with os.scandir(self._root / row.path) as entries:
@@ -113,14 +112,12 @@ class _Steps:
         return {name: size for name, size in sorted(found.items()) if name in _FILES}
 
 
-def _piece(path: Path, offset: int) -> tuple[int, bytes]:
-    """Return the size of a file and a piece of it."""
-    if path.name == layout.META_FILE:
-        whole, _ = files.read_small(str(path), META_MOST)
-        return len(whole), whole[offset : offset + PIECE]
+def _piece(path: Path, offset: int) -> tuple[str, int, bytes]:
+    """Return a file's stamp, its size, and a piece of it."""
     descriptor = files.open_regular(str(path))
     try:
-        return os.fstat(descriptor).st_size, os.pread(descriptor, PIECE, offset)
+        status = os.fstat(descriptor)
+        return f"{status.st_ino}-{status.st_mtime_ns}", status.st_size, os.pread(descriptor, PIECE, offset)
     finally:
         os.close(descriptor)
 

@@ -7,6 +7,7 @@ import json
 import os
 import time
 import urllib.parse
+from pathlib import Path
 from typing import Any
 
 from piolet.base.errors import PioletError, UsageError
@@ -24,6 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("job", metavar="JOB", help=FORMS)
     parser.add_argument("--json", action="store_true", help="as JSON, by the schema docs/job.schema.json")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one offline page of a step of it, and no text")
 
 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
@@ -31,8 +33,14 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.observe import jobtext
 
     found = views(args.job, settings)
+    if args.html and not isinstance(found, list):
+        from piolet.cli import observe_page
+
+        observe_page.write(args.html, observe_page.of_job(found, settings))
+        print(printable(str(args.html)))
+        return 0
     if isinstance(found, list):
-        if args.json:
+        if args.json or args.html:
             raise UsageError(f"{args.job} are several jobs", f"name one of them: {found[0].shown}")
         text = [*jobtext.tasks(found), f"piolet job {found[0].shown} shows one of them"]
     else:

@@ -21,6 +21,10 @@ from piolet.site import config
 ACTIONS: dict[str, str] = {
     "findings": "piolet.cli.observe_findings",
     "replay": "piolet.cli.observe_replay",
+    "list": "piolet.cli.observe_list",
+    "fetch": "piolet.cli.observe_fetch",
+    "export": "piolet.cli.observe_export",
+    "page": "piolet.cli.observe_page",
     "read": "piolet.cli.observe_read",
 }
 """Modules of actions, by name."""
@@ -82,7 +86,7 @@ def look(without: str = "") -> list[_Told]:
     """Open every source on this node, with the rights of who asks; none that hangs holds up the others."""
     from piolet.observe import choosing
     from piolet.observe.lanes import Lane, wait
-    from piolet.observe.settings import listed
+    from piolet.observe.lists import listed
 
     left_out = listed(without)[0]
     done = threading.Condition()

@@ -23,13 +23,13 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("--dir", metavar="DIR", help="where JOB.STEP is looked for: a directory of DATE/JOB.STEP")
     parser.add_argument("--list", action="store_true", help="list the detectors, with their effects and rates of error")
-    parser.add_argument("--detectors", metavar="DIR", help="the site's own, instead of [observe] detectors")
+    parser.add_argument("--detectors", metavar="DIR", help="the site's own, instead of [keep] detectors")
     parser.add_argument("--json", action="store_true", help="print one object of JSON")
 
 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Print them. Exit status 1: a detector failed."""
-    where = args.detectors or settings.observe.detectors
+    where = args.detectors or settings.keep.detectors
     if args.list:
         return _list(args, where)
     if not args.step:

@@ -24,9 +24,8 @@ def steps_recorded(machine: Machine) -> Iterator[Finding]:
     if not is_on(own.steps, machine.config.central.url):
         why = "it is off" if own.steps == "off" else "no central service would take them ([central] url)"
         text = f"this node records no figures of steps: {why}"
-        yield Finding(
-            "steps recorded", OK if own.steps == "off" else SKIPPED, text, 'steps = "on" in [observe] records'
-        )
+        hint = "" if own.steps == "off" else 'steps = "on" in [observe] of piolet.toml records them'
+        yield Finding("steps recorded", OK, text, hint)
         return
     scontrol = shutil.which("scontrol", path=machine.path)
     tracking = ask(machine, scontrol, "show", "config") if scontrol is not None else None

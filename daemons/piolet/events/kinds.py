@@ -122,8 +122,8 @@ _ALL = (
     }),
     Kind("slurm.job_end", (SITE, USER), "a job ended; NODE_FAIL is the site's word, the rest the user's doing", {
         "state": "NODE_FAIL, TIMEOUT, OUT_OF_MEMORY, FAILED, CANCELLED, COMPLETED, REQUEUED", "nodes": "host list",
-        "status": "exit status", "signal": "its number", "array": "112_1, or 12+1 of a heterogeneous job",
-        "start": "when it began, seconds since 1970",
+        "status": "exit status", "signal": "its number", "by": "of CANCELLED: the uid whose scancel it was",
+        "array": "112_1, or 12+1 of a heterogeneous job", "start": "when it began, seconds since 1970",
     }),
     Kind("site.repair", (SITE,), "somebody repaired the node", {"text": "what", "by": "who", "ticket": "its number"}),
     Kind("site.note", (SITE,), "somebody wrote a note", {"text": "what", "by": "who", "case": "of which case"}),

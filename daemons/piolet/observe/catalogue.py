@@ -66,7 +66,8 @@ class Row:
     job, step   as layout.META has them; run: how often it was restarted before
     path        of its directory, below the root
     state       one of STATES
-    start       seconds since 1970; `last`: when it was last heard of, `changed`: when this row's state began
+    start       seconds since 1970; `changed`: when this row's state began
+    last        when it was last heard of; of a step that is not open, when it ended
     segment     the number of the file in the spool that grows, and how many bytes of it count
     size        bytes of its data, without the spool
     packed      the archive below the root that has its directory, with those of others; '': none

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from piolet.api import Source
-from piolet.observe.settings import listed
+from piolet.observe.lists import listed
 
 GPU, HOST = "gpu", "host"
 """Not sources of this room: collectors of samples/collectors, which a site may leave out by these names as well."""

@@ -33,7 +33,7 @@ class FoundStep:
     """A step.
 
     job, step   as the control group names them: a number or a SLUID; '0', 'batch', 'extern'
-    uid         of its first process that is not root's; 0: all are root's
+    uid, gid    of its first process that is not root's; 0: all are root's
     groups      its control groups, as in api.Target
     place       the directory by which it was found, and what tells it from a later one of the same name
     began       when the oldest of its processes was started, seconds since 1970
@@ -42,6 +42,7 @@ class FoundStep:
     job: str
     step: str
     uid: int
+    gid: int
     groups: tuple[tuple[str, str], ...]
     place: tuple[str, int]
     began: float
@@ -141,12 +142,13 @@ def _step_at(place: tuple[str, int]) -> FoundStep | None:
         if not tasks:
             return None
         groups = tuple(hierarchies.of_step(hierarchies.of(tasks[0]), hierarchies.own_mounts()))
-        uid = os.stat(f"/proc/{tasks[0]}").st_uid
+        status = os.stat(f"/proc/{tasks[0]}")
     except (OSError, ValueError):
         return None
-    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    up = min(began.values()) / os.sysconf("SC_CLK_TCK")
+    since = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + up
     ours = tuple(group for group in groups if group[1].endswith(f"/{_JOB}{job}/{_STEP}{step}"))
-    return FoundStep(job, step, uid, ours, place, boot + min(began.values()) / os.sysconf("SC_CLK_TCK"))
+    return FoundStep(job, step, status.st_uid, status.st_gid, ours, place, since)
 
 
 def _is_stepd(proc: Place, pid: int) -> bool:

@@ -6,28 +6,20 @@ files say is read as data, and files of others than the asker are looked for onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from piolet.base import hostlist
 from piolet.base.errors import PioletError, SlurmError, UsageError
 from piolet.environment import pinned
-from piolet.observe import changes, marks, results, why
-from piolet.observe.job import VERSION, Environment, Happened, Job, Run, Score, Step, Vetting
+from piolet.observe import changes, happened, marks, results, why
+from piolet.observe.happened import Ask
+from piolet.observe.job import VERSION, Environment, Job, Run, Score, Step, Vetting
 from piolet.slurm import onejob
 from piolet.slurm.onejob import JobName, ToldRun
 
-NODES_MOST = 32
-EVENTS_MOST = 500
-_BEFORE_S, _AFTER_S = 5.0, 300.0  # of a job: a node's fault may be told after it
 _APART_S = 60.0  # of the clocks of a login node and of Slurm
 _GOOD_S = 30 * 86400.0  # so long ago a good run may have been
-_QUIET = ("node.heartbeat", "node.start", "vet.verdict")
-
-Ask = Callable[[str, float], dict[str, Any]]
-"""Asks the central service of a node, so many seconds back, and returns its answer. Raises PioletError."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +41,7 @@ def runs(name: JobName, sources: Sources) -> tuple[list[ToldRun], list[str]]:
     # 112 is the leader of a heterogeneous job, or a task of an array, as well: they say 112+0, 112_1.
     if not found:
         raise SlurmError(f"Slurm knows no job {name.of_job}", "piolet history lists yours")
-    others = [one for one in found if one.uid is not None and one.uid != sources.uid]
+    others = [one for one in found if one.uid != sources.uid]
     if others and not sources.staff:
         raise UsageError(
             f"job {name.of_job} is {others[0].user or f'account {others[0].uid}'}'s, not yours",
@@ -76,8 +68,8 @@ def job(
     if name.step and last.steps and name.step not in {one.name for one in last.steps}:
         there = ", ".join(one.name for one in last.steps)
         raise UsageError(f"job {last.shown} has no step {name.step}", f"there are: {there}")
-    own = last.uid in (None, sources.uid)
-    view = replace(_bare(last, name.step), earlier=tuple(_run(one) for one in found[:-1]))
+    own = last.uid == sources.uid
+    view = replace(bare(last, name.step), earlier=tuple(_run(one) for one in found[:-1]))
     root = results.root_of(sources.variables, sources.directory, last.user)
     vettings, scores, where = [], [], {}
     environments: tuple[Environment, ...] = ()
@@ -88,8 +80,8 @@ def job(
         environments = _environments(sources.variables, view)
     else:
         not_known.append(f"environment: only {last.user or 'its owner'} has it")
-    events = _events(view, sources, not_known, clock)
-    vettings = vettings or _decided(events)
+    events = happened.events(view, sources.central, not_known, clock)
+    vettings = vettings or happened.decided(events)
     if last.output:
         where["output"] = last.output
     lies = {"vetting": [one.file for one in vettings], "score": [one.directory for one in scores]}
@@ -116,7 +108,7 @@ def _with_changes(view: Job, sources: Sources, clock: float) -> Job:
     if good is None:
         return view
     root = results.root_of(sources.variables, sources.directory, view.user)
-    before = _bare(good, "")
+    before = bare(good, "")
     before = replace(
         before, environments=_environments(sources.variables, before), scores=tuple(_scores(root, before, []))
     )
@@ -143,7 +135,7 @@ def _compared(before: Job, now: Job) -> dict[str, changes.Compared | str]:
     return found
 
 
-def _bare(told: ToldRun, step: str) -> Job:
+def bare(told: ToldRun, step: str) -> Job:
     """Return what Slurm tells of a job."""
     return Job(
         VERSION, told.shown, told.number, step, told.name, told.user, told.uid, told.account, told.partition,
@@ -254,117 +246,3 @@ def score(directory: Path) -> Score:
 def _versions(said: object) -> str:
     known = said if isinstance(said, dict) else {}
     return ", ".join(f"{name} {str(known[name])[:64]}" for name in ("driver", "kernel") if known.get(name))
-
-
-# -- the central service
-
-
-def _events(view: Job, sources: Sources, missing: list[str], clock: float) -> list[Happened]:
-    if sources.central is None:
-        missing.append("events of its nodes: there is no central service here")
-        return []
-    spans = [run for run in (*view.earlier, view.now) if run.start]
-    nodes = list(dict.fromkeys(node for run in spans for node in run.nodes))
-    if not nodes:
-        return []
-    found: dict[tuple[Any, ...], Happened] = {}
-    if len(nodes) > NODES_MOST:
-        nodes = _of_interest(view, nodes)
-        missing.append(f"events: of {hostlist.compress(nodes)} only, {NODES_MOST} nodes at most are asked for")
-    first = min(run.start or clock for run in spans)
-    for node in nodes:
-        try:
-            said = sources.central(node, max(clock - first + _APART_S, 1.0))
-        except PioletError as error:
-            if getattr(error, "status", 0) == 400:
-                missing.append(f"events of {node}: the central service has none")
-                continue
-            missing.append(f"events of its nodes: {error.message}")
-            break
-        if not said.get("complete", True):
-            missing.append(f"events of {node}: the central service told the latest ones only")
-        for record in said.get("records", ()):
-            if isinstance(record, dict) and (one := happened(record)) and _concerns(record, one, view, spans):
-                found[record.get("epoch"), record.get("seq"), node] = one
-    events = sorted(found.values(), key=lambda one: one.time)
-    if len(events) > EVENTS_MOST:
-        missing.append(f"events: the first {len(events) - EVENTS_MOST} of {len(events)} are left out")
-    return events[-EVENTS_MOST:]
-
-
-def _of_interest(view: Job, nodes: list[str]) -> list[str]:
-    """Return the nodes to ask for where there are too many: those of steps that failed first."""
-    bad = [node for step in view.now.steps if step.status or step.signal for node in step.nodes]
-    return list(dict.fromkeys([*bad, *nodes]))[:NODES_MOST]
-
-
-def _concerns(record: Mapping[str, Any], one: Happened, view: Job, spans: Sequence[Run]) -> bool:
-    """Return whether a record is of the job, or of one of its nodes while it ran there."""
-    if one.kind in _QUIET:
-        return False
-    number = record.get("job")
-    if number is not None:
-        return number == view.number and (not view.step or not one.step or one.step == view.step)
-    if one.source == "user":
-        return one.body.get("claimed") == view.number
-    return any(
-        one.node in run.nodes and (run.start or 0.0) - _BEFORE_S <= one.time <= (run.end or float("inf")) + _AFTER_S
-        for run in spans
-    )
-
-
-def happened(record: Mapping[str, Any]) -> Happened | None:
-    """Return an event as the central service tells it, None: it is none."""
-    body = record.get("body")
-    body = body if isinstance(body, dict) else {}
-    try:
-        return Happened(
-            float(record["time"]) - float(record.get("offset") or 0.0), str(record["node"]), str(record["kind"]),
-            str(record["source"]), str(record.get("severity", "")), str(record.get("step", "")),
-            str(record.get("subject", "")), _words(str(record["kind"]), body), body,
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _words(kind: str, body: Mapping[str, Any]) -> str:
-    for key in ("text", "reason"):
-        if body.get(key):
-            return str(body[key])[:300]
-    if kind == "step.outcome":
-        how = f"signal {body['signal']}" if body.get("signal") else f"status {body.get('status', 0)}"
-        first = f", task {body['task']} first" if body.get("tasks", 1) != 1 and "task" in body else ""
-        many = f"{body.get('tasks', 1)} tasks" if body.get("tasks", 1) != 1 else f"task {body.get('task', '?')}"
-        because = f" ({body['why']})" if body.get("why") not in (None, "exit") else ""
-        return f"{many} ended with {how}{first}{because}"
-    if kind == "slurm.job_end":
-        return f"{body.get('state', '?')}"
-    if kind == "vet.decision":
-        chosen, left_out = (body.get(key, "none") for key in ("chosen", "excluded"))
-        return f"'{body.get('protocol', '')}': chosen {chosen}, left out {left_out}"
-    return ", ".join(f"{key} {value}" for key, value in body.items() if isinstance(value, (str, int, float)))[:300]
-
-
-def _decided(events: Sequence[Happened]) -> list[Vetting]:
-    """Return vettings as srun told them to the node, for those whose result files are gone or elsewhere."""
-    found = []
-    for one in events:
-        if one.kind != "vet.decision":
-            continue
-        state = one.body.get("state")
-        state = state if isinstance(state, dict) else {}
-        why_not = one.body.get("why")
-        why_not = why_not if isinstance(why_not, dict) else {}
-        bad = _expanded(one.body.get("excluded") or state.get("bad"))
-        left_out = {node: tuple(map(str, why_not.get(node) or ())) for node in bad}
-        said = (str(one.body.get("protocol", "")), one.time, None)
-        nodes = (_expanded(state.get("good")), _expanded(state.get("warned")), left_out)
-        found.append(Vetting(*said, *nodes, _expanded(one.body.get("chosen")), str(one.body.get("abort", "")), ""))
-    return found
-
-
-def _expanded(text: Any) -> tuple[str, ...]:
-    try:
-        return tuple(hostlist.expand(text)) if isinstance(text, str) and text else ()
-    except PioletError:
-        return ()

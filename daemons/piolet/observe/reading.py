@@ -7,12 +7,13 @@ that is not what it should be is an ObserveError, and so is one of a layout that
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from piolet.api import GPU_QUANTITIES, HOST_QUANTITIES
 from piolet.base import files
 from piolet.base.errors import ObserveError
-from piolet.observe import layout
+from piolet.observe import layout, packed
 from piolet.observe.writing import META_MOST, conformed, path_of
 from piolet.samples.dataset import Dataset, Node, open_dataset
 from piolet.steps import identity
@@ -107,16 +108,41 @@ def open_step(directory: Path) -> StepData:
     return StepData(directory, read_meta(directory), functools.partial(_read, directory))
 
 
+def open_packed(archive: Path, directory: str) -> StepData:
+    """Return the data of a step in an archive of short steps (observe/packing.py). Raises ObserveError."""
+    path = archive / directory / layout.META_FILE
+    try:
+        meta = _meta(packed.member(archive, f"{directory}/{layout.META_FILE}"), path)
+    except FileNotFoundError:
+        raise ObserveError(f"there is no {path}") from None
+
+    def pieces(name: str, columns: list[str], apart: bool, only: Only) -> Iterator[pa.Table]:
+        try:
+            data = packed.member(archive, f"{directory}/{name}{layout.SUFFIX}")
+        except FileNotFoundError:
+            return
+        yield from _of_file(io.BytesIO(data), path.with_name(f"{name}{layout.SUFFIX}"), name, columns, apart, only)
+
+    return StepData(archive / directory, meta, pieces)
+
+
 def read_meta(directory: Path) -> dict[str, Any]:
     """Return what meta.json says. Raises ObserveError."""
     path = directory / layout.META_FILE
     try:
-        meta = json.loads(files.read_small(str(path), META_MOST)[0])
+        return _meta(files.read_small(str(path), META_MOST)[0], path)
     except OSError as error:
         raise ObserveError(
             f"cannot read {path}: {error.strerror}", "data of a step are a directory with meta.json and *.parquet"
         ) from None
-    except (ValueError, RecursionError, files.NotRegularError):
+    except files.NotRegularError:
+        raise ObserveError(f"{path} is damaged: it is no JSON") from None
+
+
+def _meta(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError):
         raise ObserveError(f"{path} is damaged: it is no JSON") from None
     if not isinstance(meta, dict) or any(type(meta.get(key)) is not kind for key, kind in _NEEDED.items()):
         raise ObserveError(f"{path} is damaged: it does not say job, step and start")
@@ -145,10 +171,22 @@ def _wanted(name: str, columns: Sequence[str] | None) -> list[str]:
 def _read(directory: Path, name: str, columns: list[str], apart: bool, only: Only) -> Iterator[pa.Table]:
     """Yield a table from its file: as a whole, or each group of rows."""
     path = path_of(directory, name)
+    try:
+        with os.fdopen(files.open_regular(str(path)), "rb") as file:
+            yield from _of_file(file, path, name, columns, apart, only)
+    except FileNotFoundError:
+        return
+    except (OSError, files.NotRegularError) as error:
+        raise ObserveError(f"cannot read {path}: {_why(error)}") from None
+
+
+def _of_file(
+    file: BinaryIO, path: Path, name: str, columns: list[str], apart: bool, only: Only
+) -> Iterator[pa.Table]:  # fmt: skip
     schema = layout.schema(name)
     wanted = pa.schema([schema.field(column) for column in columns], metadata=schema.metadata)
     try:
-        with os.fdopen(files.open_regular(str(path)), "rb") as file, pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file) as parquet:
             known = [column for column in columns if column in set(parquet.schema_arrow.names)]
             if not apart:
                 yield _fitted(parquet.read(known), parquet.metadata.num_rows, wanted)
@@ -158,11 +196,12 @@ def _read(directory: Path, name: str, columns: list[str], apart: bool, only: Onl
                     continue
                 rows = parquet.metadata.row_group(number).num_rows
                 yield _fitted(parquet.read_row_group(number, known), rows, wanted)
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, pa.ArrowException, files.NotRegularError) as error:
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise ObserveError(f"cannot read {path}: {why}") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ObserveError(f"cannot read {path}: {_why(error)}") from None
+
+
+def _why(error: BaseException) -> object:
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
 
 
 def _may_have(group: Any, only: tuple[str, str]) -> bool:

@@ -25,7 +25,8 @@ from piolet.observe.found import FoundStep
 from piolet.observe.gpus import Gpus, GpusRead
 from piolet.observe.journal import END, FRAME, STEP, VERSION
 from piolet.observe.lanes import Lane, wait
-from piolet.observe.settings import listed
+from piolet.observe.lists import listed
+from piolet.observe.moved import Movers
 from piolet.observe.watched import StepRead, Watched, table
 
 LOOK_S = 1.0
@@ -96,6 +97,7 @@ class Observer:
     """Samples the steps that `finder` finds and `wanted` wants, of which None is: not known yet.
 
     place    what sources are opened with; its control groups are each step's
+    movers   who tells what the processes of users moved; None: what this process may read itself
     """
 
     def __init__(
@@ -105,8 +107,10 @@ class Observer:
         wanted: Callable[[FoundStep], bool | None],
         place: Place,
         without: str = "",
+        movers: Movers | None = None,
     ) -> None:
         self._spool, self._find, self._wanted, self._place = spool, look, wanted, place
+        self._movers = movers
         self._left_out = listed(without)[0]
         self._classes = classes(without)
         self._done = threading.Condition()
@@ -146,6 +150,8 @@ class Observer:
         self._all = self._find()
         for key in [key for key in self._watched if key not in self._all]:
             self._end_of(self._watched.pop(key))
+            if self._movers is not None:
+                self._movers.keep({(one.step.uid, one.step.gid) for one in self._watched.values()})
         new = []
         for key, step in self._all.items():
             if key not in self._watched and self._wanted(step):
@@ -169,7 +175,8 @@ class Observer:
 
     def _open(self, new: list[Watched]) -> None:
         for one in new:
-            place = replace(self._place, groups=one.step.groups)
+            ask = None if self._movers is None else self._movers.of(one.step.uid, one.step.gid)
+            place = replace(self._place, groups=one.step.groups, ask=ask)
             with contextlib.suppress(OSError):  # it has ended
                 one.open(self._classes, place, host=HOST not in self._left_out)
 

@@ -48,11 +48,6 @@ class ObserveConfig:
     )
     user_mib: int = setting(32, "Each user's figures in a node's journal.", least=1)
     total_mib: int = setting(128, "All figures in a node's journal.", least=4)
-    detectors: str = setting(
-        "/etc/piolet/detectors.d",
-        "The site's own detectors: one file NAME.py each, root's and nobody else's to write.",
-        absolute,
-    )
     prometheus: str = setting(
         "",
         "Where each node serves the figures of its steps to Prometheus, for example 127.0.0.1:9418; empty: nowhere.",
@@ -69,16 +64,3 @@ class ObserveConfig:
 def is_on(steps: str, url: str) -> bool:
     """Return whether nodes record figures of every step; `url` is where the central service is, '' for nowhere."""
     return steps == "on" or (steps == "auto" and bool(url))
-
-
-def listed(text: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the names that a list of the section includes, and those that it leaves out."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    out = frozenset(word[1:].strip() for word in words if word.startswith("-"))
-    return frozenset(word for word in words if not word.startswith("-")), out
-
-
-def is_in(text: str, *names: str) -> bool:
-    """Return whether a list of the section says of something, which may have several names, that it is in."""
-    wanted, left_out = listed(text)
-    return not left_out & set(names) and (not wanted or bool(wanted & set(names)))

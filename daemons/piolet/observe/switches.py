@@ -14,7 +14,8 @@ from collections.abc import Callable
 from piolet.base.errors import PioletError
 from piolet.observe.found import FoundStep
 from piolet.observe.lanes import Lane
-from piolet.observe.settings import ObserveConfig, is_in
+from piolet.observe.lists import is_in
+from piolet.observe.settings import ObserveConfig
 from piolet.slurm.jobs import partition_of
 
 _JOBS_MAX = 1024

@@ -129,6 +129,36 @@ def _frames(file: BinaryIO, path: str) -> Iterator[Frame]:
         yield Frame(kind.decode("ascii", "replace"), body, at)
 
 
+def tail(path: str, most: int) -> Iterator[Frame]:
+    """Yield the first frame of a journal, and the whole ones in its last `most` bytes. Raises ScoreError.
+
+    What is torn, or a part of a frame at the begin of these, is passed over.
+    """
+    try:
+        with os.fdopen(files.open_regular(path), "rb") as file:
+            first = next(_frames(file, path), None)
+            if first is None:
+                return
+            yield first
+            size = os.fstat(file.fileno()).st_size
+            start = max(first.end, size - most)
+            file.seek(start)
+            data = file.read(most)
+    except files.NotRegularError:
+        raise _no_file(path) from None
+    except OSError as error:
+        raise ScoreError(f"cannot read {path}: {error.strerror}") from None
+    at = data.find(_MAGIC)
+    while at >= 0 and len(data) - at >= _HEAD.size:
+        _, kind, length, crc = _HEAD.unpack_from(data, at)
+        body = data[at + _HEAD.size : at + _HEAD.size + length]
+        whole = length <= _BODY_MAX and len(body) == length and zlib.crc32(body) == crc
+        if whole:
+            at += _HEAD.size + length
+            yield Frame(kind.decode("ascii", "replace"), body, start + at)
+        at = data.find(_MAGIC, at if whole else at + 1)
+
+
 def last_summary(path: str) -> bytes:
     """Return the body of the S that a journal ends with; b"" if it ends with something else."""
     try:

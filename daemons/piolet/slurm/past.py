@@ -22,6 +22,7 @@ ASK_S = 60.0
 OUTPUT_MAX = 64 << 20
 JOB_FIELDS = ("JobIDRaw", "JobID", "UID", "State", "ExitCode", "NodeList", "Submit", "Start", "End")
 STATE_FIELDS = ("NodeName", "TimeStart", "TimeEnd", "State", "Reason", "User")
+_CANCELLED = re.compile(r"CANCELLED by (\d{1,10})")
 _OVER = re.compile(r"[A-Z_]+")
 _NOT_OVER = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING", "STAGE_OUT", "SIGNALING"}
 _SECONDS = re.compile(r"\d{9,11}")
@@ -46,6 +47,7 @@ class EndedJob:
     state    FAILED, NODE_FAIL, TIMEOUT, OUT_OF_MEMORY, CANCELLED, COMPLETED, REQUEUED, …
     status   the exit status; `signal` the signal's number, 0 for none
     submit, start, end   seconds since 1970; `start` is None for one that never ran
+    by       the uid whose scancel it was, of one that is CANCELLED; None: not told
     """
 
     job: int
@@ -58,6 +60,7 @@ class EndedJob:
     submit: float
     start: float | None
     end: float
+    by: int | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ def _job(numbered: tuple[int, dict[str, str]], zone: datetime.tzinfo | None) -> 
             int(row["uid"]) if row.get("uid") else None, state[0], int(status or 0), int(signal or 0),
             () if nodes in ("", "None assigned") else tuple(hostlist.expand(nodes)),
             _time(row, "submit", number, zone) or end, _time(row, "start", number, zone), end,
+            int(by[1]) if (by := _CANCELLED.fullmatch(row["state"])) else None,
         )  # fmt: skip
     except (ValueError, PioletError):
         raise SlurmError(f"line {number} of Slurm's accounting does not describe a job: {shown[:40]!r}") from None

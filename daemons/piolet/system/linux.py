@@ -31,7 +31,7 @@ _AT_FDCWD = -100
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 1, 4, 15, 28, 38
 _PR_SET_KEEPCAPS, _PR_SET_CHILD_SUBREAPER = 8, 36
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
-_CAPABILITY_VERSION, _CAP_SYS_PTRACE, _CAP_SYS_ADMIN = 0x20080522, 19, 21
+_CAPABILITY_VERSION, _CAP_SYS_ADMIN = 0x20080522, 21
 CAP_DAC_READ_SEARCH = 2
 _SECBIT_NO_SETUID_FIXUP = 4
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = 428, 429, 436, 442
@@ -211,25 +211,17 @@ def keep_over_exec(capability: int) -> None:
     _check(_libc.prctl(_PR_CAP_AMBIENT, ctypes.c_ulong(_PR_CAP_AMBIENT_RAISE), raised, zero, zero), "PR_CAP_AMBIENT")
 
 
-def become(
-    uid: int,
-    gid: int,
-    groups: list[int],
-    *,
-    administrator: bool = False,
-    debugger: bool = False,
-    keyring: bool = True,
-) -> None:
+def become(uid: int, gid: int, groups: list[int], *, administrator: bool = False, keyring: bool = True) -> None:
     """Become this user for good, and prove that there is no way back.
 
     With `keyring` root's session keyring is left, for which a process that has time has called `leave_keyring` before.
 
     With `administrator` CAP_SYS_ADMIN stays, and nothing else, until a new user namespace takes it away: read nothing
-    of the user's before that. With `debugger` it is CAP_SYS_PTRACE that stays. The process is not dumpable then.
+    of the user's before that. The process is not dumpable then.
 
     Raises PermissionError when there is a way back (never seen; the proof is the point).
     """
-    if administrator or debugger:
+    if administrator:
         _prctl(_PR_SET_KEEPCAPS, 1, "PR_SET_KEEPCAPS")
     if keyring:
         leave_keyring()  # as root: a user whose quota of keys is used up would keep root's
@@ -238,9 +230,9 @@ def become(
     os.setresuid(uid, uid, uid)
     if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3:
         raise PermissionError("the change of user did not take")
-    if administrator or debugger:
+    if administrator:
         not_dumpable()
-        _keep_only(_CAP_SYS_ADMIN if administrator else _CAP_SYS_PTRACE)
+        _keep_only(_CAP_SYS_ADMIN)
         _prctl(_PR_SET_KEEPCAPS, 0, "PR_SET_KEEPCAPS")
     if uid == 0:
         return

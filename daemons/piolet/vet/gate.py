@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from piolet.base import texts
 from piolet.base.errors import PioletError, SlurmError, VetError
@@ -27,10 +28,11 @@ from piolet.vet.request import VetRequest
 from piolet.vet.runner import plan
 from piolet.vet.runner.plan import ENVIRONMENT, Plan, start_s
 from piolet.vet.shortcut import Basis
-from piolet.vet.verdicts import GOOD, STATUS_BAD, Decision
+from piolet.vet.verdicts import BAD, GOOD, STATUS_BAD, Decision
 
 STAGES = ("submit", "step", "allocated")
 _HELP_S = 10.0
+_TOLD_S = 2.0
 _ATTACHES = "job:"  # environment/attach.py
 
 Say = Callable[[str], None]
@@ -80,12 +82,17 @@ def answer(
     found = GateAnswer(1)
     cancel = functools.cache(lambda: jobs.cancel(order.job, _tool(order.words, "scancel")))
     own = order.stage == "allocated" and order.own
+    telling: told.Telling | None = None
     try:
         with step.uncollected():
-            found = _Gate(order, site, load, environ, say, watched, cancel if own else lambda: None).answer()
+            gate = _Gate(order, site, load, environ, say, watched, cancel if own else lambda: None)
+            found = gate.answer()
+            telling = gate.telling
     finally:
         # srun ends, or begins anew, and nobody else knows of its allocation.
         if own and (found.status or found.words):
+            if telling is not None:
+                telling.wait(_TOLD_S)
             cancel()()
     return found
 
@@ -103,6 +110,7 @@ class _Gate:
         self, order: GateCall, site: Site, load: Load, environ: Mapping[str, str], say: Say, watched: Basis | None,
         interrupted: Callable[[], object],
     ) -> None:  # fmt: skip
+        self.telling: told.Telling | None = None
         self._watched = watched
         self._interrupted = interrupted
         self._order = order
@@ -159,7 +167,7 @@ class _Gate:
             left = problems.spares(len(nodes), len(decision.good), choice.wanted) if not decision.futile else ""
             self._say(f"{left}\n" if left else "")
             self._report(decision, choice, at, seconds)
-            told.tell(self._site.socket, told.document(self._plan, decision, self._job, choice))
+            self._tell(told.document(self._plan, decision, self._job, choice), decision)
             if choice.nodes and place is not None:
                 kept.keep(place, decision, at)
         if error is not None:
@@ -177,16 +185,27 @@ class _Gate:
             note = f"{text}: all {count} nodes good"
             self._watched.keep(text, note, at, at + kept.good_for_s(self._plan))
 
+    def _tell(self, said: dict[str, Any], decision: Decision) -> None:
+        """Tell the pioletd here, or where there is none that of the node that is most likely to have one."""
+        if told.tell(self._site.socket, said):
+            return
+        node = min(decision.state, key=lambda name: decision.state[name] == BAD)
+        self.telling = told.Telling(
+            self._launch({}).telling(node), step.PLAN_VARIABLE, said, step.environment(self._environ, "")
+        )  # fmt: skip
+
+    def _launch(self, leaf: Mapping[str, str]) -> step.Launch:
+        return step.Launch(
+            _tool(self._order.words, "srun"), self._job, self._site.program, self._site.socket,
+            step.environment_words(self._words.value("environment"), self._environ), leaf,
+        )  # fmt: skip
+
     def _vet(self, nodes: Sequence[str]) -> Decision:
         leaf: Mapping[str, str] = {}
         if step.meets(self._plan):
             with contextlib.suppress(SlurmError):  # then no switch is named
                 leaf = jobs.leaves(_tool(self._order.words, "scontrol"))
-        launch = step.Launch(
-            _tool(self._order.words, "srun"), self._job, self._site.program, self._site.socket,
-            step.environment_words(self._words.value("environment"), self._environ), leaf,
-        )  # fmt: skip
-        found = step.run(self._plan, nodes, launch, self._environ, self._interrupted)
+        found = step.run(self._plan, nodes, self._launch(leaf), self._environ, self._interrupted)
         gpus: Mapping[str, int] = {}
         if gpucount.wanted(self._plan):
             with contextlib.suppress(SlurmError):  # then they are held against each other

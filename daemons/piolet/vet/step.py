@@ -86,6 +86,14 @@ class Launch:
             "--mem=0", "--job-name=piolet-vet", f"--time={minutes}", *command,
         ]  # fmt: skip
 
+    def telling(self, node: str) -> list[str]:
+        """Return the command of a step that tells the pioletd of a node what is in PLAN_VARIABLE."""
+        return [
+            self.srun, "--overlap", f"--jobid={self.job}", "--nodes=1", "--ntasks=1", f"--nodelist={node}",
+            "--environment=none", "--vet=none", "--export=ALL", "--input=none", "--quiet", "--mpi=none",
+            "--cpu-bind=none", "--mem=0", "--job-name=piolet-vet", "--time=1", self.program, self.socket, "decision",
+        ]  # fmt: skip
+
 
 def environment_request(given: str | None, environ: Mapping[str, str]) -> str:
     """Return what an srun with --environment=`given` (None: without) asks for; '': it has no environment."""

@@ -1,8 +1,8 @@
 """What srun decided of a vetting, told to the pioletd of this node for the site's records: the user's word.
 
-A node by itself knows what it measured, and not what that came to against its peers, who was left out, and why. It is
-told where there is a pioletd, as on the node of a batch script; a login node has none, and then the nodes' own verdicts
-are all that the site has. Nothing waits for it, and whatever goes wrong nobody is told.
+A node by itself knows what it measured, and not what that came to against its peers, who was left out, and why. Where
+srun runs there may be no pioletd, as on a login node: then a step of the job tells that of one of its nodes, beside
+whatever srun does next (decision 134). Whatever goes wrong nobody is told.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import subprocess
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from piolet.api import PASS
@@ -22,6 +24,8 @@ from piolet.vet.verdicts import BAD, GOOD, WARNED, Decision
 
 _WHY_MAX, _SENTENCES_MAX, _SENTENCE_MAX = 20, 4, 300
 _WAIT_S = 0.2
+_STEP_S = 30
+_BY_STEP_MAX = 60_000  # a variable is at most 128 KiB long
 
 
 def document(plan: Plan, decision: Decision, job: int, choice: NodeChoice) -> dict[str, Any]:
@@ -61,12 +65,44 @@ def judge_of(task: Task) -> str:
     return "history" if task.baseline in ("history", "site") else "limit"
 
 
-def tell(path: str, said: dict[str, Any]) -> None:
-    """Tell pioletd, which listens for vettings at `path`. Raises nothing."""
-    with contextlib.suppress(OSError, WireError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+def tell(path: str, said: dict[str, Any]) -> bool:
+    """Tell pioletd, which listens for vettings at `path`; return False if it does not listen. Raises nothing."""
+    with contextlib.suppress(WireError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         channel.settimeout(_WAIT_S)
-        channel.connect(path)
-        channel.send(wire.encode_decision(json.dumps(said, separators=(",", ":"))))
+        try:
+            channel.connect(path)
+            channel.send(wire.encode_decision(_text(said)))
+        except OSError:
+            return False
+    return True
+
+
+class Telling:
+    """A step that tells the pioletd of a node, in the background; it is ended after half a minute.
+
+    command   of the step; what it is to tell is in the variable `variable` of its environment
+    """
+
+    def __init__(self, command: Sequence[str], variable: str, said: dict[str, Any], environ: Mapping[str, str]) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        text = _text(said)
+        if len(text) > _BY_STEP_MAX:
+            return
+        with contextlib.suppress(OSError):
+            self._process = subprocess.Popen(
+                ["timeout", "-k", "5", str(_STEP_S), *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, env={**environ, variable: text}, start_new_session=True,
+            )  # fmt: skip
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, no longer than that: the job is over then."""
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+
+
+def _text(said: dict[str, Any]) -> str:
+    return json.dumps(said, separators=(",", ":"))
 
 
 def _hosts(decision: Decision, word: str) -> str:

@@ -29,6 +29,7 @@ def test_all_is_well(machine: Machine) -> None:
         "devices",
         "process tracking",
         "events",
+        "steps recorded",
     } == {finding.check for finding in found}
 
 

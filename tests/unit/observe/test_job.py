@@ -14,7 +14,7 @@ from piolet.base.errors import PioletError, UsageError
 from piolet.environment import pinned
 from piolet.environment.definition import Definition
 from piolet.images.info import Image
-from piolet.observe import job, jobtext, known
+from piolet.observe import happened, job, jobtext, known
 from piolet.observe.known import Sources
 from piolet.slurm import onejob
 from piolet.slurm.onejob import JobName, ToldRun, ToldStep
@@ -181,7 +181,7 @@ def test_of_many_nodes_some_are_asked_those_that_failed_first(sources: Sources) 
         return {"records": []}
 
     found = view(replace(sources, central=answer), replace(RUN, nodes=nodes, steps=(bad,)))
-    assert len(asked) == known.NODES_MOST and asked[0] == "n77"
+    assert len(asked) == happened.NODES_MOST and asked[0] == "n77"
     assert any("32 nodes at most" in text for text in found.missing)
 
 

@@ -35,6 +35,7 @@ def test_jobs_of_every_kind() -> None:
     ]
     assert found[0] == EndedJob(12, "", 1000, "FAILED", 1, 0, ("node1", "node2"), 1.7e9, 1.7e9 + 10, 1.7e9 + 100)
     assert found[-1].start is None
+    assert [job.by for job in found] == [None, 1001, None, None, 0]
 
 
 def test_a_file_with_a_header_of_its_own_and_times_as_slurm_prints_them() -> None:

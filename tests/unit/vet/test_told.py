@@ -87,6 +87,7 @@ def test_pioletd_takes_it_as_the_users_word(tmp_path: Path) -> None:
 
 
 def test_without_pioletd_nobody_waits(tmp_path: Path) -> None:
-    told.tell(str(tmp_path / "none.sock"), {"claimed": 1})
-    told.tell("/" + "x" * 200, {"claimed": 1})
-    told.tell(str(tmp_path / "none.sock"), {"why": "x" * 200_000})
+    assert not told.tell(str(tmp_path / "none.sock"), {"claimed": 1})
+    assert not told.tell("/" + "x" * 200, {"claimed": 1})
+    assert not told.tell(str(tmp_path / "none.sock"), {"why": "x" * 200_000})
+    told.Telling([str(tmp_path / "none")], "X", {"why": "x" * 200_000}, {}).wait(1)

@@ -138,6 +138,19 @@ class Reader:
                 query = query.where(conclusions.c.case == case)
             return [bytes(row.body) for row in connection.execute(query)]
 
+    def own(self, epoch: str, since: float) -> Iterator[Event]:
+        """Yield the service's own records of streams with this epoch, of all nodes, that came at `since` or later."""
+        query = (
+            sa.select(batches, epochs.c.epoch.label("hex"), epochs.c.node)
+            .join(epochs, epochs.c.id == batches.c.epoch)
+            .where(epochs.c.epoch == epoch, epochs.c.own == 1, epochs.c.last >= since, batches.c.received >= since)
+            .order_by(batches.c.id)
+        )
+        with self._connected() as connection:
+            rows = connection.execute(query).all()
+        for row in rows:
+            yield from (one.event for one in self._stored(row))
+
     def gaps(self, node: str) -> list[dict[str, Any]]:
         """Return which records of a node are not here and never will be."""
         query = (

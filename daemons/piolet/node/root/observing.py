@@ -1,10 +1,9 @@
-"""Root's process for what is recorded of every step: it keeps two others running, and reads nothing of theirs.
+"""Root's process for what is recorded of every step: it keeps the sampler running, and reads nothing of anybody's.
 
 The sampler (node/server/observer.py) is the account without privileges, with descriptors of the files that only root
-may open and that sources name (api/sources.py, `needs`). Beside it runs a process that may read /proc/PID/io of all
-users: the account as well, with CAP_SYS_PTRACE and a filter of system calls, and nothing but that (observe/moved.py;
-decision 136). If either ends, both are started again; and so they are where a file that sources need comes to be, as
-when Lustre is mounted.
+may open and that sources name (api/sources.py, `needs`). It asks here for processes that are the steps' users and tell
+how many bytes their processes moved (observe/moved.py; decision 136). If the sampler ends it is started again; and so
+it is where a file that sources need comes to be, as when Lustre is mounted.
 """
 
 from __future__ import annotations
@@ -19,17 +18,22 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 from piolet.images import seccomp
+from piolet.node.shares import Sparse
 from piolet.observe import moved
 from piolet.system import linux
 
 _log = logging.getLogger("pioletd.observing")
 
 Observe = Callable[[socket.socket, Mapping[str, int]], None]
+MOVERS_MAX = 64
 _AGAIN_S = 1.0
 _LOOK_S = 60.0
+_POLL_S = 5.0
 _END_S = 3.0
+_NICE = 5
 
 
 class Observing:
@@ -44,33 +48,27 @@ class Observing:
         self._observe = observe
         self._needs = needs
         self._stop = stop
-        self._stuck: list[int] = []  # processes that the kernel does not let go of
+        self._movers: set[int] = set()
+        self._stuck: list[int] = []  # samplers that the kernel does not let go of
+        self._refused = Sparse(_log)
 
     def run(self) -> None:
         """Serve until the other end of `stop` closes."""
         while True:
             began = time.monotonic()
-            children, held = self._start()
-            why = self._wait(children, held)
-            self._end(children)
+            held = self._hold()
+            ours, theirs = moved.pair()
+            sampler = self._start(theirs, held)
+            theirs.close()
+            for descriptor in held.values():
+                os.close(descriptor)
+            why = self._serve(sampler, ours, set(held))
+            ours.close()
+            self._end(sampler)
             if not why:
                 return
             _log.warning("%s; the sampling of steps begins anew", why)
             time.sleep(max(0.0, began + _AGAIN_S - time.monotonic()))
-
-    def _start(self) -> tuple[list[int], set[str]]:
-        """Start both; return their pids, and what is held."""
-        held = self._hold()
-        ours, theirs = moved.pair()
-        children = [
-            self._fork("pioletd-io", lambda: moved.serve(theirs), {theirs.fileno()}, debugger=True),
-            self._fork("pioletd-observe", lambda: self._observe(ours, held), {ours.fileno(), *held.values()}),
-        ]
-        for descriptor in held.values():
-            os.close(descriptor)
-        ours.close()
-        theirs.close()
-        return children, set(held)
 
     def _hold(self) -> dict[str, int]:
         """Open what sources need."""
@@ -83,56 +81,101 @@ class Observing:
     def _there(self) -> set[str]:
         return {path for pattern in self._needs for path in glob.glob(pattern)}
 
-    def _fork(self, name: str, work: Callable[[], None], keep: set[int], *, debugger: bool = False) -> int:
+    def _start(self, channel: socket.socket, held: Mapping[str, int]) -> int:
         pid = os.fork()
         if pid:
             return pid
+        own = self._account
+        self._be("pioletd-observe", {channel.fileno(), *held.values()}, (own.pw_uid, own.pw_gid))
+        return self._work(lambda: self._observe(channel, held))
+
+    def _mover(self, channel: int, who: tuple[int, int]) -> None:
+        """Start a process that is a user."""
+        pid = os.fork()
+        if pid:
+            self._movers.add(pid)
+            return
+        self._be("pioletd-io", {channel, 2}, who)
+        os.environ.clear()
+        os.chdir("/")
+        if seccomp.known():
+            seccomp.deny(network=False)
+        self._work(lambda: moved.serve(socket.socket(fileno=channel)))
+
+    @staticmethod
+    def _be(name: str, keep: set[int], who: tuple[int, int]) -> None:
+        """Become what a child is, or end."""
         try:
             linux.close_all_but(keep)
             linux.set_name(name)
-            linux.die_with_parent(signal.SIGKILL)
-            own = self._account
-            linux.become(own.pw_uid, own.pw_gid, [own.pw_gid], debugger=debugger)
+            linux.become(*who, [who[1]])
             linux.die_with_parent(signal.SIGKILL)
             linux.no_new_privileges()
             linux.not_dumpable()
-            if debugger and seccomp.known():
-                seccomp.deny(network=False)
+            os.nice(_NICE)
+        except Exception:  # noqa: BLE001 - logged; nothing that is still root may go on
+            _log.exception("%s cannot be started", name)
+            os._exit(1)
+
+    @staticmethod
+    def _work(work: Callable[[], None]) -> NoReturn:
+        """Do what a child is for, and never return."""
+        try:
             work()
-        except Exception:  # noqa: BLE001 - logged, and both are started again
-            _log.exception("%s failed", name)
+        except Exception:  # noqa: BLE001 - logged; the sampler is started again
+            _log.exception("a process of the sampling of steps failed")
         finally:
             os._exit(0)
 
-    def _wait(self, children: list[int], held: set[str]) -> str:
-        """Return why the two are to be started again, '' when the daemon ends."""
-        ends = {os.pidfd_open(pid): pid for pid in children}
+    def _serve(self, sampler: int, channel: socket.socket, held: set[str]) -> str:
+        """Return why the sampler is to be started again, '' when the daemon ends."""
+        ended = os.pidfd_open(sampler)
         look = time.monotonic() + _LOOK_S
         try:
             while True:
-                ready = select.select([self._stop, *ends], [], [], max(0.0, look - time.monotonic()))[0]
+                wait = min(_POLL_S if self._movers or self._stuck else _LOOK_S, max(0.0, look - time.monotonic()))
+                ready = select.select([self._stop, ended, channel], [], [], wait)[0]
+                self._reap()
                 if self._stop in ready:
                     return ""
-                if ready:
-                    return "a process of the sampling of steps has ended"
-                look = time.monotonic() + _LOOK_S
-                self._stuck = [pid for pid in self._stuck if not os.waitpid(pid, os.WNOHANG)[0]]
-                if new := self._there() - held:
-                    return f"there is {min(new)} now"
+                if ended in ready:
+                    return "the sampler of steps has ended"
+                if channel in ready:
+                    self._take(channel)
+                if time.monotonic() >= look:
+                    look = time.monotonic() + _LOOK_S
+                    if new := self._there() - held:
+                        return f"there is {min(new)} now"
         finally:
-            for descriptor in ends:
+            os.close(ended)
+
+    def _take(self, channel: socket.socket) -> None:
+        data, descriptors, flags, _ = socket.recv_fds(channel, moved.WHO.size + 1, 1)
+        try:
+            if len(data) != moved.WHO.size or len(descriptors) != 1 or flags & socket.MSG_CTRUNC:
+                return
+            uid, gid = moved.WHO.unpack(data)
+            if uid == 0 or gid == 0 or len(self._movers) >= MOVERS_MAX:
+                why = "too many users" if uid and gid else "they are root's"
+                self._refused.error("bytes that processes of uid %d moved are not told: %s", uid, why)
+                return
+            self._mover(descriptors[0], (uid, gid))
+        finally:
+            for descriptor in descriptors:
                 os.close(descriptor)
 
-    def _end(self, children: list[int]) -> None:
-        """End both, the sampler so that it can write what it knows; one that the kernel keeps is left alone."""
-        for pid in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+    def _reap(self) -> None:
+        self._movers = {pid for pid in self._movers if not os.waitpid(pid, os.WNOHANG)[0]}
+        self._stuck = [pid for pid in self._stuck if not os.waitpid(pid, os.WNOHANG)[0]]
+
+    def _end(self, sampler: int) -> None:
+        """End the sampler so that it can write what it knows; one that the kernel keeps is left alone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(sampler, signal.SIGTERM)
         deadline = time.monotonic() + _END_S
-        for pid in children:
-            while not os.waitpid(pid, os.WNOHANG)[0]:
-                if time.monotonic() > deadline:
-                    os.kill(pid, signal.SIGKILL)
-                    self._stuck.append(pid)
-                    break
-                time.sleep(0.02)
+        while not os.waitpid(sampler, os.WNOHANG)[0]:
+            if time.monotonic() > deadline:
+                os.kill(sampler, signal.SIGKILL)
+                self._stuck.append(sampler)
+                return
+            time.sleep(0.02)

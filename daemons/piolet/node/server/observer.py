@@ -21,18 +21,17 @@ from piolet.node.settings import Settings
 from piolet.observe import sampling
 from piolet.observe.found import Finder
 from piolet.observe.journal import ACKNOWLEDGED
-from piolet.observe.moved import Mover
+from piolet.observe.moved import Movers
 from piolet.observe.sampling import Observer
 from piolet.observe.switches import Switches
 
 _log = logging.getLogger("pioletd.observe")
 
 _NODES_MIB = 2  # what is told of the journal itself
-_NICE = 5
 
 
 def observe(config: Settings, channel: socket.socket, held: Mapping[str, int]) -> None:
-    """Record steps until this process is ended. `channel` leads to who may read /proc/PID/io."""
+    """Record steps until this process is ended. `channel` leads to who starts processes that are users."""
     own = config.observe
     stop = False
 
@@ -42,14 +41,13 @@ def observe(config: Settings, channel: socket.socket, held: Mapping[str, int]) -
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(_NICE)
     about = {"piolet": importlib.metadata.version("piolet"), "interval": own.interval_s}
     bounds = Bounds(_NODES_MIB << 20, own.user_mib << 20, own.total_mib << 20)
     acknowledged = os.path.join(config.forward.state, ACKNOWLEDGED)
     spool = Spool(own.journal, writer_of(config.events.cluster), about, acknowledged, bounds, sync_users=True)
-    place = Place(held=held, period=float(own.interval_s), ask=Mover(channel).ask)
+    place = Place(held=held, period=float(own.interval_s))
     writer = _with_metrics(config, spool)
-    observer = Observer(writer, Finder().look, Switches(own).wanted, place, own.without)
+    observer = Observer(writer, Finder().look, Switches(own).wanted, place, own.without, Movers(channel))
     while not stop:
         time.sleep(observer.turn())
     observer.end()

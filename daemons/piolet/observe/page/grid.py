@@ -53,6 +53,7 @@ class Grid:
     gpus_of: Lanes
     gpus: list[tuple[str, int]]
     hosts: Lanes
+    findings: pa.Table
 
     @property
     def start(self) -> int:
@@ -79,7 +80,7 @@ class Grid:
         return None if time is None else min(self.seconds, max(0.0, (time - self.start) / 1e9))
 
 
-def of(step: StepData, gpus: Sequence[str], hosts: Sequence[str]) -> Grid:
+def of(step: StepData, gpus: Sequence[str], hosts: Sequence[str], findings: pa.Table | None = None) -> Grid:
     """Return a step in bins, with these quantities of GPUs and of hosts. Raises ObserveError."""
     order = {name: i for i, name in enumerate(step.nodes)}
     found: dict[bool, dict[str, rollup.Lines]] = {True: {}, False: {}}
@@ -101,6 +102,7 @@ def of(step: StepData, gpus: Sequence[str], hosts: Sequence[str]) -> Grid:
         Lanes([f"{node}:{index}" for node, index in keys[False]], tables[False]),
         keys[False],
         Lanes([node for node, _ in keys[True]], tables[True]),
+        step.table("findings") if findings is None else findings,
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 
 from piolet.base import texts
 from piolet.observe.job import Job
@@ -35,12 +36,18 @@ _GOOD = ("COMPLETED", "RUNNING")
 _UNIT = re.compile(r"(\d) ")  # a number and its unit stay on one line
 
 
-def render(step: StepData, job: Job | None = None) -> bytes:
-    """Return the page of a step; `job`: with what else is known of its job. Raises ObserveError: data are damaged."""
+def render(step: StepData, job: Job | None = None, findings: pa.Table | None = None) -> bytes:
+    """Return the page of a step.
+
+    job         what else is known of its job
+    findings    rows of the layout's table; None: those that the step has
+
+    Raises ObserveError: data are damaged.
+    """
     names = tuple(dict.fromkeys((*panels.GPU_NAMES, *saturation.NAMES)))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN, and is not drawn
-        grid = grids.of(step, names, panels.HOST_NAMES)
+        grid = grids.of(step, names, panels.HOST_NAMES, findings)
         found = saturation.of(grid)
         maps = heat.of(grid, found)
         axis = track.track(grid)
@@ -132,7 +139,7 @@ def _hero(grid: Grid, found: Saturation | None) -> str:
     shown = state.replace("_", " ").lower()
     code = meta.get("exit")
     ended = f"exit {', '.join(map(str, code)) if isinstance(code, list) else code}" if code not in (None, "") else ""
-    count = len(grid.step.table("findings", ["detector"]))
+    count = len(grid.findings)
     cards = [(_UNIT.sub("\\1\u00a0", value), text, quality) for value, text, quality in headline.cards(grid, found)]
     cards.append((str(count) if count else "no", "finding" if count == 1 else "findings", ""))
     long = " long" if len(shown) > 9 else ""

@@ -27,12 +27,14 @@ def _line(panel: dict[str, Any]) -> str:
     if np.isnan(values).all():
         return ""
     top, step = panel["top"], _WIDE / len(values)
+    across = ((np.arange(len(values)) + 0.5) * step).round().astype(int).tolist()
+    down = (_HIGH - np.minimum(1.0, values / top) * (_HIGH - 2)).round(1).tolist()
     pieces: list[list[str]] = [[]]
-    for number, value in enumerate(values):
-        if math.isnan(value):
+    for x, y in zip(across, down, strict=True):
+        if math.isnan(y):
             pieces.append([])
-            continue
-        pieces[-1].append(f"{(number + 0.5) * step:.0f},{_HIGH - min(1.0, value / top) * (_HIGH - 2):.1f}")
+        else:
+            pieces[-1].append(f"{x},{y}")
     drawn = "".join(f'<polyline points="{" ".join(piece)}"/>' for piece in pieces if piece)
     least, most = (f"{bound:.3g}" for bound in (np.nanmin(values), np.nanmax(values)))
     said = escaped(f"{panel['title']}: {least} to {most}")

@@ -44,7 +44,7 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
 
 def findings(grid: Grid) -> list[dict[str, Any]]:
     """Return the findings, the surest first."""
-    return sorted(rows_of(grid.step.table("findings")), key=lambda row: -(row["confidence"] or 0.0))
+    return sorted(rows_of(grid.findings), key=lambda row: -(row["confidence"] or 0.0))
 
 
 def events(grid: Grid, most: int = ITEMS_MOST) -> tuple[list[dict[str, Any]], int]:

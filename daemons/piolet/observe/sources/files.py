@@ -5,8 +5,8 @@ came from the page cache or not, pipes and terminals included; what is mapped is
 those of its children that it has waited for. So what one moved between the last look and its end is known where its
 parent is of the step as well and waited for it; otherwise it is missing, and the sum is low, never too high.
 
-Who may read the file has the rights of a debugger (ptrace(2), PTRACE_MODE_READ_FSCREDS): `Place.moved` asks a process
-that has them and does nothing else. slurmstepd, root's, is left out: what it moves are the tasks' output and input.
+The file is the user's, who may read it where the process may be traced (ptrace(2), PTRACE_MODE_READ_FSCREDS):
+`Place.moved` asks a process that is the user. slurmstepd, root's, is left out: it moves the tasks' output and input.
 """
 
 from __future__ import annotations
@@ -75,9 +75,11 @@ class Files(Source):
         stats = {pid: stat for pid in pids if (stat := stat_of(self.place, pid)) is not None}
         own = [p for p, stat in stats.items() if stat.name != SLURMSTEPD or not is_roots(self.place, p)]
         moved = self.place.moved(own)
-        if own and not moved:
-            self.blank("the processes' io is not told: it takes the rights of a debugger", values=2)
-            return None
+        if any(pid not in moved and stat_of(self.place, pid) is not None for pid in own):
+            some = "some of the" if moved else "the"
+            self.blank(f"{some} processes' io may not be read by their user, or is not told", values=2)
+            if not moved:
+                return None
         return {(pid, stats[pid].began): Moved(stats[pid].parent, *bytes_) for pid, bytes_ in moved.items()}
 
 

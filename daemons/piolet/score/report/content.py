@@ -50,7 +50,10 @@ def content(summary: Summary, names: Iterable[str]) -> dict[str, Any]:
 
 def numbers(values: Array, digits: int = 1) -> list[float | None]:
     """Return a series as JSON has it: null where nothing is known."""
-    return [None if not np.isfinite(value) else round(float(value), digits) for value in values]
+    rounded = np.round(np.asarray(values, float), digits)
+    return [
+        value if known else None for value, known in zip(rounded.tolist(), np.isfinite(rounded).tolist(), strict=True)
+    ]
 
 
 def _stack(summary: Summary) -> dict[str, Any]:

@@ -1,0 +1,158 @@
+"""`piolet top JOB`: what a job does now, in the terminal, until it ends.
+
+GPUs and hosts are those of steps with `--score`, from their data sets; the state is Slurm's, events are the central
+service's. Without a terminal it prints a screen each time, without colour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from piolet.base.errors import PioletError, ScoreError, UsageError
+from piolet.cli import job
+from piolet.cli.main import printable
+from piolet.site import config
+
+_EVERY_S = 2.0
+_STATE_S, _EVENTS_S = 5.0, 15.0
+_NARROW, _WIDE = 60, 200
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `top`."""
+    text = "what a job does now, until it ends"
+    parser = subparsers.add_parser("top", help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    parser.add_argument("job", metavar="JOB", help=job.FORMS)
+    parser.add_argument("--interval", metavar="TIME", default="2s", help="between updates (2s)")
+    parser.add_argument("--once", action="store_true", help="show it once")
+
+
+def run(args: argparse.Namespace, settings: config.Config) -> int:
+    """Show it until the job ends."""
+    from piolet.base import units
+
+    every = units.seconds_of(args.interval, plain="s")
+    if every is None or not 0.2 <= every <= 3600:
+        raise UsageError(f"--interval is {args.interval!r}", "a time from 200ms to 1h")
+    screen = _Screen(args.job, settings)
+    terminal = sys.stdout.isatty()
+    color = terminal and "NO_COLOR" not in os.environ
+    if terminal and not args.once:
+        print("\x1b[?1049h\x1b[?25l", end="")
+    text = ""
+    try:
+        while True:
+            width, height = shutil.get_terminal_size((100, 24 if terminal else 1000))
+            text, over = screen.update(max(_NARROW, min(_WIDE, width)), height, color)
+            print(f"\x1b[H\x1b[J{text}" if terminal and not args.once else text, end="", flush=True)
+            if over or args.once:
+                return 0
+            time.sleep(every)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        if terminal and not args.once:
+            print("\x1b[?25h\x1b[?1049l" + text, end="", flush=True)
+
+
+class _Screen:
+    """Asks each source as often as it may be asked."""
+
+    def __init__(self, word: str, settings: config.Config) -> None:
+        from piolet.observe import known, results
+        from piolet.slurm import onejob
+        from piolet.system.accounts import own_name
+
+        self._name = onejob.parse_name(word)
+        self._settings, self._sources = settings, job.sources_of(settings)
+        runs, _ = known.runs(self._name, self._sources)
+        if len({one.shown for one in runs}) > 1:
+            raise UsageError(f"{word} are several jobs", f"name one of them: {runs[-1].shown}")
+        self._run = runs[-1]
+        user = self._run.user or own_name()
+        self._root = results.root_of(os.environ, settings.results.directory, user)
+        self._calibration = settings.score.calibration
+        self._asked = self._events_asked = time.monotonic()
+        self._events: list[Any] = []
+        self._ask_events()
+
+    def update(self, width: int, height: int, color: bool) -> tuple[str, bool]:
+        """Return the screen, and whether the job is over."""
+        from piolet.observe import toptext
+
+        if time.monotonic() - self._asked >= _STATE_S:
+            self._ask_state()
+        if time.monotonic() - self._events_asked >= _EVENTS_S:
+            self._ask_events()
+        run = self._run
+        until = run.end if run.is_over and run.end else time.time()
+        ran = None if run.start is None else max(0.0, until - run.start)
+        missing, nodes = self._nodes()
+        step = f".{self._name.step}" if self._name.step else ""
+        title = printable(f"job {run.shown}{step}" + (f" ({run.name})" if run.name else ""))
+        events = [_cleaned(one) for one in self._events]
+        shown = toptext.Shown(title, run.state, ran, run.limit_s, nodes, events, list(map(printable, missing)))
+        return toptext.render(shown, width, height, color), run.is_over
+
+    def _nodes(self) -> tuple[list[str], list[Any]]:
+        from piolet.observe import live, results
+
+        where = results.of_job(self._root, results.SCORE, self._run.number)
+        where += sorted(Path.cwd().glob(f"piolet-score-{self._run.number}.*"))
+        where = [path for path in where if not self._name.step or _step_of(path) == self._name.step]
+        if not where:
+            begun = self._run.start is not None
+            return (["no step of it is sampled: srun --score does that"] if begun else []), []
+        latest = max(where, key=_changed)  # of several steps the one that runs
+        try:
+            return [], live.now(latest, self._peaks())
+        except ScoreError as error:
+            return [error.message], []
+
+    def _peaks(self) -> Any:
+        from piolet.score import peaks
+
+        return peaks.from_file(Path(self._calibration)) if self._calibration else None
+
+    def _ask_state(self) -> None:
+        from piolet.observe import known
+
+        self._asked = time.monotonic()
+        try:
+            runs, _ = known.runs(self._name, self._sources)
+        except PioletError:
+            return  # Slurm is busy; what was said before stands
+        self._run = runs[-1]
+
+    def _ask_events(self) -> None:
+        from piolet.observe import happened, known
+
+        self._events_asked = time.monotonic()
+        if self._sources.central is not None and self._run.nodes:
+            view = known.bare(self._run, self._name.step)
+            self._events = happened.events(view, job.sources_of(self._settings).central, [], time.time())
+
+
+def _changed(path: Path) -> float:
+    try:
+        return max([path.stat().st_mtime, *(one.stat().st_mtime for one in os.scandir(path))])
+    except OSError:
+        return 0.0
+
+
+def _step_of(path: Path) -> str:
+    return path.name.rpartition(".")[2].partition("-")[0]
+
+
+def _cleaned(event: Any) -> Any:
+    import dataclasses
+
+    return dataclasses.replace(
+        event, node=printable(event.node), kind=printable(event.kind), text=printable(event.text)
+    )

@@ -1,0 +1,134 @@
+"""What happened to a job: events from the central service, of the job itself and of its nodes while it ran there.
+
+The service tells whoever asks what they may see (central/answers.py); nothing is asked for in another's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from piolet.base import hostlist
+from piolet.base.errors import PioletError
+from piolet.observe.job import Happened, Job, Run, Vetting
+
+NODES_MOST = 32
+EVENTS_MOST = 500
+_BEFORE_S, _AFTER_S = 5.0, 300.0  # of a job: a node's fault may be told after it
+_APART_S = 60.0  # of the clocks of a login node and of Slurm
+_QUIET = ("node.heartbeat", "node.start", "vet.verdict")
+
+Ask = Callable[[str, float], dict[str, Any]]
+"""Asks the central service of a node, so many seconds back, and returns its answer. Raises PioletError."""
+
+
+def events(view: Job, ask: Ask | None, missing: list[str], clock: float) -> list[Happened]:
+    """Return what happened to a job and, while it ran, on its nodes; the first first. What is not known is said."""
+    if ask is None:
+        missing.append("events of its nodes: there is no central service here")
+        return []
+    spans = [run for run in (*view.earlier, view.now) if run.start]
+    nodes = list(dict.fromkeys(node for run in spans for node in run.nodes))
+    if not nodes:
+        return []
+    found: dict[tuple[Any, ...], Happened] = {}
+    if len(nodes) > NODES_MOST:
+        nodes = _of_interest(view, nodes)
+        missing.append(f"events: of {hostlist.compress(nodes)} only, {NODES_MOST} nodes at most are asked for")
+    first = min(run.start or clock for run in spans)
+    for node in nodes:
+        try:
+            said = ask(node, max(clock - first + _APART_S, 1.0))
+        except PioletError as error:
+            if getattr(error, "status", 0) == 400:
+                missing.append(f"events of {node}: the central service has none")
+                continue
+            missing.append(f"events of its nodes: {error.message}")
+            break
+        if not said.get("complete", True):
+            missing.append(f"events of {node}: the central service told the latest ones only")
+        for record in said.get("records", ()):
+            if isinstance(record, dict) and (one := happened(record)) and _concerns(record, one, view, spans):
+                found[record.get("epoch"), record.get("seq"), node] = one
+    events = sorted(found.values(), key=lambda one: one.time)
+    if len(events) > EVENTS_MOST:
+        missing.append(f"events: the first {len(events) - EVENTS_MOST} of {len(events)} are left out")
+    return events[-EVENTS_MOST:]
+
+
+def _of_interest(view: Job, nodes: list[str]) -> list[str]:
+    """Return the nodes to ask for where there are too many: those of steps that failed first."""
+    bad = [node for step in view.now.steps if step.status or step.signal for node in step.nodes]
+    return list(dict.fromkeys([*bad, *nodes]))[:NODES_MOST]
+
+
+def _concerns(record: Mapping[str, Any], one: Happened, view: Job, spans: Sequence[Run]) -> bool:
+    """Return whether a record is of the job, or of one of its nodes while it ran there."""
+    if one.kind in _QUIET:
+        return False
+    number = record.get("job")
+    if number is not None:
+        return number == view.number and (not view.step or not one.step or one.step == view.step)
+    if one.source == "user":
+        return one.body.get("claimed") == view.number
+    return any(
+        one.node in run.nodes and (run.start or 0.0) - _BEFORE_S <= one.time <= (run.end or float("inf")) + _AFTER_S
+        for run in spans
+    )
+
+
+def happened(record: Mapping[str, Any]) -> Happened | None:
+    """Return an event as the central service tells it, None: it is none."""
+    body = record.get("body")
+    body = body if isinstance(body, dict) else {}
+    try:
+        return Happened(
+            float(record["time"]) - float(record.get("offset") or 0.0), str(record["node"]), str(record["kind"]),
+            str(record["source"]), str(record.get("severity", "")), str(record.get("step", "")),
+            str(record.get("subject", "")), _words(str(record["kind"]), body), body,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _words(kind: str, body: Mapping[str, Any]) -> str:
+    for key in ("text", "reason"):
+        if body.get(key):
+            return str(body[key])[:300]
+    if kind == "step.outcome":
+        how = f"signal {body['signal']}" if body.get("signal") else f"status {body.get('status', 0)}"
+        first = f", task {body['task']} first" if body.get("tasks", 1) != 1 and "task" in body else ""
+        many = f"{body.get('tasks', 1)} tasks" if body.get("tasks", 1) != 1 else f"task {body.get('task', '?')}"
+        because = f" ({body['why']})" if body.get("why") not in (None, "exit") else ""
+        return f"{many} ended with {how}{first}{because}"
+    if kind == "slurm.job_end":
+        return f"{body.get('state', '?')}"
+    if kind == "vet.decision":
+        chosen, left_out = (body.get(key, "none") for key in ("chosen", "excluded"))
+        return f"'{body.get('protocol', '')}': chosen {chosen}, left out {left_out}"
+    return ", ".join(f"{key} {value}" for key, value in body.items() if isinstance(value, (str, int, float)))[:300]
+
+
+def decided(events: Sequence[Happened]) -> list[Vetting]:
+    """Return vettings as srun told them to the node, for those whose result files are gone or elsewhere."""
+    found = []
+    for one in events:
+        if one.kind != "vet.decision":
+            continue
+        state = one.body.get("state")
+        state = state if isinstance(state, dict) else {}
+        why_not = one.body.get("why")
+        why_not = why_not if isinstance(why_not, dict) else {}
+        bad = _expanded(one.body.get("excluded") or state.get("bad"))
+        left_out = {node: tuple(map(str, why_not.get(node) or ())) for node in bad}
+        said = (str(one.body.get("protocol", "")), one.time, None)
+        nodes = (_expanded(state.get("good")), _expanded(state.get("warned")), left_out)
+        found.append(Vetting(*said, *nodes, _expanded(one.body.get("chosen")), str(one.body.get("abort", "")), ""))
+    return found
+
+
+def _expanded(text: Any) -> tuple[str, ...]:
+    try:
+        return tuple(hostlist.expand(text)) if isinstance(text, str) and text else ()
+    except PioletError:
+        return ()
