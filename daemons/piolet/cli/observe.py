@@ -19,12 +19,12 @@ from piolet.base import texts
 from piolet.site import config
 
 ACTIONS: dict[str, str] = {
-    "findings": "piolet.cli.observe_findings",
-    "replay": "piolet.cli.observe_replay",
     "list": "piolet.cli.observe_list",
     "fetch": "piolet.cli.observe_fetch",
     "export": "piolet.cli.observe_export",
     "page": "piolet.cli.observe_page",
+    "findings": "piolet.cli.observe_findings",
+    "replay": "piolet.cli.observe_replay",
     "read": "piolet.cli.observe_read",
 }
 """Modules of actions, by name."""

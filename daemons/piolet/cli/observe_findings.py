@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ def _print(said: list[Judged]) -> None:
                 else ""
             )
             print(f"{one.detector}: {found.text}{sure}")
+            if found.start is not None and found.end is not None:
+                print(f"    {_moment(found.start)} to {_moment(found.end)} UTC")
             print(f"    {found.advice}")
     by_state = {state: [one for one in said if one.state == state] for state in (FOUND, NOTHING, UNKNOWN, FAILED)}
     counts = f"{len(by_state[FOUND])} found something, {len(by_state[NOTHING])} nothing"
@@ -59,6 +62,10 @@ def _print(said: list[Judged]) -> None:
     for state, word in ((UNKNOWN, "cannot tell"), (FAILED, "failed")):
         for one in by_state[state]:
             print(f"    {one.detector} {word}: {one.reason}")
+
+
+def _moment(at: int) -> str:
+    return f"{datetime.fromtimestamp(at / 1e9, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _plain(one: Judged) -> dict[str, object]:

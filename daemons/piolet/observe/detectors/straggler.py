@@ -77,7 +77,7 @@ class Straggler(Detector):
                 continue  # it works more than the others, and meets its power limit
             usual = float(mine[row]) / (1 - lost)
             text = f"ran at {mine[row]:.0f} MHz, and the others at {usual:.0f} MHz"
-            evidence = {"clock": round(float(mine[row])), "clock_others": round(usual)}
+            evidence: dict[str, float] = {"clock": round(float(mine[row])), "clock_others": round(usual)}
             return [self._of_gpu(step, row, lost, late, text, evidence)]
         return []
 
