@@ -50,6 +50,7 @@ setup(
         "piolet.score.report": ["*.css", "*.js"],
         "piolet.observe.page": ["*.css", "*.js"],
         "piolet.central.rules": ["catalogue.toml"],
+        "piolet.observe": ["rates.json"],
     },
     install_requires=[line for line in REQUIREMENTS if line and not line.startswith("#")],
     cffi_modules=[

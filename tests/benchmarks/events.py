@@ -32,27 +32,29 @@ def outcomes(cluster: Cluster, rounds: int, *arguments: str) -> Pairs:
 
 def watchers(seconds: float = WATCHED_S) -> list[dict[str, float]]:
     """Return of each node's watcher how much of a core it takes, in percent, and its memory in MB."""
-    pids = [pid for pid in os.listdir("/proc") if pid.isdigit() and _name(pid) == "pioletd-watcher"]
-    before = {pid: _seconds(pid) for pid in pids}
+    pids = [pid for pid in os.listdir("/proc") if pid.isdigit() and name(pid) == "pioletd-watcher"]
+    before = {pid: seconds_of(pid) for pid in pids}
     time.sleep(seconds)
     return [
-        {"core_percent": (_seconds(pid) - before[pid]) / seconds * 100, **_memory(pid)} for pid in pids
+        {"core_percent": (seconds_of(pid) - before[pid]) / seconds * 100, **memory(pid)} for pid in pids
     ]  # fmt: skip
 
 
-def _name(pid: str) -> str:
+def name(pid: str) -> str:
+    """Return a process's name."""
     try:
         return Path(f"/proc/{pid}/comm").read_text("ascii", "replace").strip()
     except OSError:
         return ""
 
 
-def _seconds(pid: str) -> float:
+def seconds_of(pid: str) -> float:
     """Return the processor's time of a process; by its scheduler's count, which is in nanoseconds."""
     return int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[0]) / 1e9
 
 
-def _memory(pid: str) -> dict[str, float]:
+def memory(pid: str) -> dict[str, float]:
+    """Return what a process has of memory, and of that what it shares with none, in MB."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
     values = {name: int(kilo) / 1e3 for name, kilo in re.findall(r"^(\w+): +(\d+) kB", text, re.MULTILINE)}
     return {"rss_mb": values["Rss"], "own_mb": values["Private_Clean"] + values["Private_Dirty"]}

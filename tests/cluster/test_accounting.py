@@ -141,3 +141,24 @@ def test_a_drain_comes_back_with_its_reason_and_its_end(cluster: Cluster) -> Non
     time.sleep(1.1)  # slurmdbd's times are whole seconds, and a state of none is left out
     update("nodename=node2", "state=resume")
     wait_until(lambda: said() == [("node2", "drain"), ("node2", "resume")], 30)
+
+
+def test_a_job_in_one_place(cluster: Cluster) -> None:
+    """Its owner sees it, another user does not; tasks of an array are told apart; nothing is left where it ran."""
+    room = cluster.room("alice")
+    text = "srun --vet=p.yaml sh -c 'kill -SEGV $$'\n"
+    cluster.write("alice", room / "p.yaml", "name: before\nevals:\n- type: limits\n")
+    path = cluster.script("alice", text)
+    words = ["--parsable", "--wait", "--array=1-2", "-o", "/dev/null", str(path)]
+    array = cluster.run("alice", "sbatch", *words, cwd=room).out.strip()
+    done = cluster.run("alice", "piolet", "job", array).good()
+    assert f"{array}_1" in done and f"{array}_2" in done
+    wait_until(lambda: "SIGSEGV" in cluster.run("alice", "piolet", "why", f"{array}_2").out, 60)
+    job = json.loads(cluster.run("alice", "piolet", "job", f"{array}_2", "--json").good())
+    assert job["job"] == f"{array}_2" and job["now"]["state"] == "FAILED" and job["user"] == "alice"
+    assert job["why"][0]["kind"] == "signal" and job["vettings"][0]["protocol"] == "before"
+    assert [path.name for path in room.iterdir() if not path.name.startswith("core")] == ["p.yaml"]
+    other = cluster.run("bob", "piolet", "job", f"{array}_2")
+    assert other.status == 2 and f"job {array}_2 is alice's, not yours" in other.err and other.out == ""
+    assert f"{array}_2" in cluster.run("alice", "piolet", "history").good()
+    assert cluster.run("bob", "piolet", "history", "--user", "alice").status == 2

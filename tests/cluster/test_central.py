@@ -6,15 +6,22 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from piolet.events.envelope import Event, encode
+from piolet.site.config import load as load_config
 
 from tests.cluster.support import Cluster, Result, running
+from tests.support.central import SEND
+from tests.support.munge import munged
 from tests.support.waiting import wait_until
 from tools import demo_central
 from tools.cluster import processes
+from tools.cluster.accounts import numbers
 from tools.cluster.state import load
 
 SICK, WELL = demo_central.SICK, ("node1", "node2")
@@ -119,6 +126,27 @@ def test_accounting_is_among_the_records(cluster: Cluster) -> None:
     update("State=RESUME")
     wait_until(lambda: states()[-2:] == ["drain", "resume"], 60, "the end of the drain")
     assert WELL[0] not in staff(cluster, "offenders")
+
+
+def test_the_forwarders_uid_on_another_machine_says_nothing_of_a_node(cluster: Cluster) -> None:
+    """A machine of the same cluster is a munged with its key and another address. The node's own is heard."""
+    settings = load_config(cluster.layout.piolet_toml)
+    sender, service = numbers("piolet-forward")[0], numbers("piolet-central")[0]
+    lines = [encode(Event("piolet", "node1", "00000000000000f1", 1, time.time(), "node.heartbeat", "root"))]
+
+    def send(socket: str) -> dict[str, Any]:
+        words = [settings.central.url, socket, str(service), "piolet", "node1", "", *(one.decode() for one in lines)]
+        done = subprocess.run(
+            [sys.executable, "-c", SEND, *map(str.strip, words)], capture_output=True, text=True, user=sender,
+            group=sender, extra_groups=(), timeout=60, cwd="/", check=True,
+        )  # fmt: skip
+        said: dict[str, Any] = json.loads(done.stdout)
+        return said
+
+    with munged("127.0.0.99", key=(cluster.layout.munge / "munge.key").read_bytes()) as (elsewhere,):
+        refused = send(elsewhere)
+    assert refused["status"] == 403 and "was signed at 127.0.0.99" in refused["error"], refused
+    assert send(str(cluster.layout.munge_socket))["have"] == {"00000000000000f1": 1}
 
 
 def test_a_service_that_hangs_or_is_gone_holds_nobody_up(cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 import signal
+import subprocess
 import urllib.error
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -181,6 +182,16 @@ def test_a_step_that_asks_for_nothing_is_recorded(confined: Cluster) -> None:
     columns = {name for frame in frames for row in rows_of(frame, "host") for name in row}
     missing = {row["reason"] for event in found for row in rows_of(event, "quality")}
     assert ("cpu_pressure" in columns) != any("version 2" in reason for reason in missing), (columns, missing)
+
+
+def test_nobody_reads_what_a_node_recorded(confined: Cluster) -> None:
+    """Neither the step's own user, nor another: figures come by the central service, which asks who it is."""
+    faults = Faults(confined, confined.directory)
+    for user in ("alice", "bob"):
+        done = subprocess.run(
+            faults.on_node("node1", "ls", "/run/piolet/observe", user=user), capture_output=True, text=True, check=False
+        )
+        assert done.returncode != 0 and "Permission denied" in done.stderr, done
 
 
 def test_recording_goes_on_after_a_kill(confined: Cluster) -> None:

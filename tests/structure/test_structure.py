@@ -208,7 +208,9 @@ def _symbols(plugin: Path, which: str) -> set[str]:
     return {line.split()[-1].partition("@")[0] for line in done.stdout.splitlines()}
 
 
-@pytest.mark.parametrize("room", ["vet/evals", "samples/collectors", "hooks/known", "observe/detectors"])
+@pytest.mark.parametrize(
+    "room", ["vet/evals", "samples/collectors", "hooks/known", "observe/detectors", "observe/sources"]
+)
 def test_evals_collectors_and_hooks_know_the_contract_only(room: str) -> None:
     """An eval, a collector, a hook or a detector is one file that imports nothing of ours but piolet.api."""
     files = [path for path in (PACKAGE / room).glob("*.py") if path.name != "__init__.py"]

@@ -7,6 +7,7 @@ which says the cluster's address for every node, as Slurm's NodeAddr does: so no
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,11 +31,11 @@ def start(s: Settings, nodes: Sequence[tuple[str, Process]], group: Path, keep: 
     """Start the service, with no memory of an earlier run, and a forwarder on each node: (node, slurmd)."""
     layout = s.layout
     uid, gid = numbers(SERVICE)
+    if (layout.root / "central").is_dir():
+        shutil.rmtree(layout.root / "central")
     for path, mode in ((layout.root / "central", 0o700), (layout.run / "central", 0o755)):
         path.mkdir(mode=mode, exist_ok=True)
         os.chown(path, uid, gid)
-    for old in (layout.root / "central").iterdir():
-        old.unlink()
     environment = {"PATH": daemon_path(layout), "SLURM_CONF": str(layout.slurm_conf)}
     log = layout.log / f"{SERVICE}.log"
     process = processes.spawn(SERVICE, _as(SERVICE, s), log, group, environment)

@@ -103,7 +103,7 @@ def _status(said: dict[str, Any]) -> list[str]:
     judging = "rules have judged all of it" if said["caught_up"] else "rules judge what has come before"
     lines = [
         f"{counted(said['records'], 'record')} of {counted(said['nodes'], 'node')}, in {said['batches']} batches",
-        f"{counted(said['gone'], 'record')} never came, or were refused" if said["gone"] else "no record is missing",
+        _missing(said),
         f"{counted(said['cases'], 'open case')}; "
         + (judging if said["judging"] else "rules are not judged any more: the service's log says why"),
     ]
@@ -112,6 +112,13 @@ def _status(said: dict[str, Any]) -> list[str]:
         more = f": {', '.join(names[:10])}" + (", …" if len(names) > 10 else "") if names else ""
         lines.append(f"{counted(said['silent'], 'node')} said nothing for a quarter of an hour{more}")
     return lines
+
+
+def _missing(said: dict[str, Any]) -> str:
+    told = {"never came, or were refused": said["gone"], "were lost on nodes before they were delivered": said["lost"],
+            "were above users' shares and not written": said["dropped"]}  # fmt: skip
+    words = [f"{counted(number, 'record')} {what}" for what, number in told.items() if number]
+    return "; ".join(words) or "no record is missing"
 
 
 def _node(said: dict[str, Any]) -> list[str]:

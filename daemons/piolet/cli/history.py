@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import time
+from typing import Any
 
 from piolet.base import units
 from piolet.base.errors import UsageError
@@ -26,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Print it."""
     from piolet.cli.job import sources_of
-    from piolet.observe import jobtext, results
+    from piolet.observe import jobtext
     from piolet.slurm import onejob
     from piolet.system.accounts import own_name
 
@@ -41,11 +42,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
         raise UsageError(f"the jobs of {user} are not yours", "[central] staff says who sees all jobs")
     runs = onejob.last_of(user, time.time() - back)
     runs = sorted(runs, key=lambda one: one.start or one.submit or 0.0)[-args.most :]
-    root = results.root_of(sources.variables, sources.directory, user)
-    noted = {}
-    for one in runs:
-        kept = [kind for kind in results.KINDS if results.of_job(root, kind, one.number)]
-        noted[one.number] = ", ".join({"vet": "vetted", "score": "scored", "marks": "marks"}[kind] for kind in kept)
+    mine = user == own_name() or sources.directory
+    noted = {one.number: _noted(sources.place(user) if mine else None, one) for one in runs}
     if args.json:
         print(json.dumps([{**dataclasses.asdict(one), "results": noted[one.number]} for one in reversed(runs)]))
         return 0
@@ -54,3 +52,15 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
         return 0
     print(printable("\n".join(jobtext.history(runs, noted))))
     return 0
+
+
+def _noted(place: str | None, run: Any) -> str:
+    """Return which results there are of a job that did not begin after them."""
+    from piolet.observe import results
+
+    words = {results.VET: "vetted", results.SCORE: "scored", results.MARKS: "marks"}
+    there = [
+        word for kind, word in words.items()
+        if any(path.lstat().st_mtime >= (run.start or 0.0) for path in results.of_job(place, kind, run.number))
+    ]  # fmt: skip
+    return ", ".join(there)

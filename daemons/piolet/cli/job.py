@@ -76,7 +76,7 @@ def sources_of(settings: config.Config) -> Any:
     uid = os.getuid()
     return Sources(
         os.environ, uid, uid == 0 or is_staff(uid, settings.central.staff), settings.results.directory,
-        _central(settings),
+        settings.events.cluster, _central(settings),
     )  # fmt: skip
 
 

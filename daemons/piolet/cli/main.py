@@ -32,6 +32,7 @@ COMMANDS = {
     "why": ("piolet.cli.why", "why a job ended as it did, and what to do"),
     "history": ("piolet.cli.history", "your last jobs, and what became of them"),
     "top": ("piolet.cli.top", "what a job does now, until it ends"),
+    "mail": ("piolet.cli.mail", "send the owner of a job what is known of it, for Slurm's controller"),
     "mark": ("piolet.cli.mark", "say a figure of your application, or find those that it wrote"),
     "central": ("piolet.cli.central", "what the central service knows of nodes, and its rules"),
     "node": ("piolet.cli.node", "what is known of a node: its faults, and how many steps failed there"),

@@ -40,15 +40,15 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
 
     if args.marks and (args.places or args.pattern or args.job):
         raise UsageError("marks are said in a job, or looked for with --job and --from", "give one of the two")
-    root = results.root_of(os.environ, settings.results.directory, own_name())
-    if root is None:
+    place = results.place_of(os.environ, settings.results.directory, own_name(), settings.events.cluster)
+    if place is None:
         raise UsageError("there is no place for results: neither HOME nor XDG_STATE_HOME is set")
     if args.marks:
-        return _say(args.marks, root, settings.events.cluster)
-    return _look(args, settings, root)
+        return _say(args.marks, place)
+    return _look(args, settings, place)
 
 
-def _say(words: list[str], root: str, cluster: str) -> int:
+def _say(words: list[str], place: str) -> int:
     from piolet.observe import marks, results
 
     environ = os.environ
@@ -57,12 +57,12 @@ def _say(words: list[str], root: str, cluster: str) -> int:
         raise UsageError("this is no job", "marks are said by what runs in one")
     said = [marks.parse(word) for word in words]
     step, task, node = (environ.get(name, "") for name in ("SLURM_STEP_ID", "SLURM_PROCID", "SLURMD_NODENAME"))
-    now, where = time.time(), results.marks_place(root, cluster, int(job))
+    now, where = time.time(), results.marks_place(place, int(job))
     marks.add(where, node, [marks.Said(*one, now, marks.COMMAND, node, step, task if step else "") for one in said])
     return 0
 
 
-def _look(args: argparse.Namespace, settings: config.Config, root: str) -> int:
+def _look(args: argparse.Namespace, settings: config.Config, place: str) -> int:
     from piolet.cli.job import sources_of
     from piolet.observe import jobtext, known, marks, marks_found, results
     from piolet.slurm import onejob
@@ -79,7 +79,7 @@ def _look(args: argparse.Namespace, settings: config.Config, root: str) -> int:
     if not places:
         raise UsageError(f"where the output of job {run.shown} is, Slurm does not tell", "name it with --from=FILE")
     found = marks_found.look(places, finder, _SECONDS)
-    where = results.marks_place(root, settings.events.cluster, run.number)
+    where = results.marks_place(place, run.number)
     for origin, said in found.said.items():
         marks.put(where, origin, said)
     lines = jobtext.marks(marks.summed(one for said in found.said.values() for one in said))

@@ -23,6 +23,8 @@ ACTIONS: dict[str, str] = {
     "fetch": "piolet.cli.observe_fetch",
     "export": "piolet.cli.observe_export",
     "page": "piolet.cli.observe_page",
+    "findings": "piolet.cli.observe_findings",
+    "replay": "piolet.cli.observe_replay",
     "read": "piolet.cli.observe_read",
 }
 """Modules of actions, by name."""

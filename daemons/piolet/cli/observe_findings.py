@@ -23,18 +23,19 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("--dir", metavar="DIR", help="where JOB.STEP is looked for: a directory of DATE/JOB.STEP")
     parser.add_argument("--list", action="store_true", help="list the detectors, with their effects and rates of error")
-    parser.add_argument("--detectors", metavar="DIR", default=finding.DIRECTORY, help="the site's own (%(default)s)")
+    parser.add_argument("--detectors", metavar="DIR", help="the site's own, instead of [observe] detectors")
     parser.add_argument("--json", action="store_true", help="print one object of JSON")
 
 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Print them. Exit status 1: a detector failed."""
+    where = args.detectors or settings.observe.detectors
     if args.list:
-        return _list(args)
+        return _list(args, where)
     if not args.step:
         raise ObserveError("no step is named", "piolet observe findings DIRECTORY, or JOB.STEP; --list lists detectors")
-    directory = replaying.step_directory(args.step, Path(args.dir) if args.dir else None)
-    said = bounded.find(directory, args.detectors)
+    directory = replaying.step_directory(args.step, Path(args.dir or settings.keep.directory))
+    said = bounded.find(directory, where)
     if args.json:
         print(json.dumps({"version": 1, "step": directory.name, "detectors": [_plain(one) for one in said]}, indent=2))
     else:
@@ -70,12 +71,12 @@ def _plain(one: Judged) -> dict[str, object]:
     return state | {"findings": found, "layout": layout.VERSION}
 
 
-def _list(args: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace, where: str) -> int:
     status = 0
     listed: list[dict[str, Any]] = []
-    for name in finding.names(args.detectors):
+    for name in finding.names(where):
         try:
-            one = finding.load(name, args.detectors)
+            one = finding.load(name, where)
         except ObserveError as error:
             listed.append({"name": name, "cannot_be_used": error.message})
             status = 1

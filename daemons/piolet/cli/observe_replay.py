@@ -21,22 +21,23 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--dir", metavar="DIR", help="the steps: a directory of DATE/JOB.STEP; otherwise [keep] directory"
     )
-    parser.add_argument("--detectors", metavar="DIR", default=finding.DIRECTORY, help="the site's own (%(default)s)")
+    parser.add_argument("--detectors", metavar="DIR", help="the site's own, instead of [observe] detectors")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each step")
 
 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Print a line for each step where something was found. Exit status 1: it failed, or not what was expected."""
-    finding.load(args.detector, args.detectors)  # an error of the name or the file is told once
-    root = replaying.root_of(Path(args.dir) if args.dir else None)
+    where = args.detectors or settings.observe.detectors
+    finding.load(args.detector, where)  # an error of the name or the file is told once
+    root = replaying.root_of(Path(args.dir or settings.keep.directory))
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     wrong = steps = 0
     requests = (bounded.Request(path, args.detector) for path in replaying.steps_below(root))
-    for request, said in bounded.judge(requests, args.detectors):
+    for request, said in bounded.judge(requests, where):
         steps += 1
         counts[said.state] += 1
-        name = "/".join(request.directory.parts[-2:])
+        name = str(request.directory.relative_to(root)) if request.directory != root else root.name
         expected = replaying.expected(request.directory, said.detector)
         if said.state in (UNKNOWN, FAILED):
             reasons[f"{said.state}: {said.reason}"] += 1

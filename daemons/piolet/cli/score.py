@@ -127,20 +127,20 @@ def _find_data(args: argparse.Namespace, config: Config) -> None:
     from piolet.observe import results
     from piolet.system.accounts import own_name
 
-    root = results.root_of(os.environ, config.results.directory, own_name())
+    place = results.place_of(os.environ, config.results.directory, own_name(), config.events.cluster)
     for field in ("data", "a", "b"):
         named = getattr(args, field, None)
         if isinstance(named, list):
-            setattr(args, field, [str(locate(name, root=root)) for name in named])
+            setattr(args, field, [str(locate(name, place=place)) for name in named])
         elif named is not None:
-            setattr(args, field, str(locate(named, root=root)))
+            setattr(args, field, str(locate(named, place=place)))
 
 
-def locate(name: str, where: Path | None = None, root: str | None = None) -> Path:
+def locate(name: str, where: Path | None = None, place: str | None = None) -> Path:
     """Return the directory of a data set that was named by it, by JOB or by JOB.STEP. Raises UsageError.
 
     where   the directory to look in; None: the current one
-    root    where the user's results are; None: nowhere
+    place   where the user's results are; None: nowhere
     """
     if Path(name).is_dir():
         return Path(name)
@@ -149,18 +149,18 @@ def locate(name: str, where: Path | None = None, root: str | None = None) -> Pat
     if exact.is_dir():
         return exact
     several = sorted(where.glob(f"{PREFIX}{name}.*")) if name.isdecimal() else []
-    if root is not None:
+    if place is not None:
         from piolet.observe import results
 
-        if kept := results.places(root, results.SCORE, name):
-            return kept[0]
-        several += results.of_job(root, results.SCORE, int(name)) if name.isdecimal() else []
+        if (kept := results.find(place, results.SCORE, name)) is not None:
+            return kept
+        several += results.of_job(place, results.SCORE, int(name)) if name.isdecimal() else []
     if len(several) == 1:
         return several[0]
     if several:
         steps = ", ".join(path.name.removeprefix(PREFIX) for path in several)
         raise UsageError(f"job {name} has several steps with a score", f"name one: {steps}")
-    lies = f"there is none below {root}, nor is there {exact}" if root else f"there is no {exact}"
+    lies = f"there is none below {place}, nor is there {exact}" if place else f"there is no {exact}"
     hint = "name its directory, or JOB or JOB.STEP" if "/" in name else f"it is no directory, and {lies}"
     raise UsageError(f"there is no data set {name}", hint)
 

@@ -91,9 +91,13 @@ def _default(config: Config, variables: Mapping[str, str]) -> Wish:
     except ValueError:
         raise ConfigError(f"[score] interval = '{settings.interval}' is no interval from 100ms to 1h") from None
     out = settings.out
-    if not out and (root := results.root_of(variables, config.results.directory, own_name())) is not None:
-        out = results.score_out(root, config.events.cluster)
+    if not out and (place := _place(config, variables)) is not None:
+        out = results.score_out(place)
     return Wish(period=period, out=out or DEFAULT_OUT, collector=settings.collector)
+
+
+def _place(config: Config, variables: Mapping[str, str]) -> str | None:
+    return results.place_of(variables, config.results.directory, own_name(), config.events.cluster)
 
 
 def end(job: int, step: int, config: Config, screen: Callable[[Any, Any], str]) -> int:
@@ -109,14 +113,13 @@ def end(job: int, step: int, config: Config, screen: Callable[[Any, Any], str]) 
         run = Run(job, step, int(restarts) if restarts.isdecimal() else 0, os.getppid())
         directory = Path(wish.directory(run.job, run.step, run.restarts))
         wait = settings.end_wait_s + (_HTML_S if wish.html else 0)
-        root = results.root_of(os.environ, config.results.directory, own_name())
-        name = run.name if root is not None and results.is_kept(directory, root) else str(directory)
+        place = _place(config, os.environ)
+        name = run.name if place is not None and results.is_kept(directory, place) else str(directory)
 
         def work(out: TextIO) -> int:
             status = _show(directory, name, run, wish, settings, screen, out)
-            if root is not None and name == run.name:
-                bounds = config.results
-                removed = results.make_room(root, config.events.cluster, bounds.most, bounds.most_mb)
+            if place is not None and name == run.name:
+                removed = results.make_room(place, config.results.most, config.results.most_mb)
                 print(f"piolet: {printable(removed)}\n" if removed else "", end="", file=out)
             return status
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     if terminal and not args.once:
         print("\x1b[?1049h\x1b[?25l", end="")
     text = ""
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
     try:
         while True:
             width, height = shutil.get_terminal_size((100, 24 if terminal else 1000))
@@ -61,13 +64,17 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
             print("\x1b[?25h\x1b[?1049l" + text, end="", flush=True)
 
 
+def _interrupt(*_: object) -> None:
+    """Have the terminal put right."""
+    raise KeyboardInterrupt
+
+
 class _Screen:
     """Asks each source as often as it may be asked."""
 
     def __init__(self, word: str, settings: config.Config) -> None:
-        from piolet.observe import known, results
+        from piolet.observe import known
         from piolet.slurm import onejob
-        from piolet.system.accounts import own_name
 
         self._name = onejob.parse_name(word)
         self._settings, self._sources = settings, job.sources_of(settings)
@@ -75,8 +82,8 @@ class _Screen:
         if len({one.shown for one in runs}) > 1:
             raise UsageError(f"{word} are several jobs", f"name one of them: {runs[-1].shown}")
         self._run = runs[-1]
-        user = self._run.user or own_name()
-        self._root = results.root_of(os.environ, settings.results.directory, user)
+        mine = self._run.uid == os.getuid() or settings.results.directory
+        self._place = self._sources.place(self._run.user) if mine else None
         self._calibration = settings.score.calibration
         self._asked = self._events_asked = time.monotonic()
         self._events: list[Any] = []
@@ -103,7 +110,7 @@ class _Screen:
     def _nodes(self) -> tuple[list[str], list[Any]]:
         from piolet.observe import live, results
 
-        where = results.of_job(self._root, results.SCORE, self._run.number)
+        where = results.of_job(self._place, results.SCORE, self._run.number)
         where += sorted(Path.cwd().glob(f"piolet-score-{self._run.number}.*"))
         where = [path for path in where if not self._name.step or _step_of(path) == self._name.step]
         if not where:

@@ -151,10 +151,8 @@ def _report(settings: config.Config) -> Callable[[int], str]:
     from piolet.observe import results
     from piolet.system.accounts import own_name
 
-    root = results.root_of(os.environ, settings.results.directory, own_name())
-    if root is None:
-        return "vet-{}.json".format
-    return lambda job: results.vet_file(root, settings.events.cluster, job)
+    place = results.place_of(os.environ, settings.results.directory, own_name(), settings.events.cluster)
+    return "vet-{}.json".format if place is None else functools.partial(results.vet_file, place)
 
 
 def _why(args: argparse.Namespace, settings: config.Config) -> int:
@@ -164,11 +162,11 @@ def _why(args: argparse.Namespace, settings: config.Config) -> int:
 
     path = args.report
     if path is None:
-        root = kept.root_of(os.environ, settings.results.directory, own_name())
-        names = [*glob.glob("vet-*.json"), *map(str, kept.every(root, kept.VET))]
+        place = kept.place_of(os.environ, settings.results.directory, own_name(), settings.events.cluster)
+        names = [*glob.glob("vet-*.json"), *map(str, kept.every(place, kept.VET))]
         found = [name for name in names if os.path.isfile(name)]
         if not found:
-            where = f"in this directory, nor below {root}" if root else "in this directory"
+            where = f"in this directory, nor below {place}" if place else "in this directory"
             raise VetError(f"there is no vet-*.json {where}", "name the result file with --report=PATH")
         path = max(found, key=os.path.getmtime)
     value = results.read(path)
@@ -217,9 +215,9 @@ def _gate(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.observe import results
     from piolet.system.accounts import own_name
 
-    root, bounds = results.root_of(os.environ, settings.results.directory, own_name()), settings.results
-    if root is not None:
-        removed = results.make_room(root, settings.events.cluster, bounds.most, bounds.most_mb)
+    place = results.place_of(os.environ, settings.results.directory, own_name(), settings.events.cluster)
+    if place is not None:
+        removed = results.make_room(place, settings.results.most, settings.results.most_mb)
         say(f"piolet: {removed}\n" if removed else "")
     if found.words:
         with open(args.result_fd, "wb", closefd=False) as file:

@@ -138,7 +138,7 @@ def _scores(before: Sequence[Score], now: Sequence[Score], compared: Mapping[str
             continue
         low, high = 100 * found.low, 100 * found.high
         if not found.low > 0 and not found.high < 0:
-            yield f"{name} (within {low:+.1f} to {high:+.1f} points)", None, ""
+            yield name, None, f"it cannot be told apart: {low:+.1f} to {high:+.1f} points (95 %)"
             continue
         texts = [_share(one.figures.get("saturation")) for one in (old[step], new[step])]
         text = f"{name}: {texts[1]}, and was {texts[0]}: by {low:+.1f} to {high:+.1f} points (95 %)"

@@ -15,7 +15,8 @@ from piolet.observe.gathering import Facts, Run
 
 SOURCE, CLOCK = "samples", "clock"
 UNKNOWN = "no sample was taken, and nothing says why"
-_AROUND_S = 90.0  # a record that explains a gap may be written so long after it
+_SOON_S = 10.0  # what is said of a gap is said so soon after it
+_LATE_S = 310.0  # and of records that a full disk did not take, of which much is told at once, at the latest then
 
 Remarks = Sequence[tuple[str, int, int, float, str, str]]
 """(epoch, first, last, time, kind, why), as the catalogue has them."""
@@ -57,6 +58,8 @@ def gaps(
             continue
         if runs[0].start - begin > near:
             why = _told(own, None, begin, runs[0].start)
+            if why == _OWN["node.start"]:
+                why = "the sampler began later than the step"
             if not why:
                 late = runs[0].start - begin > 3 * facts.interval(node)
                 why = UNKNOWN if late else "the sampler had not found the step yet"
@@ -78,7 +81,8 @@ def _failed(state: str) -> str:
 
 def _between(remarks: Remarks, before: Run, run: Run) -> str:
     if before.epoch == run.epoch and (why := _numbered(remarks, before.epoch, before.last + 1, run.first - 1)):
-        return why
+        also = _of_kind(remarks, "spool.dropped", before.end, run.start + _SOON_S)
+        return f"{why}; {also}" if also else why
     if before.boot != run.boot:
         return "the node started again"
     if why := _told(remarks, None, before.end, run.start):
@@ -102,11 +106,17 @@ def _told(remarks: Remarks, before: Run | None, start: float, end: float) -> str
     """Return what a node says of itself in a time."""
     if before is not None and (why := _numbered(remarks, before.epoch, before.last + 1, 2**63)):
         return why
-    for kind, text in {**_OWN, "spool.lost": _NUMBERED["spool.lost"], "gone": "{why}"}.items():
-        for one in remarks:
-            if one[4] == kind and start - 1.0 <= one[3] <= end + _AROUND_S:
-                return text.format(why=one[5])
+    for late in (_SOON_S, _LATE_S):
+        for kind in (*_OWN, "spool.lost", "gone"):
+            # A sampler that begins does so before its first sample.
+            if why := _of_kind(remarks, kind, start, end + (1.0 if kind == "node.start" else late)):
+                return why
     return ""
+
+
+def _of_kind(remarks: Remarks, kind: str, start: float, end: float) -> str:
+    text = {**_OWN, **_NUMBERED}[kind]
+    return next((text.format(why=one[5]) for one in remarks if one[4] == kind and start - 1.0 <= one[3] <= end), "")
 
 
 def rows(facts: Facts, found: Iterable[Gap], begin: float, end: float) -> dict[str, list[Any]]:

@@ -65,6 +65,7 @@ class Score:
     """What a step made of its GPUs."""
 
     step: Annotated[str, "the step's run, as 112.0 or 112.0-r1"]
+    began: Annotated[float, "when the first sample began"]
     figures: Annotated[
         dict[str, dict[str, Any]], "name -> {value, low, high, witness, reason}, as `piolet score export`"
     ]

@@ -1,9 +1,10 @@
-"""The sections `[results]` and `[marks]` of piolet.toml."""
+"""The sections `[results]`, `[marks]` and `[mail]` of piolet.toml."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from piolet.base.errors import ConfigError
 from piolet.config.schema import absolute_or_empty, not_empty, setting
 
 
@@ -35,3 +36,29 @@ class MarksConfig:
         "'grad norm: (?P<grad_norm>[0-9.]+)'. Users have more of their own.",
         not_empty,
     )
+
+
+def server_of(text: str) -> tuple[str, int]:
+    """Return host and port of "localhost:25". Raises ConfigError."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"'{text}' is no server and port", "write for example: localhost:25")
+    return host.strip("[]"), int(port)
+
+
+def _server(text: str) -> None:
+    server_of(text)
+
+
+@dataclass(frozen=True)
+class MailConfig:
+    """`[mail]`: what `piolet mail` sends at the end of a job, when Slurm's controller calls it."""
+
+    recipients: str = setting(
+        "", "The address of a job's owner, of whose account's name %u is: '%u@users.example.org'; empty: no mail."
+    )
+    sender: str = setting("slurm@localhost", "From whom mails are.", not_empty)
+    server: str = setting("localhost:25", "The mail server, which takes mails of this machine.", _server)
+    least_minutes: int = setting(10, "Of jobs that ended well, or were cancelled, after a shorter time none is sent.")
+    arrays: bool = setting(False, "Whether there is a mail for each task of an array.")
+    signature: str = setting("", "What stands below each mail: whom to ask.")

@@ -23,7 +23,7 @@ def whole(job: Job, width: int = 100) -> list[str]:
     lines += _table(_facts(job))
     lines += ["", *reasons(job.why[:3])]
     sections: list[tuple[str, list[str]]] = [
-        ("steps", _steps(job.now)),
+        ("steps", _steps(job.now, job.step)),
         ("environment", [line for one in job.environments for line in _environment(one)]),
         ("vetting", [line for one in job.vettings for line in _vetting(one)]),
         ("score", [line for one in job.scores for line in _score(one.figures, one.step, one.simulated)]),
@@ -100,7 +100,7 @@ def _facts(job: Job) -> list[tuple[str, str]]:
     return rows
 
 
-def _steps(run: Run) -> list[str]:
+def _steps(run: Run, only: str) -> list[str]:
     rows = [
         (
             one.name,
@@ -111,7 +111,7 @@ def _steps(run: Run) -> list[str]:
             _nodes(one.nodes),
         )
         for one in run.steps
-        if one.name != "extern"
+        if one.name != "extern" and only in ("", one.name)
     ]
     shown = [line.rstrip() for line in columns(rows[:_LINES])]
     return shown + ([f"and {len(rows) - _LINES} more: --json has them"] if len(rows) > _LINES else [])

@@ -24,15 +24,25 @@ _GOOD_S = 30 * 86400.0  # so long ago a good run may have been
 
 @dataclass(frozen=True)
 class Sources:
-    """Whom to ask. `central` is None where there is no such service; `staff`: who asks may see all jobs."""
+    """Whom to ask.
+
+    staff       who asks may see all jobs
+    directory, cluster    where users' results are (results.py)
+    central     None where there is no such service
+    """
 
     variables: Mapping[str, str]
     uid: int
     staff: bool
     directory: str
+    cluster: str
     central: Ask | None
     sacct: str = "sacct"
     scontrol: str = "scontrol"
+
+    def place(self, user: str) -> str | None:
+        """Return where a user's results are."""
+        return results.place_of(self.variables, self.directory, user, self.cluster)
 
 
 def runs(name: JobName, sources: Sources) -> tuple[list[ToldRun], list[str]]:
@@ -70,7 +80,7 @@ def job(
         raise UsageError(f"job {last.shown} has no step {name.step}", f"there are: {there}")
     own = last.uid == sources.uid
     view = replace(bare(last, name.step), earlier=tuple(_run(one) for one in found[:-1]))
-    root = results.root_of(sources.variables, sources.directory, last.user)
+    root = sources.place(last.user)
     vettings, scores, where = [], [], {}
     environments: tuple[Environment, ...] = ()
     if own or sources.directory:
@@ -107,7 +117,7 @@ def _with_changes(view: Job, sources: Sources, clock: float) -> Job:
     good = changes.last_good(view, known)
     if good is None:
         return view
-    root = results.root_of(sources.variables, sources.directory, view.user)
+    root = sources.place(view.user)
     before = bare(good, "")
     before = replace(
         before, environments=_environments(sources.variables, before), scores=tuple(_scores(root, before, []))
@@ -163,9 +173,8 @@ def _environments(variables: Mapping[str, str], view: Job) -> tuple[Environment,
     except PioletError:
         return ()  # its steps had none, or they were started elsewhere
     made: dict[str, Environment] = {}
-    began = min((run.start for run in (*view.earlier, view.now) if run.start), default=float("inf"))
     for one in found:
-        if not began - _APART_S <= one.began <= (view.now.end or float("inf")) + _APART_S:
+        if not _began(view) - _APART_S <= one.began <= (view.now.end or float("inf")) + _APART_S:
             continue  # of another cluster, or of an earlier job of that number
         text = pinned.text(one)
         body = text.partition("\n")[2]
@@ -223,9 +232,17 @@ def _scores(root: str | None, view: Job, missing: list[str]) -> list[Score]:
         except PioletError as error:
             missing.append(f"score: {error.message}")
             continue
-        if one is not None and (not view.step or one.step.partition("-")[0].endswith(f".{view.step}")):
+        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, OSError):
+            missing.append(f"score: {path} is no data set that can be read")  # somebody else may have written it
+            continue
+        of_step = not view.step or one.step.partition("-")[0].endswith(f".{view.step}")
+        if of_step and _began(view) - _APART_S <= one.began <= (view.now.end or float("inf")) + _APART_S:
             found.append(one)
     return found
+
+
+def _began(view: Job) -> float:
+    return min((run.start for run in (*view.earlier, view.now) if run.start), default=float("inf"))
 
 
 def score(directory: Path) -> Score:
@@ -237,7 +254,8 @@ def score(directory: Path) -> Score:
     summary = summarise(data, None, detail=False)
     software = {_versions(node.facts.header.get("software")) for node in data.nodes}
     return Score(
-        summary.name, {name: getattr(summary, name).as_dict() for name in HEADLINES}, int(summary.score.gpus),
+        summary.name, summary.began, {name: getattr(summary, name).as_dict() for name in HEADLINES},
+        int(summary.score.gpus),
         summary.seconds, tuple(sorted(software - {""})), summary.simulated,
         tuple(f"{one.seen}: {one.do}" for one in summary.advice), str(directory),
     )  # fmt: skip

@@ -95,7 +95,7 @@ def _node(name: str, path: Path, calibrations: Mapping[str, Peaks] | None, clock
         gpus, hosts = (_joined(parts[kind]) for kind in ("G", "N"))
         last = max((int(part["end"].max()) for part in (gpus, hosts) if part is not None), default=None)
         age = float("nan") if last is None else max(0.0, clock - (last + header["origin"]) / 1e9)
-        simulated = next((str(one["simulated"]) for one in header["collectors"] if one.get("simulated")), "")
+        simulated = str(header.get("simulated") or "")
         devices = header["devices"]
         shown = [_gpu(gpus, at, device, last or 0, calibrations) for at, device in enumerate(devices)]
         return NodeNow(name, ended, age, tuple(shown), _host(hosts, last or 0), simulated)

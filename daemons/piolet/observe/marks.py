@@ -116,9 +116,9 @@ def read(directory: Path) -> Iterator[Said]:
             yield one
 
 
-def of_job(root: str | None, number_of_job: int, step: str = "") -> list[Said]:
+def of_job(place: str | None, number_of_job: int, step: str = "") -> list[Said]:
     """Return the marks of a job, or of one of its steps, in order of their times; those without one last."""
-    found = [one for place in results.of_job(root, results.MARKS, number_of_job) for one in read(place)]
+    found = [one for lies in results.of_job(place, results.MARKS, number_of_job) for one in read(lies)]
     chosen = [one for one in found if not step or not one.step or one.step == step]
     return sorted(chosen, key=lambda one: (one.time is None, one.time or 0.0))
 

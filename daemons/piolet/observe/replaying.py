@@ -13,14 +13,12 @@ from piolet.observe import layout
 
 EXPECTED = "expected.json"
 """Beside a step's data, in a data set for tests: an object, name of a detector -> found, nothing, unknown."""
-ROOT = Path("/var/lib/piolet-central/steps")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _STATES = ("found", "nothing", "unknown")
 
 
-def root_of(directory: Path | None) -> Path:
+def root_of(root: Path) -> Path:
     """Return where steps are looked for. Raises ObserveError: there is no such directory, or it may not be read."""
-    root = directory or ROOT
     try:
         next(iter(root.iterdir()), None)
     except OSError as error:
@@ -39,7 +37,7 @@ def steps_below(root: Path) -> Iterator[Path]:
             yield from sorted(step for step in day.iterdir() if (step / layout.META_FILE).is_file())
 
 
-def step_directory(said: str, root: Path | None) -> Path:
+def step_directory(said: str, root: Path) -> Path:
     """Return the directory that a path or JOB.STEP means: the latest of that name. Raises ObserveError."""
     if "/" in said or Path(said).is_dir():
         return Path(said)
@@ -47,7 +45,7 @@ def step_directory(said: str, root: Path | None) -> Path:
         raise ObserveError(f"'{said}' is neither a directory nor JOB.STEP")
     found = [path for path in steps_below(root_of(root)) if path.name == said]
     if not found:
-        raise ObserveError(f"there are no data of step {said} below {root or ROOT}", "--dir names another directory")
+        raise ObserveError(f"there are no data of step {said} below {root}", "--dir names another directory")
     return found[-1]
 
 

@@ -29,69 +29,61 @@ _ENTRIES_MOST = 100_000  # of a directory that somebody filled: no more are look
 _RESULT = re.compile(r"(?:vet-)?(\d{1,10})(?:\.[a-z0-9]+)?(?:-r\d+)?(?:\.jsonl?)?")
 
 
-def root_of(variables: Mapping[str, str], directory: str, user: str) -> str | None:
-    """Return the directory of all of a user's results, None: there is no place for them."""
-    if directory:
-        return directory.replace("%u", user)
-    return files.state_directory(variables)
+def place_of(variables: Mapping[str, str], directory: str, user: str, cluster: str) -> str | None:
+    """Return the directory of a user's results on a cluster, None: there is no place for them."""
+    root = directory.replace("%u", user) if directory else files.state_directory(variables)
+    return None if root is None else os.path.join(root, cluster.replace("/", "_"))
 
 
-def score_out(root: str, cluster: str) -> str:
+def score_out(place: str) -> str:
     """Return where data sets of --score go, as `out=` says it."""
-    return f"{root}/{cluster}/{SCORE}/%j.%s%r"
+    return f"{place}/{SCORE}/%j.%s%r"
 
 
-def vet_file(root: str, cluster: str, job: int) -> str:
+def vet_file(place: str, job: int) -> str:
     """Return where the result of a job's vetting goes."""
-    return f"{root}/{cluster}/{VET}/vet-{job}.json"
+    return f"{place}/{VET}/vet-{job}.json"
 
 
-def marks_place(root: str, cluster: str, job: int) -> str:
+def marks_place(place: str, job: int) -> str:
     """Return the directory that marks of a job go to."""
-    return f"{root}/{cluster}/{MARKS}/{job}"
+    return f"{place}/{MARKS}/{job}"
 
 
-def places(root: str | None, kind: str, name: str) -> list[Path]:
-    """Return where the results `name` of a kind are, of whichever cluster, the newest first."""
-    if root is None or "/" in name or name in ("", ".", ".."):
-        return []
-    found = []
-    for cluster in _clusters(root):
-        path = cluster / kind / name
-        with contextlib.suppress(OSError):
-            found.append((path.lstat().st_mtime, path))
-    return [path for _, path in sorted(found, reverse=True)]
+def find(place: str | None, kind: str, name: str) -> Path | None:
+    """Return where the results `name` of a kind are, None: there are none."""
+    if place is None or _job_of(name) is None:
+        return None
+    path = Path(place, kind, name)
+    return path if os.path.lexists(path) else None
 
 
-def is_kept(path: Path, root: str) -> bool:
-    """Return whether something lies below the directory of a user's results."""
-    return Path(root) in path.parents
+def is_kept(path: Path, place: str) -> bool:
+    """Return whether something lies among a user's results."""
+    return Path(place) in path.parents
 
 
-def of_job(root: str | None, kind: str, job: int) -> list[Path]:
+def of_job(place: str | None, kind: str, job: int) -> list[Path]:
     """Return all results of a kind that are of a job, in order of their names."""
-    found = []
-    for cluster in _clusters(root) if root is not None else ():
-        found += [path for path in _entries(cluster / kind) if _job_of(path.name) == job]
-    return sorted(found)
+    return sorted(path for path in every(place, kind) if _job_of(path.name) == job)
 
 
-def every(root: str | None, kind: str) -> list[Path]:
-    """Return all results of a kind, of all clusters."""
-    return [path for cluster in (_clusters(root) if root is not None else ()) for path in _entries(cluster / kind)]
+def every(place: str | None, kind: str) -> list[Path]:
+    """Return all results of a kind."""
+    return [] if place is None else list(_entries(Path(place, kind)))
 
 
-def make_room(root: str, cluster: str, most: int, most_mb: int, now: float | None = None) -> str:
-    """Remove the oldest results of a cluster above the bounds; return what its user is told, '': nothing was removed.
+def make_room(place: str, most: int, most_mb: int, now: float | None = None) -> str:
+    """Remove the oldest results above the bounds; return what its user is told, '': nothing was removed.
 
     What changed in the last three days stays, whatever the bounds say. It looks once an hour.
     """
     now = time.time() if now is None else now
-    if not _is_time(Path(root, cluster, _STAMP), now):
+    if not _is_time(Path(place, _STAMP), now):
         return ""
     found = []
     for kind in KINDS:
-        found += [one for path in _entries(Path(root, cluster, kind)) if (one := _weighed(path)) is not None]
+        found += [one for path in _entries(Path(place, kind)) if (one := _weighed(path)) is not None]
     found.sort(key=lambda one: one[0])
     total, removed, freed = sum(size for _, size, _ in found), 0, 0
     for changed, size, path in found:
@@ -102,7 +94,7 @@ def make_room(root: str, cluster: str, most: int, most_mb: int, now: float | Non
     if not removed:
         return ""
     return (
-        f"removed {counted(removed, 'result')} of your oldest jobs from {root}/{cluster} ({freed / 1e6:.0f} MB): there "
+        f"removed {counted(removed, 'result')} of your oldest jobs from {place} ({freed / 1e6:.0f} MB): there "
         f"are {most} at most, of {most_mb} MB together ([results]); what lies elsewhere (out=DIR, report=PATH) stays"
     )
 
@@ -119,13 +111,6 @@ def _is_time(stamp: Path, now: float) -> bool:
     except OSError:
         return False  # then nothing can be removed either
     return True
-
-
-def _clusters(root: str) -> Iterator[Path]:
-    with contextlib.suppress(OSError), os.scandir(root) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield Path(entry.path)
 
 
 def _entries(directory: Path) -> Iterator[Path]:

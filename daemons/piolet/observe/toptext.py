@@ -113,11 +113,11 @@ def _gpus(gpus: Sequence[GpuNow]) -> Text:
     text = Text()
     for gpu in gpus:
         if math.isnan(gpu.saturation):
-            text.append("  ? ", "dim")
+            text.append("   ? ", "dim")
             continue
         colour = next(colour for most, colour in _COLOURS if gpu.saturation < most)
         block = _BLOCKS[round(min(1.0, gpu.saturation) * (len(_BLOCKS) - 1))]
-        text.append(f"{block}{100 * gpu.saturation:3.0f}", colour)
+        text.append(f"{block}{100 * gpu.saturation:3.0f} ", colour)
     return text if gpus else Text("none", "dim")
 
 

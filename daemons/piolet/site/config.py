@@ -18,7 +18,7 @@ from piolet.forward.settings import ForwardConfig
 from piolet.hooks.settings import HooksConfig
 from piolet.images.settings import ImagesConfig
 from piolet.node.settings import NodeConfig
-from piolet.observe.jobsettings import MarksConfig, ResultsConfig
+from piolet.observe.jobsettings import MailConfig, MarksConfig, ResultsConfig
 from piolet.observe.keepsettings import KeepConfig
 from piolet.observe.settings import ObserveConfig
 from piolet.samples.settings import ScoreConfig
@@ -39,6 +39,7 @@ class Config:
     score: ScoreConfig = field(default_factory=ScoreConfig)
     results: ResultsConfig = field(default_factory=ResultsConfig)
     marks: MarksConfig = field(default_factory=MarksConfig)
+    mail: MailConfig = field(default_factory=MailConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
     forward: ForwardConfig = field(default_factory=ForwardConfig)
     central: CentralConfig = field(default_factory=CentralConfig)

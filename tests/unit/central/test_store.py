@@ -94,7 +94,17 @@ def test_what_its_node_has_no_more_is_written_down(store: sa.Engine) -> None:
     assert add(writer, event(6), gone={A: 5}).have == {A: 6}
     reader = Reader(store, "alps")
     assert [(one["first"], one["last"]) for one in reader.gaps("node1")] == [(2, 5)]
-    assert reader.counted() == {"records": 2, "gone": 4, "batches": 2, "conclusions": 0}
+    counted = {"records": 2, "gone": 4, "lost": 0, "dropped": 0, "batches": 2, "conclusions": 0}
+    assert reader.counted() == counted
+
+
+def test_what_nodes_say_that_they_lost_is_added_up_once(store: sa.Engine) -> None:
+    writer = Writer(store)
+    told = [event(1, kind="spool.lost", body={"records": 5}), event(2, kind="spool.dropped", body={"records": 7})]
+    add(writer, *told)
+    add(Writer(store), *told, event(3, kind="spool.lost", body={"records": 2}), event(4, kind="spool.lost"))
+    counted = Reader(store, "alps").counted()
+    assert (counted["lost"], counted["dropped"], counted["records"]) == (7, 7, 4)
 
 
 def test_refused_records_are_passed_over(store: sa.Engine) -> None:

@@ -19,6 +19,7 @@ from piolet.observe.known import Sources
 from piolet.slurm import onejob
 from piolet.slurm.onejob import JobName, ToldRun, ToldStep
 
+from tests.unit.observe import journals
 from tools import jobschema
 
 START = 1_790_000_000.0
@@ -40,7 +41,7 @@ def record(node: str, kind: str, seconds: float, source: str = "kernel", **more:
 @pytest.fixture
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sources:
     monkeypatch.chdir(tmp_path)
-    return Sources({"HOME": str(tmp_path)}, 1500, False, "", None)
+    return Sources({"HOME": str(tmp_path)}, 1500, False, "", "alps", None)
 
 
 def answering(records: dict[str, list[dict[str, Any]]], **more: Any) -> Callable[[str, float], dict[str, Any]]:
@@ -225,6 +226,31 @@ def test_a_vetting_whose_file_is_gone_is_known_from_the_node(sources: Sources) -
         "n1", "vet.decision", 1, "user", body={"claimed": 112, "state": 5, "why": [], "excluded": "n[[", "chosen": 7}
     )
     assert view(replace(sources, central=answering({"n1": [odd]}))).vettings[0].good == ()
+
+
+def test_scores_are_of_this_run_and_of_this_cluster(sources: Sources, tmp_path: Path) -> None:
+    """A data set of the same number from another year, and one of another cluster, are of other jobs."""
+    place = tmp_path / ".local/state/piolet/alps/score"
+    place.mkdir(parents=True)
+    frames = [
+        journals.header(software={"kernel": "6.1", "driver": "580"}),
+        *(journals.busy(0, at / 10, 0.5) for at in range(50)),
+    ]
+    journals.write(place / "112.0", *frames)
+    journals.write(place / "112.1", journals.header(step="1", origin=journals.ORIGIN - 10**17))
+    (place / "112.2").mkdir()
+    journals.write(place / "112.3", journals.header(step="3", period="soon"))
+    other = tmp_path / ".local/state/piolet/daint/score"
+    other.mkdir(parents=True)
+    journals.write(other / "112.0", *frames)
+    found = view(sources, replace(RUN, start=journals.ORIGIN / 1e9, end=None, state="RUNNING"))
+    assert found.scores, found.missing
+    (score,) = found.scores
+    assert (score.step, score.directory, score.software) == ("112.0", str(place / "112.0"), ("driver 580, kernel 6.1",))
+    assert score.simulated == "scripted GPUs" and score.figures["saturation"]["low"] is not None
+    for text in ("112.2 holds no samples", "112.3 is no data set that can be read"):
+        assert any(text in one for one in found.missing)
+    conforms(json.loads(json.dumps(found.as_dict())), job.schema())
 
 
 def test_a_step_that_is_not_there(sources: Sources) -> None:

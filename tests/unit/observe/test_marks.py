@@ -48,14 +48,14 @@ def test_what_is_none(word: str) -> None:
 
 
 def test_they_are_kept_and_read(tmp_path: Path) -> None:
-    where = str(tmp_path / "alps/marks/112")
+    place, where = str(tmp_path), str(tmp_path / "marks/112")
     said = [Said("loss", 0.5, NOW, COMMAND, "n1", "0", "3"), Said("loss", math.nan, NOW + 1, COMMAND, "n1", "0", "3")]
     marks.add(where, "n1", said[:1])
     marks.add(where, "n1", said[1:])
     marks.add(where, "../n2", [Said("step", 1.0, None, COMMAND)])
-    found = marks.of_job(str(tmp_path), 112)
+    found = marks.of_job(place, 112)
     assert found[0] == said[0] and math.isnan(found[1].value) and found[2].time is None
-    assert marks.of_job(str(tmp_path), 112, "1") == found[2:] and marks.of_job(str(tmp_path), 11) == []
+    assert marks.of_job(place, 112, "1") == found[2:] and marks.of_job(place, 11) == []
     assert sorted(path.name for path in Path(where).iterdir()) == [".._n2.jsonl", "n1.jsonl"]
     (loss, step) = marks.summed(found)
     assert (loss.count, loss.first, loss.last, loss.not_numbers, step.count) == (2, 0.5, 0.5, 1, 1)
@@ -63,7 +63,7 @@ def test_they_are_kept_and_read(tmp_path: Path) -> None:
     assert table.schema.equals(layout.schema("marks")) and table["subject"].to_pylist() == ["task 3", "task 3", None]
     marks.put(where, OUTPUT, [Said("loss", 1.0, None, OUTPUT)])
     marks.put(where, OUTPUT, [Said("loss", 2.0, None, OUTPUT)])
-    assert [one.value for one in marks.of_job(str(tmp_path), 112) if one.origin == OUTPUT] == [2.0]
+    assert [one.value for one in marks.of_job(place, 112) if one.origin == OUTPUT] == [2.0]
 
 
 def test_a_file_that_somebody_wrote_is_data(tmp_path: Path) -> None:

@@ -28,30 +28,29 @@ def put(root: Path, name: str, days: float, size: int = 1000) -> Path:
 
 
 def room(root: Path, most: int = 1000, most_mb: int = 1000, now: float = NOW) -> str:
-    return results.make_room(str(root), "alps", most, most_mb, now)
+    return results.make_room(str(root / "alps"), most, most_mb, now)
 
 
 def test_where_they_are() -> None:
-    assert results.root_of({"HOME": "/h"}, "", "alice") == "/h/.local/state/piolet"
-    assert results.root_of({"HOME": "/h"}, "/scratch/%u/piolet", "alice") == "/scratch/alice/piolet"
-    assert results.root_of({}, "", "alice") is None
-    assert results.score_out("/r", "alps") == "/r/alps/score/%j.%s%r"
-    assert results.vet_file("/r", "alps", 112) == "/r/alps/vet/vet-112.json"
+    assert results.place_of({"HOME": "/h"}, "", "alice", "alps") == "/h/.local/state/piolet/alps"
+    assert results.place_of({"HOME": "/h"}, "/scratch/%u/piolet", "alice", "alps") == "/scratch/alice/piolet/alps"
+    assert results.place_of({}, "", "alice", "alps") is None
+    assert results.score_out("/r/alps") == "/r/alps/score/%j.%s%r"
+    assert results.vet_file("/r/alps", 112) == "/r/alps/vet/vet-112.json"
 
 
 def test_what_is_found(tmp_path: Path) -> None:
-    """Of the job that was asked for and no other, of all clusters; nothing that only looks like it."""
+    """Of the job that was asked for and no other, of this cluster; nothing that only looks like it."""
+    place = str(tmp_path / "alps")
     own = [put(tmp_path, f"score/112.{name}", 1) for name in ("0", "0-r1", "1")]
     for name in ("score/1120.0", "score/11.0", "score/112x.0", "score/.112.0"):
         put(tmp_path, name, 1)
-    other = tmp_path / "daint/score/112.0"
-    other.mkdir(parents=True)
-    os.utime(other, (NOW, NOW))
-    assert results.of_job(str(tmp_path), results.SCORE, 112) == [*own, other]
-    assert results.places(str(tmp_path), results.SCORE, "112.0") == [other, own[0]]
-    assert results.places(str(tmp_path), results.SCORE, "../score/112.0") == []
+    (tmp_path / "daint/score/112.0").mkdir(parents=True)
+    assert results.of_job(place, results.SCORE, 112) == own
+    assert results.find(place, results.SCORE, "112.0") == own[0]
+    assert results.find(place, results.SCORE, "../score/112.0") is results.find(place, results.SCORE, "112.7") is None
     assert results.of_job(None, results.SCORE, 112) == results.of_job(str(tmp_path / "no"), results.SCORE, 112) == []
-    assert results.is_kept(own[0], str(tmp_path)) and not results.is_kept(Path("/x/112.0"), str(tmp_path))
+    assert results.is_kept(own[0], place) and not results.is_kept(Path("/x/112.0"), place)
 
 
 def test_the_oldest_go_first_and_it_is_said(tmp_path: Path) -> None:

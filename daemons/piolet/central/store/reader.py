@@ -13,7 +13,7 @@ from piolet.central.store import bodies
 from piolet.central.store.archive import Archive
 from piolet.central.store.database import StoreError, reason
 from piolet.central.store.rows import Names, Stored, events_of, names_in, stored
-from piolet.central.store.schema import batches, conclusions, epochs, gaps, names, notes
+from piolet.central.store.schema import TOLD, batches, conclusions, epochs, gaps, kept, names, notes
 from piolet.events.envelope import Event
 
 _PIECE = 200
@@ -188,14 +188,21 @@ class Reader:
             return {row.name: row.last for row in connection.execute(query)}
 
     def counted(self) -> dict[str, int]:
-        """Return how much there is: records that came, records that never will, batches, conclusions."""
+        """Return how much there is: records that came, those that never will, batches, conclusions.
+
+        lost, dropped   how many records nodes said that they lost before they were delivered (most of them are among
+                        `gone`, but for streams of which nothing is left), and that they did not write
+        """
         came = sa.select(sa.func.coalesce(sa.func.sum(epochs.c.have), 0))
         lost = sa.select(sa.func.coalesce(sa.func.sum(gaps.c.last - gaps.c.first + 1), 0))
         with self._connected() as connection:
             gone = int(connection.scalar(lost) or 0)
+            told = {row.name: int(row.value) for row in connection.execute(sa.select(kept))}
             return {
                 "records": int(connection.scalar(came) or 0) - gone,
                 "gone": gone,
+                "lost": told.get(TOLD["spool.lost"], 0),
+                "dropped": told.get(TOLD["spool.dropped"], 0),
                 "batches": connection.scalar(sa.select(sa.func.count()).select_from(batches)) or 0,
                 "conclusions": connection.scalar(sa.select(sa.func.count()).select_from(conclusions)) or 0,
             }

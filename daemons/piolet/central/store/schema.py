@@ -125,7 +125,10 @@ kept = Table(
     Column("name", String(64), primary_key=True),
     Column("value", Float(53), nullable=False),
 )
-"""What the service remembers for itself: up to where it has asked others."""
+"""What the service remembers for itself: up to where it has asked others, and sums."""
+
+TOLD = {"spool.lost": "told lost", "spool.dropped": "told dropped"}
+"""Kinds in which nodes say of how many records there will be nothing -> where their sum is in `kept`."""
 
 states = Table(
     "states",

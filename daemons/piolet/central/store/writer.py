@@ -8,6 +8,7 @@ is gone, that is written down.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ from piolet.base.errors import EventError
 from piolet.central.store import bodies
 from piolet.central.store.database import StoreError, reason
 from piolet.central.store.rows import Names, Stored, list_of, stored
-from piolet.central.store.schema import batches, epochs, gaps
+from piolet.central.store.schema import TOLD, batches, epochs, gaps, kept
 from piolet.events.envelope import Event
 
 _STREAMS_MOST = 200_000
@@ -176,6 +177,7 @@ class Writer:
                 else:
                     run.append(one)
             taken.stored += work.close(stream, self.named, run, arrival.received, arrival.offset)
+            work.count(run)
             taken.have[epoch] = stream.have
             work.seen(stream, arrival.received)
         return taken
@@ -214,6 +216,7 @@ class _Work:
         self._batches: list[dict[str, Any]] = []
         self._gaps: list[dict[str, Any]] = []
         self._seen: dict[int, dict[str, Any]] = {}
+        self._told: Counter[str] = Counter()
 
     def close(
         self, stream: _Stream, named: Names, run: Sequence[Event], received: float, offset: float | None
@@ -238,6 +241,12 @@ class _Work:
             return
         self._gaps.append({"epoch": stream.number, "first": first, "last": last, "why": why[:500], "time": when})
 
+    def count(self, run: Sequence[Event]) -> None:
+        """Note what a node says that it lost, or never wrote."""
+        for event in run:
+            if event.kind in TOLD and type(event.body.get("records")) is int:
+                self._told[TOLD[event.kind]] += max(0, event.body["records"])
+
     def seen(self, stream: _Stream, when: float) -> None:
         """Note up to where a stream is here."""
         self._seen[stream.number] = {"of": stream.number, "upto": stream.have, "when": when}
@@ -249,3 +258,7 @@ class _Work:
                 self.connection.execute(sa.insert(table), rows)
         if self._seen:
             self.connection.execute(_SEEN, list(self._seen.values()))
+        for name, records in self._told.items():
+            more = sa.update(kept).where(kept.c.name == name).values(value=kept.c.value + records)
+            if not self.connection.execute(more).rowcount:
+                self.connection.execute(sa.insert(kept).values(name=name, value=records))

@@ -159,7 +159,7 @@ class Straggler(Detector):
                              {"active": round(float(load[row]), 3), "work_less": round(less, 3)})  # fmt: skip
 
     def _of_gpu(
-        self, step: Observed, row: int, lost: float, late: np.ndarray, what: str, evidence: dict[str, float]
+        self, step: Observed, row: int, lost: float, late: np.ndarray, what: str, evidence: Mapping[str, float]
     ) -> Finding:
         gpu, text = step.gpus[row], f"{signals.called(step, row)} is slower than the others by "
         return self._finding(step, gpu.node, gpu.uuid or None, float(lost), late,
@@ -173,14 +173,14 @@ class Straggler(Detector):
         lost: float,
         late: np.ndarray,
         text: str,
-        evidence: dict[str, float],
+        evidence: Mapping[str, float],
     ) -> Finding:
         said = _verdict(step, node)
         at = np.flatnonzero(late)
         return Finding(
             lost, text + (f"; vetting said of {node}: {said}" if said else ""),
             f"leave {node} out (--exclude={node}) and show it to the site; vetting with gpu evals measures it alone",
-            step.time(at[0]), step.time(at[-1] + 1), node, subject, evidence | ({"verdict": said} if said else {}),
+            step.time(at[0]), step.time(at[-1] + 1), node, subject, {**evidence, **({"verdict": said} if said else {})},
         )  # fmt: skip
 
 

@@ -115,3 +115,13 @@ def test_a_process_of_our_own_moves_what_it_says(tmp_path: Path) -> None:
         assert values["file_write"] == pytest.approx(2_000_000, abs=100)
         child.stdin.write(b"\n")
         child.stdin.flush()
+
+
+@pytest.mark.parametrize("kind", [Groups, Files])
+def test_groups_without_end_are_not_walked(tmp_path: Path, kind: type[Groups] | type[Files]) -> None:
+    """A user may make groups below the step's own, and as many as the kernel lets."""
+    plant(tmp_path, {**two(0), **{f"{TWO}/more/{number}/cgroup.procs": "" for number in range(1100)}})
+    source = opened(kind, tmp_path, ("", TWO))
+    for row in source.read(SECOND):
+        assert "processes" not in row.values
+    assert ("", "the step has more than 1024 control groups") in source.blanks

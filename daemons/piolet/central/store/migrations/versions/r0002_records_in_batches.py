@@ -1,5 +1,6 @@
 """Records lie in their batches, and have no rows of their own (decision 132)."""
 
+from collections import Counter
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +22,8 @@ _COLUMNS = "epoch seq time kind source body boot severity subject uid job step r
 _batches: Any = sa.table("batches", *map(sa.column, ["id", "epoch", "first", "last", "records"]))
 _events: Any = sa.table("events", *map(sa.column, _COLUMNS.split()))
 _DATA: Any = sa.bindparam("data", type_=sa.LargeBinary())
+_names: Any = sa.table("names", sa.column("id"), sa.column("name"))
+_kept: Any = sa.table("kept", sa.column("name"), sa.column("value"))
 _FILL = sa.update(_batches).where(_batches.c.id == sa.bindparam("of")).values(records=_DATA)
 
 
@@ -48,12 +51,20 @@ def _fill(connection: sa.Connection) -> None:
     )
     last: int = connection.scalar(sa.select(sa.func.max(_batches.c.id))) or 0
     at: int = (connection.scalar(sa.select(sa.func.min(_batches.c.id))) or 1) - 1
+    told = {
+        row.id: row.name.replace("spool.", "told ")
+        for row in connection.execute(sa.select(_names).where(_names.c.name.in_(("spool.lost", "spool.dropped"))))
+    }
+    sums: Counter[str] = Counter()
     while at < last:
         runs: dict[int, list[Any]] = {}
         seqs: dict[int, int] = {}
         for row in connection.execute(query, {"after": at, "upto": at + _AT_ONCE}):
+            body = unpack(row.body)
+            if row.kind in told and type(body.get("records")) is int:
+                sums[told[row.kind]] += max(0, body["records"])
             found = [
-                row.seq - seqs.get(row.id, row.seq), row.time, row.kind, row.source, unpack(row.body) or None, row.boot,
+                row.seq - seqs.get(row.id, row.seq), row.time, row.kind, row.source, body or None, row.boot,
                 row.severity, row.subject, row.uid, row.job, row.step, row.run, row.offset,
             ]  # fmt: skip
             runs.setdefault(row.id, []).append(trimmed(found))
@@ -62,3 +73,5 @@ def _fill(connection: sa.Connection) -> None:
             connection.execute(_FILL, [{"of": batch, "data": pack_run(run)} for batch, run in runs.items()])
         notify.extend(_MORE_S)
         at += _AT_ONCE
+    if sums:
+        connection.execute(sa.insert(_kept), [{"name": name, "value": value} for name, value in sums.items()])

@@ -1,0 +1,103 @@
+"""Which control groups are steps, and whose."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from piolet.observe import found
+from piolet.observe.found import Finder
+from piolet.steps import hierarchies
+from piolet.steps.hierarchies import Group, Hierarchy
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="control groups of steps are root's")
+UID = 65534
+
+
+@pytest.fixture
+def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tree in the stead of a hierarchy; processes are in what their number is written to."""
+    tree = tmp_path / "cgroup"
+    (tree / "slurm").mkdir(parents=True)
+
+    def of(pid: int) -> list[Group]:
+        for file in tree.rglob("cgroup.procs"):
+            if str(pid) in file.read_text().split():
+                return [Group((), "/" + str(file.parent.relative_to(tree)))]
+        return []
+
+    monkeypatch.setattr(hierarchies, "of", of)
+    monkeypatch.setattr(hierarchies, "own_mounts", lambda: [Hierarchy((), "/", str(tree))])
+    return tree
+
+
+def put(directory: Path, *pids: int) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
+    return directory
+
+
+@pytest.fixture
+def task() -> int:  # type: ignore[misc]
+    process = subprocess.Popen(["sleep", "100"], user=UID, group=UID)
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def test_a_step_is_found_where_slurm_usually_makes_it_and_is_its_users(top: Path, task: int) -> None:
+    place = put(top / "slurm/uid_65534/job_7/step_0", task, os.getpid())
+    finder = Finder()
+    (step,) = finder.look().values()
+    assert (step.job, step.step, step.uid, step.gid, step.place[0]) == ("7", "0", UID, UID, str(place))
+    assert step.groups == (("", str(place)),)
+    (again,) = finder.look().values()
+    assert again is step
+    (place / "cgroup.procs").unlink()
+    place.rmdir()
+    assert finder.look() == {}
+
+
+def test_a_place_of_another_version_of_slurm_is_learnt_from_a_process(top: Path, task: int) -> None:
+    put(top / "elsewhere/deep.scope/job_s1abc/step_batch", task)
+    (step,) = Finder().look().values()
+    assert (step.job, step.step) == ("s1abc", "batch")
+
+
+def test_groups_that_a_user_made_are_no_steps(top: Path, task: int) -> None:
+    """A user may make job_1/step_0 where a part of the tree is that user's: the job's group then is no root's."""
+    place = put(top / "user.slice/mine/job_7/step_0", task)
+    for part in (place.parent, place.parent.parent):
+        os.chown(part, UID, UID)
+    assert Finder().look() == {}
+
+
+def test_version_1_gives_a_steps_group_to_its_user(top: Path, task: int) -> None:
+    os.chown(put(top / "slurm_node1/uid_65534/job_7/step_3", task), UID, UID)
+    (step,) = Finder().look().values()
+    assert (step.job, step.step, step.uid) == ("7", "3", UID)
+
+
+def test_a_step_of_slurmstepd_alone_is_none_yet(top: Path) -> None:
+    put(top / "slurm/job_7/step_extern")
+    assert Finder().look() == {}
+
+
+def test_a_step_that_is_begun_again_is_another(top: Path, task: int) -> None:
+    """A job that was requeued has the same numbers, and another group."""
+    place = put(top / "slurm/job_7/step_0", task)
+    finder = Finder()
+    (before,) = finder.look()
+    (place / "cgroup.procs").unlink()
+    place.rename(place.with_name("gone"))
+    put(place, task)
+    (after,) = finder.look()
+    assert before != after
+
+
+@pytest.mark.parametrize("name", ["job_.hidden", "job_-rf", "job_" + "1" * 80])
+def test_odd_names_are_no_jobs(top: Path, task: int, name: str) -> None:
+    put(top / "slurm" / name / "step_0", task)
+    assert found.Finder().look() == {}
