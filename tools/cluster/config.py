@@ -231,7 +231,7 @@ def _central(s: Settings) -> str:
     layout, place = s.layout, f"{s.address}:{s.ports['central']}"
     return (
         "heartbeat_s = 5\n\n"
-        '[forward]\nstate = "/run/piolet-forward"\nevery_s = 2\n\n'
+        '[forward]\nstate = "/run/piolet-forward"\nevery_s = 2\nframes_s = 3\n\n'
         f'[central]\nurl = "http://{place}"\nlisten = "{place}"\ncluster = "piolet"\n'
         f"socket = {_toml(layout.run / 'central' / 'central.sock')}\n"
         f'store = "sqlite:///{layout.root}/central/central.sqlite"\n'
