@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import pwd
 import re
 import signal
 import subprocess
+import urllib.error
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +21,10 @@ from piolet.observe.journal import END, FRAME, STEP, rows_of
 from piolet.samples.dataset import open_dataset
 
 from tests.cluster import leftovers
-from tests.cluster.faults import Faults
+from tests.cluster.faults import Faults, end
 from tests.cluster.support import SCORE_HERE, Cluster, busybox_layer, no_controllers, running
+from tests.support.prometheus import get
+from tests.support.registry import free_port
 from tests.support.waiting import wait_until
 
 MIB = 50
@@ -223,6 +227,41 @@ class Witness(Hook):
     def entries(self, asked, node, step):
         return [Program(("/bin/sh", "-c", "cat /proc/self/cgroup > " + asked.options["file"] + "; exec sleep 1000"))]
 """
+
+
+def test_prometheus_sees_a_step_that_asks_for_nothing(confined: Cluster) -> None:
+    """Whoever has the token, and nobody else; where it cannot be read nobody is answered."""
+    faults = Faults(confined, Path("/dev/null"))
+    config, token = confined.layout.piolet_toml, confined.layout.etc / "prometheus-token"
+    before, where, alice = config.read_text("utf-8"), f"127.0.0.1:{free_port()}", pwd.getpwnam("alice").pw_uid
+
+    def told(given: str = "of the site") -> str:
+        with contextlib.suppress(urllib.error.URLError):
+            return get(f"http://{where}/metrics", given)
+        return ""
+
+    token.write_text("of the site\n")
+    token.chmod(0o400)
+    lines = f'[observe]\nprometheus = "{where}"\nprometheus_token = "{token}"\n'
+    try:
+        config.write_text(before.replace("[observe]\n", lines), "utf-8")
+        faults.restart_pioletd("node1")
+        log = confined.layout.log / "pioletd-node1.log"
+        wait_until(lambda: "no figures for Prometheus" in log.read_text(), what="a line in the log")
+        assert told() == ""
+        os.chown(token, pwd.getpwnam("piolet").pw_uid, -1)
+        faults.restart_pioletd("node1")
+        run = confined.start("alice", "srun", "sh", "-c", "read x", cwd=confined.room("alice"))
+        name = re.compile(
+            rf'^piolet_observe_host_sampled_seconds_total{{.*step="0",uid="{alice}"}} [1-9]', re.MULTILINE
+        )
+        wait_until(lambda: name.search(told()), what="the step among the metrics")
+        assert told("") == told("another") == ""
+        assert end(run, stdin="x\n").status == 0
+        wait_until(lambda: "piolet_observe_steps 0.0" in told(), what="the end of the step")
+    finally:
+        config.write_text(before, "utf-8")
+        faults.restart_pioletd("node1")
 
 
 def test_a_hook_s_program_is_in_the_step_s_control_group(confined: Cluster) -> None:

@@ -25,7 +25,7 @@ from piolet.base import files
 from piolet.base.errors import ObserveError
 from piolet.observe import gaps, layout, reading, rollup, spool, writing
 from piolet.observe.catalogue import OPEN, SPOOL, WHOLE, Catalogue, Row, size_of
-from piolet.observe.gathering import FACTS, Facts, facts_of, gathered, in_order
+from piolet.observe.gathering import FACTS, Facts, facts_of, gathered, in_order, ns
 
 PART, FINAL, NEW = ".part", "final", ".new"
 _ROWS_PER_GROUP = 400_000
@@ -152,7 +152,7 @@ def meta_of(catalogue: Catalogue, row: Row, facts: Facts) -> dict[str, Any]:
     began += [run.start for runs in facts.runs.values() for run in runs[:1]] if not began else []
     meta: dict[str, Any] = {
         **{key: value for key, value in said.items() if key in layout.META},
-        "job": row.job, "step": row.step, "uid": row.uid, "start": round(min(began, default=row.start) * 1e9),
+        "job": row.job, "step": row.step, "uid": row.uid, "start": ns(min(began, default=row.start)),
         "nodes": list(dict.fromkeys([*said.get("nodes", ()), *sorted({*facts.runs, *seen})])),
     }  # fmt: skip
     if row.run:
@@ -161,7 +161,7 @@ def meta_of(catalogue: Catalogue, row: Row, facts: Facts) -> dict[str, Any]:
         meta["user"] = pwd.getpwuid(row.uid).pw_name
     nodes = set(meta["nodes"])
     if facts.ended and nodes <= facts.ended.keys():
-        meta["end"] = round(max(facts.ended.values()) * 1e9)
+        meta["end"] = ns(max(facts.ended.values()))
     elif isinstance(said.get("end"), int):
         meta["end"] = max(said["end"], _last_of(facts, meta["start"]))
     devices = {node: one["devices"] for node, one in facts.nodes.items() if isinstance(one.get("devices"), list)}
@@ -182,7 +182,7 @@ def meta_of(catalogue: Catalogue, row: Row, facts: Facts) -> dict[str, Any]:
 
 def _last_of(facts: Facts, start: int) -> int:
     last = [run.end for runs in facts.runs.values() for run in runs] + list(facts.ended.values())
-    return max(start, round(max(last, default=0.0) * 1e9))
+    return max(start, ns(max(last, default=0.0)))
 
 
 def _pieces(directories: Sequence[Path], table: str) -> Iterator[pa.Table]:
