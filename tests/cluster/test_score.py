@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import urllib.error
@@ -203,17 +202,6 @@ def test_a_requeued_job_has_two_data_sets(cluster: Cluster) -> None:
     assert names == [f"piolet-score-{job}.0", f"piolet-score-{job}.0-r1"]
     out = (room / "job.out").read_text()
     assert out.count(f"step {job}.0 ") == out.count(f"step {job}.0-r1 ") == 1 and "no score" not in out, out
-
-
-def test_a_data_set_is_found_by_the_jobs_number(cluster: Cluster) -> None:
-    """Without out= it is among the user's results, and nothing is left where srun was called."""
-    room = cluster.room("alice")
-    done = scored(cluster, room, "-w", "node1", "--gres=gpu:1", "sleep", "1.5", option="--score")
-    found = re.search(r"the samples: (\S+/score/(\S+)); a report: piolet score report \2$", done.err, re.M)
-    assert done.status == 0 and found is not None and not list(room.iterdir()), done.err
-    shown = cluster.run("alice", "piolet", "score", "show", found[2], cwd=room)
-    assert f"step {found[2]}" in shown.good()
-    assert cluster.run("alice", "piolet", "top", found[2], "--once", cwd=room).good().startswith("job ")
 
 
 def test_the_option_does_nothing_where_it_is_not_given(cluster: Cluster) -> None:

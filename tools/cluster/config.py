@@ -383,6 +383,7 @@ def write(s: Settings, own_name: str, own_hosts: str) -> None:
         write_atomically(on if s.central else off, plugstack_outcomes(layout))
         (off if s.central else on).unlink(missing_ok=True)
     write_atomically(layout.piolet_toml, piolet_toml(s))
+    accounts.make_results(layout.results)
     write_atomically(layout.hosts, hosts(s, own_name, own_hosts))
     write_atomically(layout.etc / "registry.yml", registry_yml(s))
     write_atomically(layout.edf / "demo.toml", 'image = "${DEMO_IMAGE}"\n')

@@ -130,7 +130,6 @@ def _start(layout: Layout, request: Request, report: Report, hints: bool) -> Non
         controllers.prepare(found, layout.tag, node_names(request.nodes))
     _make_run(layout)
     shutil.rmtree(layout.log, ignore_errors=True)  # what the logs say is of this run
-    accounts.make_results(layout.results)
     config.write(settings, socket.gethostname(), _read(Path("/etc/hosts")))
     shutil.rmtree(layout.gpus, ignore_errors=True)
     if request.gpus:

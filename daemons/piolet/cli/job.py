@@ -111,9 +111,8 @@ def _steps(settings: config.Config) -> Any:
         said, _ = stepsasked.listed(asked, job=str(number))
         chosen = [one for one in said if not step or one["name"].partition("-")[0] == f"{number}.{step}"][:_STEPS_MOST]
         wanted = ("meta.json", "findings.parquet")
-        return [
-            stepsasked.fetch(asked, stepsasked.named(asked, one["name"]), target / str(at), wanted)
-            for at, one in enumerate(chosen)
-        ]
+        steps = [stepsasked.named(asked, one["name"]) for one in chosen]
+        looked = [one for one in steps if set(wanted) <= set(one["files"])]  # of one that runs there are none yet
+        return [stepsasked.fetch(asked, one, target / str(at), wanted) for at, one in enumerate(looked)]
 
     return fetch

@@ -46,6 +46,7 @@ class Sources:
     steps: Fetch | None = None
     sacct: str = "sacct"
     scontrol: str = "scontrol"
+    sacctmgr: str = "sacctmgr"
 
     def place(self, user: str) -> str | None:
         """Return where a user's results are."""
@@ -99,6 +100,8 @@ def job(
         # A data set is Parquet that its owner may have written: no parser of that with the rights of staff.
         not_known.append(f"environment and scores: only {last.user or 'its owner'} has them")
     events = happened.events(view, sources.central, not_known, clock)
+    if last.state == "NODE_FAIL" and not any(one.kind == happened.NODE_STATE for one in events):
+        events += happened.node_states(view, sources.sacctmgr)  # the central service asks for them now and then
     vettings = vettings or happened.decided(events)
     found_in = _findings(view, sources, not_known)
     if last.output:

@@ -318,7 +318,8 @@ def _limit(text: str) -> float | None:
     if match is None:
         return None
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+    whole = (days * 24 + hours) * 60 + minutes
+    return whole * 60.0 + seconds if whole < _UNLIMITED else None
 
 
 def _known(text: str) -> str:

@@ -262,6 +262,19 @@ def test_scores_are_of_this_run_and_of_this_cluster(sources: Sources, tmp_path: 
     conforms(json.loads(json.dumps(found.as_dict())), job.schema())
 
 
+def test_a_node_that_failed_is_named_by_accounting(sources: Sources, tmp_path: Path) -> None:
+    """Where the central service does not know it yet."""
+    rows = [f"n2|{int(START) + 9}|Unknown|DOWN*|PSU failed|root", f"n9|{int(START) + 9}|Unknown|DOWN|x|root"]
+    sacctmgr = tmp_path / "sacctmgr"
+    sacctmgr.write_text("#!/bin/sh\ncat <<'E'\n" + "\n".join(rows) + "\nE\n")
+    sacctmgr.chmod(0o755)
+    found = view(replace(sources, sacctmgr=str(sacctmgr)), replace(RUN, state="NODE_FAIL"))
+    assert found.why[0].sentence == "n2 failed while it ran: PSU failed" and "--exclude=n2" in found.why[0].advice
+    assert (
+        view(replace(sources, sacctmgr="/nonexistent"), replace(RUN, state="NODE_FAIL")).why[0].kind == "node_failure"
+    )
+
+
 def test_marks_of_an_earlier_job_of_that_number_are_not_this_ones(sources: Sources, tmp_path: Path) -> None:
     where = str(tmp_path / ".local/state/piolet/alps/marks/112")
     said = [marks.Said("loss", value, START + at, marks.COMMAND) for at, value in ((5, 0.5), (-(10**6), 9.0))]
