@@ -184,3 +184,5 @@ def test_a_forwarder_takes_a_journal_along(machines: Cluster) -> None:
     wait_until(lambda: of_state(machines, 210, "whole"), limit_s=60, what="the tables of the step")
     table = pq.read_table(io.BytesIO(fetched(machines, ALICE, "210.0", "host.parquet")))
     assert table["cpu"].to_pylist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+    quality = pq.read_table(io.BytesIO(fetched(machines, ALICE, "210.0", "quality.parquet")))
+    assert set(quality["source"].to_pylist()) == {"pm_counters"}  # none was damaged, and none is missing

@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from piolet.observe import spool
+from piolet.observe import reading, spool
 from piolet.observe.catalogue import Catalogue
 
 from tests.scale import ingestload
@@ -60,23 +60,26 @@ def measure(minutes: float, nodes: int) -> dict[str, Any]:
 
 
 def found(root: Path, frames: int) -> dict[str, Any]:
-    """Return how many frames are there, and how many twice."""
+    """Return how many frames are there, in the spool or in tables already, and how many twice."""
     catalogue = Catalogue(root)
-    seen: Counter[tuple[str, str, int]] = Counter()
-    size = 0
+    seen: Counter[tuple[str, int]] = Counter()
+    size = spooled = 0
     for row in catalogue.rows():
         for path in sorted((root / "spool" / str(row.id)).glob(f"*{spool.SUFFIX}")):
             size += path.stat().st_size
             for arrived in spool.read(path, row.bytes if int(path.stem) == row.segment else None):
-                for line in arrived.lines:
-                    record = json.loads(line)
-                    seen[record["node"], record["epoch"], record["seq"]] += record["kind"] == "observe.frame"
-    there = sum(count > 0 for count in seen.values())
-    twice = sum(count > 1 for count in seen.values())
-    steps = len(catalogue.rows())
+                for record in map(json.loads, arrived.lines):
+                    if record["kind"] == "observe.frame":
+                        seen[record["node"], round(record["time"] * 1e3)] += 1
+                        spooled += 1
+        if (root / row.path / "meta.json").exists():
+            table = reading.open_step(root / row.path).table("host", ["node", "time"])
+            times = table["time"].cast("int64").to_numpy() // 1000
+            seen.update(zip(table["node"].to_pylist(), times.tolist(), strict=True))
+    there, twice = len(seen), sum(count > 1 for count in seen.values())
+    counted = {"steps": len(catalogue.rows()), "frames": there, "lost": frames - there, "twice": twice}
     catalogue.close()
-    counted = {"steps": steps, "frames": there, "lost": frames - there, "twice": twice}
-    return {**counted, "bytes_per_frame": size / max(there, 1)}
+    return {**counted, "in_tables": there - spooled, "bytes_per_spooled_frame": size / max(spooled, 1)}
 
 
 def cpu(pid: int) -> float:

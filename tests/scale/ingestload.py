@@ -26,7 +26,7 @@ from piolet.transport.asking import Asker, Peer
 BOOT = "0b1c2d3e-0000-4000-8000-000000000000"
 ABSENT = ("tensor_int", "tensor_half", "tensor_double", "c2c_tx", "c2c_rx")
 SCALE = {"B/s": 2e10, "W": 600.0, "degC": 60.0, "MHz": 1900.0, "B": 7e10, "1": 1.0, "J": 1e9, "cores": 50.0}
-THREADS = 4
+THREADS = 16
 
 
 def jobs_of(node: int) -> list[tuple[int, int]]:

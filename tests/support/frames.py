@@ -33,7 +33,7 @@ def frame(node: str, seq: int, start: float, number: int, epoch: str, **more: An
     body = {
         "up": 110.0 + 10 * number, "span": 10.0,
         "gpu": {"columns": ["gpu", "uuid", "sm", "power", "temperature", "tensor"], "rows": rows},
-        "host": {"columns": ["cpu", "memory"], "rows": [[float(number), 5e9]]},
+        "host": {"columns": ["cpu", "memory", "read"], "rows": [[float(number), 5e9, 123456789]]},
     }  # fmt: skip
     return record(node, seq, "observe.frame", start + 10 * (number + 1), epoch, **body, **more)
 

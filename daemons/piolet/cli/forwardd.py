@@ -72,8 +72,11 @@ def make(config: Config) -> list[Forwarder]:
 
 def frames() -> Kind:
     """Return how figures of steps are forwarded: with how long this node has been up, which is a clock nobody sets."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        boot = file.read().strip()
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
+    except OSError:  # the service compares the nodes' clocks with its own then
+        return Kind("/v1/frames", ACKNOWLEDGED)
     return Kind("/v1/frames", ACKNOWLEDGED, None, lambda: {"up": f"{_up():.3f}", "boot": boot})
 
 

@@ -14,7 +14,7 @@ import contextlib
 import os
 import pwd
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from piolet.base import files
 from piolet.base.errors import ObserveError
 from piolet.observe import gaps, layout, reading, rollup, spool, writing
 from piolet.observe.catalogue import OPEN, SPOOL, WHOLE, Catalogue, Row, size_of
-from piolet.observe.gathering import FACTS, Facts, facts_of, gathered, in_order
+from piolet.observe.gathering import FACTS, Facts, facts_of, gathered, in_order, ns
 
 PART, FINAL, NEW = ".part", "final", ".new"
 _ROWS_PER_GROUP = 400_000
@@ -63,21 +63,27 @@ def _make_part(target: Path, frames: Sequence[Path]) -> None:
     _fsync(target.parent)
 
 
-def finish(catalogue: Catalogue, row: Row, now: float, *, runs: bool = False) -> bool:
+def finish(
+    catalogue: Catalogue, row: Row, now: float, *, runs: bool = False, find: Callable[[Path], object] | None = None
+) -> bool:
     """Make the step's directory; return whether nothing came meanwhile. Raises ObserveError, ScoreError.
 
     runs   it is one of a step that runs: more will be added
+    find   writes what detectors find into a directory that has all else
     """
     top = catalogue.root / SPOOL / str(row.id)
     target = catalogue.root / row.path
     try:
         if not (top / FINAL).is_dir():
             part(catalogue, row)
-            _make_final(catalogue, catalogue.step(row.id) or row, top, target, runs)
+            _make_final(catalogue, catalogue.step(row.id) or row, top, target, runs, find)
         target.mkdir(parents=True, exist_ok=True)
         there = {path.name for path in (top / FINAL).iterdir()}
         for name in sorted(there - {layout.META_FILE}) + [layout.META_FILE] * (layout.META_FILE in there):
             os.replace(top / FINAL / name, target / name)
+        found, judged = (writing.path_of(target, name) for name in ("findings", "judged"))
+        if judged.name in there and found.name not in there:  # with more data nothing is found any more
+            found.unlink(missing_ok=True)
         _fsync(target)
         for path in _parts(top):
             shutil.rmtree(path)
@@ -95,7 +101,9 @@ def finish(catalogue: Catalogue, row: Row, now: float, *, runs: bool = False) ->
     return True
 
 
-def _make_final(catalogue: Catalogue, row: Row, top: Path, target: Path, runs: bool) -> None:
+def _make_final(
+    catalogue: Catalogue, row: Row, top: Path, target: Path, runs: bool, find: Callable[[Path], object] | None
+) -> None:
     new = _fresh(top / f"{FINAL}{NEW}")
     parts = _parts(top)
     groups = [group for path in parts for group in sorted(path.iterdir()) if group.is_dir()]
@@ -106,7 +114,7 @@ def _make_final(catalogue: Catalogue, row: Row, top: Path, target: Path, runs: b
     begin, end = meta["start"] / 1e9, meta.get("end", _last_of(facts, meta["start"])) / 1e9
     sources = [*([target] if target.is_dir() else []), *groups]
     for table in layout.TABLES:
-        if table not in ("quality", "rollup", "findings"):
+        if table not in ("quality", "rollup", "findings", "judged"):
             writing.write_pieces(new, table, _grouped(_pieces(sources, table)))
     remarks = {node: catalogue.remarks(node) for node in {*meta["nodes"], *facts.runs}}
     found = gaps.gaps(facts, meta["nodes"], begin, end, remarks, str(meta.get("state", "")))
@@ -118,6 +126,8 @@ def _make_final(catalogue: Catalogue, row: Row, top: Path, target: Path, runs: b
     writing.write_table(new, "quality", _distinct(pa.concat_tables([*own, made])))
     writing.write_meta(new, meta)
     rollup.write(reading.open_step(new))
+    if find is not None:
+        find(new)
     files.write_whole(str(new / FACTS), facts.to_json(), str(new / f"{FACTS}{NEW}"), sync=True)
     _fsync(new)
     os.rename(new, top / FINAL)
@@ -142,7 +152,7 @@ def meta_of(catalogue: Catalogue, row: Row, facts: Facts) -> dict[str, Any]:
     began += [run.start for runs in facts.runs.values() for run in runs[:1]] if not began else []
     meta: dict[str, Any] = {
         **{key: value for key, value in said.items() if key in layout.META},
-        "job": row.job, "step": row.step, "uid": row.uid, "start": round(min(began, default=row.start) * 1e9),
+        "job": row.job, "step": row.step, "uid": row.uid, "start": ns(min(began, default=row.start)),
         "nodes": list(dict.fromkeys([*said.get("nodes", ()), *sorted({*facts.runs, *seen})])),
     }  # fmt: skip
     if row.run:
@@ -151,7 +161,7 @@ def meta_of(catalogue: Catalogue, row: Row, facts: Facts) -> dict[str, Any]:
         meta["user"] = pwd.getpwuid(row.uid).pw_name
     nodes = set(meta["nodes"])
     if facts.ended and nodes <= facts.ended.keys():
-        meta["end"] = round(max(facts.ended.values()) * 1e9)
+        meta["end"] = ns(max(facts.ended.values()))
     elif isinstance(said.get("end"), int):
         meta["end"] = max(said["end"], _last_of(facts, meta["start"]))
     devices = {node: one["devices"] for node, one in facts.nodes.items() if isinstance(one.get("devices"), list)}
@@ -172,7 +182,7 @@ def meta_of(catalogue: Catalogue, row: Row, facts: Facts) -> dict[str, Any]:
 
 def _last_of(facts: Facts, start: int) -> int:
     last = [run.end for runs in facts.runs.values() for run in runs] + list(facts.ended.values())
-    return max(start, round(max(last, default=0.0) * 1e9))
+    return max(start, ns(max(last, default=0.0)))
 
 
 def _pieces(directories: Sequence[Path], table: str) -> Iterator[pa.Table]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from piolet.observe.gathering import Facts, Run
+from piolet.observe.gathering import Facts, Run, ns
 
 SOURCE, CLOCK = "samples", "clock"
 UNKNOWN = "no sample was taken, and nothing says why"
@@ -138,7 +138,7 @@ def rows(facts: Facts, found: Iterable[Gap], begin: float, end: float) -> dict[s
     columns = dict(zip(names, map(list, zip(*made, strict=True)), strict=True)) if made else {}
     for name in ("start", "end"):
         if name in columns:
-            columns[name] = [round(seconds * 1e9) for seconds in columns[name]]
+            columns[name] = [ns(seconds) for seconds in columns[name]]
     return columns
 
 

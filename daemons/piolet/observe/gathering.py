@@ -32,7 +32,7 @@ CLOCK_S = 30.0
 INTERVAL_S = 10.0  # where a node does not say how often it samples
 FACTS = "facts.json"
 _FACTS_MOST = 256 << 20
-FRAMES_MOST = 20_000  # in memory at once
+FRAMES_MOST = 5_000  # in memory at once: some 60 MB
 _TIMES = {"quality": ("start", "end"), "marks": ("time",), "events": ("time",), "findings": ("start", "end")}
 _TOLD = ("interval", "began", "found", "devices", "sources", "simulated")
 
@@ -175,12 +175,12 @@ class Gathering:
         for row in rows:
             if table in _TIMES:
                 times = {
-                    name: (row[name] - moved) * 1e9 if isinstance(row.get(name), int | float) else when * 1e9
+                    name: ns(row[name] - moved if isinstance(row.get(name), int | float) else when)
                     for name in _TIMES[table]
                 }
                 row = {"node": node, **row, **times}
             else:
-                row = {"time": when * 1e9, "span": span, **row, "node": node}
+                row = {"time": ns(when), "span": span, **row, "node": node}
             if "span" in row and row["span"] is None:
                 row = {**row, "span": span}
             names = tuple(name for name in row if name in known)
@@ -202,9 +202,6 @@ class Gathering:
 
     def _piece(self, table: str, names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> pa.Table | None:
         columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-        for name in ("time", "start", "end"):
-            if name in columns:
-                columns[name] = [None if value is None else round(value) for value in columns[name]]
         try:
             return conformed(table, columns)
         except ObserveError:
@@ -215,6 +212,11 @@ class Gathering:
         half = len(rows) // 2
         found = [piece for part in (rows[:half], rows[half:]) if (piece := self._piece(table, names, part)) is not None]
         return pa.concat_tables(found) if found else None
+
+
+def ns(seconds: float) -> int:
+    """Return nanoseconds, of whole microseconds: what tables keep, and what 64 bits tell of seconds since 1970."""
+    return round(seconds * 1e6) * 1000
 
 
 def _moved(event: Event, arrived: Arrived) -> float:

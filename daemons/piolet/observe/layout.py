@@ -132,7 +132,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "rollup": (
         _column("bin", pa.uint16(), f"one of {BINS} of equal length, from the step's start to its end"),
-        _column("bins", pa.uint16(), "how many bins from there on it is of: 1, or more where GPUs are thousands"),
+        _column("bins", pa.uint16(), "how many bins it is of: more than 1 of a short step, and of thousands of GPUs"),
         _column("node", _TEXT, "name of the node"),
         _column("gpu", pa.int16(), f"index of the GPU; {HOST}: the host"),
         _column("quantity", _TEXT, "name of a quantity of `gpu` or `host`"),

@@ -24,6 +24,7 @@ from piolet.observe.writing import write_pieces
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ROWS_MOST = 24_000_000  # as many as 1,024 GPUs have in bins of their own; of more GPUs, rows stand for several bins
+_ROWS_AT_ONCE = 4_000_000  # of which there are sums at the same time, 100 MB
 _WHERE = ("time", "span", "node")
 _NO_QUANTITIES = (*_WHERE, "gpu", "uuid")
 _Key = tuple[str, int]
@@ -132,18 +133,37 @@ def _rows(step: StepData, table: str = "", quantity: str = "") -> Iterator[pa.Ta
         known = [column for column in layout.schema(name).names if column not in _NO_QUANTITIES]
         wanted = [quantity] if quantity else known
         count = max(1, len(step.nodes) * (_gpus_of(step) if name == "gpu" else 1))
-        group = next(n for n in _DIVISORS if layout.BINS // n * count * len(known) <= ROWS_MOST or n == layout.BINS)
-        sums = _Table(np.linspace(0, length, layout.BINS // group + 1))
+        finest = _finest(step) / length * layout.BINS
+        group = next(
+            n for n in _DIVISORS
+            if (n >= finest and layout.BINS // n * count * len(known) <= ROWS_MOST) or n == layout.BINS
+        )  # fmt: skip
+        edges = np.linspace(0, length, layout.BINS // group + 1)
         where = [*_WHERE, *(["gpu"] if name == "gpu" else [])]
-        for piece in step.pieces(name, [*where, *wanted]):
-            _add(sums, piece, wanted, step.start)
-        order = sorted(sums.places.items())
-        for one in wanted:
-            if one in sums.sums:
-                yield _table_of(one, sums.of(one), sums.edges, order, group)
+        at_once = max(1, _ROWS_AT_ONCE // (count * (layout.BINS // group)))
+        for begin in range(0, len(wanted), at_once):
+            yield from _rows_of(step, name, where, wanted[begin : begin + at_once], edges, group)
+
+
+def _rows_of(
+    step: StepData, table: str, where: list[str], wanted: list[str], edges: Array, group: int
+) -> Iterator[pa.Table]:  # fmt: skip
+    sums = _Table(edges)
+    for piece in step.pieces(table, [*where, *wanted]):
+        _add(sums, piece, wanted, step.start)
+    order = sorted(sums.places.items())
+    for one in wanted:
+        if one in sums.sums:
+            yield _table_of(one, sums.of(one), edges, order, group)
 
 
 _DIVISORS = [n for n in range(1, layout.BINS + 1) if layout.BINS % n == 0]
+
+
+def _finest(step: StepData) -> float:
+    """Return the seconds below which a bin tells nothing: half of a sample; 0 where that is not known."""
+    interval = step.meta.get("interval")
+    return interval / 2 if isinstance(interval, int | float) and interval > 0 else 0.0
 
 
 def _gpus_of(step: StepData) -> int:

@@ -112,6 +112,9 @@ def _column(values: Any, field: pa.Field) -> pa.ChunkedArray | pa.Array:
         array = pa.array(values, pa.string())
     elif pa.types.is_timestamp(field.type):
         array = pa.array(values)
+    elif pa.types.is_floating(field.type):
+        # Arrow takes no whole number that the type does not hold exactly, as bytes per second in 32 bits.
+        array = pa.array([float(one) if type(one) is int else one for one in values], pa.float64(), from_pandas=True)
     else:
         array = pa.array(values, field.type, from_pandas=True)
     if pa.types.is_timestamp(field.type) and pa.types.is_integer(array.type):

@@ -127,6 +127,14 @@ def test_rows_of_thousands_of_gpus_are_of_several_bins(tmp_path: Path, monkeypat
     assert np.allclose(lines.mean[1], 0.25) and np.all(lines.covered == 1)
 
 
+def test_a_short_step_has_no_finer_bins_than_samples(tmp_path: Path) -> None:
+    samples = [{"at": 10.0 * part, "span": 10.0, "node": "a", "gpu": 0, "sm": 0.1 * part} for part in range(1, 7)]
+    step = made(tmp_path, 60.0, samples, interval=10)
+    assert len(rollup.of(step)) == 12
+    lines = rollup.lines(step, "sm")
+    assert np.allclose(lines.mean[0], np.repeat(0.1 * np.arange(1, 7), 100), atol=1e-4) and np.all(lines.covered == 1)
+
+
 def test_pieces_add_up_to_the_whole(tmp_path: Path) -> None:
     """A long step is written in groups of rows by time."""
     rng = np.random.default_rng(2)

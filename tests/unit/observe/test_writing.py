@@ -44,6 +44,15 @@ def test_a_table_comes_back(tmp_path: Path) -> None:
     assert step.table("gpu", ["sm", "gpu"]).column_names == ["sm", "gpu"]
 
 
+def test_whole_numbers_of_any_size_are_figures() -> None:
+    """What a node sends is JSON: 123456789 B/s is a whole number there, which 32 bits do not hold exactly."""
+    table = writing.conformed("host", {"read": [123456789, None, 1.5], "memory": [85520809984, 2**53 + 1, None]})
+    assert table["read"].to_pylist() == [pytest.approx(123456789, rel=1e-3), None, 1.5]
+    assert table["memory"].to_pylist() == [85520809984.0, float(2**53), None]
+    with pytest.raises(ObserveError, match="read of host does not fit"):
+        writing.conformed("host", {"read": ["12"]})
+
+
 def test_a_table_without_rows_has_no_file(tmp_path: Path) -> None:
     writing.write_table(tmp_path, "marks", {"time": [START], "name": ["loss"], "value": [1.0]})
     path = writing.write_table(tmp_path, "marks", {})
