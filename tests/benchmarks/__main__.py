@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import platform
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import attach, events, hooks, images, listing, saving, scoring, steps, vetting
+from tests.benchmarks import attach, events, hooks, images, listing, recording, saving, scoring, steps, vetting
 from tests.benchmarks.cluster import ROOT, Cluster, started
 from tests.benchmarks.steps import Row
 
@@ -155,6 +156,16 @@ def records(cluster: Cluster, rounds: int) -> list[object]:
     return out
 
 
+def record(_cluster: None, rounds: int) -> list[object]:
+    """The recording of every step: starts, a program that computes, and the node, for a minute."""
+    with recording.cluster() as made:
+        rows = [recording.starts(made, rounds), recording.computes(made, rounds)]
+        found = recording.cost(made, 60.0)
+    print(f"  recording: {100 * found.cores:.3f} % of a core, {found.memory:.1f} MiB (their own {found.own:.1f}) in "
+          f"{found.processes} processes   aim 0.5 %, 40 MB", flush=True)  # fmt: skip
+    return [*map(show, rows), dataclasses.asdict(found)]
+
+
 def keep(cluster: Cluster, rounds: int) -> list[object]:
     """Saving what a step changed."""
     cluster.run("srun", "-N1", "--environment=demo", "true")
@@ -166,6 +177,7 @@ GROUPS: dict[str, tuple[int, Callable[[Any, int], list[object]]]] = {
     "steps": (4, small),
     "runtimes": (4, runtimes),
     "events": (4, records),
+    "recording": (0, record),
     "hooks": (4, extras),
     "attach": (4, entering),
     "pulls": (4, pulls),

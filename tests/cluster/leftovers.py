@@ -230,7 +230,9 @@ def _files(layout: Layout, state: State) -> Iterator[str]:
         assert slurmd is not None
         root = Path(f"/proc/{slurmd.pid}/root/run/piolet")
         for path in root.rglob("*"):
-            yield f"{node}: /run/piolet/{path.relative_to(root)}"
+            # What a node records of steps stays: a stream for each user, in bounds of its own.
+            if path.suffix != ".jsonl" or path.parent.name not in ("events", "observe"):
+                yield f"{node}: /run/piolet/{path.relative_to(root)}"
     for folder in ("tmp", "leases"):
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(layout.images / folder):

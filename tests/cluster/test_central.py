@@ -135,7 +135,8 @@ def test_the_forwarders_uid_on_another_machine_says_nothing_of_a_node(cluster: C
     lines = [encode(Event("piolet", "node1", "00000000000000f1", 1, time.time(), "node.heartbeat", "root"))]
 
     def send(socket: str) -> dict[str, Any]:
-        words = [settings.central.url, socket, str(service), "piolet", "node1", "", *(one.decode() for one in lines)]
+        words = [settings.central.url, socket, str(service), "piolet", "node1", "/v1/events"]
+        words += [one.decode() for one in lines]
         done = subprocess.run(
             [sys.executable, "-c", SEND, *map(str.strip, words)], capture_output=True, text=True, user=sender,
             group=sender, extra_groups=(), timeout=60, cwd="/", check=True,

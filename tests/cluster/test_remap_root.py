@@ -185,7 +185,10 @@ def test_rpm_installs(cluster: Cluster, debian: str, room: Path) -> None:
     assert made.returncode == 0, made.stderr
     (package,) = (room / "rpm").rglob("*.rpm")
     edf = cluster.edf(ALICE, f'image = "{debian}"\nremap_root = true\nmounts = ["{room}"]\n')
-    script = f"rpm --nodeps -i {package} && rpm -q piolet-try-rpm && cat /opt/closed/file && getcap /opt/able"
+    # rpm 4.20 unshares namespaces around scriptlets, by a plugin, which takes more than this root has (docs/edf.md).
+    script = 'case "$(rpm --version)" in *" 4.1"*) ;; *) alone=--noplugins ;; esac\n'
+    script += 'rpm() { command rpm $alone "$@"; }\n'
+    script += f"rpm --nodeps -i {package} && rpm -q piolet-try-rpm && cat /opt/closed/file && getcap /opt/able"
     # A directory that its mode closes to all but root.
     script += " && echo more >/opt/closed/more && rpm -e piolet-try-rpm && test ! -e /opt/able && id -u pioletrpm"
     said = cluster.srun(ALICE, edf, "sh", "-c", script, timeout=120).good().splitlines()

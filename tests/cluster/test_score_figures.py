@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -119,3 +120,14 @@ def test_two_steps_on_one_gpu_are_said_to_share_it(cluster: Cluster) -> None:
     job = sets[0].name.removeprefix("piolet-score-").partition(".")[0]
     assert all(f"shared with step {job}.{step}" in flat(out) for step in (0, 1)), out
     assert out.count("GPU saturation at most 90 %") == 2, out
+
+
+def test_a_data_set_is_found_by_the_jobs_number(cluster: Cluster) -> None:
+    """Without out= it is among the user's results, and nothing is left where srun was called."""
+    room = cluster.room("alice")
+    done = cluster.run("alice", "srun", "--score", "-w", "node1", "--gres=gpu:1", "sleep", "1.5", cwd=room)
+    found = re.search(r"the samples: (\S+/score/(\S+)); a report: piolet score report \2$", done.err, re.M)
+    assert done.status == 0 and found is not None and not list(room.iterdir()), done.err
+    shown = cluster.run("alice", "piolet", "score", "show", found[2], cwd=room)
+    assert f"step {found[2]}" in shown.good()
+    assert cluster.run("alice", "piolet", "top", found[2], "--once", cwd=room).good().startswith("job ")

@@ -166,7 +166,7 @@ def test_the_files_of_each_package(packages: Packages) -> None:
     for name, wanted in expected.items():
         assert set(packages.files(name)) == wanted | {path.format(name) for path in licence}
     common = {path for path in packages.files("common") if not path.startswith((HOME, "/usr/share/licenses/"))}
-    etc = {f"/etc/piolet{part}" for part in ("", "/evals", "/hooks.d", "/piolet.toml")}
+    etc = {f"/etc/piolet{part}" for part in ("", "/evals", "/hooks.d", "/detectors.d", "/piolet.toml")}
     assert common == {*etc, "/usr/lib/sysusers.d/piolet.conf"}
     programs = {path.rpartition("/")[2] for path in packages.files("common") if path.startswith(f"{HOME}/bin/")}
     assert programs == {"python3", "piolet", "pioletd", "piolet-imaged", "piolet-forward", "piolet-central"}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.benchmarks import events
 from tests.cluster.support import Cluster, running
+from tests.support.waiting import wait_until
 from tools.cluster.state import load
 
 CORE_PERCENT, MEMORY_MB = 0.1, 25.0
@@ -31,8 +32,14 @@ def _pids(cluster: Cluster) -> dict[str, str]:
     assert state is not None
     forwarder, daemon = state.find("piolet-forward-node1"), state.find("pioletd-node1")
     assert forwarder is not None and daemon is not None
-    watchers = [str(pid) for pid in _children(daemon.pid) if events.name(str(pid)) == "pioletd-watcher"]
-    return {"forwarder": str(forwarder.pid), "watcher": watchers[0]}
+    names: dict[str, str] = {}
+
+    def there() -> bool:
+        names.update({events.name(str(pid)): str(pid) for pid in _children(daemon.pid)})
+        return "pioletd-watcher" in names
+
+    wait_until(there, what="the watcher")
+    return {"forwarder": str(forwarder.pid), "watcher": names["pioletd-watcher"]}
 
 
 def main(words: list[str]) -> int:

@@ -51,8 +51,13 @@ def lacking(name: str) -> str:
 
 def slurm_lacks_pmix() -> str:
     """Return why slurmd cannot serve PMIx here; empty if it can."""
-    found = any(Path("/usr/lib").glob("*/libpmix.so.2"))
-    return "" if found else "not installed: libpmix2 (tools/bootstrap.sh mpi)"
+    for there, why in (
+        ("*/slurm*/mpi_pmix.so", "this Slurm is built without PMIx"),
+        ("*/libpmix.so.2", "not installed: libpmix2 (tools/bootstrap.sh mpi)"),
+    ):
+        if not any(Path("/usr/lib").glob(there)):
+            return why
+    return ""
 
 
 def layer(name: str) -> list[oci.Entry]:

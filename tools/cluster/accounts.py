@@ -104,6 +104,18 @@ def _make_user(name: str) -> None:
     _run(["useradd", *kind, name])
 
 
+def make_results(path: Path) -> None:
+    """Make the directory of users' results anew, with one for each user that nobody else may enter."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o755)
+    path.chmod(0o755)
+    for name in USERS:
+        user = pwd.getpwnam(name)
+        own = path / name
+        own.mkdir(mode=0o700)
+        os.chown(own, user.pw_uid, user.pw_gid)
+
+
 def _make_scratch(path: Path) -> None:
     path.mkdir(mode=0o755)
     if path != SCRATCH:

@@ -1,7 +1,8 @@
 """Piolet's central service on a private cluster, and a forwarder on each node.
 
 The service runs on this machine, by its own account; forwarders run in their nodes' namespaces. All share one munged,
-which says the cluster's address for every node, as Slurm's NodeAddr does: so no node is told from another here.
+which says the cluster's address for every node, as Slurm's NodeAddr does: so no node is told from another here. Another
+munged with this key and another address is another machine (tests/cluster/test_central.py).
 """
 
 from __future__ import annotations

@@ -219,6 +219,8 @@ def piolet_toml(s: Settings) -> str:
         '[events]\ncluster = "piolet"\nspool = "/run/piolet/events"\n'
         f"{_central(s) if s.central else ''}\n"
         '[observe]\nsteps = "on"\ninterval_s = 2\njournal = "/run/piolet/observe"\n\n'
+        # Jobs count from 1 at each start: results of users in their homes would be those of other jobs.
+        f"[results]\ndirectory = {_toml(layout.results / '%u')}\n\n"
         '[vet]\nspool = "/run/piolet/spool"\n'
         # The nodes share their processes with this machine, whose other users have no part in the cluster.
         f"users = [{', '.join(_ids(name) for name in accounts.USERS)}]\n"
@@ -381,6 +383,7 @@ def write(s: Settings, own_name: str, own_hosts: str) -> None:
         write_atomically(on if s.central else off, plugstack_outcomes(layout))
         (off if s.central else on).unlink(missing_ok=True)
     write_atomically(layout.piolet_toml, piolet_toml(s))
+    accounts.make_results(layout.results)
     write_atomically(layout.hosts, hosts(s, own_name, own_hosts))
     write_atomically(layout.etc / "registry.yml", registry_yml(s))
     write_atomically(layout.edf / "demo.toml", 'image = "${DEMO_IMAGE}"\n')

@@ -48,6 +48,11 @@ class Layout:
         return self.etc / "client" / "slurm.conf"
 
     @property
+    def results(self) -> Path:
+        """Where users' results are, a directory for each; of the present or the last run."""
+        return self.root / "results"
+
+    @property
     def piolet_toml(self) -> Path:
         return self.etc / "piolet.toml"
 

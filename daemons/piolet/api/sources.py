@@ -15,6 +15,7 @@ from typing import ClassVar
 OF_STEP, OF_NODE = "step", "node"
 HOST, IO, NET = "host", "io", "net"
 READ_MAX = 1 << 20
+_PIECE = 1 << 13  # what is read often is shorter
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,14 @@ class Place:
 
     @staticmethod
     def _read(descriptor: int) -> str:
-        with open(descriptor, "rb", buffering=0) as file:
-            return (file.read(READ_MAX) or b"").decode("utf-8", "surrogateescape")
+        text = b""
+        try:
+            # The kernel gives some files a few records at a time, however much is asked for.
+            while len(text) < READ_MAX and (piece := os.read(descriptor, _PIECE)):
+                text += piece
+        finally:
+            os.close(descriptor)
+        return text.decode("utf-8", "surrogateescape")
 
 
 def moved_in(text: str) -> tuple[float, float]:

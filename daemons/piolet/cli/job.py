@@ -16,6 +16,7 @@ from piolet.site import config
 
 FORMS = "112, 112.0 (a step), 112_1 (of an array), 112+1 (of a heterogeneous job)"
 _ASKED_S = 10.0
+_STEPS_MOST = 20
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,7 +77,7 @@ def sources_of(settings: config.Config) -> Any:
     uid = os.getuid()
     return Sources(
         os.environ, uid, uid == 0 or is_staff(uid, settings.central.staff), settings.results.directory,
-        settings.events.cluster, _central(settings),
+        settings.events.cluster, _central(settings), _steps(settings),
     )  # fmt: skip
 
 
@@ -96,3 +97,22 @@ def _central(settings: config.Config) -> Any:
         return Asker(centralpeer.of_user(settings, left)).ask("GET", f"/v1/node?{query}").said
 
     return ask
+
+
+def _steps(settings: config.Config) -> Any:
+    """Return what fetches what detectors found in a job's steps, as far as the central service shows it."""
+    if not settings.central.url:
+        return None
+    from piolet.cli import centralpeer, stepsasked
+    from piolet.transport.asking import Asker
+
+    def fetch(number: int, step: str, target: Path) -> list[Path]:
+        asked = Asker(centralpeer.of_user(settings, _ASKED_S))
+        said, _ = stepsasked.listed(asked, job=str(number))
+        chosen = [one for one in said if not step or one["name"].partition("-")[0] == f"{number}.{step}"][:_STEPS_MOST]
+        wanted = ("meta.json", "findings.parquet")
+        steps = [stepsasked.named(asked, one["name"]) for one in chosen]
+        looked = [one for one in steps if set(wanted) <= set(one["files"])]  # of one that runs there are none yet
+        return [stepsasked.fetch(asked, one, target / str(at), wanted) for at, one in enumerate(looked)]
+
+    return fetch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("--dir", metavar="DIR", help="where JOB.STEP is looked for: a directory of DATE/JOB.STEP")
     parser.add_argument("--list", action="store_true", help="list the detectors, with their effects and rates of error")
-    parser.add_argument("--detectors", metavar="DIR", help="the site's own, instead of [observe] detectors")
+    parser.add_argument("--detectors", metavar="DIR", help="the site's own, instead of [keep] detectors")
     parser.add_argument("--json", action="store_true", help="print one object of JSON")
 
 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Print them. Exit status 1: a detector failed."""
-    where = args.detectors or settings.observe.detectors
+    where = args.detectors or settings.keep.detectors
     if args.list:
         return _list(args, where)
     if not args.step:
@@ -52,6 +53,8 @@ def _print(said: list[Judged]) -> None:
                 else ""
             )
             print(f"{one.detector}: {found.text}{sure}")
+            if found.start is not None and found.end is not None:
+                print(f"    {_moment(found.start)} to {_moment(found.end)} UTC")
             print(f"    {found.advice}")
     by_state = {state: [one for one in said if one.state == state] for state in (FOUND, NOTHING, UNKNOWN, FAILED)}
     counts = f"{len(by_state[FOUND])} found something, {len(by_state[NOTHING])} nothing"
@@ -59,6 +62,10 @@ def _print(said: list[Judged]) -> None:
     for state, word in ((UNKNOWN, "cannot tell"), (FAILED, "failed")):
         for one in by_state[state]:
             print(f"    {one.detector} {word}: {one.reason}")
+
+
+def _moment(at: int) -> str:
+    return f"{datetime.fromtimestamp(at / 1e9, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _plain(one: Judged) -> dict[str, object]:

@@ -21,13 +21,13 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--dir", metavar="DIR", help="the steps: a directory of DATE/JOB.STEP; otherwise [keep] directory"
     )
-    parser.add_argument("--detectors", metavar="DIR", help="the site's own, instead of [observe] detectors")
+    parser.add_argument("--detectors", metavar="DIR", help="the site's own, instead of [keep] detectors")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each step")
 
 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Print a line for each step where something was found. Exit status 1: it failed, or not what was expected."""
-    where = args.detectors or settings.observe.detectors
+    where = args.detectors or settings.keep.detectors
     finding.load(args.detector, where)  # an error of the name or the file is told once
     root = replaying.root_of(Path(args.dir or settings.keep.directory))
     counts: Counter[str] = Counter()
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     for request, said in bounded.judge(requests, where):
         steps += 1
         counts[said.state] += 1
-        name = str(request.directory.relative_to(root)) if request.directory != root else root.name
+        name = "/".join(request.directory.parts[-2:])
         expected = replaying.expected(request.directory, said.detector)
         if said.state in (UNKNOWN, FAILED):
             reasons[f"{said.state}: {said.reason}"] += 1

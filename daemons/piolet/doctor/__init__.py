@@ -17,8 +17,8 @@ __all__ = ["BAD", "CHECKS", "OK", "SKIPPED", "WARN", "Finding", "Machine", "exam
 CHECKS: tuple[Check, ...] = (
     configuration.configuration, slurm.plugins, kernel.kernel, kernel.image_mounts, kernel.user_namespaces,
     kernel.devices, daemons.programs, daemons.accounts, daemons.daemons, store.store, store.cage,
-    signatures.signatures, slurm.process_tracking, slurm.task_prolog, extras.gpus, extras.hooks, events.events,
-    observe.steps_recorded, central.central,
+    signatures.signatures, slurm.process_tracking, slurm.task_prolog, extras.gpus, extras.hooks,
+    extras.detectors, events.events, observe.steps_recorded, central.central,
 )  # fmt: skip
 
 

@@ -1,16 +1,19 @@
-"""Devices and hooks: whether those of this machine can be used, and whether Slurm keeps a step to its GPUs."""
+"""Devices, hooks, detectors: whether those of this machine can be used; whether Slurm keeps a step to its GPUs."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
 
+from piolet.api import Detector
 from piolet.base import texts
 from piolet.base.errors import PioletError
 from piolet.doctor.findings import BAD, OK, WARN, Finding, Machine, ask
 from piolet.hooks import facts
 from piolet.hooks.catalogue import Catalogue
+from piolet.observe import sitefiles
 
 
 def gpus(machine: Machine) -> Iterator[Finding]:
@@ -48,3 +51,14 @@ def hooks(machine: Machine) -> Iterator[Finding]:
         if name not in known:
             hint = "see always in [hooks] of piolet.toml"
             yield Finding("hooks", BAD, f"there is no hook '{name}' that could be on in every container", hint)
+
+
+def detectors(machine: Machine) -> Iterator[Finding]:
+    """Whether each of the site's detectors can be loaded."""
+    directory = machine.config.keep.detectors
+    for name in sitefiles.names(directory):
+        try:
+            sitefiles.load(os.path.join(directory, f"{name}.py"), name, Detector)
+        except PioletError as error:
+            hint = "piolet observe findings --list shows all of them"
+            yield Finding("detectors", BAD, error.message, error.hint or hint)

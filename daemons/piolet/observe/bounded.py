@@ -1,7 +1,7 @@
 """Detectors in a process of their own, with a bound of time and memory: what one does harms no other, and nobody else.
 
-    judge(requests)  here        a line of JSON: directory of the step, name of the detector
-    serve()          the worker  a line of JSON: what it came to, and its findings
+    Judge    here        a line of JSON: directory of the step, name of the detector
+    serve    the worker  a line of JSON: what it came to, and its findings
 
 The worker keeps the last step's figures for the next detector. One that takes longer than `seconds` is ended, as is one
 that the kernel ends for lack of memory, or that crashes: that detector has failed on that step, a new worker goes on.
@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from piolet.api import Finding
-from piolet.base.errors import ObserveError, PioletError
+from piolet.base.errors import PioletError
 from piolet.observe import finding, layout, reading, writing
 from piolet.observe.finding import FAILED, Judged
 from piolet.observe.grid import Grid
+from piolet.system import linux
 
 SECONDS = 60.0  # for a detector and a step, reading its data included
 MEMORY = 6 << 30  # address space; Arrow reserves more than it uses
@@ -44,27 +45,69 @@ class Request:
     detector: str
 
 
+class Judge:
+    """Asks detectors by a worker that is started when it is needed; for one thread.
+
+    site      the directory of the site's own
+    seconds   for each detector and step
+    memory    bytes of address space of the worker
+    """
+
+    def __init__(self, site: str = finding.DIRECTORY, seconds: float = SECONDS, memory: int = MEMORY) -> None:
+        self._site, self._seconds, self._memory = site, seconds, memory
+        self._worker: _Worker | None = None
+
+    def ask(self, request: Request) -> Judged:
+        """Return what a detector comes to."""
+        if self._worker is None:
+            self._worker = _Worker(self._site, self._memory)
+        said = self._worker.ask(request, self._seconds)
+        if not self._worker.alive:
+            self.rest()
+        return said
+
+    def find(self, directory: Path) -> list[Judged]:
+        """Return what all detectors say of a step."""
+        return [self.ask(Request(directory, name)) for name in finding.names(self._site)]
+
+    def keep(self, directory: Path) -> list[Judged]:
+        """Run all detectors on a step, and write `findings` and `judged` beside its data. Raises ObserveError."""
+        said = self.find(directory)
+        writing.write_table(directory, "findings", finding.rows(said))
+        writing.write_table(directory, "judged", finding.verdicts(said))
+        return said
+
+    def rest(self) -> None:
+        """End the worker; another one is started when it is needed."""
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
+
+
 def judge(
     requests: Iterable[Request], site: str = finding.DIRECTORY, seconds: float = SECONDS, memory: int = MEMORY
 ) -> Iterator[tuple[Request, Judged]]:
-    """Yield what detectors come to, in the order of the requests.
-
-    seconds   for each
-    memory    bytes of address space of the worker
-    """
-    worker: _Worker | None = None
+    """Yield what detectors come to, in the order of the requests; the arguments are a Judge's."""
+    one = Judge(site, seconds, memory)
     try:
         for request in requests:
-            if worker is None:
-                worker = _Worker(site, memory)
-            said = worker.ask(request, seconds)
-            if not worker.alive:
-                worker.end()
-                worker = None
-            yield request, said
+            yield request, one.ask(request)
     finally:
-        if worker is not None:
-            worker.end()
+        one.rest()
+
+
+def find(directory: Path, site: str = finding.DIRECTORY) -> list[Judged]:
+    """Return what all detectors say of a step."""
+    return [said for _, said in judge([Request(directory, name) for name in finding.names(site)], site)]
+
+
+def keep(directory: Path, site: str = finding.DIRECTORY) -> list[Judged]:
+    """Run all detectors on a step, and write what they say beside its data. Raises ObserveError."""
+    one = Judge(site)
+    try:
+        return one.keep(directory)
+    finally:
+        one.rest()
 
 
 class _Worker:
@@ -141,9 +184,9 @@ def _judged(said: dict[str, Any]) -> Judged:
 
 def serve(site: str, memory: int) -> None:
     """Answer requests until there are no more."""
-    soft = (
-        min(memory, hard) if (hard := resource.getrlimit(resource.RLIMIT_AS)[1]) != resource.RLIM_INFINITY else memory
-    )
+    linux.die_with_parent(signal.SIGKILL)
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    soft = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
     for what, limits in ((resource.RLIMIT_AS, (soft, hard)), (resource.RLIMIT_CORE, (0, 0))):
         with contextlib.suppress(OSError):  # a unit may forbid it: then its control group is the bound
             resource.setrlimit(what, limits)
@@ -190,22 +233,6 @@ def opened(directory: Path) -> Any:
     if (directory / layout.META_FILE).exists() or not directory.is_dir():
         return reading.open_step(directory)
     return reading.from_score(directory)
-
-
-def find(directory: Path, site: str = finding.DIRECTORY, seconds: float = SECONDS) -> list[Judged]:
-    """Return what all detectors say of a step."""
-    requests = [Request(directory, name) for name in finding.names(site)]
-    return [said for _, said in judge(requests, site, seconds)]
-
-
-def keep(directory: Path, site: str = finding.DIRECTORY, seconds: float = SECONDS) -> list[Judged]:
-    """Run all detectors on a step, and write `findings` and `judged` beside its data. Raises ObserveError."""
-    said = find(directory, site, seconds)
-    if not said:
-        raise ObserveError(f"there are no detectors for {directory}")
-    writing.write_table(directory, "findings", finding.rows(said))
-    writing.write_table(directory, "judged", finding.verdicts(said))
-    return said
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import contextlib
 import os
 import pwd
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,21 +63,27 @@ def _make_part(target: Path, frames: Sequence[Path]) -> None:
     _fsync(target.parent)
 
 
-def finish(catalogue: Catalogue, row: Row, now: float, *, runs: bool = False) -> bool:
+def finish(
+    catalogue: Catalogue, row: Row, now: float, *, runs: bool = False, find: Callable[[Path], object] | None = None
+) -> bool:
     """Make the step's directory; return whether nothing came meanwhile. Raises ObserveError, ScoreError.
 
     runs   it is one of a step that runs: more will be added
+    find   writes what detectors find into a directory that has all else
     """
     top = catalogue.root / SPOOL / str(row.id)
     target = catalogue.root / row.path
     try:
         if not (top / FINAL).is_dir():
             part(catalogue, row)
-            _make_final(catalogue, catalogue.step(row.id) or row, top, target, runs)
+            _make_final(catalogue, catalogue.step(row.id) or row, top, target, runs, find)
         target.mkdir(parents=True, exist_ok=True)
         there = {path.name for path in (top / FINAL).iterdir()}
         for name in sorted(there - {layout.META_FILE}) + [layout.META_FILE] * (layout.META_FILE in there):
             os.replace(top / FINAL / name, target / name)
+        found, judged = (writing.path_of(target, name) for name in ("findings", "judged"))
+        if judged.name in there and found.name not in there:  # with more data nothing is found any more
+            found.unlink(missing_ok=True)
         _fsync(target)
         for path in _parts(top):
             shutil.rmtree(path)
@@ -95,7 +101,9 @@ def finish(catalogue: Catalogue, row: Row, now: float, *, runs: bool = False) ->
     return True
 
 
-def _make_final(catalogue: Catalogue, row: Row, top: Path, target: Path, runs: bool) -> None:
+def _make_final(
+    catalogue: Catalogue, row: Row, top: Path, target: Path, runs: bool, find: Callable[[Path], object] | None
+) -> None:
     new = _fresh(top / f"{FINAL}{NEW}")
     parts = _parts(top)
     groups = [group for path in parts for group in sorted(path.iterdir()) if group.is_dir()]
@@ -106,7 +114,7 @@ def _make_final(catalogue: Catalogue, row: Row, top: Path, target: Path, runs: b
     begin, end = meta["start"] / 1e9, meta.get("end", _last_of(facts, meta["start"])) / 1e9
     sources = [*([target] if target.is_dir() else []), *groups]
     for table in layout.TABLES:
-        if table not in ("quality", "rollup", "findings"):
+        if table not in ("quality", "rollup", "findings", "judged"):
             writing.write_pieces(new, table, _grouped(_pieces(sources, table)))
     remarks = {node: catalogue.remarks(node) for node in {*meta["nodes"], *facts.runs}}
     found = gaps.gaps(facts, meta["nodes"], begin, end, remarks, str(meta.get("state", "")))
@@ -118,6 +126,8 @@ def _make_final(catalogue: Catalogue, row: Row, top: Path, target: Path, runs: b
     writing.write_table(new, "quality", _distinct(pa.concat_tables([*own, made])))
     writing.write_meta(new, meta)
     rollup.write(reading.open_step(new))
+    if find is not None:
+        find(new)
     files.write_whole(str(new / FACTS), facts.to_json(), str(new / f"{FACTS}{NEW}"), sync=True)
     _fsync(new)
     os.rename(new, top / FINAL)

@@ -10,12 +10,15 @@ from typing import Any
 
 from piolet.base import hostlist
 from piolet.base.errors import PioletError
+from piolet.events.envelope import SITE
 from piolet.observe.job import Happened, Job, Run, Vetting
+from piolet.slurm import past
 
 NODES_MOST = 32
 EVENTS_MOST = 500
 _BEFORE_S, _AFTER_S = 5.0, 300.0  # of a job: a node's fault may be told after it
 _APART_S = 60.0  # of the clocks of a login node and of Slurm
+NODE_STATE = "slurm.node_state"
 _QUIET = ("node.heartbeat", "node.start", "vet.verdict")
 
 Ask = Callable[[str, float], dict[str, Any]]
@@ -54,6 +57,22 @@ def events(view: Job, ask: Ask | None, missing: list[str], clock: float) -> list
     if len(events) > EVENTS_MOST:
         missing.append(f"events: the first {len(events) - EVENTS_MOST} of {len(events)} are left out")
     return events[-EVENTS_MOST:]
+
+
+def node_states(view: Job, sacctmgr: str) -> list[Happened]:
+    """Return what Slurm's accounting says of the job's nodes that failed while it ran; nothing where it says none."""
+    began = view.now.start or 0.0
+    try:
+        states = past.ask_states(began, sacctmgr)
+    except PioletError:
+        return []
+    return [
+        Happened(
+            one.start, one.node, NODE_STATE, SITE, "", "", "", one.reason, {"state": one.state, "reason": one.reason}
+        )
+        for one in states
+        if one.node in view.now.nodes and one.state in ("down", "fail") and one.start >= began - _BEFORE_S
+    ]
 
 
 def _of_interest(view: Job, nodes: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from piolet.base.errors import ObserveError, PioletError
-from piolet.observe import finishing, packing, reading, thinning, writing
+from piolet.observe import bounded, finishing, packing, reading, thinning, writing
 from piolet.observe.catalogue import GONE, OPEN, PACKED, ROLLED, THINNED, WHOLE, Catalogue, Row, size_of
 from piolet.observe.keepsettings import KeepConfig
 
@@ -35,12 +35,14 @@ class Keeper:
         self.catalogue = Catalogue(root)
         self._config, self._clock = config, clock
         self._chores = float("-inf")
+        self._judge = bounded.Judge(config.detectors)
         self._failed: set[int] = set()
 
     def turn(self) -> None:
         """Do what is due. What fails is said once, and tried again."""
         now = self._clock()
         self._each(self._open, self.catalogue.rows("state = ?", OPEN))
+        self._judge.rest()
         if now - self._chores >= _CHORES_S or now < self._chores:
             self._chores = now
             self.chores()
@@ -58,7 +60,7 @@ class Keeper:
     def _open(self, row: Row) -> None:
         now, config = self._clock(), self._config
         if finishing.is_due(self.catalogue, row, now, config.silent_min * 60.0, config.settle_s):
-            finishing.finish(self.catalogue, row, now)
+            finishing.finish(self.catalogue, row, now, find=self._judge.keep if config.findings else None)
         elif row.last >= row.changed and now - row.changed >= max(_NEW_LEAST_S, _NEW_SHARE * (now - row.start)):
             finishing.finish(self.catalogue, row, now, runs=True)
         elif row.bytes > _SPOOL_MOST and not finishing.is_half_done(self.catalogue, row):

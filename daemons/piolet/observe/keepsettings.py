@@ -15,6 +15,12 @@ class KeepConfig:
     directory: str = setting(
         "/var/lib/piolet-central/steps", "Where they are; of the central service's account alone.", absolute
     )
+    findings: bool = setting(True, "Run the detectors when a step has ended (docs/detectors.md).")
+    detectors: str = setting(
+        "/etc/piolet/detectors.d",
+        "The site's own detectors: one file NAME.py each, root's and nobody else's to write.",
+        absolute,
+    )
     whole_days: int = setting(
         30, "Days after a step's end until its samples are kept as means over thinned_s.", least=1
     )

@@ -6,7 +6,8 @@ files say is read as data, and files of others than the asker are looked for onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,12 +15,16 @@ from piolet.base.errors import PioletError, SlurmError, UsageError
 from piolet.environment import pinned
 from piolet.observe import changes, happened, marks, results, why
 from piolet.observe.happened import Ask
-from piolet.observe.job import VERSION, Environment, Job, Run, Score, Step, Vetting
+from piolet.observe.job import VERSION, Environment, Finding, Job, Run, Score, Step, Vetting
+from piolet.observe.reading import StepData, open_step
 from piolet.slurm import onejob
 from piolet.slurm.onejob import JobName, ToldRun
 
 _APART_S = 60.0  # of the clocks of a login node and of Slurm
 _GOOD_S = 30 * 86400.0  # so long ago a good run may have been
+
+
+Fetch = Callable[[int, str, Path], list[Path]]
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Sources:
 
     staff       who asks may see all jobs
     directory, cluster    where users' results are (results.py)
-    central     None where there is no such service
+    central     None where there is no such service, as is
+    steps       fetches meta.json and findings of a job's steps, or of one, into directories below another
     """
 
     variables: Mapping[str, str]
@@ -37,8 +43,10 @@ class Sources:
     directory: str
     cluster: str
     central: Ask | None
+    steps: Fetch | None = None
     sacct: str = "sacct"
     scontrol: str = "scontrol"
+    sacctmgr: str = "sacctmgr"
 
     def place(self, user: str) -> str | None:
         """Return where a user's results are."""
@@ -85,26 +93,35 @@ def job(
     environments: tuple[Environment, ...] = ()
     if own or sources.directory:
         vettings = [one for path in _vet_files(root, view) if (one := vetting(path, view)) is not None]
-        scores = [] if quick else _scores(root, view, not_known)
     if own:
+        scores = [] if quick else _scores(root, view, not_known)
         environments = _environments(sources.variables, view)
     else:
-        not_known.append(f"environment: only {last.user or 'its owner'} has it")
+        # A data set is Parquet that its owner may have written: no parser of that with the rights of staff.
+        not_known.append(f"environment and scores: only {last.user or 'its owner'} has them")
     events = happened.events(view, sources.central, not_known, clock)
+    if last.state == "NODE_FAIL" and not any(one.kind == happened.NODE_STATE for one in events):
+        events += happened.node_states(view, sources.sacctmgr)  # the central service asks for them now and then
     vettings = vettings or happened.decided(events)
+    found_in = _findings(view, sources, not_known)
     if last.output:
         where["output"] = last.output
     lies = {"vetting": [one.file for one in vettings], "score": [one.directory for one in scores]}
     for kind, paths in lies.items():
         where |= {kind if at == 0 else f"{kind} {at + 1}": path for at, path in enumerate(paths) if path}
     view = replace(
-        view, environments=environments, vettings=tuple(vettings), scores=tuple(scores), events=tuple(events),
+        view, environments=environments, vettings=tuple(vettings), scores=tuple(scores),
+        events=tuple(events), findings=tuple(found_in),
         files=where, missing=tuple(not_known),
     )  # fmt: skip
     view = replace(view, why=why.reasons(view))
     if quick or not own:
         return view
-    said = marks.of_job(root, view.number, name.step)
+    ended = (view.now.end or float("inf")) + _APART_S
+    said = [
+        one for one in marks.of_job(root, view.number, name.step)
+        if one.time is None or _began(view) - _APART_S <= one.time <= ended
+    ]  # fmt: skip
     return _with_changes(replace(view, marks=marks.summed(said)), sources, clock)
 
 
@@ -264,3 +281,35 @@ def score(directory: Path) -> Score:
 def _versions(said: object) -> str:
     known = said if isinstance(said, dict) else {}
     return ", ".join(f"{name} {str(known[name])[:64]}" for name in ("driver", "kernel") if known.get(name))
+
+
+# -- what the central service keeps of steps
+
+
+def _findings(view: Job, sources: Sources, missing: list[str]) -> list[Finding]:
+    if sources.steps is None:
+        return []
+    with tempfile.TemporaryDirectory(prefix="piolet-job-") as room:
+        try:
+            steps = sources.steps(view.number, view.step, Path(room))
+            return [one for path in steps if (step := open_step(path)) and _is_of(step, view) for one in finding(step)]
+        except PioletError as error:
+            missing.append(f"findings: {error.message}")
+            return []
+
+
+def _is_of(step: StepData, view: Job) -> bool:
+    return _began(view) - _APART_S <= step.start / 1e9 <= (view.now.end or float("inf")) + _APART_S
+
+
+def finding(step: StepData) -> list[Finding]:
+    """Return what detectors found in a step."""
+    rows = step.table("findings").to_pylist()
+    return [
+        Finding(
+            step.name, f"{row['detector']} {row['version']}", row["node"], row["subject"],
+            row["start"].timestamp() if row["start"] else None, row["end"].timestamp() if row["end"] else None,
+            row["confidence"], str(row["text"] or ""), str(row["advice"] or ""),
+        )
+        for row in rows
+    ]  # fmt: skip

@@ -13,6 +13,7 @@ class _Gap:
     start: float
     end: float
     values: int
+    goes_on: bool = True
 
 
 class Gaps:
@@ -27,14 +28,15 @@ class Gaps:
         if key not in self._open and len(self._open) >= _MOST:
             key = source, "", "more reasons than are kept"
         gap = self._open.setdefault(key, _Gap(start, end, 0))
-        gap.end, gap.values = end, gap.values + values
+        gap.start, gap.end = min(gap.start, end), end  # a clock may be put back
+        gap.values, gap.goes_on = gap.values + values, True
 
-    def told(self, now: float, *, all_of_them: bool = False) -> list[tuple[str, str, float, float, str, int]]:
-        """Return rows of what is over by `now`, goes on for long, or, at a step's end, of all: source, subject, start,
-        end, reason, values."""
+    def told(self, *, all_of_them: bool = False) -> list[tuple[str, str, float, float, str, int]]:
+        """Return rows of what is over, goes on for long, or, at a step's end, of all: source, subject, start, end,
+        reason, values. Over is what was not added to since the last call, which each frame makes once."""
         rows = []
         for (source, subject, reason), gap in list(self._open.items()):
-            over = gap.end < now
+            over, gap.goes_on = not gap.goes_on, False
             if all_of_them or over or gap.end - gap.start >= AGAIN_S:
                 rows.append((source, subject, gap.start, gap.end, reason, gap.values))
                 del self._open[source, subject, reason]

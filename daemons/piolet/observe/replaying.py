@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from piolet.base import files
 from piolet.base.errors import ObserveError
 from piolet.observe import layout
+from piolet.observe.catalogue import PACKED
 
 EXPECTED = "expected.json"
 """Beside a step's data, in a data set for tests: an object, name of a detector -> found, nothing, unknown."""
+_MEMBER = re.compile(r"([0-9A-Za-z_+-][0-9A-Za-z_.+-]*)/([A-Za-z0-9_-]+\.[a-z]+)")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _STATES = ("found", "nothing", "unknown")
 
@@ -28,13 +32,34 @@ def root_of(root: Path) -> Path:
 
 
 def steps_below(root: Path) -> Iterator[Path]:
-    """Yield the directories of steps, in the order of days and names."""
+    """Yield the directories of steps, in the order of days and names, then those that are packed.
+
+    A packed one is unpacked, and gone when the next one is asked for. Raises ObserveError: an archive is damaged.
+    """
     if (root / layout.META_FILE).is_file():
         yield root
         return
     for day in sorted(root.iterdir()):
         if _DATE.fullmatch(day.name) and day.is_dir():
             yield from sorted(step for step in day.iterdir() if (step / layout.META_FILE).is_file())
+    for archive in sorted((root / PACKED).glob("*.zip")):
+        yield from _unpacked(archive)
+
+
+def _unpacked(archive: Path) -> Iterator[Path]:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members: dict[str, list[str]] = {}
+            for name in opened.namelist():
+                if match := _MEMBER.fullmatch(name):
+                    members.setdefault(match[1], []).append(name)
+            for step, names in sorted(members.items()):
+                with tempfile.TemporaryDirectory(prefix="piolet-replay.") as top:
+                    for name in names:
+                        opened.extract(name, Path(top) / archive.stem)
+                    yield Path(top) / archive.stem / step
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ObserveError(f"cannot read {archive}: {error}") from None
 
 
 def step_directory(said: str, root: Path) -> Path:

@@ -158,8 +158,7 @@ class Observer:
                 new.append(self._begin(key, step))
         if not new:
             return
-        self._steps_lane.give(lambda: self._open(new))
-        lanes = [self._steps_lane]
+        lanes = self._give_steps(new)
         if len(new) == len(self._watched):  # there was none before: what is of the node begins now
             self._tick = time.monotonic() + self._place.period
             lanes += self._give_node()
@@ -170,21 +169,17 @@ class Observer:
 
     def _begin(self, key: tuple[str, int], step: FoundStep) -> Watched:
         now = time.time()
-        one = self._watched[key] = Watched(step, [time.monotonic() + early for early in EARLY_S], now)
+        ask = None if self._movers is None else self._movers.of(step.uid, step.gid)
+        place = replace(self._place, groups=step.groups, ask=ask)
+        early = [time.monotonic() + early for early in EARLY_S]
+        one = self._watched[key] = Watched(step, early, now, self._classes, place, host=HOST not in self._left_out)
         return one
-
-    def _open(self, new: list[Watched]) -> None:
-        for one in new:
-            ask = None if self._movers is None else self._movers.of(one.step.uid, one.step.gid)
-            place = replace(self._place, groups=one.step.groups, ask=ask)
-            with contextlib.suppress(OSError):  # it has ended
-                one.open(self._classes, place, host=HOST not in self._left_out)
 
     def _end_of(self, one: Watched) -> None:
         now = time.time()
         if one.told == float("-inf"):
             self._tell(one, now)
-        quality = self._quality(one, now, all_of_them=True)
+        quality = self._quality(one, all_of_them=True)
         self._put(one.step, END, {"up": _up(), "ended": round(now, 3), "quality": quality}, now)
 
     # -- samples
@@ -192,12 +187,18 @@ class Observer:
     def _give_node(self) -> list[Lane]:
         lanes = []
         for one in self._node:
-            one.lane.give(one.read)
-            lanes.append(one.lane)
-        if self._gpu_lane is not None:
-            self._gpu_lane.give(lambda: self._gpus.read(time.monotonic_ns()))
+            if one.lane.give(one.read):  # one that hangs since an earlier tick is not waited for again
+                lanes.append(one.lane)
+        if self._gpu_lane is not None and self._gpu_lane.give(lambda: self._gpus.read(time.monotonic_ns())):
             lanes.append(self._gpu_lane)
         return lanes
+
+    def _give_steps(self, watched: list[Watched]) -> list[Lane]:
+        def read() -> dict[int, StepRead | None]:
+            now = time.monotonic_ns()
+            return {id(one): _read(one, now) for one in watched}
+
+        return [self._steps_lane] if self._steps_lane.give(read) else []
 
     def _take_node(self) -> GpusRead:
         for one in self._node:
@@ -218,14 +219,9 @@ class Observer:
         return read
 
     def _sample(self, watched: list[Watched], *, node: bool) -> None:
-        def read() -> dict[int, StepRead | None]:
-            now = time.monotonic_ns()
-            return {id(one): _read(one, now) for one in watched}
-
         for one in watched:
             one.early = [due for due in one.early if due > time.monotonic()]
-        self._steps_lane.give(read)
-        wait([self._steps_lane, *(self._give_node() if node else [])], self._done, ANSWER_S)
+        wait([*self._give_steps(watched), *(self._give_node() if node else [])], self._done, ANSWER_S)
         now = time.time()
         failed = ""
         steps: dict[int, StepRead | None] = {}
@@ -263,7 +259,7 @@ class Observer:
         for name, rows in tables.items():
             if (made := table(rows)) is not None:
                 body[name] = made
-        if (quality := self._quality(one, now)) is not None:
+        if (quality := self._quality(one)) is not None:
             body["quality"] = quality
         if time.monotonic() - one.told >= TOLD_S:
             self._tell(one, now)
@@ -318,12 +314,12 @@ class Observer:
             "devices": [d | {"by": one.gpus[d["uuid"]]} for d in gpus.devices if d["uuid"] in one.gpus],
             "sources": why,
             **({"simulated": gpus.simulated} if gpus.simulated else {}),
-            **({"quality": self._quality(one, now, all_of_them=True)} if ends else {}),
+            **({"quality": self._quality(one, all_of_them=True)} if ends else {}),
         }
         self._put(one.step, STEP, body, now)
 
-    def _quality(self, one: Watched, now: float, *, all_of_them: bool = False) -> dict[str, Any] | None:
-        rows = one.gaps.told(now, all_of_them=all_of_them)
+    def _quality(self, one: Watched, *, all_of_them: bool = False) -> dict[str, Any] | None:
+        rows = one.gaps.told(all_of_them=all_of_them)
         return table([dict(zip(_QUALITY, row, strict=True)) for row in rows])
 
     def _put(self, step: FoundStep, kind: str, body: Mapping[str, Any], now: float) -> None:

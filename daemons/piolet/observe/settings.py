@@ -48,11 +48,6 @@ class ObserveConfig:
     )
     user_mib: int = setting(32, "Each user's figures in a node's journal.", least=1)
     total_mib: int = setting(128, "All figures in a node's journal.", least=4)
-    detectors: str = setting(
-        "/etc/piolet/detectors.d",
-        "The site's own detectors: one file NAME.py each, root's and nobody else's to write.",
-        absolute,
-    )
     prometheus: str = setting(
         "",
         "Where each node serves the figures of its steps to Prometheus, for example 127.0.0.1:9418; empty: nowhere.",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,12 @@ class Watched:
     why      why a source tells nothing of it, by name; '' where it tells
     """
 
-    def __init__(self, step: FoundStep, early: Sequence[float], now: float) -> None:
+    def __init__(
+        self, step: FoundStep, early: Sequence[float], now: float, classes: Iterable[type[Source]], place: Place, *,
+        host: bool,
+    ) -> None:  # fmt: skip
         self.step = step
+        self._open: Callable[[], None] | None = lambda: self._open_all(classes, place, host=host)
         self.early = list(early)
         self.gaps = Gaps()
         self.told = float("-inf")
@@ -53,8 +56,7 @@ class Watched:
         self._taken = 0
         self._pids: set[int] = set()
 
-    def open(self, classes: Iterable[type[Source]], place: Place, *, host: bool) -> None:
-        """Open the step's own sources and look at its counters for the first time; for the lane of steps."""
+    def _open_all(self, classes: Iterable[type[Source]], place: Place, *, host: bool) -> None:
         if host:
             self._host, why = opened(HOST_COLLECTOR, Target(groups=self.step.groups, period=place.period))
             self.why[HOST] = why
@@ -71,14 +73,19 @@ class Watched:
                 self.why[source.name] = str(error)
             except Exception as error:  # noqa: BLE001 - a source is a plug-in: its fault costs its own figures only
                 self.why[source.name] = f"it failed: {type(error).__name__}: {error}"[:200]
-        self.read(time.monotonic_ns())
 
     def pids(self) -> set[int]:
         """Return the step's processes at the last reading."""
         return self._pids
 
     def read(self, now: int) -> StepRead:
-        """Return what the sources tell since the last reading; for the lane of steps. Raises OSError: it has ended."""
+        """Return what the sources tell since the last reading; for the lane of steps. Raises OSError: it has ended.
+
+        The first call opens the sources, and takes the counters only.
+        """
+        if self._open is not None:
+            open_all, self._open = self._open, None
+            open_all()
         found = StepRead(span=(now - self._taken) / 1e9 if self._taken else 0.0)
         self._taken = now
         self._pids = set()

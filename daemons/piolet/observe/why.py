@@ -54,7 +54,8 @@ def _node_failed(job: Job) -> Iterator[Reason]:
         advice = "submit it again (sbatch --requeue has Slurm do that)"
         excluded = hostlist.compress(nodes)
         advice += f", without {excluded}: --exclude={excluded}" if nodes else ""
-        yield Reason("node_failure", f"{which} failed while it ran", tuple(evidence), advice)
+        why = f": {down[0].text}" if len(nodes) == 1 and down[0].text else ""
+        yield Reason("node_failure", f"{which} failed while it ran{why}", tuple(evidence), advice)
 
 
 def _hardware(job: Job) -> Iterator[Reason]:

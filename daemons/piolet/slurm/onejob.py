@@ -21,7 +21,6 @@ _FIELDS = (
     "JobIDRaw", "JobID", "UID", "User", "Account", "Partition", "Cluster", "State", "ExitCode", "NodeList",
     "AllocTRES", "Submit", "Start", "End", "TimelimitRaw", "Reason", "Restarts", "StdOut", "JobName", "SubmitLine",
 )  # fmt: skip
-_NEW = ("Restarts", "StdOut")  # not in every release
 _SEPARATOR = "\x1f"
 _GPUS = re.compile(r"(?:^|,)gres/gpu=(\d+)")
 _UNLIMITED = 365 * 24 * 60  # minutes: what slurmdbd has of no limit
@@ -146,14 +145,14 @@ def last_of(user: str, since: float, sacct: str = "sacct", *, good: str = "") ->
 def _accounted(sacct: str, words: list[str]) -> list[ToldRun]:
     _, known, _ = ask([sacct, "--helpformat"], "what it can tell")
     there = {word.lower() for word in known.split()}
-    fields = [field for field in _FIELDS if field not in _NEW or field.lower() in there]
+    fields = [field for field in _FIELDS if field.lower() in there]  # not all are in every release
     command = [
         sacct, "-n", "-P", "--duplicates", f"--delimiter={_SEPARATOR}", *words, f"--format={','.join(fields)}",
     ]  # fmt: skip
     well, out, said = ask(command, "of the job", "%s")
     if not well:
         why = said.strip().splitlines()[-1:] or ["it did not say why"]
-        raise SlurmError(f"{sacct} fails: {why[0][:200]}")
+        raise SlurmError(f"{sacct} fails: {why[0][:200]}", "without accounting, Slurm knows a job for minutes only")
     return told(out, fields)
 
 
@@ -165,7 +164,7 @@ def told(text: str, fields: Iterable[str] = _FIELDS) -> list[ToldRun]:
         words = line.split(_SEPARATOR, len(names) - 1)
         if len(words) != len(names):
             continue  # a line of a name that has a line end in it
-        row = dict(zip(names, words, strict=True))
+        row = {**dict.fromkeys(_FIELDS, ""), **dict(zip(names, words, strict=True))}
         raw, _, step = row["JobIDRaw"].partition(".")
         if not raw.isdecimal():
             continue
@@ -319,7 +318,8 @@ def _limit(text: str) -> float | None:
     if match is None:
         return None
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+    whole = (days * 24 + hours) * 60 + minutes
+    return whole * 60.0 + seconds if whole < _UNLIMITED else None
 
 
 def _known(text: str) -> str:

@@ -29,11 +29,9 @@ def write(path: str, value: Any) -> None:
 def read(path: str) -> dict[str, Any] | None:
     """Return the table in `path`, or None: it is not there, not readable, or not ours."""
     try:
-        with open(path, encoding="utf-8") as file:
-            if os.fstat(file.fileno()).st_size > _SIZE_MAX:
-                return None
-            value = json.load(file)
-    except (OSError, ValueError, RecursionError):
+        data, _ = files.read_small(path, _SIZE_MAX)
+        value = json.loads(data.decode("utf-8")) if len(data) <= _SIZE_MAX else None
+    except (OSError, files.NotRegularError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

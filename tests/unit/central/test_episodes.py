@@ -102,6 +102,14 @@ def test_a_late_failure_that_joins_two_episodes_takes_nothing_back() -> None:
     assert opened.case in engine.open
 
 
+def test_what_befell_many_nodes_hides_nothing_of_another_kind() -> None:
+    """Links flap on six nodes, and one of these loses a GPU in the same minutes: that is its own."""
+    text = rules(events='["link.flap", "gpu.lost"]', when='"count >= 1"', alone="4", settle='"1min"', burst='"1h"')
+    storm = [event("link.flap", number, f"n{number}") for number in range(6)]
+    out = concluded(text, [*storm, event("gpu.lost", 10, "n3", subject="gpu:GPU-1")], until=HOUR)
+    assert [(one.node, len(one.records)) for one in out] == [("n3", 1)]
+
+
 def test_one_failure_with_many_signs_is_one_episode() -> None:
     """An XID, the GPU gone and Slurm's word within minutes: three bursts, and no lemon."""
     signs: list[Event] = []

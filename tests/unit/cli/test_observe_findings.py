@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -102,12 +103,14 @@ def test_replay_runs_over_all_days_and_names_a_detector_that_is_none(
     kept(tmp_path, "idle_tail", 1, "2026-11-28")
     kept(tmp_path, "", 2, "2026-11-29")
     (tmp_path / "packed").mkdir()
+    packed = kept(tmp_path / "aside", "idle_tail", 3, "2026-11-20")
+    with zipfile.ZipFile(tmp_path / "packed/2026-11-20.zip", "w") as archive:
+        for path in packed.iterdir():
+            archive.write(path, f"{packed.name}/{path.name}")
     status, out, _ = run(capsys, "replay", "idle_tail", "--dir", str(tmp_path), "--detectors", "/none", "--json")
     lines = [json.loads(line) for line in out.splitlines()]
     assert status == 0
-    assert [(line["step"][:10], line["state"]) for line in lines] == [
-        ("2026-11-28", "found"),
-        ("2026-11-29", "nothing"),
-    ]
+    told = [(line["step"][:10], line["state"]) for line in lines]
+    assert told == [("2026-11-28", "found"), ("2026-11-29", "nothing"), ("2026-11-20", "found")]
     status, _, err = run(capsys, "replay", "idle_tails", "--dir", str(tmp_path), "--detectors", "/none")
     assert status == 1 and "there is no detector 'idle_tails'" in err

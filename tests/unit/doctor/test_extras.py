@@ -51,3 +51,13 @@ def test_a_hook_that_cannot_be_loaded(machine: Machine, tmp_path: Path) -> None:
 
 def test_a_hook_that_is_always_on_and_not_there(machine: Machine, tmp_path: Path) -> None:
     only(with_hooks(machine, tmp_path, always=("nothing",)), "hooks", "there is no hook 'nothing'", "[hooks]")
+
+
+def test_a_detector_that_others_could_have_written_or_that_is_none(machine: Machine, tmp_path: Path) -> None:
+    keep = dataclasses.replace(machine.config.keep, detectors=str(tmp_path / "detectors.d"))
+    machine = dataclasses.replace(machine, config=dataclasses.replace(machine.config, keep=keep))
+    (tmp_path / "detectors.d").mkdir()
+    (tmp_path / "detectors.d" / "mine.py").write_text("x = 1")
+    only(machine, "detectors", "must define one class that derives from piolet.api.Detector", "findings --list")
+    (tmp_path / "detectors.d" / "mine.py").chmod(0o666)
+    only(machine, "detectors", "can be written by others than root", "it is root's")

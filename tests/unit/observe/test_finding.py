@@ -71,7 +71,9 @@ def test_findings_without_end_are_cut_off() -> None:
 
 def test_findings_and_what_could_not_be_told_are_tables_of_the_layout(tmp_path: Path) -> None:
     step = kept(tmp_path, "throttling")
-    said = bounded.keep(step, str(tmp_path / "none"))
+    judge = bounded.Judge(str(tmp_path / "none"))
+    said = judge.keep(step)
+    judge.rest()
     assert {one.detector for one in said} == set(finding.OWN)
     data = reading.open_step(step)
     table = data.table("findings").to_pylist()

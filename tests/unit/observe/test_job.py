@@ -14,7 +14,7 @@ from piolet.base.errors import PioletError, UsageError
 from piolet.environment import pinned
 from piolet.environment.definition import Definition
 from piolet.images.info import Image
-from piolet.observe import happened, job, jobtext, known
+from piolet.observe import happened, job, jobtext, known, layout, marks, writing
 from piolet.observe.known import Sources
 from piolet.slurm import onejob
 from piolet.slurm.onejob import JobName, ToldRun, ToldStep
@@ -196,7 +196,13 @@ def test_users_see_their_own_and_staff_all(sources: Sources, tmp_path: Path, mon
     assert known.runs(JobName(112), staff)[0] == [RUN]
     full(sources, tmp_path)
     seen = view(staff)
-    assert seen.environments == () and any("only alice has it" in text for text in seen.missing)
+    assert seen.environments == () and any("only alice has them" in text for text in seen.missing)
+    place = tmp_path / "site/alice/alps/score"
+    place.mkdir(parents=True)
+    journals.write(place / "112.0", journals.header())
+    started = replace(RUN, start=journals.ORIGIN / 1e9, end=None, state="RUNNING")
+    assert view(replace(staff, directory=str(tmp_path / "site/%u")), started).scores == ()
+    assert view(replace(staff, uid=1500, directory=str(tmp_path / "site/%u")), started).scores
 
 
 def test_a_result_of_an_earlier_job_of_that_number_is_not_this_ones(sources: Sources, tmp_path: Path) -> None:
@@ -212,6 +218,9 @@ def test_what_is_no_result_is_passed_over(sources: Sources, tmp_path: Path) -> N
     for text in ("", "[]", '{"version": 1, "nodes": {"n": 5}, "records": [], "started": "x"}', "\0"):
         (tmp_path / "vet-112.json").write_text(text)
         assert view(sources).vettings == ()
+    (tmp_path / "vet-112.json").unlink()
+    os.mkfifo(tmp_path / "vet-112.json")
+    assert view(sources).vettings == ()
 
 
 def test_a_vetting_whose_file_is_gone_is_known_from_the_node(sources: Sources) -> None:
@@ -251,6 +260,55 @@ def test_scores_are_of_this_run_and_of_this_cluster(sources: Sources, tmp_path: 
     for text in ("112.2 holds no samples", "112.3 is no data set that can be read"):
         assert any(text in one for one in found.missing)
     conforms(json.loads(json.dumps(found.as_dict())), job.schema())
+
+
+def test_a_node_that_failed_is_named_by_accounting(sources: Sources, tmp_path: Path) -> None:
+    """Where the central service does not know it yet."""
+    rows = [f"n2|{int(START) + 9}|Unknown|DOWN*|PSU failed|root", f"n9|{int(START) + 9}|Unknown|DOWN|x|root"]
+    sacctmgr = tmp_path / "sacctmgr"
+    sacctmgr.write_text("#!/bin/sh\ncat <<'E'\n" + "\n".join(rows) + "\nE\n")
+    sacctmgr.chmod(0o755)
+    found = view(replace(sources, sacctmgr=str(sacctmgr)), replace(RUN, state="NODE_FAIL"))
+    assert found.why[0].sentence == "n2 failed while it ran: PSU failed" and "--exclude=n2" in found.why[0].advice
+    assert (
+        view(replace(sources, sacctmgr="/nonexistent"), replace(RUN, state="NODE_FAIL")).why[0].kind == "node_failure"
+    )
+
+
+def test_marks_of_an_earlier_job_of_that_number_are_not_this_ones(sources: Sources, tmp_path: Path) -> None:
+    where = str(tmp_path / ".local/state/piolet/alps/marks/112")
+    said = [marks.Said("loss", value, START + at, marks.COMMAND) for at, value in ((5, 0.5), (-(10**6), 9.0))]
+    marks.add(where, "n1", [*said, marks.Said("step", 3.0, None, marks.OUTPUT)])
+    assert [(one.name, one.count, one.most) for one in view(sources).marks] == [("loss", 1, 0.5), ("step", 1, 3.0)]
+
+
+def test_findings_of_the_kept_data_of_its_steps(sources: Sources) -> None:
+    """As the central service has them; a step of an earlier job of that number says nothing of this one."""
+
+    def fetch(number: int, step: str, target: Path) -> list[Path]:
+        assert (number, step) == (112, "")
+        made = []
+        for at, start in enumerate((START + 1, START - 10**6)):
+            directory = target / str(at)
+            directory.mkdir()
+            writing.write_meta(directory, {"version": 1, "job": "112", "step": "0", "start": int(start * 1e9)})
+            one: dict[str, list[Any]] = {name: [None] for name in layout.schema("findings").names}
+            said = {"detector": "straggler", "version": 1, "node": "n2", "confidence": 0.995, "text": f"slow {at}"}
+            for name, value in said.items():
+                one[name] = [value]
+            writing.write_table(directory, "findings", one)
+            made.append(directory)
+        return made
+
+    found = view(replace(sources, steps=fetch))
+    (finding,) = found.findings
+    assert (finding.step, finding.detector, finding.node, finding.text) == ("112.0", "straggler 1", "n2", "slow 0")
+    assert finding.start is None and [one.kind for one in found.why] == ["finding", "program"]
+
+    def fails(number: int, step: str, target: Path) -> list[Path]:
+        raise PioletError("the central service keeps no data of steps")
+
+    assert "findings: the central service keeps no data of steps" in view(replace(sources, steps=fails)).missing
 
 
 def test_a_step_that_is_not_there(sources: Sources) -> None:

@@ -29,6 +29,7 @@ class Site:
     def __init__(self, root: Path, **config: Any) -> None:
         self.now = START
         self.root = root
+        config = {"findings": False, **config}
         self.keeper = Keeper(root, KeepConfig(directory=str(root), **config), lambda: self.now)
         self.catalogue = self.keeper.catalogue
         self.spool = Spool(self.catalogue)
@@ -213,3 +214,14 @@ def test_all_tables_of_a_step_come_along(site: Site) -> None:
     site.later(31)
     assert reading.open_step(directory).table("marks")["name"].to_pylist() == ["loss"]
     assert set(layout.TABLES) > {"marks"} and finishing.FINAL
+
+
+def test_detectors_look_at_a_step_that_has_ended_and_again_when_more_came(tmp_path: Path) -> None:
+    site = Site(tmp_path, pack_min=0, findings=True, detectors=str(tmp_path / "none"))
+    site.came(7)
+    site.later(1)
+    step = reading.open_step(tmp_path / site.row(7).path)
+    judged = {row["detector"]: row for row in step.table("judged").to_pylist()}
+    assert len(judged) == 14
+    assert judged["loss_spike"]["state"] == "unknown" and "no loss" in judged["loss_spike"]["reason"]
+    site.catalogue.close()

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from piolet.observe import reading, writing
-from piolet.observe.job import Change, Changes, Environment, Job, Reason, Vetting
+from piolet.observe.job import Change, Changes, Environment, Job, Reason, Run, Step, Vetting
 from piolet.observe.page import grid as grids
 from piolet.observe.page import html, panels, saturation, track
 from piolet.score.report import series
 
 from tools import browser, incident
 
+ENDED = Step("0", "train", "FAILED", 0, 9, ("n1",), None, None)
+FAILED = Run(0, "FAILED", 0, 9, "", ("n1",), None, None, (ENDED,))
 EVIL = "\"><img src=x onerror=alert(2)></script><script>window.pwned = 1</script>'"
 TURNED = "node\u202e1edon"
 
@@ -276,6 +278,24 @@ def test_a_loss_that_is_no_number_is_on_the_axis(tmp_path: Path) -> None:
     lanes = {lane["name"]: lane["items"] for lane in data_of(page)["plots"]["track"]["lanes"]}
     assert lanes["marks"] == [[720, 720, "error", "loss is not a number"]]
     assert {2.0, None} == set(panel_of(page, "loss")["mean"])
+
+
+def test_what_is_read_seldom_is_a_line(tmp_path: Path) -> None:
+    """At ten samples a second clocks and temperatures are read once: they were dashes. Small values are no zeros."""
+    ends = incident.START + np.arange(1, 601) * 10**8
+    often = np.full(600, np.nan)
+    often[9::10] = 61.0
+    rows = {"time": ends, "span": [0.1] * 600, "node": ["n1"] * 600, "gpu": [0] * 600, "utilisation": [0.5] * 600}
+    writing.write_table(tmp_path, "gpu", rows | {"temperature": often})
+    writing.write_table(
+        tmp_path, "host", {"time": ends, "span": [0.1] * 600, "node": ["n1"] * 600, "memory": [4e5] * 600}
+    )
+    meta = {"job": "7", "step": "0", "start": incident.START, "end": incident.START + 60 * 10**9, "nodes": ["n1"]}
+    writing.write_meta(tmp_path, meta)
+    page = html.render(reading.open_step(tmp_path), dataclasses.replace(incident.JOB, now=FAILED)).decode()
+    assert set(panel_of(page, "Temperature")["mean"]) == {61.0}
+    assert set(panel_of(page, "Memory (GB)")["mean"]) == {0.0004}
+    assert "state-bad" in page.partition("</style>")[2] and "exit by signal 9" in page
 
 
 def test_secrets_are_names(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ REFUSED = event("step.refused", "user", "", step="0", text="there is no image x"
         (job("RUNNING"), "runs", "it runs on n[1-2]"),
         (job("PENDING", waits_for="Resources"), "waits", "for nodes that others have"),
         (job("PENDING", waits_for="JobHeldUser"), "waits", "held"),
-        (job("NODE_FAIL", events=(DOWN,)), "node_failure", "n2 failed while it ran"),
+        (job("NODE_FAIL", events=(DOWN,)), "node_failure", "n2 failed while it ran: Not responding"),
         (job("NODE_FAIL"), "node_failure", "a node failed"),
         (job("FAILED", step(1), events=(XID_48,)), "gpu_error", "n2 had a fault of the hardware while it ran: XID 48"),
         (job("FAILED", step(1), events=(XID_31,)), "gpu_error", "a GPU refused what the program did: XID 31"),

@@ -146,6 +146,10 @@ def test_without_accounting_slurmctld_tells(tmp_path: Path) -> None:
     assert run.name == "a b JobState=FAILED" and "accounting storage is disabled" in missing[0]
 
 
+def test_a_limit_of_a_year_is_none(tmp_path: Path) -> None:
+    assert onejob.shown(SHOWN.replace("1-00:10:00", "365-00:00:00")).limit_s is None  # type: ignore[union-attr]
+
+
 def test_slurmctld_knows_better_what_runs(tmp_path: Path) -> None:
     said = row("115", "112_3", State="PENDING", Start="Unknown", End="Unknown", NodeList="None assigned")
     (run,) = runs(tmp_path, "112_3", said, SHOWN)

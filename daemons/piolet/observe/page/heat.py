@@ -50,7 +50,7 @@ def of(grid: Grid, found: Saturation | None) -> list[Choice]:
     for lanes, table in ((grid.gpus_of, _CHOICES), (grid.hosts, _HOST_CHOICES)):
         for name, label, unit, factor, up in table:
             if (each := lanes.known(name)) is not None:
-                values = each.mean.astype(float) * factor
+                values = series.bridged(each.mean, grid.width) * factor
                 choices.append(Choice(label, rows.map(label, values, unit, up, 100.0 if unit == "%" else None, lanes)))
     return choices
 

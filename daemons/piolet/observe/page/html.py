@@ -66,7 +66,7 @@ def render(step: StepData, job: Job | None = None, findings: pa.Table | None = N
     body = [
         _head(grid),
         "<main>",
-        _hero(grid, found),
+        _hero(grid, found, job),
         sections.why(job.why if job else ()),
         sections.findings(grid),
         _lines(axis, found, lines),
@@ -132,12 +132,21 @@ def _devices(devices: Any) -> Iterator[dict[str, Any]]:
         yield from (gpu for gpu in own if isinstance(gpu, dict)) if isinstance(own, list) else ()
 
 
-def _hero(grid: Grid, found: Saturation | None) -> str:
+def _end(grid: Grid, job: Job | None) -> tuple[str, Any]:
+    """Return Slurm's word for how the step is, and its exit status if it is known: as the data say it, or the job."""
     meta = grid.step.meta
-    state = str(meta.get("state") or ("RUNNING" if not meta.get("end") else "ended"))
+    if meta.get("state"):
+        return str(meta["state"]), meta.get("exit")
+    for step in job.now.steps if job else ():
+        if step.name == meta["step"]:
+            return step.state, f"by signal {step.signal}" if step.signal else step.status
+    return ("ended" if meta.get("end") else "RUNNING"), meta.get("exit")
+
+
+def _hero(grid: Grid, found: Saturation | None, job: Job | None) -> str:
+    state, code = _end(grid, job)
     bad = "" if state in (*_GOOD, "ended") else " state-bad"
     shown = state.replace("_", " ").lower()
-    code = meta.get("exit")
     ended = f"exit {', '.join(map(str, code)) if isinstance(code, list) else code}" if code not in (None, "") else ""
     count = len(grid.findings)
     cards = [(_UNIT.sub("\\1\u00a0", value), text, quality) for value, text, quality in headline.cards(grid, found)]

@@ -42,6 +42,7 @@ _HOST = (
     ("Power of a node", "W", 1.0, (("node_power", "node"), ("cpu_power", "processors"))),
 )
 _MORE = (ORANGE, PINK)
+_SELDOM = ("power", "clock_sm", "temperature", "memory_used")  # are read once a second, however often others are
 GPU_NAMES = (*(name for name, *_ in _GPU if name != "nvlink"), "nvlink_tx", "nvlink_rx")
 HOST_NAMES = tuple(name for *_, lines in _HOST for name, _ in lines)
 
@@ -51,9 +52,13 @@ def gpus(grid: Grid) -> Iterator[Panel]:
     lanes = _with_nvlink(grid.gpus_of)
     for name, title, unit, factor, top, colour in _GPU:
         found = lanes.known(name)
-        if found is not None:
-            edges = _extremes(found.least, found.most, factor)
-            yield series.panel(title, unit, colour, found.mean.astype(float) * factor, lanes.names, edges, "GPUs", top)
+        if found is None or (name == "nvlink" and not np.nanmax(found.most) > 0):
+            continue
+        values, edges = found.mean.astype(float) * factor, _extremes(found.least, found.most, factor)
+        if name in _SELDOM:
+            values = series.bridged(values, grid.width)
+            edges = (series.bridged(edges[0], grid.width), series.bridged(edges[1], grid.width))
+        yield series.panel(title, unit, colour, values, lanes.names, edges, "GPUs", top)
 
 
 def hosts(grid: Grid) -> Iterator[Panel]:
@@ -63,10 +68,11 @@ def hosts(grid: Grid) -> Iterator[Panel]:
         if known:
             (first, label), *others = known
             more = [
-                (text, colour, _mean(found.mean) * factor)
+                (text, colour, _mean(series.bridged(found.mean, grid.width)) * factor)
                 for (found, text), colour in zip(others, _MORE, strict=False)
             ]  # fmt: skip
-            yield _by_node(title, unit, first.mean * factor, grid.hosts.names, label, more)
+            values = series.bridged(first.mean, grid.width) * factor
+            yield _by_node(title, unit, values, grid.hosts.names, label, more)
 
 
 def mounts(grid: Grid) -> Iterator[Panel]:

@@ -18,6 +18,7 @@ from piolet.score.report.shell import escaped
 
 _FINDINGS_MOST, _GAPS_MOST = 30, 60
 _DEEP = 4
+_NOTHING_WRONG = ("ended_well", "runs", "waits")
 _PLAIN = ("variables",)  # what is in it needs no name of where it stands
 _DEFINITION_MOST = 20_000
 _LONG = 600  # characters of a text
@@ -59,6 +60,8 @@ def why(reasons: Iterable[Reason]) -> str:
     """Return why the job ended as it did."""
     cards = ""
     for reason in reasons:
+        if reason.kind in _NOTHING_WRONG:
+            continue
         evidence = "".join(f"<p class=soft>{_text(line)}</p>" for line in reason.evidence)
         advice = f"<p>{_text(reason.advice)}</p>" if reason.advice else ""
         cards += f"<div class=finding><b>{_text(reason.sentence)}</b>{advice}{evidence}</div>"

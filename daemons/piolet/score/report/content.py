@@ -6,6 +6,7 @@ Text is data there, and whoever reads it makes text of it.
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -80,7 +81,7 @@ def panel(own: Panel, coarse: bool = False) -> dict[str, Any]:
     """Return a panel as the page's script has it; `coarse`: bands and rows in LEVELS steps of the axis, as bytes."""
     drawn = [own.mean, *own.rows, *(high for _, _, high in own.bands), *(values for _, _, values in own.more)]
     most = max((float(np.nanmax(each)) for each in drawn if not np.isnan(each).all()), default=0.0)
-    digits = 1 if most >= 20 else 3
+    digits = 1 if most >= 20 or most <= 0 else max(3, 3 - math.floor(math.log10(most)))
     top = own.top or most * 1.05 or 1.0
 
     def series(values: Array) -> Any:

@@ -18,7 +18,8 @@ function clock(seconds, fine) {
 // Blue is too dark on a dark page.
 const tone = colour => colour === '#0072B2' ? css('--line') : colour;
 // `step`: how far apart values are that came as bytes.
-const said = (value, step) => value === null ? 'no data' : Math.abs(value) >= 100 || step >= .5 ? value.toFixed(0) : value.toFixed(1);
+const said = (value, step) => value === null ? 'no data' : Math.abs(value) >= 100 || step >= .5 ? value.toFixed(0)
+  : Math.abs(value) >= 1 || !value ? value.toFixed(1) : String(Number(value.toPrecision(2)));
 
 // The bins that lie under the pixels from x0 to x1.
 function bins(plot, x0, x1) {

@@ -92,7 +92,7 @@ def bridged(values: Array, bin_seconds: float) -> Array:
     result = np.array(values, float)
     for row in result.reshape(-1, result.shape[-1]):
         known = np.flatnonzero(~np.isnan(row))
-        if not len(known):
+        if len(known) in (0, len(row)):
             continue
         apart = np.diff(known)
         usual = max(1.0, _SELDOM_S / bin_seconds, float(np.median(apart)) if len(apart) > 1 else 0.0)

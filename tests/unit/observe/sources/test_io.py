@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -142,3 +144,20 @@ def test_what_only_root_may_open_is_read_by_its_descriptor(tmp_path: Path) -> No
     assert place.held_text("/d", "x/stats") == "two"
     os.close(file)
     os.close(directory)
+
+
+def test_a_file_that_comes_in_pieces_is_read_whole(tmp_path: Path) -> None:
+    """The kernel gives a long mountinfo some lines at a time."""
+    os.mkfifo(tmp_path / "pieces")
+
+    def write() -> None:
+        with (tmp_path / "pieces").open("w") as out:
+            for _ in range(3):
+                out.write("x" * 5000)
+                out.flush()
+                time.sleep(0.05)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert Place(root=str(tmp_path)).text("/pieces") == "x" * 15000
+    writer.join()
