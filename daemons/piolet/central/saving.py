@@ -14,6 +14,7 @@ import importlib.resources
 import itertools
 import json
 import logging
+import secrets
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,14 +45,17 @@ class Place:
 
 
 def code() -> str:
-    """Return 16 hexadecimal digits that change where the code that judges does."""
+    """Return 16 hexadecimal digits that change where the code that judges does; others each time if it is not whole."""
     digest = hashlib.sha256(str(_FORMAT).encode())
-    for package, name in _CODE:
-        files = importlib.resources.files(package)
-        for file in sorted(files.iterdir(), key=lambda one: one.name) if not name else [files.joinpath(name)]:
-            if file.name.endswith(".py"):
-                digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    digest.update(importlib.metadata.version("common-expression-language").encode())  # which computes conditions
+    try:
+        for package, name in _CODE:
+            files = importlib.resources.files(package)
+            for file in sorted(files.iterdir(), key=lambda one: one.name) if not name else [files.joinpath(name)]:
+                if file.name.endswith(".py"):
+                    digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        digest.update(importlib.metadata.version("common-expression-language").encode())  # which computes conditions
+    except (OSError, importlib.metadata.PackageNotFoundError):  # it is being installed
+        return secrets.token_hex(8)
     return digest.hexdigest()[:16]
 
 

@@ -26,6 +26,7 @@ from piolet.api.sources import moved_in
 PIDS_MAX = 4096
 BUFFER = 1 << 18
 AGAIN_S = 600.0
+LINGER_S = 10.0  # short steps follow each other, and starting a process takes longer than what it is asked
 WHO = struct.Struct("<II")
 _NUMBER, _PID, _MOVED = struct.Struct("<I"), struct.Struct("<I"), struct.Struct("<IQQ")
 _Moved = Mapping[int, tuple[float, float]]
@@ -39,6 +40,7 @@ class Movers:
         self._within_s = within_s
         self._number = 0
         self._channels: dict[tuple[int, int], socket.socket] = {}
+        self._seen: dict[tuple[int, int], float] = {}
         self._not_before: dict[int, float] = {}
         self._lock = threading.Lock()
 
@@ -47,10 +49,19 @@ class Movers:
         return lambda pids: self._ask((uid, gid), pids)
 
     def keep(self, users: Collection[tuple[int, int]]) -> None:
-        """End the processes of all other users."""
+        """End the processes of those who were not among the users for LINGER_S."""
+        now = time.monotonic()
+        self._seen |= dict.fromkeys(users, now)
         with self._lock:
-            for who in [who for who in self._channels if who not in users]:
+            for who in [who for who in self._channels if now - self._seen.setdefault(who, now) >= LINGER_S]:
                 self._channels.pop(who).close()
+                del self._seen[who]
+
+    def end(self) -> None:
+        """End all of them."""
+        with self._lock:
+            while self._channels:
+                self._channels.popitem()[1].close()
 
     def _ask(self, who: tuple[int, int], pids: Collection[int]) -> _Moved:
         if not pids or who[0] == 0 or time.monotonic() < self._not_before.get(who[0], 0.0):

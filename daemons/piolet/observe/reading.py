@@ -99,7 +99,9 @@ class StepData:
     def only(self, name: str, column: str, value: str) -> Iterator[pa.Table]:
         """Yield the rows of a table that have a name in a column; groups of rows without it are not read."""
         for piece in self._pieces(name, _wanted(name, None), True, (column, value)):
-            if len(found := piece.filter(pc.equal(piece[column], value))):
+            if all(chunk.dictionary.to_pylist() == [value] and not chunk.null_count for chunk in piece[column].chunks):
+                yield piece
+            elif len(found := piece.filter(pc.equal(piece[column], value))):
                 yield found
 
 

@@ -150,8 +150,8 @@ class Observer:
         self._all = self._find()
         for key in [key for key in self._watched if key not in self._all]:
             self._end_of(self._watched.pop(key))
-            if self._movers is not None:
-                self._movers.keep({(one.step.uid, one.step.gid) for one in self._watched.values()})
+        if self._movers is not None:
+            self._movers.keep({(one.step.uid, one.step.gid) for one in self._watched.values()})
         new = []
         for key, step in self._all.items():
             if key not in self._watched and self._wanted(step):

@@ -45,9 +45,10 @@ def served(who: tuple[int, int] = (0, 0)) -> Iterator[tuple[Movers, list[int]]]:
     try:
         yield movers, pids
     finally:
-        movers.keep(())
-        ours.close()
+        movers.end()
+        ours.shutdown(socket.SHUT_RDWR)  # the forks have copies of it
         thread.join(10)
+        ours.close()
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -75,6 +76,19 @@ def test_one_that_a_user_stopped_is_given_up_and_not_asked_again_at_once() -> No
         assert ask([os.getpid()]) == {}
         assert len(pids) == 1
         assert movers.of(1001, 1001)([os.getpid()])  # who is nobody else's trouble
+
+
+def test_who_has_no_step_any_more_keeps_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for a while: short steps follow each other."""
+    with served() as (movers, pids):
+        ask = movers.of(1000, 1000)
+        ask([os.getpid()])
+        movers.keep(())
+        assert ask([os.getpid()])
+        assert len(pids) == 1
+        monkeypatch.setattr(moved, "LINGER_S", 0.0)
+        movers.keep(())
+        assert movers._channels == {}
 
 
 def test_root_s_processes_are_not_asked_for() -> None:

@@ -16,7 +16,7 @@ _COUNTERS = ("engine", "sm", "tensor", "dram")
 class StaleCounters(Detector):
     """Values that are the same to the last digit while what they depend on moves."""
 
-    name = "stale_counters"
+    name, version = "stale_counters", 2
     text = "counters that keep their last value while the GPU or the node does other things"
     how = "all profiling counters, or the node's power, are equal in a row while the power of the GPUs moves"
     needs = "profiling counters or the node's power, and the power of the GPUs"
@@ -24,6 +24,7 @@ class StaleCounters(Detector):
     limits: ClassVar[Mapping[str, Limit]] = {
         "seconds": signals.guess(120, "s", "pm_counters are refreshed 10 times a second (HPE Cray EX documentation)"),
         "samples": signals.guess(12, "count", "shares are kept to 0.0001, so that two are rarely equal"),
+        "active": signals.guess(0.02, "1", "shares are kept to 0.0001: below it noise rounds to the same digits"),
         "moves": signals.guess(0.004, "1", "a GPU's power at work changes by more from sample to sample"),
     }  # fmt: skip
 
@@ -45,7 +46,7 @@ class StaleCounters(Detector):
         something = np.zeros((len(step.gpus), step.bins), bool)
         for values in counters:
             same &= np.abs(np.diff(values, axis=1)) < 1e-6  # a gap is not the same
-            something |= values > 1e-3
+            something |= values > self.limit("active")
         same &= something[:, 1:]
         for row in np.flatnonzero(same.any(axis=1)):
             if span := self._standing(step, same[row], power[row]):
