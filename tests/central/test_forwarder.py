@@ -79,10 +79,10 @@ def test_a_service_that_is_restored_from_a_backup_gets_the_rest_again(machines: 
     wait_until(lambda: acknowledged(machines) == {stream.epoch: 1300}, limit_s=40, what="delivery")
     machines.stop()
     for name in machines.state.iterdir():
-        name.unlink()
-    for name in yesterday.iterdir():
-        shutil.copy(name, machines.state)
-        os.chown(machines.state / name.name, CENTRAL, CENTRAL)
+        shutil.rmtree(name) if name.is_dir() else name.unlink()
+    shutil.copytree(yesterday, machines.state, dirs_exist_ok=True)
+    for name in machines.state.rglob("*"):
+        os.chown(name, CENTRAL, CENTRAL)
     machines.start()
     stream.append([line("node1")])
     wait_until(lambda: acknowledged(machines) == {stream.epoch: 1301}, limit_s=60, what="delivery")

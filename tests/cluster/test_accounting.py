@@ -93,8 +93,6 @@ def test_replay_over_what_slurmdbd_has_and_over_what_was_exported(cluster: Clust
     """The commands of docs/rules.md, as a site types them; both ways conclude the same, byte for byte."""
     cluster.run("bob", "srun", "-N1", "false")
     update("nodename=node1", "state=down", "reason=replay | of this")
-    with contextlib.suppress(subprocess.CalledProcessError):  # it may have come back by itself
-        update("nodename=node1", "state=resume")
     (tmp_path / "rules.toml").write_text(RULES)
     guide = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
     exports = [line.removeprefix("$ ") for line in guide.splitlines() if line.startswith("$ sacct")]
@@ -110,6 +108,9 @@ def test_replay_over_what_slurmdbd_has_and_over_what_was_exported(cluster: Clust
         return [json.loads(line) for line in replayed("--slurm", "--conclusions").splitlines()]
 
     wait_until(lambda: any(one["node"] == "node1" for one in concluded()), 60, "the state in slurmdbd")
+    # Not before: slurmdbd does not show what begins and ends in the same second.
+    with contextlib.suppress(subprocess.CalledProcessError):  # it may have come back by itself
+        update("nodename=node1", "state=resume")
 
     def exported() -> bool:
         for line in exports:
@@ -122,7 +123,7 @@ def test_replay_over_what_slurmdbd_has_and_over_what_was_exported(cluster: Clust
     ours = subprocess.run(
         [*piolet[:-1], "--slurm"], check=True, capture_output=True, text=True, timeout=120, cwd=tmp_path
     ).stdout  # fmt: skip
-    assert "records of 2 nodes" in ours and "failure" in ours
+    assert " records of " in ours and "1 failure of nodes" in ours
 
 
 def update(*words: str) -> None:

@@ -9,6 +9,7 @@ import pwd
 import re
 import signal
 import subprocess
+import time
 import urllib.error
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -144,7 +145,7 @@ os.waitpid(child, 0)
 with open(sys.argv[1], "ab") as out:
     out.write(b"y" * {WRITES})
 print(sum(os.times()[:4]), flush=True)
-time.sleep(4)
+sys.stdin.readline()
 """
 
 
@@ -168,9 +169,14 @@ def test_a_step_that_asks_for_nothing_is_recorded(confined: Cluster) -> None:
     faults = Faults(confined, confined.directory)
     room = confined.room("alice")
     program = confined.write("alice", room / "writer.py", WRITER)
-    used = float(confined.run("alice", "srun", "-n1", "python3", program, room / "out").good())
-    assert (room / "out").stat().st_size == 2 * WRITES
     uid = pwd.getpwnam("alice").pw_uid
+    step = confined.start("alice", "srun", "-n1", "python3", program, room / "out")
+    assert step.stdout is not None
+    used, done = float(step.stdout.readline()), time.time()
+    assert (room / "out").stat().st_size == 2 * WRITES
+    # What happens after a step's last sample nobody records: so one is waited for.
+    wait_until(lambda: any(one.kind == FRAME and one.time > done + 1 for one in recorded(faults, uid)), 40, "a sample")
+    assert end(step, stdin="\n").status == 0
     wait_until(lambda: any(event.kind == END for event in recorded(faults, uid)), 20, "the step's end in the journal")
     found = recorded(faults, uid)
     assert [event.kind for event in found if event.kind != FRAME] == [STEP, END]

@@ -31,7 +31,8 @@ def test_a_node_is_well(cluster: Cluster, faults: Faults, user: str) -> None:
     # The sockets on which Slurm announces steps are root's alone.
     assert ("pioletd answers on" in out) is (user == "root"), out
     # The cluster for tests has no control groups, and that is all there is to warn of.
-    assert "ProctrackType is proctrack/linuxproc" in out and " 1 warning," in out, out
+    assert "ProctrackType is proctrack/linuxproc" in out and "gives steps no control groups" in out, out
+    assert " 2 warnings," in out, out
 
 
 def test_a_node_whose_daemon_is_down(cluster: Cluster, faults: Faults) -> None:

@@ -62,7 +62,8 @@ def sick(faults: Faults, room: Path) -> Iterator[Path]:
 
 def test_a_sick_node_is_left_out_of_a_step(cluster: Cluster, sick: Path) -> None:
     """Four nodes allocated, three wanted: the fourth is the sick one, and the report says why."""
-    script = "srun -N3 -n3 --vet=ml.yaml hostname\necho status $?\ncat vet-$SLURM_JOB_ID.json | tr -d ' \\n'\n"
+    vetted = "srun -N3 -n3 --vet=ml.yaml,report=vet.json hostname"
+    script = f"{vetted}\necho status $?\ncat vet.json | tr -d ' \\n'\n"
     out = cluster.sbatch("alice", script, "-N4", cwd=sick)
     assert sorted(line for line in out.splitlines() if line.startswith("node")) == ["node1", "node3", "node4"]
     assert "status 0" in out

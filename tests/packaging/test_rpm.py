@@ -132,6 +132,9 @@ def test_the_files_of_each_package(packages: Packages) -> None:
             "/etc/edf",
             "/usr/share/bash-completion/completions/piolet",
             "/usr/share/zsh/site-functions/_piolet",
+            "/usr/share/piolet",
+            "/usr/share/piolet/grafana",
+            "/usr/share/piolet/grafana/piolet-job.json",
         },
         "plugins": {
             *(f"{PLUGINS}/piolet_{name}.so" for name in ("environment", "vet", "score", "outcomes")),

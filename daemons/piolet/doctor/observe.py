@@ -31,7 +31,7 @@ def steps_recorded(machine: Machine) -> Iterator[Finding]:
     tracking = ask(machine, scontrol, "show", "config") if scontrol is not None else None
     if tracking is not None and "proctrack/cgroup" not in tracking.stdout and "ProctrackType" in tracking.stdout:
         text = "no step is found: Slurm gives steps no control groups here"
-        yield Finding("steps recorded", BAD, text, "set ProctrackType=proctrack/cgroup in slurm.conf")
+        yield Finding("steps recorded", WARN, text, "set ProctrackType=proctrack/cgroup in slurm.conf")
         return
     try:
         last = [os.lstat(os.path.join(own.journal, one.name)).st_mtime for one in parts.parts(own.journal)]
