@@ -152,6 +152,7 @@ def test_a_job_in_one_place(cluster: Cluster) -> None:
     path = cluster.script("alice", text)
     words = ["--parsable", "--wait", "--array=1-2", "-o", "/dev/null", str(path)]
     array = cluster.run("alice", "sbatch", *words, cwd=room).out.strip()
+    wait_until(lambda: cluster.run("alice", "piolet", "job", array).status == 0, 60, "the job in slurmdbd, as alice's")
     done = cluster.run("alice", "piolet", "job", array).good()
     assert f"{array}_1" in done and f"{array}_2" in done
     wait_until(lambda: "SIGSEGV" in cluster.run("alice", "piolet", "why", f"{array}_2").out, 60)

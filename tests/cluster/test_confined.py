@@ -134,6 +134,7 @@ WRITES = 30_000_000
 WRITER = f"""
 import os, sys, time
 {PROGRAM.split("held")[0].split("import os, sys, time")[1]}
+sys.stdin.readline()
 burn(1.0)
 child = os.fork()
 if child == 0:
@@ -158,6 +159,11 @@ def recorded(faults: Faults, uid: int) -> list[Event]:
     return sorted((event for event in found if event.job == last), key=lambda event: event.seq)
 
 
+def new(found: list[Event], earlier: set[int | None]) -> list[Event]:
+    """Return the records that are not of earlier jobs."""
+    return [event for event in found if event.job not in earlier]
+
+
 def total(frames: list[Event], quantity: str) -> float:
     """Return a quantity's integral over a step's frames."""
     rows = [(frame.body["span"], row) for frame in frames for row in rows_of(frame, "host")]
@@ -170,14 +176,19 @@ def test_a_step_that_asks_for_nothing_is_recorded(confined: Cluster) -> None:
     room = confined.room("alice")
     program = confined.write("alice", room / "writer.py", WRITER)
     uid = pwd.getpwnam("alice").pw_uid
+    earlier = {event.job for event in recorded(faults, uid)}
     step = confined.start("alice", "srun", "-n1", "python3", program, room / "out")
-    assert step.stdout is not None
+    assert step.stdin is not None and step.stdout is not None
+    # What a step did before it was found is in no difference.
+    wait_until(lambda: FRAME in [event.kind for event in new(recorded(faults, uid), earlier)], 40, "a first sample")
+    step.stdin.write("go\n")
+    step.stdin.flush()
     used, done = float(step.stdout.readline()), time.time()
     assert (room / "out").stat().st_size == 2 * WRITES
     # What happens after a step's last sample nobody records: so one is waited for.
     wait_until(lambda: any(one.kind == FRAME and one.time > done + 1 for one in recorded(faults, uid)), 40, "a sample")
     assert end(step, stdin="\n").status == 0
-    wait_until(lambda: any(event.kind == END for event in recorded(faults, uid)), 20, "the step's end in the journal")
+    wait_until(lambda: any(event.kind == END for event in recorded(faults, uid)), 40, "the step's end in the journal")
     found = recorded(faults, uid)
     assert [event.kind for event in found if event.kind != FRAME] == [STEP, END]
     frames = [event for event in found if event.kind == FRAME]
@@ -204,9 +215,10 @@ def test_recording_goes_on_after_a_kill(confined: Cluster) -> None:
     """The sampler is killed while a step runs: the next one goes on in the same stream, with no number twice."""
     faults = Faults(confined, confined.directory)
     uid = pwd.getpwnam("bob").pw_uid
+    earlier = {event.job for event in recorded(faults, uid)}  # bob's last step before
     process = confined.start("bob", "srun", "-n1", "sleep", "100")
     try:
-        wait_until(lambda: len(recorded(faults, uid)) >= 3, 30, "frames of the step")
+        wait_until(lambda: len(new(recorded(faults, uid), earlier)) >= 3, 30, "frames of the step")
         before = recorded(faults, uid)
         (sampler,) = [pid for pid in faults.members() if leftovers.status(pid, "Name") == "pioletd-observe"]
         os.kill(sampler, signal.SIGKILL)

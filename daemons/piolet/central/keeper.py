@@ -28,7 +28,7 @@ _NICE = 10
 def main(words: list[str]) -> int:
     """Keep until the service ends; returns the exit status."""
     logs.configure("%(name)s: %(message)s")
-    linux.set_name("piolet-keeper")
+    linux.set_name("piolet-steps")
     linux.die_with_parent(signal.SIGKILL)
     os.umask(0o077)
     with contextlib.suppress(OSError):
