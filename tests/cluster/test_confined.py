@@ -260,6 +260,7 @@ def test_prometheus_sees_a_step_that_asks_for_nothing(confined: Cluster) -> None
             return get(f"http://{where}/metrics", given)
         return ""
 
+    token.unlink(missing_ok=True)  # that of an earlier run is piolet's
     token.write_text("of the site\n")
     token.chmod(0o400)
     lines = f'[observe]\nprometheus = "{where}"\nprometheus_token = "{token}"\n'

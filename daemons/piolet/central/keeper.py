@@ -1,4 +1,4 @@
-"""The process that keeps the data of steps: `python -m piolet.central.keeper SETTINGS`, started by the service.
+"""The process that keeps the data of steps: `python -m piolet.central.keeper SETTINGS PID`; PID is the service.
 
 It ends with the service, and works while nothing else does.
 """
@@ -39,7 +39,8 @@ def main(words: list[str]) -> int:
     config = KeepConfig(**json.loads(words[0]))
     try:
         keeper = Keeper(Path(config.directory), config, time.time)
-        while not ended.wait(LOOK_S):
+        # A service that was killed before this process asked to die with it is its parent no more.
+        while os.getppid() == int(words[1]) and not ended.wait(LOOK_S):
             keeper.turn()
     except PioletError as error:
         _LOG.error("%s", error.message)

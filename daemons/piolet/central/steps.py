@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -83,7 +84,10 @@ class Steps:
         said = json.dumps(dataclasses.asdict(self._config))
         while not self._ended.is_set():
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-m", keeper.__name__, said], stdin=subprocess.DEVNULL, close_fds=True, cwd="/"
+                [sys.executable, "-I", "-m", keeper.__name__, said, str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                close_fds=True,
+                cwd="/",
             )
             if self._ended.is_set():
                 self._process.terminate()
