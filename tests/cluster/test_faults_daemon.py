@@ -43,7 +43,8 @@ def test_pioletd_is_killed_while_steps_run(faults: Faults, which: str) -> None:
     with faults.nothing_left():
         words = ["sh", "-c", "read line; cat /marker; exit $line # 7201"]
         runs = [faults.cluster.start("alice", "srun", "-w", "node1", f"--environment={faults.edf}", *words)]
-        # This one leaves a daemon behind, which is for the new pioletd to end.
+        wait_until(lambda: len(faults.tasks("read line")) == 1, what="the first task")
+        # This one leaves a daemon behind, which is for the new pioletd to end, and whose shell is two for a moment.
         left = f"setsid sleep 7202 </dev/null >/dev/null 2>&1 & {words[2]}"
         runs.append(faults.cluster.start("bob", "srun", "-w", "node1", f"--environment={faults.edf}", "sh", "-c", left))
         wait_until(lambda: len(faults.tasks("read line")) == 2, what="two tasks")
