@@ -44,7 +44,7 @@ class Score:
 
 def grid_of(run: Run) -> Grid:
     """Return a made run as detectors look at it."""
-    return Grid(run)  # it has what StepData has
+    return Grid(run)
 
 
 def measured(generator: Any, seeds: Sequence[int], detectors: Sequence[Detector]) -> dict[str, Score]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from piolet.observe import layout
+from piolet.observe.reading import Only, StepData
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -82,28 +83,18 @@ class World:
     truth: Truth = dataclasses.field(default_factory=Truth)
 
 
-class Run:
-    """A finished run: what observe.reading.StepData has."""
+class Run(StepData):
+    """A finished run, whose tables are in memory."""
 
     def __init__(self, meta: dict[str, Any], tables: dict[str, dict[str, Any]], truth: Truth) -> None:
-        self.meta, self.truth, self._tables = meta, truth, tables
-        self.directory = Path("/nonexistent")
-        self.name = f"{meta['job']}.{meta['step']}"
-        self.start, self.end, self.nodes = meta["start"], meta["end"], tuple(meta["nodes"])
+        super().__init__(Path("/nonexistent"), meta, self._made)
+        self.truth, self._tables = truth, tables
 
-    @property
-    def quality(self) -> pa.Table:
-        """What is missing, and why."""
-        return self.table("quality")
-
-    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return a table of the layout, or these of its columns."""
-        schema, rows = _schema(name), self._tables.get(name, {})
-        wanted = [schema.field(column) for column in (schema.names if columns is None else columns)]
-        if not rows:
-            return pa.schema(wanted).empty_table()
-        count = len(rows["time" if "time" in rows else "start"])
-        return pa.table([_column(rows.get(field.name), field, count) for field in wanted], schema=pa.schema(wanted))
+    def _made(self, name: str, columns: list[str], _apart: bool, _only: Only) -> Iterator[pa.Table]:
+        if rows := self._tables.get(name, {}):
+            wanted = pa.schema([_schema(name).field(column) for column in columns])
+            count = len(rows["time" if "time" in rows else "start"])
+            yield pa.table([_column(rows.get(field.name), field, count) for field in wanted], schema=wanted)
 
 
 @functools.cache

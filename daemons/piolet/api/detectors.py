@@ -75,77 +75,61 @@ class Observed(Protocol):
     @property
     def name(self) -> str:
         """Return "112.0"."""
-        raise NotImplementedError
 
     @property
     def meta(self) -> Mapping[str, Any]:
         """What meta.json says."""
-        raise NotImplementedError
 
     @property
     def start(self) -> int:
         """Nanoseconds since 1970."""
-        raise NotImplementedError
 
     @property
     def end(self) -> int:
         """Nanoseconds since 1970; of a step that runs the last of what is known."""
-        raise NotImplementedError
 
     @property
     def nodes(self) -> Sequence[str]:
         """Names of the step's nodes."""
-        raise NotImplementedError
 
     @property
     def gpus(self) -> Sequence[Gpu]:
         """The GPUs that there are samples of, by node and index."""
-        raise NotImplementedError
 
     @property
     def width(self) -> float:
         """Seconds that a bin has."""
-        raise NotImplementedError
 
     @property
     def bins(self) -> int:
         """How many bins there are."""
-        raise NotImplementedError
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> Any:
         """Return a table of the layout as pyarrow has it; without rows where there is none."""
-        raise NotImplementedError
 
     def gpu(self, quantity: str) -> Any:
         """Return means of a quantity of `gpu`: (gpus, bins)."""
-        raise NotImplementedError
 
     def gpu_bits(self, quantity: str, bits: int) -> Any:
         """Return the share of samples in which one of these bits of a mask is set: (gpus, bins)."""
-        raise NotImplementedError
 
     def host(self, quantity: str) -> Any:
         """Return means of a quantity of `host`: (nodes, bins)."""
-        raise NotImplementedError
 
     def lines(self, table: str, quantity: str) -> tuple[list[tuple[str, str]], Any]:
         """Return (node, mount or port) for each line of `io` or `net`, and its means: (lines, bins)."""
-        raise NotImplementedError
 
     def marks(self, word: str) -> dict[str, tuple[Any, Any]]:
         """Return the marks in whose name `word` (a regular expression) is found: seconds since the start, values.
 
         A value that is no number is NaN.
         """
-        raise NotImplementedError
 
     def contradicted(self) -> Any:
         """Return in which bins utilisation contradicts the profiling counters beside it: (gpus, bins), booleans."""
-        raise NotImplementedError
 
     def time(self, at: float) -> int:
         """Return nanoseconds since 1970 of the bin's begin; `at` counts bins."""
-        raise NotImplementedError
 
 
 class Detector:

@@ -20,6 +20,7 @@ from typing import Any
 from piolet.base.errors import EventError, ObserveError
 from piolet.central.intake import gone_of
 from piolet.central.jobs import Known
+from piolet.central.ledger import settle
 from piolet.central.store.database import StoreError
 from piolet.events import batch
 from piolet.events.envelope import Event, decode
@@ -172,7 +173,7 @@ class Frames:
             if batches:
                 self._write(spool, batches)
             for function, future in pending[len(batches) :]:
-                _settle(future, functools.partial(function, catalogue))
+                settle(future, functools.partial(function, catalogue))
         catalogue.close()
 
     def _write(self, spool: Spool, batches: list[tuple[Batch, Future[Taken]]]) -> None:
@@ -191,10 +192,3 @@ class Frames:
         for (_, future), taken in zip(batches, found, strict=True):
             self.records += taken.records
             future.set_result(taken)
-
-
-def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
-    try:
-        future.set_result(call())
-    except Exception as error:  # noqa: BLE001 - whoever waits for it gets it
-        future.set_exception(error)

@@ -118,7 +118,7 @@ class Ledger:
             arrivals = [one for one in pending if isinstance(one[0], Arrival)]
             self._write(arrivals)
             for function, future in pending[len(arrivals) :]:
-                _settle(future, functools.partial(function, self._writer))
+                settle(future, functools.partial(function, self._writer))
 
     def _write(self, arrivals: Sequence[tuple[Arrival, Future[Taken]]]) -> None:
         try:
@@ -299,7 +299,8 @@ class Judge:
                 time.sleep(_AGAIN_S)
 
 
-def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
+def settle(future: Future[Any], call: Callable[[], Any]) -> None:
+    """Have a future say what `call` returns or raises: whoever waits for it gets it."""
     try:
         result = call()
     except Exception as error:  # noqa: BLE001 - whoever waits for it gets it

@@ -8,12 +8,9 @@ not at all if others than root could have written it.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
-import sys
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from piolet.api import Hook
 from piolet.base.errors import PioletError
@@ -109,31 +106,8 @@ class Catalogue:
         stamp = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
         known = self._loaded.get(path)
         if known is None or known[0] != stamp:
-            known = self._loaded[path] = (stamp, _class_in(path, installed.name))
+            try:
+                known = self._loaded[path] = (stamp, trusted.class_in(path, "hook", installed.name, Hook))
+            except trusted.UnusableError as error:
+                raise BrokenHookError(str(error)) from None
         return known[1]
-
-
-def _class_in(path: str, hook: str) -> type[Hook]:
-    name = f"piolet_site_hook_{hook}"
-    try:
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise BrokenHookError(f"{path} is no Python file")
-        module: Any = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a site's file does when it is loaded
-        raise BrokenHookError(f"cannot load the hook {path}: {said(error)}") from None
-    kinds = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Hook) and value.__module__ == name
-    ]
-    if len(kinds) != 1 or kinds[0].name != hook:
-        raise BrokenHookError(f"{path} must define one class that derives from piolet.api.Hook and is named '{hook}'")
-    return kinds[0]
-
-
-def said(error: BaseException) -> str:
-    """Return the first line of what an exception says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

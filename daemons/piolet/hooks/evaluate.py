@@ -21,9 +21,10 @@ from piolet.api import Entry, Hook, Missing, Node, Notice, Refused, Step
 from piolet.base.errors import PioletError
 from piolet.environment.definition import Definition
 from piolet.hooks import nvidia
-from piolet.hooks.catalogue import BrokenHookError, Catalogue, Installed, said
+from piolet.hooks.catalogue import BrokenHookError, Catalogue, Installed
 from piolet.hooks.facts import Facts
 from piolet.hooks.settings import HooksConfig
+from piolet.hooks.trusted import said
 from piolet.hooks.wanted import Wanted, asked, read, site_options, with_implied
 
 _log = logging.getLogger("pioletd")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -31,40 +31,10 @@ _OFFSET_MOST_S = 86_400.0
 _PLACES = {"io": "mount", "net": "port"}
 
 
-class Data(Protocol):
-    """What it takes of observe.reading.StepData."""
-
-    meta: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Return "112.0"."""
-        raise NotImplementedError
-
-    @property
-    def start(self) -> int:
-        """Nanoseconds since 1970."""
-        raise NotImplementedError
-
-    @property
-    def end(self) -> int:
-        """Nanoseconds since 1970."""
-        raise NotImplementedError
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """Names of the step's nodes."""
-        raise NotImplementedError
-
-    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return a table of the layout, or these of its columns."""
-        raise NotImplementedError
-
-
 class Grid:
     """A step on its grid; reads a column of a table when it is asked for, once."""
 
-    def __init__(self, step: Data) -> None:
+    def __init__(self, step: StepData) -> None:
         self._step = step
         self._arrays: dict[tuple[str, str], Array] = {}
         self._placed: dict[str, _Placed] = {}
@@ -209,7 +179,7 @@ class Grid:
     def _of(self, table: str) -> _Placed:
         if table not in self._placed:
             coarse = self._coarse and table in ("gpu", "host")
-            self._placed[table] = _rolled(cast(StepData, self._step), table) if coarse else self._place(table)
+            self._placed[table] = _rolled(self._step, table) if coarse else self._place(table)
         return self._placed[table]
 
     def _place(self, table: str) -> _Placed:

@@ -14,8 +14,6 @@ import struct
 import time
 from collections.abc import Iterator
 
-from piolet.base import files
-from piolet.base.errors import ObserveError
 from piolet.observe import marks, records
 from piolet.observe.marks import TENSORBOARD, Said
 from piolet.observe.records import BYTES, FIXED32, FIXED64, VARINT
@@ -31,11 +29,7 @@ def find(path: str, seconds: float = 60.0) -> tuple[list[Said], str]:
     """Return the scalars of a file, and what was left out, '': nothing. Raises ObserveError: it cannot be read."""
     deadline = time.monotonic() + seconds
     found: list[Said] = []
-    try:
-        descriptor = files.open_regular(path)
-    except (OSError, files.NotRegularError) as error:
-        raise ObserveError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no file'}") from None
-    with os.fdopen(descriptor, "rb") as file:
+    with records.opened(path) as file:
         while len(head := file.read(12)) == 12:
             place = file.tell() - 12
             length, check = struct.unpack("<QI", head)

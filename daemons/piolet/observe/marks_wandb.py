@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from piolet.base import files
 from piolet.base.errors import ObserveError
 from piolet.observe import marks, records
 from piolet.observe.marks import WANDB, Said
@@ -37,11 +36,7 @@ def find(path: str, seconds: float = 60.0) -> tuple[list[Said], str]:
     """Return the numbers of a run's history, and what was left out, '': nothing. Raises ObserveError."""
     deadline = time.monotonic() + seconds
     found: list[Said] = []
-    try:
-        descriptor = files.open_regular(path)
-    except (OSError, files.NotRegularError) as error:
-        raise ObserveError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no file'}") from None
-    with os.fdopen(descriptor, "rb") as file:
+    with records.opened(path) as file:
         head = file.read(_HEADER.size)
         if len(head) < _HEADER.size or _HEADER.unpack(head)[:2] != (_IDENT, _MAGIC):
             raise ObserveError(f"{path} is no file of an offline run of W&B")

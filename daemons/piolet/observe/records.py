@@ -1,4 +1,4 @@
-"""Reads what others' files of records are made of: fields of protocol buffers, and checksums of CRC-32C. Pure.
+"""Reads what others' files of records are made of: fields of protocol buffers, and checksums of CRC-32C.
 
 The wire format is documented at protobuf.dev (Encoding); the polynomial is Castagnoli's (RFC 3720, appendix B.4). Every
 length is checked against what is there.
@@ -6,13 +6,26 @@ length is checked against what is there.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
+from typing import BinaryIO
+
+from piolet.base import files
+from piolet.base.errors import ObserveError
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIELDS_MOST = 1_000_000
 
 Value = int | bytes
+
+
+def opened(path: str) -> BinaryIO:
+    """Open a file, and nothing that is none. Raises ObserveError."""
+    try:
+        return os.fdopen(files.open_regular(path), "rb")
+    except (OSError, files.NotRegularError) as error:
+        raise ObserveError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no file'}") from None
 
 
 def _table() -> tuple[int, ...]:

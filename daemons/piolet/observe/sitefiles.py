@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from piolet.base.errors import ObserveError
 from piolet.hooks import trusted
@@ -33,22 +31,7 @@ def load(path: str, name: str, base: type[Kind], mine: bool = False) -> type[Kin
         raise ObserveError(f"cannot read the detector {path}: {error.strerror}") from None
     if why and not (mine and status.st_uid == os.geteuid() != 0 and not status.st_mode & 0o022):
         raise ObserveError(f"the detector {path} is not loaded: {why}", "it is root's, as are the directories above it")
-    module_name = f"piolet_site_detector_{name}"
     try:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        if spec is None or spec.loader is None:
-            raise ObserveError(f"{path} is no Python file")
-        module: Any = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a site's file does when it is loaded
-        text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise ObserveError(f"cannot load the detector {path}: {text}") from None
-    kinds = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module_name
-    ]
-    if len(kinds) != 1 or getattr(kinds[0], "name", "") != name:
-        raise ObserveError(f"{path} must define one class that derives from piolet.api.Detector and is named '{name}'")
-    return kinds[0]
+        return trusted.class_in(path, "detector", name, base)
+    except trusted.UnusableError as error:
+        raise ObserveError(str(error)) from None

@@ -16,9 +16,9 @@ import numpy as np
 
 from piolet.base.errors import ObserveError
 from piolet.observe.foreign import exposition
-from piolet.observe.foreign.common import NS, Array, Asked, Remarks, Step, columns_of, job_of
+from piolet.observe.foreign.common import Array, Asked, Remarks, Step, columns_of, job_of
 from piolet.observe.foreign.exposition import Scrapes, Series
-from piolet.observe.foreign.scrapes import Key, Metric, check_units, samples
+from piolet.observe.foreign.scrapes import Key, Metric, check_units, lasted, samples
 from piolet.observe.layout import TABLES
 
 NAME, TEXT = "dcgm", "scrapes of dcgm-exporter: Prometheus text, a file for each"
@@ -168,12 +168,7 @@ def _step(
             "node": np.full(size, node), "uuid": np.full(size, uuid), "gpu": np.full(size, len(own), np.uint16),
         })  # fmt: skip
         own.append({"uuid": uuid, "name": asked.model or facts[key].get("modelName", "")})
-    start = int(min(part["time"][0] - round(part["span"][0] * NS) for part in parts))
-    end = int(max(part["time"][-1] for part in parts))
-    if scrapes.by_file:
-        remarks.add("time", (start, end), "scrapes have no times: those are taken at which their files were written")
-    for empty in scrapes.empty:
-        remarks.add("scrapes", (empty, empty), "the scrape is empty")
+    start, end = lasted(parts, scrapes, remarks)
     for name in sorted(scrapes.others):
         if name.startswith("DCGM_"):
             remarks.add(name, (start, end), "the layout has no column for it", scrapes.others[name])

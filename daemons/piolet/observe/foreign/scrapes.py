@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from piolet.base.errors import ObserveError
-from piolet.observe.foreign.common import Array, Remarks, sound
+from piolet.observe.foreign.common import NS, Array, Remarks, sound
 from piolet.observe.foreign.exposition import Scrapes, Series
 
 _UNIT = re.compile(r"\(in ([^()]{1,12})\)")
@@ -48,6 +48,17 @@ def check_units(scrapes: Scrapes, metrics: Mapping[str, Metric]) -> None:
                 f"{name}: its HELP says 'in {found[1]}', and it is known in {metrics[name].units[0]}",
                 "is this another exporter, or a changed list of counters?",
             )
+
+
+def lasted(parts: Sequence[Mapping[str, Any]], scrapes: Scrapes, remarks: Remarks) -> tuple[int, int]:
+    """Return from when to when samples tell (ns since 1970), and remark what is not known of their times."""
+    start = int(min(part["time"][0] - round(part["span"][0] * NS) for part in parts))
+    end = int(max(part["time"][-1] for part in parts))
+    if scrapes.by_file:
+        remarks.add("time", (start, end), "scrapes have no times: those are taken at which their files were written")
+    for empty in scrapes.empty:
+        remarks.add("scrapes", (empty, empty), "the scrape is empty")
+    return start, end
 
 
 def samples(
