@@ -269,6 +269,9 @@ def _joined(past: list[ToldRun], now: list[ToldRun]) -> list[ToldRun]:
         if (other := current.pop(number, None)) is None:
             continue
         one = past[at]
+        if one.uid != other.uid and one.submit != other.submit:
+            done.append(other)  # another job: Slurm counts anew
+            continue
         if one.is_over and not other.is_over:
             done.append(replace(other, account=one.account, cluster=one.cluster))  # requeued a moment ago
             continue

@@ -159,6 +159,15 @@ def test_slurmctld_knows_better_what_runs(tmp_path: Path) -> None:
     assert (before.state, now.state) == ("NODE_FAIL", "RUNNING")
 
 
+def test_whose_a_job_is_that_accounting_heard_of_by_its_step_first(tmp_path: Path) -> None:
+    """slurmdbd has it as root's until its own record comes; slurmctld knows better, if it is the same job."""
+    made = {"UID": "0", "User": "root", "State": "PENDING", "Start": "Unknown", "End": "Unknown"}
+    (run,) = runs(tmp_path, "112_3", row("115", "112_3", Submit="1790000000", **made), SHOWN)
+    assert (run.user, run.uid) == ("alice", 1500)
+    before, now = runs(tmp_path, "112_3", row("115", "112_3", Submit="1780000000", **made), SHOWN)
+    assert ((before.user, before.uid), (now.user, now.uid)) == (("root", 0), ("alice", 1500))
+
+
 def test_nobody_knows_it(tmp_path: Path) -> None:
     with pytest.raises(SlurmError, match="knows no job 7"):
         runs(tmp_path, "7", "", status=1)
