@@ -116,19 +116,23 @@ check: lint
 		tests/structure tests/unit tests/wire
 
 # tests/conftest.py says which tests may run beside each other; WORKERS=1 runs all one after the other.
-test: lint
-	@tools/bootstrap.sh buildah || echo 'Going on without buildah: its tests are skipped'
-	@tools/bootstrap.sh mpi || echo 'Going on without MPI libraries: their tests are skipped'
-	@$(PYTHON) -m tools.kernels.ready
+test: ahead
 ifeq ($(WORKERS),1)
 	$(PYTHON) -m pytest --durations=10
 else
-	$(PYTHON) -m pytest --durations=10 -n $(WORKERS) --dist loadgroup -m "not alone"
+	$(PYTHON) -m pytest --durations=10 --dist loadgroup --tx '$(WORKERS)*popen//python=tests/worker $(PYTHON)' -m "not alone"
 	$(PYTHON) -m pytest --durations=10 -m alone
 endif
 
+# What tests need is fetched and made beside the linters, which have one core.
+ahead: plugins
+	@{ tools/bootstrap.sh buildah || echo 'Going on without buildah: its tests are skipped'; \
+		tools/bootstrap.sh mpi || echo 'Going on without MPI libraries: their tests are skipped'; \
+		$(PYTHON) -m tools.kernels.ready; $(PYTHON) -m tests.support.ahead; } & ahead=$$!; \
+		$(MAKE) --no-print-directory lint; linted=$$?; wait $$ahead; exit $$linted
+
 scale: plugins
-	$(PYTHON) -m pytest --durations=10 tests/scale
+	PIOLET_TEST_SCALE=full $(PYTHON) -m pytest --durations=10 tests/scale
 
 # The attacks on Piolet as it is, and on a build from which the checks were removed, where each has to succeed.
 test-attacks: plugins
