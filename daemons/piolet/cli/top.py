@@ -22,6 +22,7 @@ from piolet.cli.main import printable
 from piolet.site import config
 
 _EVERY_S = 2.0
+_APART_S = 60.0  # of the clocks of this machine and of Slurm
 _STATE_S, _EVENTS_S, _KEPT_S = 5.0, 15.0, 10.0
 _NARROW, _WIDE = 60, 200
 
@@ -117,6 +118,8 @@ class _Screen:
         where = results.of_job(self._place, results.SCORE, self._run.number)
         where += sorted(Path.cwd().glob(f"piolet-score-{self._run.number}.*"))
         where = [path for path in where if not self._name.step or _step_of(path) == self._name.step]
+        began = self._run.start or 0.0  # what is older is of an earlier job of that number
+        where = [path for path in where if _changed(path) >= began - _APART_S]
         missing: list[str] = []
         scored: list[Any] = []
         if where:
