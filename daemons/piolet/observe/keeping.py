@@ -26,6 +26,7 @@ _PACK_AFTER_S = 7 * 86400.0
 _REMARKS_S = 45 * 86400.0
 _STATE_S = 6 * 3600.0
 _DAY_S = 86400.0
+_RUNS_MOST = 64 << 20  # of a step that runs and has more there are findings at its end only: others wait meanwhile
 _AGAIN_S, _AGAIN_MOST_S = 330.0, 3600.0  # after a step's tables were made events are asked for once more
 _JOIN_LEAST_S, _JOIN_SHARE = 30.0, 10.0  # between two joinings of a step: whoever sends marks does not say how often
 _AT_ONCE = 200  # so many steps a turn are thinned, packed or removed
@@ -41,6 +42,7 @@ class Keeper:
         self._config, self._clock = config, clock
         self._chores = float("-inf")
         self._judge = bounded.Judge(config.detectors)
+        self._find = self._judge.keep if config.findings else None
         self._happened = happened
         self._failed: set[int] = set()
         self._joined: dict[int, tuple[float, float]] = {}  # row -> when it was joined last, when it may be again
@@ -68,10 +70,10 @@ class Keeper:
     def _open(self, row: Row) -> None:
         now, config = self._clock(), self._config
         if finishing.is_due(self.catalogue, row, now, config.silent_min * 60.0, config.settle_s):
-            finishing.finish(self.catalogue, row, now, find=self._judge.keep if config.findings else None,
-                             happened=self._happened)  # fmt: skip
+            finishing.finish(self.catalogue, row, now, find=self._find, happened=self._happened)
         elif row.last >= row.changed and now - row.changed >= max(_NEW_LEAST_S, _NEW_SHARE * (now - row.start)):
-            finishing.finish(self.catalogue, row, now, runs=True, happened=self._happened)
+            find = self._find if row.size <= _RUNS_MOST else None
+            finishing.finish(self.catalogue, row, now, runs=True, find=find, happened=self._happened)
         elif row.bytes > _SPOOL_MOST and not finishing.is_half_done(self.catalogue, row):
             finishing.part(self.catalogue, row)
 
@@ -104,8 +106,8 @@ class Keeper:
             return
         self._joined[row.id] = self._when(row), now + _JOIN_LEAST_S
         if finishing.join(self.catalogue, row, directory, self._happened):
-            if self._config.findings:
-                self._judge.keep(directory)
+            if self._find is not None:
+                self._find(directory)
             self.catalogue.change(row, size=size_of(directory))
         took = self._clock() - now
         self._joined[row.id] = now, now + max(_JOIN_LEAST_S, _JOIN_SHARE * took)

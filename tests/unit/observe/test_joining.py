@@ -221,3 +221,22 @@ def test_events_are_in_the_tables_and_asked_for_once_more(tmp_path: Path) -> Non
         site.keeper.turn()
     assert joined() == (["gpu.xid", "slurm.job_end"], [])
     assert len(store.asked) == 2
+
+
+def test_findings_of_a_step_that_runs_are_those_of_its_data_so_far(tmp_path: Path) -> None:
+    """And when its data no longer say so, they are gone."""
+    site = Site(tmp_path, findings=True)
+    site.came(112, part=slice(0, 45))
+    send(site, losses())
+    site.now += 400
+    site.keeper.turn()
+    row = site.row(112)
+    assert row.state == "open"
+    directory = site.root / row.path
+    assert "loss_spike" in reading.open_step(directory).table("findings")["detector"].to_pylist()
+    send(site, losses(spike=99))
+    site.came(112)
+    site.later(1)
+    step = reading.open_step(directory)
+    assert site.row(112).state == WHOLE and len(step.table("judged"))
+    assert "loss_spike" not in step.table("findings")["detector"].to_pylist()
