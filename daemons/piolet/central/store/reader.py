@@ -109,6 +109,30 @@ class Reader:
         rows.close()
         return found
 
+    def of_node(self, node: str, since: float, until: float, most: int) -> list[Stored]:
+        """Return the latest records of a node that happened in a time by the service's clock, the first one first."""
+        query = sa.select(batches).order_by(batches.c.first.desc())
+        found: list[Stored] = []
+        with self._connected() as connection:
+            number = self._named.find(connection, node)
+            streams = connection.execute(
+                sa.select(epochs.c.id, epochs.c.epoch).where(epochs.c.node == number, epochs.c.last >= since)
+            ).all()
+            for stream in streams:
+                own: list[Stored] = []
+                rows = connection.execution_options(yield_per=100).execute(query.where(batches.c.epoch == stream.id))
+                for row in rows:
+                    if row.received < since - _SLACK_S or len(own) >= most:
+                        break  # nothing comes before it happens
+                    lists = bodies.unpack_run(row.records)
+                    words = self._named.look_up(connection, names_in(lists))
+                    events = events_of(lists, row.first, self.cluster, words, node, stream.epoch)
+                    records = (stored(row.id, one, row.received, row.offset) for one in events)
+                    own += [one for one in records if since <= one.at <= until]
+                rows.close()
+                found += own
+        return sorted(found, key=lambda one: one.at)[-most:]
+
     def record(self, node: str, epoch: str, seq: int) -> Event | None:
         """Return one record, or None."""
         with self._connected() as connection:
