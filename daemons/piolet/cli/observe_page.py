@@ -45,11 +45,11 @@ def made(word: str, settings: Config, job: Any = None) -> tuple[str, bytes]:
     Raises PioletError: there are no data, or they may not be read, or are damaged.
     """
     if "/" in word or Path(word).is_dir():
-        return _made(Path(word), job)
+        return _made(Path(word), settings, job)
     asked = stepsasked.service(settings)
     step = stepsasked.named(asked, word)
     with tempfile.TemporaryDirectory(prefix="piolet-page-") as room:
-        return _made(stepsasked.fetch(asked, step, Path(room, "step")), job)
+        return _made(stepsasked.fetch(asked, step, Path(room, "step")), settings, job)
 
 
 def of_job(job: Any, settings: Config) -> bytes:
@@ -71,15 +71,27 @@ def of_job(job: Any, settings: Config) -> bytes:
     raise why
 
 
-def _made(directory: Path, job: Any) -> tuple[str, bytes]:
-    from piolet.observe import bounded, finding, writing
+def _made(directory: Path, settings: Config, job: Any) -> tuple[str, bytes]:
+    from piolet.observe import bounded, finding, happened, writing
     from piolet.observe.page import html
 
     step = bounded.opened(directory)
+    if job is not None:
+        step = step.with_tables({"events": happened.table(job.events), "marks": _marks(job, settings)})
     found = None
     if not len(step.table("findings")) and not len(step.table("judged")):  # nobody looked yet
         found = writing.conformed("findings", finding.rows(bounded.find(directory)))
     return step.name, html.render(step, job, found)
+
+
+def _marks(job: Any, settings: Config) -> Any:
+    """Return the marks that this user keeps of their job."""
+    from piolet.observe import known, marks, results
+    from piolet.system.accounts import own_name
+
+    is_own = job.uid == os.getuid()
+    place = results.place_of(os.environ, settings.results.directory, own_name(), settings.events.cluster)
+    return marks.table(known.own_marks(place, job) if is_own else ())
 
 
 def write(target: Path, page: bytes) -> None:

@@ -117,12 +117,16 @@ def job(
     view = replace(view, why=why.reasons(view))
     if quick or not own:
         return view
+    return _with_changes(replace(view, marks=marks.summed(own_marks(root, view))), sources, clock)
+
+
+def own_marks(place: str | None, view: Job) -> list[marks.Said]:
+    """Return the marks of a job, or of its step, in a user's results: not those of an earlier job of that number."""
     ended = (view.now.end or float("inf")) + _APART_S
-    said = [
-        one for one in marks.of_job(root, view.number, name.step)
+    return [
+        one for one in marks.of_job(place, view.number, view.step)
         if one.time is None or _began(view) - _APART_S <= one.time <= ended
     ]  # fmt: skip
-    return _with_changes(replace(view, marks=marks.summed(said)), sources, clock)
 
 
 def _with_changes(view: Job, sources: Sources, clock: float) -> Job:

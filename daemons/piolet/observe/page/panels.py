@@ -36,12 +36,17 @@ _HOST = (
         "Tasks waited",
         "% of time",
         100.0,
-        (("io_pressure", "I/O"), ("cpu_pressure", "CPU"), ("memory_pressure", "memory")),
+        (
+            ("io_pressure", "I/O"),
+            ("cpu_pressure", "CPU"),
+            ("memory_pressure", "memory"),
+            ("cpu_throttled", "CPU quota"),
+        ),
     ),
     ("Files of any kind", "MB/s", 1e-6, (("file_read", "read"), ("file_write", "written"))),
     ("Power of a node", "W", 1.0, (("node_power", "node"), ("cpu_power", "processors"))),
 )
-_MORE = (ORANGE, PINK)
+_MORE = (ORANGE, PINK, GREEN)
 _SELDOM = ("power", "clock_sm", "temperature", "memory_used")  # are read once a second, however often others are
 GPU_NAMES = (*(name for name, *_ in _GPU if name != "nvlink"), "nvlink_tx", "nvlink_rx")
 HOST_NAMES = tuple(name for *_, lines in _HOST for name, _ in lines)
