@@ -1,5 +1,4 @@
-"""`make demo-observe`: an hour of training with a straggler and a slow file system, played in seconds, and what of it
-the terminal and the page of the job say.
+"""An hour of training with a straggler and a slow file system, played in seconds.
 
 The figures are made (tools/incident.py), what is done with them is not: four nodes' journals, one of them cut in two,
 come to the store of steps, which makes tables of them; the detectors judge the step as they do at its end; then the
@@ -10,60 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
-import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from piolet.base.errors import PioletError
 from piolet.events.envelope import Event, encode
 from piolet.observe import bounded, finishing, jobtext, reading, spool, writing
 from piolet.observe.catalogue import Catalogue
 from piolet.observe.job import Finding, Job, Mark
 from piolet.observe.page import html, track
 
-from tools import browser, incident
-from tools.cluster.layout import REPOSITORY
+from tools import incident
 
-ROOM = REPOSITORY / "build" / "demo-observe"
 NAMED = (f"GPU {incident.SICK_GPU} of {incident.SICK}", "/scratch took")  # by screen and page
-PICTURES = ((1400, 1900, "light"), (1400, 1900, "dark"), (390, 1900, "light"), (390, 1900, "dark"))
 _NODES_OWN = 0xB1  # the epoch of its own stream
 _TABLES, _BOOT = ("gpu", "host", "io", "net"), "0b1c2d3e-0000-4000-8000-000000000000"
-
-
-def main() -> int:
-    """Play it; exit status 1: screen or page do not name what was put into the data."""
-    shutil.rmtree(ROOM, ignore_errors=True)
-    ROOM.mkdir(parents=True)
-    try:
-        directory = play(ROOM)
-        screen, page = told(directory)
-    except PioletError as error:
-        print(error.render(), file=sys.stderr)
-        return 1
-    print(screen)
-    path = ROOM / f"{incident.JOB.job}.html"
-    path.write_bytes(page)
-    print(f"\nThe page: {path}")
-    program = browser.chromium()
-    for width, height, theme in PICTURES if program else ():
-        picture = ROOM / f"{incident.JOB.job}-{width}-{theme}.png"
-        browser.picture(str(program), page.decode(), picture, (width, height), theme)
-        print(f"As a picture: {picture}")
-    if program is None:
-        print("There are no pictures of it: chromium is not installed.")
-    missing = [
-        f"the {name} does not say {text!r}"
-        for name, whole in (("screen", screen), ("page", page.decode()))
-        for text in NAMED
-        if text not in whole
-    ]
-    print("\n".join(missing) if missing else "Screen and page name the straggler and the slow file system.")
-    return 1 if missing else 0
 
 
 def play(room: Path) -> Path:
@@ -76,18 +37,15 @@ def play(room: Path) -> Path:
         catalogue.set_jobs({made.meta["job"]: {**made.meta, "end": made.end}}, seconds)
         for node in made.nodes:
             lines = list(journal(made, node))
-            took = store.append([spool.Batch(node, lines, seconds + incident.SECONDS, ahead=0.0, boot=_BOOT)])
-            print(f"{node}: {took[0].records} records of its journal came")
+            store.append([spool.Batch(node, lines, seconds + incident.SECONDS, ahead=0.0, boot=_BOOT)])
         (row,) = catalogue.rows()
-        began = time.monotonic()
         finishing.finish(catalogue, row, seconds + incident.SECONDS + 600)
         directory = catalogue.root / row.path
     finally:
         catalogue.close()
     for table in ("events", "marks"):  # which do not come by the nodes' journals
         writing.write_table(directory, table, made.table(table))
-    said = bounded.keep(directory)
-    print(f"tables, roll-up and {len(said)} detectors: {time.monotonic() - began:.1f} s; {directory}")
+    bounded.keep(directory)
     return directory
 
 
@@ -164,7 +122,3 @@ def _marks(step: reading.StepData) -> tuple[Mark, ...]:
 
 def _seconds(time_: int | None) -> float | None:
     return None if time_ is None else time_ / 1e9
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -27,6 +27,8 @@ from tools.cluster.state import State
 NEEDED = ("cpuset", "devices", "freezer", "memory")
 """The controllers that proctrack/cgroup and task/cgroup use, of version 1."""
 NEEDED_2 = ("cpuset", "memory", "pids")
+LIMITS = "cpu"
+"""Of version 1: nodes have it where it is mounted by itself. Slurm makes no groups there; who limits a step does."""
 PARENT = "piolet-cluster-{tag}"
 _COPIED = ("cpuset.cpus", "cpuset.mems")
 _END_S = 10.0
@@ -56,11 +58,13 @@ def find(mountinfo: str) -> Controllers:
             continue
         place = Path(cgroup.unescape(fields[4]))
         if filesystem[0] == "cgroup":
-            mounts.update({name: place for name in filesystem[2].split(",") if name in NEEDED})
+            names = filesystem[2].split(",")
+            mounts.update({name: place for name in names if name in NEEDED})
+            mounts |= {LIMITS: place} if set(names) - {"rw", "ro"} == {LIMITS} else {}
         elif filesystem[0] == "cgroup2":
             mounts.setdefault("unified", place)
     if all(name in mounts for name in NEEDED):
-        return Controllers(1, {name: mounts[name] for name in NEEDED})
+        return Controllers(1, {name: mounts[name] for name in (*NEEDED, LIMITS) if name in mounts})
     unified = mounts.get("unified")
     if unified is not None:
         with contextlib.suppress(OSError):
