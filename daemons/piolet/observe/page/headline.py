@@ -72,7 +72,9 @@ def _memory(grid: Grid, found: Saturation | None) -> Card | None:
     series = grid.hosts.known("memory_anon") or grid.hosts.known("memory")
     if series is None:
         return None
-    return f"{float(np.nanmax(series.most)) / 1e9:.1f} GB", "most memory on a node", _quality(grid, series)
+    most = float(np.nanmax(series.most))
+    shown = f"{most / 1e9:.1f} GB" if most >= 1e9 else f"{most / 1e6:.0f} MB"
+    return shown, "most memory on a node", _quality(grid, series)
 
 
 def _mean(series: Series) -> float:
