@@ -142,7 +142,7 @@ class Straggler(Detector):
         """Return what holds a node's tasks up more than those of the others, and the figures; None: it is not known."""
         for name in names:
             held = signals.mean(step.host(name), late[None, :])
-            if np.isnan(held).all():
+            if np.isnan(np.delete(held, row)).all():
                 continue
             more = float(held[row] - np.nanmedian(np.delete(held, row)))
             if more > self.limit("host"):

@@ -42,7 +42,7 @@ def _finding(grid: Grid, row: dict[str, Any]) -> str:
         unit, effect = row["unit"] or "", row["effect"]
         facts.append(f"effect {100 * effect:.0f} %" if unit == "1" else f"effect {effect:.3g} {unit}".rstrip())
     if row["confidence"] is not None:
-        facts.append(f"confidence {100 * row['confidence']:.0f} %")
+        facts.append(f"confidence {100 * row['confidence']:.3g} %")
     facts.append(f"found by {row['detector']} {row['version'] or ''}".rstrip())
     button = ""
     if start is not None:
