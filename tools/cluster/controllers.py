@@ -1,8 +1,8 @@
 """Control groups with controllers (`up --cgroups`): steps get memory, processors and devices of their own.
 
-Version 1: each cluster has a group of its own below every controller that Slurm uses, made before the nodes start,
-and a node sees that group as the whole hierarchy (a cgroup namespace, see nodeinit.py). So the names that slurmd
-gives, slurm_NODE, are no other cluster's, and they go with the cluster's group, however the cluster ends.
+Version 1: each cluster has a group of its own below every controller that Slurm uses, and each node one in that, made
+before the nodes start, which it sees as the whole hierarchy (a cgroup namespace, see nodeinit.py). So a step's groups
+are its own node's alone, as on a machine, and they go with the cluster's group, however the cluster ends.
 
 Version 2: slurmd makes /sys/fs/cgroup/system.slice/NODE_slurmstepd.scope by the node's name, outside of the cluster's
 own group. A second cluster with nodes of the same names is refused. Where there is no systemd, system.slice and the
@@ -90,14 +90,15 @@ def prepare(found: Controllers, tag: str, nodes: Sequence[str]) -> None:
                     "end that cluster first: the names of such groups are by node",
                 )
             continue
-        try:
-            group.mkdir(exist_ok=True)
-            # A fresh cpuset is empty, and nothing may enter an empty one.
-            for name in _COPIED:
-                if (group / name).exists():
-                    (group / name).write_text((group.parent / name).read_text("ascii"), "ascii")
-        except OSError as error:
-            raise ClusterError(f"cannot make the control group {group}: {error.strerror}") from None
+        for made in (group, *(group / node for node in nodes)):
+            try:
+                made.mkdir(exist_ok=True)
+                # A fresh cpuset is empty, and nothing may enter an empty one.
+                for name in _COPIED:
+                    if (made / name).exists():
+                        (made / name).write_text((made.parent / name).read_text("ascii"), "ascii")
+            except OSError as error:
+                raise ClusterError(f"cannot make the control group {made}: {error.strerror}") from None
 
 
 def _make_slice(unified: Path) -> None:

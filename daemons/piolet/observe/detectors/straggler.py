@@ -167,8 +167,8 @@ class Straggler(Detector):
             return None
         text, figures = self._held(step, row, late) or ("", {})
         said = (
-            f"{nodes[row]} is behind: its GPUs do as much as the others and are active {signals.percent(behind)} less, "
-            f"so its host holds them up{': ' * bool(text)}{text}"
+            f"{nodes[row]} is behind: its GPUs do as much as the others and are active {signals.percent(behind)} less"
+            f"{': ' if text else ', so its host holds them up'}{text}"
         )
         figures = {"active": round(float(load[row]), 3), "work_less": round(less, 3), **figures}
         return self._finding(step, nodes[row], None, behind, late, said, figures)
