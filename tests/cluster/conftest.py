@@ -7,18 +7,22 @@ PIOLET_TEST_CLUSTER=DIRECTORY names a cluster that is used instead; it is starte
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from _pytest.runner import runtestprotocol
 
+from tests.cluster import crashes
 from tests.cluster.faults import Faults
 from tests.cluster.nodes import Node
 from tests.cluster.support import Cluster, busybox_layer, call_tool, lacking, running
 
 # A guest with another kernel (tools/kernels) is slow: one node is what its tests need.
 NODES, GPUS = int(os.environ.get("PIOLET_TEST_NODES", "4")), 2
+CLUSTER, CRASHED = pytest.StashKey[Cluster](), pytest.StashKey[int]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,9 +35,50 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=why))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a test; when slurmd crashed meanwhile, start another, run the test again, and warn of it."""
+    if Path(__file__).parent not in item.path.parents:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    cluster = item.config.stash.get(CLUSTER, None)
+    gone = crashes.ended(cluster.layout) if cluster is not None else []
+    if cluster is not None and gone:
+        for node in gone:
+            crashes.restart(cluster, node)
+        _warn(item, f"slurmd on {', '.join(gone)} ended by itself in this test (see tests/cluster/crashes.py)")
+        crashed = item.config.stash[CRASHED] = item.config.stash.get(CRASHED, 0) + 1
+        if crashed <= crashes.MOST and any(report.failed for report in reports):
+            item._initrequest()  # type: ignore[attr-defined]
+            reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _warn(item: pytest.Item, text: str) -> None:
+    """Put a warning into the summary of the run, that of pytest-xdist included."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        item.warn(pytest.PytestWarning(text))
+    for message in caught:
+        item.ihook.pytest_warning_recorded.call_historic(
+            kwargs={"warning_message": message, "when": "runtest", "nodeid": item.nodeid, "location": None}
+        )
+
+
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster of four nodes (or PIOLET_TEST_NODES) with pioletd on each, the image service and a registry."""
+    for made in _cluster():
+        request.config.stash[CLUSTER] = made
+        yield made
+    del request.config.stash[CLUSTER]
+
+
+def _cluster() -> Iterator[Cluster]:
     options = ("--nodes", str(NODES), "--gpus", str(GPUS))
     named = os.environ.get("PIOLET_TEST_CLUSTER")
     if not named:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import leftovers
+from tests.cluster import crashes, leftovers
 from tests.cluster.support import ROOT, Cluster, Result, busybox_layer
 from tests.support import spools
 from tests.support.waiting import wait_until
-from tools.cluster import controllers, lifecycle, packages, processes, services
+from tools.cluster import controllers, lifecycle, processes, services
 from tools.cluster.layout import node_names
 from tools.cluster.state import Process, State, load
 
@@ -177,20 +177,11 @@ class Faults:
 
     def restart_slurmd(self, node: str) -> None:
         """End slurmd as a service manager does at a restart, and start it again on the same node."""
-        layout, before = self.cluster.layout, self.daemon(f"slurmd-{node}")
-        kinds = ("mnt", "uts", "cgroup")
-        held = {kind: os.open(f"/proc/{before.pid}/ns/{kind}", os.O_RDONLY) for kind in kinds}
-        try:
+        before = self.daemon(f"slurmd-{node}")
+        with crashes.machine_of(before) as held:
             processes.terminate(before)
             processes.wait_end([before], 10)
-            enter = ["nsenter", f"--mount=/proc/self/fd/{held['mnt']}", f"--uts=/proc/self/fd/{held['uts']}"]
-            enter += [f"--cgroup=/proc/self/fd/{held['cgroup']}", "--"]
-            argv = [*enter, packages.find("slurmd"), "-D", "-N", node, "-f", str(layout.slurm_conf)]
-            log = layout.log / "startup" / f"slurmd-{node}.log"
-            self._keep(processes.spawn(f"slurmd-{node}", argv, log, self.group, pass_fds=list(held.values())))
-        finally:
-            for descriptor in held.values():
-                os.close(descriptor)
+            crashes.start(self.cluster.layout, self.state, node, held)
 
     def _keep(self, process: Process) -> None:
         lifecycle.Record(self.cluster.layout.state_file, self.state).keep(process)

@@ -98,7 +98,7 @@ def test_a_command_that_hangs_holds_srun_up_two_seconds(cluster: Cluster, plugin
 def test_scancel_and_batch_scripts(cluster: Cluster, faults: Faults) -> None:
     """The script is a step of its own. Whose scancel a signal was, a node cannot know."""
     room = cluster.room("alice")
-    cluster.write("alice", room / "job.sh", "#!/bin/sh\nsrun -n1 sh -c 'touch began; sleep 60'\n")
+    cluster.write("alice", room / "job.sh", "#!/bin/sh\nsrun -n1 sh -c 'touch began; exec sleep 60'\n")
     said = cluster.run("alice", "sbatch", "--parsable", "-wnode2", "-N1", "job.sh", cwd=room).good()
     job = int(said.split(";")[0])
     wait_until((room / "began").exists, 30, "the step")

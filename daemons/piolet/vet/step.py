@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from piolet.api import USER
 from piolet.base import hostlist
 from piolet.base.errors import VetError
+from piolet.system import signals
 from piolet.vet import bundle, verdicts
 from piolet.vet.coordinator import Coordinator, Found
 from piolet.vet.runner import parts
@@ -187,27 +188,31 @@ def _run(
         # A step of ours is not what the definition's `save` is about.
         own = {"SLURM_PIOLET_VETTING": "1"}
         variables = {**environment(environ, ""), **own} if inside else {**environment(environ, text), **secret}
-        try:
-            process = subprocess.Popen(
-                launch.words(len(nodes), plan, where),
-                stdin=subprocess.PIPE if inside or secret else subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, env=variables,
-                start_new_session=True,  # the terminal's Ctrl-C is for us, and we end it
-            )  # fmt: skip
-        except OSError as error:
-            raise VetError(f"cannot start {launch.srun}: {error.strerror}") from None
+        process: subprocess.Popen[bytes] | None = None
         bound = _END_S
         try:
+            with signals.held():  # or srun is started, and nobody knows of it
+                process = subprocess.Popen(
+                    launch.words(len(nodes), plan, where),
+                    stdin=subprocess.PIPE if inside or secret else subprocess.DEVNULL, stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE, env=variables,
+                    start_new_session=True,  # the terminal's Ctrl-C is for us, and we end it
+                )  # fmt: skip
             reader.read(process, first)
             if leader.done and not leader.found.lost:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_END_S)
+        except OSError as error:
+            if process is not None:
+                raise
+            raise VetError(f"cannot start {launch.srun}: {error.strerror}") from None
         except KeyboardInterrupt:
             bound = _HURRY_S
             interrupted()
             raise
         finally:
-            _end(process, bound)
+            if process is not None:
+                _end(process, bound)
     return leader.found
 
 

@@ -1,0 +1,71 @@
+"""Slurm's own slurmd crashes once in some thousand steps (decision 151): another takes its place, and the run says so.
+
+Nothing is hidden: a test in which slurmd crashed counts only as run again, the summary of the run has a warning with
+its name, and after `MOST` crashes no test is run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.cluster.support import Cluster
+from tests.support.waiting import wait_until
+from tools.cluster import lifecycle, packages, processes
+from tools.cluster.layout import Layout, node_names
+from tools.cluster.state import Process, State, load
+
+MOST = 3
+KINDS = ("mnt", "uts", "cgroup")
+
+
+def ended(layout: Layout) -> list[str]:
+    """Return the nodes whose slurmd is not running, though nobody took the cluster down."""
+    state = load(layout.state_file)
+    if state is None:
+        return []
+    slurmds = ((name, state.find(f"slurmd-{name}")) for name in node_names(state.nodes))
+    return [name for name, slurmd in slurmds if slurmd is not None and not processes.alive(slurmd)]
+
+
+def restart(cluster: Cluster, node: str) -> None:
+    """Start slurmd on the node where it crashed, end what jobs there are, and return the node to service."""
+    state = load(cluster.layout.state_file)
+    pioletd = state.find(f"pioletd-{node}") if state is not None else None
+    assert state is not None and pioletd is not None, node
+    with machine_of(pioletd) as held:
+        start(cluster.layout, state, node, held)
+    environment = {"SLURM_CONF": str(cluster.layout.slurm_conf), "PATH": "/usr/bin:/bin"}
+
+    def idle() -> bool:
+        subprocess.run(["scancel", "--user=alice,bob"], env=environment, capture_output=True, check=False, timeout=30)
+        resume = ["scontrol", "update", f"NodeName={node}", "State=RESUME"]
+        subprocess.run(resume, env=environment, capture_output=True, check=False, timeout=30)
+        return cluster.run("alice", "sinfo", "-h", "-n", node, "-o", "%T").out.strip() == "idle"
+
+    wait_until(idle, 90, f"the return of {node}")
+
+
+def start(layout: Layout, state: State, node: str, held: dict[str, int]) -> None:
+    """Start slurmd in the namespaces of a node, and put it on record."""
+    enter = ["nsenter"]
+    for option, kind in zip(("--mount", "--uts", "--cgroup"), KINDS, strict=True):
+        enter.append(f"{option}=/proc/self/fd/{held[kind]}")
+    argv = [*enter, "--", packages.find("slurmd"), "-D", "-N", node, "-f", str(layout.slurm_conf)]
+    log = layout.log / "startup" / f"slurmd-{node}.log"
+    made = processes.spawn(f"slurmd-{node}", argv, log, Path(state.cgroup), pass_fds=list(held.values()))
+    lifecycle.Record(layout.state_file, state).keep(made)
+
+
+@contextlib.contextmanager
+def machine_of(process: Process) -> Iterator[dict[str, int]]:
+    """Hold the namespaces of the node that a process is on."""
+    held = {kind: os.open(f"/proc/{process.pid}/ns/{kind}", os.O_RDONLY) for kind in KINDS}
+    try:
+        yield held
+    finally:
+        for descriptor in held.values():
+            os.close(descriptor)
