@@ -65,7 +65,10 @@ def _energy(grid: Grid, found: Saturation | None) -> Card | None:
 
 def _cores(grid: Grid, found: Saturation | None) -> Card | None:
     series = grid.hosts.known("cpu")
-    return None if series is None else (f"{_mean(series):.1f}", "cores in use on a node", _quality(grid, series))
+    if series is None:
+        return None
+    mean = _mean(series)
+    return f"{mean:.1f}" if mean >= 0.1 else f"{mean:.1g}", "cores in use on a node", _quality(grid, series)
 
 
 def _memory(grid: Grid, found: Saturation | None) -> Card | None:

@@ -57,11 +57,9 @@ def _finding(grid: Grid, row: dict[str, Any]) -> str:
 
 
 def why(reasons: Iterable[Reason]) -> str:
-    """Return why the job ended as it did."""
-    cards = ""
-    for reason in reasons:
-        if reason.kind in _NOTHING_WRONG:
-            continue
+    """Return why the job ended as it did; '' where it ended well, and what was found stands among the findings."""
+    cards, told = "", list(reasons)
+    for reason in [] if told and told[0].kind in _NOTHING_WRONG else told:
         evidence = "".join(f"<p class=soft>{_text(line)}</p>" for line in reason.evidence)
         advice = f"<p>{_text(reason.advice)}</p>" if reason.advice else ""
         cards += f"<div class=finding><b>{_text(reason.sentence)}</b>{advice}{evidence}</div>"
