@@ -105,6 +105,25 @@ class Reader:
                 break
         return found
 
+    def of_node(self, node: str, since: float, until: float, most: int) -> list[Stored]:
+        """Return the latest records of a node that happened in a time by the service's clock, the first one first."""
+        found: list[Stored] = []
+        with self._connected() as connection:
+            number = self._named.find(connection, node)
+            streams = connection.execute(sa.select(epochs).where(epochs.c.node == number, epochs.c.last >= since)).all()
+            for stream in streams:
+                own: list[Stored] = []
+                for row in self._backwards(connection, stream, most):
+                    if row.received < since - _SLACK_S or len(own) >= most:
+                        break  # nothing comes before it happens
+                    lists = bodies.unpack_run(row.records)
+                    words = self._named.look_up(connection, names_in(lists))
+                    events = events_of(lists, row.first, self.cluster, words, node, stream.epoch)
+                    records = (stored(row.id, one, row.received, row.offset) for one in events)
+                    own += [one for one in records if since <= one.at <= until]
+                found += own
+        return sorted(found, key=lambda one: one.at)[-most:]
+
     @staticmethod
     def _backwards(connection: sa.Connection, stream: Any, most: int) -> Iterator[Any]:
         """Yield the batches of a stream, the last one first: of so many parts at once as have `most` records, and more
