@@ -148,6 +148,9 @@ def _meta(text: bytes, path: Path) -> dict[str, Any]:
         raise ObserveError(f"{path} is damaged: it is no JSON") from None
     if not isinstance(meta, dict) or any(type(meta.get(key)) is not kind for key, kind in _NEEDED.items()):
         raise ObserveError(f"{path} is damaged: it does not say job, step and start")
+    nodes = meta.get("nodes")
+    if nodes is not None and not (isinstance(nodes, list) and all(isinstance(name, str) for name in nodes)):
+        raise ObserveError(f"{path} is damaged: its nodes are no names")
     if meta.get("version") != layout.VERSION:
         raise ObserveError(
             f"{path} is of version {meta.get('version')} of the layout, and this release knows {layout.VERSION}"
