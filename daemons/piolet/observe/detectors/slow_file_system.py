@@ -12,20 +12,25 @@ from piolet.observe.detectors import _signals as signals
 
 
 class SlowFileSystem(Detector):
-    """The time that an operation takes, against the same mount's own in the rest of the step, over some minutes."""
+    """The time that an operation takes, against the same mount's own in the rest of the step, over some minutes.
 
-    name, version = "slow_file_system", 2
+    Or over half a minute, where it is many times as long and it is known that no more is moved.
+    """
+
+    name, version = "slow_file_system", 3
     text = "a file system whose operations take several times as long as in the rest of the step, for minutes"
     how = (
         "a running median of an operation's mean time against the lower part of the same mount's in this step, while "
         "no more is moved than otherwise"
     )
-    needs = "how long operations of a mount take (Lustre, NFS)"
+    needs = "how long operations of a mount take (Lustre, NFS, disks)"
     effect, unit = 6.0, "times"
     limits: ClassVar[Mapping[str, Limit]] = {
         "times": signals.guess(3.6, "times", "large writes take two to three times as long as small reads"),
         "seconds": signals.guess(150, "s", "longer than a checkpoint"),
         "wait": signals.guess(0.002, "s", "below it nobody notices"),
+        "short_seconds": signals.guess(30, "s", "a server that fails over, or a burst of others, takes less"),
+        "short_times": signals.guess(12, "times", "in a burst an operation waits for several others, not for a dozen"),
         "moved": signals.guess(4, "times", "who moves so much more waits for its own operations"),
     }
 
@@ -44,29 +49,32 @@ class SlowFileSystem(Detector):
             with np.errstate(invalid="ignore"):
                 together = np.exp(signals.mean(np.log(mine), axis=0))[None, :]
             nodes: list[str | None] = [keys[row][0] for row in rows]
-            each = self._looked_at(step, mount, mine, moved[rows], nodes)
-            # One or two nodes alone see it, or all of them; where none does clearly, their mean may.
-            found += (
-                each
-                if 0 < len(each) <= len(rows) / 2
-                else self._looked_at(step, mount, together, signals.mean(moved[rows], axis=0)[None, :], [None])
-            )
+            all_moved = signals.mean(moved[rows], axis=0)[None, :]
+            for kind in ("", "short_"):
+                each = self._looked_at(step, mount, mine, moved[rows], nodes, kind)
+                # One or two nodes alone see it, or all of them; where none does clearly, their mean may.
+                if not 0 < len(each) <= len(rows) / 2:
+                    each = self._looked_at(step, mount, together, all_moved, [None], kind)
+                found += each
+                if each:
+                    break
         return found
 
     def _looked_at(
-        self, step: Observed, mount: str, waits: np.ndarray, moved: np.ndarray, nodes: list[str | None]
+        self, step: Observed, mount: str, waits: np.ndarray, moved: np.ndarray, nodes: list[str | None], kind: str
     ) -> list[Finding]:
-        window = max(7, int(np.ceil(150 / step.width)))
+        window = max(7, int(np.ceil(self.limit(f"{kind}seconds") / step.width)))
         usual = signals.quantile(waits, 0.4)
-        above = waits > np.maximum(self.limit("times") * usual, self.limit("wait"))[:, None]
+        above = waits > np.maximum(self.limit(f"{kind}times") * usual, self.limit("wait"))[:, None]
         high = signals.mostly(above, ~np.isnan(waits), window)
         best: list[Finding] = []
         for row in np.flatnonzero(high.any(axis=1)):
             first, end = signals.longest(high[row], bridge=window // 2)
             seconds = (end - first) * step.width
-            if seconds < self.limit("seconds") or end - first < 6:
+            if seconds < self.limit(f"{kind}seconds") or end - first < 6:
                 continue
-            if self._loaded(waits[row], moved[row], first, end, float(usual[row])):
+            more = self._moves_more(waits[row], moved[row], first, end, float(usual[row]))
+            if more or (kind and more is None):
                 continue
             wait = float(np.nanmedian(waits[row, first:end]))
             times = wait / float(usual[row])
@@ -82,13 +90,13 @@ class SlowFileSystem(Detector):
             ))  # fmt: skip
         return sorted(best, key=lambda one: -one.effect)
 
-    def _loaded(self, waits: np.ndarray, moved: np.ndarray, first: int, end: int, usual: float) -> bool:
-        """Return whether the step moved so much more then than when operations took their usual time."""
+    def _moves_more(self, waits: np.ndarray, moved: np.ndarray, first: int, end: int, usual: float) -> bool | None:
+        """Return whether so much more is moved then than when operations take their usual time; None: unknown."""
         other = (waits < 2 * usual) & ~np.isnan(moved)
         other[first:end] = False
         then = moved[first:end]
         if not other.any() or np.isnan(then).all():
-            return False
+            return None
         return bool(np.nanmedian(then) > self.limit("moved") * max(float(np.median(moved[other])), 1.0))
 
 
