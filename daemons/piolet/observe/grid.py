@@ -82,19 +82,20 @@ class Grid:
         if self._coarse:
             return length / layout.BINS
         interval, span = self.meta.get("interval"), self._span
-        if not isinstance(interval, int | float) or not 0 < interval < np.inf or span > 1.5 * interval:
-            interval = span
+        if not isinstance(interval, int | float) or not 0 < interval < np.inf:
+            interval = span or 10.0
+        interval = span if span > 1.5 * interval else interval  # they were thinned since
         return min(max(float(interval), length / MOST, FINEST), max(length, FINEST))
 
     @cached_property
     def _span(self) -> float:
-        """Return what a sample covers, of the first 100,000 the median, in seconds."""
-        for table in ("gpu", "host"):
+        """Return what a sample covers, of the first 100,000 the median, in seconds; 0: it is not known."""
+        for table in ("gpu", "host", "io", "net"):
             spans = _finite(self.table(table, ["span"])["span"].slice(0, 100_000))
             spans = spans[spans > 0]  # NaN is not
             if len(spans):
                 return float(np.median(spans))
-        return 10.0
+        return 0.0
 
     @cached_property
     def bins(self) -> int:
