@@ -14,7 +14,7 @@ PYTHON = $(shell readlink -f build)/venv/bin/python
 # What ends a cluster must work even where the virtual environment does not.
 TOOL = $(if $(wildcard $(PYTHON)),$(PYTHON),/usr/bin/python3) -m tools.cluster
 
-SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name '*.js' -o -name '*.css' -o -name '*.toml' -o -name 'slurm_ext.c' -o -name 'wire.h' 2>/dev/null | grep -v -e '/_wire.py$$' -e '/_munge.py$$') \
+SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name '*.js' -o -name '*.css' -o -name '*.toml' -o -name '*.json' -o -name 'slurm_ext.c' -o -name 'wire.h' 2>/dev/null | grep -v -e '/_wire.py$$' -e '/_munge.py$$') \
 	setup.py pyproject.toml
 PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
 

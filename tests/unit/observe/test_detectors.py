@@ -166,6 +166,7 @@ def test_every_detector_is_one_that_has_a_fault_to_be_measured_on() -> None:
 def test_a_detector_was_measured_as_it_is_and_is_as_good_as_was_asked(name: str) -> None:
     known = json.loads(findings.RATES.read_text())["detectors"][name]
     assert known["version"] == finding.load(name).version, "python -m tests.scale.findings measures it"
+    assert finding.confidence(name, known["version"]), "what is installed has other rates: make plugins"
     assert [one["generator"] for one in known["measured"]] == ["runs", "runs2"]
     for one in known["measured"]:
         assert one["clean"] >= 1000 and one["faulty"] >= 1000
