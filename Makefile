@@ -24,7 +24,7 @@ PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /u
 help:
 	@echo 'make demo                 train a small model in containers on a private cluster, and tidy up'
 	@echo 'make demo-central         a GPU is lost, and a central service says which node it was; and tidy up'
-	@echo 'make demo-observe         a straggler and a slow file system, and what a job'"'"'s screen and page say of them'
+	@echo 'make demo-observe         four nodes train, one is slow, and so is the file system: what a job'"'"'s screen and page say; and tidy up'
 	@echo 'make check                linters, types, and the tests that need no cluster: about a minute'
 	@echo 'make test                 linters, types, and all tests (three at a time where that is safe; WORKERS=1: one;'
 	@echo '                          BOOT=0: without the boot of another kernel)'
