@@ -124,13 +124,11 @@ else
 	$(PYTHON) -m pytest --durations=10 -m alone
 endif
 
-# What tests need is fetched and made beside the linters, which have one core: what is compiled of the tests, too.
-test ahead: export PYTHONDONTWRITEBYTECODE =
+# What tests need is fetched and made beside the linters, which have one core.
 ahead: plugins
 	@{ tools/bootstrap.sh buildah || echo 'Going on without buildah: its tests are skipped'; \
 		tools/bootstrap.sh mpi || echo 'Going on without MPI libraries: their tests are skipped'; \
-		$(PYTHON) -m tools.kernels.ready; $(PYTHON) -m tests.support.ahead; \
-		$(PYTHON) -m pytest --collect-only -q >/dev/null 2>&1; } & ahead=$$!; \
+		$(PYTHON) -m tools.kernels.ready; $(PYTHON) -m tests.support.ahead; } & ahead=$$!; \
 		"$${MAKE:-make}" --no-print-directory lint; linted=$$?; wait $$ahead; exit $$linted
 
 scale: plugins
