@@ -129,7 +129,7 @@ ahead: plugins
 	@{ tools/bootstrap.sh buildah || echo 'Going on without buildah: its tests are skipped'; \
 		tools/bootstrap.sh mpi || echo 'Going on without MPI libraries: their tests are skipped'; \
 		$(PYTHON) -m tools.kernels.ready; $(PYTHON) -m tests.support.ahead; } & ahead=$$!; \
-		$(MAKE) --no-print-directory lint; linted=$$?; wait $$ahead; exit $$linted
+		"$${MAKE:-make}" --no-print-directory lint; linted=$$?; wait $$ahead; exit $$linted
 
 scale: plugins
 	PIOLET_TEST_SCALE=full $(PYTHON) -m pytest --durations=10 tests/scale
