@@ -10,7 +10,7 @@ import functools
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -103,6 +103,19 @@ class StepData:
                 yield piece
             elif len(found := piece.filter(pc.equal(piece[column], value))):
                 yield found
+
+
+def device_of(meta: Mapping[str, Any], node: str, index: int) -> Mapping[str, Any]:
+    """Return what is known of a GPU of a step; nothing where it is not known.
+
+    A step that has some of a node's GPUs has a list of those alone, each with its index as `gpu`.
+    """
+    devices = meta.get("devices")
+    of_node = devices.get(node) if isinstance(devices, Mapping) else None
+    known = [one if isinstance(one, Mapping) else {} for one in of_node] if isinstance(of_node, list | tuple) else []
+    if any("gpu" in one for one in known):
+        return next((one for one in known if one.get("gpu") == index), {})
+    return known[index] if 0 <= index < len(known) else {}
 
 
 def open_step(directory: Path) -> StepData:
