@@ -1,169 +1,178 @@
-"""`make demo-observe`: an hour of training with a straggler and a slow file system, played in seconds, and what of it
-the terminal and the page of the job say.
+"""`make demo-observe`: four nodes train, one of them is slow, and so is the file system for a while; the screen and the
+page of the job name both.
 
-The figures are made (tools/incident.py), what is done with them is not: four nodes' journals, one of them cut in two,
-come to the store of steps, which makes tables of them; the detectors judge the step as they do at its end; then the
-screen and the page are made. No Slurm is needed for it, nor an hour.
+The cluster is a private one with a central service, and the training is a real one in containers (examples/observe).
+Its file system is an ext4 on a disk that is slow to read, and one node's tasks have a part of a processor
+(tools/observed.py). The GPUs are simulated: they do what the program says that it would have them do. What is told of
+all this is what nodes record of every step, and what the central service makes of it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import json
 import shutil
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from piolet.base.errors import PioletError
-from piolet.events.envelope import Event, encode
-from piolet.observe import bounded, finishing, jobtext, reading, spool, writing
-from piolet.observe.catalogue import Catalogue
-from piolet.observe.job import Finding, Job, Mark
-from piolet.observe.page import html, track
+from tools import browser, observed
+from tools.cluster import gpus, lifecycle
+from tools.cluster.errors import ClusterError
+from tools.cluster.layout import REPOSITORY, Layout, node_names
+from tools.demo import ENDED, USER, as_user, packed
+from tools.demonstration import on_a_cluster
 
-from tools import browser, incident
-from tools.cluster.layout import REPOSITORY
+NODES, GPUS = 4, 2
+SICK = "node3"
+EXAMPLES = (REPOSITORY / "examples" / "demo", REPOSITORY / "examples" / "observe")
+DIRECTORY = f"/scratch/{USER}/piolet-observe"
+DATA = f"{DIRECTORY}/data"
+ROOM = REPOSITORY / "build" / "demo-observe"  # what stays
+RUNS_S, SLOW_FROM_S, SLOW_TO_S = 84, 26, 60
+SHARE = 0.04  # of a processor, that the tasks of the slow node have
+USUAL_S, SLOW_S = 0.004, 0.15  # that a read of the file system takes
+WITHIN_S = 60.0
+NAMED = (f"{SICK} is behind", f"an operation of {DATA} took")  # by screen and page
+PICTURES = ((1400, 2600, "light"), (1400, 2600, "dark"), (390, 3600, "light"), (390, 3600, "dark"))
+SIMULATED = (
+    "Simulated are the GPUs: for 0.15 s of a step they compute, as the program says, and poll while others are late."
+    f"\nReal are the training, what it waits for, and both faults: {SICK}'s tasks have {SHARE:.0%} of a processor, and "
+    f"reads of\nthe file system take {SLOW_S / USUAL_S:.0f} times as long for {SLOW_TO_S - SLOW_FROM_S} s."
+)
 
-ROOM = REPOSITORY / "build" / "demo-observe"
-NAMED = (f"GPU {incident.SICK_GPU} of {incident.SICK}", "/scratch took")  # by screen and page
-PICTURES = ((1400, 1900, "light"), (1400, 1900, "dark"), (390, 1900, "light"), (390, 1900, "dark"))
-_NODES_OWN = 0xB1  # the epoch of its own stream
-_TABLES, _BOOT = ("gpu", "host", "io", "net"), "0b1c2d3e-0000-4000-8000-000000000000"
 
-
-def main() -> int:
-    """Play it; exit status 1: screen or page do not name what was put into the data."""
-    shutil.rmtree(ROOM, ignore_errors=True)
-    ROOM.mkdir(parents=True)
+def play(layout: Layout) -> None:
+    """Train, and have it told. Raises ClusterError: not both faults are named."""
+    print(SIMULATED)
     try:
-        directory = play(ROOM)
-        screen, page = told(directory)
-    except PioletError as error:
-        print(error.render(), file=sys.stderr)
-        return 1
-    print(screen)
-    path = ROOM / f"{incident.JOB.job}.html"
-    path.write_bytes(page)
-    print(f"\nThe page: {path}")
-    program = browser.chromium()
-    for width, height, theme in PICTURES if program else ():
-        picture = ROOM / f"{incident.JOB.job}-{width}-{theme}.png"
-        browser.picture(str(program), page.decode(), picture, (width, height), theme)
-        print(f"As a picture: {picture}")
-    if program is None:
-        print("There are no pictures of it: chromium is not installed.")
-    missing = [
-        f"the {name} does not say {text!r}"
-        for name, whole in (("screen", screen), ("page", page.decode()))
-        for text in NAMED
-        if text not in whole
-    ]
-    print("\n".join(missing) if missing else "Screen and page name the straggler and the slow file system.")
-    return 1 if missing else 0
-
-
-def play(room: Path) -> Path:
-    """Have the nodes' journals come to a store below `room`; return the step's directory. Raises PioletError."""
-    made = reading.open_step(incident.write(room / "made"))
-    seconds = incident.START / 1e9
-    catalogue = Catalogue(room)
-    try:
-        store = spool.Spool(catalogue)
-        catalogue.set_jobs({made.meta["job"]: {**made.meta, "end": made.end}}, seconds)
-        for node in made.nodes:
-            lines = list(journal(made, node))
-            took = store.append([spool.Batch(node, lines, seconds + incident.SECONDS, ahead=0.0, boot=_BOOT)])
-            print(f"{node}: {took[0].records} records of its journal came")
-        (row,) = catalogue.rows()
-        began = time.monotonic()
-        finishing.finish(catalogue, row, seconds + incident.SECONDS + 600)
-        directory = catalogue.root / row.path
+        job = train(layout)
+        told = tell(layout, job)
     finally:
-        catalogue.close()
-    for table in ("events", "marks"):  # which do not come by the nodes' journals
-        writing.write_table(directory, table, made.table(table))
-    said = bounded.keep(directory)
-    print(f"tables, roll-up and {len(said)} detectors: {time.monotonic() - began:.1f} s; {directory}")
+        as_user(layout, "rm", "-rf", DIRECTORY, check=False)
+    print(f"\nThe page: {ROOM / 'page.html'}; the step's data: {ROOM / 'step'}")
+    pictures()
+    missing = [f"{where} does not say {text!r}" for where, said in told.items() for text in NAMED if text not in said]
+    if missing:
+        raise ClusterError("; ".join(missing))
+    print(f"Screen and page name {SICK} and the slow file system.")
+
+
+def train(layout: Layout) -> str:
+    """Run the job with both faults, and return its number. Raises ClusterError."""
+    prepare(layout)
+    disk = observed.SlowDisk(layout)
+    disk.mount(DATA, NODES)
+    disk.takes(USUAL_S)
+    print(f"\nAs {USER}, in {DIRECTORY}: sbatch job.sh, which trains for {RUNS_S} s", flush=True)
+    submit = f'cd "$0" && OBSERVED_GPUS=$1 OBSERVED_SECONDS={RUNS_S} exec sbatch --parsable job.sh'
+    job = as_user(layout, "sh", "-c", submit, DIRECTORY, str(drive(layout))).strip().split(";")[0]
+    held = observed.hold(layout, NODES, job, "0", WITHIN_S)
+    wait(lambda: "step=" in said(layout), "the training's first step")
+    began = time.monotonic()
+    held[SICK].may_use(SHARE)
+    for after, seconds, what in ((SLOW_FROM_S, SLOW_S, "is slow"), (SLOW_TO_S, USUAL_S, "is as fast as before")):
+        while time.monotonic() < began + after:
+            if state(layout, job) in ENDED:
+                raise ClusterError(f"job {job} ended too soon; it said: {said(layout)}")
+            time.sleep(0.5)
+        disk.takes(seconds)
+        print(f"  {after:2} s: the file system {what}; the program said: {said(layout).splitlines()[-1]}", flush=True)
+    wait(lambda: state(layout, job) in ENDED, f"the end of job {job}", RUNS_S + WITHIN_S)
+    if state(layout, job) != "COMPLETED":
+        raise ClusterError(f"job {job} ended as {state(layout, job)}; it said: {said(layout)}")
+    return job
+
+
+def prepare(layout: Layout) -> None:
+    """Put the program where the user works."""
+    as_user(layout, "rm", "-rf", DIRECTORY)
+    as_user(layout, "mkdir", DIRECTORY)
+    for example in EXAMPLES:
+        as_user(layout, "tar", "--extract", "--directory", DIRECTORY, "--file", "-", stdin=packed(example))
+    as_user(layout, "mkdir", "-p", DATA)
+
+
+def drive(layout: Layout) -> Path:
+    """Have the GPUs do what programs say in files of a directory, and return that: every container and node sees it."""
+    directory = layout.site / "gpus"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    directory.chmod(0o1777)
+    for number, node in enumerate(node_names(NODES), 1):
+        text = "".join(
+            f"gpu\nuuid GPU-{number:08x}-0000-0000-0000-{gpu:012x}\ndriven {directory}/{node}.{gpu}\n"
+            for gpu in range(GPUS)
+        )
+        gpus.script(layout.gpus, node).write_text(text, "ascii")
     return directory
 
 
-def journal(made: reading.StepData, node: str) -> Iterator[spool.Line | spool.Remark]:
-    """Yield the records that a node's sampler would have written; one that was restarted says so."""
-    devices = made.meta["devices"][node]
-    began = incident.START / 1e9
-    epoch, seq, last = 0xA1, 0, 0.0  # a restart goes on with the stream
+def tell(layout: Layout, job: str) -> dict[str, str]:
+    """Return what the terminal and the page say of the job, and keep the page and the data. Raises ClusterError."""
 
-    def line(kind: str, after: float, body: dict[str, Any]) -> spool.Line:
-        name = f"{epoch:016x}"
-        event = Event(
-            "simulated", node, name, seq, began + after, kind, "root", job=int(incident.JOB.job), step="0",
-            uid=incident.UID, run=0, boot=_BOOT, body=body,
-        )  # fmt: skip
-        return spool.Line(
-            name, seq, incident.JOB.job, "0", 0, incident.UID, began + after, encode(event), body.get("began"),
-            kind == "observe.end",
-        )  # fmt: skip
+    def is_whole() -> bool:
+        listed = as_user(layout, "piolet", "observe", "list", "--job", job, "--json", check=False)
+        steps = json.loads(listed)["steps"] if listed else []
+        return any(step["name"] == f"{job}.0" and step["state"] == "whole" for step in steps)
 
-    for after, tables in sorted(frames(made, node).items()):
-        if not seq or after - last > 2 * incident.EVERY:
-            if seq:
-                yield spool.Remark(f"{_NODES_OWN:016x}", 1, began + after - incident.EVERY, "node.start", "")
-            seq += 1
-            yield line("observe.step", after - incident.EVERY, {
-                "version": 1, "interval": incident.EVERY, "began": began, "found": began, "up": 100 + after,
-                "devices": [{**device, "by": "process"} for device in devices], "sources": {"dcgm": incident.NO_DCGM},
-                "simulated": incident.MARK,
-            })  # fmt: skip
-        seq, last = seq + 1, after
-        yield line("observe.frame", after, {"up": 100 + after, "span": float(incident.EVERY), **tables})
-    seq += 1
-    yield line("observe.end", incident.SECONDS, {"up": 100.0 + incident.SECONDS, "ended": began + incident.SECONDS})
+    wait(is_whole, "the central service had the step's data, and the detectors' word")
+    directory, page = f"{DIRECTORY}/{job}.0", f"{DIRECTORY}/page.html"
+    screen = shown(layout, "piolet", "job", job)
+    why = shown(layout, "piolet", "why", job)
+    shown(layout, "piolet", "observe", "fetch", f"{job}.0", "--out", directory)
+    found = shown(layout, "piolet", "observe", "findings", directory)
+    shown(layout, "piolet", "job", f"{job}.0", "--html", page)
+    shutil.rmtree(ROOM, ignore_errors=True)
+    ROOM.mkdir(parents=True)
+    (ROOM / "page.html").write_text(whole := as_user(layout, "cat", page))
+    shutil.copytree(directory, ROOM / "step")
+    return {"piolet job": screen, "piolet why": why, "piolet observe findings": found, "the page": whole}
 
 
-def frames(made: reading.StepData, node: str) -> dict[float, dict[str, Any]]:
-    """Return the tables of each tick of a node by the seconds after the step's start."""
-    found: dict[float, dict[str, Any]] = defaultdict(dict)
-    for table in _TABLES:
-        for row in track.rows_of(made.table(table)):
-            if row["node"] == node:
-                after = (row["time"] - incident.START) / 1e9
-                values = {n: _plain(v) for n, v in row.items() if n not in ("time", "span", "node") and v is not None}
-                own = found[after].setdefault(table, {"columns": list(values), "rows": []})
-                own["rows"].append([values[name] for name in own["columns"]])
-    return found
+def pictures() -> None:
+    """Make pictures of the page, where there is a browser."""
+    program = browser.chromium()
+    if program is None:
+        print("There are no pictures of it: chromium is not installed.")
+        return
+    page = (ROOM / "page.html").read_text()
+    for width, height, theme in PICTURES:
+        picture = ROOM / f"page-{width}-{theme}.png"
+        browser.picture(program, page, picture, (width, height), theme)
+        print(f"As a picture: {picture}")
 
 
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def shown(layout: Layout, *words: str) -> str:
+    """Run a command as the user, show it with what it says, and return that."""
+    print(f"\n  {USER}$ {' '.join(words)}", flush=True)
+    output = as_user(layout, *words)
+    print("\n".join(f"    {line}".rstrip() for line in output.splitlines()), flush=True)
+    return output
 
 
-def told(directory: Path) -> tuple[str, bytes]:
-    """Return what the terminal and what the page say of a step. Raises ObserveError."""
-    step = reading.open_step(directory)
-    findings = tuple(
-        Finding(
-            step.name, f"{row['detector']} {row['version']}", row["node"], row["subject"], _seconds(row["start"]),
-            _seconds(row["end"]), row["confidence"], row["text"], row["advice"],
-        )
-        for row in track.rows_of(step.table("findings"))
-    )  # fmt: skip
-    job: Job = dataclasses.replace(incident.JOB, findings=findings, marks=_marks(step))
-    return "\n".join(jobtext.whole(job)), html.render(step, job)
+def said(layout: Layout) -> str:
+    """Return the job's output so far."""
+    return as_user(layout, "cat", f"{DIRECTORY}/train.out", check=False)
 
 
-def _marks(step: reading.StepData) -> tuple[Mark, ...]:
-    values: dict[str, list[float]] = defaultdict(list)
-    for row in track.rows_of(step.table("marks")):
-        values[row["name"]].append(row["value"])
-    return tuple(Mark(n, len(v), v[0], v[-1], min(v), max(v), 0, "output") for n, v in values.items())
+def state(layout: Layout, job: str) -> str:
+    """Return what Slurm says of the job."""
+    return as_user(layout, "squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T").strip()
 
 
-def _seconds(time_: int | None) -> float | None:
-    return None if time_ is None else time_ / 1e9
+def wait(happened: Callable[[], bool], what: str, within_s: float = WITHIN_S) -> None:
+    """Wait for something. Raises ClusterError: it did not happen in time."""
+    deadline = time.monotonic() + within_s
+    while not happened():
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{within_s:.0f} s went by before {what}")
+        time.sleep(0.2)
+
+
+def main() -> int:
+    request = lifecycle.Request(NODES, piolet=True, gpus=GPUS, cgroups=True, central=True)
+    return on_a_cluster("demo-observe-cluster", request, play)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
-"""`python -m tools.pictures`: makes the pictures of docs/observe.md anew, from the incident of tools/incident.py."""
+"""`python -m tools.pictures`: makes the pictures of docs/observe.md anew, of the page that `make demo-observe` left."""
 
 from __future__ import annotations
 
 import sys
-import tempfile
-from pathlib import Path
 
 from piolet.observe import reading
 from piolet.observe.page import track
@@ -41,11 +39,10 @@ def main() -> int:
     if program is None:
         print("chromium is not installed", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory() as room:
-        directory = demo_observe.play(Path(room))
-        found = track.rows_of(reading.open_step(directory).table("findings"))
-        number = [row["subject"] for row in found].index("/scratch")
-        page = demo_observe.told(directory)[1].decode()
+    page = (demo_observe.ROOM / "page.html").read_text()
+    found = track.rows_of(reading.open_step(demo_observe.ROOM / "step").table("findings"))
+    surest = sorted(found, key=lambda row: -(row["confidence"] or 0.0))  # as on the page
+    number = [row["subject"] for row in surest].index(demo_observe.DATA)
     TARGET.mkdir(exist_ok=True)
     for name, size, theme, script in (
         ("observe-head", (1100, 720), "light", ""),

@@ -1,8 +1,8 @@
 """Control groups with controllers (`up --cgroups`): steps get memory, processors and devices of their own.
 
-Version 1: each cluster has a group of its own below every controller that Slurm uses, made before the nodes start,
-and a node sees that group as the whole hierarchy (a cgroup namespace, see nodeinit.py). So the names that slurmd
-gives, slurm_NODE, are no other cluster's, and they go with the cluster's group, however the cluster ends.
+Version 1: each cluster has a group of its own below every controller that Slurm uses, and each node one in that, made
+before the nodes start, which it sees as the whole hierarchy (a cgroup namespace, see nodeinit.py). So a step's groups
+are its own node's alone, as on a machine, and they go with the cluster's group, however the cluster ends.
 
 Version 2: slurmd makes /sys/fs/cgroup/system.slice/NODE_slurmstepd.scope by the node's name, outside of the cluster's
 own group. A second cluster with nodes of the same names is refused. Where there is no systemd, system.slice and the
@@ -27,6 +27,8 @@ from tools.cluster.state import State
 NEEDED = ("cpuset", "devices", "freezer", "memory")
 """The controllers that proctrack/cgroup and task/cgroup use, of version 1."""
 NEEDED_2 = ("cpuset", "memory", "pids")
+LIMITS = "cpu"
+"""Of version 1: nodes have it where it is mounted by itself. Slurm makes no groups there; who limits a step does."""
 PARENT = "piolet-cluster-{tag}"
 _COPIED = ("cpuset.cpus", "cpuset.mems")
 _END_S = 10.0
@@ -56,11 +58,13 @@ def find(mountinfo: str) -> Controllers:
             continue
         place = Path(cgroup.unescape(fields[4]))
         if filesystem[0] == "cgroup":
-            mounts.update({name: place for name in filesystem[2].split(",") if name in NEEDED})
+            names = filesystem[2].split(",")
+            mounts.update({name: place for name in names if name in NEEDED})
+            mounts |= {LIMITS: place} if set(names) - {"rw", "ro"} == {LIMITS} else {}
         elif filesystem[0] == "cgroup2":
             mounts.setdefault("unified", place)
     if all(name in mounts for name in NEEDED):
-        return Controllers(1, {name: mounts[name] for name in NEEDED})
+        return Controllers(1, {name: mounts[name] for name in (*NEEDED, LIMITS) if name in mounts})
     unified = mounts.get("unified")
     if unified is not None:
         with contextlib.suppress(OSError):
@@ -86,14 +90,15 @@ def prepare(found: Controllers, tag: str, nodes: Sequence[str]) -> None:
                     "end that cluster first: the names of such groups are by node",
                 )
             continue
-        try:
-            group.mkdir(exist_ok=True)
-            # A fresh cpuset is empty, and nothing may enter an empty one.
-            for name in _COPIED:
-                if (group / name).exists():
-                    (group / name).write_text((group.parent / name).read_text("ascii"), "ascii")
-        except OSError as error:
-            raise ClusterError(f"cannot make the control group {group}: {error.strerror}") from None
+        for made in (group, *(group / node for node in nodes)):
+            try:
+                made.mkdir(exist_ok=True)
+                # A fresh cpuset is empty, and nothing may enter an empty one.
+                for name in _COPIED:
+                    if (made / name).exists():
+                        (made / name).write_text((made.parent / name).read_text("ascii"), "ascii")
+            except OSError as error:
+                raise ClusterError(f"cannot make the control group {made}: {error.strerror}") from None
 
 
 def _make_slice(unified: Path) -> None:

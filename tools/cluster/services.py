@@ -125,7 +125,7 @@ def start_machines(
 ) -> list[Process]:
     """Start programs on machines of their own: (host name, process name, argv). All at once, then wait.
 
-    `cgroups` are the groups of version 1 that are all that a node sees of control groups, by controller.
+    `cgroups` are the groups of version 1, by controller, each with one of a node's name that is all that it sees.
     `one_cpu`: what runs there shares one processor (see nodeinit.py).
     """
     waiting: list[tuple[Process, int, Path]] = []
@@ -138,7 +138,7 @@ def start_machines(
             "hosts": str(layout.hosts),
             "binds": [str(layout.run)],
             "run_size": NODE_RUN_SIZE,
-            "cgroups": dict(cgroups) if host != CONTROLLER else {},
+            "cgroups": {name: f"{group}/{host}" for name, group in cgroups.items()} if host != CONTROLLER else {},
             "one_cpu": one_cpu,
             "ready_fd": write_end,
         }

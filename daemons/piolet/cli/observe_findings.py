@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from piolet.base import texts
 from piolet.base.errors import ObserveError
+from piolet.cli import stepsasked
 from piolet.observe import bounded, finding, layout, replaying
 from piolet.observe.finding import FAILED, FOUND, NOTHING, UNKNOWN, Judged
 from piolet.site import config
@@ -20,9 +23,12 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     text = "say what detectors find in the data of a step, with the evidence, and what they cannot tell"
     parser = actions.add_parser("findings", help=text, description=text.capitalize() + ".", allow_abbrev=False)
     parser.add_argument(
-        "step", metavar="STEP", nargs="?", help="a directory with data of a step, one of --score, or JOB.STEP"
+        "step",
+        metavar="STEP",
+        nargs="?",
+        help="a directory with data of a step, one of --score, or JOB[.STEP] of the central service",
     )
-    parser.add_argument("--dir", metavar="DIR", help="where JOB.STEP is looked for: a directory of DATE/JOB.STEP")
+    parser.add_argument("--dir", metavar="DIR", help="look for JOB.STEP there: a directory of DATE/JOB.STEP")
     parser.add_argument("--list", action="store_true", help="list the detectors, with their effects and rates of error")
     parser.add_argument("--detectors", metavar="DIR", help="the site's own, instead of [keep] detectors")
     parser.add_argument("--json", action="store_true", help="print one object of JSON")
@@ -35,13 +41,23 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
         return _list(args, where)
     if not args.step:
         raise ObserveError("no step is named", "piolet observe findings DIRECTORY, or JOB.STEP; --list lists detectors")
-    directory = replaying.step_directory(args.step, Path(args.dir or settings.keep.directory))
-    said = bounded.find(directory, where)
+    if args.dir or _is_path(args.step) or not settings.central.url or os.access(settings.keep.directory, os.R_OK):
+        directory = replaying.step_directory(args.step, Path(args.dir or settings.keep.directory))
+        said, name = bounded.find(directory, where), directory.name
+    else:  # as a user, who asks the service for what is theirs
+        asked = stepsasked.service(settings)
+        step = stepsasked.named(asked, args.step)
+        with tempfile.TemporaryDirectory(prefix="piolet-findings-") as room:
+            said, name = bounded.find(stepsasked.fetch(asked, step, Path(room, "step")), where), str(step["name"])
     if args.json:
-        print(json.dumps({"version": 1, "step": directory.name, "detectors": [_plain(one) for one in said]}, indent=2))
+        print(json.dumps({"version": 1, "step": name, "detectors": [_plain(one) for one in said]}, indent=2))
     else:
         _print(said)
     return int(any(one.state == FAILED for one in said))
+
+
+def _is_path(word: str) -> bool:
+    return "/" in word or Path(word).is_dir()
 
 
 def _print(said: list[Judged]) -> None:

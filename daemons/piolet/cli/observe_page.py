@@ -45,12 +45,13 @@ def made(word: str, settings: Config, job: Any = None) -> tuple[str, bytes]:
     Raises PioletError: there are no data, or they may not be read, or are damaged.
     """
     if "/" in word or Path(word).is_dir():
-        return _made(Path(word), job)
+        return _made(Path(word), settings, job)
     asked = stepsasked.service(settings)
     step = stepsasked.named(asked, word)
     with tempfile.TemporaryDirectory(prefix="piolet-page-") as room:
         directory = stepsasked.fetch(asked, step, Path(room, "step"))
-        return _made(directory, job, anew=stepmarks.of_fetched(directory, asked, step["name"], settings))
+        anew = stepmarks.of_fetched(directory, asked, step["name"], settings)
+        return _made(directory, settings, job, anew=anew)
 
 
 def of_job(job: Any, settings: Config) -> bytes:
@@ -72,16 +73,30 @@ def of_job(job: Any, settings: Config) -> bytes:
     raise why
 
 
-def _made(directory: Path, job: Any, *, anew: bool = False) -> tuple[str, bytes]:
+def _made(directory: Path, settings: Config, job: Any, *, anew: bool = False) -> tuple[str, bytes]:
     """Return a step's name and its page; `anew`: who looked for findings had not all of its data."""
-    from piolet.observe import bounded, finding, writing
+    from piolet.observe import bounded, finding, happened, writing
     from piolet.observe.page import html
 
     step = bounded.opened(directory)
+    if job is not None:
+        # Data that the service keeps have them already.
+        known = {"events": happened.table(job.events), "marks": _marks(job, settings)}
+        step = step.with_tables({name: table for name, table in known.items() if not len(step.table(name))})
     found = None
     if anew or not (len(step.table("findings")) or len(step.table("judged"))):  # nobody looked yet
         found = writing.conformed("findings", finding.rows(bounded.find(directory)))
     return step.name, html.render(step, job, found)
+
+
+def _marks(job: Any, settings: Config) -> Any:
+    """Return the marks that this user keeps of their job."""
+    from piolet.observe import known, marks, results
+    from piolet.system.accounts import own_name
+
+    is_own = job.uid == os.getuid()
+    place = results.place_of(os.environ, settings.results.directory, own_name(), settings.events.cluster)
+    return marks.table(known.own_marks(place, job) if is_own else ())
 
 
 def write(target: Path, page: bytes) -> None:

@@ -183,7 +183,7 @@ def meta_of(catalogue: Catalogue, row: Row, facts: Facts) -> dict[str, Any]:
         meta["user"] = pwd.getpwuid(row.uid).pw_name
     nodes = set(meta["nodes"])
     if facts.ended and nodes <= facts.ended.keys():
-        meta["end"] = ns(max(facts.ended.values()))
+        meta["end"] = max(meta["start"], ns(max(facts.ended.values())))
     elif isinstance(said.get("end"), int):
         meta["end"] = max(said["end"], _last_of(facts, meta["start"]))
     devices = {node: one["devices"] for node, one in facts.nodes.items() if isinstance(one.get("devices"), list)}

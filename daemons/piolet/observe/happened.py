@@ -5,13 +5,17 @@ The service tells whoever asks what they may see (central/answers.py); nothing i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
 
 from piolet.base import hostlist
 from piolet.base.errors import PioletError
 from piolet.events.envelope import SITE
 from piolet.observe.job import Happened, Job, Run, Vetting
+from piolet.observe.writing import conformed
 from piolet.slurm import past
 
 NODES_MOST = 32
@@ -127,6 +131,15 @@ def words(kind: str, body: Mapping[str, Any]) -> str:
         chosen, left_out = (body.get(key, "none") for key in ("chosen", "excluded"))
         return f"'{body.get('protocol', '')}': chosen {chosen}, left out {left_out}"
     return ", ".join(f"{key} {value}" for key, value in body.items() if isinstance(value, (str, int, float)))[:300]
+
+
+def table(events: Sequence[Happened]) -> pa.Table:
+    """Return events as the layout's table `events` has them, but for tasks that ended well."""
+    rows = [one for one in events if one.kind != "step.outcome" or one.body.get("status") or one.body.get("signal")]
+    texts = ("node", "subject", "kind", "source", "severity", "text")
+    columns: dict[str, list[Any]] = {name: [getattr(one, name) or None for one in rows] for name in texts}
+    columns |= {"time": [int(one.time * 1e9) for one in rows], "body": [json.dumps(one.body) for one in rows]}
+    return conformed("events", columns)
 
 
 def decided(events: Sequence[Happened]) -> list[Vetting]:

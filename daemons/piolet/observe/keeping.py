@@ -62,9 +62,11 @@ class Keeper:
             try:
                 work(row)
                 self._failed.discard(row.id)
-            except (PioletError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - what is wrong with one step's data keeps no other's waiting
                 if row.id not in self._failed:
-                    _LOG.error("%s of uid %d: %s", row.name, row.uid, getattr(error, "message", error))
+                    known = isinstance(error, PioletError | OSError)
+                    said = getattr(error, "message", error) if known else repr(error)
+                    _LOG.error("%s of uid %d: %s", row.name, row.uid, said, exc_info=None if known else error)
                 self._failed.add(row.id)
 
     def _open(self, row: Row) -> None:

@@ -7,7 +7,7 @@ files say is read as data, and files of others than the asker are looked for onl
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,12 +117,16 @@ def job(
     view = replace(view, why=why.reasons(view))
     if quick or not own:
         return view
+    return _with_changes(replace(view, marks=marks.summed(own_marks(root, view))), sources, clock)
+
+
+def own_marks(place: str | None, view: Job) -> list[marks.Said]:
+    """Return the marks of a job, or of its step, in a user's results: not those of an earlier job of that number."""
     ended = (view.now.end or float("inf")) + _APART_S
-    said = [
-        one for one in marks.of_job(root, view.number, name.step)
+    return [
+        one for one in marks.of_job(place, view.number, view.step)
         if one.time is None or _began(view) - _APART_S <= one.time <= ended
     ]  # fmt: skip
-    return _with_changes(replace(view, marks=marks.summed(said)), sources, clock)
 
 
 def _with_changes(view: Job, sources: Sources, clock: float) -> Job:
@@ -292,7 +296,8 @@ def _findings(view: Job, sources: Sources, missing: list[str]) -> list[Finding]:
     with tempfile.TemporaryDirectory(prefix="piolet-job-") as room:
         try:
             steps = sources.steps(view.number, view.step, Path(room))
-            return [one for path in steps if (step := open_step(path)) and _is_of(step, view) for one in finding(step)]
+            opened = [step for path in steps if _is_of(step := open_step(path), view)]
+            return distinct(one for step in opened for one in finding(step))
         except PioletError as error:
             missing.append(f"findings: {error.message}")
             return []
@@ -300,6 +305,21 @@ def _findings(view: Job, sources: Sources, missing: list[str]) -> list[Finding]:
 
 def _is_of(step: StepData, view: Job) -> bool:
     return _began(view) - _APART_S <= step.start / 1e9 <= (view.now.end or float("inf")) + _APART_S
+
+
+def distinct(found: Iterable[Finding]) -> list[Finding]:
+    """Return findings without those that several steps of a job share: a batch script's node is in other steps, too."""
+    kept: list[Finding] = []
+    for one in sorted(found, key=lambda one: not one.step.partition(".")[2][:1].isdecimal()):
+        same = (two for two in kept if (two.detector, two.subject) == (one.detector, one.subject) and _meet(one, two))
+        if all(two.step == one.step or (None not in (one.node, two.node) and one.node != two.node) for two in same):
+            kept.append(one)
+    return kept
+
+
+def _meet(one: Finding, two: Finding) -> bool:
+    ends = (one.start or 0.0, one.end or float("inf"), two.start or 0.0, two.end or float("inf"))
+    return ends[0] <= ends[3] and ends[2] <= ends[1]
 
 
 def finding(step: StepData) -> list[Finding]:

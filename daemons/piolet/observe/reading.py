@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -103,6 +104,19 @@ class StepData:
                 yield piece
             elif len(found := piece.filter(pc.equal(piece[column], value))):
                 yield found
+
+    def with_tables(self, more: Mapping[str, pa.Table]) -> StepData:
+        """Return the same with tables of the layout, whole, in the place of those that it has no rows of."""
+
+        def pieces(name: str, wanted: list[str], apart: bool, only: Only) -> Iterator[pa.Table]:
+            own = self._pieces(name, wanted, apart, only)
+            first = next((piece for piece in own if len(piece)), None)
+            if first is not None:
+                yield from itertools.chain((first,), own)
+            elif name in more:
+                yield more[name].select(wanted)
+
+        return StepData(self.directory, self.meta, pieces)
 
 
 def device_of(meta: Mapping[str, Any], node: str, index: int) -> Mapping[str, Any]:

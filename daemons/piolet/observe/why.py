@@ -250,7 +250,7 @@ def _short(one: Happened) -> str:
 
 def _finding(one: Finding) -> str:
     where = f" on {one.node}" if one.node else ""
-    return f"detector {one.detector}{where}: confidence {100 * (one.confidence or 0.0):.0f} %"
+    return f"detector {one.detector}{where}: confidence {100 * (one.confidence or 0.0):.3g} %"
 
 
 def _nodes(nodes: Sequence[str]) -> str:

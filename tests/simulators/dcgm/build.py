@@ -19,7 +19,7 @@ def build(directory: Path, name: str = "libdcgm.so.4") -> Path:
     """Compile the library into `directory` under `name` and return its path."""
     target = directory / name
     unfinished = directory / f".{name}.{os.getpid()}"
-    sources = [str(HERE / "dcgm.c"), str(NVML / "script.c"), str(NVML / "load.c")]
+    sources = [str(HERE / "dcgm.c"), *(str(NVML / f"{name}.c") for name in ("script", "load", "driven"))]
     command = ["gcc", *FLAGS, f"-I{NVML}", f"-Wl,-soname,{name}", "-o", str(unfinished), *sources, "-lm"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     if result.returncode != 0:

@@ -1,6 +1,7 @@
 /* What scripted GPUs compute over time; see load.h. */
 #include "load.h"
 
+#include "driven.h"
 #include "script.h"
 
 #include <math.h>
@@ -46,6 +47,16 @@ static const struct work KINDS[] = {
      .temperature = 60, .clock = 1800, .memory = 0.985},
 };
 
+/* What a driven GPU does, in the order of driven.h: a program has it and leaves it alone, computes, waits for others.
+ * Of a collective among few GPUs a few blocks poll, one on a multiprocessor. */
+static const struct work DRIVEN[DRIVEN_KINDS] = {
+    {.name = "ready", .power = 118, .temperature = 40, .clock = 1980, .memory = 0.7},
+    {.name = "computes", .engine = 1, .sm = 0.99, .occupancy = 0.12, .tensor = 0.9, .tensor_half = 0.9, .fp32 = 0.02,
+     .integer = 0.05, .dram = 0.35, .power = 660, .temperature = 62, .clock = 1755, .memory = 0.7},
+    {.name = "polls", .engine = 1, .sm = 8 / 132.0, .occupancy = 0.01, .integer = 0.01, .dram = 0.01, .power = 165,
+     .temperature = 43, .clock = 1980, .memory = 0.7},
+};
+
 static int number_of(const char *text, double *result) {
     char *end;
     if (text == NULL) {
@@ -78,6 +89,10 @@ int load_line(struct loads *loads, const char *name, char *const words[4]) {
     double first, second;
     if (strcmp(name, "load") == 0) {
         return load_add(loads, words);
+    }
+    if (strcmp(name, "driven") == 0) {
+        loads->driven = loads->driven == NULL && words[0] != NULL && words[1] == NULL ? driven_by(words[0]) : NULL;
+        return loads->driven != NULL ? 0 : -1;
     }
     if (number_of(words[0], &first) != 0 || number_of(words[1], &second) != 0 || words[2] != NULL) {
         return -1;
@@ -152,9 +167,29 @@ static void add(struct work *sum, const struct work *kind, double weight) {
     sum->events |= weight > 0 ? kind->events : 0;
 }
 
+/* The means of a GPU that a program drives; a program that has it keeps its clocks up. */
+static struct work driven_mean(struct driven *driven, double from, double to) {
+    struct work mean = {.name = "mean"};
+    double seconds[DRIVEN_KINDS], told = 0, zero = piolet_simulation_clock >= 0 ? 0 : began;
+    driven_seconds(driven, zero + from, zero + to, zero + load_now(), seconds);
+    for (int kind = 0; kind < DRIVEN_KINDS; kind++) {
+        told += seconds[kind];
+    }
+    for (int kind = 0; kind < DRIVEN_KINDS; kind++) {
+        add(&mean, &DRIVEN[kind], seconds[kind] / fmax(told, to - from)); /* it began before somebody looked */
+    }
+    if (told < to - from) {
+        add(&mean, &KINDS[0], 1 - told / (to - from));
+    }
+    return mean;
+}
+
 struct work load_mean(const struct loads *loads, double from, double to) {
     struct work mean = {.name = "mean"};
     double cycle = 0;
+    if (loads->driven != NULL) {
+        return driven_mean(loads->driven, from, fmax(to, from + 1e-6));
+    }
     for (int i = 0; i < loads->count; i++) {
         cycle += loads->list[i].seconds;
     }
@@ -209,7 +244,7 @@ unsigned long long load_xid(const struct loads *loads, double second) {
 }
 
 void load_apply(struct gpu *gpu) {
-    if (gpu->loads.count == 0) {
+    if (gpu->loads.count == 0 && gpu->loads.driven == NULL) {
         return;
     }
     double now = load_now();

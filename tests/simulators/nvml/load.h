@@ -1,6 +1,7 @@
 /* What a scripted GPU computes over time: the lines "load", "blank", "xid" and so on.
  *
  *     load KIND SECONDS [DUTY_PERCENT PERIOD_SECONDS]   what it does, one after the other, from the start again
+ *     driven FILE                                       it does what a program says in a file, see driven.h
  *     blank ID CODE                                     metric ID of GPM (or field ID of DCGM) gives CODE, no value
  *     xid CODE SECOND                                   an XID error at that second
  *     silent FROM TO                                    between those seconds profiling counters read 0, without an error
@@ -16,6 +17,7 @@
 #define BLANKS_MAX 32
 #define XIDS_MAX 8
 
+struct driven;
 struct gpu;
 
 struct work {
@@ -37,6 +39,7 @@ struct loads {
     double silent_from, silent_to;
     int restarts;
     double restart, restart_value;
+    struct driven *driven; /* NULL: it does what `list` says */
     struct load list[LOADS_MAX];
     struct {
         unsigned int id;

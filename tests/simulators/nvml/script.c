@@ -225,7 +225,7 @@ static int line_read(struct machine *machine, struct gpu **gpu, int line, char *
     if (*rest == '\0') {
         return refuse(line, "a key without a value", name);
     }
-    if (strcmp(name, "load") == 0 || strcmp(name, "blank") == 0 || strcmp(name, "xid") == 0 ||
+    if (strcmp(name, "load") == 0 || strcmp(name, "driven") == 0 || strcmp(name, "blank") == 0 || strcmp(name, "xid") == 0 ||
         strcmp(name, "silent") == 0 || strcmp(name, "restart") == 0) {
         char *words[4] = {NULL}, *after = NULL;
         for (int i = 0; i < 4; i++) {

@@ -9,9 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from piolet.cli import main
+from piolet.cli import main, stepsasked
 from piolet.observe import finding
 
+from tests.unit.cli.test_observe_data import Service
 from tests.unit.observe.test_finding import kept
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples/detectors"
@@ -47,6 +48,20 @@ def test_a_steps_findings_have_advice_and_what_cannot_be_told_has_reasons(
     said = {one["detector"]: one for one in json.loads(out)["detectors"]}
     assert said["throttling"]["findings"][0]["evidence"]["temperature"] > 80
     assert said["throttling"]["state"] == "found" and said["silent_counters"]["state"] == "nothing"
+
+
+def test_users_ask_the_service_for_what_is_theirs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it keeps the data only itself can read."""
+    step = kept(tmp_path, "throttling")
+    service = Service(step)
+    service.names = [step.name]
+    monkeypatch.setattr(stepsasked, "service", lambda _: service)
+    config = tmp_path / "piolet.toml"
+    config.write_text(f'[central]\nurl = "https://central"\n[keep]\ndirectory = "{tmp_path}/none"\n')
+    assert main.main(["--config", str(config), "observe", "findings", step.name, "--detectors", "/none"]) == 0
+    assert "throttling: GPU" in capsys.readouterr().out and "/v1/stepfile" in service.asked
 
 
 def test_what_is_no_step_is_an_error_with_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

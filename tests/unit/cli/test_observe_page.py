@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from piolet.base.errors import ObserveError
 from piolet.cli import job, main, observe_page, stepsasked
-from piolet.observe import reading, writing
+from piolet.observe import marks, reading, results, writing
+from piolet.observe.job import Happened
 from piolet.site.config import Config
 
 from tests.unit.cli.test_observe_data import Service
@@ -81,3 +84,39 @@ def test_a_job_is_what_the_service_keeps_of_it(
     target = tmp_path / "job.html"
     assert main.main(["job", "4242.0", "--html", str(target)]) == 0
     assert "train-7b" in target.read_text() and reading.open_step(directory).name == "4242.0"
+
+
+def test_the_page_of_a_job_has_its_events_and_its_users_marks(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The data that the service keeps have none: both come from elsewhere. A task that ended well is no event."""
+    step = tmp_path / "steps" / "4242.0"
+    shutil.copytree(directory, step)
+    for table in ("events", "marks"):
+        (step / f"{table}.parquet").unlink()
+    service = Service(step)
+    service.names = ["4242.0"]
+    monkeypatch.setattr(stepsasked, "service", lambda _: service)
+    began = incident.START / 1e9
+    happened = [
+        Happened(began + 9, "node1", kind, "kernel", "warn", "", "", text, body)
+        for kind, text, body in (
+            ("gpu.xid", "XID 31", {}), ("step.outcome", "it ended well", {"status": 0}),
+            ("step.outcome", "task 3 ended with status 7", {"status": 7}),
+        )
+    ]  # fmt: skip
+    base = Config()
+    settings = dataclasses.replace(
+        base, central=dataclasses.replace(base.central, url="https://central"),
+        results=dataclasses.replace(base.results, directory=str(tmp_path / "results")),
+    )  # fmt: skip
+    where = results.marks_place(f"{tmp_path}/results/{settings.events.cluster}", 4242)
+    told = [marks.Said("loss", 1.0 / n, began + 10 * n, marks.COMMAND) for n in range(1, 20)]
+    marks.add(where, "node1", [*told, marks.Said("of_an_earlier_job", 1.0, 9.0, marks.COMMAND)])
+    mine = dataclasses.replace(incident.JOB, uid=os.getuid(), events=tuple(happened))
+    page = observe_page.of_job(mine, settings).decode()
+    assert "gpu.xid" in page and "task 3 ended with status 7" in page and "it ended well" not in page
+    assert '"title":"loss"' in page and "of_an_earlier_job" not in page
+    # Of another user's job staff see the events, and no file of that user's.
+    page = observe_page.of_job(dataclasses.replace(mine, uid=incident.UID), settings).decode()
+    assert "gpu.xid" in page and '"title":"loss"' not in page

@@ -15,6 +15,7 @@ from piolet.observe import finding
 
 from tests.scale.findings import grid_of
 from tests.simulators import runs, runs2
+from tests.simulators.runbase import Truth
 
 SEEDS = range(5)
 NAMES = pytest.mark.parametrize("name", finding.OWN)
@@ -96,6 +97,40 @@ def test_without_the_column_that_it_needs_a_detector_cannot_tell(
     tables = dict(run._tables, events={})
     assert said(name, runs.Run(run.meta, tables, run.truth)).state == finding.FOUND
     assert said(name, columns_without(runs.Run(run.meta, tables, run.truth), table, *columns)).state == finding.UNKNOWN
+
+
+def slowed(begin: int, end: int, times: float, written: float = 1.0, bins: int = 60, width: float = 2.0) -> Any:
+    """Return a step of two nodes whose mount takes so many times as long between two bins, and is written to."""
+    start, at = 1_790_000_000 * 10**9, np.arange(1, bins + 1)
+    slow = (at > begin) & (at <= end)
+    rows = {
+        "time": np.tile(start + (at * width * 1e9).astype(np.int64), 2), "span": np.full(2 * bins, width),
+        "node": np.repeat(["n1", "n2"], bins), "mount": ["/data"] * 2 * bins,
+        "wait": np.tile(np.where(slow, 0.02 * times, 0.02), 2),
+        "write": np.tile(np.where(slow, 1e6 * written, 1e6), 2),
+    }  # fmt: skip
+    meta = {"job": "1", "step": "0", "start": start, "end": start + int(bins * width) * 10**9, "nodes": ["n1", "n2"],
+            "interval": width}  # fmt: skip
+    return runs.Run(meta, {"io": rows}, Truth())
+
+
+@pytest.mark.parametrize(
+    "step, found",
+    [
+        (slowed(20, 40, 20), True),  # 40 s, 20 times as long
+        (slowed(20, 40, 20, written=0), True),
+        (slowed(20, 40, 8), False),  # not so much that half a minute is enough
+        (slowed(20, 32, 20), False),  # 24 s
+        (slowed(20, 40, 20, written=5), False),  # a checkpoint is written
+        (columns_without(slowed(20, 40, 20), "io", "write"), False),  # or may be
+        (slowed(20, 110, 8, bins=200), True),  # three minutes
+    ],
+)
+def test_a_file_system_is_slow_for_minutes_or_very_slow_for_half_a_one(step: Any, found: bool) -> None:
+    """The shorter the time, the more it takes, and what a checkpoint writes is none of it."""
+    one = said("slow_file_system", step)
+    assert one.state == (finding.FOUND if found else finding.NOTHING), one
+    assert all((each.node, each.subject) == (None, "/data") for each in one.findings)
 
 
 def test_a_loss_that_is_a_null_in_the_file_is_no_number() -> None:

@@ -15,6 +15,7 @@ from piolet.environment import pinned
 from piolet.environment.definition import Definition
 from piolet.images.info import Image
 from piolet.observe import happened, job, jobtext, known, layout, marks, writing
+from piolet.observe.job import Finding
 from piolet.observe.known import Sources
 from piolet.slurm import onejob
 from piolet.slurm.onejob import JobName, ToldRun, ToldStep
@@ -309,6 +310,20 @@ def test_findings_of_the_kept_data_of_its_steps(sources: Sources) -> None:
         raise PioletError("the central service keeps no data of steps")
 
     assert "findings: the central service keeps no data of steps" in view(replace(sources, steps=fails)).missing
+
+
+def test_what_a_batch_script_shares_with_a_step_is_said_once() -> None:
+    """A mount of the node is in the data of both; a node of the step alone is another, and so is another time."""
+
+    def found(step: str, node: str | None, start: float, subject: str = "/scratch") -> Finding:
+        return Finding(f"7.{step}", "slow_file_system 2", node, subject, start, start + 30, 0.99, "slow", "wait")
+
+    step, batch = found("0", None, 100.0), found("batch", None, 101.0)
+    others = [found("0", None, 100.0, "/home"), found("batch", None, 500.0)]
+    assert known.distinct([batch, step, *others]) == [step, others[0], others[1]]
+    assert known.distinct([found("batch", "n1", 100.0), step]) == [step]
+    apart = [found("0", "n1", 100.0), found("0", "n2", 100.0), found("1", "n3", 100.0)]
+    assert known.distinct(apart) == apart
 
 
 def test_a_step_that_is_not_there(sources: Sources) -> None:

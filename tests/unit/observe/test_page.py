@@ -112,7 +112,7 @@ def test_figures_are_the_data(step: reading.StepData, page: str) -> None:
         lanes = gpu["node"].to_numpy().astype(str) + gpu["gpu"].to_numpy().astype(str)
         each = [(power[lanes == lane] @ cut[lanes == lane]) / cut[lanes == lane].sum() for lane in np.unique(lanes)]
         assert drawn["mean"][at] == pytest.approx(np.mean(each), abs=0.06)
-    wait = panel_of(page, "/scratch (lustre, of the whole node): an operation took")
+    wait = panel_of(page, "An operation of /scratch took")
     assert np.mean(wait["mean"][390:450]) == pytest.approx(190, rel=0.1) and np.mean(wait["mean"][:300]) < 5
     heat = data_of(page)["plots"]["heat"]
     cells = np.frombuffer(base64.b64decode(heat["mean"]), np.uint8).reshape(16, heat["columns"])

@@ -144,7 +144,10 @@ def test_what_the_machine_has_of_controllers(tmp_path: Path) -> None:
     assert (found.version, found.mounts["memory"]) == (1, Path("/cg/memory"))
     # Two clusters with the same nodes have no group in common.
     mine, theirs = (set(found.groups(tag, ["node1"])) for tag in ("a", "b"))
-    assert len(mine) == 4 and not mine & theirs
+    assert len(mine) == 5 and not mine & theirs
+    # A hierarchy that cpu shares with another controller cannot be mounted by its name alone.
+    shared = CONTROLLERS.replace("cgroup rw,cpu\n", "cgroup rw,cpu,cpuacct\n")
+    assert sorted(controllers.find(shared).mounts) == ["cpuset", "devices", "freezer", "memory"]
     two = f"41 31 0:38 / {tmp_path} rw - cgroup2 cgroup2 rw\n"
     (tmp_path / "cgroup.controllers").write_text("cpuset cpu memory pids\n")
     found = controllers.find(two)

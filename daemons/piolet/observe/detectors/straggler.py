@@ -129,16 +129,27 @@ class Straggler(Detector):
             if np.isnan(held).all():
                 continue
             row = int(np.nanargmax(held))
-            more = float(held[row] - np.nanmedian(np.delete(held, row)))
             others = float(np.nanmedian(np.delete(load, row)))
             behind = 1 - float(load[row]) / others if others > 0 else 0.0
-            if more > self.limit("host") and behind > self.limit("behind"):
-                what = "its CPU quota" if name == "cpu_throttled" else f"{name.partition('_')[0]} pressure"
-                text = f"its GPUs were active {signals.percent(behind)} less than the others, and {what} held its "
-                evidence = {name: round(float(held[row]), 3), "others": round(float(held[row]) - more, 3)}
-                return [self._finding(step, nodes[row], None, behind, late, f"{nodes[row]} is behind: {text}tasks up "
-                                      f"{signals.percent(float(held[row]))} of the time", evidence)]  # fmt: skip
+            if behind > self.limit("behind") and (why := self._held(step, row, late, (name,))):
+                text = f"its GPUs were active {signals.percent(behind)} less than the others, and {why[0]}"
+                return [self._finding(step, nodes[row], None, behind, late, f"{nodes[row]} is behind: {text}", why[1])]
         return []
+
+    def _held(
+        self, step: Observed, row: int, late: np.ndarray, names: tuple[str, ...] = _PRESSURES
+    ) -> tuple[str, dict[str, float]] | None:
+        """Return what holds a node's tasks up more than those of the others, and the figures; None: it is not known."""
+        for name in names:
+            held = signals.mean(step.host(name), late[None, :])
+            if np.isnan(np.delete(held, row)).all():
+                continue
+            more = float(held[row] - np.nanmedian(np.delete(held, row)))
+            if more > self.limit("host"):
+                what = "its CPU quota" if name == "cpu_throttled" else f"{name.partition('_')[0]} pressure"
+                figures = {name: round(float(held[row]), 3), "others": round(float(held[row]) - more, 3)}
+                return f"{what} held its tasks up {signals.percent(min(1.0, float(held[row])))} of the time", figures
+        return None
 
     def _by_idle(
         self, step: Observed, nodes: list[str], owners: np.ndarray, load: np.ndarray, late: np.ndarray
@@ -154,9 +165,13 @@ class Straggler(Detector):
         second = 1 - float(np.min(np.delete(load, row)) / np.median(np.delete(load, row)))
         if behind < self.limit("idle") or less > 0.4 * behind or second > 0.4 * behind:
             return None
-        return self._finding(step, nodes[row], None, behind, late, f"{nodes[row]} is behind: its GPUs do as much as "
-                             f"the others and are idle {signals.percent(behind)} more, so its host holds them up",
-                             {"active": round(float(load[row]), 3), "work_less": round(less, 3)})  # fmt: skip
+        text, figures = self._held(step, row, late) or ("", {})
+        said = (
+            f"{nodes[row]} is behind: its GPUs do as much as the others and are active {signals.percent(behind)} less"
+            f"{': ' if text else ', so its host holds them up'}{text}"
+        )
+        figures = {"active": round(float(load[row]), 3), "work_less": round(less, 3), **figures}
+        return self._finding(step, nodes[row], None, behind, late, said, figures)
 
     def _of_gpu(
         self, step: Observed, row: int, lost: float, late: np.ndarray, what: str, evidence: Mapping[str, float]

@@ -65,14 +65,19 @@ def _energy(grid: Grid, found: Saturation | None) -> Card | None:
 
 def _cores(grid: Grid, found: Saturation | None) -> Card | None:
     series = grid.hosts.known("cpu")
-    return None if series is None else (f"{_mean(series):.1f}", "cores in use on a node", _quality(grid, series))
+    if series is None:
+        return None
+    mean = _mean(series)
+    return f"{mean:.1f}" if mean >= 0.1 else f"{mean:.1g}", "cores in use on a node", _quality(grid, series)
 
 
 def _memory(grid: Grid, found: Saturation | None) -> Card | None:
     series = grid.hosts.known("memory_anon") or grid.hosts.known("memory")
     if series is None:
         return None
-    return f"{float(np.nanmax(series.most)) / 1e9:.1f} GB", "most memory on a node", _quality(grid, series)
+    most = float(np.nanmax(series.most))
+    shown = f"{most / 1e9:.1f} GB" if most >= 1e9 else f"{most / 1e6:.0f} MB"
+    return shown, "most memory on a node", _quality(grid, series)
 
 
 def _mean(series: Series) -> float:

@@ -36,12 +36,17 @@ _HOST = (
         "Tasks waited",
         "% of time",
         100.0,
-        (("io_pressure", "I/O"), ("cpu_pressure", "CPU"), ("memory_pressure", "memory")),
+        (
+            ("io_pressure", "I/O"),
+            ("cpu_pressure", "CPU"),
+            ("memory_pressure", "memory"),
+            ("cpu_throttled", "CPU quota"),
+        ),
     ),
     ("Files of any kind", "MB/s", 1e-6, (("file_read", "read"), ("file_write", "written"))),
     ("Power of a node", "W", 1.0, (("node_power", "node"), ("cpu_power", "processors"))),
 )
-_MORE = (ORANGE, PINK)
+_MORE = (ORANGE, PINK, GREEN)
 _SELDOM = ("power", "clock_sm", "temperature", "memory_used")  # are read once a second, however often others are
 GPU_NAMES = (*(name for name, *_ in _GPU if name != "nvlink"), "nvlink_tx", "nvlink_rx")
 HOST_NAMES = tuple(name for *_, lines in _HOST for name, _ in lines)
@@ -71,6 +76,8 @@ def hosts(grid: Grid) -> Iterator[Panel]:
                 (text, colour, _mean(series.bridged(found.mean, grid.width)) * factor)
                 for (found, text), colour in zip(others, _MORE, strict=False)
             ]  # fmt: skip
+            if not others and len(lines) > 1 and label != "all":
+                title = f"{title}: {label}"
             values = series.bridged(first.mean, grid.width) * factor
             yield _by_node(title, unit, values, grid.hosts.names, label, more)
 
@@ -80,11 +87,11 @@ def mounts(grid: Grid) -> Iterator[Panel]:
     table = grid.step.table("io", ["time", "span", "node", "mount", "kind", "scope", "read", "write", "wait"])
     found = grids.spread(grid, table, ("mount", "kind", "scope", "node"), ("read", "write", "wait"))
     for (mount, kind, scope), rows in _grouped(found, 3, _MOUNTS_MOST):
-        of = f"{mount} ({kind}{', of the whole node' if scope == 'node' else ''})"
         names, wait = grids.stacked(rows, "wait")
         if len(names):
-            yield _by_node(f"{of}: an operation took", "ms", wait * 1e3, names, "mean of the nodes", [], RED)
-        yield from _pair(rows, of, (("read", "read"), ("write", "written")), "MB/s per node", 1e-6)
+            label = f"mean of the nodes, {kind}{', all that runs there' if scope == 'node' else ''}"
+            yield _by_node(f"An operation of {mount} took", "ms", wait * 1e3, names, label, [], RED)
+        yield from _pair(rows, f"Data of {mount}", (("read", "read"), ("write", "written")), "MB/s per node", 1e-6)
 
 
 def ports(grid: Grid) -> Iterator[Panel]:

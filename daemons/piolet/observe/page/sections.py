@@ -42,7 +42,7 @@ def _finding(grid: Grid, row: dict[str, Any]) -> str:
         unit, effect = row["unit"] or "", row["effect"]
         facts.append(f"effect {100 * effect:.0f} %" if unit == "1" else f"effect {effect:.3g} {unit}".rstrip())
     if row["confidence"] is not None:
-        facts.append(f"confidence {100 * row['confidence']:.0f} %")
+        facts.append(f"confidence {100 * row['confidence']:.3g} %")
     facts.append(f"found by {row['detector']} {row['version'] or ''}".rstrip())
     button = ""
     if start is not None:
@@ -57,11 +57,9 @@ def _finding(grid: Grid, row: dict[str, Any]) -> str:
 
 
 def why(reasons: Iterable[Reason]) -> str:
-    """Return why the job ended as it did."""
-    cards = ""
-    for reason in reasons:
-        if reason.kind in _NOTHING_WRONG:
-            continue
+    """Return why the job ended as it did; '' where it ended well, and what was found stands among the findings."""
+    cards, told = "", list(reasons)
+    for reason in [] if told and told[0].kind in _NOTHING_WRONG else told:
         evidence = "".join(f"<p class=soft>{_text(line)}</p>" for line in reason.evidence)
         advice = f"<p>{_text(reason.advice)}</p>" if reason.advice else ""
         cards += f"<div class=finding><b>{_text(reason.sentence)}</b>{advice}{evidence}</div>"

@@ -106,9 +106,14 @@ def gaps(grid: Grid) -> Iterator[Item]:
     """Yield where data are missing: spans of the same source and reason that meet, of any node, are one."""
     table = grid.step.table("quality", ["node", "source", "start", "end", "reason"])
     spans: dict[tuple[str, str], list[tuple[float, float, str]]] = {}
+    interval = grid.step.meta.get("interval")
+    # What is missing from the first sample to the last is never there, and stands in the table alone.
+    first = min(1.5 * interval, 0.1 * grid.seconds) if isinstance(interval, int | float) else 0.01 * grid.seconds
     for row in rows_of(table):
         start, end = grid.at(row["start"]), grid.at(row["end"])
-        if start is not None and end is not None and end > start and end - start < 0.98 * grid.seconds:
+        if start is None or end is None or end <= start:
+            continue
+        if start > first or end < grid.seconds - first:
             spans.setdefault((row["source"] or "", row["reason"] or ""), []).append((start, end, row["node"] or ""))
     for (source, reason), own in spans.items():
         own.sort()

@@ -90,10 +90,18 @@ function ticks(span, most) {
   const steps = [.1, .2, .5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 21600, 43200, 86400];
   return steps.find(step => span / step <= most) || 86400 * Math.ceil(span / 86400 / most);
 }
-function frame(plot, title, top) {
+// A text, with less of its middle where it is too wide: its begin says what it is, its end the unit.
+function fitted(g, text, room) {
+  for (let keep = text.length; keep > 6; keep--) {
+    const shown = keep === text.length ? text : `${text.slice(0, Math.ceil(keep / 2))}\u2026${text.slice(-Math.floor(keep / 2))}`;
+    if (g.measureText(shown).width <= room) return shown;
+  }
+  return '';
+}
+function frame(plot, title, top, taken = 0) {  // `taken`: of the title's line, at its end
   const g = plot.g, ink = css('--ink'), faint = css('--faint'), soft = css('--soft');
   g.font = `12px ${css('--font')}`; g.textBaseline = 'middle'; g.lineWidth = 1;
-  g.fillStyle = ink; g.textAlign = 'left'; g.fillText(title, plot.left, 9);
+  g.fillStyle = ink; g.textAlign = 'left'; g.fillText(fitted(g, title, plot.inner + RIGHT - taken), plot.left, 9);
   g.font = `11px ${css('--font')}`; g.fillStyle = soft; g.strokeStyle = faint;
   const rough = top / 4, power = 10 ** Math.floor(Math.log10(rough || 1));
   const step = [1, 2, 2.5, 5, 10].map(n => n * power).find(n => n >= rough) || power;
@@ -221,11 +229,13 @@ class Lines extends Plot {
   draw() {
     const panel = this.panel;
     this.top = panel.top;
-    frame(this, panel.title, panel.top);
-    if (panel.more.length) {
+    const named = panel.more.length ? [...panel.more, panel].reverse() : [];
+    this.g.font = `11px ${css('--font')}`;
+    frame(this, panel.title, panel.top, named.reduce((sum, { label }) => sum + this.g.measureText(label).width + 12, RIGHT));
+    if (named.length) {
       let x = this.left + this.inner;
       this.g.textAlign = 'right';
-      for (const { label, colour } of [...panel.more, panel].reverse()) {
+      for (const { label, colour } of named) {
         this.g.fillStyle = tone(colour); this.g.fillText(label, x, 9);
         x -= this.g.measureText(label).width + 12;
       }

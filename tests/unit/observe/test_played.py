@@ -1,4 +1,4 @@
-"""The demonstration of an incident: what is put into the figures comes out of all that lies between."""
+"""An incident that is played: what is put into the figures comes out of all that lies between."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from pathlib import Path
 import pytest
 from piolet.observe import reading
 
-from tools import demo_observe, incident
+from tests.support import played
+from tools import incident
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The step's data, as a store made them of its nodes' journals."""
-    return demo_observe.play(tmp_path_factory.mktemp("demo"))
+    return played.play(tmp_path_factory.mktemp("demo"))
 
 
 def test_screen_and_page_name_both_faults(directory: Path) -> None:
     """The straggler with its node, the file system with its mount; and they say why a node was silent."""
-    screen, page = demo_observe.told(directory)
-    for text in demo_observe.NAMED:
+    screen, page = played.told(directory)
+    for text in played.NAMED:
         assert text in screen and text in page.decode(), text
     found = {row["detector"]: row for row in reading.open_step(directory).table("findings").to_pylist()}
     assert set(found) == {"straggler", "throttling", "slow_file_system"}
