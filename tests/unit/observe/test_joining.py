@@ -13,6 +13,7 @@ import pytest
 from piolet.base.errors import EventError, ObserveError
 from piolet.central import marks as sending
 from piolet.central.doors import RefusedError
+from piolet.central.store.database import StoreError
 from piolet.observe import bounded, joining, marks, reading
 from piolet.observe.catalogue import PACKED, WHOLE, Row
 from piolet.observe.joining import Told, home, of_step
@@ -35,7 +36,7 @@ def losses(many: int = 40, spike: int = 20, time: bool = True, **more: Any) -> l
 
 def send(site: Site, said: Sequence[Said], job: int = 112, uid: int = UID) -> dict[str, Any]:
     """Send marks as a user, at the site's time."""
-    told = sending.sent(uid, str(job), marks.packed(said)[0]).keep(site.catalogue)
+    told = sending.sent(uid, str(job), marks.packed(said)[0]).keep(site.catalogue, sending.Shares())
     os.utime(joining.place(site.root, str(job), uid), (site.now, site.now))
     return told
 
@@ -173,6 +174,25 @@ def test_what_is_sent_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert left == 50 and len(sending.sent(UID, "112", body).found) == 100
     with pytest.raises(EventError, match="100 marks at most"):
         sending.sent(UID, "112", gzip.compress(marks.text_of(losses(101))))
+
+
+def test_no_user_sends_without_end() -> None:
+    """Tasks of an array may all send at once; who goes on is refused, and others are not."""
+    now = 100.0
+    shares = sending.Shares(lambda: now)
+    for _ in range(500):
+        shares.take(UID, 5_000)
+    with pytest.raises(StoreError, match="too many marks"):
+        for _ in range(20):
+            shares.take(UID, 5_000)
+    shares.take(UID + 1, sending.BURST // 2)
+    now += 10
+    shares.take(UID, 1 << 20)
+    with pytest.raises(StoreError):
+        shares.take(UID, 16 << 20)
+    now += 3600
+    shares.take(UID, 16 << 20)
+    assert len(shares._used) == 1
 
 
 def test_a_node_that_the_step_does_not_have_is_none() -> None:
