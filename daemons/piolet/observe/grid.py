@@ -19,7 +19,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from piolet.api import Gpu
 from piolet.observe import layout, rollup
-from piolet.observe.reading import StepData
+from piolet.observe.reading import StepData, device_of
 from piolet.score import witness
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -111,16 +111,11 @@ class Grid:
     @cached_property
     def gpus(self) -> Sequence[Gpu]:
         """The GPUs that there are samples of, by node and index."""
-        devices = self.meta.get("devices")
-        devices = devices if isinstance(devices, Mapping) else {}
         placed = self._of("gpu")
-        found = []
-        for (node, index), uuid in zip(placed.keys, placed.uuids, strict=True):
-            known = devices.get(node)
-            known = known if isinstance(known, list | tuple) else ()
-            facts = known[int(index)] if int(index) < len(known) and isinstance(known[int(index)], Mapping) else {}
-            found.append(Gpu(node, int(index), uuid, facts))
-        return tuple(found)
+        return tuple(
+            Gpu(node, int(index), uuid, device_of(self.meta, node, int(index)))
+            for (node, index), uuid in zip(placed.keys, placed.uuids, strict=True)
+        )
 
     def gpu(self, quantity: str) -> Array:
         """Return means of a quantity of `gpu`: (gpus, bins)."""

@@ -119,6 +119,19 @@ class StepData:
         return StepData(self.directory, self.meta, pieces)
 
 
+def device_of(meta: Mapping[str, Any], node: str, index: int) -> Mapping[str, Any]:
+    """Return what is known of a GPU of a step; nothing where it is not known.
+
+    A step that has some of a node's GPUs has a list of those alone, each with its index as `gpu`.
+    """
+    devices = meta.get("devices")
+    of_node = devices.get(node) if isinstance(devices, Mapping) else None
+    known = [one if isinstance(one, Mapping) else {} for one in of_node] if isinstance(of_node, list | tuple) else []
+    if any("gpu" in one for one in known):
+        return next((one for one in known if one.get("gpu") == index), {})
+    return known[index] if 0 <= index < len(known) else {}
+
+
 def open_step(directory: Path) -> StepData:
     """Return the data of the step in `directory`. Raises ObserveError: there are none, or meta.json is damaged."""
     return StepData(directory, read_meta(directory), functools.partial(_read, directory))
