@@ -236,6 +236,18 @@ def test_a_browser_shows_the_page(page: str, tmp_path: Path, chromium: str, widt
     assert found[15:18] == [sorted_, "true", str(width)] and int(found[18]) <= width, found
 
 
+def test_titles_stay_within_their_plots(page: str, tmp_path: Path, chromium: str) -> None:
+    """Short ones as they are; of a long one the middle goes, since its begin says what it is, and its end the unit."""
+    title = "An operation of /scratch/alice/a/very/long/way/to/the/data took (ms)"
+    script = f"""{{ const g = plots[0].g; g.font = '12px sans-serif';
+      const long = fitted(g, '{title}', 200), narrow = fitted(g, '{title}', 1);
+      const said = ['loss', 'x', ''].map(text => fitted(g, text, 200)), fits = g.measureText(long).width <= 200;
+      document.title = `found ${{said.join(',')}} | ${{fits}} | ${{long}} | ${{narrow.length < 9}}`; }}"""
+    said = browser.found(chromium, page, script, tmp_path, 390).split(" | ")
+    assert said[:2] == ["loss,x,", "true"] and said[3] == "true"
+    assert re.fullmatch(r"An oper.*\u2026.*took \(ms\)", said[2]), said
+
+
 def test_the_page_can_be_read_without_its_script(page: str, tmp_path: Path, chromium: str) -> None:
     """Lines and a heat map are pictures, too, which the script hides."""
     bare = page.replace("script-src '", "script-src 'none' 'x", 1)
