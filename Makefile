@@ -3,8 +3,8 @@
 NODES ?= 4
 GPUS ?= 2
 ROUNDS ?= 20
-# Of `make test`: beside the tests that share clusters, one after the other, run those that need none.
-WORKERS ?= 2
+# Of `make test`: two run the tests that need clusters, which mostly wait, and one the others (tests/conftest.py).
+WORKERS ?= 3
 # Of `make test`: 0 leaves out the boot of Debian 12's kernel in QEMU, and what it downloads once.
 BOOT ?= 1
 export PIOLET_TEST_BOOT = $(BOOT)
@@ -18,7 +18,7 @@ SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name '*.js' -
 	setup.py pyproject.toml
 PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
 
-.PHONY: help man demo demo-central demo-observe lint check test scale test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels test-arm64 venv bootstrap clean
+.PHONY: help man demo demo-central demo-observe lint check ahead test scale test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels test-arm64 venv bootstrap clean
 .NOTPARALLEL:
 
 help:
@@ -26,7 +26,7 @@ help:
 	@echo 'make demo-central         a GPU is lost, and a central service says which node it was; and tidy up'
 	@echo 'make demo-observe         four nodes train, one is slow, and so is the file system: what a job'"'"'s screen and page say; and tidy up'
 	@echo 'make check                linters, types, and the tests that need no cluster: about a minute'
-	@echo 'make test                 linters, types, and all tests (two at a time where that is safe; WORKERS=1: one;'
+	@echo 'make test                 linters, types, and all tests (three at a time where that is safe; WORKERS=1: one;'
 	@echo '                          BOOT=0: without the boot of another kernel)'
 	@echo 'make scale                what vettings and scores of up to 10,000 synthetic nodes cost, and whom they name'
 	@echo 'make test-attacks         attacks by a user, and the same on a build from which the checks were removed'
@@ -116,19 +116,23 @@ check: lint
 		tests/structure tests/unit tests/wire
 
 # tests/conftest.py says which tests may run beside each other; WORKERS=1 runs all one after the other.
-test: lint
-	@tools/bootstrap.sh buildah || echo 'Going on without buildah: its tests are skipped'
-	@tools/bootstrap.sh mpi || echo 'Going on without MPI libraries: their tests are skipped'
-	@$(PYTHON) -m tools.kernels.ready
+test: ahead
 ifeq ($(WORKERS),1)
 	$(PYTHON) -m pytest --durations=10
 else
-	$(PYTHON) -m pytest --durations=10 -n $(WORKERS) --dist loadgroup -m "not alone"
+	$(PYTHON) -m pytest --durations=10 --dist loadgroup --tx '$(WORKERS)*popen//python=tests/worker $(PYTHON)' -m "not alone"
 	$(PYTHON) -m pytest --durations=10 -m alone
 endif
 
+# What tests need is fetched and made beside the linters, which have one core.
+ahead: plugins
+	@{ tools/bootstrap.sh buildah || echo 'Going on without buildah: its tests are skipped'; \
+		tools/bootstrap.sh mpi || echo 'Going on without MPI libraries: their tests are skipped'; \
+		$(PYTHON) -m tools.kernels.ready; $(PYTHON) -m tests.support.ahead; } & ahead=$$!; \
+		$(MAKE) --no-print-directory lint; linted=$$?; wait $$ahead; exit $$linted
+
 scale: plugins
-	$(PYTHON) -m pytest --durations=10 tests/scale
+	PIOLET_TEST_SCALE=full $(PYTHON) -m pytest --durations=10 tests/scale
 
 # The attacks on Piolet as it is, and on a build from which the checks were removed, where each has to succeed.
 test-attacks: plugins

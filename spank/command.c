@@ -64,37 +64,42 @@ static void note(int number)
 	noted = number;
 }
 
-static int reap(pid_t pid)
+/* Starts the command and waits for its end; returns its number, or -1 where it could not be started. */
+static pid_t run(char *const *words, int result, int *status)
 {
-	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), status = -1, kills = 0;
 	struct sigaction own = { .sa_handler = note }, now, before[ENDS];
+	struct pollfd p = { .fd = -1, .events = POLLIN };
+	pid_t pid = 0, done = 0;
 	sigset_t open, mask;
+	int kills = 0;
 
 	noted = 0;
 	sigemptyset(&open);
 	for (size_t i = 0; i < ENDS; i++)
 		sigaddset(&open, ends[i]);
-	for (bool first = true;; first = false) {
-		struct pollfd p = { .fd = pidfd, .events = POLLIN };
-		pid_t done;
-
+	do {
 		/* Again and again: from 24.11 on, a thread of Slurm's sets its own handlers when it comes to it. */
 		for (size_t i = 0; i < ENDS; i++)
 			if (sigaction(ends[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN && now.sa_handler != note) {
 				before[i] = now;
 				sigaction(ends[i], &own, NULL);
 			}
-		if (first)
+		/* Only now: of a signal that comes before that, srun alone is told, and the command goes on. */
+		if (pid == 0) {
 			sigprocmask(SIG_UNBLOCK, &open, &mask);
-		done = waitpid(pid, &status, WNOHANG);
-		if (done == pid || (done < 0 && errno != EINTR))
-			break;
-		if (noted)
+			pid = start(words, result);
+			if (pid < 0)
+				break;
+			p.fd = (int)syscall(SYS_pidfd_open, pid, 0);
+		} else {
+			poll(&p, 1, 100);
+		}
+		done = waitpid(pid, status, WNOHANG);
+		if (done == 0 && noted)
 			kill(pid, kills++ < 20 ? SIGTERM : SIGKILL);
-		poll(&p, pidfd >= 0 ? 1 : 0, 100);
-	}
-	if (pidfd >= 0)
-		close(pidfd);
+	} while (done == 0 || (done < 0 && errno == EINTR));
+	if (p.fd >= 0)
+		close(p.fd);
 	sigprocmask(SIG_SETMASK, &mask, NULL);
 	for (size_t i = 0; i < ENDS; i++)
 		if (sigaction(ends[i], NULL, &now) == 0 && now.sa_handler == note)
@@ -102,7 +107,7 @@ static int reap(pid_t pid)
 	/* To whichever thread srun has for it. */
 	if (noted)
 		kill(getpid(), noted);
-	return status;
+	return pid;
 }
 
 /* Reads all of an open regular file of 1 to `limit` bytes; NULL where it is not one. The caller frees. The file's offset,
@@ -168,19 +173,16 @@ bool called_with(const char *bytes, size_t size)
  * -1: it could not be run, or a signal ended it. It has said why on stderr, unless `f` is set or the user knows. */
 int command_run(char *const *words, size_t limit, char **result, size_t *length, struct failure *f)
 {
-	int fd = memfd_create("piolet-result", MFD_CLOEXEC), status;
-	pid_t pid;
+	int fd = memfd_create("piolet-result", MFD_CLOEXEC), status = -1;
 
 	*result = NULL;
 	*length = 0;
 	if (fd < 0)
 		return fail(f, NULL, "cannot make a memory file: %s", strerror(errno));
-	pid = start(words, fd);
-	if (pid < 0) {
+	if (run(words, fd, &status) < 0) {
 		close(fd);
 		return fail(f, NULL, "cannot start %s: %s", words[0], strerror(errno));
 	}
-	status = reap(pid);
 	*result = slurp(fd, limit, length);
 	close(fd);
 	/* The user's own signal needs no comment. */

@@ -18,7 +18,7 @@ import pytest
 from piolet.events import batch
 from piolet.events.envelope import UNNUMBERED, Event, encode
 
-from tests.support.central import ALICE, STAFF, Cluster, cluster, raw, send
+from tests.support.central import ALICE, CENTRAL, CLUSTER, STAFF, Cluster, cluster, raw, send
 from tests.support.frames import frame, whole
 from tests.support.waiting import wait_until
 
@@ -186,3 +186,42 @@ def test_a_forwarder_takes_a_journal_along(machines: Cluster) -> None:
     assert table["cpu"].to_pylist() == [0.0, 1.0, 2.0, 3.0, 4.0]
     quality = pq.read_table(io.BytesIO(fetched(machines, ALICE, "210.0", "quality.parquet")))
     assert set(quality["source"].to_pylist()) == {"pm_counters"}  # none was damaged, and none is missing
+
+
+MARK = """
+import json, sys
+from piolet.base.errors import PioletError
+from piolet.observe import marks
+from piolet.transport.asking import Asker, Peer
+url, socket, central, job, start = sys.argv[1:]
+said = [marks.Said("loss", 2.0 if at < 20 else 9.0, float(start) + at, marks.OUTPUT) for at in range(40)]
+try:
+    asker = Asker(Peer(url, int(central), socket))
+    print(json.dumps(asker.ask("POST", f"/v1/marks?job={job}", marks.packed(said)[0]).said))
+except PioletError as error:
+    print(json.dumps({"error": error.message, "status": getattr(error, "status", 0)}))
+"""
+
+
+def test_marks_and_events_are_with_a_step_s_data(machines: Cluster) -> None:
+    """Marks that its user sent, and what happened on its nodes; nobody sends another's, nor a certificate."""
+    start = time.time() - 60
+    xid = Event(CLUSTER, "node1", "00000000000021e1", 1, start + 30, "gpu.xid", "kernel", severity="fatal",
+                body={"xid": 79, "text": "NVRM: Xid 79"})  # fmt: skip
+    other = dataclasses.replace(xid, kind="kernel.oom", seq=2, job=9, uid=BOB, body={"scope": "cgroup"})
+    assert send(machines, "node1", [xid, other]).get("have")
+    frames = whole("node1", start, 6, "00000000000021a1", job=221, uid=ALICE)
+    sent(machines, "node1", frames[:-1])
+    arguments = (machines.url, machines.sockets[0], str(CENTRAL), "221", str(start))
+    assert "no data of job 221" in machines.as_user(BOB, MARK, *arguments)["error"]
+    assert machines.as_user(ALICE, MARK, *arguments)["steps"] == ["221.0"], machines.log()
+    assert machines.ask(ALICE, "GET", "/v1/stepnow?job=221")["nodes"]["node1"]["host"]["rows"]
+    assert machines.ask(BOB, "GET", "/v1/stepnow?job=221")["nodes"] == {}
+    sent(machines, "node1", frames[-1:])
+    wait_until(lambda: of_state(machines, 221, "whole"), limit_s=60, what="the tables of the step")
+    events = pq.read_table(io.BytesIO(fetched(machines, ALICE, "221.0", "events.parquet"))).to_pylist()
+    assert [(row["kind"], row["source"], row["text"]) for row in events] == [("gpu.xid", "kernel", "NVRM: Xid 79")]
+    marks = pq.read_table(io.BytesIO(fetched(machines, ALICE, "221.0", "marks.parquet")))
+    assert len(marks) == 40 and set(marks["origin"].to_pylist()) == {"output"}
+    judged = pq.read_table(io.BytesIO(fetched(machines, ALICE, "221.0", "judged.parquet"))).to_pylist()
+    assert {row["detector"]: row["state"] for row in judged}["loss_spike"] == "found"

@@ -6,7 +6,9 @@ PIOLET_TEST_CLUSTER=DIRECTORY names a cluster that is used instead; it is starte
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from tests.cluster import crashes
 from tests.cluster.faults import Faults
 from tests.cluster.nodes import Node
 from tests.cluster.support import Cluster, busybox_layer, call_tool, lacking, running
+from tests.support.waiting import wait_until
 
 # A guest with another kernel (tools/kernels) is slow: one node is what its tests need.
 NODES, GPUS = int(os.environ.get("PIOLET_TEST_NODES", "4")), 2
@@ -45,13 +48,17 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     cluster = item.config.stash.get(CLUSTER, None)
     gone = crashes.ended(cluster.layout) if cluster is not None else []
     if cluster is not None and gone:
-        for node in gone:
-            crashes.restart(cluster, node)
+        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):  # the tests to come will say so
+            for node in gone:
+                crashes.restart(cluster, node)
         _warn(item, f"slurmd on {', '.join(gone)} ended by itself in this test (see tests/cluster/crashes.py)")
         crashed = item.config.stash[CRASHED] = item.config.stash.get(CRASHED, 0) + 1
         if crashed <= crashes.MOST and any(report.failed for report in reports):
             item._initrequest()  # type: ignore[attr-defined]
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    if cluster is not None and any(report.failed for report in reports):
+        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):  # or all tests to come fail for this one
+            wait_until(lambda: crashes.put_right(cluster), 30)
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)

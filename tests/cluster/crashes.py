@@ -33,20 +33,22 @@ def ended(layout: Layout) -> list[str]:
 
 def restart(cluster: Cluster, node: str) -> None:
     """Start slurmd on the node where it crashed, end what jobs there are, and return the node to service."""
-    state = load(cluster.layout.state_file)
-    pioletd = state.find(f"pioletd-{node}") if state is not None else None
-    assert state is not None and pioletd is not None, node
+    state = _state(cluster.layout)
+    pioletd = state.find(f"pioletd-{node}")
+    assert pioletd is not None, node
     with machine_of(pioletd) as held:
         start(cluster.layout, state, node, held)
+    wait_until(lambda: put_right(cluster), 90, f"the return of {node}")
+
+
+def put_right(cluster: Cluster) -> bool:
+    """End what jobs a failed test left, return nodes to service, and say whether all are idle."""
     environment = {"SLURM_CONF": str(cluster.layout.slurm_conf), "PATH": "/usr/bin:/bin"}
-
-    def idle() -> bool:
-        subprocess.run(["scancel", "--user=alice,bob"], env=environment, capture_output=True, check=False, timeout=30)
-        resume = ["scontrol", "update", f"NodeName={node}", "State=RESUME"]
-        subprocess.run(resume, env=environment, capture_output=True, check=False, timeout=30)
-        return cluster.run("alice", "sinfo", "-h", "-n", node, "-o", "%T").out.strip() == "idle"
-
-    wait_until(idle, 90, f"the return of {node}")
+    nodes = ",".join(node_names(_state(cluster.layout).nodes))
+    for command in (["scancel", "--user=alice,bob"], ["scontrol", "update", f"NodeName={nodes}", "State=RESUME"]):
+        subprocess.run(command, env=environment, capture_output=True, check=False, timeout=30)
+    states = cluster.run("alice", "sinfo", "-h", "-N", "-o", "%T").out.split()
+    return set(states) == {"idle"} and not cluster.jobs()
 
 
 def start(layout: Layout, state: State, node: str, held: dict[str, int]) -> None:
@@ -69,3 +71,9 @@ def machine_of(process: Process) -> Iterator[dict[str, int]]:
     finally:
         for descriptor in held.values():
             os.close(descriptor)
+
+
+def _state(layout: Layout) -> State:
+    state = load(layout.state_file)
+    assert state is not None, layout.root
+    return state

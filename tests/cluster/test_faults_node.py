@@ -116,20 +116,26 @@ def test_a_stopped_squashfuse_is_ended_with_the_step(faults: Faults) -> None:
 
 
 def test_a_hung_mount_fails_its_step_and_delays_no_other(faults: Faults) -> None:
+    """Another user's steps come and go while it waits; on a machine so busy that they do not, it waits for longer."""
     place = faults.cluster.room("alice")
     edf = faults.cluster.edf("alice", f'{faults.edf.read_text()}mounts = ["{place}:/mnt"]\n')
-    with faults.nothing_left(), faults.plugin_arguments(timeout="5"), faults.hung("node1", place) as hung:
-        began = time.monotonic()
+    with faults.nothing_left(), faults.hung("node1", place) as hung:
         faults.srun("bob", "-w", "node1", "true").good()
-        usual = elapsed(began)  # the machine may be busy
-        stuck = faults.cluster.start("alice", "srun", "-w", "node1", f"--environment={edf}", "true")
-        for _ in range(3):
-            at = time.monotonic()
-            faults.srun("bob", "-w", "node1", "true").good()
-            assert elapsed(at) < 2 + 3 * usual, "another user's step was delayed"
-        refused = end(stuck)
-        assert elapsed(began) < 30
-        assert_sentence(refused, "node node1: the container was not ready after 4 s", "hung")
+        for seconds in (4, 20):
+            with faults.plugin_arguments(timeout=str(seconds)):
+                wait_until(lambda: not faults.stepds("node1"), what="the end of earlier steps")
+                before = len(faults.workers("node1"))
+                stuck = faults.cluster.start("alice", "srun", "-w", "node1", f"--environment={edf}", "true")
+                wait_until(lambda before=before: len(faults.workers("node1")) > before, what="the step's worker")  # type: ignore[misc]
+                for _ in range(3):
+                    faults.srun("bob", "-w", "node1", "true").good()
+                waits = stuck.poll() is None
+                refused = end(stuck, seconds + 20)
+            assert_sentence(refused, f"node node1: the container was not ready after {seconds - 1} s", "hung")
+            if waits:
+                break
+        else:
+            pytest.fail("steps of another user were over only when the one that hung was, twice")
         faults.srun("alice", "-w", "node1", "true").good()
         hung.abort()
     assert faults.nodes_are_well()

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.support import ROOT, Cluster
+from tests.support.ahead import INSTALLERS
 from tools.cluster import image, oci, registry
 from tools.cluster.errors import ClusterError
 
 ALICE, BOB = "alice", "bob"
-PACKAGES = (*image.PACKAGES, "apt", "adduser", "rpm", "libcap2-bin")
 # What packages do that only root can: files of others, accounts, groups, setgid, directories that nobody may write to.
 CONTROL = (
     "Package: piolet-try\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: try\n"
@@ -58,7 +58,7 @@ def edf(cluster: Cluster, tiny: str) -> Path:
 def debian(cluster: Cluster) -> str:
     """An image of Debian with apt and rpm, in the cluster's registry."""
     try:
-        layout, _ = image.ensure(ROOT / "build" / "cache", lambda _: None, packages=PACKAGES)
+        layout, _ = image.ensure(ROOT / "build" / "cache", lambda _: None, packages=INSTALLERS)
     except ClusterError as error:
         pytest.skip(f"no image with apt can be made here: {error.message}")
     digest = oci.read_digest(layout, image.TAG)

@@ -58,14 +58,14 @@ def small_disk(cluster: Cluster, faults: Faults, tmp_path: Path) -> Iterator[Pat
 
 
 def test_a_full_disk_is_said_and_the_length_is_slurms(cluster: Cluster, small_disk: Path) -> None:
-    """The application fills it in second 2 of 8, in small pieces: what does not fit is lost from then on."""
-    work = "sleep 2; dd if=/dev/zero of=fill bs=1k 2>/dev/null; sleep 6"
+    """The application fills it in second 2 of 5, in small pieces: what does not fit is lost from then on."""
+    work = "sleep 2; dd if=/dev/zero of=fill bs=1k 2>/dev/null; sleep 3"
     done = scored(cluster, small_disk, "-w", "node1", "--gres=gpu:1", "sh", "-c", work)
     assert done.status == 0 and "disk full on node1" in flat(done.err), done.err
     assert "piolet score: step" in done.err and "GPU saturation" in done.err
     (small_disk / "fill").unlink()
     found = summary(cluster, small_disk)
-    assert found["seconds"] == pytest.approx(8, abs=1.5)
+    assert found["seconds"] == pytest.approx(5, abs=1.5)
     assert found["saturation"]["value"] is None and "disk full on node1" in found["saturation"]["reason"]
     assert (
         found["saturation"]["low"] < 0.6
@@ -113,7 +113,7 @@ def flat(text: str) -> str:
 def test_two_steps_on_one_gpu_are_said_to_share_it(cluster: Cluster) -> None:
     """Both screens say with whom, and no figure is called the step's own."""
     room = cluster.room("alice")
-    text = "srun --overlap --gres=gpu:1 sleep 5 &\nsrun --overlap --gres=gpu:1 sleep 5 &\nwait\n"
+    text = "srun --overlap --gres=gpu:1 sleep 3 &\nsrun --overlap --gres=gpu:1 sleep 3 &\nwait\n"
     out = cluster.sbatch("alice", text, "-N1", "--gres=gpu:1", SCORE_HERE, cwd=room)
     sets = sorted(room.glob("piolet-score-*"))
     assert len(sets) == 2 and out.count("piolet score: ") == 2, out

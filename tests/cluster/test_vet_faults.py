@@ -73,16 +73,16 @@ def cpu_group() -> Path | None:
 
 
 def test_a_slow_node(cluster: Cluster, faults: Faults, room: Path) -> None:
-    """All that runs on it, the daemons too, has a twentieth of a processor."""
+    """All that runs on it, the daemons too, has a tenth of a processor."""
     group = cpu_group()
     if group is None:
         pytest.skip("no control group of this machine limits processors")
     try:
         if (group / "cpu.max").exists():
-            (group / "cpu.max").write_text("5000 100000")
+            (group / "cpu.max").write_text("10000 100000")
         else:
             (group / "cpu.cfs_period_us").write_text("100000")
-            (group / "cpu.cfs_quota_us").write_text("5000")
+            (group / "cpu.cfs_quota_us").write_text("10000")
         for pid in everything_on(faults, "node2"):
             (group / "cgroup.procs").write_text(str(pid))
         protocol = "name: cpu\nevals:\n- {type: cpu_gemm, size: 1024, baseline: peers, timeout: 30s, max_spread: 0}\n"

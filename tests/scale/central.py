@@ -3,7 +3,8 @@
 rate   10,000 node names through a real munged, with the rules that Piolet comes with: a minute of 1,000 batches of 2 to
        50 records, then batches of 500 for half a minute
 size   bytes a record on disk with indexes, and how long `piolet central node` takes, with 1, 2 and 5 million records;
-       `--alone`: of nodes at rest, whose heartbeats come one by one, as small as batches are
+       `--alone`: of nodes at rest, whose heartbeats come one by one, as small as batches are; `--beats 5`: five by
+       five, as forwarders send them that are not told otherwise
 
 `--postgresql` takes a PostgreSQL of its own instead of SQLite.
 """
@@ -99,7 +100,7 @@ def _memory(machines: Cluster) -> float:
     return int(text.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def size(postgresql: bool, millions: list[float], alone: bool = False) -> Iterator[dict[str, Any]]:
+def size(postgresql: bool, millions: list[float], beats: int = 0) -> Iterator[dict[str, Any]]:
     """Yield, for each number of millions of records, what a store of them takes."""
     with tempfile.TemporaryDirectory() as name, store(postgresql) as url:
         engine = connect(url or f"sqlite:///{name}/store.sqlite", create=True)
@@ -111,16 +112,16 @@ def size(postgresql: bool, millions: list[float], alone: bool = False) -> Iterat
                 arrivals = []
                 for _ in range(20):
                     node = rng.randrange(NODES)
-                    first, many = seqs.get(node, 0) + 1, 1 if alone else rng.randint(2, 50)
+                    first, many = seqs.get(node, 0) + 1, beats or rng.randint(2, 50)
                     when += 0.05
-                    make = centralload.heartbeat if alone else centralload.record
+                    make = centralload.heartbeat if beats else centralload.record
                     records = [
-                        make(rng, CLUSTER, f"nid{node:05d}", f"{node:016x}", first + index, when)
+                        make(rng, CLUSTER, f"nid{node:05d}", f"{node:016x}", first + index, when + 60 * index)
                         for index in range(many)
                     ]
                     seqs[node] = first + many - 1
                     count += many
-                    arrivals.append(Arrival(f"nid{node:05d}", records, when + 1))
+                    arrivals.append(Arrival(f"nid{node:05d}", records, when + 60 * many, offset=rng.gauss(0, 0.2)))
                 writer.append(arrivals)
             took = (time.monotonic() - begun) / max(1, count - before)
             yield {
@@ -153,13 +154,15 @@ def _asked(engine: sa.Engine, rng: random.Random, when: float) -> dict[str, floa
 
 def main(words: list[str]) -> int:
     """Measure, and print."""
-    postgresql, alone = "--postgresql" in words, "--alone" in words
+    postgresql, beats = "--postgresql" in words, int("--alone" in words)
+    if "--beats" in words:
+        beats = int(words.pop(words.index("--beats") + 1))
     words = [word for word in words if not word.startswith("--")]
     if words[:1] == ["rate"]:
         print(json.dumps(rate(postgresql), indent=1))
         return 0
     if words[:1] == ["size"]:
-        for row in size(postgresql, [float(word) for word in words[1:]] or [1, 2, 5], alone):
+        for row in size(postgresql, [float(word) for word in words[1:]] or [1, 2, 5], beats):
             print(json.dumps(row), flush=True)
         return 0
     print(__doc__)

@@ -8,7 +8,7 @@ import secrets
 import pytest
 from piolet.vet.runner import records
 
-from tests.scale import costs
+from tests.scale import FULL, costs
 from tests.scale.swarm import Swarm
 
 LARGEST = costs.SIZES[-1]
@@ -44,11 +44,11 @@ def test_nothing_that_is_kept_is_in_a_cycle() -> None:
 
 
 def test_a_hundred_slow_nodes_of_ten_thousand_are_named() -> None:
-    """Exactly those, in 2 s of CPU and 300 MB."""
+    """Exactly those, in 2 s of CPU and 300 MB; in small 27 of 2,688, in 1 s."""
     found = costs.measured(LARGEST)
-    assert len(found.slow) == 100
+    assert len(found.slow) == len(range(3, LARGEST, 100)) == (100 if FULL else 27)
     assert sorted(found.bad) == list(found.slow)
-    assert found.costs.judging_s < 2.0
+    assert found.costs.judging_s < (2.0 if FULL else 1.0)
     assert found.costs.memory < 300e6
     assert found.lines < 60
 

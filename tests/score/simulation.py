@@ -10,6 +10,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import piolet
@@ -25,6 +26,7 @@ from tests.simulators.nvml import build as nvml
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = 1_700_000_000
+LATER_US = 3_600_000_000
 
 
 def build(directory: Path) -> Path:
@@ -77,7 +79,12 @@ class ScriptedClock:
     def load(self, collector: str) -> None:
         """Take the clock of the library that a collector uses into our hands."""
         name = "libdcgm.so.4" if collector == "dcgm" else "libnvidia-ml.so.1"
-        self._clocks.append(ctypes.c_double.in_dll(ctypes.CDLL(name), "piolet_simulation_clock"))
+        library = ctypes.CDLL(name)
+        self._clocks.append(ctypes.c_double.in_dll(library, "piolet_simulation_clock"))
+        if collector == "dcgm":
+            # The collector asks for what comes after it began, by the machine's clock: the script is later than that.
+            began = ctypes.c_int64.in_dll(library, "piolet_simulation_began")
+            began.value = time.time_ns() // 1000 + LATER_US
         self.set(0)
 
     def set(self, now: int) -> None:

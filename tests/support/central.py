@@ -82,7 +82,7 @@ class Cluster:
             f'addresses = "{self.top}/addresses"\naccounting_s = 0\n{more}'
             f'[keep]\ndirectory = "{self.state}/steps"\nfree_mib = 1\nsettle_s = 1\n{self.keep}'
             f'[node]\naccount = "{NODES_OWN}"\n'
-            f'[forward]\naccount = "{FORWARD}"\nevery_s = 1\n{forward}'
+            f'[forward]\naccount = "{FORWARD}"\nevery_s = 1\nbeats_s = 1\n{forward}'
         )
         path.chmod(0o644)
         return path

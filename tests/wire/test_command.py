@@ -27,6 +27,12 @@ if sys.argv[2] == "blocked":
 elif sys.argv[2] == "noted":
     signal.signal(signal.SIGINT, lambda *_: print("srun was told", flush=True))
     signal.signal(signal.SIGTERM, lambda *_: print("srun was told", flush=True))
+elif sys.argv[2] == "early":
+    # Delivered in fork(), before it returns.
+    import ctypes, os
+    signal.signal(signal.SIGINT, lambda *_: print("srun was told", flush=True))
+    forked = ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert ctypes.CDLL(None).__register_atfork(None, forked, None, None) == 0
 elif sys.argv[2] == "ignored":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 elif sys.argv[2] == "nohup":
@@ -76,6 +82,18 @@ def test_a_signal_ends_the_command(
         assert out.splitlines() == ["srun was told", "result -1 "]
     elif how == "plain":
         assert process.returncode in (-number, 1, 130) and "result 0" not in out
+
+
+def test_a_signal_that_comes_while_the_command_is_started_ends_it(
+    shims: ModuleType, slow: Path, tmp_path: Path
+) -> None:
+    """It was srun's alone, which does nothing while its plugins work, and the command went on."""
+    done = subprocess.run(
+        ["env", "--default-signal=INT", sys.executable, "-c", PARENT, str(shims.__file__), "early", str(slow)],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        cwd=tmp_path, check=True, timeout=20,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["srun was told", "result -1 "]
 
 
 def test_the_command_ignores_what_srun_was_started_to_ignore(shims: ModuleType, tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def piolet_toml(s: Settings) -> str:
         f"vet_program = {_toml(layout.vet_program)}\n\n"
         '[events]\ncluster = "piolet"\nspool = "/run/piolet/events"\n'
         f"{_central(s) if s.central else ''}\n"
-        '[observe]\nsteps = "on"\ninterval_s = 2\njournal = "/run/piolet/observe"\n\n'
+        '[observe]\nsteps = "on"\ninterval_s = 1\njournal = "/run/piolet/observe"\n\n'
         # Jobs count from 1 at each start: results of users in their homes would be those of other jobs.
         f"[results]\ndirectory = {_toml(layout.results / '%u')}\n\n"
         '[vet]\nspool = "/run/piolet/spool"\n'
@@ -235,7 +235,7 @@ def _central(s: Settings) -> str:
         f'[central]\nurl = "http://{place}"\nlisten = "{place}"\ncluster = "piolet"\n'
         f"socket = {_toml(layout.run / 'central' / 'central.sock')}\n"
         f'store = "sqlite:///{layout.root}/central/central.sqlite"\n'
-        f"munge_socket = {_toml(layout.munge_socket)}\naccounting_s = {5 if s.accounting else 0}\n\n"
+        f"munge_socket = {_toml(layout.munge_socket)}\naccounting_s = {2 if s.accounting else 0}\n\n"
         f'[keep]\ndirectory = "{layout.root}/central/steps"\nsettle_s = 5\n'
     )
 

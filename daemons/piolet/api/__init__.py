@@ -7,7 +7,7 @@ older one no longer is.
 
 from __future__ import annotations
 
-from piolet.api.collectors import Collector, Device, Reading, Target, Unavailable
+from piolet.api.collectors import Collector, Device, Reading, Target, Unavailable, why_unread
 from piolet.api.detectors import CannotTell, Detector, Finding, Gpu, Limit, Observed
 from piolet.api.evals import (
     EITHER,
@@ -110,5 +110,6 @@ __all__ = [
     "at_least",
     "at_most",
     "parameter",
+    "why_unread",
     "worst",
 ]

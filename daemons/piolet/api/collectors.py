@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -111,3 +112,10 @@ class Collector:
 
     def close(self) -> None:
         """End, and leave nothing behind in the source; called once, also after a failed `open`."""
+
+
+def why_unread(error: Exception) -> str:
+    """Return why a file of a step's control group was not read: one that is gone is no fault, and says so in words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENODEV):
+        return "the control group is gone: the step has ended"
+    return f"{type(error).__name__}: {error}"[:120]

@@ -122,7 +122,8 @@ class Observed(Protocol):
     def marks(self, word: str) -> dict[str, tuple[Any, Any]]:
         """Return the marks in whose name `word` (a regular expression) is found: seconds since the start, values.
 
-        A value that is no number is NaN.
+        A value that is no number is NaN, and so is the time of a mark that was found in output without one: these are
+        last, in the order in which they were written.
         """
 
     def contradicted(self) -> Any:

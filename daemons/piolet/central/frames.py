@@ -20,7 +20,9 @@ from typing import Any
 from piolet.base.errors import EventError, ObserveError
 from piolet.central.intake import gone_of
 from piolet.central.jobs import Known
+from piolet.central.latest import Latest
 from piolet.central.ledger import settle
+from piolet.central.marks import Sent
 from piolet.central.store.database import StoreError
 from piolet.events import batch
 from piolet.events.envelope import Event, decode
@@ -104,6 +106,7 @@ def _record(event: Event, line: bytes, ahead: float, known: Callable[[str], Know
     return Line(
         event.epoch, event.seq, job, event.step, event.run or 0, event.uid, event.time, line,
         float(began) if isinstance(began, int | float) and 0 < began < 1e11 else None, event.kind == journal.END,
+        event.kind,
     )  # fmt: skip
 
 
@@ -119,6 +122,7 @@ class Frames:
         self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
         self._begun: Future[None] = Future()
         self.records = 0
+        self.latest = Latest(clock)
 
     def start(self) -> None:
         """Begin. Raises ObserveError: the directory cannot be used."""
@@ -133,6 +137,18 @@ class Frames:
     def add(self, arrived: Batch) -> Future[Taken]:
         """Have a batch kept. Raises StoreError: too many wait."""
         return self._put(arrived)
+
+    def keep(self, sent: Sent) -> Future[dict[str, Any]]:
+        """Have a user's marks kept. Raises StoreError: too many wait."""
+
+        def write(catalogue: Catalogue) -> dict[str, Any]:
+            try:
+                self._refuse_full()
+            except ObserveError as error:
+                raise StoreError(error.message) from None
+            return sent.keep(catalogue)
+
+        return self._put(write)
 
     def call(self, function: Callable[[Catalogue], _Result]) -> Future[_Result]:
         """Have a function called with the catalogue. Raises StoreError: too many wait."""
@@ -178,9 +194,7 @@ class Frames:
 
     def _write(self, spool: Spool, batches: list[tuple[Batch, Future[Taken]]]) -> None:
         try:
-            room = os.statvfs(self._root)
-            if room.f_bavail * room.f_frsize < self._free:
-                raise ObserveError(f"less than {self._free >> 20} MiB are free where {self._root} is")
+            self._refuse_full()
             found = spool.append([one for one, _ in batches])
         except Exception as error:  # noqa: BLE001 - whoever waits for it gets it, and the thread goes on
             if not isinstance(error, ObserveError):
@@ -189,6 +203,12 @@ class Frames:
             for _, future in batches:
                 future.set_exception(StoreError(text))
             return
-        for (_, future), taken in zip(batches, found, strict=True):
+        for (one, future), taken in zip(batches, found, strict=True):
             self.records += taken.records
+            self.latest.take(one)
             future.set_result(taken)
+
+    def _refuse_full(self) -> None:
+        room = os.statvfs(self._root)
+        if room.f_bavail * room.f_frsize < self._free:
+            raise ObserveError(f"less than {self._free >> 20} MiB are free where {self._root} is")

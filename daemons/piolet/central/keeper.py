@@ -1,6 +1,7 @@
-"""The process that keeps the data of steps: `python -m piolet.central.keeper SETTINGS PID`; PID is the service.
+"""The process that keeps the data of steps: `python -m piolet.central.keeper PID`; PID is the service.
 
-It ends with the service, and works while nothing else does.
+It reads its settings from its standard input, as the address of the store may have a password. It ends with the
+service, and works while nothing else does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from pathlib import Path
 
 from piolet.base import logs
 from piolet.base.errors import PioletError
+from piolet.central.stepevents import StepEvents
+from piolet.central.store.database import connect
+from piolet.central.store.reader import Reader
 from piolet.observe.keeping import LOOK_S, Keeper
 from piolet.observe.keepsettings import KeepConfig
 from piolet.system import linux
@@ -36,16 +40,22 @@ def main(words: list[str]) -> int:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    config = KeepConfig(**json.loads(words[0]))
+    said = json.load(sys.stdin)
+    config = KeepConfig(**said["keep"])
     try:
-        keeper = Keeper(Path(config.directory), config, time.time)
+        keeper = Keeper(Path(config.directory), config, time.time, _happened(said["store"], said["cluster"]))
         # A service that was killed before this process asked to die with it is its parent no more.
-        while os.getppid() == int(words[1]) and not ended.wait(LOOK_S):
+        while os.getppid() == int(words[0]) and not ended.wait(LOOK_S):
             keeper.turn()
     except PioletError as error:
         _LOG.error("%s", error.message)
         return 1
     return 0
+
+
+def _happened(store: str, cluster: str) -> StepEvents | None:
+    """Return what tells of events; None: there is no store."""
+    return StepEvents(lambda: Reader(connect(store), cluster)) if store else None
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def run(
             mover = Mover(reader, ledger, old, config.keep_months)
             mover.start()
             stack.callback(mover.stop)
-        steps = Steps(keep, answers, slurm_there) if keep.steps else None
+        steps = Steps(keep, answers, slurm_there, config.store, name) if keep.steps else None
         if steps is not None:
             steps.start()
             stack.callback(steps.stop)

@@ -2,6 +2,7 @@
 
     POST /v1/events?gone=EPOCH:SEQ,...   a node's batch; the answer is {"have": {epoch: seq}}, of an empty one of all
     POST /v1/frames?gone=...&up=S&boot=ID  what a node recorded of steps; the answer is of the same form
+    POST /v1/marks?job=N                 what an application said of itself, by its user (piolet.central.marks)
     GET  /v1/...                         what piolet.central.answers has
     GET  /metrics                        for Prometheus, where the site wants it
 
@@ -25,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from piolet.base.errors import EventError, PioletError, SlurmError
-from piolet.central import frames, intake
+from piolet.central import frames, intake, marks
 from piolet.central.answers import Answers
 from piolet.central.doors import Caller, Doors, RefusedError, same_body
 from piolet.central.frames import Frames
@@ -67,6 +68,7 @@ class Service:
         routes = [
             Route("/v1/events", self._events, methods=["POST"]),
             Route("/v1/frames", self._frames, methods=["POST"]),
+            Route("/v1/marks", self._marks, methods=["POST"]),
             Route("/v1/{rest:path}", self._ask, methods=["GET", "POST"]),
             *([Route("/metrics", self._metrics, methods=["GET"])] if self.prometheus else []),
         ]
@@ -77,6 +79,9 @@ class Service:
 
     async def _frames(self, request: Request) -> Response:
         return await self._answer(request, self._take_frames)
+
+    async def _marks(self, request: Request) -> Response:
+        return await self._answer(request, self._take_marks)
 
     async def _ask(self, request: Request) -> Response:
         return await self._answer(request, self._say)
@@ -134,9 +139,7 @@ class Service:
 
     async def _take_frames(self, request: Request, caller: Caller) -> dict[str, Any]:
         """Return what of a node's frames is here, once what came is on the disk."""
-        keeper = self.frames
-        if keeper is None:
-            raise RefusedError(404, "this service keeps no data of steps", "[keep] steps says whether it does")
+        keeper = self._keeper()
         statement = await self._apart(self.doors.sender, caller)
         async with self.places:
             body = await _body(request, PACKED_MAX)
@@ -150,6 +153,23 @@ class Service:
         if taken.missing:
             raise RefusedError(409, "records before these are missing here", have=taken.have)
         return {"have": taken.have}
+
+    async def _take_marks(self, request: Request, caller: Caller) -> dict[str, Any]:
+        """Return of which steps a user's marks are, once they are on the disk."""
+        keeper = self._keeper()
+        async with self.places:
+            body = await _body(request, marks.PACKED_MOST)
+            if caller.statement is not None:
+                same_body(caller.statement, body)
+            sent = await self._apart(marks.sent, caller.uid, request.query_params.get("job", ""), body)
+            async with asyncio.timeout(_WRITTEN_S):
+                said: dict[str, Any] = await asyncio.wrap_future(keeper.keep(sent))
+        return said
+
+    def _keeper(self) -> Frames:
+        if self.frames is None:
+            raise RefusedError(404, "this service keeps no data of steps", "[keep] steps says whether it does")
+        return self.frames
 
     async def _write(self, statement: Statement, body: bytes, gone: str) -> Taken | None:
         """Return what became of a batch once it is on the disk; None of an empty one."""

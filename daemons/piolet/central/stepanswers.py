@@ -16,26 +16,32 @@ from typing import Any
 from piolet.base import files
 from piolet.base.errors import EventError, ObserveError
 from piolet.central.answers import Answers, Asker
+from piolet.central.latest import Latest
 from piolet.central.store.database import StoreError
 from piolet.observe import layout, packed
-from piolet.observe.catalogue import Catalogue, Row
+from piolet.observe.catalogue import OPEN, Catalogue, Row
+from piolet.observe.reading import read_meta
 
 _STEPS_MOST = 1000
 PIECE = 4 << 20
+NOW_MOST = 2048  # nodes, each of some 4 kB
 _NAME = re.compile(r"([A-Za-z0-9_]{1,60})\.([a-z0-9+]{1,60})(?:-r(\d{1,9}))?")
 _FILES = frozenset({layout.META_FILE, *(f"{table}{layout.SUFFIX}" for table in layout.TABLES)})
 Parameters = Mapping[str, str]
 
 
-def add(answers: Answers, root: Path) -> None:
+def add(answers: Answers, root: Path, latest: Latest) -> None:
     """Let the service answer these questions."""
-    steps = _Steps(root)
-    answers.ask |= {("GET", "steps"): steps.steps, ("GET", "step"): steps.step, ("GET", "stepfile"): steps.file}
+    steps = _Steps(root, latest)
+    answers.ask |= {
+        ("GET", "steps"): steps.steps, ("GET", "step"): steps.step, ("GET", "stepfile"): steps.file,
+        ("GET", "stepnow"): steps.now,
+    }  # fmt: skip
 
 
 class _Steps:
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, latest: Latest) -> None:
+        self._root, self._latest = root, latest
 
     def _rows(self, asker: Asker, where: str, *values: object) -> list[Row]:
         """Return rows that whoever asks may see."""
@@ -69,6 +75,33 @@ class _Steps:
         """Return a step's files and their sizes."""
         row = self._row(asker, parameters)
         return {**_said(row), "files": self._files(row)}
+
+    def now(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
+        """Return what nodes told last of a `job`'s step: the one that is named, else the last that began."""
+        where, values = ["job = ?", "state = ?"], [parameters.get("job", ""), OPEN]
+        if "step" in parameters:
+            where.append("step = ?")
+            values.append(parameters["step"])
+        rows = self._rows(asker, " and ".join(where), *values)
+        told = [(row, self._latest.of((row.job, row.step, row.run, row.uid), NOW_MOST)) for row in rows]
+        live = [(row, nodes) for row, nodes in told if any("age" in one for one in nodes.values())]
+        if not live:
+            return {"step": "", "nodes": {}, "complete": True}
+        runs = [(row, nodes) for row, nodes in live if not all(one["ended"] for one in nodes.values())]
+        row, nodes = max(runs or live, key=lambda one: (one[0].step.isdecimal(), one[0].step != "extern", one[0].start))
+        known = self._devices(row) if any("devices" not in one for one in nodes.values()) else {}
+        for name, one in nodes.items():
+            if "devices" not in one and name in known:
+                one["devices"] = known[name]
+        return {"step": row.name, "nodes": nodes, "complete": len(nodes) < NOW_MOST}
+
+    def _devices(self, row: Row) -> dict[str, Any]:
+        """Return what the step's tables say of its nodes' GPUs, where there are any yet."""
+        try:
+            devices = read_meta(self._root / row.path).get("devices")
+        except ObserveError:
+            return {}
+        return devices if isinstance(devices, dict) else {}
 
     def file(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
         """Return a piece of a file of a step: `name`, `file`, `offset`; with another `stamp` it is another file."""

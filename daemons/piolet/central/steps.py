@@ -6,6 +6,7 @@ made while batches come in. Each may be killed without the other.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -37,10 +38,13 @@ class Steps:
     """Takes, keeps and shows data of steps.
 
     slurm_there   whether Slurm can be asked
+    store         the address of the store of events, of this cluster
     """
 
-    def __init__(self, config: KeepConfig, answers: Answers, slurm_there: bool) -> None:
+    def __init__(self, config: KeepConfig, answers: Answers, slurm_there: bool, store: str, cluster: str) -> None:
         self._config = config
+        self._config = config
+        self._told = json.dumps({"keep": dataclasses.asdict(config), "store": store, "cluster": cluster}).encode()
         self._answers = answers
         self.frames = Frames(Path(config.directory), config.free_mib, time.time)
         self.jobs = Jobs(lambda said: self.frames.call(lambda known: known.set_jobs(dict(said), time.time())).result())
@@ -53,7 +57,7 @@ class Steps:
         """Begin. Raises ConfigError, ObserveError: the directory cannot be used."""
         refuse_directory(self._config)
         self.frames.start()
-        stepanswers.add(self._answers, Path(self._config.directory))
+        stepanswers.add(self._answers, Path(self._config.directory), self.frames.latest)
         if self._slurm_there:
             self.jobs.start()
         self._thread.start()
@@ -81,14 +85,16 @@ class Steps:
 
     def _keep(self) -> None:
         """Have a keeper, and another where it has ended."""
-        said = json.dumps(dataclasses.asdict(self._config))
         while not self._ended.is_set():
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-m", keeper.__name__, said, str(os.getpid())],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-I", "-m", keeper.__name__, str(os.getpid())],
+                stdin=subprocess.PIPE,
                 close_fds=True,
                 cwd="/",
             )
+            assert self._process.stdin is not None
+            with contextlib.suppress(OSError), self._process.stdin as pipe:
+                pipe.write(self._told)
             if self._ended.is_set():
                 self._process.terminate()
             status = self._process.wait()

@@ -63,7 +63,8 @@ def make(config: Config) -> list[Forwarder]:
     if os.geteuid() == 0:
         raise ConfigError("piolet-forward does not run as root", "start it by its unit, or as [forward] account")
     peer, forward = centralpeer.of_node(config), config.forward
-    made = [Forwarder(Reader(config.events.spool), Asker(peer), forward.state, forward.every_s)]
+    events = Reader(config.events.spool)
+    made = [Forwarder(events, Asker(peer), forward.state, forward.every_s, beats_s=forward.beats_s)]
     if is_on(config.observe.steps, config.central.url):
         journal = Reader(config.observe.journal)
         made.append(Forwarder(journal, Asker(peer), forward.state, forward.frames_s, kind=frames()))

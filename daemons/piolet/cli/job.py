@@ -112,7 +112,7 @@ def _steps(settings: config.Config) -> Any:
         chosen = [one for one in said if not step or one["name"].partition("-")[0] == f"{number}.{step}"][:_STEPS_MOST]
         wanted = ("meta.json", "findings.parquet")
         steps = [stepsasked.named(asked, one["name"]) for one in chosen]
-        looked = [one for one in steps if set(wanted) <= set(one["files"])]  # of one that runs there are none yet
+        looked = [one for one in steps if set(wanted) <= set(one["files"])]  # at first there are none
         return [stepsasked.fetch(asked, one, target / str(at), wanted) for at, one in enumerate(looked)]
 
     return fetch

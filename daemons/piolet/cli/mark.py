@@ -11,6 +11,7 @@ import os
 import time
 
 from piolet.base.errors import UsageError
+from piolet.cli import stepmarks
 from piolet.cli.main import printable
 from piolet.site import config
 
@@ -84,4 +85,6 @@ def _look(args: argparse.Namespace, settings: config.Config, place: str) -> int:
         marks.put(where, origin, said)
     lines = jobtext.marks(marks.summed(one for said in found.said.values() for one in said))
     print(printable("\n".join([*(lines or ["no mark was found"]), *found.left])))
+    if told := stepmarks.send(settings, place, run.number):
+        print(printable(told))
     return 0

@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 
 from piolet.base import files
 from piolet.base.errors import ObserveError, UsageError
-from piolet.cli import stepsasked
+from piolet.cli import stepmarks, stepsasked
 from piolet.site.config import Config
 
 TEXT = "print a table of a step's data as CSV, or as lines of JSON"
-TABLES = ("gpu", "host", "io", "net", "events", "marks", "quality", "rollup", "findings")
+TABLES = ("gpu", "host", "io", "net", "events", "marks", "quality", "rollup", "findings", "judged")
 
 
 def add_parser(actions: Any) -> None:
@@ -58,7 +58,10 @@ def _fetched(name: str, table: str, settings: Config) -> Iterator[Path]:
     asked = stepsasked.service(settings)
     step = stepsasked.named(asked, name)
     with tempfile.TemporaryDirectory(prefix="piolet-") as place:
-        yield stepsasked.fetch(asked, step, Path(place) / "step", (stepsasked.META, f"{table}.parquet"))
+        found = stepsasked.fetch(asked, step, Path(place) / "step", (stepsasked.META, f"{table}.parquet"))
+        if table == "marks":
+            stepmarks.of_fetched(found, asked, step["name"], settings)
+        yield found
 
 
 def _export(directory: Path, table: str, columns: list[str], kind: str, out: BinaryIO) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from piolet.base import units
 from piolet.base.texts import counted
-from piolet.cli import stepsasked
+from piolet.cli import stepmarks, stepsasked
 from piolet.cli.main import printable
 from piolet.site.config import Config
 
@@ -27,6 +27,7 @@ def run(args: argparse.Namespace, settings: Config) -> int:
     asked = stepsasked.service(settings)
     step = stepsasked.named(asked, args.step)
     target = stepsasked.fetch(asked, step, args.out or Path(step["name"]))
+    stepmarks.of_fetched(target, asked, step["name"], settings)
     sizes = [path.stat().st_size for path in target.iterdir()]
     runs = "; the step runs still: these are its data so far" if step["state"] == "open" else ""
     print(printable(f"{target}: {counted(len(sizes), 'file')}, {units.size(sum(sizes))}{runs}"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from piolet.base import files
 from piolet.base.errors import ObserveError, PioletError
-from piolet.cli import stepsasked
+from piolet.cli import stepmarks, stepsasked
 from piolet.cli.main import printable
 from piolet.site.config import Config
 
@@ -49,7 +49,9 @@ def made(word: str, settings: Config, job: Any = None) -> tuple[str, bytes]:
     asked = stepsasked.service(settings)
     step = stepsasked.named(asked, word)
     with tempfile.TemporaryDirectory(prefix="piolet-page-") as room:
-        return _made(stepsasked.fetch(asked, step, Path(room, "step")), settings, job)
+        directory = stepsasked.fetch(asked, step, Path(room, "step"))
+        anew = stepmarks.of_fetched(directory, asked, step["name"], settings)
+        return _made(directory, settings, job, anew=anew)
 
 
 def of_job(job: Any, settings: Config) -> bytes:
@@ -71,15 +73,18 @@ def of_job(job: Any, settings: Config) -> bytes:
     raise why
 
 
-def _made(directory: Path, settings: Config, job: Any) -> tuple[str, bytes]:
+def _made(directory: Path, settings: Config, job: Any, *, anew: bool = False) -> tuple[str, bytes]:
+    """Return a step's name and its page; `anew`: who looked for findings had not all of its data."""
     from piolet.observe import bounded, finding, happened, writing
     from piolet.observe.page import html
 
     step = bounded.opened(directory)
     if job is not None:
-        step = step.with_tables({"events": happened.table(job.events), "marks": _marks(job, settings)})
+        # Data that the service keeps have them already.
+        known = {"events": happened.table(job.events), "marks": _marks(job, settings)}
+        step = step.with_tables({name: table for name, table in known.items() if not len(step.table(name))})
     found = None
-    if not len(step.table("findings")) and not len(step.table("judged")):  # nobody looked yet
+    if anew or not (len(step.table("findings")) or len(step.table("judged"))):  # nobody looked yet
         found = writing.conformed("findings", finding.rows(bounded.find(directory)))
     return step.name, html.render(step, job, found)
 

@@ -18,6 +18,7 @@ from piolet.transport.asking import Answer
 META = "meta.json"
 _FILE = re.compile(r"meta\.json|[a-z]{1,20}\.parquet")
 _AGAIN = 5
+_NOW_S = 5.0
 _SIZE_MOST = 1 << 42
 
 
@@ -53,6 +54,16 @@ def named(asked: Service, name: str) -> dict[str, Any]:
             raise UsageError(f"job {name} has {len(names)} steps", f"name one of {', '.join(names[:8])}")
         name = names[0]
     return _ask(asked, "step", {"name": name})
+
+
+def now(settings: Config, job: str, step: str = "") -> dict[str, Any]:
+    """Return by node what the nodes of a job's step told last; nothing where they have not yet. Raises PioletError."""
+    from piolet.cli import centralpeer
+    from piolet.transport.asking import Asker
+
+    said = {"job": job, **({"step": step} if step else {})}
+    found = _ask(Asker(centralpeer.of_user(settings, _NOW_S)), "stepnow", said).get("nodes")
+    return found if isinstance(found, dict) else {}
 
 
 def fetch(asked: Service, step: dict[str, Any], target: Path, files: Iterable[str] = ()) -> Path:

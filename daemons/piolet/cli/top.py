@@ -1,7 +1,8 @@
 """`piolet top JOB`: what a job does now, in the terminal, until it ends.
 
-GPUs and hosts are those of steps with `--score`, from their data sets; the state is Slurm's, events are the central
-service's. Without a terminal it prints a screen each time, without colour.
+GPUs and hosts are those of steps with `--score`, from their data sets, or else what nodes record of every step, from
+the central service; the state is Slurm's, events are the central service's. Without a terminal it prints a screen each
+time, without colour.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from piolet.base.errors import PioletError, ScoreError, UsageError
-from piolet.cli import job
+from piolet.cli import job, stepsasked
 from piolet.cli.main import printable
 from piolet.site import config
 
 _EVERY_S = 2.0
-_STATE_S, _EVENTS_S = 5.0, 15.0
+_APART_S = 60.0  # of the clocks of this machine and of Slurm
+_STATE_S, _EVENTS_S, _KEPT_S = 5.0, 15.0, 10.0
 _NARROW, _WIDE = 60, 200
 
 
@@ -86,6 +88,9 @@ class _Screen:
         self._place = self._sources.place(self._run.user) if mine else None
         self._calibration = settings.score.calibration
         self._asked = self._events_asked = time.monotonic()
+        self._kept_asked = float("-inf")
+        self._kept_said: dict[str, Any] = {}
+        self._kept_why = ""
         self._events: list[Any] = []
         self._ask_events()
 
@@ -113,14 +118,42 @@ class _Screen:
         where = results.of_job(self._place, results.SCORE, self._run.number)
         where += sorted(Path.cwd().glob(f"piolet-score-{self._run.number}.*"))
         where = [path for path in where if not self._name.step or _step_of(path) == self._name.step]
-        if not where:
-            begun = self._run.start is not None
-            return (["no step of it is sampled: srun --score does that"] if begun else []), []
-        latest = max(where, key=_changed)  # of several steps the one that runs
-        try:
-            return [], live.now(latest, self._peaks())
-        except ScoreError as error:
-            return [error.message], []
+        began = self._run.start or 0.0  # what is older is of an earlier job of that number
+        where = [path for path in where if _changed(path) >= began - _APART_S]
+        missing: list[str] = []
+        scored: list[Any] = []
+        if where:
+            latest = max(where, key=_changed)  # of several steps the one that runs
+            try:
+                scored = live.now(latest, self._peaks())
+            except ScoreError as error:
+                missing.append(error.message)
+        if self._run.start is None or any(not node.ended for node in scored):
+            return missing, scored
+        told, kept = self._kept()
+        return [*missing, *([] if scored and not kept else told)], kept or scored
+
+    def _kept(self) -> tuple[list[str], list[Any]]:
+        """Return what nodes told last of a step that nothing samples for its user, and what is to be said of it."""
+        from piolet.observe import livekept
+
+        if not self._settings.central.url:
+            return ["no step of it is sampled: srun --score does that"], []
+        if self._run.is_over:
+            return [], []
+        if time.monotonic() - self._kept_asked >= _KEPT_S:
+            self._kept_asked = time.monotonic()
+            try:
+                self._kept_said = stepsasked.now(self._settings, str(self._run.number), self._name.step)
+                self._kept_why = ""
+            except PioletError as error:
+                self._kept_why = error.message
+        nodes, told = livekept.nodes(self._kept_said, self._peaks())
+        if self._kept_why:
+            told = [self._kept_why, *told]
+        elif not nodes:
+            told = ["nothing has come of its nodes yet: they send every 30 s; srun --score samples a step at once"]
+        return told, nodes
 
     def _peaks(self) -> Any:
         from piolet.score import peaks

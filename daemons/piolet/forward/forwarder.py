@@ -27,6 +27,7 @@ _ASK_EVERY_S = 3600.0
 _WAIT_LEAST_S, _WAIT_MOST_S = 1.0, 300.0
 _OFFSET_TOLD_S = 30.0
 _MISSING = 409
+_BEAT = b'"kind":"node.heartbeat"'
 
 
 class Spool(Protocol):
@@ -81,6 +82,7 @@ class Forwarder:
     """Forwards one spool to one service.
 
     every_s  after so long records are sent that nobody waits for; others within a second or so
+    beats_s  after so long heartbeats are sent where nothing else is new: several in one batch take far less than alone
     offset   how far this node's clock is ahead of the service's, in seconds; None: not measured yet
     """
 
@@ -93,15 +95,18 @@ class Forwarder:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
         kind: Kind | None = None,
+        beats_s: float = 0.0,
     ) -> None:
         self._kind = kind or Kind(urgent=is_urgent)
+        self._beats_s = max(every_s, beats_s)
         self._spool, self._service, self._state, self._every_s = spool, service, state, every_s
         self._clock, self._rng = clock, rng or random.Random()  # noqa: S311 - it spreads nodes in time
         self._have = acknowledged.load(state, self._kind.name)
         self._written = dict(self._have)
         self._asked = float("-inf")
-        self._next = float("-inf")  # when what is not urgent is sent
+        self._next = self._next_beats = float("-inf")  # when what is not urgent is sent; when heartbeats are
         self._looked: dict[str, int] = {}
+        self._beats_alone = True  # nothing but heartbeats is new
         self._name: tuple[str, str] | None = None
         self._failures = 0
         self._told = ""
@@ -137,7 +142,8 @@ class Forwarder:
             return False
         if self._clock() - self._asked > _ASK_EVERY_S:
             self._ask(streams)
-        if self._clock() < self._next and not self._is_urgent(streams):
+        due = self._is_urgent(streams) or self._clock() >= (self._next_beats if self._beats_alone else self._next)
+        if not due:
             return False
         found, more = self._collect(streams)
         if not found.lines and not found.gone:
@@ -154,7 +160,10 @@ class Forwarder:
             self._ask(streams)  # it has less than it said: it was restored from a backup
             return True
         self._believe(answer, streams)
-        self._next = self._clock() + (0.0 if more else self._every_s * self._rng.uniform(0.8, 1.2))
+        self._beats_alone = not more
+        spread = 0.0 if more else self._rng.uniform(0.8, 1.2)
+        self._next = self._clock() + spread * self._every_s
+        self._next_beats = self._clock() + spread * self._beats_s
         return more
 
     def _is_urgent(self, streams: dict[str, int]) -> bool:
@@ -167,6 +176,7 @@ class Forwarder:
             if last > seen:
                 lines = self._spool.read(epoch, seen, batch.RECORDS_MAX, _BYTES_MOST)
                 urgent = urgent or len(lines) == batch.RECORDS_MAX or any(map(self._kind.urgent, lines))
+                self._beats_alone = self._beats_alone and all(_BEAT in line for line in lines)
         self._looked = streams
         return urgent
 

@@ -22,4 +22,9 @@ class ForwardConfig:
     every_s: int = setting(
         5, "Seconds until records go for which nobody waits; faults and failed tasks go at once.", least=1
     )
+    beats_s: int = setting(
+        300,
+        "Seconds until heartbeats go where nothing else happens; well below what a rule's `missing` says (30 min).",
+        least=1,
+    )
     frames_s: int = setting(30, "Seconds until figures of steps go, where nodes record them ([observe]).", least=1)

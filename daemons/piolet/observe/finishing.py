@@ -23,9 +23,10 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from piolet.base import files
 from piolet.base.errors import ObserveError
-from piolet.observe import gaps, layout, reading, rollup, spool, writing
+from piolet.observe import gaps, joining, layout, reading, rollup, spool, writing
 from piolet.observe.catalogue import OPEN, SPOOL, WHOLE, Catalogue, Row, size_of
 from piolet.observe.gathering import FACTS, Facts, facts_of, gathered, in_order, ns
+from piolet.observe.joining import Happened
 
 PART, FINAL, NEW = ".part", "final", ".new"
 _ROWS_PER_GROUP = 400_000
@@ -64,23 +65,38 @@ def _make_part(target: Path, frames: Sequence[Path]) -> None:
 
 
 def finish(
-    catalogue: Catalogue, row: Row, now: float, *, runs: bool = False, find: Callable[[Path], object] | None = None
+    catalogue: Catalogue,
+    row: Row,
+    now: float,
+    *,
+    runs: bool = False,
+    find: Callable[[Path], object] | None = None,
+    happened: Happened | None = None,
 ) -> bool:
     """Make the step's directory; return whether nothing came meanwhile. Raises ObserveError, ScoreError.
 
-    runs   it is one of a step that runs: more will be added
-    find   writes what detectors find into a directory that has all else
+    runs       it is one of a step that runs: more will be added
+    find       writes what detectors find into a directory that has all else
+    happened   tells what happened to the step and on its nodes
     """
     top = catalogue.root / SPOOL / str(row.id)
     target = catalogue.root / row.path
     try:
         if not (top / FINAL).is_dir():
             part(catalogue, row)
-            _make_final(catalogue, catalogue.step(row.id) or row, top, target, runs, find)
+            new = _make_final(catalogue, catalogue.step(row.id) or row, top, target, runs)
+            join(catalogue, row, new, happened)
+            if find is not None:
+                find(new)
+            _fsync(new)
+            os.rename(new, top / FINAL)
+            _fsync(top)
         target.mkdir(parents=True, exist_ok=True)
         there = {path.name for path in (top / FINAL).iterdir()}
         for name in sorted(there - {layout.META_FILE}) + [layout.META_FILE] * (layout.META_FILE in there):
             os.replace(top / FINAL / name, target / name)
+        for name in {writing.path_of(target, name).name for name in joining.TABLES} - there:
+            (target / name).unlink(missing_ok=True)
         found, judged = (writing.path_of(target, name) for name in ("findings", "judged"))
         if judged.name in there and found.name not in there:  # with more data nothing is found any more
             found.unlink(missing_ok=True)
@@ -101,9 +117,19 @@ def finish(
     return True
 
 
-def _make_final(
-    catalogue: Catalogue, row: Row, top: Path, target: Path, runs: bool, find: Callable[[Path], object] | None
-) -> None:
+def join(catalogue: Catalogue, row: Row, directory: Path, happened: Happened | None) -> bool:
+    """Join what others know of a step with its data; return whether a row came. Raises ObserveError."""
+    found = joining.said(joining.place(catalogue.root, row.job, row.uid))
+    if found is None and happened is None:
+        return False
+    of_job = catalogue.rows("job = ? and uid = ?", row.job, row.uid) if found is not None else []
+    step = reading.open_step(directory)
+    told = happened(row, step.nodes, step.start / 1e9, step.end / 1e9) if happened is not None else None
+    return joining.join(step, row, told, found, joining.home((one.step, one.run) for one in of_job))
+
+
+def _make_final(catalogue: Catalogue, row: Row, top: Path, target: Path, runs: bool) -> Path:
+    """Make all tables that the step's own data tell; return where."""
     new = _fresh(top / f"{FINAL}{NEW}")
     parts = _parts(top)
     groups = [group for path in parts for group in sorted(path.iterdir()) if group.is_dir()]
@@ -126,12 +152,8 @@ def _make_final(
     writing.write_table(new, "quality", _distinct(pa.concat_tables([*own, made])))
     writing.write_meta(new, meta)
     rollup.write(reading.open_step(new))
-    if find is not None:
-        find(new)
     files.write_whole(str(new / FACTS), facts.to_json(), str(new / f"{FACTS}{NEW}"), sync=True)
-    _fsync(new)
-    os.rename(new, top / FINAL)
-    _fsync(top)
+    return new
 
 
 def _distinct(table: pa.Table) -> pa.Table:
@@ -161,7 +183,7 @@ def meta_of(catalogue: Catalogue, row: Row, facts: Facts) -> dict[str, Any]:
         meta["user"] = pwd.getpwuid(row.uid).pw_name
     nodes = set(meta["nodes"])
     if facts.ended and nodes <= facts.ended.keys():
-        meta["end"] = ns(max(facts.ended.values()))
+        meta["end"] = max(meta["start"], ns(max(facts.ended.values())))
     elif isinstance(said.get("end"), int):
         meta["end"] = max(said["end"], _last_of(facts, meta["start"]))
     devices = {node: one["devices"] for node, one in facts.nodes.items() if isinstance(one.get("devices"), list)}

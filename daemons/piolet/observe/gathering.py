@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -35,6 +35,8 @@ _FACTS_MOST = 256 << 20
 FRAMES_MOST = 5_000  # in memory at once: some 60 MB
 _TIMES = {"quality": ("start", "end"), "marks": ("time",), "events": ("time",), "findings": ("start", "end")}
 _TOLD = ("interval", "began", "found", "devices", "sources", "simulated")
+_LATEST_S = 9e9  # 64 bits hold nanoseconds until the year 2262
+_LONGEST_S = 1e6  # from one sample to the next
 
 
 @dataclass
@@ -144,19 +146,26 @@ class Gathering:
 
     def _take(self, event: Event, moved: float) -> None:
         body, when = event.body, event.time - moved
+        if not _within(when, _LATEST_S):
+            raise EventError("a record says no time")
         self.facts.move(event.node, moved)
         if event.kind == journal.STEP:
             said = {name: body[name] for name in _TOLD if name in body}
+            if "interval" in said and not _within(said["interval"], _LONGEST_S):
+                del said["interval"]
             for name in ("began", "found"):
-                if isinstance(said.get(name), int | float):
+                if name in said and _within(said[name], _LATEST_S) and _within(said[name] - moved, _LATEST_S):
                     said[name] -= moved
+                else:
+                    said.pop(name, None)
             self.facts.nodes.setdefault(event.node, {}).update(said)
         elif event.kind == journal.END:
-            ended = body.get("ended")
-            self.facts.ended[event.node] = ended - moved if isinstance(ended, int | float) else when
+            told = body.get("ended")
+            ended = told - moved if _within(told, _LATEST_S) else when
+            self.facts.ended[event.node] = ended if _within(ended, _LATEST_S) else when
         elif event.kind == journal.FRAME:
             span = body.get("span")
-            if not isinstance(span, int | float) or not 0 < span < 1e6:
+            if not _within(span, _LONGEST_S):
                 raise EventError("a frame says no span")
             found = [(table, rows) for table in layout.TABLES if (rows := list(journal.rows_of(event, table)))]
             self.facts.ran(event.node, Run(event.epoch, event.boot, when - span, when, event.seq, event.seq))
@@ -175,10 +184,9 @@ class Gathering:
         for row in rows:
             if table in _TIMES:
                 times = {
-                    name: ns(row[name] - moved if isinstance(row.get(name), int | float) else when)
-                    for name in _TIMES[table]
+                    name: ns(row[name] - moved if _within(row.get(name), _LATEST_S) else when) for name in _TIMES[table]
                 }
-                row = {"node": node, **row, **times}
+                row = {**row, "node": node, **times}
             else:
                 row = {"time": ns(when), "span": span, **row, "node": node}
             if "span" in row and row["span"] is None:
@@ -219,10 +227,15 @@ def ns(seconds: float) -> int:
     return round(seconds * 1e6) * 1000
 
 
+def _within(value: Any, most: float) -> TypeGuard[float]:
+    """Return whether a value is a number above 0 and below `most`."""
+    return type(value) in (int, float) and 0 < value < most
+
+
 def _moved(event: Event, arrived: Arrived) -> float:
     """Return how far the clock was ahead that a record has its time of, where that is too far; else 0."""
     up = event.body.get("up")
-    if arrived.booted is not None and event.boot == arrived.boot and isinstance(up, int | float):
+    if arrived.booted is not None and event.boot == arrived.boot and _within(up, _LATEST_S):
         off = event.time - (arrived.booted + up)
     else:
         off = arrived.ahead or 0.0

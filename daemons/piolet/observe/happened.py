@@ -108,13 +108,14 @@ def happened(record: Mapping[str, Any]) -> Happened | None:
         return Happened(
             float(record["time"]) - float(record.get("offset") or 0.0), str(record["node"]), str(record["kind"]),
             str(record["source"]), str(record.get("severity", "")), str(record.get("step", "")),
-            str(record.get("subject", "")), _words(str(record["kind"]), body), body,
+            str(record.get("subject", "")), words(str(record["kind"]), body), body,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _words(kind: str, body: Mapping[str, Any]) -> str:
+def words(kind: str, body: Mapping[str, Any]) -> str:
+    """Return what a record says, as a sentence."""
     for key in ("text", "reason"):
         if body.get(key):
             return str(body[key])[:300]

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from piolet.base.errors import ObserveError, PioletError
-from piolet.observe import bounded, finishing, packing, reading, thinning, writing
+from piolet.observe import bounded, finishing, joining, packing, reading, thinning, writing
 from piolet.observe.catalogue import GONE, OPEN, PACKED, ROLLED, THINNED, WHOLE, Catalogue, Row, size_of
+from piolet.observe.joining import Happened
 from piolet.observe.keepsettings import KeepConfig
 
 _LOG = logging.getLogger("piolet-central")
@@ -25,23 +26,32 @@ _PACK_AFTER_S = 7 * 86400.0
 _REMARKS_S = 45 * 86400.0
 _STATE_S = 6 * 3600.0
 _DAY_S = 86400.0
+_RUNS_MOST = 64 << 20  # of a step that runs and has more there are findings at its end only: others wait meanwhile
+_AGAIN_S, _AGAIN_MOST_S = 330.0, 3600.0  # after a step's tables were made events are asked for once more
+_JOIN_LEAST_S, _JOIN_SHARE = 30.0, 10.0  # between two joinings of a step: whoever sends marks does not say how often
 _AT_ONCE = 200  # so many steps a turn are thinned, packed or removed
 
 
 class Keeper:
     """Keeps what is below `root` as the site wants it."""
 
-    def __init__(self, root: Path, config: KeepConfig, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, root: Path, config: KeepConfig, clock: Callable[[], float], happened: Happened | None = None
+    ) -> None:
         self.catalogue = Catalogue(root)
         self._config, self._clock = config, clock
         self._chores = float("-inf")
         self._judge = bounded.Judge(config.detectors)
+        self._find = self._judge.keep if config.findings else None
+        self._happened = happened
         self._failed: set[int] = set()
+        self._joined: dict[int, tuple[float, float]] = {}  # row -> when it was joined last, when it may be again
 
     def turn(self) -> None:
         """Do what is due. What fails is said once, and tried again."""
         now = self._clock()
         self._each(self._open, self.catalogue.rows("state = ?", OPEN))
+        self._later(now)
         self._judge.rest()
         if now - self._chores >= _CHORES_S or now < self._chores:
             self._chores = now
@@ -52,19 +62,57 @@ class Keeper:
             try:
                 work(row)
                 self._failed.discard(row.id)
-            except (PioletError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - what is wrong with one step's data keeps no other's waiting
                 if row.id not in self._failed:
-                    _LOG.error("%s of uid %d: %s", row.name, row.uid, getattr(error, "message", error))
+                    known = isinstance(error, PioletError | OSError)
+                    said = getattr(error, "message", error) if known else repr(error)
+                    _LOG.error("%s of uid %d: %s", row.name, row.uid, said, exc_info=None if known else error)
                 self._failed.add(row.id)
 
     def _open(self, row: Row) -> None:
         now, config = self._clock(), self._config
         if finishing.is_due(self.catalogue, row, now, config.silent_min * 60.0, config.settle_s):
-            finishing.finish(self.catalogue, row, now, find=self._judge.keep if config.findings else None)
+            finishing.finish(self.catalogue, row, now, find=self._find, happened=self._happened)
         elif row.last >= row.changed and now - row.changed >= max(_NEW_LEAST_S, _NEW_SHARE * (now - row.start)):
-            finishing.finish(self.catalogue, row, now, runs=True)
+            find = self._find if row.size <= _RUNS_MOST else None
+            finishing.finish(self.catalogue, row, now, runs=True, find=find, happened=self._happened)
         elif row.bytes > _SPOOL_MOST and not finishing.is_half_done(self.catalogue, row):
             finishing.part(self.catalogue, row)
+
+    def _later(self, now: float) -> None:
+        """Join what came when the tables were made already: marks that were sent, and events of the minutes after."""
+        for path, job, uid in list(joining.sent(self.catalogue.root)):
+            stamp = joining.stamp(path)
+            rows = self.catalogue.rows("job = ? and uid = ?", job, uid)
+            whole = [row for row in rows if row.state == WHOLE and not row.packed]
+            self._each(self._join, [row for row in whole if self._when(row) <= stamp])
+            late = any(self._when(row) <= stamp for row in whole)
+            if not late and not any(row.state == OPEN for row in rows):
+                with self.catalogue.transaction():  # the service writes these files in one
+                    if joining.stamp(path) == stamp:
+                        path.unlink(missing_ok=True)
+        if self._happened is not None:
+            since, until = now - _AGAIN_MOST_S, now - _AGAIN_S
+            rows = self.catalogue.rows("state = ? and packed = '' and changed > ? and changed < ?", WHOLE, since, until)
+            self._each(self._join, [row for row in rows if self._when(row) < row.changed + _AGAIN_S])
+        self._joined = {row: told for row, told in self._joined.items() if told[1] > now - _AGAIN_MOST_S}
+
+    def _when(self, row: Row) -> float:
+        """Return when what others know of a step was joined with its data last."""
+        return self._joined.get(row.id, (row.changed, 0.0))[0]
+
+    def _join(self, row: Row) -> None:
+        """Join what others know of a step whose tables are made, and look for findings anew where anything came."""
+        now, directory = self._clock(), self.catalogue.root / row.path
+        if now < self._joined.get(row.id, (0.0, 0.0))[1]:
+            return
+        self._joined[row.id] = self._when(row), now + _JOIN_LEAST_S
+        if finishing.join(self.catalogue, row, directory, self._happened):
+            if self._find is not None:
+                self._find(directory)
+            self.catalogue.change(row, size=size_of(directory))
+        took = self._clock() - now
+        self._joined[row.id] = now, now + max(_JOIN_LEAST_S, _JOIN_SHARE * took)
 
     def chores(self) -> None:
         """Thin, pack and remove what is old enough, and what is above the quota."""

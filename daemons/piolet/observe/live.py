@@ -43,7 +43,7 @@ class GpuNow:
 
 @dataclass(frozen=True)
 class NodeNow:
-    """A node; `age` is how old its last sample is, in seconds; `host` has means by name."""
+    """A node; `age` is how old its last sample is, in seconds: silent above `stale`; `host` has means by name."""
 
     name: str
     ended: bool
@@ -51,6 +51,7 @@ class NodeNow:
     gpus: tuple[GpuNow, ...] = ()
     host: dict[str, float] = field(default_factory=dict)
     simulated: str = ""
+    stale: float = 10.0
 
 
 def now(directory: Path, calibrations: Mapping[str, Peaks] | None = None, clock: float | None = None) -> list[NodeNow]:
@@ -116,11 +117,18 @@ def _gpu(
     if own is None or not len(own):
         return GpuNow(nothing, "", nothing, nothing, nothing, nothing)
     names = own.dtype.names or ()
-    peaks = peaks_of(str(device["name"]), calibrations, float(device.get("pcie", 0.0)))
     values = {name: own[name].astype(np.float32) for name in names if name not in ("device", "span", "end")}
+    return of_samples(values, own["span"], device, calibrations)
+
+
+def of_samples(
+    values: Mapping[str, Array], weights: Array, device: Mapping[str, Any], calibrations: Mapping[str, Peaks] | None
+) -> GpuNow:
+    """Return a GPU over some samples: values by quantity, and the seconds that each covers."""
+    nothing, weights = float("nan"), weights.astype(np.float64)
+    peaks = peaks_of(str(device.get("name", "")), calibrations, float(device.get("pcie") or 0.0))
     scored = saturation.score(values, peaks)
-    weights = own["span"]
-    mean = {name: _mean(own[name], weights) if name in names else nothing for name in _GPU}
+    mean = {name: _mean(values[name], weights) if name in values else nothing for name in _GPU}
     parts = {what: _mean(part, weights) for what, part in
              (("compute", scored.c), ("memory", scored.m), ("network", scored.n))}  # fmt: skip
     known = {what: part for what, part in parts.items() if not np.isnan(part)}

@@ -10,10 +10,13 @@ write there what they like: a line that is none is passed over, and no more than
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
 import math
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +30,8 @@ from piolet.observe import layout, results
 from piolet.observe.job import Mark
 
 MOST = 200_000
+SENT_MOST, SENT_BYTES = 50_000, 16 << 20
+"""Of a job, to the central service."""
 ORIGINS = COMMAND, OUTPUT, TENSORBOARD, WANDB = ("command", "output", "tensorboard", "wandb")
 _LINE_MOST = 1024
 _FILE_MOST = 64 << 20
@@ -106,14 +111,42 @@ def read(directory: Path) -> Iterator[Said]:
             data = files.read_small(str(directory / name), _FILE_MOST)[0]
         except (OSError, files.NotRegularError):
             continue
-        for line in data.splitlines():
-            one = _said(line) if len(line) <= _LINE_MOST else None
-            if one is None:
-                continue
+        for one in lines(data):
             if left == 0:
                 return
             left -= 1
             yield one
+
+
+def lines(data: bytes) -> Iterator[Said]:
+    """Yield the marks in a text; lines that are none are passed over."""
+    for line in data.splitlines():
+        if len(line) <= _LINE_MOST and (one := _said(line)) is not None:
+            yield one
+
+
+def packed(said: Iterable[Said]) -> tuple[bytes, int]:
+    """Return marks as they are sent, the last SENT_MOST of them, and how many are left out."""
+    whole = list(said)
+    return gzip.compress(text_of(whole[-SENT_MOST:]), compresslevel=6, mtime=0), max(0, len(whole) - SENT_MOST)
+
+
+def unpacked(body: bytes) -> list[Said]:
+    """Return marks that were sent. Raises ObserveError: it is no gzip, or there are too many of them, or bytes."""
+    machine = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        text = machine.decompress(body, SENT_BYTES + 1)
+    except zlib.error:
+        raise ObserveError("what was sent is no gzip") from None
+    found = list(itertools.islice(lines(text), SENT_MOST + 1)) if len(text) <= SENT_BYTES else []
+    if not machine.eof or len(text) > SENT_BYTES or len(found) > SENT_MOST:
+        raise ObserveError(f"a job has {SENT_MOST} marks at most, {SENT_BYTES >> 20} MiB together")
+    return found
+
+
+def text_of(said: Iterable[Said]) -> bytes:
+    """Return marks as lines."""
+    return b"".join(map(_line, said))
 
 
 def of_job(place: str | None, number_of_job: int, step: str = "") -> list[Said]:

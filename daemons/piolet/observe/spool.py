@@ -45,6 +45,7 @@ class Line:
     text: bytes
     began: float | None = None
     ended: bool = False
+    kind: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from piolet.observe.why import span
 
 _EVENTS = 5
 _WIDE = 90  # from so many columns on there is room for more than the saturation
-_STALE_S = 10.0
 # Okabe and Ito's colours, as the report's; from little to much.
 _COLOURS = ((0.2, "#888888"), (0.4, "#56B4E9"), (0.6, "#E69F00"), (1.01, "#009E73"))
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -113,7 +112,8 @@ def _gpus(gpus: Sequence[GpuNow]) -> Text:
     text = Text()
     for gpu in gpus:
         if math.isnan(gpu.saturation):
-            text.append("   ? ", "dim")
+            used = gpu.utilisation
+            text.append("   ? " if math.isnan(used) else f"u{100 * used:3.0f} ", "dim")
             continue
         colour = next(colour for most, colour in _COLOURS if gpu.saturation < most)
         block = _BLOCKS[round(min(1.0, gpu.saturation) * (len(_BLOCKS) - 1))]
@@ -143,4 +143,4 @@ def _number(value: float | None, factor: float, form: str) -> str:
 def _age(node: NodeNow) -> str:
     if node.ended:
         return "ended"
-    return f"silent {span(node.age)}" if node.age > _STALE_S else ""
+    return f"silent {span(node.age)}" if node.age > node.stale else ""

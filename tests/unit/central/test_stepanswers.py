@@ -12,6 +12,7 @@ import pytest
 from piolet.base.errors import EventError
 from piolet.central import stepanswers
 from piolet.central.answers import Asker
+from piolet.central.latest import Latest
 from piolet.observe import packing, writing
 from piolet.observe.catalogue import WHOLE, Catalogue, Row
 
@@ -40,7 +41,7 @@ def step(catalogue: Catalogue, job: int, uid: int) -> Row:
 def asked(catalogue: Catalogue, asker: int | None, question: str, **said: str) -> dict[str, Any]:
     """Ask as somebody; 0 is staff."""
     answers: Any = SimpleNamespace(ask={})
-    stepanswers.add(answers, catalogue.root)
+    stepanswers.add(answers, catalogue.root, Latest(lambda: START))
     found: dict[str, Any] = answers.ask["GET", question](Asker(asker, asker == 0, False), said)
     return found
 

@@ -114,6 +114,49 @@ def test_what_nobody_waits_for_is_sent_after_a_while(tmp_path: Path) -> None:
     assert service.have == {A: 4}
 
 
+def test_heartbeats_wait_for_company(tmp_path: Path) -> None:
+    """Where nothing else is new they go every five minutes; with whatever else goes, they go along."""
+    spool, service, clock = Spool(), Service(), Clock()
+    forwarder = Forwarder(spool, service, str(tmp_path), 5.0, clock, random.Random(1), beats_s=300.0)
+    spool.put(line(1))
+    forwarder.turn()
+    for beat in range(2, 9):  # one a minute
+        clock.now = 60.0 * beat
+        spool.put(line(beat))
+        forwarder.turn()
+    assert [seqs for _, seqs in service.asked] in ([[], [1], [2, 3, 4, 5]], [[], [1], [2, 3, 4, 5, 6]])
+    clock.now = 481.0
+    spool.put(line(9, kind="step.outcome", source="user", body={"why": "exit", "status": 0}))
+    forwarder.turn()
+    assert service.have == {A: 9}
+    spool.put(line(10), line(11, kind="step.outcome", source="user", body={"why": "exit", "status": 0}), line(12))
+    forwarder.turn()
+    assert service.have == {A: 9}
+    clock.now = 488.0
+    forwarder.turn()
+    assert service.have == {A: 12}
+    again = Forwarder(spool, service, str(tmp_path), 5.0, clock, random.Random(1), beats_s=300.0)
+    spool.put(line(13))
+    again.turn()
+    assert service.have == {A: 13}
+
+
+def test_what_was_not_taken_is_no_heartbeat_because_of_that(tmp_path: Path) -> None:
+    """A fault that could not be delivered does not wait for five minutes once the service is there again."""
+    spool, service, clock = Spool(), Service(), Clock()
+    forwarder = Forwarder(spool, service, str(tmp_path), 5.0, clock, random.Random(1), beats_s=300.0)
+    spool.put(line(1))
+    forwarder.turn()
+    service.fails = CentralError("away")
+    spool.put(line(2, kind="gpu.xid", source="kernel", severity="fatal"), line(3))
+    clock.now = 10.0
+    forwarder.turn()
+    service.fails = None
+    clock.now = 20.0
+    forwarder.turn()
+    assert service.have == {A: 3}
+
+
 @pytest.mark.parametrize(
     ("one", "urgent"),
     [

@@ -106,7 +106,7 @@ def test_the_screen_fits(width: int, color: bool) -> None:
         ):
             assert word in text, (word, text)
         line = next(line for line in text.splitlines() if line.startswith(" node9"))
-        assert " 90" in line and "?" in line and "2.0" in line and "4.0" in line
+        assert " 90" in line and "u100" in line and "2.0" in line and "4.0" in line
 
 
 def test_of_many_nodes_the_least_busy_are_shown() -> None:

@@ -13,7 +13,8 @@ from piolet.central.store import bodies
 from piolet.central.store.archive import Archive
 from piolet.central.store.database import StoreError, reason
 from piolet.central.store.rows import Names, Stored, events_of, names_in, stored
-from piolet.central.store.schema import TOLD, batches, conclusions, epochs, gaps, kept, names, notes
+from piolet.central.store.schema import PART, TOLD, batches, conclusions, epochs, gaps, kept, names, notes, part
+from piolet.events.batch import RECORDS_MAX
 from piolet.events.envelope import Event
 
 _PIECE = 200
@@ -84,9 +85,7 @@ class Reader:
         """Return the latest records of a node, the last one first."""
         with self._connected() as connection:
             number = self._named.find(connection, node)
-            streams = connection.execute(
-                sa.select(epochs.c.id, epochs.c.epoch).where(epochs.c.node == number, epochs.c.last >= since)
-            ).all()
+            streams = connection.execute(sa.select(epochs).where(epochs.c.node == number, epochs.c.last >= since)).all()
             found: list[Event] = []
             for stream in streams:
                 found += self._latest(connection, node, stream, since, most)
@@ -94,10 +93,8 @@ class Reader:
 
     def _latest(self, connection: sa.Connection, node: str, stream: Any, since: float, most: int) -> list[Event]:
         """Return at least the last `most` records of a stream since then, or all."""
-        query = sa.select(batches).where(batches.c.epoch == stream.id).order_by(batches.c.first.desc())
-        rows = connection.execution_options(yield_per=100).execute(query)
         found: list[Event] = []
-        for row in rows:
+        for row in self._backwards(connection, stream, most):
             if row.received + (row.offset or 0.0) < since - _SLACK_S:
                 break  # what was sent before `since` by its node's clock has nothing that is later by it
             lists = bodies.unpack_run(row.records)
@@ -106,22 +103,50 @@ class Reader:
             found += [one for one in events if one.time >= since]
             if len(found) >= most:
                 break
-        rows.close()
         return found
+
+    def of_node(self, node: str, since: float, until: float, most: int) -> list[Stored]:
+        """Return the latest records of a node that happened in a time by the service's clock, the first one first."""
+        found: list[Stored] = []
+        with self._connected() as connection:
+            number = self._named.find(connection, node)
+            streams = connection.execute(sa.select(epochs).where(epochs.c.node == number, epochs.c.last >= since)).all()
+            for stream in streams:
+                own: list[Stored] = []
+                for row in self._backwards(connection, stream, most):
+                    if row.received < since - _SLACK_S or len(own) >= most:
+                        break  # nothing comes before it happens
+                    lists = bodies.unpack_run(row.records)
+                    words = self._named.look_up(connection, names_in(lists))
+                    events = events_of(lists, row.first, self.cluster, words, node, stream.epoch)
+                    records = (stored(row.id, one, row.received, row.offset) for one in events)
+                    own += [one for one in records if since <= one.at <= until]
+                found += own
+        return sorted(found, key=lambda one: one.at)[-most:]
+
+    @staticmethod
+    def _backwards(connection: sa.Connection, stream: Any, most: int) -> Iterator[Any]:
+        """Yield the batches of a stream, the last one first: of so many parts at once as have `most` records, and more
+        and more if these are not enough.
+        """
+        query = sa.select(batches).where(batches.c.epoch == stream.id).order_by(batches.c.first.desc())
+        if stream.own:  # numbers that have gaps, and no order
+            yield from connection.execute(query).all()
+            return
+        upto, many = stream.have // PART, most // PART + 2
+        while upto >= 0:
+            yield from connection.execute(query.where(part > upto - many, part <= upto)).all()
+            upto, many = upto - many, 2 * many
 
     def record(self, node: str, epoch: str, seq: int) -> Event | None:
         """Return one record, or None."""
         with self._connected() as connection:
             number = self._named.find(connection, node)
-            query = (
-                sa.select(batches)
-                .join(epochs, epochs.c.id == batches.c.epoch)
-                .where(epochs.c.node == number, epochs.c.epoch == epoch, batches.c.first <= seq)
-                .order_by(batches.c.first.desc())
-                .limit(1)
-            )
-            row = connection.execute(query).first()
-            if row is None or row.last < seq:
+            stream = connection.scalar(sa.select(epochs.c.id).where(epochs.c.node == number, epochs.c.epoch == epoch))
+            begun = part.between((seq - RECORDS_MAX) // PART, seq // PART)
+            query = sa.select(batches).where(batches.c.epoch == stream, begun, batches.c.first <= seq)
+            row = connection.execute(query.order_by(batches.c.first.desc()).limit(1)).first()
+            if row is None:
                 return None
             lists = bodies.unpack_run(row.records)
             words = self._named.look_up(connection, names_in(lists))

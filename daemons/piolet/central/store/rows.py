@@ -34,9 +34,14 @@ class Stored:
 
 def stored(batch: int, event: Event, received: float, measured: float | None) -> Stored:
     """Return a record with the offset that was measured when it was sent, where it says none of its own."""
-    if event.offset is None and measured is not None and abs(measured) > _SKEW_S:
+    if event.offset is None and is_off(measured):
         event = dataclasses.replace(event, offset=measured)
     return Stored(batch, event, received, min(event.time - (event.offset or 0.0), received))
+
+
+def is_off(measured: float | None) -> bool:
+    """Return whether a clock is off, by what was measured of it."""
+    return measured is not None and abs(measured) > _SKEW_S
 
 
 class Names:

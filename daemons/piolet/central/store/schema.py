@@ -9,6 +9,7 @@ from __future__ import annotations
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 
@@ -63,18 +65,24 @@ batches = Table(
     "batches",
     METADATA,
     Column("id", _LONG, primary_key=True, autoincrement=False),
-    Column("epoch", Integer, nullable=False),
     Column("first", BigInteger, nullable=False),
-    Column("last", BigInteger, nullable=False),
     Column("received", Float(53), nullable=False),
-    Column("offset", Float(53)),  # how far the node's clock was ahead of the service's when it sent
+    Column("epoch", Integer, nullable=False),
     Column("records", LargeBinary, nullable=False, server_default=text("''")),
-    Index("ix_batches_epoch", "epoch", "first", unique=True),
+    Column("offset", Float(53)),  # how far the node's clock was ahead of the service's when it sent; none: seconds
+    Index("ix_batches_part", "epoch", text("(first / 256)")),
 )
 """What of one stream came together, by the order in which it came: that order is the rules' one.
 
-`records` are those from `first` to `last`, as `piolet.central.store.rows` makes lists of them, deflated (decision 132).
+`records` are those from `first` on, as `piolet.central.store.rows` makes lists of them, deflated (decision 132). The
+columns stand in the order in which PostgreSQL fills up none of them, and the index has one value for many rows, which
+it then keeps once (decision 163).
 """
+
+PART = 256
+"""Numbers of a stream that are of one part: whatever begins at one of them has one place in the index."""
+part: ColumnElement[int] = literal_column("batches.first / 256", BigInteger())
+"""The part of a batch's first number."""
 
 gaps = Table(
     "gaps",

@@ -19,8 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from piolet.base.errors import EventError
 from piolet.central.store import bodies
 from piolet.central.store.database import StoreError, reason
-from piolet.central.store.rows import Names, Stored, list_of, stored
-from piolet.central.store.schema import TOLD, batches, epochs, gaps, kept
+from piolet.central.store.rows import Names, Stored, is_off, list_of, stored
+from piolet.central.store.schema import PART, TOLD, batches, epochs, gaps, kept, part
 from piolet.events.envelope import Event
 
 _STREAMS_MOST = 200_000
@@ -70,6 +70,7 @@ class _Stream:
     number: int
     have: int
     own: bool
+    written: int  # what of `have` the data base knows
 
 
 class Writer:
@@ -127,9 +128,8 @@ class Writer:
         known: set[int] = set()
         numbers = sorted(by_number)
         for start in range(0, len(numbers), 500):
-            query = sa.select(batches.c.first).where(
-                batches.c.epoch == stream.number, batches.c.first.in_(numbers[start : start + 500])
-            )
+            parts = {number // PART for number in numbers[start : start + 500]}
+            query = sa.select(batches.c.first).where(batches.c.epoch == stream.number, part.in_(parts))
             known |= set(work.connection.scalars(query))
         found = []
         for seq in (one for one in by_number if one not in known):
@@ -194,15 +194,15 @@ class Writer:
                 new = {"node": node, "epoch": epoch, "have": 0, "first": received, "last": received, "own": int(own)}
                 number = connection.scalar(sa.insert(epochs).values(new).returning(epochs.c.id))
                 assert number is not None
-                self._streams[key] = _Stream(number, 0, own)
+                self._streams[key] = _Stream(number, 0, own, 0)
             else:
-                self._streams[key] = _Stream(row.id, row.have, bool(row.own))
+                self._streams[key] = _Stream(row.id, row.have, bool(row.own), row.have)
         return self._streams[key]
 
 
 _SEEN = (
     sa.update(epochs)
-    .where(epochs.c.id == sa.bindparam("of"))
+    .where(epochs.c.id == sa.bindparam("of"), epochs.c.have == sa.bindparam("before"))
     .values(have=sa.bindparam("upto"), last=sa.bindparam("when"))
 )
 
@@ -215,7 +215,7 @@ class _Work:
         self.next = number
         self._batches: list[dict[str, Any]] = []
         self._gaps: list[dict[str, Any]] = []
-        self._seen: dict[int, dict[str, Any]] = {}
+        self._seen: dict[int, tuple[_Stream, float]] = {}
         self._told: Counter[str] = Counter()
 
     def close(
@@ -227,8 +227,8 @@ class _Work:
         before = (run[0].seq, *(event.seq for event in run))
         lists = [list_of(self.connection, named, event, seq) for event, seq in zip(run, before, strict=False)]
         self._batches.append({
-            "id": self.next, "epoch": stream.number, "first": run[0].seq, "last": run[-1].seq,
-            "received": received, "offset": offset, "records": bodies.pack_run(lists),
+            "id": self.next, "epoch": stream.number, "first": run[0].seq, "received": received,
+            "offset": offset if is_off(offset) else None, "records": bodies.pack_run(lists),
         })  # fmt: skip
         self.next += 1
         return [stored(self.next - 1, event, received, offset) for event in run]
@@ -249,16 +249,27 @@ class _Work:
 
     def seen(self, stream: _Stream, when: float) -> None:
         """Note up to where a stream is here."""
-        self._seen[stream.number] = {"of": stream.number, "upto": stream.have, "when": when}
+        self._seen[stream.number] = (stream, when)
 
     def finish(self) -> None:
-        """Write it all."""
+        """Write it all. Raises StoreError: another process has written to one of the streams."""
+        if self._seen:
+            self._see()
         for table, rows in ((batches, self._batches), (gaps, self._gaps)):
             if rows:
                 self.connection.execute(sa.insert(table), rows)
-        if self._seen:
-            self.connection.execute(_SEEN, list(self._seen.values()))
         for name, records in self._told.items():
             more = sa.update(kept).where(kept.c.name == name).values(value=kept.c.value + records)
             if not self.connection.execute(more).rowcount:
                 self.connection.execute(sa.insert(kept).values(name=name, value=records))
+
+    def _see(self) -> None:
+        """Write up to where streams are here, where they are as far as was known: so no record is here twice."""
+        seen = [
+            {"of": stream.number, "before": stream.written, "upto": stream.have, "when": when}
+            for stream, when in self._seen.values()
+        ]
+        if self.connection.execute(_SEEN, seen).rowcount != len(seen):
+            raise StoreError("another process writes to the store", "systemctl status piolet-central, on all machines")
+        for stream, _ in self._seen.values():
+            stream.written = stream.have

@@ -141,3 +141,8 @@ def called(step: Observed, row: int) -> str:
     """Return what a GPU is called in sentences."""
     gpu = step.gpus[row]
     return f"GPU {gpu.index} of {gpu.node}"
+
+
+def moment(step: Observed, at: float) -> int | None:
+    """Return a time in nanoseconds since 1970 of seconds since the start; None: of a mark without a time."""
+    return step.start + int(at * 1e9) if np.isfinite(at) else None

@@ -26,14 +26,14 @@ class LinkRetries(Detector):
 
     def find(self, step: Observed) -> Iterable[Finding]:
         """Return a finding for each port."""
-        events = step.table("events", ["node", "subject", "kind"]).to_pylist()
+        events = step.table("events", ["node", "subject", "kind", "source"]).to_pylist()
         flaps: dict[tuple[str, str], int] = {}
         for event in events:
             if event["kind"] == "link.flap":
                 port = str(event["subject"] or "").removeprefix("port:")
                 flaps[event["node"] or "", port] = flaps.get((event["node"] or "", port), 0) + 1
         found: dict[tuple[str, str], Finding] = {}
-        told = bool(events)
+        told = any(event["source"] in ("kernel", "root") for event in events)
         for quantity in ("retries", "errors"):
             keys, rates = step.lines("net", quantity)
             told |= bool(keys) and signals.covered(rates) >= signals.COVERED

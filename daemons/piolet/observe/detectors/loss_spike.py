@@ -76,5 +76,5 @@ class LossSpike(Detector):
             effect, text,
             "go back to the checkpoint before it; then a lower learning rate, clipped gradients, or without the batch "
             "at that step; if it comes back on one node only, vet that node: wrong arithmetic does this",
-            step.start + int(first * 1e9), step.start + int(last * 1e9), None, name, evidence, unit=unit,
+            signals.moment(step, first), signals.moment(step, last), None, name, evidence, unit=unit,
         )  # fmt: skip

@@ -57,7 +57,7 @@ class ThroughputDrift(Detector):
                 f"{name} fell by {signals.percent(fall)}, from {best:.4g} to {parts[-1]:.4g}, {how}",
                 "look at what grows meanwhile: memory that fragments, a data set that is read further out, logs, a GPU "
                 "that gets hot; a restart from a checkpoint shows whether it is the process or the node",
-                step.start + int(where[0] * 1e9), step.start + int(where[-1] * 1e9), None, name,
+                signals.moment(step, where[0]), signals.moment(step, where[-1]), None, name,
                 {"from": best, "to": float(parts[-1]), "tau": round(tau, 2)},
             ))  # fmt: skip
         return found

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import ClassVar
 
-from piolet.api import OF_STEP, Place, Rates, Row, Source, Unavailable
+from piolet.api import OF_STEP, Place, Rates, Row, Source, Unavailable, why_unread
 
 from ._processes import GROUPS_MAX, SLURMSTEPD, TooMany, is_roots, pids_of, stat_of
 
@@ -59,7 +59,7 @@ class Groups(Source):
             except TooMany as why:
                 self.blank(str(why))
             except (OSError, ValueError, KeyError, IndexError) as error:
-                self.blank(f"{type(error).__name__}: {error}"[:120])
+                self.blank(why_unread(error))
         return [Row("", values)]
 
     def _of_memory(self, values: dict[str, float], now: int) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from piolet.api import HOST_QUANTITIES, Collector, Reading, Target, Unavailable
+from piolet.api import HOST_QUANTITIES, Collector, Reading, Target, Unavailable, why_unread
 
 from ._network import Network
 
@@ -75,7 +75,7 @@ class HostCollector(Collector):
             except _MissingError as why:
                 self.blank(part.__name__.strip("_"), str(why))
             except (OSError, ValueError, IndexError, KeyError) as error:
-                self.blank(part.__name__.strip("_"), f"{type(error).__name__}: {error}"[:120])
+                self.blank(part.__name__.strip("_"), why_unread(error))
         if self._nics is not None and (busiest := self._nics.read(now)) is not None:
             gauges["nic"], gauges["nic_rate"] = busiest
         span = (now - self._taken) / 1e9 if self._taken else 0.0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from piolet.api import Place, Unavailable
+from piolet.api import Place, Target, Unavailable
 from piolet.observe.sources.files import Files, Moved, gained
 from piolet.observe.sources.groups import Groups
+from piolet.samples.collectors.host import HostCollector
 
 from .trees import SECOND, only, opened, plant
 
@@ -57,6 +59,24 @@ def test_version_1_counts_kills_in_each_group(tmp_path: Path) -> None:
     assert only(source.read(11 * SECOND)) == {
         "memory_file": 40.0, "memory_limit": 900.0, "out_of_memory": 3.0, "processes": 1.0, "blocked": 0.0,
     }  # fmt: skip
+
+
+def test_groups_that_are_gone_are_those_of_a_step_that_ended(tmp_path: Path) -> None:
+    """They go before the next look: that is no fault of a source, and no path is in the reason."""
+    plant(
+        tmp_path, {**two(0), f"{TWO}/cpu.stat": "usage_usec 5\n", "/proc/stat": "cpu 1\n", **process(11), **process(12)}
+    )
+    source, host = opened(Groups, tmp_path, ("", TWO)), HostCollector()
+    host.open(Target(groups=(("", TWO),), root=str(tmp_path)))
+    source.read(SECOND)
+    host.read(SECOND)
+    host.blanks.clear()
+    shutil.rmtree(f"{tmp_path}{TWO}")
+    source.read(11 * SECOND)
+    host.read(11 * SECOND)
+    reasons = {reason for _, reason in {**source.blanks, **host.blanks} if "control group is" in reason}
+    assert reasons == {"the control group is gone: the step has ended"}
+    assert not [why for _, why in {**source.blanks, **host.blanks} if "Errno" in why or str(tmp_path) in why]
 
 
 def test_without_a_limit_there_is_none_and_no_number(tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""Takes the marks of a job that its user sends: to be joined with the data of that user's steps (observe/joining.py).
+
+Whoever asks is who MUNGE or the kernel says, and a job's data that are not theirs are not there: nobody says anything
+of another's job. A job's marks are one file, bounded, written anew each time; there is one only for a job of which
+nodes have told, and it goes when it is joined.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from piolet.base import files
+from piolet.base.errors import EventError, ObserveError
+from piolet.central.doors import RefusedError
+from piolet.central.store.database import StoreError
+from piolet.observe import joining, marks
+from piolet.observe.catalogue import OPEN, WHOLE, Catalogue
+from piolet.observe.marks import Said
+
+PACKED_MOST = 4 << 20
+_JOB = re.compile(r"[1-9][0-9]{0,9}")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A user's marks of a job, checked."""
+
+    uid: int
+    job: str
+    found: list[Said]
+
+    def keep(self, catalogue: Catalogue) -> dict[str, Any]:
+        """Keep them, and return of which steps. Raises EventError: there is none that they could be joined with."""
+        path = joining.place(catalogue.root, self.job, self.uid)
+        with catalogue.transaction():  # what removes these files does it in one
+            rows = catalogue.rows("job = ? and uid = ?", self.job, self.uid)
+            fit = [row for row in rows if row.state == OPEN or (row.state == WHOLE and not row.packed)]
+            if not fit:
+                why = "they are thinned or packed by now" if rows else "no node told of it"
+                raise EventError(f"there are no data of job {self.job} to join marks with: {why}")
+            try:
+                path.parent.mkdir(exist_ok=True)
+                files.write_whole(str(path), marks.text_of(self.found), f"{path}.{os.getpid()}", mode=0o600, sync=True)
+            except OSError as error:
+                raise StoreError(f"marks cannot be kept: {error.strerror}") from None
+        return {"steps": sorted(row.name for row in fit), "marks": len(self.found)}
+
+
+def sent(uid: int | None, job: str, body: bytes) -> Sent:
+    """Return what a user sends. Raises RefusedError, EventError."""
+    if uid is None:
+        raise RefusedError(403, "marks come from users, and not from a certificate")
+    if _JOB.fullmatch(job) is None:
+        raise EventError("marks are of a job, by its number")
+    try:
+        return Sent(uid, job, marks.unpacked(body))
+    except ObserveError as error:
+        raise EventError(error.message) from None
