@@ -159,6 +159,20 @@ def test_what_the_machine_has_of_controllers(tmp_path: Path) -> None:
         controllers.find(CONTROLLERS.rpartition("3")[0] + two)
 
 
+def test_each_node_has_a_group_of_its_own(tmp_path: Path) -> None:
+    """It sees no other node's steps. A fresh cpuset is empty, and so is one in it."""
+    mounts = {name: tmp_path / name for name in ("cpuset", "freezer")}
+    made = [tmp_path / "cpuset/piolet-cluster-a", *(tmp_path / f"cpuset/piolet-cluster-a/node{n}" for n in (1, 2))]
+    for group in made:  # as the kernel makes its files
+        group.mkdir(parents=True)
+        (group / "cpuset.cpus").write_text("\n")
+    (tmp_path / "cpuset" / "cpuset.cpus").write_text("0-1\n")
+    (tmp_path / "freezer").mkdir()
+    controllers.prepare(controllers.Controllers(1, mounts), "a", ["node1", "node2"])
+    assert [(group / "cpuset.cpus").read_text() for group in made] == ["0-1\n"] * 3
+    assert sorted(path.name for path in (tmp_path / "freezer/piolet-cluster-a").iterdir()) == ["node1", "node2"]
+
+
 def test_a_group_of_version_2_that_another_node_uses_is_refused(tmp_path: Path) -> None:
     scope = tmp_path / "system.slice" / "node1_slurmstepd.scope"
     scope.mkdir(parents=True)
