@@ -81,7 +81,7 @@ rpm: $(if $(shell command -v dpkg-query),bootstrap)
 cluster: plugins
 	@$(PYTHON) -m tools.cluster up --nodes $(NODES) --gpus $(GPUS) $(if $(filter 1,$(CGROUPS)),--cgroups) \
 		$(if $(filter 1,$(ACCOUNTING)),--accounting) $(if $(filter 1,$(CENTRAL)),--central) --dir build/cluster
-	@$(if $(filter 1,$(OUTCOMES)),cd build/cluster/etc/plugstack.conf.d && mv -f outcomes.conf.off outcomes.conf,:)
+	@$(if $(filter 1,$(OUTCOMES)),cd build/cluster/etc/plugstack.conf.d && { test -e outcomes.conf || mv outcomes.conf.off outcomes.conf; },:)
 
 status:
 	@$(TOOL) status --dir build/cluster

@@ -12,7 +12,7 @@ from piolet.central.rules.engine import Engine
 from piolet.central.rules.language import parse
 from piolet.events.envelope import FATAL, Event
 
-from tests.unit.central.making import CATALOGUE, DAY, HOUR, MINUTE, concluded, event, of_catalogue, waited
+from tests.unit.central.making import CATALOGUE, DAY, HOUR, MINUTE, START, concluded, event, of_catalogue, waited
 
 
 @dataclass
@@ -23,12 +23,14 @@ class Case:
     least  so many fire it
     so     an event that just does not, in the place of the last one
     then   what ends it
+    back   seconds after each event but the last until Slurm has the node in service again; None: it was all the time
     """
 
     make: Callable[[int], Event]
     least: int
     so: Callable[[], Event]
     then: Event | float
+    back: float | None = None
 
 
 def _repeated(kind: str, every: float, **rest: Any) -> Callable[[int], Event]:
@@ -95,8 +97,8 @@ CASES = {
         event("site.note", 900 * DAY),
     ),
     "down-often": Case(
-        _repeated("slurm.node_state", 9 * DAY, **DOWN), 3, lambda: event("slurm.node_state", 31 * DAY, **DOWN),
-        event("site.repair", 40 * DAY),
+        _repeated("slurm.node_state", 2.1 * DAY, **DOWN), 3, lambda: event("slurm.node_state", 4.1 * DAY, **DOWN),
+        event("site.repair", 40 * DAY), back=HOUR,
     ),
     "drain-flapping": Case(
         _repeated("slurm.node_state", 2 * DAY, **DRAIN), 3, lambda: event("slurm.node_state", 7.1 * DAY, **DRAIN),
@@ -147,7 +149,11 @@ def test_every_rule_of_the_catalogue_is_tried() -> None:
 
 
 def _events(case: Case, last: Iterable[Event] = ()) -> list[Event]:
-    return [*(case.make(number) for number in range(case.least - 1)), *last]
+    first = [case.make(number) for number in range(case.least - 1)]
+    resumed = [] if case.back is None else [
+        event("slurm.node_state", one.time - START + case.back, body={"state": "resume"}) for one in first
+    ]  # fmt: skip
+    return [*sorted((*first, *resumed), key=lambda one: one.time), *last]
 
 
 def _until(name: str, events: list[Event]) -> float:
@@ -197,6 +203,29 @@ def test_a_copy_of_an_event_is_no_second_one(name: str) -> None:
     first = _events(case)
     copies = [copy for one in first for copy in [one] * 4]
     assert concluded([of_catalogue(name)], copies, until=_until(name, copies)) == []
+
+
+@pytest.mark.parametrize("many", [1, 2])
+@pytest.mark.parametrize("name", ["link-flaps", "link-degraded"])
+def test_a_line_card_is_no_nodes_fault(name: str, many: int) -> None:
+    """The ports of two nodes go down within half a minute, again and again, also where that is over the full minute."""
+    every = 15 * MINUTE if name == "link-flaps" else 4 * HOUR
+    flaps = [event("link.flap", 49 + number * every + 25 * node, f"n{node}", **FLAP)
+             for number in range(9) for node in range(many)]  # fmt: skip
+    out = concluded([of_catalogue(name)], flaps, until=2 * DAY)
+    assert {one.node for one in out} == ({"n0"} if many == 1 else set())
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_program_that_takes_nodes_down_is_no_nodes_fault(nodes: int) -> None:
+    """Its user tries it six times within a week, on one node or on two, which go down within a quarter of an hour."""
+    rule, events = of_catalogue("down-often"), []
+    for day in (0.0, 0.5, 1.7, 2.5, 4.2, 5.0):
+        for node in range(nodes):
+            at = day * DAY + 800 * node
+            events += [event("slurm.node_state", at, f"n{node}", **DOWN),
+                       event("slurm.node_state", at + HOUR, f"n{node}", body={"state": "resume"})]  # fmt: skip
+    assert concluded([rule], sorted(events, key=lambda one: one.time), until=8 * DAY) == []
 
 
 def test_what_users_bring_about_asks_for_a_re_vet_only() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from piolet.base.errors import RuleError
-from piolet.central.conclusions import encode
+from piolet.central.conclusions import Conclusion, encode
 from piolet.central.rules.engine import Engine
 from piolet.central.rules.inservice import CHANGES_MAX, OUT_MOST, InService
 from piolet.central.rules.replay import replay
@@ -128,7 +128,7 @@ def test_one_failure_with_many_signs_is_one_episode() -> None:
 
 
 def test_a_train_of_a_good_node_is_no_lemon_and_a_node_that_never_works_is() -> None:
-    """Ten failures in a month, with repairs that mend nothing; and sixteen without two good weeks in between."""
+    """Ten failures in a month, with repairs that mend nothing; and 24 without two good weeks in between."""
 
     def failed(many: int) -> list[Event]:
         made = []
@@ -138,8 +138,42 @@ def test_a_train_of_a_good_node_is_no_lemon_and_a_node_that_never_works_is() -> 
         return made
 
     assert "lemon" not in {one.rule for one in concluded(rules(CATALOGUE), failed(10), until=31 * DAY)}
-    assert "lemon" not in {one.rule for one in concluded(rules(CATALOGUE), failed(15), until=46 * DAY)}
-    assert "lemon" in {one.rule for one in concluded(rules(CATALOGUE), failed(16), until=46 * DAY)}
+    assert "lemon" not in {one.rule for one in concluded(rules(CATALOGUE), failed(23), until=70 * DAY)}
+    assert "lemon" in {one.rule for one in concluded(rules(CATALOGUE), failed(24), until=70 * DAY)}
+
+
+@pytest.mark.parametrize(
+    ("days", "named"),
+    [
+        ((0, 30, 60), True), ((0, 40, 80), False), ((0, 200, 400, 600), True), ((0, 300, 600, 900), False),
+        ((0, 300, 600, 900, 1200), True), ((0, 400, 800, 1200, 1600), False),
+    ],
+)  # fmt: skip
+def test_how_many_episodes_are_too_many_goes_by_the_hours_of_work(days: tuple[int, ...], named: bool) -> None:
+    """Three in ten weeks, four in two years, five in four."""
+    failures = [event("gpu.xid", day * DAY, subject="gpu:GPU-1", severity="fatal", body={"xid": 79}) for day in days]
+    out = concluded(rules(CATALOGUE), failures, until=(days[-1] + 1) * DAY)
+    assert ("lemon" in {one.rule for one in out}) is named
+
+
+def test_hours_of_work_are_those_in_service_since_the_last_case() -> None:
+    flaps = {"when": '"worked > 100.0"', "window": '"10d"', "recovery": '["ack"]'}
+    engine = Engine(rules(**flaps))
+    away = [_state("drain", 1), _state("resume", 3)]
+    each = sorted([*_flaps(0, 6.1, 6.3, 30), *away], key=lambda one: one.time)
+    first, last = _opened(engine, each)
+    assert first.values["worked"] == 103.2  # 6.3 days but two
+    assert last.values["worked"] == 240.0  # the window, and not all of its age
+
+
+def _opened(engine: Engine, events: list[Event]) -> list[Conclusion]:
+    """Take events, and have each case acknowledged at once."""
+    found = []
+    for one in events:
+        for case in engine.take(one):
+            found.append(case)
+            engine.take(event("site.note", one.time - START + 1, body={"case": case.case}))
+    return found
 
 
 @pytest.mark.parametrize("changes", [{"apart": '"7d"'}, {"when": '"episodes >= 3"'}])

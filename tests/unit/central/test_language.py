@@ -48,7 +48,7 @@ def test_a_rule_that_changes_has_another_digest() -> None:
         ({"when": '"cuont >= 5"'}, "rules.toml:8:9: rule 'few': when: there is no 'cuont' here",
          "did you mean 'count'?"),
         ({"when": '"1 < 2"'}, "rules.toml:8:8: rule 'few': when asks nothing of the events",
-         "speak of count, episodes, users, jobs, subjects, lifetime, since_repair, age, last"),
+         "speak of count, episodes, users, jobs, subjects, lifetime, since_repair, age, worked, last"),
         ({"when": '"count >= 900"'}, "rules.toml:8:8: rule 'few': when counts up to 900",
          "at most 256 are kept of a node"),
         ({"when": "\"'\" + \"'\""}, "this is not valid TOML", "one table for each rule: [its-name]"),

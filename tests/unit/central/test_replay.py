@@ -103,11 +103,11 @@ SACCT = """JobIDRaw|JobID|UID|State|ExitCode|NodeList|Submit|Start|End
 """
 SACCTMGR = """NodeName|TimeStart|TimeEnd|State|Reason|User
 n9|1800000000|1800000300|DOWN*|Not responding|slurm
-n9|1800100000|1800100300|DOWN*|Not responding|slurm
 n9|1800200000|1800200300|DOWN*|Not responding|slurm
+n9|1800400000|1800400300|DOWN*|Not responding|slurm
 n5|1800000000|1800000300|DOWN+POWERED_DOWN|Not responding|slurm
-n5|1800100000|1800100300|DOWN+POWERED_DOWN|Not responding|slurm
 n5|1800200000|1800200300|DOWN+POWERED_DOWN|Not responding|slurm
+n5|1800400000|1800400300|DOWN+POWERED_DOWN|Not responding|slurm
 n6|1800000000|1800000300|DRAIN|test|root
 """
 
@@ -126,7 +126,7 @@ def test_a_site_that_has_accounting_alone(tmp_path: Path, capsys: pytest.Capture
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == (
-        "20 records of 5 nodes, 2027-01-15T08:00:00Z to 2027-01-17T15:38:20Z; 3 failures of nodes since "
+        "20 records of 5 nodes, 2027-01-15T08:00:00Z to 2027-01-19T23:11:40Z; 3 failures of nodes since "
         "2027-01-15T08:00:00Z"
     )
     assert [line.split() for line in lines[1:5]] == [

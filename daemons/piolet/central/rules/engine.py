@@ -195,10 +195,16 @@ class Engine:
         return track
 
     def _group(self, index: int, rule: Rule, event: Event, word: trust.Evidence) -> set[str]:
-        of: tuple[Any, ...] = (index, event.kind, int(word.time // max(60.0, rule.burst)))
-        if event.job is not None and word.users:
-            of = (index, event.job, event.step.partition("+")[0], event.run)  # of all components of one step
-        return self._together(of, event.node)
+        if event.job is not None and word.users:  # of all components of one step
+            return self._together((index, event.job, event.step.partition("+")[0], event.run), event.node)
+        return self._meanwhile((index, event.kind), rule, word.time, event.node)
+
+    def _meanwhile(self, of: tuple[Any, ...], rule: Rule, time: float, name: str) -> set[str]:
+        """Return the nodes that are struck in the same burst, or less than half of one before or after it."""
+        width = max(60.0, rule.burst)
+        cell, within = divmod(time, width)
+        self._together((*of, int(cell - 1 if within < width / 2 else cell + 1)), name)
+        return self._together((*of, int(cell)), name)
 
     def _together(self, of: tuple[Any, ...], name: str) -> set[str]:
         group = self.groups.get(of)
@@ -243,7 +249,7 @@ class Engine:
         """Count that a node is silent. Its group is those that fell silent in the same minutes."""
         rule, node = self.rules[index], self.nodes[name]
         at = self.now
-        group = self._together((index, int(at // max(60.0, rule.burst))), name) if rule.alone else trust.NOBODY
+        group = self._meanwhile((index,), rule, at, name) if rule.alone else trust.NOBODY
         track = self._track(node, index, ())
         if track.add(trust.Evidence(at, at, key, False, None, None, "", group), rule):
             self._added((name, index, ()), track, at, out)
@@ -262,11 +268,11 @@ class Engine:
         floor = self._floor(rule, node, track)
         for moment in (at, *track.later(at, min(rule.window, 1e9))):
             counted = track.counted(rule, moment, floor, self.now)
-            if counted and self._holds(rule, node, track, counted, moment):
-                self._open(place, track, counted, moment, out)
+            if counted and self._holds(rule, node, track, counted, moment, floor):
+                self._open(place, track, counted, moment, floor, out)
                 return
 
-    def _values(self, rule: Rule, node: Node, track: Track, counted: list[trust.Evidence], at: float) -> dict[str, Any]:
+    def _values(self, rule: Rule, node: Node, track: Track, counted: Words, at: float, floor: float) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for name in rule.when.names:
             if name == "count":
@@ -283,6 +289,9 @@ class Engine:
                 values[name] = track.total
             elif name == "since_repair":
                 values[name] = sum(one.time > node.repaired for one in counted)
+            elif name == "worked":
+                begin = max(at - rule.window, floor, node.first)
+                values[name] = round(node.service.worked(begin, at) / 3600, 3)
             elif name == "age":
                 values[name] = round((at - node.first) / 3600, 3)
             else:
@@ -290,15 +299,13 @@ class Engine:
                 values[name] = round((at - before[-1]) / 3600, 3) if before else None
         return values
 
-    def _holds(self, rule: Rule, node: Node, track: Track, counted: Words, at: float) -> bool:
-        holds = rule.when.holds(self._values(rule, node, track, counted, at))
+    def _holds(self, rule: Rule, node: Node, track: Track, counted: Words, at: float, floor: float) -> bool:
+        holds = rule.when.holds(self._values(rule, node, track, counted, at, floor))
         if holds is None:
             self.troubles[rule.name] = self.troubles.get(rule.name, 0) + 1
         return bool(holds)
 
-    def _open(
-        self, place: Place, track: Track, counted: list[trust.Evidence], at: float, out: list[Conclusion]
-    ) -> None:
+    def _open(self, place: Place, track: Track, counted: Words, at: float, floor: float, out: list[Conclusion]) -> None:
         name, index, parts = place
         rule, node = self.rules[index], self.nodes[name]
         if rule.then == REVET:
@@ -310,9 +317,8 @@ class Engine:
         case = case_of(rule.name, node.cluster, name, where, keys[0])
         track.case = (case, at)
         self.open.add(case)
-        values = {
-            key: value for key, value in self._values(rule, node, track, counted, at).items() if value is not None
-        }
+        known = self._values(rule, node, track, counted, at, floor)
+        values = {key: value for key, value in known.items() if value is not None}
         words = sentence(rule, name, where, counted, values)
         out.append(Conclusion(case, rule.name, rule.digest, node.cluster, name, where, round(at, 3), OPEN, rule.then,
                               words, keys, values))  # fmt: skip

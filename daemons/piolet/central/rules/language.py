@@ -25,10 +25,10 @@ from piolet.events.kinds import KINDS
 
 SIZE_MAX, RULES_MAX, KEEP_MAX, ALONE_MAX = 1 << 20, 200, 256, 60
 LIFETIME = float("inf")
-VALUES = ("count", "episodes", "users", "jobs", "subjects", "lifetime", "since_repair", "age", "last")
+VALUES = ("count", "episodes", "users", "jobs", "subjects", "lifetime", "since_repair", "age", "worked", "last")
 """What `when` may speak of: bursts in the window; the episodes that they are of, as `apart` has it; the users, jobs and
 subjects that they are of; all bursts ever; those since the last repair; hours since the node was first heard of; hours
-since the burst before."""
+of these in which it was in service and bursts count; hours since the burst before."""
 FIELDS = ("kind", "source", "severity", "subject", "uid", "job", "step", "run")
 """What `where` may speak of besides the keys of the events' bodies."""
 REPAIR, REVETTED, BOOT, RESUME, HEARD, PERSON, QUIET = RECOVERIES = (
