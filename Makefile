@@ -14,7 +14,7 @@ PYTHON = $(shell readlink -f build)/venv/bin/python
 # What ends a cluster must work even where the virtual environment does not.
 TOOL = $(if $(wildcard $(PYTHON)),$(PYTHON),/usr/bin/python3) -m tools.cluster
 
-SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name '*.js' -o -name '*.css' -o -name '*.toml' -o -name 'slurm_ext.c' -o -name 'wire.h' 2>/dev/null | grep -v -e '/_wire.py$$' -e '/_munge.py$$') \
+SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name '*.js' -o -name '*.css' -o -name '*.toml' -o -name '*.json' -o -name 'slurm_ext.c' -o -name 'wire.h' 2>/dev/null | grep -v -e '/_wire.py$$' -e '/_munge.py$$') \
 	setup.py pyproject.toml
 PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
 
@@ -129,7 +129,7 @@ ahead: plugins
 	@{ tools/bootstrap.sh buildah || echo 'Going on without buildah: its tests are skipped'; \
 		tools/bootstrap.sh mpi || echo 'Going on without MPI libraries: their tests are skipped'; \
 		$(PYTHON) -m tools.kernels.ready; $(PYTHON) -m tests.support.ahead; } & ahead=$$!; \
-		$(MAKE) --no-print-directory lint; linted=$$?; wait $$ahead; exit $$linted
+		"$${MAKE:-make}" --no-print-directory lint; linted=$$?; wait $$ahead; exit $$linted
 
 scale: plugins
 	PIOLET_TEST_SCALE=full $(PYTHON) -m pytest --durations=10 tests/scale

@@ -121,7 +121,7 @@ def tell(layout: Layout, job: str) -> dict[str, str]:
     screen = shown(layout, "piolet", "job", job)
     why = shown(layout, "piolet", "why", job)
     shown(layout, "piolet", "observe", "fetch", f"{job}.0", "--out", directory)
-    found = shown(layout, "piolet", "observe", "findings", directory)
+    found = shown(layout, "piolet", "observe", "findings", f"{job}.0")
     shown(layout, "piolet", "job", f"{job}.0", "--html", page)
     shutil.rmtree(ROOM, ignore_errors=True)
     ROOM.mkdir(parents=True)

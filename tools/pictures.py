@@ -15,19 +15,20 @@ _ALL = "const of = name => plots.find(plot => plot.panel && plot.panel.title.sta
 # Into the slow time, with the pointer on a line.
 _ZOOMED = """{
 document.querySelectorAll('[data-from]')[NUMBER].click();
-for (const name of ['#findings', '#heat', '#waterfall', 'header', '.command', '.warn', '.hero', '.hero + p',
-  '[data-plot=saturation] + .key', '[data-plot=saturation]', '#lines .soft']) document.querySelector(name)?.remove();
-const titles = /^(SM activity|Power of a GPU|SM clock|Tasks waited|.scratch|tokens)/;
+for (const name of ['#why', '#findings', '#heat', '#waterfall', 'header', '.command', '.warn', '.hero', '.hero + p',
+  '#lines .soft']) document.querySelector(name)?.remove();
+const titles = /^(GPU utilisation|Tasks waited|An operation of .scratch|Data of .scratch|step)/;
 for (const plot of [...plots]) {
   if (plot.panel && !titles.test(plot.panel.title)) plot.canvas.remove();
   if (!plot.canvas.isConnected) plots.splice(plots.indexOf(plot), 1);
 }
 scrollTo(0, 0); paint();
-const waited = of('Tasks waited'), box = waited.canvas.getBoundingClientRect();
-waited.tell(waited.place(2500), 40, box.left + waited.left + waited.place(2500), box.top + 20);
+const took = of('An operation'), box = took.canvas.getBoundingClientRect();
+const at = took.place((view.span[0] + view.span[1]) / 2);
+took.tell(at, 40, box.left + took.left + at, box.top + 20);
 }"""
 _HEAT = """{
-document.querySelector('[data-choice=map3]').click();
+document.querySelector('[data-choice=map1]').click();
 const heat = plots.find(plot => plot.rows);
 for (const part of document.querySelectorAll('main > :not(#heat), header, .command, .warn')) part.remove();
 }"""

@@ -19,6 +19,7 @@ from typing import TypeVar
 from tests.benchmarks.cluster import ROOT, Cluster, call_tool
 from tests.benchmarks.paired import measure, sampled
 from tests.benchmarks.steps import Row
+from tests.support.waiting import wait_until
 
 _T = TypeVar("_T")
 _NAMES = ("pioletd-observe", "pioletd-io", "pioletd-records")
@@ -45,6 +46,7 @@ def cluster() -> Iterator[Cluster]:
     try:
         made = Cluster(Path(os.path.realpath(directory)))
         made.set_node_option("observe", "interval_s", "10")
+        wait_until(lambda: bool(_found(made)), 30, "the sampler")  # pioletd answers before it has one
         yield made
     finally:
         call_tool("down", "--dir", str(directory))
@@ -52,13 +54,18 @@ def cluster() -> Iterator[Cluster]:
 
 def processes(made: Cluster) -> list[int]:
     """Return the processes of the node's sampling: those below its pioletd."""
+    found = _found(made)
+    assert found, f"nothing records in {made.directory}"
+    return found
+
+
+def _found(made: Cluster) -> list[int]:
     found = []
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             comm = Path(f"/proc/{name}/comm").read_text().strip()
             if comm in _NAMES and str(made.directory) in Path(f"/proc/{name}/cmdline").read_text():
                 found.append(int(name))
-    assert found, f"nothing records in {made.directory}"
     return found
 
 

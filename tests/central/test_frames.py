@@ -7,6 +7,8 @@ import dataclasses
 import gzip
 import io
 import json
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -225,3 +227,34 @@ def test_marks_and_events_are_with_a_step_s_data(machines: Cluster) -> None:
     assert len(marks) == 40 and set(marks["origin"].to_pylist()) == {"output"}
     judged = pq.read_table(io.BytesIO(fetched(machines, ALICE, "221.0", "judged.parquet"))).to_pylist()
     assert {row["detector"]: row["state"] for row in judged}["loss_spike"] == "found"
+
+
+SLOW = """
+import socket, sys, time
+from piolet.system import munge
+from piolet.transport.statements import SCHEME, Statement, digest
+port, central, place = sys.argv[1:]
+held = []
+for _ in range(10):
+    statement = Statement("POST", "/v1/marks?job=1", "", "", digest(b""), "", time.time())
+    credential = munge.encode(statement.payload(), for_uid=int(central), socket=place)
+    held.append(socket.create_connection(("127.0.0.1", int(port)), 30))
+    head = f"POST /v1/marks?job=1 HTTP/1.1\\r\\nHost: x\\r\\nAuthorization: {SCHEME} {credential}\\r\\n"
+    held[-1].sendall(f"{head}Content-Length: 100\\r\\n\\r\\nx".encode())
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_users_that_send_slowly_hold_up_no_node(machines: Cluster) -> None:
+    """More of them than there are places for what nodes send."""
+    command = [sys.executable, "-c", SLOW, str(machines.port), str(CENTRAL), machines.sockets[0]]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=ALICE, group=ALICE, extra_groups=(), cwd="/"
+    ) as slow:
+        assert slow.stdout is not None and slow.stdout.readline() == b"held\n"
+        begun = time.monotonic()
+        events = whole("node1", time.time() - 60, 2, "00000000000022a1", job=222, uid=ALICE)
+        assert sent(machines, "node1", events).get("have")
+        assert time.monotonic() - begun < 20  # what is not sent to its end is given up after 30 s
+        slow.kill()

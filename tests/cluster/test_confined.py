@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import pwd
@@ -13,7 +14,9 @@ import time
 import urllib.error
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from piolet.events.envelope import Event, decode
@@ -57,7 +60,7 @@ def confined() -> Iterator[Cluster]:
     why = no_controllers()
     if why:
         pytest.skip(f"make cluster CGROUPS=1 is not to be had: {why}")
-    with running("test-confined", "--nodes", "1", "--cgroups") as made:
+    with running("test-confined", "--nodes", "1", "--cgroups", "--central") as made:
         yield made
 
 
@@ -77,14 +80,10 @@ def limit(group: str) -> None:
 def test_a_step_that_runs_out_of_memory_is_told_as_that(confined: Cluster) -> None:
     """The kernel's log names the control group of who was killed; accounting only counts."""
     faults = Faults(confined, confined.directory)
-    confined.layout.outcomes_off.rename(confined.layout.outcomes_on)
-    try:
-        process = confined.start("alice", "srun", "-n1", "python3", "-c", FILLS)
-        (pid,) = faults.wait_tasks("held = bytearray", 1)
-        limit(Path(f"/proc/{pid}/cgroup").read_text("ascii"))
-        process.communicate(timeout=60)
-    finally:
-        confined.layout.outcomes_on.rename(confined.layout.outcomes_off)
+    process = confined.start("alice", "srun", "-n1", "python3", "-c", FILLS)
+    (pid,) = faults.wait_tasks("held = bytearray", 1)
+    limit(Path(f"/proc/{pid}/cgroup").read_text("ascii"))
+    process.communicate(timeout=60)
     wait_until(lambda: bool(faults.events("node1", "step.outcome")), 20, "the outcome")
     (one,) = faults.events("node1", "step.outcome")
     assert (one["signal"], one["why"]) == (9, "out_of_memory"), one["body"]
@@ -233,6 +232,49 @@ def test_recording_goes_on_after_a_kill(confined: Cluster) -> None:
     assert {event.epoch for event in found} == {before[0].epoch}
     assert numbers == list(range(first, first + len(found)))
     assert [event.kind for event in found].count(STEP) == 2
+
+
+LOSSES = "".join(f"step {at} loss: {2.0 - at / 100 if at < 18 else 9.0}\n" for at in range(30))
+
+
+def test_a_step_from_its_node_to_its_users_page(confined: Cluster) -> None:
+    """Without any option; pioletd is killed while it runs, which costs a gap that is told, and no exit status."""
+    faults = Faults(confined, confined.directory)
+    room = confined.room("alice")
+    program = f"printf '{LOSSES}' | tee {room}/out; read go; exit 7"
+    step = confined.start("alice", "srun", "-n1", "sh", "-c", program)
+    wait_until(lambda: bool(confined.jobs()), 20, "the job")
+    job = confined.jobs().split()[0]
+
+    def top(user: str = "alice") -> str:
+        return confined.run(user, "piolet", "top", "--once", job).both
+
+    def told(table: str, user: str = "alice") -> list[dict[str, Any]]:
+        done = confined.run(user, "piolet", "observe", "export", f"{job}.0", "--table", table, "--format", "json")
+        return [json.loads(line) for line in done.out.splitlines()] if done.status == 0 else []
+
+    wait_until(lambda: " node1 " in top(), 40, "the node's figures")
+    assert "s ago; with srun --score" in top() and "not yours" in top("bob")
+    faults.stop_pioletd("node1", kill=True)
+    killed = time.time()
+    time.sleep(3.0)  # longer than a sample
+    faults.start_pioletd("node1")
+    uid, again = pwd.getpwnam("alice").pw_uid, time.time()
+    wait_until(lambda: any(e.kind == FRAME and e.time > again for e in recorded(faults, uid)), 40, "a sample after it")
+    assert end(step, stdin="go\n").status == 7
+    marked = confined.run("alice", "piolet", "mark", "--job", job, "--from", room / "out").good()
+    assert f"joined with the data of {job}.0" in marked
+    wait_until(lambda: any(row["detector"] == "loss_spike" for row in told("findings")), 60, "what detectors find")
+    assert {row["detector"]: row["state"] for row in told("judged")}["loss_spike"] == "found"
+    assert len(told("marks")) == 60 and told("marks", "bob") == []  # 30 steps, and their losses
+    gaps = [row for row in told("quality") if row["source"] == "samples" and "restarted" in row["reason"]]
+    (gap,) = gaps
+    start, until = (datetime.fromisoformat(gap[name]).timestamp() for name in ("start", "end"))
+    assert killed - 5 < start < killed + 1 and again - 1 < until < again + 10, (gap, killed, again)
+    outcome = [row for row in told("events") if row["kind"] == "step.outcome"]
+    assert [(row["source"], "status 7" in row["text"]) for row in outcome] == [("user", True)]
+    page = confined.run("alice", "piolet", "observe", "page", f"{job}.0", "--out", room / "page.html", cwd=room)
+    assert page.status == 0 and "loss rose from" in (room / "page.html").read_text("utf-8")
 
 
 HOOK = """

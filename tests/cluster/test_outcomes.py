@@ -186,7 +186,8 @@ def test_a_pioletd_that_hangs_holds_up_no_step(cluster: Cluster, faults: Faults)
         began = time.monotonic()
         if most <= 20:
             cluster.run("alice", "salloc", "-N1", "-wnode4", "sh", "-c", script, timeout=120).good()
-            assert lost.stat().st_size - before >= 4
+            # slurmstepd says how its step ended after srun has.
+            wait_until(lambda: lost.stat().st_size - before >= 4, what="the count of what was not taken")
         else:
             cluster.run("alice", "srun", "-N1", "-wnode4", "true").good()
         assert time.monotonic() - began < 60

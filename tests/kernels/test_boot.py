@@ -1,7 +1,7 @@
 """One boot of Debian 12's own kernel, which has no idmapped SquashFS mounts, with the tests that tell most.
 
 `make test` has it fetched where it can be had (tools/kernels/ready.py). It runs when all others are through: it keeps
-both cores busy, and takes two minutes then.
+both cores busy, and takes a minute and a half then. `make test-kernels` has all that differs between kernels.
 """
 
 from __future__ import annotations
@@ -19,14 +19,11 @@ CLUSTER = "tests/cluster"
 TELLING = (
     f"{CLUSTER}/test_container.py::test_mounts[native]",
     f"{CLUSTER}/test_container.py::test_squashfs_files[native]",
-    f"{CLUSTER}/test_identity.py::test_home_is_there_and_their_own",
     f"{CLUSTER}/test_identity.py::test_no_capability_is_left",
     f"{CLUSTER}/test_identity.py::test_a_setuid_program_of_the_image_gives_nothing",
     f"{CLUSTER}/test_image_mounts.py::test_all_files_of_an_image_are_the_users_to_change[devicemapper-carol]",
     f"{CLUSTER}/test_image_mounts.py::test_directories_of_an_image_are_the_users_to_remove[devicemapper]",
     f"{CLUSTER}/test_image_mounts.py::test_all_files_of_an_image_are_the_users_to_change[fuse-carol]",
-    f"{CLUSTER}/test_batch.py::test_the_command_line_wins_over_the_script",
-    f"{CLUSTER}/test_faults_daemon.py::test_pioletd_is_killed_while_steps_run[group]",
 )
 
 

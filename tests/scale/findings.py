@@ -4,7 +4,7 @@ SEEDS are like 0-999. Of each detector: clean runs that it could judge (more see
 asked for), how many of these it found something in, and in how many of as many runs with its fault, at the stated
 effect or above, it found it. "cannot tell" is no false positive and counts as a miss. Of `runs` detectors were tuned on
 seeds below 1,000,000; unseen seeds are those above, and `runs2` is kept for acceptance. `--write` puts the figures into
-observe/rates.json.
+observe/rates.json, `--seeds` prints the first seeds that went wrong, `--table` what is in the file: docs/detectors.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from piolet.observe.grid import Grid
 from tests.simulators.runs import FAULTS, Run
 
 MOST_MORE = 6  # times as many clean runs are made at most, where a detector cannot judge most of them
-RATES = Path(finding.__file__).with_name("rates.json")
+RATES = Path(__file__).parents[2] / "daemons/piolet/observe/rates.json"
 
 
 @dataclass
@@ -47,8 +47,8 @@ def grid_of(run: Run) -> Grid:
     return Grid(run)
 
 
-def measured(generator: Any, seeds: Sequence[int], detectors: Sequence[Detector]) -> dict[str, Score]:
-    """Return the scores of detectors on a generator's runs of these seeds."""
+def clean(generator: Any, seeds: Sequence[int], detectors: Sequence[Detector]) -> dict[str, Score]:
+    """Return what detectors say of clean runs; a run is made once for all of them."""
     scores = {detector.name: Score() for detector in detectors}
     for seed in range(seeds[0], seeds[0] + MOST_MORE * len(seeds)):
         left = [one for one in detectors if scores[one.name].clean < len(seeds)]
@@ -66,16 +66,18 @@ def measured(generator: Any, seeds: Sequence[int], detectors: Sequence[Detector]
             score.clean += 1
             if said.state == finding.FOUND:
                 score.wrong.append(seed)
-    for detector in detectors:
-        score = scores[detector.name]
-        for seed in seeds:
-            said = finding.judged(detector, grid_of(generator.make(seed, detector.name)))
-            _failed(said, seed)
-            score.faulty += 1
-            if said.state != finding.FOUND:
-                score.missed.append(seed)
-                score.blind += said.state == finding.UNKNOWN
     return scores
+
+
+def faulty(generator: Any, seeds: Sequence[int], detector: Detector, score: Score) -> None:
+    """Add to a detector's score what it says of runs with its fault."""
+    for seed in seeds:
+        said = finding.judged(detector, grid_of(generator.make(seed, detector.name)))
+        _failed(said, seed)
+        score.faulty += 1
+        if said.state != finding.FOUND:
+            score.missed.append(seed)
+            score.blind += said.state == finding.UNKNOWN
 
 
 def _failed(said: finding.Judged, seed: int) -> None:
@@ -106,55 +108,80 @@ def _at_most(hits: int, of: int, rate: float) -> float:
 def row(name: str, score: Score) -> str:
     """Return a line of the table."""
     wrong, found = len(score.wrong), score.faulty - len(score.missed)
-    unit = FAULTS[name].unit
-    stated = f"{FAULTS[name].effect:g} {unit if unit != '1' else 'of 1'}"
     bound = most(wrong, score.clean)
     fine = wrong <= 0.01 * score.clean and bound <= 0.02 and found >= 0.95 * score.faulty
     return (
-        f"| `{name}` | {stated} | {score.clean:,} | {score.unknown:,} | {100 * wrong / max(score.clean, 1):.1f} % "
-        f"({100 * bound:.1f} %) | {100 * found / max(score.faulty, 1):.1f} % | {'' if fine else '**not met**'} |"
+        f"| `{name}` | {_stated(name)} | {score.clean:,} | {score.unknown:,} | "
+        f"{100 * wrong / max(score.clean, 1):.1f} % ({100 * bound:.1f} %) | "
+        f"{100 * found / max(score.faulty, 1):.1f} % | {'' if fine else '**not met**'} |"
     )
 
 
-def write(generator: str, seeds: str, scores: dict[str, Score], detectors: Sequence[Detector], day: str) -> None:
-    """Put what was measured into the file that findings have their confidence from."""
+def _stated(name: str) -> str:
+    unit = FAULTS[name].unit
+    return f"{FAULTS[name].effect:g} {unit if unit != '1' else 'of 1'}"
+
+
+def table() -> str:
+    """Return docs/detectors.md's table of what was measured: a line for each detector and generator."""
+    lines = [
+        "| detector, version | effect from | on | seeds | clean, cannot tell | wrong of clean (at most) | found of "
+        "faulty (at least) | measured |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    known = json.loads(RATES.read_text())["detectors"]
+    for name in finding.OWN:
+        for one in known.get(name, {}).get("measured", ()):
+            wrong, missed = one["false_positives"], one["faulty"] - one["found"]
+            least = 100 * (1 - most(missed, one["faulty"]))
+            lines.append(
+                f"| `{name}` {known[name]['version']} | {_stated(name)} | `{one['generator']}` | {one['seeds']} | "
+                f"{one['clean']:,}, {one['unknown']:,} | {wrong} ({100 * most(wrong, one['clean']):.1f} %) | "
+                f"{one['found']:,} of {one['faulty']:,} ({least:.1f} %) | {one['date']} |"
+            )
+    return "\n".join(lines)
+
+
+def write(generator: str, seeds: str, score: Score, detector: Detector, day: str) -> None:
+    """Put what was measured of a detector into the file that findings have their confidence from."""
     known = json.loads(RATES.read_text()) if RATES.exists() else {"detectors": {}}
-    known["about"] = "made by python -m tests.scale.findings --write; see docs/benchmarks.md"
-    for detector in detectors:
-        score = scores[detector.name]
-        entry = known["detectors"].setdefault(detector.name, {"version": detector.version, "measured": []})
-        if entry["version"] != detector.version:
-            entry |= {"version": detector.version, "measured": []}
-        entry["measured"] = [one for one in entry["measured"] if one["generator"] != generator]
-        entry["measured"].append({
-            "generator": generator, "seeds": seeds, "date": day, "clean": score.clean, "unknown": score.unknown,
-            "false_positives": len(score.wrong), "false_positives_most": round(most(len(score.wrong), score.clean), 5),
-            "faulty": score.faulty, "found": score.faulty - len(score.missed),
-        })  # fmt: skip
-        entry["measured"].sort(key=lambda one: one["generator"])
+    known["about"] = "made by python -m tests.scale.findings --write; see docs/detectors.md"
+    entry = known["detectors"].setdefault(detector.name, {"version": detector.version, "measured": []})
+    if entry["version"] != detector.version:
+        entry |= {"version": detector.version, "measured": []}
+    entry["measured"] = [one for one in entry["measured"] if one["generator"] != generator]
+    entry["measured"].append({
+        "generator": generator, "seeds": seeds, "date": day, "clean": score.clean, "unknown": score.unknown,
+        "false_positives": len(score.wrong), "false_positives_most": round(most(len(score.wrong), score.clean), 5),
+        "faulty": score.faulty, "found": score.faulty - len(score.missed),
+    })  # fmt: skip
+    entry["measured"].sort(key=lambda one: one["generator"])
     RATES.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
 def main(words: list[str]) -> int:
     """Print a table, and the first seeds that went wrong."""
+    if "--table" in words:
+        print(table())
+        return 0
     wanted = [word for word in words if not word.startswith("-")]
     generator = wanted.pop(0) if wanted and wanted[0] in ("runs", "runs2") else "runs"
     seeds = wanted.pop(0) if wanted and wanted[0][0].isdigit() else "0-999"
     first, _, last = seeds.partition("-")
     detectors = [finding.load(name) for name in wanted or finding.OWN]
     print("| detector | effect from | clean | cannot tell | false positives (95 % bound) | found | |")
-    print("|---|---|---|---|---|---|---|")
-    scores = {}
+    print("|---|---|---|---|---|---|---|", flush=True)
     module = importlib.import_module(f"tests.simulators.{generator}")
     every = range(int(first), int(last or first) + 1)
-    scores = measured(module, every, detectors)
-    for detector in detectors:
-        print(row(detector.name, scores[detector.name]), flush=True)
-    for name, score in scores.items():
+    scores = clean(module, every, detectors)
+    for detector in detectors:  # one after the other, so that what is done is kept where the rest is broken off
+        score = scores[detector.name]
+        faulty(module, every, detector, score)
+        print(row(detector.name, score), flush=True)
         if "--seeds" in words and (score.wrong or score.missed):
-            print(f"{name}: wrong {score.wrong[:12]}, missed {score.missed[:12]}, of these blind {score.blind}")
-    if "--write" in words:
-        write(generator, seeds, scores, detectors, time.strftime("%Y-%m-%d", time.gmtime()))
+            print(f"    wrong {score.wrong[:12]}, missed {score.missed[:12]}, of these blind {score.blind}", flush=True)
+        if "--write" in words:
+            write(generator, seeds, score, detector, time.strftime("%Y-%m-%d", time.gmtime()))
     return 0
 
 

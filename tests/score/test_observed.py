@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from piolet.base.errors import ScoreError
-from piolet.observe import layout, reading
+from piolet.observe import finding, layout, reading
+from piolet.observe.grid import Grid
 
 from tests.score.generate import generate
 
@@ -36,3 +37,13 @@ def test_a_journal_says_what_is_missing(simulate, tmp_path: Path) -> None:  # ty
     assert all(row["reason"] and row["source"] for row in reasons)
     with pytest.raises(ScoreError, match="there is no directory"):
         reading.from_score(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("script", ["gpu\nload matmul 60 75 2\n" * 4, "gpu\nload matmul 100\n" + "gpu\n" * 3])
+def test_what_is_sampled_once_a_second_is_enough_for_detectors(simulate, script: str) -> None:  # type: ignore[no-untyped-def]
+    """Samples are 0.1 s apart; nothing is wrong with these."""
+    grid = Grid(reading.from_score(simulate(script, 30, 0.1).directory))
+    assert (grid.width, grid.bins) == (1.0, 30)
+    said = {name: finding.judged(finding.load(name), grid).state for name in finding.OWN}
+    assert set(said.values()) == {finding.NOTHING, finding.UNKNOWN}, said
+    assert said["throttling"] == said["silent_counters"] == said["idle_tail"] == finding.NOTHING

@@ -59,7 +59,7 @@ def test_a_page_works_offline_and_escapes(simulate: Simulate) -> None:
     seen = Seen()
     seen.feed(page)
     assert not seen.outside and not seen.tags & {"img", "iframe", "object", "link", "base"}
-    assert seen.scripts == 2 and "@import" not in page and "default-src 'none'" in page
+    assert seen.scripts == 3 and "@import" not in page and "default-src 'none'" in page
     # The page's own script and style by their digests, and no other: what got in by a hole would not run.
     assert "unsafe-inline" not in page and " style=" not in page and page.count("<style") == 1
     names = re.findall(r' id="?([\w.-]+)', page)

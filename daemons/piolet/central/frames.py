@@ -22,7 +22,7 @@ from piolet.central.intake import gone_of
 from piolet.central.jobs import Known
 from piolet.central.latest import Latest
 from piolet.central.ledger import settle
-from piolet.central.marks import Sent
+from piolet.central.marks import Sent, Shares
 from piolet.central.store.database import StoreError
 from piolet.events import batch
 from piolet.events.envelope import Event, decode
@@ -123,6 +123,7 @@ class Frames:
         self._begun: Future[None] = Future()
         self.records = 0
         self.latest = Latest(clock)
+        self._shares = Shares()
 
     def start(self) -> None:
         """Begin. Raises ObserveError: the directory cannot be used."""
@@ -146,7 +147,7 @@ class Frames:
                 self._refuse_full()
             except ObserveError as error:
                 raise StoreError(error.message) from None
-            return sent.keep(catalogue)
+            return sent.keep(catalogue, self._shares)
 
         return self._put(write)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,27 @@ from piolet.observe.catalogue import OPEN, WHOLE, Catalogue
 from piolet.observe.marks import Said
 
 PACKED_MOST = 4 << 20
+BURST, EACH_S, LEAST = 32 << 20, 1 << 20, 64 << 10
+"""Bytes of a user's at once, and in each second after that; how many a job counts at least."""
 _JOB = re.compile(r"[1-9][0-9]{0,9}")
+
+
+class Shares:
+    """How much each user may send; for one thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._used: dict[int, tuple[float, float]] = {}  # by uid, so many bytes at that time
+
+    def take(self, uid: int, size: int) -> None:
+        """Count bytes of a user's. Raises StoreError: these are too many by now."""
+        now = self._clock()
+        left = {who: (used - (now - when) * EACH_S, now) for who, (used, when) in self._used.items()}
+        self._used = {who: one for who, one in left.items() if one[0] > 0}
+        used = self._used.get(uid, (0.0, now))[0] + max(size, LEAST)
+        if used > BURST:
+            raise StoreError("you sent too many marks by now", "try again in a minute")
+        self._used[uid] = used, now
 
 
 @dataclass(frozen=True)
@@ -32,8 +54,10 @@ class Sent:
     job: str
     found: list[Said]
 
-    def keep(self, catalogue: Catalogue) -> dict[str, Any]:
+    def keep(self, catalogue: Catalogue, shares: Shares) -> dict[str, Any]:
         """Keep them, and return of which steps. Raises EventError: there is none that they could be joined with."""
+        text = marks.text_of(self.found)
+        shares.take(self.uid, len(text))
         path = joining.place(catalogue.root, self.job, self.uid)
         with catalogue.transaction():  # what removes these files does it in one
             rows = catalogue.rows("job = ? and uid = ?", self.job, self.uid)
@@ -43,7 +67,7 @@ class Sent:
                 raise EventError(f"there are no data of job {self.job} to join marks with: {why}")
             try:
                 path.parent.mkdir(exist_ok=True)
-                files.write_whole(str(path), marks.text_of(self.found), f"{path}.{os.getpid()}", mode=0o600, sync=True)
+                files.write_whole(str(path), text, f"{path}.{os.getpid()}", mode=0o600, sync=True)
             except OSError as error:
                 raise StoreError(f"marks cannot be kept: {error.strerror}") from None
         return {"steps": sorted(row.name for row in fit), "marks": len(self.found)}

@@ -41,6 +41,7 @@ from piolet.transport.statements import ANSWER_HEADER, Statement
 
 _LOG = logging.getLogger("piolet-central")
 _BODY_S = 30.0
+_USERS_AT_ONCE = 2  # what users send: who sends slowly holds up no node
 _AT_ONCE = 8  # each takes up to three times the largest body while it is decoded
 _THREADS = 8
 _WRITTEN_S = 60.0
@@ -62,6 +63,7 @@ class Service:
     clock: Callable[[], float] = time.time
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "ask"))
     places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    users: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_USERS_AT_ONCE))
 
     def application(self) -> Starlette:
         """Return the application."""
@@ -157,7 +159,7 @@ class Service:
     async def _take_marks(self, request: Request, caller: Caller) -> dict[str, Any]:
         """Return of which steps a user's marks are, once they are on the disk."""
         keeper = self._keeper()
-        async with self.places:
+        async with self.users:
             body = await _body(request, marks.PACKED_MOST)
             if caller.statement is not None:
                 same_body(caller.statement, body)

@@ -51,7 +51,8 @@ def made(word: str, settings: Config, job: Any = None) -> tuple[str, bytes]:
     with tempfile.TemporaryDirectory(prefix="piolet-page-") as room:
         directory = stepsasked.fetch(asked, step, Path(room, "step"))
         anew = stepmarks.of_fetched(directory, asked, step["name"], settings)
-        return _made(directory, settings, job, anew=anew)
+        where = f"the central service has them: piolet observe fetch {step['name']}"
+        return _made(directory, settings, job, anew=anew, where=where)
 
 
 def of_job(job: Any, settings: Config) -> bytes:
@@ -73,8 +74,12 @@ def of_job(job: Any, settings: Config) -> bytes:
     raise why
 
 
-def _made(directory: Path, settings: Config, job: Any, *, anew: bool = False) -> tuple[str, bytes]:
-    """Return a step's name and its page; `anew`: who looked for findings had not all of its data."""
+def _made(directory: Path, settings: Config, job: Any, *, anew: bool = False, where: str = "") -> tuple[str, bytes]:
+    """Return a step's name and its page.
+
+    anew    who looked for findings had not all of its data
+    where   where its data are, if not in the directory
+    """
     from piolet.observe import bounded, finding, happened, writing
     from piolet.observe.page import html
 
@@ -86,7 +91,7 @@ def _made(directory: Path, settings: Config, job: Any, *, anew: bool = False) ->
     found = None
     if anew or not (len(step.table("findings")) or len(step.table("judged"))):  # nobody looked yet
         found = writing.conformed("findings", finding.rows(bounded.find(directory)))
-    return step.name, html.render(step, job, found)
+    return step.name, html.render(step, job, found, where)
 
 
 def _marks(job: Any, settings: Config) -> Any:

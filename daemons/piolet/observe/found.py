@@ -1,10 +1,10 @@
 """The steps that run on this node, found by their control groups: nobody has to announce them.
 
 Slurm's groups lie elsewhere in each of its versions and each hierarchy (system.slice/slurmstepd.scope/job_1/step_0,
-slurm/uid_1000/job_1/step_0; 26.05 names jobs by their SLUID). So where they begin is learnt from /proc/PID/cgroup of
-processes that are in one, and from then on those directories alone are looked at. Names of groups are believed where
-root made them (steps/hierarchies.py). No command line and no environment is read: they are a user's bytes, and reading
-them can hang on a user's file system.
+slurm/uid_1000/job_1/step_0; of version 2 in 26.05 sG5ZQW0K3HB/step_0, the job's SLUID). So where they begin is learnt
+from /proc/PID/cgroup of processes that are in one, and from then on those directories alone are looked at. Names of
+groups are believed where root made them (steps/hierarchies.py). No command line and no environment of a user's is read:
+they are a user's bytes, and reading them can hang on a user's file system.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from pathlib import Path
 
 from piolet.api import Place
 from piolet.observe.sources._processes import is_roots, pids_of, stat_of
-from piolet.steps import hierarchies
+from piolet.steps import hierarchies, slurmstepd
 from piolet.steps.hierarchies import Group
 
 _LEARN_S = 10.0
 _LOOKED_AT_MAX = 2000
 _STEPS_MAX = 512
 _JOB, _STEP, _UID = "job_", "step_", "uid_"
+_SLUID = re.compile(r"s[0-9A-Z]{6,40}")
 _NAME = re.compile(r"[A-Za-z0-9+][A-Za-z0-9_+-]{0,59}")
 
 
@@ -32,7 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9+][A-Za-z0-9_+-]{0,59}")
 class FoundStep:
     """A step.
 
-    job, step   as the control group names them: a number or a SLUID; '0', 'batch', 'extern'
+    job, step   as the control group names them; a job that has its SLUID there by its number, as far as that is known
     uid, gid    of its first process that is not root's; 0: all are root's
     groups      its control groups, as in api.Target
     place       the directory by which it was found, and what tells it from a later one of the same name
@@ -89,6 +90,7 @@ class Finder:
             for group in groups:
                 parts = group.path.split("/")
                 at = next(number for number, part in enumerate(parts) if part.startswith((_JOB, _STEP)))
+                at -= at > 0 and parts[at].startswith(_STEP)  # the job is the part before: its SLUID
                 at -= at > 0 and parts[at - 1].startswith(_UID)
                 seen = hierarchies.own_mounts() if seen is None else seen
                 where = hierarchies.directory(Group(group.controllers, "/".join(parts[:at]) or "/"), seen)
@@ -100,7 +102,9 @@ class Finder:
             if not os.path.isdir(top):
                 del self._tops[top]
                 continue
-            for job in [*_below(top, _JOB), *(job for uid in _below(top, _UID) for job in _below(uid, _JOB))]:
+            named = (name for name in _below(top, "s") if _SLUID.fullmatch(os.path.basename(name)))
+            by_user = (job for uid in _below(top, _UID) for job in _below(uid, _JOB))
+            for job in [*_below(top, _JOB), *by_user, *named]:
                 for step in _below(job, _STEP):
                     try:
                         yield step, os.stat(step).st_ino
@@ -131,7 +135,8 @@ def _step_at(place: tuple[str, int]) -> FoundStep | None:
     In version 1 Slurm gives a step's group to its user. The job's stays root's: so root named the step's.
     """
     proc = Place()
-    job, step = (part.partition("_")[2] for part in place[0].split("/")[-2:])
+    path = "/".join(place[0].split("/")[-2:])
+    job, step = (part.removeprefix(prefix) for part, prefix in zip(path.split("/"), (_JOB, _STEP), strict=True))
     if not (_NAME.fullmatch(job) and _NAME.fullmatch(step) and hierarchies.roots_own(os.path.dirname(place[0]))):
         return None
     try:
@@ -141,14 +146,30 @@ def _step_at(place: tuple[str, int]) -> FoundStep | None:
         tasks = users or [pid for pid in began if not _is_stepd(proc, pid)]
         if not tasks:
             return None
+        if not job.isdecimal():
+            job = _number(proc, min(began, key=lambda pid: began[pid])) or job
         groups = tuple(hierarchies.of_step(hierarchies.of(tasks[0]), hierarchies.own_mounts()))
         status = os.stat(f"/proc/{tasks[0]}")
     except (OSError, ValueError):
         return None
     up = min(began.values()) / os.sysconf("SC_CLK_TCK")
     since = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + up
-    ours = tuple(group for group in groups if group[1].endswith(f"/{_JOB}{job}/{_STEP}{step}"))
+    ours = tuple(group for group in groups if group[1].endswith(f"/{path}"))
     return FoundStep(job, step, status.st_uid, status.st_gid, ours, place, since)
+
+
+def _number(proc: Place, oldest: int) -> str:
+    """Return the number of a job that is named by its SLUID, as the title of its slurmstepd says it; '': it does not.
+
+    That is root's and the oldest process of the step, so that no process of the step's user is taken for it.
+    """
+    if not (is_roots(proc, oldest) and _is_stepd(proc, oldest)):
+        return ""
+    try:
+        said = slurmstepd.title(Path(f"/proc/{oldest}/cmdline").read_bytes()[:256])
+    except OSError:
+        return ""
+    return said[0] if said is not None and said[0].isdecimal() else ""
 
 
 def _is_stepd(proc: Place, pid: int) -> bool:

@@ -1,9 +1,9 @@
 """A step's data on one grid of time, as detectors look at it (piolet.api.Observed). Arrays in memory, made once.
 
 A sample goes into the bin that its middle lies in; a bin is the mean of its samples. Bins are as wide as the interval
-of the samples, and wider where there would be more than MOST of them. One empty bin between two samples is the jitter
-of who takes them, and gets the value before it; two are a gap. Where there are no samples of GPUs or hosts any more, or
-too many to be read, the roll-up stands in for them.
+of the samples, FINEST at least, and wider where there would be more than MOST of them. One empty bin between two
+samples is the jitter of who takes them, and gets the value before it; two are a gap. Where there are no samples of GPUs
+or hosts any more, or too many to be read, the roll-up stands in for them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from piolet.api import Gpu
 from piolet.observe import layout, rollup
-from piolet.observe.reading import StepData
+from piolet.observe.reading import StepData, device_of
 from piolet.score import witness
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST = 8640  # bins: a day of 10 s
 ROWS_MOST = 12_000_000  # of `gpu`: above it the roll-up is looked at
+FINEST = 1.0  # s: of samples 100 ms apart every tenth has clocks, temperatures and the host
 _MARKS_MOST = 200  # names
+_FEW_MOST = 10_000_000
+_MEASURED_MOST = 1e30  # of any quantity, in its unit: joules, bytes a second
 _OFFSET_MOST_S = 86_400.0
 _PLACES = {"io": "mount", "net": "port"}
 
@@ -76,14 +79,23 @@ class Grid:
     def width(self) -> float:
         """Seconds that a bin has."""
         length = max(self.end - self.start, 1) / 1e9
-        interval = self.meta.get("interval")
-        if not isinstance(interval, int | float) or not interval > 0:
-            spans = self.table("gpu", ["span"])["span"]
-            spans = spans if len(spans) else self.table("host", ["span"])["span"]
-            interval = float(pc.mean(spans.slice(0, 100_000)).as_py() or 10.0) if len(spans) else 10.0
         if self._coarse:
             return length / layout.BINS
-        return max(float(interval), length / MOST)
+        interval, span = self.meta.get("interval"), self._span
+        if not isinstance(interval, int | float) or not 0 < interval < np.inf:
+            interval = span or 10.0
+        interval = span if span > 1.5 * interval else interval  # they were thinned since
+        return min(max(float(interval), length / MOST, FINEST), max(length, FINEST))
+
+    @cached_property
+    def _span(self) -> float:
+        """Return what a sample covers, of the first 100,000 the median, in seconds; 0: it is not known."""
+        for table in ("gpu", "host", "io", "net"):
+            spans = _finite(self.table(table, ["span"])["span"].slice(0, 100_000))
+            spans = spans[spans > 0]  # NaN is not
+            if len(spans):
+                return float(np.median(spans))
+        return 0.0
 
     @cached_property
     def bins(self) -> int:
@@ -99,15 +111,11 @@ class Grid:
     @cached_property
     def gpus(self) -> Sequence[Gpu]:
         """The GPUs that there are samples of, by node and index."""
-        devices = self.meta.get("devices")
-        devices = devices if isinstance(devices, Mapping) else {}
         placed = self._of("gpu")
-        found = []
-        for (node, index), uuid in zip(placed.keys, placed.uuids, strict=True):
-            known = devices.get(node) or ()
-            facts = known[int(index)] if int(index) < len(known) and isinstance(known[int(index)], Mapping) else {}
-            found.append(Gpu(node, int(index), uuid, facts))
-        return tuple(found)
+        return tuple(
+            Gpu(node, int(index), uuid, device_of(self.meta, node, int(index)))
+            for (node, index), uuid in zip(placed.keys, placed.uuids, strict=True)
+        )
 
     def gpu(self, quantity: str) -> Array:
         """Return means of a quantity of `gpu`: (gpus, bins)."""
@@ -135,7 +143,7 @@ class Grid:
             return np.full((len(placed.keys), self.bins), np.nan)  # a mean of masks is no mask
         key = ("gpu", f"{quantity}&{bits}")
         if key not in self._arrays:
-            masks = _numbers(self.table("gpu", [quantity])[quantity])
+            masks = _finite(self.table("gpu", [quantity])[quantity])
             known = ~np.isnan(masks)
             there = (np.where(known, masks, 0).astype(np.int64) & bits) != 0
             self._arrays[key] = self._binned(placed, np.where(known, there, np.nan))
@@ -238,7 +246,7 @@ class Grid:
             elif not placed.keys:
                 found = np.full((0, self.bins), np.nan)
             else:
-                found = self._binned(placed, _numbers(self.table(table, [quantity])[quantity]))
+                found = self._binned(placed, _finite(self.table(table, [quantity])[quantity]))
             self._arrays[key] = found
         return self._arrays[key]
 
@@ -274,6 +282,8 @@ class _Placed:
 
 def _few(pair: Array) -> tuple[Array, Array]:
     """Return what np.unique does with return_inverse; quicker where numbers are small."""
+    if pair.max() > _FEW_MOST:
+        return np.unique(pair, return_inverse=True)
     seen = np.flatnonzero(np.bincount(pair))
     rank = np.zeros(int(seen[-1]) + 1, np.int64)
     rank[seen] = np.arange(len(seen))
@@ -293,6 +303,13 @@ def _codes(column: pa.ChunkedArray) -> tuple[Array, list[str]]:
 
 def _numbers(column: pa.ChunkedArray) -> Array:
     return np.asarray(column.to_numpy(), np.float64)
+
+
+def _finite(column: pa.ChunkedArray) -> Array:
+    """Return numbers; what is infinite, or might as well be, no sensor has measured."""
+    values = _numbers(column)
+    strange = np.abs(values) > _MEASURED_MOST
+    return np.where(strange, np.nan, values) if strange.any() else values
 
 
 def _rolled(step: StepData, table: str) -> _Placed:

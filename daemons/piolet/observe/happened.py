@@ -125,6 +125,8 @@ def words(kind: str, body: Mapping[str, Any]) -> str:
         many = f"{body.get('tasks', 1)} tasks" if body.get("tasks", 1) != 1 else f"task {body.get('task', '?')}"
         because = f" ({body['why']})" if body.get("why") not in (None, "exit") else ""
         return f"{many} ended with {how}{first}{because}"
+    if kind == "fs.blocked" and isinstance(body.get("processes"), int):
+        return f"processes that wait for a file system for {body.get('seconds', '?')} s: {body['processes']}"
     if kind == "slurm.job_end":
         return f"{body.get('state', '?')}"
     if kind == "vet.decision":

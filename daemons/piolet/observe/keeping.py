@@ -26,7 +26,7 @@ _PACK_AFTER_S = 7 * 86400.0
 _REMARKS_S = 45 * 86400.0
 _STATE_S = 6 * 3600.0
 _DAY_S = 86400.0
-_RUNS_MOST = 64 << 20  # of a step that runs and has more there are findings at its end only: others wait meanwhile
+_RUNS_MOST = 64 << 20  # of a step that runs and has more, findings and events come at its end: others wait meanwhile
 _AGAIN_S, _AGAIN_MOST_S = 330.0, 3600.0  # after a step's tables were made events are asked for once more
 _JOIN_LEAST_S, _JOIN_SHARE = 30.0, 10.0  # between two joinings of a step: whoever sends marks does not say how often
 _AT_ONCE = 200  # so many steps a turn are thinned, packed or removed
@@ -74,8 +74,9 @@ class Keeper:
         if finishing.is_due(self.catalogue, row, now, config.silent_min * 60.0, config.settle_s):
             finishing.finish(self.catalogue, row, now, find=self._find, happened=self._happened)
         elif row.last >= row.changed and now - row.changed >= max(_NEW_LEAST_S, _NEW_SHARE * (now - row.start)):
-            find = self._find if row.size <= _RUNS_MOST else None
-            finishing.finish(self.catalogue, row, now, runs=True, find=find, happened=self._happened)
+            small = row.size <= _RUNS_MOST
+            find, happened = (self._find, self._happened) if small else (None, None)
+            finishing.finish(self.catalogue, row, now, runs=True, find=find, happened=happened)
         elif row.bytes > _SPOOL_MOST and not finishing.is_half_done(self.catalogue, row):
             finishing.part(self.catalogue, row)
 

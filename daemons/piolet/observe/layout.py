@@ -187,7 +187,8 @@ META = {
     "environment": "image, digest, file; names and values of variables, secrets by name only",
     "vetting": "outcome, protocol, nodes left out and why",
     "score": "where the data set of --score lies",
-    "devices": "GPUs by node: a list of {uuid, name, memory, power_limit, ...} by index, as collectors know them",
+    "devices": "GPUs by node: a list of {uuid, name, memory, power_limit, ..., gpu: index}, as collectors know them; "
+    "without `gpu` the place in the list is the index",
     "clock_offsets": "seconds that each node's clock is ahead, with the time of the measurement",
     "simulated": "the mark of simulated figures; '' or not there: all are real",
     "interval": "seconds between samples",

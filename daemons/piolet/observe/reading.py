@@ -119,6 +119,19 @@ class StepData:
         return StepData(self.directory, self.meta, pieces)
 
 
+def device_of(meta: Mapping[str, Any], node: str, index: int) -> Mapping[str, Any]:
+    """Return what is known of a GPU of a step; nothing where it is not known.
+
+    A step that has some of a node's GPUs has a list of those alone, each with its index as `gpu`.
+    """
+    devices = meta.get("devices")
+    of_node = devices.get(node) if isinstance(devices, Mapping) else None
+    known = [one if isinstance(one, Mapping) else {} for one in of_node] if isinstance(of_node, list | tuple) else []
+    if any("gpu" in one for one in known):
+        return next((one for one in known if one.get("gpu") == index), {})
+    return known[index] if 0 <= index < len(known) else {}
+
+
 def open_step(directory: Path) -> StepData:
     """Return the data of the step in `directory`. Raises ObserveError: there are none, or meta.json is damaged."""
     return StepData(directory, read_meta(directory), functools.partial(_read, directory))
@@ -162,6 +175,9 @@ def _meta(text: bytes, path: Path) -> dict[str, Any]:
         raise ObserveError(f"{path} is damaged: it is no JSON") from None
     if not isinstance(meta, dict) or any(type(meta.get(key)) is not kind for key, kind in _NEEDED.items()):
         raise ObserveError(f"{path} is damaged: it does not say job, step and start")
+    nodes = meta.get("nodes")
+    if nodes is not None and not (isinstance(nodes, list) and all(isinstance(name, str) for name in nodes)):
+        raise ObserveError(f"{path} is damaged: its nodes are no names")
     if meta.get("version") != layout.VERSION:
         raise ObserveError(
             f"{path} is of version {meta.get('version')} of the layout, and this release knows {layout.VERSION}"

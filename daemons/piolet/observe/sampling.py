@@ -311,7 +311,11 @@ class Observer:
             "began": round(one.step.began, 3),
             "found": round(one.found, 3),
             "up": _up(),
-            "devices": [d | {"by": one.gpus[d["uuid"]]} for d in gpus.devices if d["uuid"] in one.gpus],
+            "devices": [
+                device | {"by": one.gpus[device["uuid"]], "gpu": place}
+                for place, device in enumerate(gpus.devices)
+                if device["uuid"] in one.gpus
+            ],
             "sources": why,
             **({"simulated": gpus.simulated} if gpus.simulated else {}),
             **({"quality": self._quality(one, all_of_them=True)} if ends else {}),

@@ -29,7 +29,10 @@ def load(path: str, name: str, base: type[Kind], mine: bool = False) -> type[Kin
         status = os.stat(path)
     except OSError as error:
         raise ObserveError(f"cannot read the detector {path}: {error.strerror}") from None
-    if why and not (mine and status.st_uid == os.geteuid() != 0 and not status.st_mode & 0o022):
+    own = mine and status.st_uid == os.geteuid() != 0
+    if why and own and status.st_mode & 0o022:
+        raise ObserveError(f"the detector {path} is not loaded: others can write it", f"chmod go-w {path}")
+    if why and not own:
         raise ObserveError(f"the detector {path} is not loaded: {why}", "it is root's, as are the directories above it")
     try:
         return trusted.class_in(path, "detector", name, base)

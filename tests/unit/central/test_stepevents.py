@@ -122,12 +122,21 @@ def test_the_nodes_open_cases_are_its_history(store: sa.Engine) -> None:
 
 def test_a_store_that_cannot_be_read_is_told_and_tried_again(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/store.sqlite"
-    asked = StepEvents(lambda: Reader(connect(url), "alps"))
+    engines: list[sa.Engine] = []
+
+    def opened() -> Reader:
+        engines.append(connect(url))
+        return Reader(engines[-1], "alps")
+
+    asked = StepEvents(opened)
     said = asked(STEP, ["node1"], BEGIN, END)
     assert said.rows is None and "there is no store" in said.left[0]
-    put(connect(url, create=True), event(10, "gpu.xid"))
+    engines.append(connect(url, create=True))
+    put(engines[-1], event(10, "gpu.xid"))
     again = asked(STEP, ["node1"], BEGIN, END)
     assert again.rows is not None and again.rows["kind"] == ["gpu.xid"] and again.left == []
+    for engine in engines:
+        engine.dispose()
 
 
 def test_what_is_too_much_is_left_out_and_told(store: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,23 @@ def test_the_example_says_what_its_data_set_expects(example: Path, capsys: pytes
 
 
 @ROOTS
+def test_the_detector_that_the_documents_print_does_what_they_say(
+    example: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (EXAMPLE.parents[1] / "docs/detectors.md").read_text()
+    mine = tmp_path / "mine"
+    mine.mkdir(mode=0o755)
+    (mine / "memory_pressure.py").write_text(whole.partition("```python\n")[2].partition("```")[0])
+    for word, where in (("memory_pressure", str(mine)), (str(mine / "memory_pressure.py"), "/none")):
+        status, out, _ = run(capsys, "replay", word, "--dir", str(example / "steps"), "--detectors", where)
+        assert status == 0
+        assert "2026-11-29/1.0  tasks on node1 waited for memory 30 %" in out
+        assert "looked at 3 steps: found something in 1, nothing in 1, cannot tell of 1" in out
+    status, out, _ = run(capsys, "findings", "--list", "--detectors", str(mine))
+    assert status == 0 and "tasks that wait for memory for minutes" in out
+
+
+@ROOTS
 def test_what_a_data_set_does_not_expect_is_told_and_the_exit_status(
     example: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_job_is_what_the_service_keeps_of_it(
     settings = Config()
     central = dataclasses.replace(settings, central=dataclasses.replace(settings.central, url="https://central"))
     page = observe_page.of_job(incident.JOB, central).decode()
+    assert "piolet observe fetch 4242.0" in page and "piolet-page-" not in page  # no directory that is gone
     assert "/v1/stepfile" in service.asked and "Against job 4190" in page and "is slower than the others" in page
     with pytest.raises(ObserveError, match=r"there are no data of job 4242\.0"):
         observe_page.of_job(incident.JOB, settings)

@@ -188,6 +188,17 @@ def test_processes_that_wait_in_state_d(hand: Hand) -> None:
     assert hand.look() == [], "another process of the same number"
 
 
+def test_who_waits_often_does_not_hang(hand: Hand) -> None:
+    """A process that reads much is in state D at most looks, each time in another wait."""
+    told = []
+    for waits in (5, 9, 12, 12):
+        hand.put("proc/10/stat", "10 (reader) D 1 1 1 0 -1 0 " + " ".join(["1"] * 12) + " 7 1 1")
+        rest = f"voluntary_ctxt_switches:\t{waits}\nnonvoluntary_ctxt_switches:\t{waits + 1}\n"
+        hand.put("proc/10/status", f"Name:\treader\n{rest}")
+        told.append(hand.look())
+    assert told == [[], [], [], [("fs.blocked", {"processes": 1, "seconds": 60})]]
+
+
 def test_what_cannot_be_looked_at_silences_no_node(hand: Hand, caplog: pytest.LogCaptureFixture) -> None:
     hand.put("proc/10/stat", "10 (a) D 1 1 1 0 -1 x " + " ".join(["1"] * 20))
     hand.watcher.look()

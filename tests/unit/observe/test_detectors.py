@@ -5,6 +5,8 @@ Rates of error are measured by `python -m tests.scale.findings`; here are a few 
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from piolet.api import Detector
 from piolet.observe import finding
 
+from tests.scale import findings
 from tests.scale.findings import grid_of
 from tests.simulators import runs, runs2
 from tests.simulators.runbase import Truth
@@ -157,3 +160,21 @@ def test_flapping_links_and_killed_processes_are_found_without_figures() -> None
 def test_every_detector_is_one_that_has_a_fault_to_be_measured_on() -> None:
     assert list(finding.OWN) == list(runs.FAULTS)
     assert all(issubclass(type(finding.load(name)), Detector) for name in finding.OWN)
+
+
+@NAMES
+def test_a_detector_was_measured_as_it_is_and_is_as_good_as_was_asked(name: str) -> None:
+    known = json.loads(findings.RATES.read_text())["detectors"][name]
+    assert known["version"] == finding.load(name).version, "python -m tests.scale.findings measures it"
+    assert finding.confidence(name, known["version"]), "what is installed has other rates: make plugins"
+    assert [one["generator"] for one in known["measured"]] == ["runs", "runs2"]
+    for one in known["measured"]:
+        assert one["clean"] >= 1000 and one["faulty"] >= 1000
+        assert one["false_positives"] <= 0.01 * one["clean"] and one["false_positives_most"] <= 0.02
+        assert one["found"] >= 0.95 * one["faulty"]
+
+
+def test_the_documents_have_what_was_measured() -> None:
+    """`python -m tests.scale.findings --table` prints it."""
+    page = Path(__file__).parents[3] / "docs/detectors.md"
+    assert findings.table() in page.read_text()

@@ -134,7 +134,9 @@ def test_one_that_hangs_eats_memory_prints_or_dies_harms_no_other(tmp_path: Path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a site's detector is a file of root's")
-def test_a_sites_detector_is_believed_if_only_root_can_write_it(tmp_path: Path) -> None:
+def test_a_sites_detector_is_believed_if_only_root_can_write_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     where = site(tmp_path, "mine", "return []")
     assert "mine" in finding.names(where)
     assert finding.load("mine", where).name == "mine"
@@ -147,6 +149,12 @@ def test_a_sites_detector_is_believed_if_only_root_can_write_it(tmp_path: Path) 
         finding.load("mine", where)
     with pytest.raises(ObserveError, match="does not belong to root"):
         finding.load(str(Path(where) / "mine.py"))
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert finding.load(str(Path(where) / "mine.py")).name == "mine"
+    os.chmod(Path(where) / "mine.py", 0o664)  # as it is with umask 002
+    with pytest.raises(ObserveError, match="others can write it") as raised_one:
+        finding.load(str(Path(where) / "mine.py"))
+    assert "chmod go-w" in raised_one.value.render()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a site's detector is a file of root's")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,6 +68,44 @@ def test_a_place_of_another_version_of_slurm_is_learnt_from_a_process(top: Path,
     put(top / "elsewhere/deep.scope/job_s1abc/step_batch", task)
     (step,) = Finder().look().values()
     assert (step.job, step.step) == ("s1abc", "batch")
+
+
+@pytest.fixture
+def stepd(tmp_path: Path) -> Iterator[int]:
+    """A process of root's that is called as slurmstepd is, with the title of step 815.0."""
+    program = tmp_path / "slurmstepd"
+    shutil.copy(shutil.which("sleep") or "", program)
+    process = subprocess.Popen(["slurmstepd: [815.0]", "100"], executable=program)
+    time.sleep(0.02)  # what starts later is younger by a clock tick
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def test_a_job_that_is_named_by_its_sluid_has_its_number_from_its_slurmstepd(top: Path, stepd: int, task: int) -> None:
+    place = put(top / "system.slice/slurmstepd.scope/sG5ZQW0K3HB/step_0", stepd, task)
+    put(top / "system.slice/slurmstepd.scope/system")
+    (step,) = Finder().look().values()
+    assert (step.job, step.step, step.uid) == ("815", "0", UID)
+    assert step.groups == (("", str(place)),)
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A directory that every user may read."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_a_process_that_a_user_calls_slurmstepd_gives_no_number(top: Path, open_to_all: Path) -> None:
+    program = open_to_all / "slurmstepd"
+    shutil.copy(shutil.which("sleep") or "", program)
+    with subprocess.Popen(["slurmstepd: [999.0]", "100"], executable=program, user=UID, group=UID) as process:
+        put(top / "sG5ZQW0K3HB/step_0", process.pid)
+        (step,) = Finder().look().values()
+        assert (step.job, step.step, step.uid) == ("sG5ZQW0K3HB", "0", UID)
+        process.kill()
 
 
 def test_groups_that_a_user_made_are_no_steps(top: Path, task: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,40 @@ import pytest
 from piolet.base.errors import EventError, ObserveError
 from piolet.central import marks as sending
 from piolet.central.doors import RefusedError
+from piolet.central.store.database import StoreError
 from piolet.observe import bounded, joining, marks, reading
 from piolet.observe.catalogue import PACKED, WHOLE, Row
-from piolet.observe.joining import Told, home, of_step
+from piolet.observe.joining import Happened, Told, home, of_step
 from piolet.observe.keeping import Keeper
 from piolet.observe.keepsettings import KeepConfig
 from piolet.observe.marks import OUTPUT, Said
+from piolet.observe.spool import Spool
 
 from tests.unit.observe.test_keeping import START, Site
 
+Make = Callable[..., Site]
 UID = 1000  # whose steps are in the catalogue
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Makes sites, and closes what they have open."""
+    sites: list[Site] = []
+
+    def make(told: Happened | None = None, **config: Any) -> Site:
+        site = Site(tmp_path, **config)
+        sites.append(site)
+        if told is not None:
+            site.catalogue.close()
+            config = {"findings": False, **config}
+            site.keeper = Keeper(tmp_path, KeepConfig(directory=str(tmp_path), **config), lambda: site.now, told)
+            site.catalogue = site.keeper.catalogue
+            site.spool = Spool(site.catalogue)
+        return site
+
+    yield make
+    for site in sites:
+        site.catalogue.close()
 
 
 def losses(many: int = 40, spike: int = 20, time: bool = True, **more: Any) -> list[Said]:
@@ -35,7 +59,7 @@ def losses(many: int = 40, spike: int = 20, time: bool = True, **more: Any) -> l
 
 def send(site: Site, said: Sequence[Said], job: int = 112, uid: int = UID) -> dict[str, Any]:
     """Send marks as a user, at the site's time."""
-    told = sending.sent(uid, str(job), marks.packed(said)[0]).keep(site.catalogue)
+    told = sending.sent(uid, str(job), marks.packed(said)[0]).keep(site.catalogue, sending.Shares())
     os.utime(joining.place(site.root, str(job), uid), (site.now, site.now))
     return told
 
@@ -66,9 +90,9 @@ def test_marks_are_of_the_steps_that_ran_then() -> None:
 
 
 @pytest.mark.parametrize("time", [True, False])
-def test_a_detector_sees_losses_that_were_sent_while_the_step_ran(tmp_path: Path, time: bool) -> None:
+def test_a_detector_sees_losses_that_were_sent_while_the_step_ran(made: Make, tmp_path: Path, time: bool) -> None:
     """With times and, as most programs print them, without."""
-    site = Site(tmp_path)
+    site = made()
     site.came(112, part=slice(0, 30))
     assert send(site, losses(time=time)) == {"steps": ["112.0"], "marks": 40}
     site.came(112)
@@ -82,8 +106,8 @@ def test_a_detector_sees_losses_that_were_sent_while_the_step_ran(tmp_path: Path
     assert not list(joining.sent(tmp_path)), "the file goes when no step is open"
 
 
-def test_marks_that_come_later_are_joined_and_judged(tmp_path: Path) -> None:
-    site = Site(tmp_path, findings=True)
+def test_marks_that_come_later_are_joined_and_judged(made: Make, tmp_path: Path) -> None:
+    site = made(findings=True)
     site.came(112)
     site.later(0.01)
     directory = site.root / site.row(112).path
@@ -101,8 +125,8 @@ def test_marks_that_come_later_are_joined_and_judged(tmp_path: Path) -> None:
     assert site.row(112).state == WHOLE
 
 
-def test_who_sends_again_and_again_does_not_keep_the_keeper_busy(tmp_path: Path) -> None:
-    site = Site(tmp_path)
+def test_who_sends_again_and_again_does_not_keep_the_keeper_busy(made: Make, tmp_path: Path) -> None:
+    site = made()
     site.came(112)
     site.later(0.01)
     site.now += 60
@@ -118,8 +142,8 @@ def test_who_sends_again_and_again_does_not_keep_the_keeper_busy(tmp_path: Path)
     assert len(reading.open_step(directory).table("marks")) == 20 and not list(joining.sent(tmp_path))
 
 
-def test_marks_that_cannot_be_written_are_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    site = Site(tmp_path)
+def test_marks_that_cannot_be_written_are_not_lost(made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = made()
     site.came(112)
     site.later(0.01)
     site.now += 60
@@ -139,8 +163,8 @@ def test_marks_that_cannot_be_written_are_not_lost(tmp_path: Path, monkeypatch: 
     assert len(reading.open_step(site.root / site.row(112).path).table("marks")) == 40
 
 
-def test_nobody_says_anything_of_another_s_job(tmp_path: Path) -> None:
-    site = Site(tmp_path)
+def test_nobody_says_anything_of_another_s_job(made: Make, tmp_path: Path) -> None:
+    site = made()
     site.came(112)
     for uid, job in ((UID + 1, 112), (UID, 113)):
         with pytest.raises(EventError, match="no node told of it"):
@@ -175,6 +199,25 @@ def test_what_is_sent_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         sending.sent(UID, "112", gzip.compress(marks.text_of(losses(101))))
 
 
+def test_no_user_sends_without_end() -> None:
+    """Tasks of an array may all send at once; who goes on is refused, and others are not."""
+    now = 100.0
+    shares = sending.Shares(lambda: now)
+    for _ in range(500):
+        shares.take(UID, 5_000)
+    with pytest.raises(StoreError, match="too many marks"):
+        for _ in range(20):
+            shares.take(UID, 5_000)
+    shares.take(UID + 1, sending.BURST // 2)
+    now += 10
+    shares.take(UID, 1 << 20)
+    with pytest.raises(StoreError):
+        shares.take(UID, 16 << 20)
+    now += 3600
+    shares.take(UID, 16 << 20)
+    assert len(shares._used) == 1
+
+
 def test_a_node_that_the_step_does_not_have_is_none() -> None:
     rows = joining.table(losses(1, node="node1") + losses(1, node="../../etc"), ["node1"]).to_pylist()
     assert sorted(str(row["node"]) for row in rows) == ["None", "node1"]
@@ -199,9 +242,9 @@ class Store:
         return Told(rows, self.left)
 
 
-def test_events_are_in_the_tables_and_asked_for_once_more(tmp_path: Path) -> None:
-    site, store = Site(tmp_path), Store()
-    site.keeper = Keeper(tmp_path, KeepConfig(directory=str(tmp_path), findings=False), lambda: site.now, store)
+def test_events_are_in_the_tables_and_asked_for_once_more(made: Make) -> None:
+    store = Store()
+    site = made(store)
     site.came(112)
     site.now += 100
     site.keeper.turn()
@@ -223,9 +266,9 @@ def test_events_are_in_the_tables_and_asked_for_once_more(tmp_path: Path) -> Non
     assert len(store.asked) == 2
 
 
-def test_findings_of_a_step_that_runs_are_those_of_its_data_so_far(tmp_path: Path) -> None:
+def test_findings_of_a_step_that_runs_are_those_of_its_data_so_far(made: Make) -> None:
     """And when its data no longer say so, they are gone."""
-    site = Site(tmp_path, findings=True)
+    site = made(findings=True)
     site.came(112, part=slice(0, 45))
     send(site, losses())
     site.now += 400

@@ -18,6 +18,7 @@ from piolet.observe import choosing, gpus, sampling
 from piolet.observe.found import FoundStep
 from piolet.observe.journal import END, FRAME, STEP, line_of, rows_of
 from piolet.observe.layout import TABLES
+from piolet.observe.reading import device_of
 from piolet.observe.sampling import Observer
 
 
@@ -251,6 +252,9 @@ def test_which_gpus_are_a_steps(
     assert rows_of_gpus(run) == set(seen)
     last = run.kept.of(STEP)[-1].body
     assert {device["uuid"]: device["by"] for device in last["devices"]} == seen
+    assert all(
+        device_of({"devices": {"n": last["devices"]}}, "n", device["gpu"]) == device for device in last["devices"]
+    )
     assert last["simulated"] == "a test"
     if seen:
         (row, *_) = [row for frame in run.kept.of(FRAME) for row in rows_of(frame, "gpu")]

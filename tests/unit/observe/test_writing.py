@@ -12,6 +12,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from piolet.base.errors import ObserveError
 from piolet.observe import layout, reading, writing
+from piolet.observe.reading import device_of
 
 START = 1_700_000_000 * 10**9
 META = {"job": "112", "step": "0", "start": START, "nodes": ["node1", "node2"]}
@@ -164,3 +165,13 @@ def test_a_file_of_an_older_writer_has_nulls(tmp_path: Path) -> None:
     pq.write_table(pa.table({"node": ["a", "b"]}), tmp_path / "host.parquet")
     table = reading.open_step(tmp_path).table("host")
     assert (table["node"].to_pylist(), table["cpu"].null_count) == (["a", "b"], 2)
+
+
+def test_of_a_node_of_which_the_step_has_some_gpus_each_is_known_by_its_index() -> None:
+    two, three = {"uuid": "c", "name": "A100", "gpu": 2}, {"uuid": "d", "name": "H100", "gpu": 3}
+    meta = {"devices": {"n1": [two, three], "n2": [{"uuid": "a"}, 5], "n3": 5}}
+    assert (device_of(meta, "n1", 2), device_of(meta, "n1", 3), device_of(meta, "n1", 0)) == (two, three, {})
+    assert device_of(meta, "n2", 0) == {"uuid": "a"}
+    for node, index in (("n2", 1), ("n2", 2), ("n3", 0), ("n4", 0)):
+        assert device_of(meta, node, index) == {}
+    assert device_of({}, "n1", 0) == {}

@@ -25,7 +25,6 @@ from tools.cluster import (
     accounts,
     cli,
     config,
-    controllers,
     image,
     lifecycle,
     network,
@@ -131,40 +130,6 @@ def test_jobs_have_directories_of_their_own_where_that_was_asked_for(settings: c
     ):
         text = config.slurm_conf(replace(settings, private_tmp=True, slurm=version))
         assert f"PrologFlags=Contain\n{line}\n" in text
-
-
-CONTROLLERS = "".join(
-    f"3{number} 31 0:{number} / /cg/{name} rw - cgroup cgroup rw,{name}\n"
-    for number, name in enumerate(("cpu", "cpuset", "devices", "freezer", "memory"))
-)
-
-
-def test_what_the_machine_has_of_controllers(tmp_path: Path) -> None:
-    found = controllers.find(CONTROLLERS)
-    assert (found.version, found.mounts["memory"]) == (1, Path("/cg/memory"))
-    # Two clusters with the same nodes have no group in common.
-    mine, theirs = (set(found.groups(tag, ["node1"])) for tag in ("a", "b"))
-    assert len(mine) == 5 and not mine & theirs
-    # A hierarchy that cpu shares with another controller cannot be mounted by its name alone.
-    shared = CONTROLLERS.replace("cgroup rw,cpu\n", "cgroup rw,cpu,cpuacct\n")
-    assert sorted(controllers.find(shared).mounts) == ["cpuset", "devices", "freezer", "memory"]
-    two = f"41 31 0:38 / {tmp_path} rw - cgroup2 cgroup2 rw\n"
-    (tmp_path / "cgroup.controllers").write_text("cpuset cpu memory pids\n")
-    found = controllers.find(two)
-    assert found.version == 2 and found.groups("a", ["n"]) == [tmp_path / "system.slice/n_slurmstepd.scope"]
-    (tmp_path / "cgroup.controllers").write_text("\n")
-    with pytest.raises(ClusterError, match="no control group controllers for cpuset, devices, freezer, memory"):
-        controllers.find(two)
-    with pytest.raises(ClusterError, match="no control group controllers for memory:"):
-        controllers.find(CONTROLLERS.rpartition("3")[0] + two)
-
-
-def test_a_group_of_version_2_that_another_node_uses_is_refused(tmp_path: Path) -> None:
-    scope = tmp_path / "system.slice" / "node1_slurmstepd.scope"
-    scope.mkdir(parents=True)
-    (scope / "cgroup.procs").write_text("4711\n")
-    with pytest.raises(ClusterError, match=r"node1_slurmstepd\.scope is in use"):
-        controllers.prepare(controllers.Controllers(2, {"unified": tmp_path}), "a", ["node1"])
 
 
 def test_env_sh_survives_awkward_paths(settings: config.Settings, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ _ENTRY_BYTES = 8192
 _KERNEL_THREAD = 0x00200000
 _LOADED = b";NVRM: loading NVIDIA "
 """The driver of GPUs is loaded: they may be others than before."""
+_WAITS = re.compile(r"^voluntary_ctxt_switches:\s*(\d+)$", re.MULTILINE)
 _UUID = re.compile(r"^GPU UUID:\s*(GPU-[0-9a-f-]{10,60})\s*$", re.MULTILINE)
 
 
@@ -65,7 +66,7 @@ class Watcher:
         self._ports: dict[str, tuple[int, str]] = {}
         self._gpus: dict[str, str] = {}
         self._gone: set[str] = set()
-        self._hanging: dict[tuple[int, int], float] = {}
+        self._hanging: dict[tuple[int, int, str], float] = {}
         self._hang = False
         self._unsaid = 0
 
@@ -237,14 +238,16 @@ class Watcher:
             body = _json(processes=len(old), seconds=round(max(old)))
             self._say(Seen("fs.blocked", ROOT, time.time(), body=body))
 
-    def _in_state_d(self) -> Iterator[tuple[int, int]]:
+    def _in_state_d(self) -> Iterator[tuple[int, int, str]]:
+        """Yield what tells a process's wait from its next one: who reads much is in state D at many looks."""
         for name in os.listdir(f"{self._root}/proc"):
             if not name.isdigit():
                 continue
             text = _text(f"{self._root}/proc/{name}/stat", 1024)
             fields = text[text.rfind(")") + 2 :].split()
             if len(fields) > 19 and fields[0] == "D" and not int(fields[6]) & _KERNEL_THREAD:
-                yield int(name), int(fields[19])
+                waits = _WAITS.search(_text(f"{self._root}/proc/{name}/status", 4096))
+                yield int(name), int(fields[19]), waits[1] if waits else ""
 
     def _say(self, seen: Seen) -> None:
         """Send it; what a server that hangs does not take is counted, and told before the next that it takes."""

@@ -46,9 +46,16 @@ def effort(step: Observed) -> Array:
     if covered(power) < COVERED:
         raise CannotTell("there are neither profiling counters nor power, which tell work from waiting")
     best = quantile(power, 0.95)
-    limits = np.array([float(gpu.facts.get("power_limit") or np.nan) for gpu in step.gpus])
+    limits = told(step, "power_limit")
     floor = np.fmin(quantile(power, 0.01), 0.12 * np.where(np.isnan(limits), best, limits))
-    return np.asarray((power - floor[:, None]) / np.maximum(best - floor, 1.0)[:, None])
+    least = np.fmax(0.1 * limits, 20.0)  # what a GPU that nobody uses wavers by is no work
+    return np.asarray((power - floor[:, None]) / np.maximum(best - floor, least)[:, None])
+
+
+def told(step: Observed, name: str) -> Array:
+    """Return a fact of each GPU, NaN where it is not known, or no number above 0."""
+    values = [gpu.facts.get(name) for gpu in step.gpus]
+    return np.array([float(one) if isinstance(one, int | float) and 0 < one < np.inf else np.nan for one in values])
 
 
 def covered(values: Array) -> float:
@@ -100,19 +107,26 @@ def longest(mask: Array, bridge: int = 0) -> tuple[int, int]:
     return max(stretches(mask, bridge), key=lambda one: one[1] - one[0], default=(0, 0))
 
 
-def smooth(values: Array, many: int) -> Array:
-    """Return the running median over `many` bins of each row; NaN where half of them are missing."""
-    if values.shape[-1] < many or many < 2:
-        return values
+def mostly(above: Array, known: Array, many: int) -> Array:
+    """Return where more than half of what is known of the `many` bins around is true: a running median, counted.
+
+    False where more than half of them are missing. `above` and `known` are masks, (rows, bins).
+    """
+    many = max(1, min(many, above.shape[-1]))
     half = many // 2
-    padded = np.pad(values, ((0, 0), (half, many - 1 - half)), constant_values=np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, many, axis=1)
-    medians = np.full(values.shape, np.nan)
-    for row in range(len(values)):  # row by row: a window of all would be `many` times the data
-        medians[row] = quantile(windows[row], 0.5)
-        few = np.isnan(windows[row]).sum(axis=1) > (many + 1) // 2
-        medians[row][few] = np.nan
-    return medians
+
+    def around(mask: Array) -> Array:
+        padded = np.pad(mask.astype(np.int32), ((0, 0), (half + 1, many - 1 - half)))
+        total = padded.cumsum(axis=1, dtype=np.int32)
+        return np.asarray(total[:, many:] - total[:, :-many])
+
+    there = around(known)
+    return np.asarray((2 * around(above & known) > there) & (2 * there >= many - 1))
+
+
+def short(name: str) -> str:
+    """Return a name that a user chose for a sentence: not longer than there is room."""
+    return name if len(name) <= 80 else f"{name[:79]}…"
 
 
 def running(active: Array) -> Array:

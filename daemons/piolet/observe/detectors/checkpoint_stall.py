@@ -14,7 +14,7 @@ from piolet.observe.detectors import _signals as signals
 class CheckpointStall(Detector):
     """No GPU works for minutes while the hosts write, or tasks wait for I/O; then work goes on."""
 
-    name = "checkpoint_stall"
+    name, version = "checkpoint_stall", 2
     text = "checkpoints for which all GPUs wait for minutes"
     how = "no GPU works for minutes, files are written or tasks wait for I/O, and afterwards work goes on"
     needs = "activity of the GPUs; what the hosts write, or their I/O pressure"

@@ -14,7 +14,7 @@ from piolet.observe.detectors import _signals as signals
 class LinkRetries(Detector):
     """A port's rate of retries or errors that stays up, or a link that went down."""
 
-    name = "link_retries"
+    name, version = "link_retries", 2
     text = "network ports that keep sending packets again, count errors, or go down"
     how = "a running median of a port's retries or errors per second stays above a limit; or an event link.flap"
     needs = "retries or errors of ports, or the kernel's events"
@@ -38,7 +38,7 @@ class LinkRetries(Detector):
             keys, rates = step.lines("net", quantity)
             told |= bool(keys) and signals.covered(rates) >= signals.COVERED
             window = max(5, int(np.ceil(60 / step.width)))
-            high = signals.smooth(rates, window) > self.limit("rate")
+            high = signals.mostly(rates > self.limit("rate"), ~np.isnan(rates), window)
             for row in np.flatnonzero(high.any(axis=1)):
                 first, end = signals.longest(high[row], bridge=2)
                 if (end - first) * step.width >= self.limit("seconds") and end - first >= 5:
@@ -49,7 +49,7 @@ class LinkRetries(Detector):
         for (node, port), many in flaps.items():
             if (node, port) not in found:
                 found[node, port] = Finding(
-                    float(many), f"port {port} of {node} went down {many} times", _ADVICE, None, None, node or None,
+                    float(many), f"port {port} of {node} went down {_times(many)}", _ADVICE, None, None, node or None,
                     port,
                     {"flaps": many}, unit="count",
                 )  # fmt: skip
@@ -70,13 +70,17 @@ class LinkRetries(Detector):
         rate = float(np.nanmean(rates))
         many = flaps.get(key, 0)
         what = "sent packets again" if quantity == "retries" else "counted errors"
-        also = f", and went down {many} times" if many else ""
+        also = f", and went down {_times(many)}" if many else ""
         return Finding(
             rate,
             f"port {port} of {node} {what} {rate:.0f} times a second for "
             f"{signals.minutes((span[1] - span[0]) * step.width)}{also}",
             _ADVICE, step.time(span[0]), step.time(span[1]), node, port, {"rate": round(rate, 2), "flaps": many},
         )  # fmt: skip
+
+
+def _times(many: int) -> str:
+    return "once" if many == 1 else f"{many} times"
 
 
 _ADVICE = "show the port to the site: a cable, a connector or a switch port; leave the node out until then"

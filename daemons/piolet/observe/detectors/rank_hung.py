@@ -14,7 +14,7 @@ from piolet.observe.detectors import _signals as signals
 class RankHung(Detector):
     """Up to the end some GPUs do nothing and the others poll in a collective."""
 
-    name = "rank_hung"
+    name, version = "rank_hung", 2
     text = "a rank that stands still while all others wait for it in a collective, until the step ends"
     how = "up to the end a few GPUs are idle, all others are active and do no work"
     needs = "activity of at least 2 GPUs, and SM activity or power"
@@ -22,6 +22,7 @@ class RankHung(Detector):
     limits: ClassVar[Mapping[str, Limit]] = {
         "seconds": signals.guess(200, "s", "longer than a checkpoint by the first rank"),
         "samples": signals.guess(5, "count", "fewer may be an accident"),
+        "worked": signals.guess(3, "count", "samples in which it worked before: it took part"),
         "waits": signals.guess(0.7, "1", "a GPU that polls is active all the time"),
     }
 
@@ -44,7 +45,8 @@ class RankHung(Detector):
         if seconds < self.limit("seconds") or stands[first:end].sum() < max(self.limit("samples"), (end - first) / 2):
             return []
         each = signals.mean(active[:, first:end])
-        hung = np.flatnonzero(each < 2 * signals.ACTIVE)
+        before = works[:, :first].sum(axis=1)  # a GPU that never did anything hangs in nothing
+        hung = np.flatnonzero((each < 2 * signals.ACTIVE) & (before >= self.limit("worked")))
         polling = np.flatnonzero(each > self.limit("waits"))
         if not len(hung) or len(hung) > len(polling):
             return []

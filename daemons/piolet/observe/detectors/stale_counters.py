@@ -11,12 +11,13 @@ from piolet.api import CannotTell, Detector, Finding, Limit, Observed
 from piolet.observe.detectors import _signals as signals
 
 _COUNTERS = ("engine", "sm", "tensor", "dram")
+_OF_WORK = ("tensor", "dram")
 
 
 class StaleCounters(Detector):
     """Values that are the same to the last digit while what they depend on moves."""
 
-    name, version = "stale_counters", 2
+    name, version = "stale_counters", 3
     text = "counters that keep their last value while the GPU or the node does other things"
     how = "all profiling counters, or the node's power, are equal in a row while the power of the GPUs moves"
     needs = "profiling counters or the node's power, and the power of the GPUs"
@@ -25,6 +26,7 @@ class StaleCounters(Detector):
         "seconds": signals.guess(120, "s", "pm_counters are refreshed 10 times a second (HPE Cray EX documentation)"),
         "samples": signals.guess(12, "count", "shares are kept to 0.0001, so that two are rarely equal"),
         "active": signals.guess(0.02, "1", "shares are kept to 0.0001: below it noise rounds to the same digits"),
+        "whole": signals.guess(0.98, "1", "what is busy all the time says so to the same digits"),
         "moves": signals.guess(0.004, "1", "a GPU's power at work changes by more from sample to sample"),
     }  # fmt: skip
 
@@ -46,7 +48,8 @@ class StaleCounters(Detector):
         something = np.zeros((len(step.gpus), step.bins), bool)
         for values in counters:
             same &= np.abs(np.diff(values, axis=1)) < 1e-6  # a gap is not the same
-            something |= values > self.limit("active")
+        for values in self._of_work(step) or counters:
+            something |= (values > self.limit("active")) & (values < self.limit("whole"))
         same &= something[:, 1:]
         for row in np.flatnonzero(same.any(axis=1)):
             if span := self._standing(step, same[row], power[row]):
@@ -54,6 +57,10 @@ class StaleCounters(Detector):
                 yield self._finding(step, span, gpu.node, gpu.uuid or None,
                                     f"the profiling counters of {signals.called(step, int(row))} did not change for "
                                     f"{signals.minutes(seconds)}, and its power did")  # fmt: skip
+
+    def _of_work(self, step: Observed) -> list[np.ndarray]:
+        """Return the counters that only work moves: what polls for others says the same all the time, and is right."""
+        return [values for name in _OF_WORK if signals.covered(values := step.gpu(name)) > 0]
 
     def _of_nodes(self, step: Observed, of_node: np.ndarray, power: np.ndarray) -> Iterable[Finding]:
         owners = np.array([gpu.node for gpu in step.gpus])

@@ -18,14 +18,19 @@ _HEAT, _BRAKE, _LIMIT, _ANY_HARDWARE = 0x20 | 0x40, 0x80, 0x4, 0x8
 class Throttling(Detector):
     """What the clock loses while a reason is given that is no normal one."""
 
-    name = "throttling"
+    name, version = "throttling", 2
     text = "clocks held back by heat, by the hardware's protection, or by a power limit that is far too low"
-    how = "the driver gives the reason, and the clock is below the GPU's highest; a power limit counts from 20 % on"
+    how = (
+        "the driver gives the reason, and the clock is below the GPU's highest; a power limit counts from 20 % on, and "
+        "if it is lower than the GPU's own, or the GPU draws less than it may"
+    )
     needs = "clocks and the reasons for them (NVML)"
     effect, unit = 0.05, "1"
     limits: ClassVar[Mapping[str, Limit]] = {
         "lost": signals.guess(0.02, "1", "of the clock cycles of the time in which it was busy"),
-        "limit": signals.guess(0.2, "1", "H100 under full load lose up to 15 % by their own limit"),
+        "limit": signals.guess(0.2, "1", "less is not worth a word"),
+        "full": signals.guess(0.85, "1", "who draws so much of its limit is well: H100 lose up to 30 % by it"),
+        "lowered": signals.guess(0.95, "1", "of the limit that the GPU has if nobody sets another"),
     }
 
     def find(self, step: Observed) -> Iterable[Finding]:
@@ -36,19 +41,26 @@ class Throttling(Detector):
             ("heat", _HEAT), ("brake", _BRAKE), ("hardware", _ANY_HARDWARE), ("limit", _LIMIT))}  # fmt: skip
         if signals.covered(clock) < 0.3 or signals.covered(bits["heat"]) < 0.3:
             raise CannotTell("there are no clocks, or no reasons for them")
-        told = np.array([float(gpu.facts.get("clock_sm_max") or np.nan) for gpu in step.gpus])
+        told = signals.told(step, "clock_sm_max")
         best = np.fmax(np.where(np.isnan(told), np.nanmax(signals.quantile(clock, 0.98)), told), 1.0)
         lost = np.clip(1 - clock / best[:, None], 0, 1)
         busy = np.nan_to_num(active) > 0.3
         shares = {name: np.nan_to_num(signals.mean(lost * values, busy)) for name, values in bits.items()}
         strange = np.fmax(shares["heat"], np.fmax(shares["brake"], shares["hardware"]))
-        cause = np.where(strange > self.limit("lost"), 0, np.where(shares["limit"] > self.limit("limit"), 1, 2))
+        low = (shares["limit"] > self.limit("limit")) & self._low(step, busy & (bits["limit"] > 0.5))
+        cause = np.where(strange > self.limit("lost"), 0, np.where(low, 1, 2))
         found = []
         for node in step.nodes:
             mine = [row for row, gpu in enumerate(step.gpus) if gpu.node == node and cause[row] < 2]
             if mine:
                 found.append(self._finding(step, node, mine, shares, strange, busy))
         return found
+
+    def _low(self, step: Observed, held: np.ndarray) -> np.ndarray:
+        """Return which GPUs have a power limit that is not their own under full load, as far as it is known."""
+        limit, usual = signals.told(step, "power_limit"), signals.told(step, "power_limit_default")
+        full = signals.mean(step.gpu("power"), held) >= self.limit("full") * limit  # NaN: not so
+        return np.asarray((limit < self.limit("lowered") * usual) | ~full)
 
     def _finding(
         self,

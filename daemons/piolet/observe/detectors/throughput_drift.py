@@ -12,14 +12,15 @@ from piolet.observe.detectors import _signals as signals
 
 _BLOCKS = 12
 _NAMES = (
-    r"(?i)(tokens|samples|images|sequences|iterations|iters|steps|items|examples)_?(/|_?per_?)_?s(ec(ond)?)?|throughput"
+    r"(?i)(tokens|samples|images|sequences|iterations|iters|steps|items|examples)_?(/|_?per_?)_?s(ec(ond)?)?($|[^a-z])"
+    r"|throughput"
 )
 
 
 class ThroughputDrift(Detector):
     """Medians of what the application reports, in parts of the step, fall steadily."""
 
-    name = "throughput_drift"
+    name, version = "throughput_drift", 2
     text = "a throughput that falls little by little"
     how = "medians of the reported throughput in 12 parts of the step fall; their Theil-Sen slope says by how much"
     needs = "marks of a throughput (tokens_per_second, samples/s), at least 36 of them"
@@ -48,13 +49,13 @@ class ThroughputDrift(Detector):
             best = float(np.median(np.sort(parts)[-4:]))
             fall = 1 - float(parts[-2:].mean()) / best
             largest = float(np.max(-np.diff(parts))) / best
-            if fall < self.limit("fall") or tau < self.limit("order"):
+            if not (fall >= self.limit("fall") and tau >= self.limit("order")):  # they may be no numbers
                 continue
             gradual = largest < 0.6 * fall
             how = "little by little" if gradual else "at once"
             found.append(Finding(
                 fall,
-                f"{name} fell by {signals.percent(fall)}, from {best:.4g} to {parts[-1]:.4g}, {how}",
+                f"{signals.short(name)} fell by {signals.percent(fall)}, from {best:.4g} to {parts[-1]:.4g}, {how}",
                 "look at what grows meanwhile: memory that fragments, a data set that is read further out, logs, a GPU "
                 "that gets hot; a restart from a checkpoint shows whether it is the process or the node",
                 signals.moment(step, where[0]), signals.moment(step, where[-1]), None, name,

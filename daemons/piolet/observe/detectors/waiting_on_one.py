@@ -14,7 +14,7 @@ from piolet.observe.detectors import _signals as signals
 class WaitingOnOne(Detector):
     """In a large part of the time one GPU works, or is idle for its host works, and no other does anything."""
 
-    name = "waiting_on_one"
+    name, version = "waiting_on_one", 2
     text = "all GPUs wait, again and again, for what one rank does alone"
     how = "in a part of the time one GPU, always the same, works alone, or is idle alone while the others poll"
     needs = "activity of at least 4 GPUs, and SM activity or power"
@@ -22,6 +22,7 @@ class WaitingOnOne(Detector):
     limits: ClassVar[Mapping[str, Limit]] = {
         "share": signals.guess(0.15, "1", "a first rank that writes checkpoints keeps the others for less"),
         "same": signals.guess(0.8, "1", "of these times it is the same GPU"),
+        "part": signals.guess(0.05, "1", "of the time: who works less takes no part, and so waits for nobody"),
     }
 
     def find(self, step: Observed) -> Iterable[Finding]:
@@ -52,6 +53,9 @@ class WaitingOnOne(Detector):
             each = (who & when).sum(axis=1)
             row = int(np.argmax(each))
             if each[row] < self.limit("same") * when.sum() or each[row] < 4:
+                continue
+            part = np.delete(works, row, axis=0)[:, inside].mean(axis=1) >= self.limit("part")
+            if part.mean() < 0.5:
                 continue
             at, gpu = np.flatnonzero(when), step.gpus[row]
             times = len(signals.stretches(when, bridge=1))

@@ -36,11 +36,12 @@ _GOOD = ("COMPLETED", "RUNNING")
 _UNIT = re.compile(r"(\d) ")  # a number and its unit stay on one line
 
 
-def render(step: StepData, job: Job | None = None, findings: pa.Table | None = None) -> bytes:
+def render(step: StepData, job: Job | None = None, findings: pa.Table | None = None, where: str = "") -> bytes:
     """Return the page of a step.
 
     job         what else is known of its job
     findings    rows of the layout's table; None: those that the step has
+    where       where its data are, if they do not stay in the step's directory
 
     Raises ObserveError: data are damaged.
     """
@@ -79,7 +80,7 @@ def render(step: StepData, job: Job | None = None, findings: pa.Table | None = N
         "</div>",
         sections.events(grid),
         sections.quality(grid, job.missing if job else ()),
-        _source(grid),
+        _source(grid, where),
         "</main>",
     ]
     about = {
@@ -216,7 +217,7 @@ def _waterfall(found: Saturation | None) -> str:
     return shell.section("Where the GPUs' time went", shell.bar(parts), key, note=note, name="waterfall")
 
 
-def _source(grid: Grid) -> str:
+def _source(grid: Grid, where: str) -> str:
     meta = grid.step.meta
     facts = [
         ("cluster", meta.get("cluster")),
@@ -224,7 +225,7 @@ def _source(grid: Grid) -> str:
         ("array task", f"{meta['array_job']}_{meta.get('array_task', '')}" if meta.get("array_job") else ""),
         ("restarts", meta.get("restarts") or ""),
         ("samples", f"every {meta['interval']:g} s" if isinstance(meta.get("interval"), int | float) else ""),
-        ("files", grid.step.directory),
+        ("files", where or grid.step.directory),
         ("data of --score", meta.get("score")),
     ]
     return shell.section("Where this comes from", shell.definitions(facts))

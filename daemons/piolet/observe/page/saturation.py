@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from piolet.observe.page.grid import Grid
+from piolet.observe.reading import device_of
 from piolet.score import saturation, witness
 from piolet.score.peaks import Peaks, peaks_of
 from piolet.score.report import series
@@ -87,9 +88,6 @@ def _scored(values: dict[str, Array], peaks: list[Peaks], gpu: Array, size: int)
 
 
 def _peaks(grid: Grid, node: str, index: int) -> Peaks:
-    devices = grid.step.meta.get("devices")
-    of_node = devices.get(node) if isinstance(devices, dict) else None
-    device = of_node[index] if isinstance(of_node, list) and index < len(of_node) else {}
-    device = device if isinstance(device, dict) else {}
+    device = device_of(grid.step.meta, node, index)
     pcie = device.get("pcie")
     return peaks_of(str(device.get("name", "")), None, float(pcie) if isinstance(pcie, int | float) else 0.0)

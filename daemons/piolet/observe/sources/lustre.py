@@ -2,8 +2,9 @@
 
 lustre/llite/lproc_llite.c: a line is `NAME COUNT samples [UNIT]`, and where something is added up `MIN MAX SUM` behind
 it, with SUMSQUARES as a fifth number from 2.12 on. read_bytes and write_bytes are what programs read and wrote, counted
-once. Until 2.11 the files are in /proc/fs/lustre, since then in debugfs, which only root may enter. Which mount it is
-says a parameter `uuid` or the name: FSNAME-ffff9c7f8b5e8000, the same FSNAME that the mount's source ends with.
+once; read, write and what moves no data have microseconds in newer releases, of calls that the cache answered, too.
+Until 2.11 the files are in /proc/fs/lustre, since then in debugfs, which only root may enter. Which mount it is says a
+parameter `uuid` or the name: FSNAME-ffff9c7f8b5e8000, the same FSNAME that the mount's source ends with.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ _PLACES = ("/sys/kernel/debug/lustre/llite", "/proc/fs/lustre/llite")
 _NAME = re.compile(r"(.+)-[0-9a-f]{8,16}")
 _LINE = re.compile(r"^(\w+)\s+(\d+) samples \[(\w+)\](?:\s+\d+\s+\d+\s+(\d+))?", re.MULTILINE)
 _DATA = ("read_bytes", "write_bytes", "read", "write")
+_TIMES = ("usec", "usecs")
+_AT_HOME = ("inode_permission", "seek", "mmap")  # which ask no server, so often that they would hide who does
 
 
 class Lustre(Source):
@@ -28,7 +31,7 @@ class Lustre(Source):
     text = "Lustre, per mount, of the node"
     table = IO
     columns: ClassVar[tuple[str, ...]] = (
-        "kind", "scope", "read", "write", "read_operations", "write_operations", "metadata_operations",
+        "kind", "scope", "read", "write", "read_operations", "write_operations", "metadata_operations", "wait",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = _PLACES[:1]
 
@@ -69,20 +72,32 @@ class Lustre(Source):
                 self.blank(f"its statistics cannot be read: {error.strerror}", subject)
                 continue
             seen.add(subject)
-            if rates := self._rates.of(subject, now, counters):
-                rows.append(Row(subject, {"kind": "lustre", "scope": "node", **rates}))
+            gained = self._rates.gained(subject, now, counters)
+            span, spent, timed = self._rates.span, gained.pop("spent", None), gained.pop("timed", 0.0)
+            values: dict[str, float | str] = {name: value / span for name, value in gained.items()}
+            if timed and spent is not None:
+                values["wait"] = spent / timed
+            if values:
+                rows.append(Row(subject, {"kind": "lustre", "scope": "node", **values}))
         self._rates.keep(seen)
         return rows
 
 
 def counters_of(text: str) -> dict[str, float]:
-    """Return the counters in the text of a file `stats`, by column. A line that is not there was never counted."""
-    found = dict.fromkeys(("read", "write", "read_operations", "write_operations", "metadata_operations"), 0.0)
+    """Return the counters in the text of a file `stats`, by column. A line that is not there was never counted.
+
+    With `timed`, calls of which the time is told, and `spent`, their seconds.
+    """
+    names = ("read", "write", "read_operations", "write_operations", "metadata_operations", "timed", "spent")
+    found = dict.fromkeys(names, 0.0)
     for name, count, unit, total in _LINE.findall(text):
         if name in ("read_bytes", "write_bytes"):
             way = name.partition("_")[0]
             found[way] = float(total or 0)
             found[f"{way}_operations"] = float(count)
-        elif name not in _DATA and unit in ("reqs", "regs", "usec", "usecs"):
+        elif name not in _DATA and unit in ("reqs", "regs", *_TIMES):
             found["metadata_operations"] += float(count)
+        if unit in _TIMES and total and name not in _AT_HOME:
+            found["timed"] += float(count)
+            found["spent"] += float(total) / 1e6
     return found

@@ -92,11 +92,9 @@ function ticks(span, most) {
 }
 // A text, with less of its middle where it is too wide: its begin says what it is, its end the unit.
 function fitted(g, text, room) {
-  for (let keep = text.length; keep > 6; keep--) {
-    const shown = keep === text.length ? text : `${text.slice(0, Math.ceil(keep / 2))}\u2026${text.slice(-Math.floor(keep / 2))}`;
-    if (g.measureText(shown).width <= room) return shown;
-  }
-  return '';
+  const wide = shown => g.measureText(shown).width;
+  for (let keep = text.length, shown = text; ; shown = `${text.slice(0, Math.ceil(keep / 2))}\u2026${text.slice(-Math.floor(keep / 2))}`, keep--)
+    if (wide(shown) <= room || keep < 7) return shown;
 }
 function frame(plot, title, top, taken = 0) {  // `taken`: of the title's line, at its end
   const g = plot.g, ink = css('--ink'), faint = css('--faint'), soft = css('--soft');

@@ -21,6 +21,12 @@ TEXT_MOST = 200  # characters of a name in what is drawn
 _PACKAGE = "piolet.score.report"
 STYLE, PLOTS, START = (_PACKAGE, "page.css"), (_PACKAGE, "plots.js"), (_PACKAGE, "start.js")
 STACK, HEAT = (_PACKAGE, "stack.js"), (_PACKAGE, "heat.js")
+# What takes away the pictures for who has no script, before the page is laid out the first time; and brings them back
+# where the other scripts fail before all is drawn.
+_EARLY = (
+    "document.documentElement.classList.add('live');addEventListener('error',()=>"
+    "performance.getEntriesByName('heat').length||document.documentElement.classList.remove('live'));"
+)
 # Characters that turn the direction of what stands behind them, or end a line: a name with them looks like another.
 _TURNING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C, 0x2028, 0x2029)
 _CONTROL = (*range(9), 11, 12, *range(14, 32), 127, *range(0x80, 0xA0))
@@ -37,12 +43,13 @@ def document(
     """
     style = "".join(read(*STYLE)) + more_style
     script = "\n".join(("'use strict';", *(read(*name) for name in scripts)))
-    policy = f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:"
+    allowed = f"'{_digest(script)}' '{_digest(_EARLY)}'"
+    policy = f"default-src 'none'; style-src '{_digest(style)}'; script-src {allowed}; img-src data:"
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         '<meta name=viewport content="width=device-width, initial-scale=1">',
-        f"<title>{escaped(title)}</title><style>{style}</style></head><body>",
+        f"<title>{escaped(title)}</title><style>{style}</style><script>{_EARLY}</script></head><body>",
         *body,
         *(f"<script type=application/json id={name}>{text}</script>" for name, text in blocks.items()),
         f"<div id=tip role=status></div><script>{script}</script></body></html>\n",

@@ -17,7 +17,6 @@ for (const parent of document.querySelectorAll('.plots')) {
   for (const one of spec ? spec.panels || [spec] : []) new KINDS[one.kind](parent, one);
 }
 for (const button of document.querySelectorAll('.reset')) button.onclick = reset;
-root.classList.add('live');
 for (const plot of plots) if (!plot.rows) plot.paint();
 performance.mark('lines');
 for (const plot of plots) if (plot.rows) plot.paint();

@@ -25,25 +25,26 @@ MOUNTS = (
 LLITE = "/sys/kernel/debug/lustre/llite/scratch-ffff9c7f8b5e8000/stats"
 
 
-def lustre(read: int, calls: int, opens: int) -> str:
+def lustre(read: int, calls: int, opens: int, spent: int = 5000) -> str:
     return (
         "snapshot_time             1754300000.123456789 secs.nsecs\n"
         f"read_bytes                {calls} samples [bytes] 4096 1048576 {read} 99999999\n"
         "write_bytes               2 samples [bytes] 4096 4096 8192 33554432\n"
-        f"read                      {calls} samples [usec] 2 900 5000 99\n"
+        f"read                      {calls} samples [usec] 2 900 {spent} 99\n"
         f"open                      {opens} samples [usec] 10 500 3000 99\n"
-        f"getattr                   {opens} samples [usec] 10 500 3000 99\n"
+        f"getattr                   {opens} samples [usecs] 10 500 3000 99\n"
+        f"inode_permission          {1000 * opens} samples [usecs] 0 5 {900 * opens} 99\n"
     )
 
 
 def test_lustre_counts_by_mount(tmp_path: Path) -> None:
     plant(tmp_path, {"/proc/self/mountinfo": MOUNTS, LLITE: lustre(1_000_000, 10, 5)})
     source = opened(Lustre, tmp_path)
-    (row,) = told(source, tmp_path, {LLITE: lustre(11_000_000, 20, 25)})
+    (row,) = told(source, tmp_path, {LLITE: lustre(11_000_000, 20, 25, 1_505_000)})
     assert row.subject == "/scratch one"
     assert row.values == {
         "kind": "lustre", "scope": "node", "read": 1e6, "write": 0.0, "read_operations": 1.0, "write_operations": 0.0,
-        "metadata_operations": 4.0,
+        "metadata_operations": 2004.0, "wait": pytest.approx(0.03),
     }  # fmt: skip
 
 
@@ -54,6 +55,7 @@ def test_an_old_lustre_counts_operations_as_reqs(tmp_path: Path) -> None:
     plant(tmp_path, {"/proc/self/mountinfo": MOUNTS, file: text.format(1, 100)})
     (row,) = told(opened(Lustre, tmp_path), tmp_path, {file: text.format(11, 1100)})
     assert (row.values["read"], row.values["metadata_operations"]) == (100.0, 1.0)
+    assert "wait" not in row.values
 
 
 def test_counters_that_begin_anew_are_missing_once(tmp_path: Path) -> None:
