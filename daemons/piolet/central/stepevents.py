@@ -26,6 +26,8 @@ BEFORE_S, AFTER_S = 5.0, 300.0  # of a step: a node's fault may be told after it
 VETTED_S = 3600.0  # so long before a step its nodes were vetted for it
 CASE = "site.case"
 """Kind of a row that is no record: what a rule concludes of a node whose case was open when the step ran."""
+STARTED = "slurm.job_start"
+"""Kind of a row that is no record either: when a run of the job began."""
 _WORDS = {FATAL: "error", WARN: "warning"}
 _STATES = {"NODE_FAIL": "error", "down": "error", "fail": "error", "drain": "warning", "TIMEOUT": "warning",
            "OUT_OF_MEMORY": "warning", "FAILED": "warning"}  # fmt: skip
@@ -58,7 +60,8 @@ def _told(reader: Reader, row: Row, nodes: Sequence[str], begin: float, end: flo
         records = reader.of_node(node, begin - VETTED_S, end + AFTER_S, OF_NODE_MOST)
         if len(records) >= OF_NODE_MOST:
             left.append(f"of {node} the last {OF_NODE_MOST} records only")
-        found += [_row(one) for one in records if _concerns(one, row, begin, end)]
+        own = [one for one in records if _concerns(one, row, begin, end)]
+        found += [_row(one) for one in own] + [start for one in own if (start := _start(one)) is not None]
         found += _cases(reader, node, begin, end)
     found.sort(key=lambda one: (one["severity"] == "info", one["time"]))
     if len(found) > ROWS_MOST:
@@ -90,6 +93,17 @@ def _row(one: Stored) -> dict[str, Any]:
         "time": _ns(one.at), "node": None if event.kind == "slurm.job_end" else event.node,
         "subject": event.subject or None, "kind": event.kind, "source": event.source, "severity": _severity(event),
         "text": _words(event), "body": _body(event.body),
+    }  # fmt: skip
+
+
+def _start(one: Stored) -> dict[str, Any] | None:
+    """Return the row of a run's start, of which Slurm's accounting tells when the run has ended; None: of no run."""
+    began = one.event.body.get("start")
+    if one.event.kind != "slurm.job_end" or not isinstance(began, int | float) or not 1 < began < one.at:
+        return None
+    return {
+        "time": _ns(began), "node": None, "subject": None, "kind": STARTED, "source": SITE, "severity": "info",
+        "text": f"started on {one.event.body.get('nodes', one.event.node)}"[:300], "body": None,
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from piolet.central.conclusions import CLOSED, OPEN, Conclusion
-from piolet.central.stepevents import CASE, StepEvents
+from piolet.central.stepevents import CASE, STARTED, StepEvents
 from piolet.central.store import wordings
 from piolet.central.store.database import connect
 from piolet.central.store.reader import Reader
@@ -76,6 +76,19 @@ def test_what_happened_to_the_step_and_on_its_nodes(store: sa.Engine) -> None:
     assert rows[2]["text"] == "NVRM: Xid 79" and rows[2]["subject"] == "gpu:GPU-1"
     assert json.loads(rows[2]["body"])["xid"] == 79 and rows[2]["time"] == round((BEGIN + 30) * 1e9)
     assert rows[0]["text"] == "gemm: fail (slow)"
+
+
+def test_each_run_of_a_requeued_job_has_its_start(store: sa.Engine) -> None:
+    runs = [{"state": "REQUEUED", "nodes": "node1", "start": BEGIN - 3600.0},
+            {"state": "COMPLETED", "nodes": "node[1-2]", "start": BEGIN - 2.0}]  # fmt: skip
+    put(store, event(-3.0, "slurm.job_end", "user", job=112, uid=ALICE, body=runs[0]),
+        event(1000, "slurm.job_end", "user", job=112, uid=ALICE, body=runs[1]),
+        event(1001, "slurm.job_end", "user", job=112, uid=ALICE, body={"start": "then"}))  # fmt: skip
+    rows = [row for row in told(store) if row["kind"] == STARTED]
+    assert [(row["time"], row["source"], row["node"], row["text"]) for row in rows] == [
+        (round((BEGIN - 3600.0) * 1e9), "site", None, "started on node1"),
+        (round((BEGIN - 2.0) * 1e9), "site", None, "started on node[1-2]"),
+    ]
 
 
 @pytest.mark.parametrize(
