@@ -26,6 +26,7 @@ from tests.support.waiting import wait_until
 # A guest with another kernel (tools/kernels) is slow: one node is what its tests need.
 NODES, GPUS = int(os.environ.get("PIOLET_TEST_NODES", "4")), 2
 CLUSTER, CRASHED = pytest.StashKey[Cluster](), pytest.StashKey[int]()
+MACHINES = pytest.StashKey[crashes.Machines]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,7 +51,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if cluster is not None and gone:
         with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):  # the tests to come will say so
             for node in gone:
-                crashes.restart(cluster, node)
+                item.config.stash[MACHINES].restart(node)
         _warn(item, f"slurmd on {', '.join(gone)} ended by itself in this test (see tests/cluster/crashes.py)")
         crashed = item.config.stash[CRASHED] = item.config.stash.get(CRASHED, 0) + 1
         if crashed <= crashes.MOST and any(report.failed for report in reports):
@@ -81,8 +82,16 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster of four nodes (or PIOLET_TEST_NODES) with pioletd on each, the image service and a registry."""
     for made in _cluster():
         request.config.stash[CLUSTER] = made
+        request.config.stash[MACHINES] = machines = crashes.Machines(made)
         yield made
-    del request.config.stash[CLUSTER]
+        machines.close()
+    del request.config.stash[CLUSTER], request.config.stash[MACHINES]
+
+
+@pytest.fixture
+def machines(request: pytest.FixtureRequest, cluster: Cluster) -> crashes.Machines:
+    """The nodes of the cluster that tests share."""
+    return request.config.stash[MACHINES]
 
 
 def _cluster() -> Iterator[Cluster]:

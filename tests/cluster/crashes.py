@@ -6,10 +6,8 @@ its name, and after `MOST` crashes no test is run again.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.cluster.support import Cluster
@@ -31,14 +29,26 @@ def ended(layout: Layout) -> list[str]:
     return [name for name, slurmd in slurmds if slurmd is not None and not processes.alive(slurmd)]
 
 
-def restart(cluster: Cluster, node: str) -> None:
-    """Start slurmd on the node where it crashed, end what jobs there are, and return the node to service."""
-    state = _state(cluster.layout)
-    pioletd = state.find(f"pioletd-{node}")
-    assert pioletd is not None, node
-    with machine_of(pioletd) as held:
-        start(cluster.layout, state, node, held)
-    wait_until(lambda: put_right(cluster), 90, f"the return of {node}")
+class Machines:
+    """The nodes of a cluster: their namespaces, held for when slurmd, whose they are, is gone."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        state = _state(cluster.layout)
+        self._held = {}
+        for node in node_names(state.nodes):
+            slurmd = state.find(f"slurmd-{node}")
+            assert slurmd is not None, node
+            self._held[node] = hold(slurmd)
+
+    def restart(self, node: str) -> None:
+        """Start slurmd on the node where it crashed, end what jobs there are, and return the node to service."""
+        start(self._cluster.layout, _state(self._cluster.layout), node, self._held[node])
+        wait_until(lambda: put_right(self._cluster), 90, f"the return of {node}")
+
+    def close(self) -> None:
+        for held in self._held.values():
+            let_go(held)
 
 
 def put_right(cluster: Cluster) -> bool:
@@ -62,15 +72,15 @@ def start(layout: Layout, state: State, node: str, held: dict[str, int]) -> None
     lifecycle.Record(layout.state_file, state).keep(made)
 
 
-@contextlib.contextmanager
-def machine_of(process: Process) -> Iterator[dict[str, int]]:
-    """Hold the namespaces of the node that a process is on."""
-    held = {kind: os.open(f"/proc/{process.pid}/ns/{kind}", os.O_RDONLY) for kind in KINDS}
-    try:
-        yield held
-    finally:
-        for descriptor in held.values():
-            os.close(descriptor)
+def hold(process: Process) -> dict[str, int]:
+    """Return descriptors of the namespaces of the node that a process is on."""
+    return {kind: os.open(f"/proc/{process.pid}/ns/{kind}", os.O_RDONLY) for kind in KINDS}
+
+
+def let_go(held: dict[str, int]) -> None:
+    """Close what `hold` returned."""
+    for descriptor in held.values():
+        os.close(descriptor)
 
 
 def _state(layout: Layout) -> State:

@@ -178,10 +178,13 @@ class Faults:
     def restart_slurmd(self, node: str) -> None:
         """End slurmd as a service manager does at a restart, and start it again on the same node."""
         before = self.daemon(f"slurmd-{node}")
-        with crashes.machine_of(before) as held:
+        held = crashes.hold(before)
+        try:
             processes.terminate(before)
             processes.wait_end([before], 10)
             crashes.start(self.cluster.layout, self.state, node, held)
+        finally:
+            crashes.let_go(held)
 
     def _keep(self, process: Process) -> None:
         lifecycle.Record(self.cluster.layout.state_file, self.state).keep(process)

@@ -279,8 +279,9 @@ def _joined(past: list[ToldRun], now: list[ToldRun]) -> list[ToldRun]:
             one, output=one.output or other.output, state=one.state if one.is_over else other.state,
             reason=one.reason or other.reason if one.is_over else other.reason, limit_s=one.limit_s or other.limit_s,
             run=max(one.run, other.run), command=one.command or other.command,
-            # slurmdbd has a job as root's that it heard of by its step's record before its own.
-            user=other.user or one.user, uid=one.uid if other.uid is None else other.uid,
+            # slurmdbd has a job as root's, of no array, with its step's end, if it heard of that step first.
+            user=other.user or one.user, uid=one.uid if other.uid is None else other.uid, shown=other.shown,
+            status=other.status if other.is_over else one.status, signal=other.signal if other.is_over else one.signal,
         )  # fmt: skip
     return done + list(current.values())
 

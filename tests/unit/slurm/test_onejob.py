@@ -168,6 +168,12 @@ def test_whose_a_job_is_that_accounting_heard_of_by_its_step_first(tmp_path: Pat
     assert ((before.user, before.uid), (now.user, now.uid)) == (("root", 0), ("alice", 1500))
 
 
+def test_which_task_of_an_array_it_is_that_accounting_heard_of_by_its_step_first(tmp_path: Path) -> None:
+    over = SHOWN.replace("JobState=RUNNING", "JobState=FAILED").replace("ExitCode=0:0", "ExitCode=139:0")
+    (run,) = runs(tmp_path, "112", row("115", "115", State="FAILED", ExitCode="0:11"), over)
+    assert (run.shown, run.status, run.signal, run.state) == ("112_3", 139, 0, "FAILED")
+
+
 def test_nobody_knows_it(tmp_path: Path) -> None:
     with pytest.raises(SlurmError, match="knows no job 7"):
         runs(tmp_path, "7", "", status=1)
