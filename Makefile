@@ -120,7 +120,9 @@ test: ahead
 ifeq ($(WORKERS),1)
 	$(PYTHON) -m pytest --durations=10
 else
-	$(PYTHON) -m pytest --durations=10 --dist loadgroup --tx '$(WORKERS)*popen//python=tests/worker $(PYTHON)' -m "not alone"
+	@rm -f .pytest_cache/v/cache/lastfailed
+	$(PYTHON) -m pytest --durations=10 --dist loadgroup --tx '$(WORKERS)*popen//python=tests/worker $(PYTHON)' -m "not alone" \
+		|| { test $$? -eq 1 && $(PYTHON) -m tests.support.again; }
 	$(PYTHON) -m pytest --durations=10 -m alone
 endif
 

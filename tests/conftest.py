@@ -53,6 +53,7 @@ ALONE = (
     "unit/node/test_endings.py",
     "kernels",
     "cluster/test_vet_examples.py",
+    "cluster/test_vet_inside.py",
 )
 
 # How long an example of hypothesis takes says more of the machine than of the code.
