@@ -36,7 +36,7 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Print them. Exit status 1: a detector failed."""
-    where = args.detectors or settings.keep.detectors
+    where = own_detectors(args, settings)
     if args.list:
         return _list(args, where)
     if not args.step:
@@ -49,11 +49,20 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
         step = stepsasked.named(asked, args.step)
         with tempfile.TemporaryDirectory(prefix="piolet-findings-") as room:
             said, name = bounded.find(stepsasked.fetch(asked, step, Path(room, "step")), where), str(step["name"])
+    if said and all(one.state == FAILED and one.reason == said[0].reason for one in said):
+        raise ObserveError(str(said[0].reason), "data of a step are a directory with meta.json and *.parquet")
     if args.json:
         print(json.dumps({"version": 1, "step": name, "detectors": [_plain(one) for one in said]}, indent=2))
     else:
         _print(said)
     return int(any(one.state == FAILED for one in said))
+
+
+def own_detectors(args: argparse.Namespace, settings: config.Config) -> str:
+    """Return where the site's own detectors are. Raises ObserveError: there is no such directory, and it was named."""
+    if args.detectors and not Path(args.detectors).is_dir():
+        raise ObserveError(f"{args.detectors} is no directory of detectors", "one file NAME.py each: docs/detectors.md")
+    return str(args.detectors or settings.keep.detectors)
 
 
 def _is_path(word: str) -> bool:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from piolet.base import texts
+from piolet.cli.observe_findings import own_detectors
 from piolet.observe import bounded, finding, replaying
 from piolet.observe.finding import FAILED, FOUND, UNKNOWN
 from piolet.site import config
@@ -27,7 +28,7 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Print a line for each step where something was found. Exit status 1: it failed, or not what was expected."""
-    where = args.detectors or settings.keep.detectors
+    where = own_detectors(args, settings)
     finding.load(args.detector, where)  # an error of the name or the file is told once
     root = replaying.root_of(Path(args.dir or settings.keep.directory))
     counts: Counter[str] = Counter()

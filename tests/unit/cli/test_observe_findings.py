@@ -16,6 +16,7 @@ from tests.unit.cli.test_observe_data import Service
 from tests.unit.observe.test_finding import kept
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples/detectors"
+NONE = "/sys"  # a directory that has no detector
 ROOTS = pytest.mark.skipif(os.geteuid() != 0, reason="a site's detector is a file of root's")
 
 
@@ -40,14 +41,24 @@ def test_a_steps_findings_have_advice_and_what_cannot_be_told_has_reasons(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     step = kept(tmp_path, "throttling")
-    status, out, err = run(capsys, "findings", str(step), "--detectors", str(tmp_path / "none"))
+    status, out, err = run(capsys, "findings", str(step), "--detectors", NONE)
     assert status == 0 and not err
     assert "throttling: GPU" in out and "show the node to the site" in out
     assert "14 detectors:" in out and "cannot tell: " in out
-    status, out, _ = run(capsys, "findings", step.name, "--dir", str(tmp_path), "--json", "--detectors", "/none")
+    status, out, _ = run(capsys, "findings", step.name, "--dir", str(tmp_path), "--json", "--detectors", NONE)
     said = {one["detector"]: one for one in json.loads(out)["detectors"]}
     assert said["throttling"]["findings"][0]["evidence"]["temperature"] > 80
     assert said["throttling"]["state"] == "found" and said["silent_counters"]["state"] == "nothing"
+
+
+def test_what_is_no_step_and_what_is_no_directory_is_one_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = run(capsys, "findings", str(tmp_path), "--detectors", NONE)
+    assert (status, out) == (1, "") and "holds no samples\nhint: data of a step" in err and err.count("\n") == 2
+    for words in (("findings", str(tmp_path)), ("findings", "--list"), ("replay", "idle_tail")):
+        status, out, err = run(capsys, *words, "--detectors", "/etc/passwd")
+        assert (status, out) == (1, "") and "/etc/passwd is no directory of detectors\nhint: " in err
 
 
 def test_users_ask_the_service_for_what_is_theirs(
@@ -60,7 +71,7 @@ def test_users_ask_the_service_for_what_is_theirs(
     monkeypatch.setattr(stepsasked, "service", lambda _: service)
     config = tmp_path / "piolet.toml"
     config.write_text(f'[central]\nurl = "https://central"\n[keep]\ndirectory = "{tmp_path}/none"\n')
-    assert main.main(["--config", str(config), "observe", "findings", step.name, "--detectors", "/none"]) == 0
+    assert main.main(["--config", str(config), "observe", "findings", step.name, "--detectors", NONE]) == 0
     assert "throttling: GPU" in capsys.readouterr().out and "/v1/stepfile" in service.asked
 
 
@@ -81,11 +92,11 @@ def test_the_list_says_of_each_what_it_finds_and_how_often_it_is_wrong(
     one = {"generator": "runs2", "date": "2026-11-29", "false_positives": 3, "false_positives_most": 0.0078,
            "clean": 1000, "found": 967, "faulty": 1000}  # fmt: skip
     monkeypatch.setattr(finding, "rates", lambda: {"straggler": {"version": 1, "measured": [one]}})
-    status, out, _ = run(capsys, "findings", "--list", "--detectors", "/none")
+    status, out, _ = run(capsys, "findings", "--list", "--detectors", NONE)
     assert status == 0
     assert "straggler" in out and "meant for effects from 0.15 on (a share)" in out
     assert "on made runs (runs2, 2026-11-29): wrong in 3 of 1000 clean ones, found in 967 of 1000 faulty ones" in out
-    status, out, _ = run(capsys, "findings", "--list", "--json", "--detectors", "/none")
+    status, out, _ = run(capsys, "findings", "--list", "--json", "--detectors", NONE)
     listed = {each["name"]: each for each in json.loads(out)["detectors"]}
     assert listed["straggler"]["confidence"] == 0.9922 and listed["rank_hung"]["confidence"] is None
 
@@ -107,7 +118,7 @@ def test_the_detector_that_the_documents_print_does_what_they_say(
     mine = tmp_path / "mine"
     mine.mkdir(mode=0o755)
     (mine / "memory_pressure.py").write_text(whole.partition("```python\n")[2].partition("```")[0])
-    for word, where in (("memory_pressure", str(mine)), (str(mine / "memory_pressure.py"), "/none")):
+    for word, where in (("memory_pressure", str(mine)), (str(mine / "memory_pressure.py"), NONE)):
         status, out, _ = run(capsys, "replay", word, "--dir", str(example / "steps"), "--detectors", where)
         assert status == 0
         assert "2026-11-29/1.0  tasks on node1 waited for memory 30 %" in out
@@ -139,10 +150,10 @@ def test_replay_runs_over_all_days_and_names_a_detector_that_is_none(
     with zipfile.ZipFile(tmp_path / "packed/2026-11-20.zip", "w") as archive:
         for path in packed.iterdir():
             archive.write(path, f"{packed.name}/{path.name}")
-    status, out, _ = run(capsys, "replay", "idle_tail", "--dir", str(tmp_path), "--detectors", "/none", "--json")
+    status, out, _ = run(capsys, "replay", "idle_tail", "--dir", str(tmp_path), "--detectors", NONE, "--json")
     lines = [json.loads(line) for line in out.splitlines()]
     assert status == 0
     told = [(line["step"][:10], line["state"]) for line in lines]
     assert told == [("2026-11-28", "found"), ("2026-11-29", "nothing"), ("2026-11-20", "found")]
-    status, _, err = run(capsys, "replay", "idle_tails", "--dir", str(tmp_path), "--detectors", "/none")
+    status, _, err = run(capsys, "replay", "idle_tails", "--dir", str(tmp_path), "--detectors", NONE)
     assert status == 1 and "there is no detector 'idle_tails'" in err
