@@ -212,6 +212,8 @@ def test_a_store_that_becomes_read_only(
         return None
 
     monkeypatch.setattr(Presence, "_show", fail)
+    gc.collect()
+    recwarn.clear()  # of what tests before this one left
     assert asyncio.run(pull()) == errno.EROFS
     gc.collect()
     assert [str(warning.message) for warning in recwarn] == []
