@@ -34,7 +34,7 @@ from piolet.events.envelope import USER, Event
 from tests.simulators.fleet import DAY, HOUR, START, Fleet, Truth
 
 PRECISION, SPANS = 0.95, (28, 90, 180, 365, 730, 1095)
-EPISODES, APART = 4, 14.0  # of the rule `lemon`
+EPISODES, APART = 4, 21.0  # of the rule `lemon`
 SILENT = ("silent", "quiet")
 
 
@@ -81,10 +81,11 @@ def judge(events: Iterable[tuple[float, Event]], truth: Truth, rules: tuple[Rule
     """Return what rules make of a fleet."""
     run, engine = Run(truth.lemons), Engine(rules)
     failed: dict[str, list[float]] = {}
+    first: dict[str, float] = {}
     for time, node, what in sorted(truth.failures):
+        first.setdefault(node, time)
         if what not in SILENT:
             failed.setdefault(node, []).append(time)
-    first = {node: times[0] for node, times in failed.items()}
     for node in truth.lemons & failed.keys():
         times = failed[node]
         begins = [one for i, one in enumerate(times) if not i or one - times[i - 1] >= APART * DAY]
