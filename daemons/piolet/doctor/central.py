@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
-from piolet.base.errors import ConfigError, PioletError
+from piolet.base.errors import ConfigError, EventError, PioletError
+from piolet.base.texts import counted
 from piolet.doctor.findings import BAD, OK, SKIPPED, Finding, Machine
+from piolet.events.envelope import LINE_MAX, decode
+from piolet.events.reader import Reader
+from piolet.forward import acknowledged
 from piolet.site.config import Config
 from piolet.system.accounts import uid_of
 from piolet.transport.asking import Asker, Peer
 
 _WAIT_S = 5.0
+_SOON_S = 60.0  # so long a first record takes at most, and others beyond what they wait for
 
 
 def central(machine: Machine) -> Iterator[Finding]:
@@ -24,6 +30,8 @@ def central(machine: Machine) -> Iterator[Finding]:
         yield Finding("central", BAD, error.message, error.hint or "")
         return
     yield from _apart(config, own)
+    if machine.here("pioletd"):
+        yield from delivered(config, time.time())
     peer = Peer(config.central.url, own, config.central.munge_socket, config.central.authority, timeout_s=_WAIT_S)
     if config.central.trust == "certificate":
         peer = Peer(f"unix:{config.central.socket}", own, timeout_s=_WAIT_S)
@@ -61,3 +69,27 @@ def _apart(config: Config, own: int) -> Iterator[Finding]:
             )  # fmt: skip
             return
     yield Finding("central", OK, f"the central service has an account of its own, {config.central.account}")
+
+
+def delivered(config: Config, now: float) -> Iterator[Finding]:
+    """Whether what this node records comes to the service, as far as the forwarder's file says."""
+    have = acknowledged.load(config.forward.state)
+    reader = Reader(config.events.spool)
+    try:
+        waiting = [reader.read(epoch, have.get(epoch, 0), 1, LINE_MAX) for epoch in reader.streams()]
+    except OSError:
+        return  # what is written, and where, is said of events
+    since = now
+    for line in (lines[0] for lines in waiting if lines):
+        try:
+            since = min(since, decode(line).time)
+        except EventError:
+            continue
+    if now - since <= _SOON_S + (1.2 * config.forward.beats_s if have else 0):
+        return
+    text = "nothing of what this node records has ever come to the central service: it waits here"
+    if have:
+        minutes = counted(round((now - since) / 60), "minute")
+        text = f"what this node has recorded for {minutes} has not come to the central service: it waits here"
+    hint = "journalctl -u piolet-forward says what is in its way; systemctl status piolet-forward, whether it runs"
+    yield Finding("central", BAD, text, hint)
