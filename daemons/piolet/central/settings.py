@@ -28,7 +28,8 @@ def listen_of(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _store(text: str) -> None:
+def known_store(text: str) -> None:
+    """Raise ConfigError if this is not the address of a data base that the service knows."""
     scheme, _, rest = text.partition("://")
     if scheme == "sqlite" and (not rest.startswith("//") or rest.endswith("/")):
         hint = "four slashes and the path of a file: sqlite:////var/lib/piolet-central/central.sqlite"
@@ -64,7 +65,7 @@ class CentralConfig:
     store: str = setting(
         "sqlite:////var/lib/piolet-central/central.sqlite",
         "Its data base, as SQLAlchemy writes it: sqlite:////PATH, or postgresql+psycopg://USER@HOST/NAME.",
-        _store,
+        known_store,
     )
     trust: Literal["munge", "certificate"] = setting(
         "munge", "What says who sends: munge, or certificate where a site has no MUNGE (mutual TLS)."

@@ -73,7 +73,8 @@ def _hint(place: sa.URL) -> str:
     """Return what to do where a store cannot be opened."""
     who = own_name()
     if place.get_backend_name() != "sqlite":
-        return f"does it run, and does it let {who} in, by this address? psql shows it: runuser -u {who} -- psql"
+        own = "the service's account may be let in alone: runuser -u piolet-central -- piolet central ..."
+        return f"does it run, and does it let {who} in? " + (own if os.geteuid() == 0 else "psql as that account shows")
     path = place.database or ""
     return f"the directory and the file have to be of {who}: chown {who} {os.path.dirname(path)} {path}*"
 
@@ -115,7 +116,11 @@ def alone(engine: sa.Engine) -> Iterator[None]:
     """Be the one writer of this store while the block runs. Raises EventError: there is another."""
     busy = EventError("another piolet-central writes this store", "systemctl status piolet-central")
     if engine.dialect.name == "sqlite":
-        descriptor = os.open(f"{engine.url.database}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = f"{engine.url.database}.lock"
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"{lock} cannot be opened: {error.strerror}", _hint(engine.url)) from None
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
