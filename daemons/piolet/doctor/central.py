@@ -43,6 +43,10 @@ def central(machine: Machine) -> Iterator[Finding]:
     except PioletError as error:
         yield Finding("central", BAD, error.message, error.hint or "its log says more: journalctl -u piolet-central")
         return
+    if said.get("failing"):
+        hint = "df on its directory, or systemctl status postgresql; nodes send what waits by themselves"
+        yield Finding("central", BAD, f"the central service keeps no records: {said['failing']}", hint)
+        return
     if not said.get("judging"):
         hint = "journalctl -u piolet-central says which; mend it, and start the service again"
         yield Finding("central", BAD, "the central service keeps records, and judges them no more: a rule broke", hint)

@@ -93,9 +93,14 @@ def socket_of_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.mark.parametrize(("judging", "state"), [(True, OK), (False, BAD)])
-def test_one_that_answers(socket_of_one: str, judging: bool, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("judging", "failing", "state"), [(True, "", OK), (False, "", BAD), (True, "database or disk is full", BAD)]
+)
+def test_one_that_answers(
+    socket_of_one: str, judging: bool, failing: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(ANSWER, "judging", judging)
+    monkeypatch.setitem(ANSWER, "failing", failing)
     config = CentralConfig(account="61301", url="https://x", trust="certificate", socket=socket_of_one)
     one = dataclasses.replace(machine("61301", central=config), here=lambda name: name == "piolet-central")
     assert [found for found, _ in states(one)] == [OK, state]
