@@ -49,7 +49,7 @@ from piolet.observe.keepsettings import KeepConfig
 from piolet.slurm import cluster as slurm
 from piolet.slurm import past
 from piolet.system import notify
-from piolet.system.accounts import uid_of
+from piolet.system.accounts import own_name, uid_of
 
 _LOG = logging.getLogger("piolet-central")
 _CONNECTIONS = 2048
@@ -243,12 +243,24 @@ def _local(path: str) -> Iterator[socket.socket]:
 def secured(config: CentralConfig) -> ssl.SSLContext | None:
     """Return how the service speaks TLS; None where it has no certificate. Raises ConfigError."""
     if config.trust == CERTIFICATE and not (config.certificate and config.authority):
-        raise ConfigError("[central] trust = 'certificate' needs certificate, key and authority")
+        raise ConfigError(
+            "[central] trust = 'certificate' needs certificate, key and authority",
+            "files that the service may read: its own certificate and key, and that of who signed the nodes'",
+        )
     if not config.certificate:
         return None
+    for name, path in (("certificate", config.certificate), ("key", config.key), ("authority", config.authority)):
+        try:
+            if path:
+                os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise ConfigError(
+                f"[central] {name}: {path} cannot be read: {error.strerror}", f"it has to be readable by {own_name()}"
+            ) from None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(config.certificate, config.key or None)
+        # A key behind a passphrase is refused: nobody is there to be asked.
+        context.load_cert_chain(config.certificate, config.key or None, password=lambda: "")
         if config.trust == CERTIFICATE:
             context.load_verify_locations(config.authority)
             context.verify_mode = ssl.CERT_REQUIRED
