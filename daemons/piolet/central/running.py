@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -123,6 +124,8 @@ def run(
     with alone(database), contextlib.ExitStack() as stack:
         network = stack.enter_context(_listening(config))
         local = stack.enter_context(_local(config.socket)) if config.socket else None
+        if config.keep_months:
+            own_directory(config.archive, "[central] archive")
         old = Archive(config.archive) if config.keep_months else None
         saved = Saved(rules, name)
         engine, recent, place = saved.restored(database, old.last if old else 0)
@@ -149,6 +152,8 @@ def run(
             mover = Mover(reader, ledger, old, config.keep_months)
             mover.start()
             stack.callback(mover.stop)
+        if keep.steps:
+            own_directory(keep.directory, "[keep] directory")
         steps = Steps(keep, answers, slurm_there, config.store, name) if keep.steps else None
         if steps is not None:
             steps.start()
@@ -238,6 +243,21 @@ def _local(path: str) -> Iterator[socket.socket]:
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(path)
+
+
+def own_directory(path: str, setting: str) -> None:
+    """Have a directory in which this process may write. Raises ConfigError."""
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR):  # a file system without files that have no name
+            return
+        raise ConfigError(
+            f"{setting}: nothing can be written in {path}: {error.strerror}",
+            f"it has to be of {own_name()}; outside of /var/lib/piolet-central the unit needs ReadWritePaths={path}, "
+            "by systemctl edit piolet-central",
+        ) from None
 
 
 def secured(config: CentralConfig) -> ssl.SSLContext | None:

@@ -1,4 +1,4 @@
-"""Certificates of the service that cannot be used: which file it is, and why."""
+"""Files and directories of the service that cannot be used: which it is, and why."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 from piolet.base.errors import ConfigError
-from piolet.central.running import secured
+from piolet.central.running import own_directory, secured
 from piolet.central.settings import CentralConfig
-
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> CentralConfig:
     """One whose files are right."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificates")
     top = tmp_path_factory.mktemp("certificates")
     openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=head"]
     for name, secret in (("a", ["-nodes"]), ("b", ["-nodes"]), ("locked", ["-passout", "pass:geheim"])):
@@ -55,3 +55,13 @@ def test_another_key_and_one_with_a_passphrase(config: CentralConfig, key: str) 
     certificate = str(top / "locked.pem") if key == "locked.key" else config.certificate
     with pytest.raises(ConfigError, match="cannot be used"):
         secured(dataclasses.replace(config, certificate=certificate, key=str(top / key)))
+
+
+def test_a_directory_of_its_own(tmp_path: Path) -> None:
+    own_directory(str(tmp_path / "a" / "b"), "[central] archive")
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700 and not list((tmp_path / "a" / "b").iterdir())
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", Path("/proc/none")):
+        with pytest.raises(ConfigError, match=rf"\[central\] archive: nothing can be written in {path}: ") as caught:
+            own_directory(str(path), "[central] archive")
+        assert f"ReadWritePaths={path}" in str(caught.value.hint)
