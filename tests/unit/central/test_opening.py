@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,21 +28,21 @@ def test_a_store_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another account")
-def test_a_store_of_another_account_is_not_begun_with(tmp_path: Path) -> None:
+def test_a_store_of_another_account_is_not_begun_with() -> None:
     """As after a restore without chown: SQLite opens it, and would refuse each record."""
-    path = tmp_path / "central.sqlite"
-    connect(f"sqlite:///{path}", create=True).dispose()
-    for above in (tmp_path, *list(tmp_path.parents)[:2]):
-        above.chmod(0o755)
-    path.chmod(0o644)
-    os.chown(tmp_path, 61301, 61301)
-    said = opened_by(61301, path, create=True)
-    assert "attempt to write a readonly database" in said
-    assert f"hint: the directory and the file have to be of 61301: chown 61301 {tmp_path} {path}*" in said
-    path.chmod(0o600)
-    assert f"61301 may not read the store {path}\nhint: " in opened_by(61301, path, create=False)
-    os.chown(path, 61301, 61301)
-    assert opened_by(61301, path, create=True) == "opened\n"
+    with tempfile.TemporaryDirectory(prefix="piolet-store-") as name:  # where another account may go
+        place = Path(name)
+        path = place / "central.sqlite"
+        connect(f"sqlite:///{path}", create=True).dispose()
+        path.chmod(0o644)
+        os.chown(place, 61301, 61301)
+        said = opened_by(61301, path, create=True)
+        assert "attempt to write a readonly database" in said
+        assert f"hint: the directory and the file have to be of 61301: chown 61301 {place} {path}*" in said
+        path.chmod(0o600)
+        assert f"61301 may not read the store {path}\nhint: " in opened_by(61301, path, create=False)
+        os.chown(path, 61301, 61301)
+        assert opened_by(61301, path, create=True) == "opened\n"
 
 
 OPEN = """
