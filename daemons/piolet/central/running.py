@@ -137,7 +137,7 @@ def run(
         ledger = Ledger(Writer(database, old.last if old else 0), judge)
         reader = Reader(database, name)
         private = Private(config.private, slurm.cluster if slurm_there else _unknown)
-        counts = Counts(judge)
+        counts = Counts(judge, ledger)
         answers = Answers(reader, ledger, judge, config.staff, private, rules)
         Told(answers, recent, time.time)
         answers.cancelled = ends.cancelled

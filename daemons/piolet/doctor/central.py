@@ -51,7 +51,9 @@ def central(machine: Machine) -> Iterator[Finding]:
         hint = "journalctl -u piolet-central says which; mend it, and start the service again"
         yield Finding("central", BAD, "the central service keeps records, and judges them no more: a rule broke", hint)
         return
-    yield Finding("central", OK, f"the central service answers, and has records of {said.get('nodes')} nodes")
+    yield Finding(
+        "central", OK, f"the central service answers, and has records of {counted(int(said.get('nodes') or 0), 'node')}"
+    )
 
 
 def _apart(config: Config, own: int) -> Iterator[Finding]:
