@@ -160,7 +160,10 @@ def run(
             stack.callback(steps.stop)
         if config.accounting_s and slurm_there:
             ask = past.ask_jobs if steps is None else steps.told(past.ask_jobs)
-            poller = Poller(ledger, name, config.accounting_s, config.history_days * 86400.0, ask)
+            poller = Poller(
+                ledger, name, config.accounting_s, config.history_days * 86400.0, ask,
+                hidden=lambda: past.hidden(own_name()),
+            )  # fmt: skip
             poller.start()
             stack.callback(poller.stop)
         service = Service(doors, ledger, reader, answers, counts, config.prometheus)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 
-from piolet.base.errors import ConfigError, EventError, PioletError
+from piolet.base.errors import ConfigError, EventError, PioletError, SlurmError
 from piolet.base.texts import counted
-from piolet.doctor.findings import BAD, OK, SKIPPED, Finding, Machine
+from piolet.doctor.findings import BAD, OK, SKIPPED, WARN, Finding, Machine
 from piolet.events.envelope import LINE_MAX, decode
 from piolet.events.reader import Reader
 from piolet.forward import acknowledged
 from piolet.site.config import Config
+from piolet.slurm import past
 from piolet.system.accounts import uid_of
 from piolet.transport.asking import Asker, Peer
 
@@ -30,6 +32,8 @@ def central(machine: Machine) -> Iterator[Finding]:
         yield Finding("central", BAD, error.message, error.hint or "")
         return
     yield from _apart(config, own)
+    if machine.here("piolet-central") and config.central.accounting_s:
+        yield from hidden(machine)
     if machine.here("pioletd"):
         yield from delivered(config, time.time())
     peer = Peer(config.central.url, own, config.central.munge_socket, config.central.authority, timeout_s=_WAIT_S)
@@ -75,6 +79,24 @@ def _apart(config: Config, own: int) -> Iterator[Finding]:
             )  # fmt: skip
             return
     yield Finding("central", OK, f"the central service has an account of its own, {config.central.account}")
+
+
+def hidden(machine: Machine) -> Iterator[Finding]:
+    """Whether Slurm's accounting shows the service what it asks for; it answers with less, and says nothing."""
+    account = machine.config.central.account
+    sacctmgr = shutil.which("sacctmgr", path=machine.path)
+    if sacctmgr is None:
+        return
+    try:
+        words = past.hidden(account, sacctmgr)
+    except SlurmError as error:
+        hint = "see to slurmdbd; where there is none: accounting_s = 0 in [central] of piolet.toml"
+        yield Finding("central", WARN, f"Slurm's accounting is not known: {error.message}", hint)
+        return
+    if words:
+        what = " and ".join(sorted(words))
+        hint = "docs/central.md says what is missing then, and what showing it to the account takes"
+        yield Finding("central", WARN, f"slurmdbd's PrivateData hides {what} from {account}", hint)
 
 
 def delivered(config: Config, now: float) -> Iterator[Finding]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from piolet.central.settings import CentralConfig
-from piolet.doctor import BAD, OK, Machine
-from piolet.doctor.central import central, delivered
+from piolet.doctor import BAD, OK, WARN, Machine
+from piolet.doctor.central import central, delivered, hidden
 from piolet.events.envelope import UNNUMBERED, Event, encode
 from piolet.events.settings import EventsConfig
 from piolet.events.stream import Stream, Writer
@@ -22,6 +22,8 @@ from piolet.forward.settings import ForwardConfig
 from piolet.images.settings import ImagesConfig
 from piolet.node.settings import NodeConfig
 from piolet.site.config import Config
+
+from tests.unit.doctor.conftest import program
 
 ANSWER: dict[str, Any] = {"nodes": 3, "judging": True}
 
@@ -101,7 +103,7 @@ def test_one_that_answers(
 ) -> None:
     monkeypatch.setitem(ANSWER, "judging", judging)
     monkeypatch.setitem(ANSWER, "failing", failing)
-    config = CentralConfig(account="61301", url="https://x", trust="certificate", socket=socket_of_one)
+    config = CentralConfig(account="61301", url="https://x", trust="certificate", socket=socket_of_one, accounting_s=0)
     one = dataclasses.replace(machine("61301", central=config), here=lambda name: name == "piolet-central")
     assert [found for found, _ in states(one)] == [OK, state]
 
@@ -130,3 +132,28 @@ def test_records_that_do_not_come_to_it(tmp_path: Path) -> None:
     ]
     acknowledged.store(str(tmp_path), {stream.epoch: 2})
     assert found(90000.0) == []
+
+
+HIDES = r"case $2 in configuration) printf 'SlurmDBD configuration:\nPrivateData = jobs\n' ;;"
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        (
+            r"case $2 in configuration) printf 'SlurmDBD configuration:\nPrivateData = jobs\n' ;; *) echo None ;; esac",
+            "hides jobs from 61301",
+        ),
+        (
+            r"case $2 in configuration) printf 'SlurmDBD configuration:\nPrivateData = jobs\n' ;; *) echo Operator ;; esac",
+            "",
+        ),
+        ("echo 'no slurmdbd' >&2; exit 1", "accounting is not known"),
+    ],
+)
+def test_what_accounting_keeps_from_the_service(tmp_path: Path, script: str, says: str) -> None:
+    program(tmp_path / "sacctmgr", script)
+    one = dataclasses.replace(machine("61301"), path=f"{tmp_path}:/usr/bin:/bin")
+    found = list(hidden(one))
+    assert [finding.state for finding in found] == ([WARN] if says else [])
+    assert all(says in finding.text and finding.hint for finding in found)
