@@ -140,14 +140,8 @@ HIDES = r"case $2 in configuration) printf 'SlurmDBD configuration:\nPrivateData
 @pytest.mark.parametrize(
     ("script", "says"),
     [
-        (
-            r"case $2 in configuration) printf 'SlurmDBD configuration:\nPrivateData = jobs\n' ;; *) echo None ;; esac",
-            "hides jobs from 61301",
-        ),
-        (
-            r"case $2 in configuration) printf 'SlurmDBD configuration:\nPrivateData = jobs\n' ;; *) echo Operator ;; esac",
-            "",
-        ),
+        (f"{HIDES} *) echo None ;; esac", "hides jobs from 61301"),
+        (f"{HIDES} *) echo Operator ;; esac", ""),
         ("echo 'no slurmdbd' >&2; exit 1", "accounting is not known"),
     ],
 )
