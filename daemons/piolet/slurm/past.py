@@ -25,6 +25,8 @@ STATE_FIELDS = ("NodeName", "TimeStart", "TimeEnd", "State", "Reason", "User")
 _CANCELLED = re.compile(r"CANCELLED by (\d{1,10})")
 _OVER = re.compile(r"[A-Z_]+")
 _NOT_OVER = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING", "STAGE_OUT", "SIGNALING"}
+_PRIVATE = re.compile(r"^PrivateData\s*=\s*(\S+)", re.MULTILINE)
+_SEES_ALL = ("Operator", "Administrator")
 _SECONDS = re.compile(r"\d{9,11}")
 _REASON_MAX = 1024
 # What a node's state counts as: the first of these that is among its words.
@@ -104,6 +106,17 @@ def ask_states(since: float, sacctmgr: str = "sacctmgr") -> list[NodeState]:
     """Return the states that nodes had since then. Raises SlurmError."""
     words = ["-n", "-P", "show", "event", f"start={_local(since)}", f"format={','.join(STATE_FIELDS)}"]
     return states(_ask([sacctmgr, *words], "the states of nodes"))
+
+
+def hidden(account: str, sacctmgr: str = "sacctmgr") -> frozenset[str]:
+    """Return what slurmdbd's PrivateData hides from an account, of 'jobs' and 'events'. Raises SlurmError."""
+    shown = _ask([sacctmgr, "show", "configuration"], "what it hides")
+    private = _PRIVATE.search(shown.partition("SlurmDBD configuration:")[2])  # above it is slurm.conf's
+    words = set(private[1].lower().split(",")) & {"jobs", "events"} if private else set()
+    if not words:
+        return frozenset()
+    level = _ask([sacctmgr, "-n", "-P", "show", "user", f"name={account}", "format=AdminLevel"], "an account's level")
+    return frozenset() if level.strip() in _SEES_ALL else frozenset(words)
 
 
 def _rows(text: str, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
