@@ -22,7 +22,7 @@ from piolet.central.ledger import Judge, Ledger
 from piolet.central.rules import explain
 from piolet.central.rules.language import Rule
 from piolet.central.store import wordings
-from piolet.central.store.reader import Reader
+from piolet.central.store.reader import BEAT, Reader
 from piolet.events.envelope import USER, Event
 from piolet.system.accounts import is_staff
 
@@ -113,7 +113,8 @@ class Answers:
     def _node(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
         node = parameters.get("name", "")
         since = self._clock() - _number(parameters, "seconds", WEEK_S)
-        records = self.reader.records(node, since, _RECORDS_MOST)
+        found = self.reader.records(node, since, _RECORDS_MOST)
+        records = found.events
         cases = self._conclusions(node=node)
         last = self.reader.nodes().get(node)
         if last is None and not cases:
@@ -122,17 +123,19 @@ class Answers:
         for one in records:
             users.setdefault(one.kind, set()).add(one.uid if one.source == USER else None)
         counted = Counter(one.kind for one in records)
+        if found.beats:
+            counted[BEAT] = found.beats
         said = {
             "node": node,
             "last": last,
             "counts": {
-                kind: {"records": count, "users": len(users[kind] - {None})}
+                kind: {"records": count, "users": len(users.get(kind, {None}) - {None})}
                 for kind, count in counted.items()
-                if users[kind] == {None} or asker.may_see(users[kind])
+                if (whose := users.get(kind, {None})) == {None} or asker.may_see(whose)
             },
             "cases": [dataclasses.asdict(one) for one in self._shown(asker, cases)],
             "records": [_record(self._joined(one)) for one in records if _is_shown(asker, one)],
-            "complete": len(records) < _RECORDS_MOST,
+            "complete": found.whole,
         }
         if asker.staff:
             said |= {"gaps": self.reader.gaps(node), "notes": self.reader.notes(node=node)}

@@ -10,9 +10,10 @@ from piolet.central.answers import Answers, Asker, Parameters
 from piolet.central.doors import RefusedError
 from piolet.central.recent import WEEK_S, Recent
 from piolet.central.rules import users
-from piolet.events.envelope import USER
+from piolet.events.envelope import KERNEL, ROOT, SITE
 
 _RECORDS_MOST = 1000
+_NOT_USERS = (KERNEL, ROOT, SITE)
 _NODES_MOST = 32
 """A step that failed on more says nothing of one of them, and each takes a look into the store."""
 
@@ -60,8 +61,8 @@ class Told:
 
     def _faults(self, node: str, now: float) -> dict[str, int]:
         counts: dict[str, int] = {}
-        for event in self._answers.reader.records(node, now - WEEK_S, _RECORDS_MOST):
-            if event.source == USER or event.severity not in ("fatal", "warn"):
+        for event in self._answers.reader.records(node, now - WEEK_S, _RECORDS_MOST, _NOT_USERS).events:
+            if event.severity not in ("fatal", "warn"):
                 continue
             what = event.body.get("text") or event.body.get("reason") or event.kind
             sentence = f"{event.kind}: {what}" if what != event.kind else event.kind

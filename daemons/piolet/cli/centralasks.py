@@ -134,6 +134,8 @@ def _node(said: dict[str, Any]) -> list[str]:
         for kind, count in sorted(said["counts"].items())
     ]
     lines += [f"  {line}".rstrip() for line in columns(rows, right=(1,))]
+    if not said["complete"]:
+        lines.append("  (of the latest records: there are more in this time)")
     for gap in said.get("gaps", []):
         lines.append(f"  records {gap['first']} to {gap['last']} of {gap['epoch']} are not here: {gap['why']}")
     for note in said.get("notes", []):
