@@ -102,7 +102,10 @@ class Answers:
     def _status(self, asker: Asker, _: Parameters) -> dict[str, Any]:
         now = self._clock()
         nodes = self.reader.nodes()
-        silent = sorted(node for node, last in nodes.items() if now - last > SILENT_S)
+        silent = sorted(
+            node for node, last in nodes.items()
+            if last is not None and now - last > SILENT_S and not self.judge.sleeps(node)
+        )  # fmt: skip
         cases = self._open(self._conclusions())
         said: dict[str, Any] = {
             **self.reader.counted(), "nodes": len(nodes), "silent": len(silent), "cases": len(cases),
@@ -116,8 +119,8 @@ class Answers:
         found = self.reader.records(node, since, _RECORDS_MOST)
         records = found.events
         cases = self._conclusions(node=node)
-        last = self.reader.nodes().get(node)
-        if last is None and not cases:
+        nodes = self.reader.nodes()
+        if node not in nodes and not cases:
             raise EventError(f"nothing is known of a node {node!r}")
         users: dict[str, set[int | None]] = {}
         for one in records:
@@ -127,7 +130,7 @@ class Answers:
             counted[BEAT] = found.beats
         said = {
             "node": node,
-            "last": last,
+            "last": nodes.get(node),
             "counts": {
                 kind: {"records": count, "users": len(users.get(kind, {None}) - {None})}
                 for kind, count in counted.items()

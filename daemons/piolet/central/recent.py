@@ -192,6 +192,7 @@ class Watched:
     def __init__(self, engine: Engine, recent: Taker) -> None:
         self._engine, self._recent = engine, recent
         self.rules = getattr(engine, "rules", ())
+        self.nodes = getattr(engine, "nodes", {})
 
     @property
     def open(self) -> set[str] | None:

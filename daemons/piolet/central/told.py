@@ -45,7 +45,7 @@ class Told:
         """Return {"lines": what is known of a node}."""
         name = parameters.get("name", "")
         node = self._node(asker, name)
-        if node.heard is None and not node.cases and not node.faults:
+        if name not in self._answers.reader.nodes() and not node.cases and not node.faults:
             raise EventError(f"nothing is known of a node {name!r}", "sinfo -N shows their names")
         return {"lines": users.about(node, private=asker.private)}
 

@@ -243,10 +243,11 @@ class Reader:
             rows = connection.execute(query).all()
         return [{key: getattr(row, key) for key in ("time", "kind", "case", "uid", "text")} for row in rows]
 
-    def nodes(self) -> dict[str, float]:
-        """Return when something last came from each node."""
+    def nodes(self) -> dict[str, float | None]:
+        """Return when something last came from each node itself; None: of it others alone have spoken."""
+        own = sa.case((epochs.c.own == 0, epochs.c.last))
         query = (
-            sa.select(names.c.name, sa.func.max(epochs.c.last).label("last"))
+            sa.select(names.c.name, sa.func.max(own).label("last"))
             .join(epochs, epochs.c.node == names.c.id)
             .group_by(names.c.name)
         )

@@ -1,0 +1,64 @@
+"""Who is silent: nodes that spoke and do so no more, whatever Slurm says of them; none that saves power."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from piolet.central.accounted import STATES
+from piolet.central.answers import Answers
+from piolet.central.ledger import Judge, Ledger
+from piolet.central.recent import Recent, Watched
+from piolet.central.rules.engine import Engine
+from piolet.central.store.database import connect
+from piolet.central.store.reader import Reader
+from piolet.central.store.writer import Arrival, Writer
+from piolet.central.told import Told
+from piolet.cli.centralasks import _node
+
+from tests.support.waiting import wait_until
+from tests.unit.central.making import CATALOGUE, HOUR, MINUTE, START, event, rules
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Iterator[Answers]:
+    """Answers an hour after four nodes spoke; of three Slurm has spoken since, and of a fifth nobody else has."""
+    url, recent, now = f"sqlite:///{tmp_path}/store", Recent(), [START]
+    writer = Writer(connect(url, create=True))
+    judge = Judge(Reader(connect(url), "c1"), Watched(Engine(rules(CATALOGUE)), recent))
+    ledger = Ledger(writer, judge, clock=lambda: now[0])
+    reader = Reader(connect(url), "c1")
+    made = Answers(reader, ledger, judge, ["root"], lambda: False, clock=lambda: START + HOUR)
+    Told(made, recent, lambda: START + HOUR)
+    ledger.start()
+    judge.start(ledger)
+    for name, at in (("gone", 0.0), ("down", 0.0), ("saving", 0.0), ("woken", 0.0), ("well", HOUR - MINUTE)):
+        ledger.add(Arrival(name, [event("node.heartbeat", at, name, seq=1)], START + at)).result()
+    now[0] = START + HOUR - MINUTE
+    for name, state in (("down", "down"), ("saving", "powered_down"), ("woken", "powered_down"), ("known", "down")):
+        ledger.take_own([event("slurm.node_state", 2 * MINUTE, name, epoch=STATES, body={"state": state})])
+    ledger.take_own([event("slurm.node_state", 5 * MINUTE, "woken", epoch=STATES, body={"state": "resume"})])
+    wait_until(lambda: judge.is_caught_up, what="the rules")
+    yield made
+    judge.stop()
+    ledger.stop()
+
+
+def ask(answers: Answers, what: str, **said: str) -> dict[str, Any]:
+    """Ask as root."""
+    return answers.answer(0, "GET", what, said, b"")
+
+
+def test_a_word_of_slurms_is_none_of_the_nodes(answers: Answers) -> None:
+    said = ask(answers, "status")
+    assert said["silent_nodes"] == ["down", "gone", "woken"] and (said["silent"], said["nodes"]) == (3, 6)
+
+
+def test_of_a_node_that_never_spoke_it_is_said(answers: Answers) -> None:
+    said = ask(answers, "node", name="known")
+    assert said["last"] is None and _node(said)[0] == "known: it never said anything itself"
+    assert ask(answers, "node", name="down")["last"] == START
+    assert ask(answers, "about", name="known")["lines"][1:] == ["  it has never said anything to the central service"]
+    assert ask(answers, "about", name="gone")["lines"][1] == "  nothing was heard of it for 60 minutes"
