@@ -191,6 +191,8 @@ def _text(path: str) -> str:
         raise EventError(f"cannot read {path}: {getattr(error, 'strerror', 'it is not a regular file')}") from None
     if len(data) > _LINES_MAX:
         raise EventError(f"{path} is longer than the limit of {_LINES_MAX} bytes", "export a shorter time")
+    if data and not data.endswith(b"\n"):
+        raise EventError(f"{path} is cut off: its last line does not end", "export it again")
     return data.decode("utf-8", "replace")
 
 

@@ -169,6 +169,7 @@ def test_how_many_spares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["replay", "--events", "/nowhere"], "cannot read /nowhere: No such file or directory"),
         (["replay", "--sacct", "/nowhere"], "cannot read /nowhere: No such file or directory"),
         (["replay", "--sacct", "/etc/passwd"], "/etc/passwd: line 1 of Slurm's accounting has 1 column, not 9"),
+        (["replay", "--sacct", "{cut}"], "cut is cut off: its last line does not end\nhint: export it again"),
         (["spares", "0", "24", "--events", "/nowhere"], "a job has at least one node"),
         (["replay", "--slurm", "--events", "x"], "there is one history"),
         (["replay", "--since", "yesterday", "--slurm"], "--since is 'yesterday'\nhint: a time like 90d or 12h"),
@@ -182,7 +183,8 @@ def test_how_many_spares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_errors_are_sentences(words: list[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.toml").write_text(RULE.replace('"count', '"cont'))
     (tmp_path / "bytes").write_bytes(b"\xff\n")
-    words = [word.format(bad=tmp_path / "bad.toml", bytes=tmp_path / "bytes") for word in words]
+    (tmp_path / "cut").write_text(SACCT[:-2])
+    words = [word.format(bad=tmp_path / "bad.toml", bytes=tmp_path / "bytes", cut=tmp_path / "cut") for word in words]
     status, out, err = _piolet(capsys, *words)
     assert status in (1, 2)
     assert out == ""
