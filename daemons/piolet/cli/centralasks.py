@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-import urllib.parse
 from typing import Any
 
 from piolet.base import units
@@ -56,6 +55,7 @@ def _parser(
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Ask, and print the answer."""
     from piolet.cli import centralpeer  # who only looks at rules asks nobody
+    from piolet.transport import statements
     from piolet.transport.asking import Asker
 
     asker = Asker(centralpeer.of_user(settings))
@@ -71,8 +71,7 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     elif args.action == "explain":
         query = {"id": args.case}
     name = {"explain": "case"}.get(args.action, args.action)
-    target = f"/v1/{name}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
-    said = asker.ask("GET", target).said
+    said = asker.ask("GET", statements.question(f"/v1/{name}", query)).said
     if args.json:
         print(json.dumps(said))
         return 0
