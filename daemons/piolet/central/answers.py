@@ -189,7 +189,10 @@ class Answers:
         return self._keep(asker, parameters.get("node", ""), hands.repaired, parameters)
 
     def _revetted(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
-        return self._keep(asker, parameters.get("node", ""), hands.revetted, parameters)
+        node, case = parameters.get("node", ""), parameters.get("request", "")
+        if case and not any(one.node == node for one in self._conclusions(case=case)):
+            raise EventError(f"node {node!r} has no case {case!r}", "piolet central node NAME lists them")
+        return self._keep(asker, node, hands.revetted, parameters)
 
     def _keep(
         self, asker: Asker, node: str, make: Callable[[str, str, float, Parameters], Event], said: Parameters

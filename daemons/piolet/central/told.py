@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from piolet.central.recent import WEEK_S, Recent
 from piolet.central.rules import users
 from piolet.events.envelope import KERNEL, ROOT, SITE
 
+_JOB = re.compile(r"[0-9]{1,10}")
 _RECORDS_MOST = 1000
 _NOT_USERS = (KERNEL, ROOT, SITE)
 _NODES_MOST = 32
@@ -29,7 +31,7 @@ class Told:
     def _line(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
         """Return {"known": whether it is known how the step failed, "line": what its owner is told, or null}."""
         job, step = parameters.get("job", ""), parameters.get("step", "")
-        if not job.isdigit():
+        if not _JOB.fullmatch(job):
             raise EventError("the job is no number")
         failed = self._recent.step(int(job), step)
         if failed is None:

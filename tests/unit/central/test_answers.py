@@ -1,4 +1,4 @@
-"""Who is silent: nodes that spoke and do so no more, whatever Slurm says of them; none that saves power."""
+"""What is answered of nodes: who is silent, what is said of one that never spoke, and whose line it is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from piolet.base.errors import EventError
 from piolet.central.accounted import STATES
 from piolet.central.answers import Answers
 from piolet.central.ledger import Judge, Ledger
@@ -62,3 +63,9 @@ def test_of_a_node_that_never_spoke_it_is_said(answers: Answers) -> None:
     assert ask(answers, "node", name="down")["last"] == START
     assert ask(answers, "about", name="known")["lines"][1:] == ["  it has never said anything to the central service"]
     assert ask(answers, "about", name="gone")["lines"][1] == "  nothing was heard of it for 60 minutes"
+
+
+@pytest.mark.parametrize("job", ["", "x", "-1", "²", "1" * 5000])
+def test_a_line_is_of_a_job(answers: Answers, job: str) -> None:
+    with pytest.raises(EventError, match="the job is no number"):
+        ask(answers, "line", job=job, step="0")
