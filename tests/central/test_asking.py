@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -40,7 +42,7 @@ def fill(machines: Cluster) -> None:
 def open_site() -> Iterator[Cluster]:
     """A service whose site hides nothing."""
     with cluster(1) as made:
-        made.more["private"] = "false"
+        made.more |= {"private": "false", "prometheus": "true"}
         made.start(program=without_slurm(made))
         fill(made)
         yield made
@@ -153,3 +155,31 @@ import json, sys
 from piolet.transport.asking import Asker, Peer
 print(json.dumps(Asker(Peer(sys.argv[1], 0)).ask("GET", "/v1/node?name=node1").said))
 """
+
+
+def figures(machines: Cluster) -> dict[str, float]:
+    """Return what Prometheus reads."""
+    with urllib.request.urlopen(f"{machines.url}/metrics", timeout=20) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def test_what_prometheus_is_told(open_site: Cluster, private_site: Cluster) -> None:
+    """Where the site wants it: what came, what had come before, what is refused, and whether rules judge."""
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        figures(private_site)
+    before = figures(open_site)
+    epoch = "00000000000000d9"
+    send(open_site, "node1", [event("node1", seq, epoch=epoch) for seq in (1, 2)])
+    wrong = event("node1", 3, "gpu.lost", "user", epoch=epoch)
+    send(open_site, "node1", [event("node1", 2, epoch=epoch), wrong])
+    assert send(open_site, "node1", [event("node1", 4, epoch=epoch)], uid=ALICE)["status"] == 403
+    wait_until(lambda: open_site.ask(0, "GET", "/v1/status")["caught_up"], what="the rules")
+    after = figures(open_site)
+    more = {name: value - before.get(name, 0.0) for name, value in after.items() if name.startswith("piolet_central_")}
+    counts = {
+        "records_total": 2, "batches_total": 2, "repeated_records_total": 1, "refused_records_total": 1,
+        'refused_requests_total{status="403"}': 1,
+    }  # fmt: skip
+    assert {name: more[f"piolet_central_{name}"] for name in counts} == counts
+    assert after["piolet_central_judging"] == 1 and 0 <= after["piolet_central_judge_delay_seconds"] < 60
