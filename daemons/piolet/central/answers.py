@@ -16,7 +16,7 @@ from typing import Any
 
 from piolet.base.errors import EventError
 from piolet.central import conclusions, hands
-from piolet.central.conclusions import CLOSED, OPEN, Conclusion
+from piolet.central.conclusions import CLOSED, OPEN, REVET, Conclusion
 from piolet.central.doors import RefusedError
 from piolet.central.ledger import Judge, Ledger
 from piolet.central.rules import explain
@@ -137,7 +137,7 @@ class Answers:
                 if (whose := users.get(kind, {None})) == {None} or asker.may_see(whose)
             },
             "cases": [dataclasses.asdict(one) for one in self._shown(asker, cases)],
-            "records": [_record(self._joined(one)) for one in records if _is_shown(asker, one)],
+            "records": [_record(self._joined(_shown_to(asker, one))) for one in records if _is_shown(asker, one)],
             "complete": found.whole,
         }
         if asker.staff:
@@ -163,7 +163,7 @@ class Answers:
         for node, epoch, seq in shown[0].records:
             record = self.reader.record(node, epoch, seq)
             if record is not None and (_is_shown(asker, record) or asker.staff):
-                records.append(self._joined(record))
+                records.append(self._joined(_shown_to(asker, record)))
         said: dict[str, Any] = {
             "case": [dataclasses.asdict(one) for one in shown], "records": [_record(one) for one in records],
             "lines": explain.case(shown, records, self._rules),
@@ -224,13 +224,16 @@ class Answers:
         """Return those that may be shown to who asks: not what rests on the doings of few users."""
         if not asker.private:
             return list(found)
-        shown = []
+        shown, hidden = [], set()
         for one in found:
             records = [self.reader.record(*key) for key in one.records]
             users = {record.uid for record in records if record is not None and record.source == USER}
-            if not users or asker.may_see(users):
+            unknown = one.action == REVET and None in records  # it may be of users, whose records are archived
+            if asker.may_see(users) if users else not unknown:
                 shown.append(one)
-        return shown
+            else:
+                hidden.add(one.case)  # its end, too, though that may rest on nobody's doing
+        return [one for one in shown if one.case not in hidden]
 
     def _open(self, found: Sequence[Conclusion]) -> list[Conclusion]:
         """Return the cases that are open: of a rule that is no longer one, or another one now, none is."""
@@ -244,6 +247,13 @@ class Answers:
 
 def _is_shown(asker: Asker, record: Event) -> bool:
     return asker.staff or record.uid is None or record.uid == asker.uid or (record.source != USER and not asker.private)
+
+
+def _shown_to(asker: Asker, record: Event) -> Event:
+    """Return a record without whose job it is of, where that is hidden: the kernel names a job, and not its user."""
+    if not asker.private or record.uid is not None or record.job is None:
+        return record
+    return dataclasses.replace(record, job=None, step="", run=None)
 
 
 def _record(event: Event) -> dict[str, Any]:

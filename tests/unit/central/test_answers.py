@@ -69,3 +69,36 @@ def test_of_a_node_that_never_spoke_it_is_said(answers: Answers) -> None:
 def test_a_line_is_of_a_job(answers: Answers, job: str) -> None:
     with pytest.raises(EventError, match="the job is no number"):
         ask(answers, "line", job=job, step="0")
+
+
+def test_where_the_site_hides_what_users_do_no_job_and_no_case_of_few_is_shown(
+    answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither before nor after it is closed, nor where its records have moved to the archive."""
+    failed = {"epoch": "b" * 16, "uid": 1001, "body": {"state": "fail"}}
+    records = [event("vet.verdict", HOUR + number * HOUR, "well", seq=1 + number, job=7 + number, **failed)
+               for number in range(2)]  # fmt: skip
+    answers.ledger.add(Arrival("well", records, START + 2 * HOUR)).result()
+    killed = event("kernel.oom", HOUR, "well", seq=2, job=7, step="0", body={"scope": "cgroup"})
+    answers.ledger.add(Arrival("well", [killed], START + 2 * HOUR)).result()
+    wait_until(lambda: len(ask(answers, "node", name="well")["cases"]) == 1, what="the case")
+    answers._is_private = lambda: True
+    (case,) = ask(answers, "node", name="well")["cases"]
+
+    def told(uid: int) -> tuple[list[str], list[object]]:
+        said = answers.answer(uid, "GET", "node", {"name": "well"}, b"")
+        ooms = [one for one in said["records"] if one["kind"] == "kernel.oom"]
+        return [one["state"] for one in said["cases"]], [(one.get("job"), one.get("step")) for one in ooms]
+
+    assert told(0) == (["open"], [(7, "0")])
+    assert told(1000) == ([], [(None, None)])
+    assert told(1001) == (["open"], [(None, None)]), "his own"
+    with pytest.raises(EventError, match="there is no case"):
+        answers.answer(1000, "GET", "case", {"id": case["case"]}, b"")
+    with monkeypatch.context() as patch:
+        patch.setattr(answers.reader, "record", lambda *_: None)
+        assert told(1000)[0] == told(1001)[0] == [] and told(0)[0] == ["open"]
+    answers._clock = answers.ledger._clock = lambda: START + 3 * HOUR
+    answers.answer(0, "POST", "revetted", {}, b'{"node": "well", "outcome": "good"}')
+    wait_until(lambda: told(0)[0] == ["open", "closed"], what="its end")
+    assert told(1000)[0] == []
