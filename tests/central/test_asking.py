@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -136,6 +137,20 @@ def test_the_commands(open_site: Cluster) -> None:
     assert json.loads(run(open_site, ALICE, "node", "node1", "--json").stdout)["node"] == "node1"
     refused = run(open_site, ALICE, "ack", case)
     assert refused.returncode == 1 and "only staff" in refused.stderr and "hint:" in refused.stderr
+
+
+def test_spares_without_the_services_packages(open_site: Cluster) -> None:
+    """A user asks from a login node, which has none of them, and may not read the store."""
+    config = open_site.config(open_site.sockets[0], "user")
+    code = (
+        "import sys\nsys.modules.update(dict.fromkeys(('cel', 'sqlalchemy', 'alembic')))\n"
+        "from piolet.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--config", str(config), "central", "spares", "64", "24"], capture_output=True,
+        text=True, user=ALICE, group=ALICE, extra_groups=(), timeout=60, cwd="/",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "too little is known: 0 node-hours of 90 days\n"), done.stderr
 
 
 def test_a_service_that_is_away() -> None:

@@ -115,7 +115,7 @@ class Answers:
 
     def _node(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
         node = parameters.get("name", "")
-        since = self._clock() - _number(parameters, "seconds", WEEK_S)
+        since = self._clock() - number(parameters, "seconds", WEEK_S)
         found = self.reader.records(node, since, _RECORDS_MOST)
         records = found.events
         cases = self._conclusions(node=node)
@@ -145,7 +145,7 @@ class Answers:
         return said
 
     def _offenders(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
-        since = self._clock() - _number(parameters, "seconds", 365 * 86400.0)
+        since = self._clock() - number(parameters, "seconds", 365 * 86400.0)
         cases = self._shown(asker, self._conclusions(since=since))
         by_node: dict[str, list[dict[str, Any]]] = {}
         for one in self._open(cases):
@@ -260,11 +260,12 @@ def _record(event: Event) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(event).items() if value not in (None, "", {})}
 
 
-def _number(parameters: Parameters, name: str, usual: float) -> float:
+def number(parameters: Parameters, name: str, usual: float) -> float:
+    """Return a number of seconds or hours. Raises EventError."""
     try:
-        number = float(parameters.get(name, usual))
+        found = float(parameters.get(name, usual))
     except ValueError:
-        number = -1.0
-    if not 0 < number < 1e10:
-        raise EventError(f"{name} is no number of seconds")
-    return number
+        found = -1.0
+    if not 0 < found < 1e10:
+        raise EventError(f"{name} is no such number")
+    return found

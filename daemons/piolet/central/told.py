@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from piolet.base.errors import EventError
-from piolet.central.answers import Answers, Asker, Parameters
+from piolet.central.answers import Answers, Asker, Parameters, number
 from piolet.central.doors import RefusedError
 from piolet.central.recent import WEEK_S, Recent
 from piolet.central.rules import users
 from piolet.events.envelope import KERNEL, ROOT, SITE
 
-_JOB = re.compile(r"[0-9]{1,10}")
+_JOB, _NODES = re.compile(r"[0-9]{1,10}"), re.compile(r"[1-9][0-9]{0,5}")
 _RECORDS_MOST = 1000
 _NOT_USERS = (KERNEL, ROOT, SITE)
 _NODES_MOST = 32
@@ -21,12 +21,13 @@ _NODES_MOST = 32
 
 
 class Told:
-    """Two more questions that `answers` can answer."""
+    """Three more questions that `answers` can answer."""
 
     def __init__(self, answers: Answers, recent: Recent, clock: Callable[[], float]) -> None:
         self._answers, self._recent, self._clock = answers, recent, clock
         answers.ask["GET", "line"] = self._line
         answers.ask["GET", "about"] = self._about
+        answers.ask["GET", "spares"] = self._spares
 
     def _line(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
         """Return {"known": whether it is known how the step failed, "line": what its owner is told, or null}."""
@@ -42,6 +43,15 @@ class Told:
         known = {node: self._node(asker, node, (int(job), step)) for node in few}
         others = self._recent.others(failed, int(job), step)
         return {"known": True, "line": users.line(list(failed.nodes), known, others, private=asker.private)}
+
+    def _spares(self, _: Asker, parameters: Parameters) -> dict[str, Any]:
+        """Return {"line": advice on spare nodes for a job, or null, "failures", "node_hours": what it rests on}."""
+        nodes = parameters.get("nodes", "")
+        if not _NODES.fullmatch(nodes):
+            raise EventError("a job has a number of nodes")
+        known = self._recent.nodes.known(self._clock())
+        line = users.spares_line(int(nodes), number(parameters, "hours", 0.0), known.failures, known.hours)
+        return {"line": line, "failures": known.failures, "node_hours": known.hours}
 
     def _about(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
         """Return {"lines": what is known of a node}."""

@@ -20,7 +20,7 @@ from piolet.central.told import Told
 from piolet.cli.centralasks import _node
 
 from tests.support.waiting import wait_until
-from tests.unit.central.making import CATALOGUE, HOUR, MINUTE, START, event, rules
+from tests.unit.central.making import CATALOGUE, DAY, HOUR, MINUTE, START, event, rules
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def answers(tmp_path: Path) -> Iterator[Answers]:
     ledger = Ledger(writer, judge, clock=lambda: now[0])
     reader = Reader(connect(url), "c1")
     made = Answers(reader, ledger, judge, ["root"], lambda: False, clock=lambda: START + HOUR)
-    Told(made, recent, lambda: START + HOUR)
+    Told(made, recent, lambda: made._clock())
     ledger.start()
     judge.start(ledger)
     for name, at in (("gone", 0.0), ("down", 0.0), ("saving", 0.0), ("woken", 0.0), ("well", HOUR - MINUTE)):
@@ -69,6 +69,29 @@ def test_of_a_node_that_never_spoke_it_is_said(answers: Answers) -> None:
 def test_a_line_is_of_a_job(answers: Answers, job: str) -> None:
     with pytest.raises(EventError, match="the job is no number"):
         ask(answers, "line", job=job, step="0")
+
+
+def test_whoever_may_ask_how_many_spare_nodes_a_job_needs(answers: Answers) -> None:
+    def spares(nodes: str, hours: str) -> dict[str, Any]:
+        return answers.answer(1000, "GET", "spares", {"nodes": nodes, "hours": hours}, b"")
+
+    assert spares("64", "24") == {"line": None, "failures": 2, "node_hours": pytest.approx(0.15)}
+    for node in (f"m{number}" for number in range(20)):
+        beats = [event("node.heartbeat", at, node, seq=seq) for seq, at in ((1, 0), (2, 30 * DAY))]
+        answers.ledger.add(Arrival(node, beats, START + 30 * DAY)).result()
+    wait_until(lambda: answers.judge.is_caught_up, what="the rules")
+    answers._clock = lambda: START + 31 * DAY
+    line = "2 spare nodes for 64 nodes over 24 h: 2 failures in 14,400 node-hours here"
+    assert spares("64", "24")["line"] == line
+
+
+@pytest.mark.parametrize(
+    ("nodes", "hours"),
+    [("", "1"), ("0", "1"), ("x", "1"), ("1" * 7, "1"), ("²", "1"), ("4", "nan"), ("4", "-1"), ("4", ""), ("4", "inf")],
+)
+def test_a_job_that_is_none_needs_no_spares(answers: Answers, nodes: str, hours: str) -> None:
+    with pytest.raises(EventError):
+        ask(answers, "spares", nodes=nodes, hours=hours)
 
 
 def test_where_the_site_hides_what_users_do_no_job_and_no_case_of_few_is_shown(
