@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from piolet.base import units
 from piolet.base.errors import EventError, SlurmError, UsageError
-from piolet.base.files import NotRegularError, read_small
+from piolet.base.files import NotRegularError, open_regular, read_small
 from piolet.base.texts import counted
 from piolet.central.settings import CentralConfig
 from piolet.cli.main import printable
@@ -110,7 +110,7 @@ def run_spares(args: argparse.Namespace, settings: config.Config) -> int:
     """Print advice on spares: of the history that is named, or as the central service has it, which whoever may ask."""
     if not 0 < args.nodes < 10**6 or not 0 < args.hours < 1e6:
         raise UsageError("a job has from one node to 999,999, and takes more than no time")
-    if settings.central.url and not (args.since or args.events or args.sacct or args.sacctmgr or args.slurm):
+    if settings.central.url and args.since is None and not (args.events or args.sacct or args.sacctmgr or args.slurm):
         print(_asked_spares(args, settings))
         return 0
     from piolet.central.rules.replay import replay
@@ -136,7 +136,7 @@ def _asked_spares(args: argparse.Namespace, settings: config.Config) -> str:
 
 def _history(args: argparse.Namespace, settings: config.Config) -> tuple[Iterator[tuple[Event, float]], float, bool]:
     """Return records with when they were taken, since when is asked for, and whether that history is over."""
-    back = units.seconds_of(args.since or _BACK)
+    back = units.seconds_of(_BACK if args.since is None else args.since)
     if not back or back <= 0:
         raise UsageError(f"--since is {args.since!r}", "a time like 90d or 12h")
     if sum(map(bool, (args.events, args.sacct or args.sacctmgr, args.slurm))) > 1:
@@ -160,11 +160,11 @@ def _stored(central: CentralConfig) -> Iterator[tuple[Event, float]]:
 
 def _lines(path: str) -> Iterator[tuple[Event, float]]:
     """Yield the events of a file of lines, each taken when it happened."""
-    from piolet.events.envelope import decode
+    from piolet.events.envelope import LINE_MAX, decode
 
     try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
+        with open(open_regular(path), "rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(LINE_MAX + 1), b""), 1):
                 if not line.strip():
                     continue
                 try:
@@ -172,8 +172,8 @@ def _lines(path: str) -> Iterator[tuple[Event, float]]:
                 except EventError as error:
                     raise EventError(f"{path}:{number}: {error.message}") from None
                 yield event, event.time - (event.offset or 0.0)
-    except OSError as error:
-        raise EventError(f"cannot read {path}: {error.strerror}") from None
+    except (OSError, NotRegularError) as error:
+        raise EventError(_unreadable(path, error)) from None
 
 
 def _accounted(args: argparse.Namespace, back: float) -> Iterator[tuple[Event, float]]:
@@ -199,11 +199,15 @@ def _read(path: str, parse: Callable[[str], list[_Row]]) -> list[_Row]:
         raise EventError(f"{path}: {error.message}", error.hint) from None
 
 
+def _unreadable(path: str, error: OSError | NotRegularError) -> str:
+    return f"cannot read {path}: {getattr(error, 'strerror', 'it is not a regular file')}"
+
+
 def _text(path: str) -> str:
     try:
         data, _ = read_small(path, _LINES_MAX)
     except (OSError, NotRegularError) as error:
-        raise EventError(f"cannot read {path}: {getattr(error, 'strerror', 'it is not a regular file')}") from None
+        raise EventError(_unreadable(path, error)) from None
     if len(data) > _LINES_MAX:
         raise EventError(f"{path} is longer than the limit of {_LINES_MAX} bytes", "export a shorter time")
     if data and not data.endswith(b"\n"):

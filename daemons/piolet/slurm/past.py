@@ -25,6 +25,11 @@ ASK_S = 60.0
 OUTPUT_MAX = 64 << 20
 JOB_FIELDS = ("JobIDRaw", "JobID", "UID", "State", "ExitCode", "NodeList", "Submit", "Start", "End")
 STATE_FIELDS = ("NodeName", "TimeStart", "TimeEnd", "State", "Reason", "User")
+_NEEDED = {
+    JOB_FIELDS: (("jobidraw", "jobid"), ("state",), ("nodelist",), ("end",)),
+    STATE_FIELDS: (("nodename",), ("timestart", "start"), ("state",)),
+}
+"""Of each of these one has to be there."""
 _CANCELLED = re.compile(r"CANCELLED by (\d{1,10})")
 _OVER = re.compile(r"[A-Z_]+")
 _PASSED: set[str] = set()
@@ -120,11 +125,12 @@ _Made = TypeVar("_Made")
 
 
 def _read(
-    text: str, fields: Sequence[str], make: Callable[[_Row, datetime.tzinfo | None], _Made | None],
+    text: str, fields: tuple[str, ...], make: Callable[[_Row, datetime.tzinfo | None], _Made | None],
     zone: datetime.tzinfo | None = None, wrong: Callable[[SlurmError], None] | None = None,
 ) -> list[_Made]:  # fmt: skip
     """Return what is made of each row; `wrong` is told of those of which nothing can be, else that is raised."""
     found = []
+    _whole(text.partition("\n")[0], fields)
     for row in _rows(text, fields):
         try:
             if isinstance(row, SlurmError):
@@ -154,8 +160,8 @@ def _rows(text: str, fields: Sequence[str]) -> Iterator[_Row | SlurmError]:
     first = 0
     for number, line in enumerate(text.split("\n"), 1):
         words = line.removesuffix("\r").split("|")
-        if number == 1 and {"nodename", "jobid", "jobidraw", "nodelist"} & {word.lower() for word in words}:
-            names = [word.lower() for word in words]
+        if number == 1 and _header(line):
+            names = _header(line)
             continue
         if not any(words):
             continue
@@ -178,6 +184,22 @@ def _rows(text: str, fields: Sequence[str]) -> Iterator[_Row | SlurmError]:
             yield first, dict(zip(names, words, strict=False))
     if begun:
         yield _cut(first, begun, names)
+
+
+def _header(line: str) -> list[str]:
+    """Return the columns that a first line names, in small letters; none where it is a row."""
+    words = line.removesuffix("\r").lower().split("|")
+    return words if {"nodename", "jobid", "jobidraw", "nodelist"} & set(words) else []
+
+
+def _whole(line: str, fields: tuple[str, ...]) -> None:
+    """Raise SlurmError if the first line names columns, and not those without which nothing can be read."""
+    names = _header(line)
+    for wanted in _NEEDED[fields] if names else ():
+        if not set(wanted) & set(names):
+            raise SlurmError(
+                f"line 1 of Slurm's accounting names no column {wanted[0]!r}", f"it is to have: {', '.join(fields)}"
+            )
 
 
 def _cut(number: int, words: Sequence[str], names: Sequence[str]) -> SlurmError:
