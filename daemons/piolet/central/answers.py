@@ -31,6 +31,8 @@ WEEK_S = 7 * 86400.0
 SILENT_S = 900.0
 _RECORDS_MOST = 1000
 _NOTED_S = 30.0
+_NAMES = ("name", "id", "node", "case", "request")
+"""Parameters that are looked for."""
 
 Parameters = Mapping[str, str]
 
@@ -97,6 +99,9 @@ class Answers:
             if not isinstance(said, dict) or not all(isinstance(one, str) for one in said.values()):
                 raise EventError("the request is no object of texts")
             parameters = said
+        for name in _NAMES:
+            if not parameters.get(name, "").isprintable():  # a data base takes neither NUL nor half a character
+                raise EventError(f"{name} is {parameters[name][:60]!r}")
         return question(asker, parameters)
 
     def _status(self, asker: Asker, _: Parameters) -> dict[str, Any]:

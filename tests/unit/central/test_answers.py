@@ -71,6 +71,14 @@ def test_a_line_is_of_a_job(answers: Answers, job: str) -> None:
         ask(answers, "line", job=job, step="0")
 
 
+@pytest.mark.parametrize(("what", "name"), [("node", "name"), ("about", "name"), ("case", "id")])
+@pytest.mark.parametrize("text", ["\0", "n1\0", "\ud800", "\x1b[2J"])
+def test_a_name_that_is_none_is_not_looked_for(answers: Answers, what: str, name: str, text: str) -> None:
+    with pytest.raises(EventError) as raised:
+        ask(answers, what, **{name: text})
+    assert raised.value.message == f"{name} is {text!r}"
+
+
 def test_whoever_may_ask_how_many_spare_nodes_a_job_needs(answers: Answers) -> None:
     def spares(nodes: str, hours: str) -> dict[str, Any]:
         return answers.answer(1000, "GET", "spares", {"nodes": nodes, "hours": hours}, b"")

@@ -102,6 +102,10 @@ def test_a_re_vet_that_failed_makes_a_node_unfit_and_one_that_did_not_ends_that(
         ("ack", {"text": "x"}, "what is acknowledged is a case"),
         ("note", {"node": "n9", "text": "x"}, "nothing is known of a node n9"),
         ("note", {"text": "x"}, "the note is of no node and of no case"),
+        ("note", {"node": "\0", "text": "x"}, "node is '\\x00'"),
+        ("note", {"case": "\ud800", "text": "x"}, "case is '\\ud800'"),
+        ("ack", {"case": "\ud800", "text": "x"}, "case is '\\ud800'"),
+        ("revetted", {"node": "n1", "outcome": "good", "request": "\ud800"}, "request is '\\ud800'"),
         ("repaired", {"node": "n1", "text": "x\n"}, "text is one line of at most 2000 printable characters"),
         (
             "repaired",

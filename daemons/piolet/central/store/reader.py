@@ -123,21 +123,21 @@ class Reader:
         """Add at least the last `most` records of a stream since then, or all; heartbeats are not among these."""
         beat, wanted = self._named.find(connection, BEAT), {SOURCES.index(source) for source in sources}
         beats = looked = others = 0
-        for row in self._backwards(connection, stream, most):
-            if row.received + (row.offset or 0.0) < since - _SLACK_S:
+        for _, first, received, _, records, offset in self._backwards(connection, stream, most):
+            if received + (offset or 0.0) < since - _SLACK_S:
                 return  # what was sent before `since` by its node's clock has nothing that is later by it
             if others >= most or looked >= _LOOKED_MOST:
                 found.whole = False
                 return
-            lists = bodies.unpack_run(row.records)
+            lists = bodies.unpack_run(records)
             looked += len(lists)
-            if beats >= _BEATS_MOST and all(one[2] == beat for one in lists):
-                found.beats += sum(one[1] >= since for one in lists)
+            if beats >= _BEATS_MOST and not [one for one in lists if one[2] != beat]:
+                found.beats += len([one for one in lists if one[1] >= since])
                 continue
-            if all(one[3] not in wanted for one in lists):
+            if not [one for one in lists if one[3] in wanted]:
                 continue
             words = self._named.look_up(connection, names_in(lists))
-            for one in events_of(lists, row.first, self.cluster, words, node, stream.epoch):
+            for one in events_of(lists, first, self.cluster, words, node, stream.epoch):
                 if one.time < since or one.source not in sources:
                     continue
                 others += one.kind != BEAT
