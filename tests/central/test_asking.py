@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -40,7 +43,7 @@ def fill(machines: Cluster) -> None:
 def open_site() -> Iterator[Cluster]:
     """A service whose site hides nothing."""
     with cluster(1) as made:
-        made.more["private"] = "false"
+        made.more |= {"private": "false", "prometheus": "true"}
         made.start(program=without_slurm(made))
         fill(made)
         yield made
@@ -136,6 +139,20 @@ def test_the_commands(open_site: Cluster) -> None:
     assert refused.returncode == 1 and "only staff" in refused.stderr and "hint:" in refused.stderr
 
 
+def test_spares_without_the_services_packages(open_site: Cluster) -> None:
+    """A user asks from a login node, which has none of them, and may not read the store."""
+    config = open_site.config(open_site.sockets[0], "user")
+    code = (
+        "import sys\nsys.modules.update(dict.fromkeys(('cel', 'sqlalchemy', 'alembic')))\n"
+        "from piolet.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--config", str(config), "central", "spares", "64", "24"], capture_output=True,
+        text=True, user=ALICE, group=ALICE, extra_groups=(), timeout=60, cwd="/",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "too little is known: 0 node-hours of 90 days\n"), done.stderr
+
+
 def test_a_service_that_is_away() -> None:
     with cluster(1) as machines:
         done = run(machines, ALICE, "status")
@@ -166,3 +183,31 @@ def test_an_account_that_has_another_number_here(open_site: Cluster) -> None:
     )  # fmt: skip
     assert done.returncode == 1 and "signs nothing (status 401)" in done.stderr
     assert "has its account there the number 61399, as here" in done.stderr
+
+
+def figures(machines: Cluster) -> dict[str, float]:
+    """Return what Prometheus reads."""
+    with urllib.request.urlopen(f"{machines.url}/metrics", timeout=20) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def test_what_prometheus_is_told(open_site: Cluster, private_site: Cluster) -> None:
+    """Where the site wants it: what came, what had come before, what is refused, and whether rules judge."""
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        figures(private_site)
+    before = figures(open_site)
+    epoch = "00000000000000d9"
+    send(open_site, "node1", [event("node1", seq, epoch=epoch) for seq in (1, 2)])
+    wrong = event("node1", 3, "gpu.lost", "user", epoch=epoch)
+    send(open_site, "node1", [event("node1", 2, epoch=epoch), wrong])
+    assert send(open_site, "node1", [event("node1", 4, epoch=epoch)], uid=ALICE)["status"] == 403
+    wait_until(lambda: open_site.ask(0, "GET", "/v1/status")["caught_up"], what="the rules")
+    after = figures(open_site)
+    more = {name: value - before.get(name, 0.0) for name, value in after.items() if name.startswith("piolet_central_")}
+    counts = {
+        "records_total": 2, "batches_total": 2, "repeated_records_total": 1, "refused_records_total": 1,
+        'refused_requests_total{status="403"}': 1,
+    }  # fmt: skip
+    assert {name: more[f"piolet_central_{name}"] for name in counts} == counts
+    assert after["piolet_central_judging"] == 1 and 0 <= after["piolet_central_judge_delay_seconds"] < 60

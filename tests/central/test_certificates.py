@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import shutil
+import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from piolet.system import munge
+from piolet.transport.statements import Statement, digest
 
 from tests.support.central import ALICE, CENTRAL, CLUSTER, FORWARD, Cluster, cluster, event, line
 from tests.support.waiting import wait_until
@@ -106,8 +112,22 @@ def test_a_certificate_of_another_authority(certified: Certified) -> None:
 
 def test_no_certificate(certified: Certified) -> None:
     """And MUNGE's word counts for nothing there."""
-    refused = certified.send("node1", ("", ""), 3)
-    assert "have" not in refused
+    machines = certified.machines
+    statement = Statement("POST", "/v1/events", CLUSTER, "node1", digest(b""), "", time.time())
+    munged = munge.encode(statement.payload(), CENTRAL, socket=machines.socket_of("node1"))
+    said = {"Piolet-Statement": statement.payload().decode().replace("\n", " | "), "Authorization": f"MUNGE {munged}"}
+    context = ssl.create_default_context(cafile=certified.authority.file)
+
+    def sent() -> int:
+        connection = http.client.HTTPSConnection("127.0.0.1", machines.port, context=context, timeout=20)
+        with contextlib.closing(connection):
+            connection.request("POST", "/v1/events", b"", said)
+            return connection.getresponse().status
+
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        sent()
+    context.load_cert_chain(*certified.of["node1"])
+    assert sent() == 200
 
 
 def test_a_service_of_another_authority(certified: Certified) -> None:

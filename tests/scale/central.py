@@ -1,10 +1,12 @@
-"""Measures the central service, as root: `python -m tests.scale.central rate | size [MILLIONS...]`.
+"""Measures the central service, as root: `python -m tests.scale.central rate | size [MILLIONS...] | node`.
 
 rate   10,000 node names through a real munged, with the rules that Piolet comes with: a minute of 1,000 batches of 2 to
        50 records, then batches of 500 for half a minute
 size   bytes a record on disk with indexes, and how long `piolet central node` takes, with 1, 2 and 5 million records;
        `--alone`: of nodes at rest, whose heartbeats come one by one, as small as batches are; `--beats 5`: five by
        five, as forwarders send them that are not told otherwise
+node   how long it takes to read a week of a node that has 10,080 heartbeats and 2,000 other records, 1,500 of these
+       users': as `piolet central node` reads it, and as `piolet node` does; heartbeats five by five, or `--beats 1`
 
 `--postgresql` takes a PostgreSQL of its own instead of SQLite.
 """
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ import sqlalchemy as sa
 from piolet.central.store.database import connect
 from piolet.central.store.reader import Reader
 from piolet.central.store.writer import Arrival, Writer
+from piolet.events.envelope import KERNEL, ROOT, SITE, SOURCES, Event
 
 from tests.scale import centralload
 from tests.support.central import CENTRAL, CLUSTER, FORWARD, Cluster, cluster
@@ -152,6 +156,54 @@ def _asked(engine: sa.Engine, rng: random.Random, when: float) -> dict[str, floa
     return {"node_s": took[len(took) // 2], "node_longest_s": took[-1]}
 
 
+def week(engine: sa.Engine, beats: int) -> float:
+    """Write a week of node1 of which heartbeats come so many at a time; return when it ends."""
+    rng, writer, end = random.Random(1), Writer(engine), 1.79e9
+    seqs, pending, arrivals = Counter[str](), list[Event](), list[Arrival]()
+
+    def made(epoch: str, kind: str, source: str, **more: Any) -> Event:
+        seqs[epoch] += 1
+        return Event(CLUSTER, "node1", epoch, seqs[epoch], end, kind, source, centralload.BOOT, **more)
+
+    for minute in range(7 * 1440):
+        end += 60
+        pending.append(made("0" * 16, "node.heartbeat", "root", body={"uptime_s": 60 * minute}))
+        fault = rng.random() < 500 / 10_080
+        if fault:
+            flap = {"state": "down", "flaps": 1, "rate": 200}
+            pending.append(made("0" * 16, "link.flap", "kernel", severity="warn", subject="port:mlx5_0/1", body=flap))
+        if fault or len(pending) >= beats:
+            arrivals.append(Arrival("node1", pending, end))
+            pending = []
+        if rng.random() < 1500 / 10_080:
+            user = rng.randrange(3)
+            body = {"status": 1, "why": "exit", "task": 0, "tasks": 8, "order": 0}
+            of = {"uid": 1000 + user, "job": 1 + minute, "step": "0", "run": 0, "body": body}
+            arrivals.append(Arrival("node1", [made(f"{1 + user:016x}", "step.outcome", "user", **of)], end))
+        if len(arrivals) >= 500 or minute == 7 * 1440 - 1:
+            writer.append([*arrivals, *([Arrival("node1", pending, end)] if minute == 7 * 1440 - 1 else [])])
+            arrivals = []
+    return end
+
+
+def node(postgresql: bool, beats: int) -> dict[str, Any]:
+    """Return how many milliseconds reading that week takes, of 50 times: the middle, the longest, the processor's."""
+    with tempfile.TemporaryDirectory() as name, store(postgresql) as url:
+        engine = connect(url or f"sqlite:///{name}/store.sqlite", create=True)
+        end = week(engine, beats)
+        reader, found = Reader(engine, CLUSTER), {}
+        for what, sources in (("central node", SOURCES), ("node", (KERNEL, ROOT, SITE))):
+            took, own = [], time.process_time()
+            for _ in range(50):
+                begun = time.monotonic()
+                latest = reader.records("node1", end - 7 * 86400, 1000, sources)
+                took.append(1000 * (time.monotonic() - begun))
+            own = 1000 * (time.process_time() - own) / 50
+            found[what] = {"middle": sorted(took)[25], "longest": max(took), "processor": own, "beats": latest.beats}
+        engine.dispose()
+        return found
+
+
 def main(words: list[str]) -> int:
     """Measure, and print."""
     postgresql, beats = "--postgresql" in words, int("--alone" in words)
@@ -164,6 +216,9 @@ def main(words: list[str]) -> int:
     if words[:1] == ["size"]:
         for row in size(postgresql, [float(word) for word in words[1:]] or [1, 2, 5], beats):
             print(json.dumps(row), flush=True)
+        return 0
+    if words[:1] == ["node"]:
+        print(json.dumps(node(postgresql, beats or 5), indent=1))
         return 0
     print(__doc__)
     return 2

@@ -45,10 +45,11 @@ class Postgres:
         self._as = {"user": own.pw_uid, "group": own.pw_gid, "extra_groups": ()} if os.getuid() == 0 else {}
         if self._as:
             os.chown(top, own.pw_uid, own.pw_gid)
-        self._call("initdb", "-D", str(top / "data"), "-A", "trust", "-U", "piolet", "--no-sync", "-E", "UTF8")
+        self.call("initdb", "-D", str(top / "data"), "-A", "trust", "-U", "piolet", "--no-sync", "-E", "UTF8")
         self.process: subprocess.Popen[bytes] | None = None
 
-    def _call(self, name: str, *arguments: str) -> None:
+    def call(self, name: str, *arguments: str) -> None:
+        """Run one of its programs, as its account."""
         done = subprocess.run(
             [f"{programs()}/{name}", *arguments], capture_output=True, text=True, cwd="/", check=False, **self._as
         )  # type: ignore[call-overload]

@@ -16,13 +16,13 @@ from typing import Any
 
 from piolet.base.errors import EventError
 from piolet.central import conclusions, hands
-from piolet.central.conclusions import CLOSED, OPEN, Conclusion
+from piolet.central.conclusions import CLOSED, OPEN, REVET, Conclusion
 from piolet.central.doors import RefusedError
 from piolet.central.ledger import Judge, Ledger
 from piolet.central.rules import explain
 from piolet.central.rules.language import Rule
 from piolet.central.store import wordings
-from piolet.central.store.reader import Reader
+from piolet.central.store.reader import BEAT, Reader
 from piolet.events.envelope import USER, Event
 from piolet.system.accounts import is_staff
 
@@ -31,6 +31,8 @@ WEEK_S = 7 * 86400.0
 SILENT_S = 900.0
 _RECORDS_MOST = 1000
 _NOTED_S = 30.0
+_NAMES = ("name", "id", "node", "case", "request")
+"""Parameters that are looked for."""
 
 Parameters = Mapping[str, str]
 
@@ -97,12 +99,18 @@ class Answers:
             if not isinstance(said, dict) or not all(isinstance(one, str) for one in said.values()):
                 raise EventError("the request is no object of texts")
             parameters = said
+        for name in _NAMES:
+            if not parameters.get(name, "").isprintable():  # a data base takes neither NUL nor half a character
+                raise EventError(f"{name} is {parameters[name][:60]!r}")
         return question(asker, parameters)
 
     def _status(self, asker: Asker, _: Parameters) -> dict[str, Any]:
         now = self._clock()
         nodes = self.reader.nodes()
-        silent = sorted(node for node, last in nodes.items() if now - last > SILENT_S)
+        silent = sorted(
+            node for node, last in nodes.items()
+            if last is not None and now - last > SILENT_S and not self.judge.sleeps(node)
+        )  # fmt: skip
         cases = self._open(self._conclusions())
         said: dict[str, Any] = {
             **self.reader.counted(), "nodes": len(nodes), "silent": len(silent), "cases": len(cases),
@@ -113,34 +121,37 @@ class Answers:
 
     def _node(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
         node = parameters.get("name", "")
-        since = self._clock() - _number(parameters, "seconds", WEEK_S)
-        records = self.reader.records(node, since, _RECORDS_MOST)
+        since = self._clock() - number(parameters, "seconds", WEEK_S)
+        found = self.reader.records(node, since, _RECORDS_MOST)
+        records = found.events
         cases = self._conclusions(node=node)
-        last = self.reader.nodes().get(node)
-        if last is None and not cases:
+        nodes = self.reader.nodes()
+        if node not in nodes and not cases:
             raise EventError(f"nothing is known of a node {node!r}")
         users: dict[str, set[int | None]] = {}
         for one in records:
             users.setdefault(one.kind, set()).add(one.uid if one.source == USER else None)
         counted = Counter(one.kind for one in records)
+        if found.beats:
+            counted[BEAT] = found.beats
         said = {
             "node": node,
-            "last": last,
+            "last": nodes.get(node),
             "counts": {
-                kind: {"records": count, "users": len(users[kind] - {None})}
+                kind: {"records": count, "users": len(users.get(kind, {None}) - {None})}
                 for kind, count in counted.items()
-                if users[kind] == {None} or asker.may_see(users[kind])
+                if (whose := users.get(kind, {None})) == {None} or asker.may_see(whose)
             },
             "cases": [dataclasses.asdict(one) for one in self._shown(asker, cases)],
-            "records": [_record(self._joined(one)) for one in records if _is_shown(asker, one)],
-            "complete": len(records) < _RECORDS_MOST,
+            "records": [_record(self._joined(_shown_to(asker, one))) for one in records if _is_shown(asker, one)],
+            "complete": found.whole,
         }
         if asker.staff:
             said |= {"gaps": self.reader.gaps(node), "notes": self.reader.notes(node=node)}
         return said
 
     def _offenders(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
-        since = self._clock() - _number(parameters, "seconds", 365 * 86400.0)
+        since = self._clock() - number(parameters, "seconds", 365 * 86400.0)
         cases = self._shown(asker, self._conclusions(since=since))
         by_node: dict[str, list[dict[str, Any]]] = {}
         for one in self._open(cases):
@@ -158,7 +169,7 @@ class Answers:
         for node, epoch, seq in shown[0].records:
             record = self.reader.record(node, epoch, seq)
             if record is not None and (_is_shown(asker, record) or asker.staff):
-                records.append(self._joined(record))
+                records.append(self._joined(_shown_to(asker, record)))
         said: dict[str, Any] = {
             "case": [dataclasses.asdict(one) for one in shown], "records": [_record(one) for one in records],
             "lines": explain.case(shown, records, self._rules),
@@ -184,7 +195,10 @@ class Answers:
         return self._keep(asker, parameters.get("node", ""), hands.repaired, parameters)
 
     def _revetted(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
-        return self._keep(asker, parameters.get("node", ""), hands.revetted, parameters)
+        node, case = parameters.get("node", ""), parameters.get("request", "")
+        if case and not any(one.node == node for one in self._conclusions(case=case)):
+            raise EventError(f"node {node!r} has no case {case!r}", "piolet central node NAME lists them")
+        return self._keep(asker, node, hands.revetted, parameters)
 
     def _keep(
         self, asker: Asker, node: str, make: Callable[[str, str, float, Parameters], Event], said: Parameters
@@ -216,13 +230,16 @@ class Answers:
         """Return those that may be shown to who asks: not what rests on the doings of few users."""
         if not asker.private:
             return list(found)
-        shown = []
+        shown, hidden = [], set()
         for one in found:
             records = [self.reader.record(*key) for key in one.records]
             users = {record.uid for record in records if record is not None and record.source == USER}
-            if not users or asker.may_see(users):
+            unknown = one.action == REVET and None in records  # it may be of users, whose records are archived
+            if asker.may_see(users) if users else not unknown:
                 shown.append(one)
-        return shown
+            else:
+                hidden.add(one.case)  # its end, too, though that may rest on nobody's doing
+        return [one for one in shown if one.case not in hidden]
 
     def _open(self, found: Sequence[Conclusion]) -> list[Conclusion]:
         """Return the cases that are open: of a rule that is no longer one, or another one now, none is."""
@@ -238,15 +255,23 @@ def _is_shown(asker: Asker, record: Event) -> bool:
     return asker.staff or record.uid is None or record.uid == asker.uid or (record.source != USER and not asker.private)
 
 
+def _shown_to(asker: Asker, record: Event) -> Event:
+    """Return a record without whose job it is of, where that is hidden: the kernel names a job, and not its user."""
+    if not asker.private or record.uid is not None or record.job is None:
+        return record
+    return dataclasses.replace(record, job=None, step="", run=None)
+
+
 def _record(event: Event) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(event).items() if value not in (None, "", {})}
 
 
-def _number(parameters: Parameters, name: str, usual: float) -> float:
+def number(parameters: Parameters, name: str, usual: float) -> float:
+    """Return a number of seconds or hours. Raises EventError."""
     try:
-        number = float(parameters.get(name, usual))
+        found = float(parameters.get(name, usual))
     except ValueError:
-        number = -1.0
-    if not 0 < number < 1e10:
-        raise EventError(f"{name} is no number of seconds")
-    return number
+        found = -1.0
+    if not 0 < found < 1e10:
+        raise EventError(f"{name} is no such number")
+    return found

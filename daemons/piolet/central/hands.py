@@ -19,6 +19,8 @@ def acknowledged(cluster: str, node: str, now: float, said: Mapping[str, str]) -
 
 def repaired(cluster: str, node: str, now: float, said: Mapping[str, str]) -> Event:
     """Return the record of a repair: said has text, by and perhaps ticket. Raises EventError."""
+    if not said.get("text", "").strip():
+        raise EventError("of a repair it is to be said what was done, in one line")
     return _event(cluster, node, "site.repair", now, said, ("text", "by", "ticket"))
 
 

@@ -205,6 +205,11 @@ class Judge:
         known = getattr(self._engine, "open", None)
         return None if known is None or self._behind or self.broken else frozenset(tuple(known))
 
+    def sleeps(self, node: str) -> bool:
+        """Return whether Slurm has a node powered down, as far as was judged."""
+        known = getattr(self._engine, "nodes", {}).get(node)
+        return known is not None and bool(known.asleep[1])
+
     def written(self, stored: Sequence[Stored]) -> None:
         """Take what was just written, in order."""
         with self._wake:

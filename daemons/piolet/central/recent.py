@@ -7,6 +7,7 @@ failure of theirs.
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import threading
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from piolet.central.conclusions import Conclusion
+from piolet.central.failures import Failures
 from piolet.central.rules.users import Failed
 from piolet.events.envelope import Event
 
@@ -67,7 +69,10 @@ def how(body: Mapping[str, Any]) -> str | None:
 
 
 class Recent:
-    """The failures of the last `window_s` seconds, at most `most` of them and `each` of a user; of any thread."""
+    """The failures of the last `window_s` seconds, at most `most` of them and `each` of a user; of any thread.
+
+    nodes   how often nodes failed, which no step is needed for
+    """
 
     def __init__(self, window_s: float = WEEK_S, most: int = FAILURES_MOST, each: int = FAILURES_OF_A_USER) -> None:
         self._window_s, self._most, self._each = window_s, most, each
@@ -79,9 +84,11 @@ class Recent:
         self._counts: dict[int | None, int] = {}
         self._count = 0
         self._lock = threading.Lock()
+        self.nodes = Failures()
 
     def take(self, event: Event, received: float) -> None:
-        """Take an event; anything but a failure of a step changes nothing."""
+        """Take an event; of steps anything but a failure changes nothing."""
+        self.nodes.take(event, received)
         if event.kind != "step.outcome" or event.job is None:
             return
         word = how(event.body)
@@ -110,17 +117,21 @@ class Recent:
                 self._forget(next(iter(self._steps)))
 
     def lines(self) -> Iterator[bytes]:
-        """Yield all of it, a line of JSON for each step."""
+        """Yield all of it, a line of JSON for each step and each node."""
         with self._lock:
             steps = list(self._steps.items())
-        for key, step in steps:
-            said = [key, step.at, step.uid, step.nodes]
+        of_steps = ([key, step.at, step.uid, step.nodes] for key, step in steps)
+        for said in itertools.chain(of_steps, self.nodes.lines()):
             yield json.dumps(said, separators=(",", ":")).encode("ascii") + b"\n"
 
     def resume(self, said: Iterable[bytes]) -> None:
-        """Take what `lines` said, into an empty one. Raises ValueError, TypeError: it is none of these."""
+        """Take what `lines` said, into an empty one. Raises ValueError, TypeError, KeyError: it is none of these."""
         for line in said:
-            (job, step, run), at, uid, nodes = json.loads(line)
+            one = json.loads(line)
+            if isinstance(one, dict):
+                self.nodes.resume(one)
+                continue
+            (job, step, run), at, uid, nodes = one
             for node, word in nodes.items():
                 self._take((job, step, run), at, uid, node, word)
 
@@ -192,6 +203,7 @@ class Watched:
     def __init__(self, engine: Engine, recent: Taker) -> None:
         self._engine, self._recent = engine, recent
         self.rules = getattr(engine, "rules", ())
+        self.nodes = getattr(engine, "nodes", {})
 
     @property
     def open(self) -> set[str] | None:

@@ -42,6 +42,7 @@ from piolet.transport.statements import ANSWER_HEADER, Statement
 _LOG = logging.getLogger("piolet-central")
 _BODY_S = 30.0
 _USERS_AT_ONCE = 2  # what users send: who sends slowly holds up no node
+_ASKS_AT_ONCE = 4  # what is asked: however many ask, some threads are left for what nodes send
 _AT_ONCE = 8  # each takes up to three times the largest body while it is decoded
 _THREADS = 8
 _WRITTEN_S = 60.0
@@ -64,6 +65,7 @@ class Service:
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "ask"))
     places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     users: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_USERS_AT_ONCE))
+    asks: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_ASKS_AT_ONCE))
 
     def application(self) -> Starlette:
         """Return the application."""
@@ -187,10 +189,11 @@ class Service:
         body = await _body(request, _ASKED_MOST)
         if caller.statement is not None:
             same_body(caller.statement, body)
-        said: dict[str, Any] = await self._apart(
-            self.answers.answer, caller.uid, request.method, request.path_params["rest"],
-            dict(request.query_params), body,
-        )  # fmt: skip
+        async with self.asks:
+            said: dict[str, Any] = await self._apart(
+                self.answers.answer, caller.uid, request.method, request.path_params["rest"],
+                dict(request.query_params), body,
+            )  # fmt: skip
         return said
 
     async def _apart(self, function: Callable[..., Any], *arguments: Any) -> Any:

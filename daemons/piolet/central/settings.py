@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,11 +10,18 @@ from piolet.base.errors import ConfigError
 from piolet.config.schema import absolute_or_empty, not_empty, setting
 
 DEFAULT_PORT = 6828
+_PLACE = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[^\s/?#@:\[\]]+)(:(?P<port>[0-9]{1,5}))?/?|unix:/[^\s/?#][^\s?#]*")
 
 
 def _url(text: str) -> None:
-    if text and not text.startswith(("http://", "https://", "unix:/")):
+    if text and not _is_place(text):
         raise ConfigError(f"'{text}' is no address of the service", f"write for example: http://head:{DEFAULT_PORT}")
+
+
+def _is_place(text: str) -> bool:
+    """Return whether a text is http://HOST:PORT, https://HOST:PORT or unix:/PATH, and nothing besides."""
+    match = _PLACE.fullmatch(text)
+    return match is not None and text.isprintable() and 0 < int(match["port"] or 1) < 65536
 
 
 def _listen(text: str) -> None:

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from piolet.base.errors import EventError
-from piolet.central.answers import Answers, Asker, Parameters
+from piolet.central.answers import Answers, Asker, Parameters, number
 from piolet.central.doors import RefusedError
 from piolet.central.recent import WEEK_S, Recent
 from piolet.central.rules import users
-from piolet.events.envelope import USER
+from piolet.events.envelope import KERNEL, ROOT, SITE
 
+_JOB, _NODES = re.compile(r"[0-9]{1,10}"), re.compile(r"[1-9][0-9]{0,5}")
 _RECORDS_MOST = 1000
+_NOT_USERS = (KERNEL, ROOT, SITE)
 _NODES_MOST = 32
 """A step that failed on more says nothing of one of them, and each takes a look into the store."""
 
 
 class Told:
-    """Two more questions that `answers` can answer."""
+    """Three more questions that `answers` can answer."""
 
     def __init__(self, answers: Answers, recent: Recent, clock: Callable[[], float]) -> None:
         self._answers, self._recent, self._clock = answers, recent, clock
         answers.ask["GET", "line"] = self._line
         answers.ask["GET", "about"] = self._about
+        answers.ask["GET", "spares"] = self._spares
 
     def _line(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
         """Return {"known": whether it is known how the step failed, "line": what its owner is told, or null}."""
         job, step = parameters.get("job", ""), parameters.get("step", "")
-        if not job.isdigit():
+        if not _JOB.fullmatch(job):
             raise EventError("the job is no number")
         failed = self._recent.step(int(job), step)
         if failed is None:
@@ -40,11 +44,20 @@ class Told:
         others = self._recent.others(failed, int(job), step)
         return {"known": True, "line": users.line(list(failed.nodes), known, others, private=asker.private)}
 
+    def _spares(self, _: Asker, parameters: Parameters) -> dict[str, Any]:
+        """Return {"line": advice on spare nodes for a job, or null, "failures", "node_hours": what it rests on}."""
+        nodes = parameters.get("nodes", "")
+        if not _NODES.fullmatch(nodes):
+            raise EventError("a job has a number of nodes")
+        known = self._recent.nodes.known(self._clock())
+        line = users.spares_line(int(nodes), number(parameters, "hours", 0.0), known.failures, known.hours)
+        return {"line": line, "failures": known.failures, "node_hours": known.hours}
+
     def _about(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
         """Return {"lines": what is known of a node}."""
         name = parameters.get("name", "")
         node = self._node(asker, name)
-        if node.heard is None and not node.cases and not node.faults:
+        if name not in self._answers.reader.nodes() and not node.cases and not node.faults:
             raise EventError(f"nothing is known of a node {name!r}", "sinfo -N shows their names")
         return {"lines": users.about(node, private=asker.private)}
 
@@ -60,8 +73,8 @@ class Told:
 
     def _faults(self, node: str, now: float) -> dict[str, int]:
         counts: dict[str, int] = {}
-        for event in self._answers.reader.records(node, now - WEEK_S, _RECORDS_MOST):
-            if event.source == USER or event.severity not in ("fatal", "warn"):
+        for event in self._answers.reader.records(node, now - WEEK_S, _RECORDS_MOST, _NOT_USERS).events:
+            if event.severity not in ("fatal", "warn"):
                 continue
             what = event.body.get("text") or event.body.get("reason") or event.kind
             sentence = f"{event.kind}: {what}" if what != event.kind else event.kind

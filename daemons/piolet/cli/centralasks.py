@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-import urllib.parse
 from typing import Any
 
 from piolet.base import units
@@ -56,6 +55,7 @@ def _parser(
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Ask, and print the answer."""
     from piolet.cli import centralpeer  # who only looks at rules asks nobody
+    from piolet.transport import statements
     from piolet.transport.asking import Asker
 
     asker = Asker(centralpeer.of_user(settings))
@@ -71,8 +71,7 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     elif args.action == "explain":
         query = {"id": args.case}
     name = {"explain": "case"}.get(args.action, args.action)
-    target = f"/v1/{name}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
-    said = asker.ask("GET", target).said
+    said = asker.ask("GET", statements.question(f"/v1/{name}", query)).said
     if args.json:
         print(json.dumps(said))
         return 0
@@ -136,6 +135,8 @@ def _node(said: dict[str, Any]) -> list[str]:
         for kind, count in sorted(said["counts"].items())
     ]
     lines += [f"  {line}".rstrip() for line in columns(rows, right=(1,))]
+    if not said["complete"]:
+        lines.append("  (of the latest records: there are more in this time)")
     for gap in said.get("gaps", []):
         lines.append(f"  records {gap['first']} to {gap['last']} of {gap['epoch']} are not here: {gap['why']}")
     for note in said.get("notes", []):

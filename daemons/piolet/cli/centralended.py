@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import urllib.parse
 
 from piolet.base.errors import PioletError
 from piolet.cli.main import printable
@@ -31,19 +30,20 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Ask until it is known how the step failed, and print what its owner is told."""
     from piolet.cli import centralpeer
     from piolet.steps import identity
+    from piolet.transport import statements
     from piolet.transport.asking import Asker
 
     if not settings.central.url:
         return 0
     deadline = time.monotonic() + ASKED_S
-    query = urllib.parse.urlencode({"job": args.job, "step": identity.word(args.step)})
+    target = statements.question("/v1/line", {"job": str(args.job), "step": identity.word(args.step)})
     for pause in _PAUSES_S:
         time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
         left = deadline - time.monotonic()
         if left <= 0:
             break
         try:
-            said = Asker(centralpeer.of_user(settings, left)).ask("GET", f"/v1/line?{query}").said
+            said = Asker(centralpeer.of_user(settings, left)).ask("GET", target).said
         except PioletError:
             return 0
         if said.get("known"):

@@ -1,6 +1,7 @@
 """`piolet central rules`, `replay` and `spares`: look at rules, and try them on what has been.
 
-Neither needs the service: rules are files, and a history is the service's store, or what Slurm's accounting has.
+None needs the service: rules are files, and a history is the service's store, or what Slurm's accounting has. Where
+there is one, it is asked for spares, as users may not read its store.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from typing import TypeVar
 
 from piolet.base import units
 from piolet.base.errors import EventError, SlurmError, UsageError
-from piolet.base.files import NotRegularError, read_small
+from piolet.base.files import NotRegularError, open_regular, read_small
 from piolet.base.texts import counted
 from piolet.central.settings import CentralConfig
+from piolet.cli.main import printable
 from piolet.events.envelope import Event
 from piolet.site import config
 from piolet.slurm import cluster as slurm
 
 _LINES_MAX = 1 << 30
-_OURS = "those of [central] rules"
+_OURS, _BACK = "those of [central] rules", "90d"
 _Row = TypeVar("_Row")
 
 
@@ -51,7 +53,7 @@ def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_history(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--since", metavar="TIME", default="90d", help="how far back: 90d, 12h (90d)")
+    parser.add_argument("--since", metavar="TIME", help=f"how far back: 90d, 12h ({_BACK})")
     parser.add_argument("--events", metavar="FILE", help="a history as lines of events, one a line")
     parser.add_argument("--sacct", metavar="FILE", help="a history of jobs: what 'sacct -aPXD -S …' printed")
     parser.add_argument("--sacctmgr", metavar="FILE", help="a history of nodes: what 'sacctmgr -P show event' printed")
@@ -105,12 +107,15 @@ def run_replay(args: argparse.Namespace, settings: config.Config) -> int:
 
 
 def run_spares(args: argparse.Namespace, settings: config.Config) -> int:
-    """Print advice on spares."""
+    """Print advice on spares: of the history that is named, or as the central service has it, which whoever may ask."""
+    if not 0 < args.nodes < 10**6 or not 0 < args.hours < 1e6:
+        raise UsageError("a job has from one node to 999,999, and takes more than no time")
+    if settings.central.url and args.since is None and not (args.events or args.sacct or args.sacctmgr or args.slurm):
+        print(_asked_spares(args, settings))
+        return 0
     from piolet.central.rules.replay import replay
     from piolet.central.rules.users import spares_line
 
-    if args.nodes < 1 or not 0 < args.hours < 1e6:
-        raise UsageError("a job has at least one node, and takes more than no time")
     history, since, over = _history(args, settings)
     done = replay((), history, since, over=over)
     hours = done.nodes * max(0.0, done.end - max(done.begin, since)) / 3600
@@ -119,9 +124,19 @@ def run_spares(args: argparse.Namespace, settings: config.Config) -> int:
     return 0
 
 
+def _asked_spares(args: argparse.Namespace, settings: config.Config) -> str:
+    from piolet.cli import centralpeer
+    from piolet.transport import statements
+    from piolet.transport.asking import Asker
+
+    target = statements.question("/v1/spares", {"nodes": str(args.nodes), "hours": repr(args.hours)})
+    said = Asker(centralpeer.of_user(settings)).ask("GET", target).said
+    return printable(said["line"] or f"too little is known: {said['node_hours']:,.0f} node-hours of 90 days")
+
+
 def _history(args: argparse.Namespace, settings: config.Config) -> tuple[Iterator[tuple[Event, float]], float, bool]:
     """Return records with when they were taken, since when is asked for, and whether that history is over."""
-    back = units.seconds_of(args.since)
+    back = units.seconds_of(_BACK if args.since is None else args.since)
     if not back or back <= 0:
         raise UsageError(f"--since is {args.since!r}", "a time like 90d or 12h")
     if sum(map(bool, (args.events, args.sacct or args.sacctmgr, args.slurm))) > 1:
@@ -145,11 +160,11 @@ def _stored(central: CentralConfig) -> Iterator[tuple[Event, float]]:
 
 def _lines(path: str) -> Iterator[tuple[Event, float]]:
     """Yield the events of a file of lines, each taken when it happened."""
-    from piolet.events.envelope import decode
+    from piolet.events.envelope import LINE_MAX, decode
 
     try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
+        with open(open_regular(path), "rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(LINE_MAX + 1), b""), 1):
                 if not line.strip():
                     continue
                 try:
@@ -157,8 +172,8 @@ def _lines(path: str) -> Iterator[tuple[Event, float]]:
                 except EventError as error:
                     raise EventError(f"{path}:{number}: {error.message}") from None
                 yield event, event.time - (event.offset or 0.0)
-    except OSError as error:
-        raise EventError(f"cannot read {path}: {error.strerror}") from None
+    except (OSError, NotRegularError) as error:
+        raise EventError(_unreadable(path, error)) from None
 
 
 def _accounted(args: argparse.Namespace, back: float) -> Iterator[tuple[Event, float]]:
@@ -184,13 +199,19 @@ def _read(path: str, parse: Callable[[str], list[_Row]]) -> list[_Row]:
         raise EventError(f"{path}: {error.message}", error.hint) from None
 
 
+def _unreadable(path: str, error: OSError | NotRegularError) -> str:
+    return f"cannot read {path}: {getattr(error, 'strerror', 'it is not a regular file')}"
+
+
 def _text(path: str) -> str:
     try:
         data, _ = read_small(path, _LINES_MAX)
     except (OSError, NotRegularError) as error:
-        raise EventError(f"cannot read {path}: {getattr(error, 'strerror', 'it is not a regular file')}") from None
+        raise EventError(_unreadable(path, error)) from None
     if len(data) > _LINES_MAX:
         raise EventError(f"{path} is longer than the limit of {_LINES_MAX} bytes", "export a shorter time")
+    if data and not data.endswith(b"\n"):
+        raise EventError(f"{path} is cut off: its last line does not end", "export it again")
     return data.decode("utf-8", "replace")
 
 

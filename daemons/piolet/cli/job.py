@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import time
-import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +84,7 @@ def _central(settings: config.Config) -> Any:
     if not settings.central.url:
         return None
     from piolet.cli import centralpeer
+    from piolet.transport import statements
     from piolet.transport.asking import Asker
 
     deadline = time.monotonic() + _ASKED_S
@@ -93,8 +93,8 @@ def _central(settings: config.Config) -> Any:
         left = deadline - time.monotonic()
         if left <= 0:
             raise PioletError(f"the central service took longer than {_ASKED_S:g} s")
-        query = urllib.parse.urlencode({"name": node, "seconds": f"{seconds:.0f}"})
-        return Asker(centralpeer.of_user(settings, left)).ask("GET", f"/v1/node?{query}").said
+        target = statements.question("/v1/node", {"name": node, "seconds": f"{seconds:.0f}"})
+        return Asker(centralpeer.of_user(settings, left)).ask("GET", target).said
 
     return ask
 

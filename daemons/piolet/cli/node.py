@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import urllib.parse
 
 from piolet.cli.main import printable
 from piolet.site import config
@@ -25,9 +24,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace, settings: config.Config) -> int:
     """Ask, and print."""
     from piolet.cli import centralpeer
+    from piolet.transport import statements
     from piolet.transport.asking import Asker
 
-    target = f"/v1/about?{urllib.parse.urlencode({'name': args.node})}"
+    target = statements.question("/v1/about", {"name": args.node})
     said = Asker(centralpeer.of_user(settings)).ask("GET", target).said
     print(json.dumps(said) if args.json else printable("\n".join(said["lines"])))
     return 0

@@ -6,13 +6,13 @@ import base64
 import os
 import re
 import shutil
-import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 from piolet.base.errors import ObserveError, PioletError, UsageError
 from piolet.site.config import Config
+from piolet.transport import statements
 from piolet.transport.asking import Answer
 
 META = "meta.json"
@@ -108,9 +108,8 @@ def _fetch_file(asked: Service, step: dict[str, Any], name: str, target: Path) -
 
 
 def _ask(asked: Service, what: str, said: dict[str, str]) -> dict[str, Any]:
-    query = urllib.parse.urlencode(said)
     try:
-        return asked.ask("GET", f"/v1/{what}?{query}" if query else f"/v1/{what}").said
+        return asked.ask("GET", statements.question(f"/v1/{what}", said)).said
     except PioletError as error:
         if getattr(error, "status", 0) == 404:
             text = "the central service keeps no data of steps"

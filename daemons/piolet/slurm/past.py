@@ -6,29 +6,39 @@ a job something went wrong; and what a job's owner can bring about (all but a no
 
 from __future__ import annotations
 
-import csv
 import datetime
+import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from piolet.base import hostlist
 from piolet.base.errors import PioletError, SlurmError
 from piolet.base.texts import counted
 from piolet.slurm import asking
 
+_log = logging.getLogger("piolet-central")
+
 ASK_S = 60.0
 OUTPUT_MAX = 64 << 20
 JOB_FIELDS = ("JobIDRaw", "JobID", "UID", "State", "ExitCode", "NodeList", "Submit", "Start", "End")
 STATE_FIELDS = ("NodeName", "TimeStart", "TimeEnd", "State", "Reason", "User")
+_NEEDED = {
+    JOB_FIELDS: (("jobidraw", "jobid"), ("state",), ("nodelist",), ("end",)),
+    STATE_FIELDS: (("nodename",), ("timestart", "start"), ("state",)),
+}
+"""Of each of these one has to be there."""
 _CANCELLED = re.compile(r"CANCELLED by (\d{1,10})")
 _OVER = re.compile(r"[A-Z_]+")
+_PASSED: set[str] = set()
+_PASSED_MOST = 100
 _NOT_OVER = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING", "STAGE_OUT", "SIGNALING"}
 _PRIVATE = re.compile(r"^PrivateData\s*=\s*(\S+)", re.MULTILINE)
 _SEES_ALL = ("Operator", "Administrator")
 _SECONDS = re.compile(r"\d{9,11}")
-_REASON_MAX = 1024
+_REASON_MAX, _REASON_LINES = 1024, 100
 # What a node's state counts as: the first of these that is among its words.
 _STATES = (
     ("powered_down", ("POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "POWERING_UP", "POWERED_UP", "POWER_UP")),
@@ -87,25 +97,29 @@ def jobs(text: str, zone: datetime.tzinfo | None = None) -> list[EndedJob]:
     Times are seconds since 1970, or as Slurm prints them, then in `zone` unless they say their own (None: this
     machine's). Raises SlurmError, with the line.
     """
-    return [job for row in _rows(text, JOB_FIELDS) if (job := _job(row, zone)) is not None]
+    return _read(text, JOB_FIELDS, _job, zone)
 
 
 def states(text: str, zone: datetime.tzinfo | None = None) -> list[NodeState]:
     """Return the nodes' states in the output of `sacctmgr -P show event`, in order; as `jobs`."""
-    return [state for row in _rows(text, STATE_FIELDS) if (state := _state(row, zone)) is not None]
+    return _read(text, STATE_FIELDS, _state, zone)
 
 
 def ask_jobs(since: float, until: float, sacct: str = "sacct") -> list[EndedJob]:
-    """Return the runs that ended in that time, and some that ended after. Raises SlurmError."""
+    """Return the runs that ended in that time, and some that ended after; what cannot be read is logged, once.
+
+    Raises SlurmError.
+    """
     words = ["-a", "-X", "-n", "-P", "--duplicates", f"--format={','.join(JOB_FIELDS)}"]
     words += [f"--starttime={_local(since)}", f"--endtime={_local(until)}"]
-    return [job for job in jobs(_ask([sacct, *words], "what became of jobs")) if job.end >= since]
+    text = _ask([sacct, *words], "what became of jobs")
+    return [job for job in _read(text, JOB_FIELDS, _job, wrong=_passed_over) if job.end >= since]
 
 
 def ask_states(since: float, sacctmgr: str = "sacctmgr") -> list[NodeState]:
-    """Return the states that nodes had since then. Raises SlurmError."""
+    """Return the states that nodes had since then; as `ask_jobs`. Raises SlurmError."""
     words = ["-n", "-P", "show", "event", f"start={_local(since)}", f"format={','.join(STATE_FIELDS)}"]
-    return states(_ask([sacctmgr, *words], "the states of nodes"))
+    return _read(_ask([sacctmgr, *words], "the states of nodes"), STATE_FIELDS, _state, wrong=_passed_over)
 
 
 def hidden(account: str, sacctmgr: str = "sacctmgr") -> frozenset[str]:
@@ -119,28 +133,96 @@ def hidden(account: str, sacctmgr: str = "sacctmgr") -> frozenset[str]:
     return frozenset() if level.strip() in _SEES_ALL else frozenset(words)
 
 
-def _rows(text: str, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line number, column -> value); a first line that names columns is the header."""
+_Row = tuple[int, dict[str, str]]
+_Made = TypeVar("_Made")
+
+
+def _read(
+    text: str, fields: tuple[str, ...], make: Callable[[_Row, datetime.tzinfo | None], _Made | None],
+    zone: datetime.tzinfo | None = None, wrong: Callable[[SlurmError], None] | None = None,
+) -> list[_Made]:  # fmt: skip
+    """Return what is made of each row; `wrong` is told of those of which nothing can be, else that is raised."""
+    found = []
+    _whole(text.partition("\n")[0], fields)
+    for row in _rows(text, fields):
+        try:
+            if isinstance(row, SlurmError):
+                raise row
+            made = make(row, zone)
+        except SlurmError as error:
+            if wrong is None:
+                raise
+            wrong(error)
+        else:
+            found += [made] if made is not None else []
+    return found
+
+
+def _passed_over(error: SlurmError) -> None:
+    """Say once that a row was left out: it stays in the accounting, and may not keep away what comes after it."""
+    said = error.message.partition(" of Slurm's accounting ")[2]
+    if said not in _PASSED and len(_PASSED) < _PASSED_MOST:
+        _PASSED.add(said)
+        _log.warning("a row of Slurm's accounting is passed over: it %s", said)
+
+
+def _rows(text: str, fields: Sequence[str]) -> Iterator[_Row | SlurmError]:
+    """Yield (line number, column -> value), or what is wrong; a first line that names columns is the header."""
     names = [name.lower() for name in fields]
-    for number, words in enumerate(csv.reader(text.splitlines(), delimiter="|", quoting=csv.QUOTE_NONE), 1):
-        if number == 1 and {"nodename", "jobid", "jobidraw", "nodelist"} & {word.lower() for word in words}:
-            names = [word.lower() for word in words]
+    begun: list[str] = []  # of a row whose reason goes on in the next line: whoever gives one may write several
+    first = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        words = line.removesuffix("\r").split("|")
+        if number == 1 and _header(line):
+            names = _header(line)
             continue
         if not any(words):
             continue
-        if len(words) < len(names):
+        at = names.index("reason") if "reason" in names else len(names)
+        if begun and len(words) < len(names):
+            words = [*begun[:-1], f"{begun[-1]} {words[0]}", *words[1:]]
+        else:
+            if begun:
+                yield _cut(first, begun, names)
+            first = number
+        begun = []
+        if at < len(words) < len(names) and number - first < _REASON_LINES:
+            begun = words
+        elif len(words) < len(names):
+            yield _cut(first, words, names)
+        else:
+            # A reason may have the separator in it: it is the last but one of ours, and of most.
+            if len(words) > len(names) and at < len(names):
+                words[at : at + len(words) - len(names) + 1] = ["|".join(words[at : at + len(words) - len(names) + 1])]
+            yield first, dict(zip(names, words, strict=False))
+    if begun:
+        yield _cut(first, begun, names)
+
+
+def _header(line: str) -> list[str]:
+    """Return the columns that a first line names, in small letters; none where it is a row."""
+    words = line.removesuffix("\r").lower().split("|")
+    return words if {"nodename", "jobid", "jobidraw", "nodelist"} & set(words) else []
+
+
+def _whole(line: str, fields: tuple[str, ...]) -> None:
+    """Raise SlurmError if the first line names columns, and not those without which nothing can be read."""
+    names = _header(line)
+    for wanted in _NEEDED[fields] if names else ():
+        if not set(wanted) & set(names):
             raise SlurmError(
-                f"line {number} of Slurm's accounting has {counted(len(words), 'column')}, not {len(names)}",
-                "it is to be the output of sacct -P or sacctmgr -P, whole",
+                f"line 1 of Slurm's accounting names no column {wanted[0]!r}", f"it is to have: {', '.join(fields)}"
             )
-        # A reason may have the separator in it: it is the last but one of ours, and of most.
-        if len(words) > len(names) and "reason" in names:
-            at = names.index("reason")
-            words[at : at + len(words) - len(names) + 1] = ["|".join(words[at : at + len(words) - len(names) + 1])]
-        yield number, dict(zip(names, words, strict=False))
 
 
-def _job(numbered: tuple[int, dict[str, str]], zone: datetime.tzinfo | None) -> EndedJob | None:
+def _cut(number: int, words: Sequence[str], names: Sequence[str]) -> SlurmError:
+    return SlurmError(
+        f"line {number} of Slurm's accounting has {counted(len(words), 'column')}, not {len(names)}",
+        "it is to be the output of sacct -P or sacctmgr -P, whole",
+    )
+
+
+def _job(numbered: _Row, zone: datetime.tzinfo | None) -> EndedJob | None:
     number, row = numbered
     shown = row.get("jobid", "") or row.get("jobidraw", "")
     raw = row.get("jobidraw", "") or shown
@@ -164,7 +246,7 @@ def _job(numbered: tuple[int, dict[str, str]], zone: datetime.tzinfo | None) -> 
         raise SlurmError(f"line {number} of Slurm's accounting does not describe a job: {shown[:40]!r}") from None
 
 
-def _state(numbered: tuple[int, dict[str, str]], zone: datetime.tzinfo | None) -> NodeState | None:
+def _state(numbered: _Row, zone: datetime.tzinfo | None) -> NodeState | None:
     number, row = numbered
     start = _time(row, "timestart" if "timestart" in row else "start", number, zone)
     if not row.get("nodename") or start is None:  # an event of the cluster as such

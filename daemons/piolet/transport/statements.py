@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import urllib.parse
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from piolet.base.errors import WireError
@@ -18,7 +20,8 @@ SCHEME = "MUNGE"
 ANSWER_HEADER, NONCE_HEADER = "Piolet-Credential", "Piolet-Nonce"
 _FIRST, _ANSWER = "piolet request 1", "piolet answer 1"
 _METHOD = re.compile(r"GET|POST")
-_TARGET = re.compile(r"/[!-~]{0,2000}")
+_TARGET_MAX = 2001
+_TARGET = re.compile(rf"/[!-~]{{0,{_TARGET_MAX - 1}}}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}|")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NONCE = re.compile(r"[0-9a-f.]{0,120}")
@@ -62,6 +65,14 @@ class Statement:
             raise WireError("a credential covers no request")
         method, target, cluster, node, body, nonce, sent = words[1:]
         return cls(method, target, cluster, node, body, nonce, float(sent))
+
+
+def question(path: str, said: Mapping[str, str]) -> str:
+    """Return the target of a request: a path with what is said, whatever bytes that has. Raises WireError: too long."""
+    target = f"{path}?{urllib.parse.urlencode(said, errors='surrogateescape')}" if said else path
+    if not _TARGET.fullmatch(target):
+        raise WireError(f"the question is {len(target)} characters long, more than the limit of {_TARGET_MAX}")
+    return target
 
 
 def digest(data: bytes) -> str:

@@ -71,6 +71,15 @@ def test_who_acknowledges_a_case_closes_it(answers: Answers) -> None:
     wait_until(lambda: "somebody has looked at it" in lines(), what="the case's end, written down")
 
 
+def test_a_re_vet_says_which_case_of_the_node_asked_for_it(answers: Answers) -> None:
+    wait_until(lambda: len(cases(answers)) == 1, what="the case of three repairs")
+    (case,) = cases(answers)
+    answers.ledger.add(Arrival("n2", [event("node.heartbeat", 0, "n2", seq=1)], START)).result()
+    with pytest.raises(EventError, match="node 'n2' has no case"):
+        say(answers, "revetted", node="n2", outcome="good", request=case["case"])
+    assert say(answers, "revetted", node="n1", outcome="good", request=case["case"])["noted"]
+
+
 def test_a_re_vet_that_failed_makes_a_node_unfit_and_one_that_did_not_ends_that(answers: Answers) -> None:
     say(answers, "revetted", node="n1", outcome="bad", reason="nccl at a third")
     wait_until(lambda: {one["rule"] for one in cases(answers)} == {"repairs-in-all", "revet-failed"}, what="the case")
@@ -86,11 +95,25 @@ def test_a_re_vet_that_failed_makes_a_node_unfit_and_one_that_did_not_ends_that(
     [
         ("revetted", {"node": "n1", "outcome": "fine"}, "a re-vet comes out good or bad, not 'fine'"),
         ("revetted", {"node": "n9", "outcome": "bad"}, "nothing is known of a node 'n9'"),
+        ("revetted", {"node": "n1", "outcome": "good", "request": "0" * 16}, f"node 'n1' has no case '{'0' * 16}'"),
         ("repaired", {"text": "x"}, "nothing is known of a node ''"),
+        ("repaired", {"node": "n1", "text": " "}, "of a repair it is to be said what was done, in one line"),
+        ("ack", {"case": "0" * 16, "text": "x"}, f"there is no case {'0' * 16}"),
+        ("ack", {"text": "x"}, "what is acknowledged is a case"),
+        ("note", {"node": "n9", "text": "x"}, "nothing is known of a node n9"),
+        ("note", {"text": "x"}, "the note is of no node and of no case"),
+        ("note", {"node": "\0", "text": "x"}, "node is '\\x00'"),
+        ("note", {"case": "\ud800", "text": "x"}, "case is '\\ud800'"),
+        ("ack", {"case": "\ud800", "text": "x"}, "case is '\\ud800'"),
+        ("revetted", {"node": "n1", "outcome": "good", "request": "\ud800"}, "request is '\\ud800'"),
         ("repaired", {"node": "n1", "text": "x\n"}, "text is one line of at most 2000 printable characters"),
-        ("repaired", {"node": "n1", "ticket": "9" * 2001}, "ticket is one line of at most 2000 printable characters"),
+        (
+            "repaired",
+            {"node": "n1", "text": "x", "ticket": "9" * 2001},
+            "ticket is one line of at most 2000 printable characters",
+        ),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_said(answers: Answers, what: str, said: dict[str, Any], error: str) -> None:
     with pytest.raises(EventError) as raised:
         say(answers, what, **said)

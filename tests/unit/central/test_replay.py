@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,20 @@ def test_how_many_spares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["replay", "--events", "/nowhere"], "cannot read /nowhere: No such file or directory"),
         (["replay", "--sacct", "/nowhere"], "cannot read /nowhere: No such file or directory"),
         (["replay", "--sacct", "/etc/passwd"], "/etc/passwd: line 1 of Slurm's accounting has 1 column, not 9"),
-        (["spares", "0", "24", "--events", "/nowhere"], "a job has at least one node"),
+        (["replay", "--events", "{fifo}"], "fifo: it is not a regular file"),
+        (["replay", "--events", "/dev/zero"], "cannot read /dev/zero: it is not a regular file"),
+        (
+            ["replay", "--sacctmgr", "{jobs}"],
+            "jobs: line 1 of Slurm's accounting names no column 'nodename'\nhint",
+        ),
+        (
+            ["replay", "--sacct", "{nodes}"],
+            "nodes: line 1 of Slurm's accounting names no column 'jobidraw'\nhint",
+        ),
+        (["spares", "4", "9", "--since", ""], "--since is ''"),
+        (["replay", "--sacct", "{cut}"], "cut is cut off: its last line does not end\nhint: export it again"),
+        (["spares", "0", "24", "--events", "/nowhere"], "a job has from one node to 999,999"),
+        (["spares", "4", "nan", "--slurm"], "takes more than no time"),
         (["replay", "--slurm", "--events", "x"], "there is one history"),
         (["replay", "--since", "yesterday", "--slurm"], "--since is 'yesterday'\nhint: a time like 90d or 12h"),
         (["replay", "/nowhere", "--slurm"], "cannot read /nowhere: No such file or directory"),
@@ -182,7 +196,12 @@ def test_how_many_spares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_errors_are_sentences(words: list[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.toml").write_text(RULE.replace('"count', '"cont'))
     (tmp_path / "bytes").write_bytes(b"\xff\n")
-    words = [word.format(bad=tmp_path / "bad.toml", bytes=tmp_path / "bytes") for word in words]
+    (tmp_path / "cut").write_text(SACCT[:-2])
+    (tmp_path / "jobs").write_text(SACCT)
+    (tmp_path / "nodes").write_text(SACCTMGR)
+    os.mkfifo(tmp_path / "fifo")
+    names = {name.partition(".")[0]: tmp_path / name for name in ("bad.toml", "bytes", "cut", "fifo", "jobs", "nodes")}
+    words = [word.format(**names) for word in words]
     status, out, err = _piolet(capsys, *words)
     assert status in (1, 2)
     assert out == ""

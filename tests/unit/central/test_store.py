@@ -14,7 +14,7 @@ from piolet.base.errors import EventError
 from piolet.central.conclusions import CLOSED, OPEN, Conclusion, decode
 from piolet.central.store import bodies, wordings
 from piolet.central.store.database import StoreError, alone, connect
-from piolet.central.store.reader import Reader
+from piolet.central.store.reader import Latest, Reader
 from piolet.central.store.schema import METADATA
 from piolet.central.store.writer import Arrival, Refused, Writer
 from piolet.events.envelope import SEVERITIES, SOURCES, Event
@@ -55,9 +55,9 @@ def test_a_record_comes_back_as_it_went_in(store: sa.Engine) -> None:
     add(store, FULL, plain)
     assert [one.event for one in Reader(store, "alps").arrivals()] == [FULL, plain]
     assert Reader(store, "alps").record(*FULL.key) == FULL
-    assert Reader(store, "alps").records("node1", 0, 10) == [FULL, plain]
+    assert Reader(store, "alps").records("node1", 0, 10).events == [FULL, plain]
     assert Reader(store, "alps").record("node1", A, 3) is None
-    assert Reader(store, "alps").records("node9", 0, 10) == []
+    assert Reader(store, "alps").records("node9", 0, 10) == Latest()
 
 
 def test_records_of_every_kind_come_back(store: sa.Engine) -> None:
@@ -170,11 +170,11 @@ def test_arrivals_after_a_batch_and_over_many_pieces(store: sa.Engine, monkeypat
 @pytest.fixture
 def long(store: sa.Engine) -> list[Event]:
     """The records of a stream of many parts and of a hole, in batches of 1 to 500."""
-    rng, writer, records = random.Random(3), Writer(store), [event(1)]
+    rng, writer, records = random.Random(3), Writer(store), [event(1, kind="node.start")]
     add(writer, *records)
     for many in (500, *(rng.choice((1, 1, 3, 40)) for _ in range(60)), 499):
         first = records[-1].seq + (1 if many != 3 else 10**6)
-        piece = [event(seq, time=1.7e9 + seq) for seq in range(first, first + many)]
+        piece = [event(seq, time=1.7e9 + seq, kind="node.start") for seq in range(first, first + many)]
         add(writer, *piece, gone={A: first - 1}, received=piece[-1].time + 1)
         records += piece
     writer.take_own([event(2**57 + number, epoch=B, time=1.6e9 + number) for number in range(9)], 1.6e9 + 99)
@@ -184,10 +184,11 @@ def long(store: sa.Engine) -> list[Event]:
 @pytest.mark.parametrize("most", [1, 30, 700, 10**6])
 def test_a_nodes_last_records(store: sa.Engine, long: list[Event], most: int) -> None:
     reader = Reader(store, "alps")
-    assert reader.records("node1", 1.65e9, most) == long[::-1][:most]
+    found = reader.records("node1", 1.65e9, most)
+    assert found.events == long[::-1][:most] and found.whole == (most > len(long))
     since = long[-400].time
-    assert reader.records("node1", since, most) == long[:-401:-1][:most]
-    assert len(reader.records("node1", 0, 10**6)) == len(long) + 9
+    assert reader.records("node1", since, most).events == long[:-401:-1][:most]
+    assert len(reader.records("node1", 0, 10**6).events) == len(long) + 9
 
 
 def test_each_record_is_found_in_its_batch(store: sa.Engine, long: list[Event]) -> None:

@@ -61,6 +61,29 @@ def test_states_of_nodes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("reason", "is_read"),
+    [("two\nlines", "two lines"), ("a\n\nb | c", "a b | c"),
+     ("a\x0cb\u2028c\x1ed", "a?b?c?d"), ("x\n" * 60, "x " * 60),
+     ("\nNHC: x", " NHC: x"), ("x\r\ny", "x y")],
+)  # fmt: skip
+def test_a_reason_of_several_lines(reason: str, is_read: str) -> None:
+    """A site's health check may give one, and what came of other nodes is read all the same."""
+    row = "node1|1700000000|1700000100|DOWN|{}|root(0)\nnode2|1700000000|Unknown|DRAIN|disk|root(0)\n"
+    first, second = past.states(row.format(reason))
+    assert (first.end, first.by, first.reason) == (1.7e9 + 100, "root", is_read) and second.node == "node2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["node1|1700000000|1700000100|DOWN|cut", "node1|1700000000|1700000100|DOWN|cut\nnode2|1|2|DOWN|x|root\n",
+     "node1|1700000000|17000\nnode2|1700000000|Unknown|DRAIN|disk|root\n", "x|1|2|DOWN|" + "x\n" * 200 + "|root\n"],
+)  # fmt: skip
+def test_a_row_that_is_cut_off_is_none(text: str) -> None:
+    with pytest.raises(SlurmError, match=r"line 1 .* columns?, not 6"):
+        past.states(text)
+
+
+@pytest.mark.parametrize(
     ("text", "word"),
     [
         ("IDLE+POWERED_DOWN", "powered_down"), ("IDLE~", "idle"), ("MIXED+DRAIN", "drain"), ("DOWN+DRAIN", "drain"),
@@ -94,6 +117,23 @@ def test_sacct_is_asked_in_seconds_and_what_ended_before_is_left_out(tmp_path: P
                     "echo '1|1|1|FAILED|1:0|n1|1690000000|1690000000|1699999999'\n"
                     "echo '2|2|1|FAILED|1:0|n1|1690000000|1690000000|1700000001'")  # fmt: skip
     assert [job.job for job in past.ask_jobs(1.7e9, 1.7e9 + 60, sacct)] == [2]
+
+
+def test_a_row_that_makes_no_sense_keeps_nothing_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stays in slurmdbd for ever."""
+    monkeypatch.setattr(past, "_PASSED", set())
+    good = "|FAILED|1:0|n1|1700000000|1700000000|1700000001"
+    slurm = program(tmp_path, f"echo '1|1|1{good}'; echo '2|2'; echo '3|3|x{good}'; echo '4|4|1{good}'")
+    for _ in range(2):
+        assert [job.job for job in past.ask_jobs(1.7e9, 1.7e9 + 60, slurm)] == [1, 4]
+    assert [one.message for one in caplog.records] == [
+        "a row of Slurm's accounting is passed over: it has 2 columns, not 9",
+        "a row of Slurm's accounting is passed over: it does not describe a job: '3'",
+    ]
+    slurm = program(tmp_path, "printf 'n1|1|x|y\\nn2|1700000000|Unknown|DRAIN|a\\nb|root\\n'")
+    assert [(one.node, one.reason) for one in past.ask_states(1.7e9, slurm)] == [("n2", "a b")]
 
 
 def test_a_command_that_fails_hangs_or_never_ends_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

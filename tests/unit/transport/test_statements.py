@@ -49,6 +49,17 @@ def test_a_changed_byte_is_another_statement_or_none(place: int, byte: int) -> N
     assert (found == ONE) == (bytes(payload) == ONE.payload())
 
 
+def test_a_question_has_whatever_bytes_were_typed() -> None:
+    """Also such as are no UTF-8, and stand in an argument as surrogates."""
+    assert statements.question("/v1/node", {"name": "n&1=\udcff"}) == "/v1/node?name=n%261%3D%FF"
+    assert statements.question("/v1/status", {}) == "/v1/status"
+    longest = "x" * (2001 - len("/v1/node?name="))
+    asked = dataclasses.replace(ONE, target=statements.question("/v1/node", {"name": longest}))
+    assert Statement.parse(asked.payload()) == asked
+    with pytest.raises(WireError, match="2002 characters long, more than the limit of 2001"):
+        statements.question("/v1/node", {"name": longest + "x"})
+
+
 def test_answers_are_of_one_request() -> None:
     one = statements.answer("MUNGE:a:", 200, b"{}")
     assert one != statements.answer("MUNGE:b:", 200, b"{}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,10 +16,27 @@ from piolet.central.store.database import StoreError, reason
 from piolet.central.store.rows import Names, Stored, events_of, names_in, stored
 from piolet.central.store.schema import PART, TOLD, batches, conclusions, epochs, gaps, kept, names, notes, part
 from piolet.events.batch import RECORDS_MAX
-from piolet.events.envelope import Event
+from piolet.events.envelope import SOURCES, Event
 
 _PIECE = 200
 _SLACK_S = 60.0
+BEAT = "node.heartbeat"
+_BEATS_MOST, _LOOKED_MOST = 100, 20_000
+"""Of a stream: heartbeats that are shown, and records that are looked at."""
+
+
+@dataclass
+class Latest:
+    """The latest records of a node.
+
+    events   the last one first, no more than were asked for, and of heartbeats no more than _BEATS_MOST besides
+    beats    how many heartbeats there were
+    whole    whether there were no others
+    """
+
+    events: list[Event] = field(default_factory=list)
+    beats: int = 0
+    whole: bool = True
 
 
 class Reader:
@@ -81,29 +99,52 @@ class Reader:
         for event in events_of(lists, row.first, self.cluster, words, words[row.node], row.hex):
             yield stored(row.id, event, row.received, row.offset)
 
-    def records(self, node: str, since: float, most: int) -> list[Event]:
-        """Return the latest records of a node, the last one first."""
+    def records(self, node: str, since: float, most: int, sources: Collection[str] = SOURCES) -> Latest:
+        """Return the latest records of a node, of these sources. A node says every minute that it is well: what else
+        it said is not to be sought among that.
+        """
+        found = Latest()
         with self._connected() as connection:
             number = self._named.find(connection, node)
             streams = connection.execute(sa.select(epochs).where(epochs.c.node == number, epochs.c.last >= since)).all()
-            found: list[Event] = []
             for stream in streams:
-                found += self._latest(connection, node, stream, since, most)
-        return sorted(found, key=lambda one: (-one.time, one.epoch, -one.seq))[:most]
-
-    def _latest(self, connection: sa.Connection, node: str, stream: Any, since: float, most: int) -> list[Event]:
-        """Return at least the last `most` records of a stream since then, or all."""
-        found: list[Event] = []
-        for row in self._backwards(connection, stream, most):
-            if row.received + (row.offset or 0.0) < since - _SLACK_S:
-                break  # what was sent before `since` by its node's clock has nothing that is later by it
-            lists = bodies.unpack_run(row.records)
-            words = self._named.look_up(connection, names_in(lists))
-            events = events_of(lists, row.first, self.cluster, words, node, stream.epoch)
-            found += [one for one in events if one.time >= since]
-            if len(found) >= most:
-                break
+                self._latest(connection, node, stream, since, most, sources, found)
+        found.events.sort(key=lambda one: (-one.time, one.epoch, -one.seq))
+        others = [one for one in found.events if one.kind != BEAT]
+        if len(others) > most:
+            found.whole, last = False, others[most - 1]
+            found.events = found.events[: found.events.index(last) + 1]
         return found
+
+    def _latest(
+        self, connection: sa.Connection, node: str, stream: Any, since: float, most: int, sources: Collection[str],
+        found: Latest,
+    ) -> None:  # fmt: skip
+        """Add at least the last `most` records of a stream since then, or all; heartbeats are not among these."""
+        beat, wanted = self._named.find(connection, BEAT), {SOURCES.index(source) for source in sources}
+        beats = looked = others = 0
+        for _, first, received, _, records, offset in self._backwards(connection, stream, most):
+            if received + (offset or 0.0) < since - _SLACK_S:
+                return  # what was sent before `since` by its node's clock has nothing that is later by it
+            if others >= most or looked >= _LOOKED_MOST:
+                found.whole = False
+                return
+            lists = bodies.unpack_run(records)
+            looked += len(lists)
+            if beats >= _BEATS_MOST and not [one for one in lists if one[2] != beat]:
+                found.beats += len([one for one in lists if one[1] >= since])
+                continue
+            if not [one for one in lists if one[3] in wanted]:
+                continue
+            words = self._named.look_up(connection, names_in(lists))
+            for one in events_of(lists, first, self.cluster, words, node, stream.epoch):
+                if one.time < since or one.source not in sources:
+                    continue
+                others += one.kind != BEAT
+                beats += one.kind == BEAT
+                if one.kind != BEAT or beats <= _BEATS_MOST:
+                    found.events.append(one)
+                found.beats += one.kind == BEAT
 
     def of_node(self, node: str, since: float, until: float, most: int) -> list[Stored]:
         """Return the latest records of a node that happened in a time by the service's clock, the first one first."""
@@ -202,10 +243,11 @@ class Reader:
             rows = connection.execute(query).all()
         return [{key: getattr(row, key) for key in ("time", "kind", "case", "uid", "text")} for row in rows]
 
-    def nodes(self) -> dict[str, float]:
-        """Return when something last came from each node."""
+    def nodes(self) -> dict[str, float | None]:
+        """Return when something last came from each node itself; None: of it others alone have spoken."""
+        own = sa.case((epochs.c.own == 0, epochs.c.last))
         query = (
-            sa.select(names.c.name, sa.func.max(epochs.c.last).label("last"))
+            sa.select(names.c.name, sa.func.max(own).label("last"))
             .join(epochs, epochs.c.node == names.c.id)
             .group_by(names.c.name)
         )
