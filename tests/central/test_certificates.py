@@ -17,7 +17,7 @@ import pytest
 from piolet.system import munge
 from piolet.transport.statements import Statement, digest
 
-from tests.support.central import ALICE, CENTRAL, CLUSTER, FORWARD, Cluster, cluster, event, line
+from tests.support.central import ALICE, BIN, CENTRAL, CLUSTER, FORWARD, Cluster, cluster, event, line
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
@@ -151,8 +151,6 @@ def test_the_forwarder(certified: Certified) -> None:
 
 
 def test_users_ask_on_its_machine(certified: Certified) -> None:
-    from tests.support.central import BIN
-
     machines = certified.machines
     config = machines.config("", "user")
     done = subprocess.run(
@@ -160,3 +158,22 @@ def test_users_ask_on_its_machine(certified: Certified) -> None:
         group=ALICE, extra_groups=(), timeout=60, cwd="/",
     )  # fmt: skip
     assert done.returncode == 0 and "records of" in done.stdout, done.stderr
+
+
+def test_a_key_that_the_forwarder_may_not_read(certified: Certified) -> None:
+    """It is not the service that does not answer."""
+    certificate, key = certified.authority.sign("node3", "DNS:node3", ALICE)
+    said = certified.send("node3", (certificate, key), 1)
+    assert said["error"] == f"{key} cannot be read, which TLS needs: Permission denied"
+    said = certified.send("node1", (certified.of["node1"][0], certified.of["node2"][1]), 1)
+    assert said["error"].startswith(f"{certified.of['node1'][0]} cannot be used for TLS: ")
+
+
+def test_users_ask_elsewhere(certified: Certified) -> None:
+    machines = certified.machines
+    config = machines.config("", "elsewhere")
+    config.write_text(config.read_text().replace("central.sock", "no.sock"))
+    done = subprocess.run(
+        [str(BIN / "piolet"), "--config", str(config), "central", "status"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and "hint: it is asked by this socket on its own machine alone" in done.stderr

@@ -258,8 +258,8 @@ def own_directory(path: str, setting: str) -> None:
             return
         raise ConfigError(
             f"{setting}: nothing can be written in {path}: {error.strerror}",
-            f"it has to be of {own_name()}; outside of /var/lib/piolet-central the unit needs ReadWritePaths={path}, "
-            "by systemctl edit piolet-central",
+            f"install -d -o {own_name()} {path}; outside of /var/lib/piolet-central the unit needs "
+            f"ReadWritePaths={path} besides, by systemctl edit piolet-central",
         ) from None
 
 

@@ -100,8 +100,9 @@ def _is_case(text: str) -> bool:
 
 def _status(said: dict[str, Any]) -> list[str]:
     judging = "rules have judged all of it" if said["caught_up"] else "rules judge what has come before"
+    batches = "1 batch" if said["batches"] == 1 else f"{said['batches']} batches"
     lines = [
-        f"{counted(said['records'], 'record')} of {counted(said['nodes'], 'node')}, in {said['batches']} batches",
+        f"{counted(said['records'], 'record')} of {counted(said['nodes'], 'node')}, in {batches}",
         _missing(said),
         f"{counted(said['cases'], 'open case')}; "
         + (judging if said["judging"] else "rules are not judged any more: the service's log says why"),

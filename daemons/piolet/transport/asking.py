@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 import ssl
 import threading
@@ -20,6 +21,7 @@ from typing import Any
 
 from piolet.base.errors import PioletError
 from piolet.system import munge
+from piolet.system.accounts import own_name
 from piolet.transport import statements
 from piolet.transport.statements import ANSWER_HEADER, SCHEME, Statement
 
@@ -137,10 +139,10 @@ class Asker:
                 connection.close()
         except (OSError, http.client.HTTPException) as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise CentralError(
-                f"the central service {peer.url} does not answer: {why}",
-                "does piolet-central run there, and may this machine reach its port?",
-            ) from None
+            hint = "does piolet-central run there, and may this machine reach its port?"
+            if peer.url.startswith("unix:"):
+                hint = "it is asked by this socket on its own machine alone: does piolet-central run here?"
+            raise CentralError(f"the central service {peer.url} does not answer: {why}", hint) from None
 
     def _connection(self) -> http.client.HTTPConnection:
         peer = self._peer
@@ -148,9 +150,7 @@ class Asker:
         if place.scheme == "unix":
             return _Local(place.path, peer.timeout_s)
         if place.scheme == "https":
-            context = ssl.create_default_context(cafile=peer.authority or None)
-            if peer.certificate:
-                context.load_cert_chain(peer.certificate, peer.key or None)
+            context = _secured(peer)
             return http.client.HTTPSConnection(place.netloc, timeout=peer.timeout_s, context=context)
         if peer.certificate:
             raise CentralError("a certificate is shown over https alone", "write https:// in [central] url")
@@ -172,6 +172,26 @@ class Asker:
             )
         if found.payload != statements.answer(credential, status, text):
             raise CentralError(f"the answer of {peer.url} is to another request, or was changed on its way")
+
+
+def _secured(peer: Peer) -> ssl.SSLContext:
+    """Return how this side speaks TLS. Raises CentralError: a file of its own cannot be used."""
+    for path in filter(None, (peer.authority, peer.certificate, peer.key)):
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise CentralError(
+                f"{path} cannot be read, which TLS needs: {error.strerror}",
+                f"it has to be readable by {own_name()}; [central] and [forward] of piolet.toml name it",
+            ) from None
+    try:
+        context = ssl.create_default_context(cafile=peer.authority or None)
+        if peer.certificate:  # nobody is there to be asked for a passphrase
+            context.load_cert_chain(peer.certificate, peer.key or None, password=lambda: "")
+    except ssl.SSLError as error:
+        what = peer.certificate or peer.authority
+        raise CentralError(f"{what} cannot be used for TLS: {error}", "is the key that of the certificate?") from None
+    return context
 
 
 @contextlib.contextmanager
