@@ -127,7 +127,7 @@ class Answers:
         cases = self._conclusions(node=node)
         nodes = self.reader.nodes()
         if node not in nodes and not cases:
-            raise EventError(f"nothing is known of a node {node!r}")
+            raise EventError(f"nothing is known of a node {node!r}", "sinfo -N shows their names")
         users: dict[str, set[int | None]] = {}
         for one in records:
             users.setdefault(one.kind, set()).add(one.uid if one.source == USER else None)
@@ -205,7 +205,7 @@ class Answers:
     ) -> dict[str, Any]:
         """Keep what staff says as a record, which rules see."""
         if node not in self.reader.nodes():
-            raise EventError(f"nothing is known of a node {node!r}")
+            raise EventError(f"nothing is known of a node {node!r}", "sinfo -N shows their names")
         now = self._clock()
         self.ledger.take_own([make(self.reader.cluster, node, now, {**said, "by": f"uid {asker.uid}"})])
         return {"noted": now}

@@ -1,7 +1,8 @@
 """Asks Slurm's accounting, now and then, what became of jobs and nodes.
 
-Where it stands is a cursor in the store: the time up to which all was asked. Each turn asks again for the time before
-it, since slurmctld tells slurmdbd late, and what is known already has the same key. Long times are asked in pieces.
+Where it stands is a cursor in the store, one for jobs and one for nodes: the time up to which all was asked. Each turn
+asks again for the time before it, since slurmctld tells slurmdbd late, and what is known already has the same key. Long
+times are asked in pieces.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from piolet.base.errors import PioletError
+from piolet.base.errors import PioletError, SlurmError
 from piolet.central.accounted import events_of_jobs, events_of_states
 from piolet.events.envelope import Event
 from piolet.slurm import past
 
 _log = logging.getLogger("piolet-central")
 
-CURSOR = "slurm.accounting"
+CURSOR, STATES_CURSOR = "slurm.accounting", "slurm.states"
 OVERLAP_S = 3600.0
 PIECE_S = 86400.0
 BATCH = 500
@@ -76,10 +77,12 @@ class Poller:
     def poll(self) -> int:
         """Ask for all that happened since the last time; return how many events were new. Raises SlurmError."""
         now = self._clock()
-        known = self._keeper.cursor(CURSOR)
-        # A clock that was put back asks from there on.
-        since = now - self._history_s if known is None else min(known, now) - OVERLAP_S
-        new = self._take(events_of_states(self._ask_states(since), self._cluster))
+        since, refused = self._since(CURSOR, now), None
+        try:
+            new = self._take(events_of_states(self._ask_states(self._since(STATES_CURSOR, now)), self._cluster))
+            self._keeper.set_cursor(STATES_CURSOR, now)
+        except SlurmError as error:  # slurmdbd may hide these from the account, and not the jobs
+            new, refused = 0, error
         while not self._ending.is_set():
             until = min(since + PIECE_S, now)
             new += self._take(events_of_jobs(self._ask_jobs(since, until), self._cluster))
@@ -87,7 +90,14 @@ class Poller:
             if until >= now:
                 break
             since = until
+        if refused is not None:
+            raise refused
         return new
+
+    def _since(self, cursor: str, now: float) -> float:
+        known = self._keeper.cursor(cursor)
+        # A clock that was put back asks from there on.
+        return now - self._history_s if known is None else min(known, now) - OVERLAP_S
 
     def _take(self, events: Iterator[Event]) -> int:
         found = sorted(events, key=lambda event: event.time)
@@ -105,11 +115,11 @@ class Poller:
         while not self._ending.is_set():
             wait = self._every_s
             try:
-                self.poll()
-                self.failed = ""
                 if not looked:
                     self._look()
                     looked = True
+                self.poll()
+                self.failed = ""
             except PioletError as error:
                 if error.message != self.failed:
                     _log.error("Slurm's accounting is not known: %s", error.message)

@@ -120,7 +120,7 @@ def run_spares(args: argparse.Namespace, settings: config.Config) -> int:
     done = replay((), history, since, over=over)
     hours = done.nodes * max(0.0, done.end - max(done.begin, since)) / 3600
     line = spares_line(args.nodes, args.hours, done.failures, hours)
-    print(line or f"too little is known: {counted(done.nodes, 'node')} were heard of for {hours:,.0f} node-hours")
+    print(line or f"too little is known: {counted(done.nodes, 'node')} heard of, for {hours:,.0f} node-hours")
     return 0
 
 

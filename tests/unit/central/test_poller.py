@@ -111,6 +111,26 @@ def test_what_fails_is_told_once_and_the_thread_ends(caplog: pytest.LogCaptureFi
     assert [record.getMessage() for record in caplog.records] == ["Slurm's accounting is not known: slurmdbd is away"]
 
 
+def test_states_that_are_refused_cost_no_jobs() -> None:
+    """As where slurmdbd has PrivateData=events: sacctmgr says that it is denied. They are asked for again from then."""
+    kept, slurm = Kept(), Accounting(NOW - 10)
+    one = poller(kept, slurm)
+
+    def denied(since: float) -> list[NodeState]:
+        raise SlurmError("Access/permission denied")
+
+    one._ask_states = denied
+    with pytest.raises(SlurmError, match="denied"):
+        one.poll()
+    assert [event.kind for event in kept.events.values()] == ["slurm.job_end"]
+    asked = []
+    for later in (86400.0, 86460.0):
+        one = poller(kept, slurm, NOW + later)
+        one._ask_states = lambda since: asked.append(since) or []  # type: ignore[func-returns-value]
+        one.poll()
+    assert asked == [NOW + 86400 - one._history_s, NOW + 86400 - OVERLAP_S]
+
+
 def test_what_is_hidden_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     kept, slurm = Kept(), Accounting()
     asked: list[float] = []

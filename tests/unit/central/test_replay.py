@@ -160,7 +160,7 @@ def test_how_many_spares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     status, out, _ = _piolet(capsys, "spares", "64", "24", "--events", str(tmp_path / "events"))
     assert (status, out) == (0, "2 spare nodes for 64 nodes over 24 h: 20 failures in 72,000 node-hours here\n")
     status, out, _ = _piolet(capsys, "spares", "64", "24", "--since", "1d", "--events", str(tmp_path / "events"))
-    assert (status, out) == (0, "too little is known: 100 nodes were heard of for 2,400 node-hours\n")
+    assert (status, out) == (0, "too little is known: 100 nodes heard of, for 2,400 node-hours\n")
 
 
 @pytest.mark.parametrize(

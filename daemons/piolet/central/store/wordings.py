@@ -57,7 +57,7 @@ def say(writer: Writer, kind: str, text: str, uid: int | None, now: float, *, no
     with _told(writer, "notes") as connection:
         number = writer.named.find(connection, node) if node else None
         if node and number is None:
-            raise EventError(f"nothing is known of a node {node}")
+            raise EventError(f"nothing is known of a node {node}", "sinfo -N shows their names")
         if case:
             number = connection.scalar(sa.select(conclusions.c.node).where(conclusions.c.case == case))
             if number is None:
