@@ -44,7 +44,8 @@ def known_store(text: str) -> None:
         raise ConfigError(f"'{text}' names no file by its whole path", hint)
     if scheme not in ("sqlite", "postgresql", "postgresql+psycopg") or not rest:
         hint = "write sqlite:////PATH, or postgresql+psycopg://USER@HOST/NAME"
-        raise ConfigError(f"'{text.partition('@')[2] if '@' in text else text}' is no data base that it knows", hint)
+        shown = f"{scheme}://...@{text.rpartition('@')[2]}" if "@" in text else text  # without a password
+        raise ConfigError(f"'{shown}' is no data base that it knows", hint)
 
 
 @dataclass(frozen=True)

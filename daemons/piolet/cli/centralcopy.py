@@ -30,6 +30,7 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     known_store(args.store)
     rows = copy(settings.central.store, args.store)
     others = f"{counted(rows['conclusions'], 'conclusion')} and {counted(rows['notes'], 'note')}"
-    print(f"copied {rows['batches']} batches of records, {others}")
+    batches = "1 batch" if rows["batches"] == 1 else f"{rows['batches']} batches"
+    print(f"copied {batches} of records, {others}")
     print("set store in [central] of piolet.toml to it, and start the service: systemctl start piolet-central")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from piolet.central.store.database import alone, connect
 from piolet.central.store.reader import Reader
 from piolet.central.store.schema import METADATA
 from piolet.central.store.writer import Arrival, Writer
+from piolet.cli.main import main
 
 from tests.support.postgres import Postgres
 from tests.unit.central.test_store import FULL, A, B, event
@@ -110,3 +112,20 @@ def test_nothing_is_there_where_it_breaks_off(
     with pytest.raises(EventError, match="cannot be copied: no space left"):
         copy(*places)
     assert not any(rows_of(connect(places[1])).values())
+
+
+def test_the_command(
+    filled: sa.Engine, places: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Root's files would be root's, so root is sent to the account."""
+    config = tmp_path / "piolet.toml"
+    config.write_text(f'[central]\nstore = "{places[0]}"\n')
+    copying = ["--config", str(config), "central", "copy"]
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert main([*copying, places[1]]) == 2
+    assert "hint: runuser -u piolet-central -- piolet central copy STORE" in capsys.readouterr().err
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main([*copying, "mysql://x"]) != 0 and "no data base that it knows" in capsys.readouterr().err
+    assert main([*copying, places[1]]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "copied 22 batches of records, 1 conclusion and 1 note"

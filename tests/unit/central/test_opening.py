@@ -71,7 +71,8 @@ def opened_by(uid: int, path: Path, *, create: bool) -> str:
         ("sqlite:///central.sqlite", "no file by its whole path"), ("sqlite://", "no file by its whole path"),
         ("sqlite:////var/lib/piolet-central/", "no file by its whole path"),
         ("/var/lib/piolet-central/central.sqlite", "no data base that it knows"), ("mysql://x@/y", "no data base"),
-        ("postgresql+psycopg2://piolet:geheim@/y", "no data base"), ("postgres://piolet@/y", "no data base"),
+        ("postgresql+psycopg2://piolet:geheim@/y", r"'postgresql\+psycopg2://...@/y' is no data"),
+        ("postgres://piolet@/y", "no data base"),
         ("", "no data base"),
     ],
 )  # fmt: skip
