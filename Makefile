@@ -3,8 +3,8 @@
 NODES ?= 4
 GPUS ?= 2
 ROUNDS ?= 20
-# Of `make test`: two run the tests that need clusters, which mostly wait, and one the others (tests/conftest.py).
-WORKERS ?= 3
+# Of `make test`: three run the tests that need clusters, which mostly wait, and one the others (tests/conftest.py).
+WORKERS ?= 4
 # Of `make test`: 0 leaves out the boot of Debian 12's kernel in QEMU, and what it downloads once.
 BOOT ?= 1
 export PIOLET_TEST_BOOT = $(BOOT)
@@ -26,7 +26,7 @@ help:
 	@echo 'make demo-central         a GPU is lost, and a central service says which node it was; and tidy up'
 	@echo 'make demo-observe         four nodes train, one is slow, and so is the file system: what a job'"'"'s screen and page say; and tidy up'
 	@echo 'make check                linters, types, and the tests that need no cluster: about a minute'
-	@echo 'make test                 linters, types, and all tests (three at a time where that is safe; WORKERS=1: one;'
+	@echo 'make test                 linters, types, and all tests (four at a time where that is safe; WORKERS=1: one;'
 	@echo '                          BOOT=0: without the boot of another kernel)'
 	@echo 'make scale                what vettings and scores of up to 10,000 synthetic nodes cost, and whom they name'
 	@echo 'make test-attacks         attacks by a user, and the same on a build from which the checks were removed'
@@ -121,17 +121,22 @@ ifeq ($(WORKERS),1)
 	$(PYTHON) -m pytest --durations=10
 else
 	@rm -f .pytest_cache/v/cache/lastfailed
-	$(PYTHON) -m pytest --durations=10 --dist loadgroup --tx '$(WORKERS)*popen//python=tests/worker $(PYTHON)' -m "not alone" \
+	$(PYTHON) -m pytest --durations=10 --dist loadgroup --no-loadscope-reorder -m "not alone" \
+		--tx '$(WORKERS)*popen//python=tests/worker $(PYTHON)' \
 		|| { test $$? -eq 1 && $(PYTHON) -m tests.support.again; }
 	$(PYTHON) -m pytest --durations=10 -m alone
 endif
 
-# What tests need is fetched and made beside the linters, which have one core.
+# What is compiled of tests and tools is kept, wherever they are run: all workers want it.
+test ahead: export PYTHONDONTWRITEBYTECODE =
+# What tests need is fetched and made beside the linters and behind them, in two lanes of a core each.
 ahead: plugins
 	@{ tools/bootstrap.sh buildah || echo 'Going on without buildah: its tests are skipped'; \
 		tools/bootstrap.sh mpi || echo 'Going on without MPI libraries: their tests are skipped'; \
-		$(PYTHON) -m tools.kernels.ready; $(PYTHON) -m tests.support.ahead; } & ahead=$$!; \
-		"$${MAKE:-make}" --no-print-directory lint; linted=$$?; wait $$ahead; exit $$linted
+		$(PYTHON) -m tools.kernels.ready; $(PYTHON) -m tests.support.ahead clusters; \
+		$(PYTHON) -m pytest --collect-only -q >/dev/null 2>&1; } & ahead=$$!; \
+		"$${MAKE:-make}" --no-print-directory lint && $(PYTHON) -m tests.support.ahead machines; linted=$$?; \
+		wait $$ahead; exit $$linted
 
 scale: plugins
 	PIOLET_TEST_SCALE=full $(PYTHON) -m pytest --durations=10 tests/scale

@@ -6,6 +6,8 @@ Workers see the processes of their own tests only (tests/worker).
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from pathlib import Path
 
@@ -15,43 +17,47 @@ from hypothesis import settings
 from tests.support import once
 
 TESTS = Path(__file__).parent
+# Clusters of their own, one after the other, beside those that tests share. All have the same accounts: an attack that
+# kills all processes of a user's finds those of its own worker.
+_OWN = (
+    "attacks",
+    "cluster/test_accounting.py",
+    "cluster/test_central.py",
+    "cluster/test_confined.py",
+    "cluster/test_hardened.py",
+    "cluster/test_private_tmp.py",
+    "packaging/test_guide.py",
+    "packaging/test_rpm_cluster.py",
+)
+# What shares a cluster does so in two workers, each of which has one: these files take half of the time.
+_HALF = tuple(f"cluster/{path.name}" for path in (TESTS / "cluster").glob("test_[a-i]*.py"))
 GROUPS = {
-    # Clusters of their own, one after the other, beside the cluster that most tests share. All have the same accounts:
-    # an attack that kills all processes of a user's finds those of its own worker.
-    "clusters": (
-        "attacks",
-        "cluster/test_accounting.py",
-        "cluster/test_central.py",
-        "cluster/test_confined.py",
-        "cluster/test_hardened.py",
-        "cluster/test_private_tmp.py",
-        "packaging/test_guide.py",
-        "packaging/test_rpm_cluster.py",
-    ),
-    # The cluster that is shared; what steps are shown of /dev, /sys and /tmp.
-    "cluster": ("cluster", "unit/node/test_imagemounts.py", "unit/node/test_mounts.py", "unit/tools"),
-    # Two users and the account of a service, by number; hostile programs run as each of them.
-    "images": ("images",),
-    # They share packages, which tests of clusters need, too: built at the same time, so that those come to them late.
+    "clusters": _OWN,
+    "shared-1": _HALF,
+    "shared-2": ("cluster", "unit/node/test_imagemounts.py", "unit/node/test_mounts.py", "unit/tools"),
+    # They share packages, which tests of clusters need, too.
     "packages": ("packaging/test_rpm.py", "packaging/test_rpm_install.py", "packaging/test_squashfuse_spec.py"),
     # They share measurements, which are made once.
     "scale": ("scale",),
+    # Two users and the account of a service, by number; without root, workers see each other's processes.
+    **({} if os.geteuid() == 0 else {"images": ("images",)}),
 }
-# What takes longest begins first. Of the first two portions that a worker is given the second one waits for the first:
-# so those are small.
-FIRST = ("cluster", "clusters", "images", "unit/base", "packages", "scale")
+# What takes longest begins first, and the packages before the cluster that wants them. A worker whose portion has two
+# tests at most is given the next one as well, which waits for the first: behind such a one stands what is short.
+FIRST = (
+    *("clusters", "shared-1", "shared-2", "packages", "kernels/test_boot", "structure"),
+    *("images", "scale", "central", "score", "vet"),
+)
 # Who waits for clusters goes before who computes.
-CHAINS = ("gw0", "gw1")
-
-
+CHAINS = ("clusters", "shared-1", "shared-2")
+NICE = os.getpriority(os.PRIO_PROCESS, 0)
 # Run one after the other when all others are through: they measure how fast nodes talk to each other, signal every
-# process of nobody's that they see, count the machine's devices, emulate a machine, or have nodes judged by what else
-# runs here.
+# process of nobody's that they see, count the machine's devices, or have nodes judged by what else runs here.
 ALONE = (
     "vet/test_links.py",
     "vet/test_meetings.py",
     "unit/node/test_endings.py",
-    "kernels",
+    "kernels/test_devicemapper.py",
     "cluster/test_vet_examples.py",
     "cluster/test_vet_inside.py",
 )
@@ -61,6 +67,7 @@ settings.register_profile("piolet", deadline=None)
 settings.load_profile("piolet")
 
 
+@functools.cache
 def group_of(path: Path) -> str:
     """Return the group of a file of tests; one that is free is a group of its own, for what its tests share."""
     for name, places in GROUPS.items():
@@ -78,8 +85,6 @@ def turn(path: Path) -> int:
 def pytest_configure() -> None:
     """Begin the run, or take part in it."""
     once.begin()
-    if os.environ.get("PYTEST_XDIST_WORKER", "gw0") not in CHAINS:
-        os.nice(5)
 
 
 def pytest_unconfigure() -> None:
@@ -87,6 +92,16 @@ def pytest_unconfigure() -> None:
     once.end()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    """Give way to tests of other workers, or not. Which of them has which group is a matter of who was ready first."""
+    behind = "PYTEST_XDIST_WORKER" in os.environ and group_of(item.path) not in CHAINS
+    if os.getpriority(os.PRIO_PROCESS, 0) != NICE + 5 * behind:
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, NICE + 5 * behind)
+
+
+@functools.cache
 def is_alone(path: Path) -> bool:
     """Return whether tests run when all others are through."""
     return any(path.is_relative_to(TESTS / place) for place in ALONE)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.central import ALICE, BIN, Cluster, cluster, event, send
+from tests.support.central import ALICE, BIN, CENTRAL, Cluster, cluster, event, send
 from tests.support.waiting import wait_until
 
 BOB = 61306
@@ -170,6 +170,19 @@ import json, sys
 from piolet.transport.asking import Asker, Peer
 print(json.dumps(Asker(Peer(sys.argv[1], 0)).ask("GET", "/v1/node?name=node1").said))
 """
+
+
+def test_an_account_that_has_another_number_here(open_site: Cluster) -> None:
+    """What is signed for that number the service cannot read, and it signs nothing for it: the hint says both."""
+    config = open_site.config(open_site.sockets[0], "user")
+    other = config.with_name("other-number.toml")
+    other.write_text(config.read_text().replace(f'account = "{CENTRAL}"', 'account = "61399"'))
+    done = subprocess.run(
+        [str(BIN / "piolet"), "--config", str(other), "central", "status"], capture_output=True, text=True, user=ALICE,
+        group=ALICE, extra_groups=(), timeout=60, cwd="/",
+    )  # fmt: skip
+    assert done.returncode == 1 and "signs nothing (status 401)" in done.stderr
+    assert "has its account there the number 61399, as here" in done.stderr
 
 
 def figures(machines: Cluster) -> dict[str, float]:

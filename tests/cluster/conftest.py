@@ -1,7 +1,8 @@
-"""One private cluster for all cluster tests of a run, and the small images that they share.
+"""One private cluster for all cluster tests of a worker, and the small images that they share.
 
-The cluster is started in build/test-cluster and ended afterwards, whatever happens between. To work on tests,
-PIOLET_TEST_CLUSTER=DIRECTORY names a cluster that is used instead; it is started if need be, and left running.
+The cluster is started in build/test-cluster (a worker's: test-cluster-gw1) and ended afterwards, whatever happens
+between. To work on tests, PIOLET_TEST_CLUSTER=DIRECTORY names a cluster that is used instead; it is started if need
+be, and left running.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tests.support.waiting import wait_until
 
 # A guest with another kernel (tools/kernels) is slow: one node is what its tests need.
 NODES, GPUS = int(os.environ.get("PIOLET_TEST_NODES", "4")), 2
+WORKER = [name] if (name := os.environ.get("PYTEST_XDIST_WORKER")) else []
 CLUSTER, CRASHED = pytest.StashKey[Cluster](), pytest.StashKey[int]()
 MACHINES = pytest.StashKey[crashes.Machines]()
 
@@ -98,7 +100,7 @@ def _cluster() -> Iterator[Cluster]:
     options = ("--nodes", str(NODES), "--gpus", str(GPUS))
     named = os.environ.get("PIOLET_TEST_CLUSTER")
     if not named:
-        with running("test-cluster", *options) as made:
+        with running("-".join(["test-cluster", *WORKER]), *options) as made:
             yield made
         return
     call_tool("up", *options, "--dir", named)

@@ -1,7 +1,7 @@
 """One boot of Debian 12's own kernel, which has no idmapped SquashFS mounts, with the tests that tell most.
 
-`make test` has it fetched where it can be had (tools/kernels/ready.py). It runs when all others are through: it keeps
-both cores busy, and takes a minute and a half then. `make test-kernels` has all that differs between kernels.
+`make test` has it fetched where it can be had (tools/kernels/ready.py). It takes two minutes alone, and gives way to
+whatever runs beside it. `make test-kernels` has all that differs between kernels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from tools.kernels.ready import KERNEL, ROOT, missing
 
 # Several times what it takes: what goes wrong in there has deadlines of its own.
-LIMIT_S = 540
+LIMIT_S = 1500
 CLUSTER = "tests/cluster"
 TELLING = (
     f"{CLUSTER}/test_container.py::test_mounts[native]",
@@ -29,7 +29,9 @@ TELLING = (
 
 @pytest.mark.skipif(bool(missing()), reason=missing())
 def test_the_kernel_of_debian_12() -> None:
-    command = [sys.executable, "-m", "tools.kernels", "--only", KERNEL.name, "--limit", str(LIMIT_S), "--", *TELLING]
+    # One processor: two wait for each other where this machine is busy.
+    options = ("--only", KERNEL.name, "--limit", str(LIMIT_S), "--cpus", "1")
+    command = [sys.executable, "-m", "tools.kernels", *options, "--", *TELLING]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S + 60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"| {len(TELLING)} | 0 | 0 |" in done.stdout, done.stdout

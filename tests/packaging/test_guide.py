@@ -1,10 +1,13 @@
-"""docs/admin.md, followed to the letter on machines that systemd booted: installed, used, upgraded, removed.
+"""docs/admin.md and the beginning of docs/central.md, followed to the letter on machines that systemd booted.
+
+Piolet is installed, used, upgraded and removed there.
 
 It is the one place where the daemons run as their units say, with those rights and no others.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 
@@ -21,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=f"not installed: {', '.join(missing())}"),
 ]
 GUIDE = read_guide(ROOT / "docs" / "admin.md")
+CENTRAL = read_guide(ROOT / "docs" / "central.md")
 INSTALL = [block for block in GUIDE if block.where not in ("user", "upgrade", "remove")]
 
 
@@ -53,7 +57,8 @@ def installed(fresh: Site) -> Site:
 
 def warnings(said: str) -> list[str]:
     """Return what the doctor warns of, but for Slurm's own: these machines have no control group controllers for it."""
-    return [line for line in said.splitlines() if line.startswith("warning") and "process tracking" not in line]
+    own = re.compile(r"warning +(process tracking|steps recorded):")
+    return [line for line in said.splitlines() if line.startswith("warning") and not own.match(line)]
 
 
 def complaints(machine: Machine) -> str:
@@ -103,6 +108,30 @@ def test_a_step_is_scored(installed: Site) -> None:
     assert not [complaint for machine in installed.machines if (complaint := complaints(machine))]
 
 
+def test_a_central_service_hears_of_every_node(installed: Site) -> None:
+    """By the daemons' own units, accounts and rights, which is where records have stayed on their nodes before."""
+    for machine in installed.machines:
+        machine.good("sh", "-c", f"echo {installed.login.address} head >>/etc/hosts")
+        machine.good("systemctl", "restart", "munge")  # it asks for its address once, which had no name when it booted
+    for block in CENTRAL:
+        places = {"every": installed.machines, "head": (installed.login,), "node": installed.nodes}[block.where]
+        installed.follow([block], *places)
+        if block.where == "every":  # what the page says of a site without slurmdbd, as this one
+            for machine in installed.machines:
+                machine.good("sed", "-i", r"/^\[central\]/a accounting_s = 0", "/etc/piolet/piolet.toml")
+    heard = "until piolet central status | grep 'of 2 nodes'; do sleep 0.2; done"
+    installed.login.good("timeout", "60", "sh", "-c", heard)
+    for machine in installed.machines:
+        said = machine.good("piolet", "doctor")
+        assert "the central service answers" in said and ", 0 bad" in said and not warnings(said), said
+    said = installed.nodes[0].good("piolet", "node", "node2", user=USER)
+    assert said == "node2: nothing is known against it\n"
+    modes = installed.login.good(
+        "stat", "-c", "%U %a", "/var/lib/piolet-central/central.sqlite", "/var/lib/piolet-central"
+    )
+    assert modes.splitlines() == ["piolet-central 600", "piolet-central 700"]
+
+
 def test_a_step_outlives_an_upgrade(installed: Site, next_release: Packages) -> None:
     """Of an image that the user brought, which squashfuse serves: it goes on where pioletd is restarted."""
     (installed.shared / "rpm-new").mkdir()
@@ -147,4 +176,5 @@ def test_removal_leaves_what_the_guide_names(installed: Site) -> None:
         found = machine.good("find", "/etc", "/usr", "/var", "-name", "*piolet*", "-not", "-path", "/var/lib/rpm/*")
         own = {f"/etc/piolet/piolet.toml.{suffix}" for suffix in ("rpmsave", "rpmnew")}
         named = {"/etc/piolet", "/var/lib/piolet", "/var/spool/piolet"} | own
+        named |= {"/var/lib/piolet-central", "/var/lib/piolet-forward"}
         assert set(found.split()) <= named and own <= set(found.split()), found

@@ -16,7 +16,7 @@ UNITS = ("pioletd.service", "piolet-forward.service", "piolet-imaged.service", "
 
 def test_what_is_installed_is_what_the_packages_say(installed: Root) -> None:
     """Installed where there is neither systemd nor a useful shell; RPM finds every file as it should be."""
-    for name in ("common", "login", "plugins", "node", "images", "doc"):
+    for name in ("common", "login", "plugins", "node", "images", "central", "doc"):
         installed.rpm("--verify", "--nodeps", f"piolet-{name}")
     assert mode(installed.file("/usr/lib64/slurm/piolet_environment.so")) == 0o755
     assert mode(installed.file("/usr/lib/systemd/system/pioletd.service")) == mode(installed.file(TOML)) == 0o644
@@ -25,8 +25,8 @@ def test_what_is_installed_is_what_the_packages_say(installed: Root) -> None:
 def test_the_commands_run_where_they_are_installed(installed: Root) -> None:
     """On a system's interpreter, as nobody, whatever the user's Python variables say."""
     assert installed.chroot("/usr/bin/piolet", "--version").stdout == f"piolet {rpm.version()}\n"
-    for command in ("/usr/bin/pioletd", "/usr/bin/piolet-imaged"):
-        assert "usage" in installed.chroot(command, "--help").stdout
+    for command in ("pioletd", "piolet-imaged", "piolet-forward", "piolet-central"):
+        assert "usage" in installed.chroot(f"/usr/bin/{command}", "--help").stdout
     assert installed.chroot("/usr/bin/piolet", "config", "check").stderr == ""
     hostile = ["/usr/bin/env", "PYTHONPATH=/nowhere", "PYTHONHOME=/nowhere", "/usr/bin/piolet", "--version"]
     assert installed.chroot(*hostile).stdout

@@ -34,7 +34,7 @@ from piolet.events.envelope import USER, Event
 from tests.simulators.fleet import DAY, HOUR, START, Fleet, Truth
 
 PRECISION, SPANS = 0.95, (28, 90, 180, 365, 730, 1095)
-EPISODES, APART = 4, 14.0  # of the rule `lemon`
+EPISODES, APART = 4, 21.0  # of the rule `lemon`
 SILENT = ("silent", "quiet")
 
 
@@ -52,6 +52,7 @@ class Run:
     asked     node -> days until a re-vet was asked for
     innocent  (rule, node) of conclusions that a node is unfit which had no failure before
     users     conclusions that a node is unfit that rest on a user's doing
+    programs  how many of the innocent had nothing before but a user's program that took them down
     drained   node -> days until any rule would drain it
     shown     lemon -> days until the failure that begins its fourth episode of those that leave a word
     looked    node -> days until people were asked to look
@@ -62,6 +63,7 @@ class Run:
     asked: dict[str, float] = field(default_factory=dict)
     innocent: list[tuple[str, str]] = field(default_factory=list)
     users: int = 0
+    programs: int = 0
     shown: dict[str, float] = field(default_factory=dict)
     drained: dict[str, float] = field(default_factory=dict)
     looked: dict[str, float] = field(default_factory=dict)
@@ -81,10 +83,12 @@ def judge(events: Iterable[tuple[float, Event]], truth: Truth, rules: tuple[Rule
     """Return what rules make of a fleet."""
     run, engine = Run(truth.lemons), Engine(rules)
     failed: dict[str, list[float]] = {}
+    first: dict[str, float] = {}
+    befell: list[tuple[float, str, str]] = getattr(truth, "shared", [])
     for time, node, what in sorted(truth.failures):
+        first.setdefault(node, time)
         if what not in SILENT:
             failed.setdefault(node, []).append(time)
-    first = {node: times[0] for node, times in failed.items()}
     for node in truth.lemons & failed.keys():
         times = failed[node]
         begins = [one for i, one in enumerate(times) if not i or one - times[i - 1] >= APART * DAY]
@@ -110,6 +114,8 @@ def judge(events: Iterable[tuple[float, Event]], truth: Truth, rules: tuple[Rule
                 run.users += any(key in whose for key in one.records)
                 if first.get(one.node, math.inf) > one.time + HOUR:
                     run.innocent.append((one.rule, one.node))
+                    shared = {what for time, node, what in befell if node == one.node and time <= one.time}
+                    run.programs += shared == {"program"}
     return run
 
 
@@ -198,6 +204,7 @@ def main(words: list[str]) -> int:
     innocent = Counter(rule for run in runs for rule, _ in run.innocent)
     print(f"conclusions that a node is unfit which had no failure of its own before: {innocent.total()}, "
           + ", ".join(f"{rule} {many}" for rule, many in innocent.most_common()))  # fmt: skip
+    print(f"of these after nothing but a user's program: {sum(run.programs for run in runs)}")
     print(f"conclusions that a node is unfit which rest on a user's doing: {sum(run.users for run in runs)}")
     soon, ever = soonest(fleet)
     print(f"any detector, within 7 days of a lemon's first failure, precision {PRECISION}: recall {soon:.4f} at most; "

@@ -12,7 +12,6 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from piolet.vet import bundle
@@ -23,23 +22,32 @@ from tests.support.protocols import plan_of
 PROTOCOL = "evals:\n- {type: limits, where: environment}\n- type: env\n- {type: my.own.Eval, where: environment}\n"
 
 
-def pythons() -> list[Any]:
-    """Return a Python of each version that this machine has; one that does not start, and 3.8, are skipped by name.
+def candidates() -> dict[str, list[str]]:
+    """Return where a Python of each version may be that this machine has, and 3.8, by its name.
 
     What is on PATH may be a version manager's stand-in, and start nothing; then the Python is where pyenv has it.
     """
     manager = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    found = [pytest.param(sys.executable)]
+    found = {"this": [sys.executable]}
     for minor in range(8, 15):
         name = f"python3.{minor}"
         places = [which] if (which := shutil.which(name)) else []
         places += sorted(map(str, manager.glob(f"versions/3.{minor}.*/bin/{name}")))
-        works = next((path for path in places if starts(path)), None)
-        why = f"{places[0]} does not start" if places else f"{name} is not installed"
-        if works or places or minor == 8:
-            skip = [] if works else [pytest.mark.skip(reason=why)]
-            found.append(pytest.param(works or name, marks=skip, id=name))
+        if places or minor == 8:
+            found[name] = places
     return found
+
+
+CANDIDATES = candidates()
+
+
+@pytest.fixture(scope="module", params=CANDIDATES)
+def python(request: pytest.FixtureRequest) -> str:
+    """A Python of each version; one that does not start, and 3.8, are skipped by name."""
+    name, places = request.param, CANDIDATES[request.param]
+    if works := next((path for path in places if starts(path)), None):
+        return works
+    pytest.skip(f"{places[0]} does not start" if places else f"{name} is not installed")
 
 
 def starts(path: str) -> bool:
@@ -58,7 +66,6 @@ def order() -> bytes:
     return bundle.message(json.dumps({"plan": json.loads(plan.to_json()), "token": "", "shared": ""}).encode())
 
 
-@pytest.mark.parametrize("python", pythons())
 def test_it_runs_alone(python: str, tmp_path: Path) -> None:
     result = run(python, tmp_path, order())
     assert result.returncode == 0, result.stderr
@@ -70,7 +77,6 @@ def test_it_runs_alone(python: str, tmp_path: Path) -> None:
     assert "env" not in found  # that one is the host's
 
 
-@pytest.mark.parametrize("python", pythons())
 def test_all_of_it_can_be_imported(python: str, tmp_path: Path) -> None:
     (tmp_path / "bundle.zip").write_bytes(bundle.build())
     with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:

@@ -1,6 +1,6 @@
 """Runs the tests that are marked `kernels` on kernels of Debian's, each in a guest: make test-kernels.
 
-    python -m tools.kernels [--only KERNEL] [--mirror URL] [--limit SECONDS] [--write] [ARGUMENT...]
+    python -m tools.kernels [--only KERNEL] [--mirror URL] [--limit SECONDS] [--cpus N] [--write] [ARGUMENT...]
     python -m tools.kernels --only 6.12 [--counted] --run MODULE [-- ARGUMENT...]
 
 A guest has this machine's root, and so this checkout as it was built here, and a private cluster of one node. One
@@ -30,9 +30,13 @@ GUEST_S = 900
 TESTS = ("tests/kernels", "tests/cluster", "tests/attacks")
 REFUSED = ("tests/cluster/test_kernel_too_old.py",)
 
+# What a run of tests has in build/ on this machine changes meanwhile: the guest has its own. How fast it is depends on
+# what else this machine does, so tests in there wait longer before they give something up.
 JOB = """
 cd {root}
-export PIOLET_TEST_NODES=1 PIOLET_TEST_GUEST=1 PYTHONDONTWRITEBYTECODE=1
+export PIOLET_TEST_NODES=1 PIOLET_TEST_GUEST=1 PIOLET_TEST_PATIENCE=4 PYTHONDONTWRITEBYTECODE=1
+mkdir -p build/test-cluster
+for place in build/test-*/; do own=$(mktemp -d) && chmod 755 "$own" && mount --bind "$own" "$place"; done
 {python} -m tools.kernels.way >/mnt/out/way
 exec {python} -m pytest -v -p no:cacheprovider --durations=10 --junitxml=/mnt/out/results.xml {arguments}
 """
@@ -43,14 +47,14 @@ exec {python} -m {words}
 """
 
 
-def test(kernel: source.Kernel, mirror: str, arguments: list[str], limit_s: float) -> Row:
+def test(kernel: source.Kernel, mirror: str, arguments: list[str], limit_s: float, cpus: int) -> Row:
     """Boot a kernel and test on it. Raises ClusterError where it does not come to that."""
     unpacked = source.fetch(kernel, WORK, mirror)
     place = WORK / kernel.name
     words = arguments or (["-m", "kernels", "-k", "not crun", *TESTS] if kernel.runs else list(REFUSED))
     print(f"{kernel.name}: testing on {unpacked.release}; {place / 'out/log'}", flush=True)
     job = JOB.format(root=shlex.quote(str(ROOT)), python=shlex.quote(str(_python())), arguments=shlex.join(words))
-    ended = guest.boot(unpacked, place, job, limit_s)
+    ended = guest.boot(unpacked, place, job, limit_s, cpus=cpus)
     out = place / "out"
     if not (out / "results.xml").exists():
         raise ClusterError(f"{kernel.name}: the guest did not come to the tests", log=out / "log")
@@ -84,6 +88,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=names, help="this kernel")
     parser.add_argument("--mirror", default=source.MIRROR, help=f"where Debian's packages come from; {source.MIRROR}")
     parser.add_argument("--limit", type=int, default=GUEST_S, help=f"seconds for each; {GUEST_S}")
+    parser.add_argument("--cpus", type=int, default=guest.CPUS, help=f"processors of a guest that tests; {guest.CPUS}")
     parser.add_argument("--write", action="store_true", help="write the table into docs/kernels.md")
     parser.add_argument("--run", metavar="MODULE", help="run this module there instead of tests; with --only")
     parser.add_argument("--counted", action="store_true", help="with --run: time there goes by instructions")
@@ -114,7 +119,7 @@ def main() -> int:
         if args.only and kernel.name not in args.only:
             continue
         try:
-            rows.append(test(kernel, args.mirror, args.tests, args.limit))
+            rows.append(test(kernel, args.mirror, args.tests, args.limit, args.cpus))
         except source.UnavailableError as error:
             left_out.append(error.render())
         except ClusterError as error:

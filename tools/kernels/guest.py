@@ -65,7 +65,14 @@ def missing(machine: Machine = HERE_LIKE) -> list[str]:
 
 
 def boot(
-    kernel: Unpacked, work: Path, script: str, limit_s: float, machine: Machine = HERE_LIKE, *, counted: bool = False
+    kernel: Unpacked,
+    work: Path,
+    script: str,
+    limit_s: float,
+    machine: Machine = HERE_LIKE,
+    *,
+    counted: bool = False,
+    cpus: int = CPUS,
 ) -> Ended:
     """Boot the kernel, run `script` with bash as root, and return how it ended.
 
@@ -73,6 +80,7 @@ def boot(
     work     the guest's directory, emptied but for what can be used again: out/ is /mnt/out there, console its log
     counted  the guest's clock counts its instructions, 4 ns each, and goes by this machine's while it sleeps: what else
              this machine does is in no figure of what it computes. One thread emulates all processors then.
+    cpus     its processors: on a busy machine two wait for each other, and take half as much again of this one's
 
     Raises ClusterError: QEMU does not start, the guest is not up in time, or its script is not done.
     """
@@ -87,7 +95,7 @@ def boot(
         disk = Path(room) / "disk"
         _run(["truncate", "-s", str(DISK), str(disk)])
         _run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=1,lazy_journal_init=1", str(disk)])
-        command = _command(machine, kernel, _initrd(machine, kernel, work), disk, out, counted)
+        command = _command(machine, kernel, _initrd(machine, kernel, work), disk, out, counted, cpus)
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=lambda: os.nice(5)
         )
@@ -107,7 +115,9 @@ def boot(
     return Ended(int(status) if status else None, float(up[1]), time.monotonic() - began)
 
 
-def _command(machine: Machine, kernel: Unpacked, initrd: Path, disk: Path, out: Path, counted: bool) -> list[str]:
+def _command(
+    machine: Machine, kernel: Unpacked, initrd: Path, disk: Path, out: Path, counted: bool, cpus: int
+) -> list[str]:
     clock = ("-accel", "tcg,thread=single", "-icount", "shift=2,sleep=on") if counted else ("-accel", "tcg")
     shared = (
         ("root", str(machine.root), "security_model=passthrough,readonly=on,multidevs=remap"),
@@ -117,7 +127,7 @@ def _command(machine: Machine, kernel: Unpacked, initrd: Path, disk: Path, out: 
     command = [
         # It ends with whoever started it.
         "setpriv", "--pdeathsig", "KILL",
-        machine.program, *clock, *machine.hardware, "-m", MEMORY, "-smp", str(CPUS),
+        machine.program, *clock, *machine.hardware, "-m", MEMORY, "-smp", str(cpus),
         "-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot",
         "-kernel", str(kernel.image), "-initrd", str(initrd),
         # On a loaded machine ticks come so late that the kernel takes its timer for broken, and panics.

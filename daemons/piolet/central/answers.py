@@ -115,6 +115,7 @@ class Answers:
         said: dict[str, Any] = {
             **self.reader.counted(), "nodes": len(nodes), "silent": len(silent), "cases": len(cases),
             "judging": not self.judge.broken, "caught_up": self.judge.is_caught_up,
+            "failing": self.ledger.failing,
         }  # fmt: skip
         return {**said, "silent_nodes": silent[:_RECORDS_MOST], "broken": self.judge.broken} if asker.staff else said
 

@@ -23,6 +23,7 @@ from piolet.transport.statements import Statement
 
 _NONCE_S = 60.0
 _NONCES_MOST = 10_000
+_NOBODYS = ("127.", "0.")
 MUNGE, CERTIFICATE = "munge", "certificate"
 
 
@@ -157,10 +158,14 @@ class Doors:
                 "Slurm's NodeAddr or a line in [central] addresses says where a node is",
             )  # fmt: skip
         if not there & caller.addresses:
+            signed = min(caller.addresses)
+            hint = "if that is the node's address for MUNGE, write it into [central] addresses"
+            if signed.startswith(_NOBODYS):  # other nodes would have the same one
+                hint = (
+                    "munged has no address of the node: its host name has to mean one when munged starts, or --origin"
+                )
             raise RefusedError(
-                403,
-                f"a batch of node {statement.node} was signed at {min(caller.addresses)}, and not at {min(there)}",
-                "if that is the node's address for MUNGE, write it into [central] addresses",
+                403, f"a batch of node {statement.node} was signed at {signed}, and not at {min(there)}", hint
             )
         return statement
 

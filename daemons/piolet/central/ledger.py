@@ -46,7 +46,10 @@ class Engine(Protocol):
 
 
 class Ledger:
-    """Writes; `judge` gets what was written."""
+    """Writes; `judge` gets what was written.
+
+    failing   why the last batches were not kept, '' where they were: a disk that is full, a data base that is away
+    """
 
     def __init__(self, writer: Writer, judge: Judge | None = None, clock: Callable[[], float] = time.time) -> None:
         self._writer = writer
@@ -55,6 +58,7 @@ class Ledger:
         self._queue: queue.Queue[tuple[Any, Future[Any]] | None] = queue.Queue(_WAITING_MOST)
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self.records = 0
+        self.failing = ""
 
     def start(self) -> None:
         """Begin."""
@@ -131,9 +135,13 @@ class Ledger:
             if not isinstance(error, PioletError):
                 _LOG.exception("a batch could not be written")
                 error = StoreError("the batch could not be written")
+            if isinstance(error, StoreError):
+                self.failing = error.message
             for _, future in arrivals:
                 future.set_exception(error)
             return
+        if arrivals:
+            self.failing = ""
         for (_, future), taken in zip(arrivals, results, strict=True):
             future.set_result(taken)
             self.records += len(taken.stored)

@@ -9,15 +9,15 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from piolet.central.ledger import Judge
+from piolet.central.ledger import Judge, Ledger
 from piolet.central.store.writer import Arrival, Refused, Taken
 
 
 class Counts(Collector):
     """The counts of one service since its start."""
 
-    def __init__(self, judge: Judge) -> None:
-        self._judge = judge
+    def __init__(self, judge: Judge, ledger: Ledger) -> None:
+        self._judge, self._ledger = judge, ledger
         self.registry = CollectorRegistry()
         self._records = Counter("piolet_central_records", "Records that were kept.", registry=self.registry)
         self._batches = Counter("piolet_central_batches", "Batches that were taken.", registry=self.registry)
@@ -57,6 +57,11 @@ class Counts(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield what is so now."""
         judge = self._judge
+        yield GaugeMetricFamily(
+            "piolet_central_keeping",
+            "1 while the store takes records, 0 where the last ones were not taken.",
+            value=0 if self._ledger.failing else 1,
+        )
         yield GaugeMetricFamily(
             "piolet_central_judging", "1 while rules see what comes, 0 after one broke.", value=0 if judge.broken else 1
         )

@@ -40,7 +40,10 @@ class Keeper(Protocol):
 
 
 class Poller:
-    """Polls for `cluster` every `every_s` seconds; the first time it goes back `history_s`."""
+    """Polls for `cluster` every `every_s` seconds; the first time it goes back `history_s`.
+
+    hidden   what of 'jobs' and 'events' accounting does not show to this account
+    """
 
     def __init__(
         self,
@@ -51,8 +54,10 @@ class Poller:
         ask_jobs: Callable[[float, float], list[past.EndedJob]] = past.ask_jobs,
         ask_states: Callable[[float], list[past.NodeState]] = past.ask_states,
         clock: Callable[[], float] = time.time,
+        hidden: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self._keeper = keeper
+        self._hidden = hidden
         self._cluster = cluster
         self._every_s, self._history_s = every_s, history_s
         self._ask_jobs, self._ask_states, self._clock = ask_jobs, ask_states, clock
@@ -88,12 +93,23 @@ class Poller:
         found = sorted(events, key=lambda event: event.time)
         return sum(self._keeper.take_own(found[at : at + BATCH]) for at in range(0, len(found), BATCH))
 
+    def _look(self) -> None:
+        """Say what accounting keeps from the service: it answers as if there were none of it. Raises SlurmError."""
+        words = self._hidden()
+        if words:
+            _log.warning("slurmdbd hides %s from this account (PrivateData): docs/central.md says what is missing then",
+                         " and ".join(sorted(words)))  # fmt: skip
+
     def _run(self) -> None:
+        looked = False
         while not self._ending.is_set():
             wait = self._every_s
             try:
                 self.poll()
                 self.failed = ""
+                if not looked:
+                    self._look()
+                    looked = True
             except PioletError as error:
                 if error.message != self.failed:
                     _log.error("Slurm's accounting is not known: %s", error.message)

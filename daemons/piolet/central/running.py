@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -49,7 +50,7 @@ from piolet.observe.keepsettings import KeepConfig
 from piolet.slurm import cluster as slurm
 from piolet.slurm import past
 from piolet.system import notify
-from piolet.system.accounts import uid_of
+from piolet.system.accounts import own_name, uid_of
 
 _LOG = logging.getLogger("piolet-central")
 _CONNECTIONS = 2048
@@ -123,6 +124,8 @@ def run(
     with alone(database), contextlib.ExitStack() as stack:
         network = stack.enter_context(_listening(config))
         local = stack.enter_context(_local(config.socket)) if config.socket else None
+        if config.keep_months:
+            own_directory(config.archive, "[central] archive")
         old = Archive(config.archive) if config.keep_months else None
         saved = Saved(rules, name)
         engine, recent, place = saved.restored(database, old.last if old else 0)
@@ -134,7 +137,7 @@ def run(
         ledger = Ledger(Writer(database, old.last if old else 0), judge)
         reader = Reader(database, name)
         private = Private(config.private, slurm.cluster if slurm_there else _unknown)
-        counts = Counts(judge)
+        counts = Counts(judge, ledger)
         answers = Answers(reader, ledger, judge, config.staff, private, rules)
         Told(answers, recent, time.time)
         answers.cancelled = ends.cancelled
@@ -149,13 +152,18 @@ def run(
             mover = Mover(reader, ledger, old, config.keep_months)
             mover.start()
             stack.callback(mover.stop)
+        if keep.steps:
+            own_directory(keep.directory, "[keep] directory")
         steps = Steps(keep, answers, slurm_there, config.store, name) if keep.steps else None
         if steps is not None:
             steps.start()
             stack.callback(steps.stop)
         if config.accounting_s and slurm_there:
             ask = past.ask_jobs if steps is None else steps.told(past.ask_jobs)
-            poller = Poller(ledger, name, config.accounting_s, config.history_days * 86400.0, ask)
+            poller = Poller(
+                ledger, name, config.accounting_s, config.history_days * 86400.0, ask,
+                hidden=lambda: past.hidden(own_name()),
+            )  # fmt: skip
             poller.start()
             stack.callback(poller.stop)
         service = Service(doors, ledger, reader, answers, counts, config.prometheus)
@@ -240,15 +248,42 @@ def _local(path: str) -> Iterator[socket.socket]:
                 os.unlink(path)
 
 
+def own_directory(path: str, setting: str) -> None:
+    """Have a directory in which this process may write. Raises ConfigError."""
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR):  # a file system without files that have no name
+            return
+        raise ConfigError(
+            f"{setting}: nothing can be written in {path}: {error.strerror}",
+            f"it has to be of {own_name()}; outside of /var/lib/piolet-central the unit needs ReadWritePaths={path}, "
+            "by systemctl edit piolet-central",
+        ) from None
+
+
 def secured(config: CentralConfig) -> ssl.SSLContext | None:
     """Return how the service speaks TLS; None where it has no certificate. Raises ConfigError."""
     if config.trust == CERTIFICATE and not (config.certificate and config.authority):
-        raise ConfigError("[central] trust = 'certificate' needs certificate, key and authority")
+        raise ConfigError(
+            "[central] trust = 'certificate' needs certificate, key and authority",
+            "files that the service may read: its own certificate and key, and that of who signed the nodes'",
+        )
     if not config.certificate:
         return None
+    for name, path in (("certificate", config.certificate), ("key", config.key), ("authority", config.authority)):
+        try:
+            if path:
+                os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise ConfigError(
+                f"[central] {name}: {path} cannot be read: {error.strerror}", f"it has to be readable by {own_name()}"
+            ) from None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(config.certificate, config.key or None)
+        # A key behind a passphrase is refused: nobody is there to be asked.
+        context.load_cert_chain(config.certificate, config.key or None, password=lambda: "")
         if config.trust == CERTIFICATE:
             context.load_verify_locations(config.authority)
             context.verify_mode = ssl.CERT_REQUIRED

@@ -36,6 +36,17 @@ def listen_of(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def known_store(text: str) -> None:
+    """Raise ConfigError if this is not the address of a data base that the service knows."""
+    scheme, _, rest = text.partition("://")
+    if scheme == "sqlite" and (not rest.startswith("//") or rest.endswith("/")):
+        hint = "four slashes and the path of a file: sqlite:////var/lib/piolet-central/central.sqlite"
+        raise ConfigError(f"'{text}' names no file by its whole path", hint)
+    if scheme not in ("sqlite", "postgresql", "postgresql+psycopg") or not rest:
+        hint = "write sqlite:////PATH, or postgresql+psycopg://USER@HOST/NAME"
+        raise ConfigError(f"'{text.partition('@')[2] if '@' in text else text}' is no data base that it knows", hint)
+
+
 @dataclass(frozen=True)
 class CentralConfig:
     """`[central]`: the central service of a cluster, and how nodes and users find it."""
@@ -62,7 +73,7 @@ class CentralConfig:
     store: str = setting(
         "sqlite:////var/lib/piolet-central/central.sqlite",
         "Its data base, as SQLAlchemy writes it: sqlite:////PATH, or postgresql+psycopg://USER@HOST/NAME.",
-        not_empty,
+        known_store,
     )
     trust: Literal["munge", "certificate"] = setting(
         "munge", "What says who sends: munge, or certificate where a site has no MUNGE (mutual TLS)."

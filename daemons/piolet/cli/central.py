@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from piolet.base.errors import UsageError
-from piolet.cli import centralasks, centralended, centralrules
+from piolet.cli import centralasks, centralcopy, centralended, centralrules
 from piolet.site import config
 
 
@@ -17,6 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     centralasks.add_parsers(actions)
     centralrules.add_parsers(actions)
+    centralcopy.add_parser(actions)
     centralended.add_parser(actions)
 
 
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace, settings: config.Config) -> int:
     if args.action in centralasks.ACTIONS:
         return centralasks.run(args, settings)
     try:
-        return centralrules.ACTIONS[args.action](args, settings)
+        return {**centralrules.ACTIONS, "copy": centralcopy.run}[args.action](args, settings)
     except ModuleNotFoundError as error:
         if error.name not in ("cel", "sqlalchemy", "alembic"):
             raise

@@ -106,6 +106,8 @@ def _status(said: dict[str, Any]) -> list[str]:
         f"{counted(said['cases'], 'open case')}; "
         + (judging if said["judging"] else "rules are not judged any more: the service's log says why"),
     ]
+    if said.get("failing"):
+        lines.insert(0, f"nothing is kept now: {said['failing']}; nodes wait with what they have")
     if said["silent"]:
         names = said.get("silent_nodes", [])
         more = f": {', '.join(names[:10])}" + (", …" if len(names) > 10 else "") if names else ""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 
@@ -43,6 +45,8 @@ def events(machine: Machine) -> Iterator[Finding]:
         yield Finding("events", BAD, f"this node has {since} said in {own.spool} that it is well", hint)
     else:
         yield Finding("events", OK, f"records are written in {own.spool}")
+    if machine.config.central.url:
+        yield from _forwarded(machine)
     vet = machine.config.vet.spool
     old = [name for name in os.listdir(vet) if name.startswith("verdicts-")] if os.path.isdir(vet) else []
     if old:
@@ -53,3 +57,26 @@ def events(machine: Machine) -> Iterator[Finding]:
     if count:
         text = f"pioletd took no outcome of {texts.counted(count, 'step')} since it last counted them"
         yield Finding("events", WARN, text, "if they grow more, see the log of pioletd.service")
+
+
+def _forwarded(machine: Machine) -> Iterator[Finding]:
+    """Whether the forwarder may read what is to go to the central service: by its group, which new files inherit."""
+    config = machine.config
+    try:
+        group = pwd.getpwnam(config.forward.account).pw_gid
+    except KeyError:
+        return  # that it is not there is said elsewhere
+    for spool in (config.events.spool, config.observe.journal):
+        try:
+            refused = [part.name for part in parts.parts(spool) if _group(os.path.join(spool, part.name)) != group]
+            status = os.lstat(spool)
+        except OSError:
+            continue
+        if refused or status.st_gid != group or not status.st_mode & stat.S_ISGID:
+            what = texts.counted(len(refused), "file") if refused else "new files"
+            text = f"{what} in {spool} cannot be read by {config.forward.account}, and what is in them goes nowhere"
+            yield Finding("events", BAD, text, "systemctl restart pioletd.service mends it")
+
+
+def _group(path: str) -> int:
+    return os.lstat(path).st_gid

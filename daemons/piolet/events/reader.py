@@ -5,6 +5,7 @@ Lines are as they were written, and not decoded. What is no line of its stream, 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from piolet.events import parts
 from piolet.events.envelope import LINE_MAX, number_of
 from piolet.events.parts import Part
 
+_LOG = logging.getLogger(__name__)
 _PIECE = 64 * 1024
 
 
@@ -32,6 +34,7 @@ class Reader:
         self._directory = directory
         self._known: dict[Part, tuple[tuple[int, ...], int]] = {}
         self._places: dict[str, _Place] = {}
+        self._refused: set[Part] = set()
 
     def streams(self) -> dict[str, int]:
         """Return, by epoch, the number of the last record that is whole. Raises OSError: there is no directory."""
@@ -40,6 +43,7 @@ class Reader:
             newest.setdefault(part.epoch, []).append(part)
         found = {epoch: seq for epoch, own in newest.items() if (seq := self._last(own))}
         there = {part for own in newest.values() for part in own}
+        self._refused &= there
         self._known = {part: known for part, known in self._known.items() if part in there}
         self._places = {epoch: place for epoch, place in self._places.items() if epoch in newest}
         return found
@@ -54,9 +58,23 @@ class Reader:
             known = self._known.get(part)
             if known is None or known[0] != stamp:
                 known = self._known[part] = stamp, parts.last_number(self._directory, part)
+                if known[1] < part.first:
+                    self._tell(part)
             if known[1] >= part.first:
                 return known[1]
         return 0
+
+    def _tell(self, part: Part) -> None:
+        """Log that a file may not be read, once: what is in it goes nowhere, and nobody misses it."""
+        try:
+            os.close(parts.open_part(self._directory, part))
+        except PermissionError:
+            if part not in self._refused:
+                self._refused.add(part)
+                path = os.path.join(self._directory, part.name)
+                _LOG.error("%s: permission denied: its records stay here; a restart of pioletd may mend that", path)
+        except OSError:
+            return
 
     def read(self, epoch: str, after: int, records_max: int, bytes_max: int) -> list[bytes]:
         """Return lines of an epoch with numbers above `after`, in order, each with its newline.

@@ -192,11 +192,11 @@ class Forwarder:
         for epoch, seq in acknowledged.numbers(answer.said.get("have")).items():
             if epoch not in streams:
                 continue
-            if seq > streams[epoch]:
+            if seq > streams[epoch] and seq > (written := self._spool.streams().get(epoch, 0)):
                 _LOG.error(
                     "the central service has record %d of stream %s, of which this node has written %d: was this node's"
                     " disk put back to an earlier state? Remove its spool, so that a new stream begins",
-                    seq, epoch, streams[epoch],
+                    seq, epoch, written,
                 )  # fmt: skip
             self._have[epoch] = seq
         self._have = {epoch: seq for epoch, seq in self._have.items() if epoch in streams}

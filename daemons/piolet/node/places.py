@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import socket
@@ -9,6 +10,7 @@ import stat
 from pathlib import Path
 
 from piolet.base.errors import PioletError
+from piolet.events import parts
 from piolet.node.settings import Settings
 from piolet.transport.listener import clear_path, listen
 
@@ -33,14 +35,36 @@ def directory_of(account: pwd.struct_passwd, directory: Path) -> Path:
 
 
 def spool_of(account: pwd.struct_passwd, path: str, config: Settings) -> None:
-    """Make a spool's directory: the account writes there, and the forwarder's group reads, if there is one."""
+    """Make a spool's directory: the account writes there, and the forwarder's group reads, if there is one.
+
+    It reads what is there already, too: the forwarder's account may have come later, or have another number now.
+    """
     directory = directory_of(account, Path(path))
     try:
         group = pwd.getpwnam(config.forward.account).pw_gid
     except KeyError:
         return
     os.chown(directory, account.pw_uid, group)
-    directory.chmod(stat.S_ISGID | 0o750)
+    own = os.getegid()
+    os.setegid(group)  # else the kernel leaves the bit out, without an error, where its unit has taken CAP_FSETID
+    try:
+        directory.chmod(stat.S_ISGID | 0o750)
+    finally:
+        os.setegid(own)
+    for part in parts.parts(str(directory)):
+        with contextlib.suppress(OSError):
+            _give(str(directory), part, account.pw_uid, group)
+
+
+def _give(directory: str, part: parts.Part, owner: int, group: int) -> None:
+    """Let a group read a file of the owner's, and not what else it may have put there under such a name."""
+    descriptor = parts.open_part(directory, part)
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_uid == owner and status.st_nlink == 1:
+            os.fchown(descriptor, -1, group)
+    finally:
+        os.close(descriptor)
 
 
 def hear(path: Path) -> socket.socket:

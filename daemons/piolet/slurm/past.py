@@ -36,6 +36,8 @@ _PASSED: set[str] = set()
 _PASSED_MOST = 100
 _NOT_OVER = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING", "STAGE_OUT", "SIGNALING"}
 _IS_TIME = re.compile(r"\d{9,11}$|\d{4}-\d\d-\d\dT")
+_PRIVATE = re.compile(r"^PrivateData\s*=\s*(\S+)", re.MULTILINE)
+_SEES_ALL = ("Operator", "Administrator")
 _SECONDS = re.compile(r"\d{9,11}")
 _REASON_MAX, _REASON_LINES = 1024, 100
 # What a node's state counts as: the first of these that is among its words.
@@ -119,6 +121,17 @@ def ask_states(since: float, sacctmgr: str = "sacctmgr") -> list[NodeState]:
     """Return the states that nodes had since then; as `ask_jobs`. Raises SlurmError."""
     words = ["-n", "-P", "show", "event", f"start={_local(since)}", f"format={','.join(STATE_FIELDS)}"]
     return _read(_ask([sacctmgr, *words], "the states of nodes"), STATE_FIELDS, _state, wrong=_passed_over)
+
+
+def hidden(account: str, sacctmgr: str = "sacctmgr") -> frozenset[str]:
+    """Return what slurmdbd's PrivateData hides from an account, of 'jobs' and 'events'. Raises SlurmError."""
+    shown = _ask([sacctmgr, "show", "configuration"], "what it hides")
+    private = _PRIVATE.search(shown.partition("SlurmDBD configuration:")[2])  # above it is slurm.conf's
+    words = set(private[1].lower().split(",")) & {"jobs", "events"} if private else set()
+    if not words:
+        return frozenset()
+    level = _ask([sacctmgr, "-n", "-P", "show", "user", f"name={account}", "format=AdminLevel"], "an account's level")
+    return frozenset() if level.strip() in _SEES_ALL else frozenset(words)
 
 
 _Row = tuple[int, dict[str, str]]

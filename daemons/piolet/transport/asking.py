@@ -162,7 +162,7 @@ class Asker:
         if not signed:
             raise CentralError(
                 f"whoever listens at {peer.url} signs nothing (status {status})",
-                "is it piolet-central, and does it use MUNGE?",
+                f"is it piolet-central, has its account there the number {peer.uid}, as here, and does it use MUNGE?",
             )
         found = munge.decode(signed, peer.socket, late=True)  # bound to this request, so that it is no replay
         if found.uid != peer.uid:

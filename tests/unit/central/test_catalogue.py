@@ -232,5 +232,5 @@ def test_what_users_bring_about_asks_for_a_re_vet_only() -> None:
     asking = {rule.name for rule in parse("catalogue.toml", CATALOGUE) if rule.then == REVET}
     assert asking == {
         "xid-31-twice", "xid-13-one-tpc", "vet-failed-twice", "steps-of-three-users", "jobs-of-three-users",
-        "file-system-alone", "vet-cannot-run", "failed-twice",
+        "file-system-alone", "vet-cannot-run", "failed-twice", "boots-often",
     }  # fmt: skip

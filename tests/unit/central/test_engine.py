@@ -166,6 +166,7 @@ def test_tasks_that_were_ended_since_others_failed_are_nobodys_fault() -> None:
     assert concluded([rule], died(why="signal", signal=6), until=DAY)
     assert concluded([rule], died(why="exit", status=1), until=DAY)
     for body in ({"why": "signal", "signal": 9}, {"why": "signal", "signal": 15}, {"why": "exit", "status": 0},
+                 {"why": "exit", "status": 143}, {"why": "exit", "status": 137}, {"why": "exit", "status": 130},
                  {"why": "time_limit"}, {"why": "other"}, {}):  # fmt: skip
         assert concluded([rule], died(**body), until=DAY) == [], body
 

@@ -110,6 +110,31 @@ def test_what_befell_many_nodes_hides_nothing_of_another_kind() -> None:
     assert [(one.node, len(one.records)) for one in out] == [("n3", 1)]
 
 
+@pytest.mark.parametrize(("apart", "named"), [(0, 0), (9 * MINUTE, 0), (31 * MINUTE, 2)])
+def test_what_two_nodes_have_within_minutes_is_neithers(apart: float, named: int) -> None:
+    """The burst is half a day, in which two nodes may well fail by chance; not within `together`."""
+    text = rules(
+        when='"count >= 1"', alone="4", together='"20min"', settle='"40min"', burst='"12h"', recovery='["ack"]'
+    )
+    flaps = [event("link.flap", 5 * MINUTE, "n1"), event("link.flap", 5 * MINUTE + apart, "n2")]
+    assert len(concluded(text, flaps, until=3 * HOUR)) == named
+    other = [flaps[0], event("gpu.lost", 6 * MINUTE, "n2"), event("link.flap", 7 * MINUTE, "n1")]
+    assert [one.node for one in concluded(text, other, until=3 * HOUR)] == ["n1"], "of another kind, or its own"
+
+
+def test_a_repair_that_somebody_told_counts_for_a_lemon() -> None:
+    """Failures that say nothing are mended, too: four repairs in a year, and no line of the kernel."""
+    repairs = [event("site.repair", day * DAY, body={"text": "riser", "by": "bob"}) for day in (0, 90, 180, 270)]
+    assert "lemon" in {one.rule for one in concluded(rules(CATALOGUE), repairs, until=300 * DAY)}
+    assert "lemon" not in {one.rule for one in concluded(rules(CATALOGUE), repairs[:3], until=300 * DAY)}
+    everywhere = [
+        event("site.repair", day * DAY + 31 * MINUTE * node, f"n{node}")
+        for day in (0, 90, 180, 270)
+        for node in range(9)
+    ]
+    assert "lemon" not in {one.rule for one in concluded(rules(CATALOGUE), everywhere, until=300 * DAY)}, "a campaign"
+
+
 def test_one_failure_with_many_signs_is_one_episode() -> None:
     """An XID, the GPU gone and Slurm's word within minutes: three bursts, and no lemon."""
     signs: list[Event] = []
@@ -128,7 +153,7 @@ def test_one_failure_with_many_signs_is_one_episode() -> None:
 
 
 def test_a_train_of_a_good_node_is_no_lemon_and_a_node_that_never_works_is() -> None:
-    """Ten failures in a month, with repairs that mend nothing; and 24 without two good weeks in between."""
+    """Ten failures in a month, with repairs that mend nothing; and 20 without three good weeks in between."""
 
     def failed(many: int) -> list[Event]:
         made = []
@@ -138,19 +163,20 @@ def test_a_train_of_a_good_node_is_no_lemon_and_a_node_that_never_works_is() -> 
         return made
 
     assert "lemon" not in {one.rule for one in concluded(rules(CATALOGUE), failed(10), until=31 * DAY)}
-    assert "lemon" not in {one.rule for one in concluded(rules(CATALOGUE), failed(23), until=70 * DAY)}
-    assert "lemon" in {one.rule for one in concluded(rules(CATALOGUE), failed(24), until=70 * DAY)}
+    assert "lemon" not in {one.rule for one in concluded(rules(CATALOGUE), failed(19), until=70 * DAY)}
+    assert "lemon" in {one.rule for one in concluded(rules(CATALOGUE), failed(20), until=70 * DAY)}
 
 
 @pytest.mark.parametrize(
     ("days", "named"),
     [
-        ((0, 30, 60), True), ((0, 40, 80), False), ((0, 200, 400, 600), True), ((0, 300, 600, 900), False),
-        ((0, 300, 600, 900, 1200), True), ((0, 400, 800, 1200, 1600), False),
+        ((0, 22, 44), False), ((0, 22, 44, 66), True), ((0, 20, 40, 60), False),
+        ((0, 330, 660, 990), True), ((0, 340, 680, 1020), False),
+        ((0, 300, 600, 900, 1200), True), ((0, 360, 720, 1080, 1461), False),
     ],
 )  # fmt: skip
 def test_how_many_episodes_are_too_many_goes_by_the_hours_of_work(days: tuple[int, ...], named: bool) -> None:
-    """Three in ten weeks, four in two years, five in four."""
+    """Four in a thousand days, three weeks of work apart, and five in four years."""
     failures = [event("gpu.xid", day * DAY, subject="gpu:GPU-1", severity="fatal", body={"xid": 79}) for day in days]
     out = concluded(rules(CATALOGUE), failures, until=(days[-1] + 1) * DAY)
     assert ("lemon" in {one.rule for one in out}) is named

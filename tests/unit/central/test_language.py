@@ -65,6 +65,7 @@ def test_a_rule_that_changes_has_another_digest() -> None:
         ({"per": '["gpu"]'}, "rules.toml:11:7: rule 'few': there is nothing 'gpu' to count apart",
          "known: subject, flaps, rate, state"),
         ({"alone": "99"}, "rules.toml:11:9: rule 'few': alone is 99", "from 0, no bound, to 60 nodes"),
+        ({"together": "20"}, "rules.toml:11:12: rule 'few': together must be a string, not '20'", None),
         ({"alone": "true"}, "rules.toml:11:9: rule 'few': alone must be a whole number, not 'True'", None),
     ],
 )  # fmt: skip

@@ -130,6 +130,24 @@ def test_a_rule_that_breaks_ends_judging_and_not_keeping(pair: Pair) -> None:
     assert pair.add(event(3)).have == {A: 3}
 
 
+def test_a_store_that_takes_nothing_is_told_as_long_as_it_does(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not where a single batch is to blame."""
+    writer = pair.ledger._writer
+    appends = writer.append
+
+    def full(arrivals: Any) -> Any:
+        raise StoreError("the store does not take records: database or disk is full")
+
+    pair.add(event(1))
+    assert pair.ledger.failing == ""
+    monkeypatch.setattr(writer, "append", full)
+    with pytest.raises(StoreError):
+        pair.add(event(2))
+    assert pair.ledger.failing == "the store does not take records: database or disk is full"
+    monkeypatch.setattr(writer, "append", appends)
+    assert pair.add(event(2)).have == {A: 2} and pair.ledger.failing == ""
+
+
 def test_own_records_are_judged_too(pair: Pair) -> None:
     """What Slurm's accounting says: the poller's side of it."""
     own = [lost(9, B), lost(4, B)]

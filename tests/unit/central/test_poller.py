@@ -109,3 +109,21 @@ def test_what_fails_is_told_once_and_the_thread_ends(caplog: pytest.LogCaptureFi
         one.stop()
     assert one.failed == "slurmdbd is away"
     assert [record.getMessage() for record in caplog.records] == ["Slurm's accounting is not known: slurmdbd is away"]
+
+
+def test_what_is_hidden_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    kept, slurm = Kept(), Accounting()
+    asked: list[float] = []
+
+    def states(since: float) -> list[NodeState]:
+        asked.append(since)
+        return []
+
+    hides = lambda: frozenset(("jobs", "events"))  # noqa: E731
+    one = Poller(kept, "alps", 0.01, 60.0, slurm.ask_jobs, states, lambda: NOW, hides)
+    with caplog.at_level(logging.WARNING, "piolet-central"):
+        one.start()
+        wait_until(lambda: len(asked) >= 3)
+        one.stop()
+    (said,) = caplog.messages
+    assert said.startswith("slurmdbd hides events and jobs from this account (PrivateData)")

@@ -60,16 +60,17 @@ def test_an_engine_that_is_kept_at_any_point_concludes_the_same(seed: int) -> No
     assert list(state.lines(kept)) == list(state.lines(whole))
 
 
-def test_nodes_that_were_struck_together_still_are(seed: int = 7) -> None:
-    """Two saw it before the engine was kept, and a third after: then it is none of theirs."""
-    text = rules(alone="2", settle='"10min"', when='"count >= 1"')
+@pytest.mark.parametrize(("bound", "before"), [({"alone": "2"}, 2), ({"together": '"30s"'}, 1)])
+def test_nodes_that_were_struck_together_still_are(bound: dict[str, str], before: int) -> None:
+    """So many saw it before the engine was kept, and one more after: then it is none of theirs."""
+    text = rules(**bound, settle='"10min"', when='"count >= 1"')
     engine = Engine(text)
-    for node in ("n1", "n2"):
-        engine.take(event("link.flap", 0, node))
+    for number in range(before):
+        engine.take(event("link.flap", 0, f"n{number}"))
     kept = state.restored(text, state.lines(engine))
-    assert kept.take(event("link.flap", 1, "n3")) == []
+    assert kept.take(event("link.flap", 1, "another")) == []
     assert kept.wait(kept.now + 3600) == []
-    assert len(engine.wait(engine.now + 3600)) == 2
+    assert len(engine.wait(engine.now + 3600)) == before
 
 
 def test_recent_failures_are_kept() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -327,19 +326,6 @@ def test_a_store_of_a_later_release(store: sa.Engine) -> None:
         connection.execute(sa.text("update alembic_version set version_num = '9999'"))
     with pytest.raises(EventError, match="later release"):
         connect(store.url.render_as_string(hide_password=False), create=True)
-
-
-def test_a_store_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(EventError, match="there is no store"):
-        connect(f"sqlite:///{tmp_path}/none.sqlite")
-    with pytest.raises(StoreError, match="cannot be opened"):
-        connect(f"sqlite:///{tmp_path}/no/none.sqlite", create=True)
-    with pytest.raises(EventError, match="of another release"):
-        (tmp_path / "empty.sqlite").touch()
-        connect(f"sqlite:///{tmp_path}/empty.sqlite")
-    with pytest.raises(StoreError) as caught:
-        connect("postgresql+psycopg://user:geheim@127.0.0.1:1/x", create=True)
-    assert "geheim" not in caught.value.render()
 
 
 @pytest.mark.parametrize("body", [{}, {"a": 1}, FULL.body, {"text": "x" * 10000}, {"\x00": ["\ud800"]}])

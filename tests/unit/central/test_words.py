@@ -132,3 +132,7 @@ def test_no_history_no_advice() -> None:
     little, much = spares(512, 100, 1, 50_000), spares(512, 100, 40, 2_000_000)
     assert little is not None and much is not None and little > much
     assert spares(4, 1e6, 10, 10_000) == 4
+    many = spares(10_000, 720, 1000, 10_000_000)  # some 720 failures, and no more than 1.645 deviations above
+    assert many is not None
+    assert 750 < many < 840
+    assert spares(10_000, 1e7, 1000, 10_000_000) == 10_000

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pwd
 import time
 from pathlib import Path
 
-from piolet.doctor import WARN, Machine
+import pytest
+from piolet.doctor import BAD, WARN, Machine
+from piolet.doctor.events import events
 
 from tests.unit.doctor.conftest import bad, only, program
 
@@ -46,3 +49,26 @@ def test_verdicts_of_an_earlier_release(machine: Machine, tmp_path: Path) -> Non
     assert not bad(machine)
     (tmp_path / "vet" / "verdicts-1001.jsonl").touch()
     only(machine, "events", "1 file of an earlier release with verdicts in", "verdicts-*.jsonl", WARN)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to groups")
+def test_the_forwarder_may_not_read_records(machine: Machine, tmp_path: Path) -> None:
+    """Which it does by its group: of the directory, of its files, and of those that come."""
+    group, spool = pwd.getpwnam("daemon").pw_gid, tmp_path / "events"
+    (part,) = spool.iterdir()
+    config = machine.config
+    config = dataclasses.replace(
+        config, central=dataclasses.replace(config.central, url="http://127.0.0.1:9"),
+        forward=dataclasses.replace(config.forward, account="daemon"),
+    )  # fmt: skip
+    machine = dataclasses.replace(machine, config=config)
+
+    def found() -> list[str]:
+        return [one.text for one in events(machine) if one.state == BAD]
+
+    assert found() == [f"1 file in {spool} cannot be read by daemon, and what is in them goes nowhere"]
+    os.chown(part, -1, group)
+    os.chown(spool, -1, group)
+    assert "new files in" in found()[0], "the directory's group is not passed on"
+    spool.chmod(0o2750)
+    assert found() == []

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from piolet.events import stream
+from piolet.events import parts, stream
 from piolet.events.envelope import LINE_MAX, UNNUMBERED, USER, Event, encode, number_of, numbered
+from piolet.events.parts import Part
 from piolet.events.reader import Reader
 from piolet.events.stream import Stream, Writer
 
@@ -47,6 +48,32 @@ def test_lines_come_in_order_within_bounds(tmp_path: Path, monkeypatch: pytest.M
     assert reader.read(one.epoch, 50, 100, 1 << 20) == []
     assert numbers(reader.read(one.epoch, 1, 2, 1 << 20)) == [2, 3], "a service that was restored"
     assert reader.read("f" * 16, 0, 100, 1 << 20) == []
+
+
+def test_a_file_that_may_not_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once; the other streams are read meanwhile, and it is as soon as it may be."""
+    mine, other = Stream(str(tmp_path), None, NODE1), Stream(str(tmp_path), 1001, NODE1)
+    for one in (mine, other):
+        one.append([draft()])
+    reader, opened = Reader(str(tmp_path)), parts.open_part
+
+    def refused(directory: str, part: Part, flags: int = os.O_RDONLY) -> int:
+        if part.uid is None:
+            raise PermissionError(13, "Permission denied")
+        return opened(directory, part, flags)
+
+    monkeypatch.setattr(parts, "open_part", refused)
+    assert reader.streams() == {other.epoch: 1}
+    path = tmp_path / mine.part.name if mine.part else tmp_path
+    os.utime(path)  # pioletd writes on
+    assert reader.streams() == {other.epoch: 1}
+    (said,) = caplog.messages
+    assert said.startswith(f"{path}: permission denied")
+    monkeypatch.setattr(parts, "open_part", opened)
+    os.utime(path)
+    assert reader.streams() == {mine.epoch: 1, other.epoch: 1}
 
 
 def test_half_a_line_is_none_until_it_is_whole(tmp_path: Path) -> None:

@@ -91,6 +91,28 @@ def test_it_asks_first_and_then_sends_what_is_missing(tmp_path: Path) -> None:
     assert acknowledged.load(str(tmp_path)) == {A: 5}
 
 
+def test_records_that_come_while_it_sends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They go along, and the service has more then than there was when it looked: nobody's disk was put back."""
+    forwarder, spool, service, clock = make(tmp_path)
+    looks = spool.streams
+
+    def looked() -> dict[str, int]:
+        found = looks()
+        for _ in range(2):
+            spool.put(line(max(spool.of[A]) + 1))
+        return found
+
+    spool.put(line(1))
+    spool.streams = looked  # type: ignore[method-assign]
+    forwarder.turn()
+    assert service.have == {A: 3} and not caplog.messages
+    spool.streams = looks  # type: ignore[method-assign]
+    service.have = {A: 90}
+    clock.now = 4000.0
+    forwarder.turn()
+    assert "was this node's disk put back" in caplog.text
+
+
 def test_an_empty_spool_asks_nobody(tmp_path: Path) -> None:
     forwarder, _, service, _ = make(tmp_path)
     assert 0.5 < forwarder.turn() < 2 and service.asked == []

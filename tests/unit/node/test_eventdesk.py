@@ -34,10 +34,10 @@ class Desk:
         self.room = room
         self.path = Path(f"/tmp/piolet-outcomes-{os.getpid()}.sock")  # where a user may walk to
         self.spool: Spool = spools.spool(room / "events")[0]
-        self.watcher, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.watcher, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.hearing = hear(self.path)
         self.selector = selectors.DefaultSelector()
-        self.desk = EventDesk(self.selector, theirs, self.hearing, self.spool)
+        self.desk = EventDesk(self.selector, self.theirs, self.hearing, self.spool)
 
     def send(self, data: bytes) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
@@ -58,7 +58,9 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     (tmp_path / "events").mkdir()
     one = Desk(tmp_path)
     yield one
+    one.selector.close()
     one.watcher.close()
+    one.theirs.close()
     one.hearing.close()
     one.path.unlink()
     one.spool.close()

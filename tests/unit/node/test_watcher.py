@@ -5,12 +5,13 @@ Nobody can write a line of the kernel's own to /dev/kmsg, root neither: entries 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import selectors
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,19 @@ class Hand:
 
     def __init__(self, room: Path, position: int = -1, untaken: int = -1, hardware: bool = True) -> None:
         self.now = 100.0
-        self.room = room
+        self.room, self.untaken = room, untaken
         self.read, self.write = os.pipe2(os.O_NONBLOCK)
-        self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.ours.setblocking(False)
         (room / "proc").mkdir(exist_ok=True)
-        self.watcher = Watcher(theirs, (self.read, position, untaken), 60.0, hardware, str(room), lambda: self.now)
+        self.watcher = Watcher(self.theirs, (self.read, position, untaken), 60.0, hardware, str(room), lambda: self.now)
         self.watcher._gpus = self.watcher._find_gpus()
+
+    def close(self) -> None:
+        for one in (self.ours, self.theirs):
+            one.close()
+        for descriptor in (self.read, self.write, *[self.untaken] * (self.untaken >= 0)):
+            os.close(descriptor)
 
     def said(self) -> list[Seen]:
         found = []
@@ -71,20 +78,26 @@ class Hand:
         place.write_text(text)
 
 
+Make = Callable[..., Hand]
+
+
 @pytest.fixture
-def hand(tmp_path: Path) -> Iterator[Hand]:
-    one = Hand(tmp_path)
-    yield one
-    one.ours.close()
-    os.close(one.read)
-    os.close(one.write)
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Hands over the test's directory, closed when it ends."""
+    with contextlib.ExitStack() as held:
+        yield lambda *arguments, **more: held.enter_context(contextlib.closing(Hand(tmp_path, *arguments, **more)))
 
 
-def test_a_gpus_error_is_said_with_its_uuid(tmp_path: Path) -> None:
+@pytest.fixture
+def hand(make: Make) -> Hand:
+    return make()
+
+
+def test_a_gpus_error_is_said_with_its_uuid(tmp_path: Path, make: Make) -> None:
     (tmp_path / "proc/driver/nvidia/gpus/0000:41:00.0").mkdir(parents=True)
     about = "Model: \t\t NVIDIA H200\nGPU UUID: \t GPU-0f0e0f0e-1111\nBus Type: \t PCIe\n"
     (tmp_path / "proc/driver/nvidia/gpus/0000:41:00.0/information").write_text(about)
-    hand = Hand(tmp_path)
+    hand = make()
     hand.log(entry(XID))
     (seen,) = hand.said()
     assert (seen.kind, seen.source, seen.severity, seen.subject) == (
@@ -106,12 +119,12 @@ def test_a_burst_is_said_once_and_then_how_long_it_was(hand: Hand) -> None:
     assert len(hand.kinds()) == 1
 
 
-def test_a_restarted_watcher_says_nothing_twice(tmp_path: Path) -> None:
+def test_a_restarted_watcher_says_nothing_twice(tmp_path: Path, make: Make) -> None:
     position = os.open(tmp_path / "kmsg", os.O_RDWR | os.O_CREAT)
-    first = Hand(tmp_path, position)
+    first = make(position)
     first.log(entry(XID, number=5), entry("eth0: up", number=6))
     assert len(first.kinds()) == 1
-    again = Hand(tmp_path, position)
+    again = make(position)
     again.log(entry(XID, number=5), entry("eth0: up", number=6))
     assert again.kinds() == []
     again.log(entry(XID, number=7))
@@ -150,13 +163,13 @@ def test_ports_that_went_down(hand: Hand) -> None:
     assert [body["flaps"] for _, body in hand.look()] == [0], "the counter was cleared, and the rate is another"
 
 
-def test_a_gpu_that_vanishes_is_lost_once(tmp_path: Path) -> None:
+def test_a_gpu_that_vanishes_is_lost_once(tmp_path: Path, make: Make) -> None:
     place = tmp_path / "proc/driver/nvidia/gpus/0000:41:00.0"
     place.mkdir(parents=True)
     (place / "information").write_text("GPU UUID: \t GPU-0f0e0f0e-1111\n")
     device = tmp_path / "sys/bus/pci/devices/0000:41:00.0"
     device.mkdir(parents=True)
-    hand = Hand(tmp_path)
+    hand = make()
     assert hand.look() == []
     device.rmdir()
     assert hand.look() == [("gpu.lost", {"pci": "0000:41:00"})]
@@ -207,8 +220,8 @@ def test_what_cannot_be_looked_at_silences_no_node(hand: Hand, caplog: pytest.Lo
     assert len(caplog.records) == 1 and "cannot be looked at" in caplog.text
 
 
-def test_it_says_that_it_is_there(tmp_path: Path) -> None:
-    hand = Hand(tmp_path, hardware=False)
+def test_it_says_that_it_is_there(tmp_path: Path, make: Make) -> None:
+    hand = make(hardware=False)
     hand.watcher.look()
     (seen,) = hand.said()
     assert (seen.kind, seen.source) == ("node.heartbeat", ROOT) and json.loads(seen.body)["uptime_s"] > 0
@@ -272,11 +285,11 @@ def test_the_server_puts_it_into_the_nodes_stream(tmp_path: Path) -> None:
     assert one["uid"] is None and len(list(tmp_path.glob("node-*"))) == 1 and not list(tmp_path.glob("uid-*"))
 
 
-def test_outcomes_that_nobody_took_are_counted_once(tmp_path: Path) -> None:
+def test_outcomes_that_nobody_took_are_counted_once(tmp_path: Path, make: Make) -> None:
     """slurmstepd appends a byte for each, by a descriptor of its own."""
     path = tmp_path / "events.sock.lost"
     path.write_bytes(b"\0\0\0")
-    hand = Hand(tmp_path, untaken=os.open(path, os.O_RDWR))
+    hand = make(untaken=os.open(path, os.O_RDWR))
     assert hand.look() == [("spool.dropped", {"records": 3, "why": "pioletd took no outcome"})]
     assert hand.look() == []
     with path.open("ab") as file:
@@ -284,8 +297,8 @@ def test_outcomes_that_nobody_took_are_counted_once(tmp_path: Path) -> None:
     assert hand.look() == [("spool.dropped", {"records": 1, "why": "pioletd took no outcome"})]
 
 
-def test_what_root_cannot_open_it_does_without(tmp_path: Path) -> None:
-    hand = Hand(tmp_path)
+def test_what_root_cannot_open_it_does_without(tmp_path: Path, make: Make) -> None:
+    hand = make()
     hand.watcher._kmsg = -1
     hand.watcher.look()
     assert [one.kind for one in hand.said()] == ["node.heartbeat"]

@@ -150,3 +150,22 @@ def test_a_command_that_fails_hangs_or_never_ends_is_an_error(tmp_path: Path, mo
     monkeypatch.setattr(past, "OUTPUT_MAX", 1 << 20)
     with pytest.raises(SlurmError, match="than 1 MiB"):
         past.ask_jobs(0, 1, program(tmp_path, "exec yes"))
+
+
+@pytest.mark.parametrize(
+    ("private", "level", "hides"),
+    [
+        ("none", "None", set()),
+        ("users", "", set()),
+        ("jobs,users", "None", {"jobs"}),
+        ("events,jobs", "", {"jobs", "events"}),
+        ("events,jobs", "Operator", set()),
+        ("events,jobs", "Administrator", set()),
+    ],
+)
+def test_what_slurmdbd_hides_from_an_account(tmp_path: Path, private: str, level: str, hides: set[str]) -> None:
+    """Empty answers of sacct are no word of it."""
+    config = "Configuration data as of 2026-11-29T22:15:29\nPrivateData            = jobs,events\n\n"
+    config += f"SlurmDBD configuration:\nMessageTimeout         = 10 secs\nPrivateData            = {private}\n"
+    script = f"case $2 in configuration) printf '{config}' ;; *) [ $4 = user ] && echo '{level}' ;; esac"
+    assert past.hidden("piolet-central", program(tmp_path, script)) == hides

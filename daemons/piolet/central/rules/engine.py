@@ -176,6 +176,8 @@ class Engine:
             return
         if rule.alone:
             word = word._replace(group=self._group(index, rule, event, word))
+        if rule.together and not word.users:
+            word = word._replace(pair=self._meanwhile((index, event.kind, ""), rule.together, word.time, event.node))
         track = self._track(node, index, parts)
         if track.add(word, rule):
             self._added((event.node, index, parts), track, time, out)
@@ -197,11 +199,11 @@ class Engine:
     def _group(self, index: int, rule: Rule, event: Event, word: trust.Evidence) -> set[str]:
         if event.job is not None and word.users:  # of all components of one step
             return self._together((index, event.job, event.step.partition("+")[0], event.run), event.node)
-        return self._meanwhile((index, event.kind), rule, word.time, event.node)
+        return self._meanwhile((index, event.kind), rule.burst, word.time, event.node)
 
-    def _meanwhile(self, of: tuple[Any, ...], rule: Rule, time: float, name: str) -> set[str]:
-        """Return the nodes that are struck in the same burst, or less than half of one before or after it."""
-        width = max(60.0, rule.burst)
+    def _meanwhile(self, of: tuple[Any, ...], seconds: float, time: float, name: str) -> set[str]:
+        """Return the nodes that are struck in so many seconds, or less than half as many before or after these."""
+        width = max(60.0, seconds)
         cell, within = divmod(time, width)
         self._together((*of, int(cell - 1 if within < width / 2 else cell + 1)), name)
         return self._together((*of, int(cell)), name)
@@ -249,9 +251,9 @@ class Engine:
         """Count that a node is silent. Its group is those that fell silent in the same minutes."""
         rule, node = self.rules[index], self.nodes[name]
         at = self.now
-        group = self._meanwhile((index,), rule, at, name) if rule.alone else trust.NOBODY
+        group = self._meanwhile((index,), rule.burst, at, name) if rule.alone else trust.NOBODY
         track = self._track(node, index, ())
-        if track.add(trust.Evidence(at, at, key, False, None, None, "", group), rule):
+        if track.add(trust.Evidence(at, at, key, False, None, None, "", group, trust.NOBODY), rule):
             self._added((name, index, ()), track, at, out)
 
     # What is concluded.

@@ -36,7 +36,8 @@ REPAIR, REVETTED, BOOT, RESUME, HEARD, PERSON, QUIET = RECOVERIES = (
 )  # fmt: skip
 _KEYS: dict[str, type] = {
     "about": str, "source": str, "date": datetime.date, "events": list, "where": str, "per": list, "window": str,
-    "burst": str, "apart": str, "alone": int, "settle": str, "missing": str, "when": str, "then": str, "recovery": list,
+    "burst": str, "apart": str, "alone": int, "together": str, "settle": str, "missing": str, "when": str, "then": str,
+    "recovery": list,
 }  # fmt: skip
 _NEEDED = ("about", "source", "date", "events", "window", "when", "then", "recovery")
 _AN_EPISODE = 16  # bursts that are kept of each: so long a train pushes out no other
@@ -54,7 +55,8 @@ class Rule:
     window    seconds, or LIFETIME
     burst     events of one job, or of none on one subject, within so many seconds of the first count once
     apart     seconds of work without any of its events that end an episode; 0: it has no episodes
-    alone     what befell more nodes than this together is not counted: it is not the node's; 0: no bound
+    alone     what befell more nodes than this in one `burst` is not counted: it is not the node's; 0: no bound
+    together  seconds within which no other node had an event of the same kind, or it is not counted; 0: no bound
     settle    seconds after an event before it is judged, so that the others' words are there
     missing   seconds without any of its events after which their absence is what is counted; 0: they are
     when      the condition
@@ -75,6 +77,7 @@ class Rule:
     burst: float
     apart: float
     alone: int
+    together: float
     settle: float
     missing: float
     when: Condition
@@ -184,8 +187,8 @@ class _Reader:
         return Rule(
             name, table["about"], table["source"], str(table["date"]), events, where, per, window,
             self.seconds(name, table, "burst", 60), self.seconds(name, table, "apart", 0), table.get("alone", 0),
-            self.seconds(name, table, "settle", 0), self.seconds(name, table, "missing", 0),
-            when, then, recovery, quiet, keep, digest,
+            self.seconds(name, table, "together", 0), self.seconds(name, table, "settle", 0),
+            self.seconds(name, table, "missing", 0), when, then, recovery, quiet, keep, digest,
         )  # fmt: skip
 
     def kind(self, name: str, kind: str, then: str) -> None:

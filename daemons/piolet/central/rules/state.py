@@ -117,8 +117,8 @@ def _node(node: Node, groups: _Groups) -> list[Any]:
 
 
 def _said(one: Evidence, groups: _Groups) -> tuple[Any, ...]:
-    together = None if one.group is NOBODY else groups.number(one.group)
-    return one.time, one.arrived, one.key[1], one.key[2], int(one.users), one.uid, one.job, one.subject, together
+    sets = [None if members is NOBODY else groups.number(members) for members in (one.group, one.pair)]
+    return one.time, one.arrived, one.key[1], one.key[2], int(one.users), one.uid, one.job, one.subject, *sets
 
 
 def _node_of(name: str, said: Sequence[Any], groups: _Groups, keys: _Keys, rules: int) -> Node:
@@ -133,9 +133,9 @@ def _node_of(name: str, said: Sequence[Any], groups: _Groups, keys: _Keys, rules
         track = Track()
         track.total, track.floor, track.waits = total, floor, waits
         track.case = None if case is None else (case[0], case[1])
-        for time, arrived, epoch, seq, users, uid, job, subject, together in bursts:
-            group = NOBODY if together is None else groups.of(together)
+        for time, arrived, epoch, seq, users, uid, job, subject, *sets in bursts:
+            group, pair = (NOBODY if number is None else groups.of(number) for number in sets)
             key = keys.of(name, epoch, seq)
-            track.bursts.append(Evidence(time, arrived, key, bool(users), uid, job, intern(subject), group))
+            track.bursts.append(Evidence(time, arrived, key, bool(users), uid, job, intern(subject), group, pair))
         node.tracks.setdefault(index, {})[tuple(parts)] = track
     return node

@@ -71,7 +71,10 @@ class Track:
         return [
             burst
             for burst in self.bursts
-            if begin < burst.time <= at and burst.arrived <= settled and not (alone and len(burst.group) > alone)
+            if begin < burst.time <= at
+            and burst.arrived <= settled
+            and not (alone and len(burst.group) > alone)
+            and len(burst.pair) < 2
         ]
 
     @staticmethod

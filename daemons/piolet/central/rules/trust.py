@@ -33,6 +33,7 @@ class Evidence(NamedTuple):
     arrived  when the central service took it
     users    whether users can bring it about
     group    the nodes that the same befell: of the same step, or at the same time; one set for all of them
+    pair     those that it befell within the rule's `together`; likewise
     """
 
     time: float
@@ -43,6 +44,7 @@ class Evidence(NamedTuple):
     job: int | None
     subject: str
     group: set[str]
+    pair: set[str]
 
 
 @functools.cache
@@ -81,11 +83,11 @@ NOBODY: set[str] = set()
 
 
 def evidence(action: str, event: Event, key: Key, time: float, arrived: float) -> Evidence | None:
-    """Return what counts for a rule that concludes `action`, of no group yet; None: it may not count.
+    """Return what counts for a rule that concludes `action`, of no group and no pair yet; None: it may not count.
 
     `key` is the event's.
     """
     users = doer(event) == USER
     if users and action != REVET:
         return None
-    return Evidence(time, arrived, key, users, event.uid, event.job, event.subject, NOBODY)
+    return Evidence(time, arrived, key, users, event.uid, event.job, event.subject, NOBODY, NOBODY)

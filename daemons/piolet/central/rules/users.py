@@ -106,14 +106,10 @@ def spares(nodes: int, hours: float, failures: int, node_hours: float, *, sure: 
     degrees = 2 * (failures + 1)
     upper = degrees * (1 - 2 / (9 * degrees) + 1.2816 * math.sqrt(2 / (9 * degrees))) ** 3 / 2 / node_hours
     mean = nodes * hours * upper
-    term = total = math.exp(-mean) if mean < 700 else 0.0
-    if total == 0.0:
-        return nodes
-    needed = 0
+    needed, total = 0, math.exp(-mean)
     while total < sure and needed < nodes:
         needed += 1
-        term *= mean / needed
-        total += term
+        total += math.exp(needed * math.log(mean) - mean - math.lgamma(needed + 1))
     return needed
 
 

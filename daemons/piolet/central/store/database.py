@@ -18,6 +18,8 @@ from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from piolet.base.errors import EventError
+from piolet.central.store.schema import kept
+from piolet.system.accounts import own_name
 
 
 class StoreError(EventError):
@@ -35,20 +37,46 @@ def connect(url: str, *, create: bool = False) -> sa.Engine:
 
     Raises EventError: it cannot be reached, or a later release wrote it.
     """
+    place = None
     try:
         place = sa.make_url(url)
-        if place.get_backend_name() == "sqlite" and not create and not os.path.exists(place.database or ""):
-            raise EventError(f"there is no store at {place.database}", "piolet-central makes it when it starts")
+        if place.get_backend_name() == "sqlite" and not create:
+            _look(place.database or "")
         engine = sa.create_engine(place, pool_pre_ping=place.get_backend_name() != "sqlite", pool_size=4)
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", _set_up)
         with engine.begin() as connection:
             _migrate(connection, create)
+        if create:
+            with engine.begin() as connection:  # a store that cannot be written is none, and is not begun with
+                connection.execute(sa.update(kept).where(sa.false()).values(value=0))
     except (SQLAlchemyError, ModuleNotFoundError) as error:
-        raise StoreError(f"the store {_shown(url)} cannot be opened: {reason(error)}") from None
+        hint = _hint(place) if place is not None else "write sqlite:////PATH, or postgresql+psycopg://USER@HOST/NAME"
+        raise StoreError(f"the store {_shown(url)} cannot be opened: {reason(error)}", hint) from None
     except CommandError:
         raise EventError(f"the store {_shown(url)} is of a later release of Piolet", "install that one") from None
     return engine
+
+
+def _look(path: str) -> None:
+    """Raise EventError if there is no file of a store that this process may read."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except PermissionError:
+        hint = "its account and root may: runuser -u piolet-central -- piolet central ..."
+        raise EventError(f"{own_name()} may not read the store {path}", hint) from None
+    except OSError:
+        raise EventError(f"there is no store at {path}", "piolet-central makes it when it starts") from None
+
+
+def _hint(place: sa.URL) -> str:
+    """Return what to do where a store cannot be opened."""
+    who = own_name()
+    if place.get_backend_name() != "sqlite":
+        own = "the service's account may be let in alone: runuser -u piolet-central -- piolet central ..."
+        return f"does it run, and does it let {who} in? " + (own if os.geteuid() == 0 else "psql as that account shows")
+    path = place.database or ""
+    return f"the directory and the file have to be of {who}: chown {who} {os.path.dirname(path)} {path}*"
 
 
 def reason(error: Exception) -> str:
@@ -88,7 +116,11 @@ def alone(engine: sa.Engine) -> Iterator[None]:
     """Be the one writer of this store while the block runs. Raises EventError: there is another."""
     busy = EventError("another piolet-central writes this store", "systemctl status piolet-central")
     if engine.dialect.name == "sqlite":
-        descriptor = os.open(f"{engine.url.database}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = f"{engine.url.database}.lock"
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"{lock} cannot be opened: {error.strerror}", _hint(engine.url)) from None
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
