@@ -25,7 +25,9 @@ from piolet.site import config
 ROOT = Path(__file__).resolve().parents[1]
 MAN, COMPLETION = ROOT / "docs" / "man", ROOT / "etc" / "completion"
 # What plugins and other programs of ours call, and no person.
-_INTERNAL = {"gate", "submit", "end"}
+_INTERNAL = {"gate", "submit", "end", "ended"}
+# Whoever looks for one of these finds the page of all daemons.
+_DAEMONS = ("piolet-imaged", "piolet-central", "piolet-forward")
 
 
 def piolet_parser() -> argparse.ArgumentParser:
@@ -69,6 +71,7 @@ def pages() -> dict[str, str]:
             "piolet", 1, "containers, vetting and scores for Slurm steps", _options(own) + commands + files
         ),
         "pioletd.8": page("pioletd", 8, "Piolet's daemons", daemon),
+        **{f"{name}.8": ".so man8/pioletd.8\n" for name in _DAEMONS},
         "piolet.toml.5": page("piolet.toml", 5, "the configuration of Piolet", _settings()),
         "edf.5": page("edf", 5, "environment definition files", _guide("edf.md")),
         "vet-protocol.5": page("vet-protocol", 5, "what nodes are checked for", _guide("vet.md")),

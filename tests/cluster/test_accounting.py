@@ -131,11 +131,12 @@ def update(*words: str) -> None:
 
 def test_a_drain_comes_back_with_its_reason_and_its_end(cluster: Cluster) -> None:
     began = time.time() - 5
-    update("nodename=node2", "state=drain", "reason=bad | disk")
+    reason = "bad | disk of a health check"
+    update("nodename=node2", "state=drain", "reason=bad | disk\nof a health check")
 
     def said() -> list[tuple[str, object]]:
         events = accounted.events_of_states(past.ask_states(began), "piolet")
-        return [(event.node, event.body["state"]) for event in events if event.body.get("reason") == "bad | disk"]
+        return [(event.node, event.body["state"]) for event in events if event.body.get("reason") == reason]
 
     wait_until(lambda: said() == [("node2", "drain")], 30)
     time.sleep(1.1)  # slurmdbd's times are whole seconds, and a state of none is left out

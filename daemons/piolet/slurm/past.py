@@ -35,6 +35,7 @@ _OVER = re.compile(r"[A-Z_]+")
 _PASSED: set[str] = set()
 _PASSED_MOST = 100
 _NOT_OVER = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING", "STAGE_OUT", "SIGNALING"}
+_IS_TIME = re.compile(r"\d{9,11}$|\d{4}-\d\d-\d\dT")
 _PRIVATE = re.compile(r"^PrivateData\s*=\s*(\S+)", re.MULTILINE)
 _SEES_ALL = ("Operator", "Administrator")
 _SECONDS = re.compile(r"\d{9,11}")
@@ -168,35 +169,41 @@ def _passed_over(error: SlurmError) -> None:
 
 def _rows(text: str, fields: Sequence[str]) -> Iterator[_Row | SlurmError]:
     """Yield (line number, column -> value), or what is wrong; a first line that names columns is the header."""
-    names = [name.lower() for name in fields]
-    begun: list[str] = []  # of a row whose reason goes on in the next line: whoever gives one may write several
+    lines = list(enumerate((line.removesuffix("\r") for line in text.split("\n")), 1))
+    header = _header(lines[0][1])
+    names = header or [name.lower() for name in fields]
+    row: list[str] = []  # its lines: a reason may have several
     first = 0
-    for number, line in enumerate(text.split("\n"), 1):
-        words = line.removesuffix("\r").split("|")
-        if number == 1 and _header(line):
-            names = _header(line)
+    for number, line in lines[1 if header else 0 :]:
+        if not line.strip("|"):
             continue
-        if not any(words):
+        if row and _goes_on(line, names) and len(row) < _REASON_LINES:
+            row.append(line)
             continue
-        at = names.index("reason") if "reason" in names else len(names)
-        if begun and len(words) < len(names):
-            words = [*begun[:-1], f"{begun[-1]} {words[0]}", *words[1:]]
-        else:
-            if begun:
-                yield _cut(first, begun, names)
-            first = number
-        begun = []
-        if at < len(words) < len(names) and number - first < _REASON_LINES:
-            begun = words
-        elif len(words) < len(names):
-            yield _cut(first, words, names)
-        else:
-            # A reason may have the separator in it: it is the last but one of ours, and of most.
-            if len(words) > len(names) and at < len(names):
-                words[at : at + len(words) - len(names) + 1] = ["|".join(words[at : at + len(words) - len(names) + 1])]
-            yield first, dict(zip(names, words, strict=False))
-    if begun:
-        yield _cut(first, begun, names)
+        if row:
+            yield _row(first, " ".join(row).split("|"), names)
+        row, first = [line], number
+    if row:
+        yield _row(first, " ".join(row).split("|"), names)
+
+
+def _goes_on(line: str, names: Sequence[str]) -> bool:
+    """Return whether a line is more of the reason of a node's state, which has no time where a row has one."""
+    if "reason" not in names:
+        return False
+    at = names.index("timestart" if "timestart" in names else "start")
+    words = line.split("|", at + 1)
+    return len(words) <= at or _IS_TIME.match(words[at]) is None
+
+
+def _row(number: int, words: list[str], names: Sequence[str]) -> _Row | SlurmError:
+    if len(words) < len(names):
+        return _cut(number, words, names)
+    # A reason may have the separator in it: it is the last but one of ours, and of most.
+    if len(words) > len(names) and "reason" in names:
+        at, more = names.index("reason"), len(words) - len(names)
+        words[at : at + more + 1] = ["|".join(words[at : at + more + 1])]
+    return number, dict(zip(names, words, strict=False))
 
 
 def _header(line: str) -> list[str]:

@@ -62,7 +62,7 @@ def test_states_of_nodes() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "is_read"),
-    [("two\nlines", "two lines"), ("a\n\nb | c", "a b | c"),
+    [("two\nlines", "two lines"), ("a\n\nb | c", "a b | c"), ("a | b\nc | d\r\ne", "a | b c | d e"),
      ("a\x0cb\u2028c\x1ed", "a?b?c?d"), ("x\n" * 60, "x " * 60),
      ("\nNHC: x", " NHC: x"), ("x\r\ny", "x y")],
 )  # fmt: skip
@@ -75,8 +75,10 @@ def test_a_reason_of_several_lines(reason: str, is_read: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["node1|1700000000|1700000100|DOWN|cut", "node1|1700000000|1700000100|DOWN|cut\nnode2|1|2|DOWN|x|root\n",
-     "node1|1700000000|17000\nnode2|1700000000|Unknown|DRAIN|disk|root\n", "x|1|2|DOWN|" + "x\n" * 200 + "|root\n"],
+    ["node1|1700000000|1700000100|DOWN|cut",
+     "node1|1700000000|1700000100|DOWN|cut\nnode2|1700000000|Unknown|DRAIN|disk|root\n",
+     "node1|1700000000|17000\nnode2|1700000000|Unknown|DRAIN|disk|root\n", "node1\nnode2\n",
+     "x|1700000000|1700000100|DOWN|" + "x\n" * 200 + "|root\n"],
 )  # fmt: skip
 def test_a_row_that_is_cut_off_is_none(text: str) -> None:
     with pytest.raises(SlurmError, match=r"line 1 .* columns?, not 6"):
