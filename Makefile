@@ -18,7 +18,7 @@ SOURCES := $(shell find daemons spank pyslurm_ext -name '*.py' -o -name '*.js' -
 	setup.py pyproject.toml
 PLUGIN_SOURCES := $(wildcard spank/*.c spank/*.h spank/*.lds spank/build_*.py /usr/include/slurm/slurm_version.h)
 
-.PHONY: help man demo demo-central demo-observe lint check ahead test scale test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels test-arm64 venv bootstrap clean
+.PHONY: help man demo demo-central demo-observe lint check ahead machine test scale test-attacks bench cluster cluster-down cluster-purge status plugins rpm test-slurm-versions test-kernels test-arm64 venv bootstrap clean
 .NOTPARALLEL:
 
 help:
@@ -129,14 +129,19 @@ endif
 
 # What is compiled of tests and tools is kept, wherever they are run: all workers want it.
 test ahead: export PYTHONDONTWRITEBYTECODE =
-# What tests need is fetched and made beside the linters and behind them, in two lanes of a core each.
-ahead: plugins
+# What tests need is made in two lanes of a core each: by the system's Python what needs no other, and beside it the
+# virtual environment, the plugins, the linters, and what is behind them.
+ahead: | machine
 	@{ tools/bootstrap.sh buildah || echo 'Going on without buildah: its tests are skipped'; \
 		tools/bootstrap.sh mpi || echo 'Going on without MPI libraries: their tests are skipped'; \
-		$(PYTHON) -m tools.kernels.ready; $(PYTHON) -m tests.support.ahead clusters; \
-		$(PYTHON) -m pytest --collect-only -q >/dev/null 2>&1; } & ahead=$$!; \
-		"$${MAKE:-make}" --no-print-directory lint && $(PYTHON) -m tests.support.ahead machines; linted=$$?; \
+		/usr/bin/python3 -m tools.kernels.ready; /usr/bin/python3 -m tests.support.ahead roots; } & ahead=$$!; \
+		"$${MAKE:-make}" --no-print-directory lint && { $(PYTHON) -m tests.support.ahead wheels; \
+		$(PYTHON) -m pytest --collect-only -q >/dev/null 2>&1 || :; }; linted=$$?; \
 		wait $$ahead; exit $$linted
+
+machine:
+	@tools/bootstrap.sh directory
+	@tools/bootstrap.sh packages
 
 scale: plugins
 	PIOLET_TEST_SCALE=full $(PYTHON) -m pytest --durations=10 tests/scale

@@ -52,6 +52,12 @@ class Result:
     def both(self) -> str:
         return self.out + self.err
 
+    @property
+    def said(self) -> str:
+        """The errors without what srun says where it waits until the job before it has left its nodes."""
+        waited = r"^srun: job \d+ (queued and waiting for|has been allocated) resources\n"
+        return re.sub(waited, "", self.err, flags=re.MULTILINE)
+
 
 class Cluster:
     """The cluster in `directory`, which runs."""

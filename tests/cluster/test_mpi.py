@@ -29,7 +29,7 @@ def test_open_mpi_by_pmix(cluster: Cluster, openmpi: str) -> None:
     cluster.run("alice", "piolet", "image", "pull", openmpi).good()
     done = cluster.srun("alice", edf, "--mpi=pmix", "-N2", "-n4", "hello", timeout=120)
     assert sorted(done.good().splitlines()) == EXPECTED
-    assert done.err == "", "PMIx complains of what it cannot open"
+    assert done.said == "", "PMIx complains of what it cannot open"
 
 
 def test_mpich_by_pmi2(cluster: Cluster) -> None:

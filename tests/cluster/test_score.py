@@ -208,7 +208,7 @@ def test_the_option_does_nothing_where_it_is_not_given(cluster: Cluster) -> None
     """No file, no line."""
     room = cluster.room("alice")
     done = cluster.run("alice", "srun", "-w", "node1", "true", cwd=room)
-    assert done.status == 0 and done.both == "" and not list(room.iterdir())
+    assert done.status == 0 and done.out == done.said == "" and not list(room.iterdir())
 
 
 def test_with_a_container_and_a_vetting(cluster: Cluster, tiny_edf: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_file_of_the_command_that_is_not_where_tasks_start(node: Node, tiny: s
     )
 
     def errors(edf: Path | None, *words: str) -> str:
-        return node.cluster.srun("alice", edf, "-w", node.name, *words, cwd=room).err
+        return node.cluster.srun("alice", edf, "-w", node.name, *words, cwd=room).said
 
     said = (
         "piolet: warning: job.sh is in the working directory, but tasks start elsewhere in the container\n"

@@ -96,23 +96,26 @@ def test_a_slow_node(cluster: Cluster, faults: Faults, room: Path) -> None:
 
 def test_a_clock_that_is_off(cluster: Cluster, faults: Faults, room: Path) -> None:
     """Nodes of one machine share its clock: node2 asks a time server that is three seconds ahead, simulated."""
-    right = TimeServer(0.0)
-    wrong = TimeServer(3.0, address="127.0.0.2", port=right.port)
-    right.start()
-    wrong.start()
+    with TimeServer(0.0) as right, TimeServer(3.0, address="127.0.0.2", port=right.port):
+        out = asked(cluster, faults, room, f"timeserver:{right.port}")
+    assert_left_out(out, "node2", "clock offset")
+
+
+def asked(cluster: Cluster, faults: Faults, room: Path, server: str) -> str:
+    """Vet with the time server of this name, which is 127.0.0.2 on node2; return what was said."""
     names = Path("/etc/hosts").read_text("utf-8")
     for node in node_names(4):
         address = "127.0.0.2" if node == "node2" else "127.0.0.1"
         own = faults.root(node).joinpath("etc/hosts").read_text("utf-8") or names
-        cover = cluster.write("alice", room / f"hosts.{node}", f"{own}\n{address} timeserver\n")
+        cover = cluster.write("alice", room / f"hosts.{node}", f"{own}\n{address} {server.partition(':')[0]}\n")
         subprocess.run(faults.on_node(node, "mount", "--bind", str(cover), "/etc/hosts"), check=True)
     try:
-        server = f"timeserver:{right.port}"
-        out = vetted(cluster, room, f"name: clock\nevals:\n- {{type: clock_skew, max_offset: 0.5, server: {server}}}\n")
+        return vetted(
+            cluster, room, f"name: clock\nevals:\n- {{type: clock_skew, max_offset: 0.5, server: {server}}}\n"
+        )
     finally:
         for node in node_names(4):
             subprocess.run(faults.on_node(node, "umount", "-l", "/etc/hosts"), check=True)
-    assert_left_out(out, "node2", "clock offset")
 
 
 def test_a_worker_is_killed(cluster: Cluster, room: Path) -> None:

@@ -1,7 +1,7 @@
-"""What tests would make first, made before they begin: `python -m tests.support.ahead clusters|machines`.
+"""What tests would make first, made before they begin: `python -m tests.support.ahead roots|wheels`.
 
-`make test` has it beside the linters and behind them, as each of these is work for one core. Whatever fails here the
-tests say, or are left out.
+`make test` makes the roots beside all else that comes before the tests, with the system's Python, and then the wheels.
+Whatever fails here the tests say, or are left out.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from tools import machines, rpm
 from tools.cluster import image, packages
 from tools.cluster.errors import ClusterError
 
-BUILD = Path(__file__).resolve().parents[2] / "build"
+BUILD = (Path(__file__).resolve().parents[2] / "build").resolve()
 # Debian with what installs packages there (tests/cluster/test_remap_root.py).
 INSTALLERS = (*image.PACKAGES, "apt", "adduser", "rpm", "libcap2-bin")
 
 
-def for_clusters() -> None:
-    """Make the images of private clusters."""
+def roots() -> None:
+    """Make the images of private clusters, and the root of machines that systemd boots."""
+    packages.ensure(lambda _: None)
     for wanted in (image.PACKAGES, INSTALLERS):
         image.ensure(BUILD / "cache", lambda _: None, packages=wanted)
+    machines.base(BUILD / "cache")
 
 
-def for_machines() -> None:
-    """Make the root of machines that systemd boots, and fetch the wheels of the packages that they install."""
-    machines.base(BUILD.resolve() / "cache")
-    rpm.fetch(BUILD.resolve() / "wheels")
+def wheels() -> None:
+    """Fetch what the packages hold, for this Python."""
+    rpm.fetch(BUILD / "wheels")
 
 
 def main(what: str) -> None:
     """Make it, if this is a machine for tests of clusters."""
     with contextlib.suppress(ClusterError, rpm.RpmError):
         packages.require_root()
-        packages.ensure(lambda _: None)
-        {"clusters": for_clusters, "machines": for_machines}[what]()
+        {"roots": roots, "wheels": wheels}[what]()
 
 
 if __name__ == "__main__":

@@ -198,17 +198,14 @@ def test_a_hung_mount_is_named_and_hangs_nobody(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(("ahead", "outcome"), [(0.0, PASS), (3.0, FAIL), (-3.0, FAIL)])
 def test_clock_offset(ahead: float, outcome: str) -> None:
-    server = TimeServer(ahead)
-    server.start()
-    verdict = clock_skew.ClockSkew(max_offset=0.5, server=server.name_of).check(context())
+    with TimeServer(ahead) as server:
+        verdict = clock_skew.ClockSkew(max_offset=0.5, server=server.name_of).check(context())
     assert verdict.outcome == outcome
     assert verdict.value == pytest.approx(abs(ahead), abs=0.2)
 
 
 def test_a_time_server_that_is_silent_judges_nobody() -> None:
-    server = TimeServer(0.0, silent=True)
-    server.start()
-    with pytest.raises(Inconclusive, match="does not answer"):
+    with TimeServer(0.0, silent=True) as server, pytest.raises(Inconclusive, match="does not answer"):
         clock_skew.ClockSkew(server=server.name_of).check(context(seconds=1.0))
     with pytest.raises(Inconclusive, match="cannot reach"):
         clock_skew.ClockSkew(server="host:port").check(context())
