@@ -97,7 +97,9 @@ def machines(request: pytest.FixtureRequest, cluster: Cluster) -> crashes.Machin
 
 
 def _cluster() -> Iterator[Cluster]:
-    options = ("--nodes", str(NODES), "--gpus", str(GPUS))
+    # Users have one home on all clusters, and what is kept there of a job is found by the job's number.
+    first = 1 + 100_000 * sum(int(name.removeprefix("gw")) + 1 for name in WORKER)
+    options = ("--nodes", str(NODES), "--gpus", str(GPUS), "--first-job", str(first))
     named = os.environ.get("PIOLET_TEST_CLUSTER")
     if not named:
         with running("-".join(["test-cluster", *WORKER]), *options) as made:

@@ -78,7 +78,9 @@ def held(cluster: Cluster, edf: Path, *options: str, change: str = CHANGE) -> It
 
 def image(cluster: Cluster, name: str, *command: str, room: Path) -> str:
     """Return what a command says in a step of an image alone."""
-    return cluster.srun(ALICE, f"image:{name}", *command, cwd=room).good()
+    done = cluster.srun(ALICE, f"image:{name}", *command, cwd=room)
+    assert "are not known" not in done.err
+    return done.good()
 
 
 @pytest.mark.parametrize("key", ["", "remap_root = true\n"])

@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--private-tmp", action="store_true", help="jobs have a /tmp and a /dev/shm of their own")
     up.add_argument("--accounting", action="store_true", help="with a slurmdbd: sacct and sacctmgr have what to say")
     up.add_argument("--central", action="store_true", help="with a central service, and a forwarder on each node")
+    up.add_argument("--first-job", type=int, default=1, help="the number of the first job (default: 1)")
     up.add_argument("--from-rpm", type=Path, metavar="ROOT", help="run what RPMs installed below ROOT, not build/")
     up.add_argument("--without-piolet", action="store_true", help="plain Slurm, no plugin and no daemons of ours")
     commands.add_parser("down", parents=[where], help="end it; accounts, image and logs stay")
@@ -54,6 +55,7 @@ def run(arguments: argparse.Namespace, report: Report) -> int:
                 arguments.private_tmp,
                 arguments.accounting,
                 arguments.central,
+                arguments.first_job,
             )
             root = arguments.from_rpm
             lifecycle.up(replace(layout, installed=root.resolve() if root else None), request, report)

@@ -33,6 +33,7 @@ class Settings:
     private_tmp    jobs have a /tmp and a /dev/shm of their own, by Slurm
     accounting     a slurmdbd keeps what becomes of jobs and nodes
     central        Piolet's central service takes what nodes say
+    first_job      the number of the first job
     """
 
     layout: Layout
@@ -47,6 +48,7 @@ class Settings:
     private_tmp: bool = False
     accounting: bool = False
     central: bool = False
+    first_job: int = 1
 
     @property
     def registry(self) -> str:
@@ -68,6 +70,7 @@ def slurm_conf(s: Settings, stay: bool = True) -> str:
     lines = [
         "# Written by tools/cluster; the next start writes it anew.",
         "ClusterName=piolet",
+        f"FirstJobId={s.first_job}",
         f"SlurmctldHost={CONTROLLER}({s.address})",
         f"SlurmctldPort={s.ports['slurmctld']}",
         "SlurmUser=slurm",
@@ -339,15 +342,8 @@ def registry_yml(s: Settings) -> str:
 def write(s: Settings, own_name: str, own_hosts: str) -> None:
     """Write every file; the directories exist."""
     layout = s.layout
-    directories = (
-        layout.etc,
-        layout.client_conf.parent,
-        layout.bin,
-        layout.edf,
-        layout.site,
-        layout.etc / "plugstack.conf.d",
-    )
-    for directory in directories:
+    places = (layout.etc, layout.client_conf.parent, layout.bin, layout.edf, layout.site)
+    for directory in (*places, layout.etc / "plugstack.conf.d"):
         directory.mkdir(parents=True, exist_ok=True)
     names = ("piolet.conf", "vet.conf", "score.conf")
     piolet_line, vet_line, score_line = (layout.etc / "plugstack.conf.d" / name for name in names)

@@ -49,6 +49,7 @@ class Request:
     private_tmp: bool = False
     accounting: bool = False
     central: bool = False
+    first_job: int = 1
 
 
 class Record:
@@ -175,8 +176,7 @@ def _settle(layout: Layout, request: Request) -> config.Settings:
     address = name_address or network.LOOPBACK
     names = ["registry", "slurmctld", *["slurmdbd"] * request.accounting, *["central"] * request.central]
     names += [*node_names(request.nodes)]
-    before = _read_ports(layout.ports_file)
-    ports = network.choose_ports(names, before, random.Random())
+    ports = network.choose_ports(names, _read_ports(layout.ports_file), random.Random())
     write_atomically(layout.ports_file, "".join(f"{name} {port}\n" for name, port in ports.items()))
     return config.Settings(
         layout=layout,
@@ -190,6 +190,7 @@ def _settle(layout: Layout, request: Request) -> config.Settings:
         private_tmp=request.private_tmp,
         accounting=request.accounting,
         central=request.central,
+        first_job=request.first_job,
     )
 
 
@@ -396,5 +397,4 @@ def purge(layout: Layout, report: Report) -> None:
         where = _read(others[0] / "cluster").strip() or str(others[0])
         report.line(f"Kept the accounts: the cluster in {where} uses them.")
         return
-    removed = accounts.remove()
-    report.line(f"Removed: {', '.join([str(layout.root), *removed])}")
+    report.line(f"Removed: {', '.join([str(layout.root), *accounts.remove()])}")
