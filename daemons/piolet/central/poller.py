@@ -2,7 +2,7 @@
 
 Where it stands is a cursor in the store, one for jobs and one for nodes: the time up to which all was asked. Each turn
 asks again for the time before it, since slurmctld tells slurmdbd late, and what is known already has the same key. Long
-times are asked in pieces.
+times are asked in pieces, which get smaller where there is too much in one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from piolet.base.errors import PioletError, SlurmError
 from piolet.central.accounted import events_of_jobs, events_of_states
 from piolet.events.envelope import Event
 from piolet.slurm import past
+from piolet.slurm.asking import TooMuchError
 
 _log = logging.getLogger("piolet-central")
 
 CURSOR, STATES_CURSOR = "slurm.accounting", "slurm.states"
 OVERLAP_S = 3600.0
-PIECE_S = 86400.0
+PIECE_S, PIECE_LEAST_S = 86400.0, 900.0
 BATCH = 500
 _FAILED_WAIT_S = 300.0
 
@@ -83,9 +84,17 @@ class Poller:
             self._keeper.set_cursor(STATES_CURSOR, now)
         except SlurmError as error:  # slurmdbd may hide these from the account, and not the jobs
             new, refused = 0, error
+        piece = PIECE_S
         while not self._ending.is_set():
-            until = min(since + PIECE_S, now)
-            new += self._take(events_of_jobs(self._ask_jobs(since, until), self._cluster))
+            until = min(since + piece, now)
+            try:
+                jobs = self._ask_jobs(since, until)
+            except TooMuchError:
+                piece = min(piece, until - since) / 2
+                if piece < PIECE_LEAST_S:
+                    raise
+                continue
+            new += self._take(events_of_jobs(jobs, self._cluster))
             self._keeper.set_cursor(CURSOR, until)
             if until >= now:
                 break

@@ -14,6 +14,10 @@ ASK_S = 30.0
 OUTPUT_MAX = 64 << 20
 
 
+class TooMuchError(SlurmError):
+    """A command has more to tell than it is given time or room for."""
+
+
 def ask(
     command: Sequence[str], what: str, times: str = "", limit_s: float = ASK_S, most: int = OUTPUT_MAX
 ) -> tuple[bool, str, str]:
@@ -23,7 +27,7 @@ def ask(
     times   how it shows times (SLURM_TIME_FORMAT), where the user may want others
     most    so many bytes together
 
-    Raises SlurmError: it does not start, does not answer in time, or never stops.
+    Raises SlurmError: it does not start; TooMuchError: it does not answer in time, or never stops.
     """
     environ: Mapping[str, str] = {**os.environ, "SLURM_TIME_FORMAT": times} if times else os.environ
     deadline = time.monotonic() + limit_s
@@ -35,7 +39,7 @@ def ask(
         raise SlurmError(f"cannot start {command[0]}: {error.strerror}") from None
     out, err = bytearray(), bytearray()
     assert child.stdout is not None and child.stderr is not None
-    late = SlurmError(f"{command[0]} did not tell {what} within {limit_s:g} s")
+    late = TooMuchError(f"{command[0]} did not tell {what} within {limit_s:g} s")
     with child, selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ, out)
         selector.register(child.stderr, selectors.EVENT_READ, err)
@@ -50,7 +54,7 @@ def ask(
                     if not piece:
                         selector.unregister(key.fileobj)
                 if len(out) + len(err) > most:
-                    raise SlurmError(f"{command[0]} told more of {what} than {most >> 20} MiB", "ask for less of it")
+                    raise TooMuchError(f"{command[0]} told more of {what} than {most >> 20} MiB", "ask for less of it")
             status = child.wait(max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
             raise late from None

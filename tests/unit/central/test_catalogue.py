@@ -205,6 +205,19 @@ def test_a_copy_of_an_event_is_no_second_one(name: str) -> None:
     assert concluded([of_catalogue(name)], copies, until=_until(name, copies)) == []
 
 
+def test_a_node_that_was_taken_away_is_acknowledged_and_stays_so() -> None:
+    engine = Engine([of_catalogue("silent")])
+    engine.take(event("node.heartbeat", 0))
+    for minute in range(1, 60):
+        engine.take(event("node.heartbeat", minute * MINUTE, "n2"))
+    (case,) = engine.open
+    (closed,) = engine.take(event("site.note", HOUR, body={"case": case, "text": "sold"}))
+    assert (closed.state, closed.case) == ("closed", case)
+    for minute in range(61, 200):
+        assert engine.take(event("node.heartbeat", minute * MINUTE, "n2")) == []
+    assert engine.open == set()
+
+
 @pytest.mark.parametrize("many", [1, 2])
 @pytest.mark.parametrize("name", ["link-flaps", "link-degraded"])
 def test_a_line_card_is_no_nodes_fault(name: str, many: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 from piolet.base.errors import SlurmError
 from piolet.central.poller import CURSOR, OVERLAP_S, PIECE_S, Poller
 from piolet.events.envelope import Event
+from piolet.slurm.asking import TooMuchError
 from piolet.slurm.past import EndedJob, NodeState
 
 from tests.support.waiting import wait_until
@@ -60,6 +61,26 @@ def test_the_first_time_goes_back_in_pieces_and_the_next_asks_for_what_is_new() 
     assert slurm.asked == [(NOW - n * PIECE_S, NOW - (n - 1) * PIECE_S) for n in (3, 2, 1)]
     assert poller(kept, slurm, NOW + 60).poll() == 1
     assert slurm.asked[3:] == [(NOW - OVERLAP_S, NOW + 60)]
+
+
+def test_a_day_with_more_jobs_than_one_answer_holds_is_asked_in_pieces() -> None:
+    kept, slurm = Kept(), Accounting(*(NOW - 60.0 * n for n in range(1, 4000)))
+    asked = slurm.ask_jobs
+
+    def bounded(since: float, until: float) -> list[EndedJob]:
+        found = asked(since, until)
+        if len(found) > 500:
+            raise TooMuchError("sacct told more of jobs than 64 MiB")
+        return found
+
+    slurm.ask_jobs = bounded  # type: ignore[method-assign]
+    assert poller(kept, slurm).poll() == 4000  # and a drain
+    assert kept.cursors[CURSOR] == NOW
+    slurm.jobs = Accounting(*[NOW + 30.0] * 501).jobs
+    with pytest.raises(TooMuchError):  # of a quarter of an hour there is no less
+        poller(kept, slurm, NOW + 60).poll()
+    assert kept.cursors[CURSOR] < NOW + 60
+    assert len(slurm.asked) < 40
 
 
 def test_what_slurmdbd_hears_late_is_found_and_nothing_is_twice() -> None:
