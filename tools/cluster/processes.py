@@ -16,6 +16,9 @@ from tools.cluster.state import Process
 # child of it, is outside the group.
 INTO_GROUP = 'echo $$ >"$0" && exec "$@"'
 
+# An emulated machine, as of another kernel's guest, takes several times as long for everything.
+PATIENCE = float(os.environ.get("PIOLET_TEST_PATIENCE", "1"))
+
 FIXED_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -77,6 +80,7 @@ def spawn(
 
 def wait_ready(process: Process, log: Path, timeout_s: float, ready: Callable[[], bool]) -> None:
     """Wait until `ready` says so. Raises ClusterError when the process ends first, or never gets there."""
+    timeout_s *= PATIENCE
     deadline = time.monotonic() + timeout_s
     while not ready():
         if not alive(process):

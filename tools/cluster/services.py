@@ -158,6 +158,7 @@ def start_machines(
 
 def wait_idle(s: Settings, nodes: Sequence[Process], timeout_s: float) -> None:
     """Wait until the controller counts every node as idle."""
+    timeout_s *= processes.PATIENCE
     deadline = time.monotonic() + timeout_s
     answer = ""
     while True:
