@@ -39,26 +39,31 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 	return plugin_init(spank, "piolet_outcomes", NULL, argc, argv);
 }
 
+static uint64_t number(spank_t spank, const char *variable, uint64_t otherwise)
+{
+	char text[24];
+
+	return spank_getenv(spank, variable, text, sizeof(text)) == ESPANK_SUCCESS ? strtoull(text, NULL, 10) : otherwise;
+}
+
 int slurm_spank_task_exit(spank_t spank, int argc, char **argv)
 {
 	uint32_t *numbers[] = { &outcome.job, &outcome.step, &outcome.uid, &outcome.restarts, &outcome.array, &outcome.array_task };
 	spank_item_t items[] = { S_JOB_ID, S_JOB_STEPID, S_JOB_UID, S_SLURM_RESTART_COUNT, S_JOB_ARRAY_ID, S_JOB_ARRAY_TASK_ID };
 	const char *node = getenv("SLURMD_NODENAME");
-	char end[24] = "", run[24] = "";
 	int status = 0;
 	uint32_t task = 0, i = 0;
 
 	if (outcome.job == 0) {
 		for (size_t item = 0; item < sizeof(items) / sizeof(items[0]); item++)
 			spank_get_item(spank, items[item], numbers[item]);
-		/* Of a batch script Slurm's item says 0. */
-		if (spank_getenv(spank, "SLURM_RESTART_COUNT", run, sizeof(run)) == ESPANK_SUCCESS)
-			outcome.restarts = (uint32_t)strtoul(run, NULL, 10);
+		/* Of a batch script Slurm's item says 0; and of a component the job is the component's. */
+		outcome.restarts = (uint32_t)number(spank, "SLURM_RESTART_COUNT", outcome.restarts);
+		outcome.het_job = (uint32_t)number(spank, "SLURM_JOB_ID", 0);
+		outcome.end = number(spank, "SLURM_JOB_END_TIME", 0);
 		if (outcome.array_task == NO_VAL)
 			outcome.array = outcome.array_task = 0;
 		snprintf(outcome.node, sizeof(outcome.node), "%s", node ? node : "");
-		if (spank_getenv(spank, "SLURM_JOB_END_TIME", end, sizeof(end)) == ESPANK_SUCCESS)
-			outcome.end = strtoull(end, NULL, 10);
 	}
 	if (spank_get_item(spank, S_TASK_EXIT_STATUS, &status) || spank_get_item(spank, S_TASK_GLOBAL_ID, &task))
 		return 0;
@@ -68,11 +73,8 @@ int slurm_spank_task_exit(spank_t spank, int argc, char **argv)
 		outcome.others++;
 		return 0;
 	}
-	if (i == outcome.ways) {
-		outcome.ended[i].status = status;
-		outcome.ended[i].first = task;
-		outcome.ways++;
-	}
+	if (i == outcome.ways)
+		outcome.ended[outcome.ways++] = (struct piolet_ended){ .status = status, .first = task };
 	outcome.ended[i].tasks++;
 	return 0;
 }
@@ -114,7 +116,8 @@ static void ended(int status, void *nothing)
 	free(result);
 }
 
-/* In srun, when the step is about to be launched; of a heterogeneous one once for each part. */
+/* In srun, when the step is about to be launched. Of a heterogeneous job Slurm calls once, and names one of its components; srun's
+ * environment, which the command inherits, has the job as a whole. */
 int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
 {
 	if (state.pid || spank_get_item(spank, S_JOB_ID, &state.job) || spank_get_item(spank, S_JOB_STEPID, &state.step))

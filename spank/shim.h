@@ -25,7 +25,7 @@ _Static_assert(sizeof(struct piolet_start) == 112, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_ready) == 4376, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_error) == 2064, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_gpus) == 4096, "the wire has no padding");
-_Static_assert(sizeof(struct piolet_outcome) == 504, "the wire has no padding");
+_Static_assert(sizeof(struct piolet_outcome) == PIOLET_OUTCOME_LEAST + 8, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_record) == 24, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_dependency) == 56, "the wire has no padding");
 _Static_assert(sizeof(struct piolet_start) + 4 * PIOLET_GROUPS_MAX + PIOLET_DEFINITION_MAX <= PIOLET_START_MAX,

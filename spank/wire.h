@@ -133,6 +133,7 @@ struct piolet_gpus {
  * a byte for each. Who sent it the kernel says with it.
  */
 #define PIOLET_WAYS_MAX 32
+#define PIOLET_OUTCOME_LEAST 504	/* bytes, without het_job: what a slurmstepd says that was there before an upgrade */
 
 struct piolet_ended {
 	int32_t status;		/* as of wait(2) */
@@ -153,6 +154,8 @@ struct piolet_outcome {
 	uint32_t ways;		/* so many of those below, in the order in which they came up */
 	char node[64];		/* the node's name in Slurm, NUL-terminated; empty: Slurm does not say */
 	struct piolet_ended ended[32];	/* PIOLET_WAYS_MAX */
+	uint32_t het_job;	/* as srun said, the job as a whole: of a heterogeneous one that of its first component; 0: not told */
+	uint32_t reserved;	/* 0 */
 };
 
 /* 5. A submission: what `piolet env submit` and `piolet score submit` hand to the shim in srun, sbatch or salloc,

@@ -73,6 +73,25 @@ def test_a_node_on_which_steps_of_several_users_fail_is_named(cluster: Cluster) 
     assert f"{SICK}\n" in cluster.run("carol", "piolet", "node", SICK).good()
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_whichever_component_of_a_heterogeneous_job_failed(cluster: Cluster, place: int) -> None:
+    """Slurm tells srun's plugin of one of them alone."""
+    nodes = [*WELL]
+    nodes.insert(place, SICK)
+    ends = {SICK: ["sh", "-c", "exit 6"]}
+    words = [[f"--nodelist={node}", "-N1", "-n1", *ends.get(node, ["true"])] for node in nodes]
+    told: list[str] = []
+
+    def carols() -> bool:
+        done = cluster.run("carol", "srun", *words[0], ":", *words[1], ":", *words[2], timeout=60)
+        assert done.status == 6
+        told.append(line(done))
+        return bool(told[-1])
+
+    wait_until(carols, 30, "a line at the end of srun")
+    assert told[-1].startswith(f"piolet: {SICK} failed ") and told[-1].endswith(f"ask for --exclude={SICK}")
+
+
 def test_a_program_that_fails_everywhere_blames_no_node(cluster: Cluster) -> None:
     for node in WELL:
         fail(cluster, "carol", node, 7)

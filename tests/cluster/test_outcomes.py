@@ -151,9 +151,13 @@ def test_parts_of_a_heterogeneous_step(cluster: Cluster, faults: Faults) -> None
     )
     done = cluster.run("alice", "srun", *words, timeout=60)
     job = job_of(done.out)
-    assert [one["status"] for one in ends(faults, "node1", job)] == [4]
+    assert [(one["status"], one.get("het_job")) for one in ends(faults, "node1", job)] == [(4, None)]
     # Each part is a job of its own, of the next number.
-    assert [one["status"] for one in ends(faults, "node2", job + 1)] == [0]
+    assert [(one["status"], one.get("het_job")) for one in ends(faults, "node2", job + 1)] == [(0, job)]
+    group = ("salloc", "-N1", "-wnode1", "-n1", ":", "-N1", "-wnode2", "-n1", "srun", "--het-group=1", "sh", "-c")
+    again = cluster.run("alice", *group, "echo job $SLURM_JOB_ID; exit 5", timeout=60)
+    job = job_of(again.out)
+    assert [(one["status"], one.get("het_job")) for one in ends(faults, "node2", job + 1)] == [(5, job)]
 
 
 def test_while_pioletd_is_away_outcomes_are_counted(cluster: Cluster, faults: Faults) -> None:

@@ -49,17 +49,18 @@ def gpus(text: bytes, nodes: int = 4, restarts: int = 1) -> bytes:
 def outcome(
     ended: list[tuple[int, int, int]], *, job: int = 7, step: int = 0, uid: int = 1000, restarts: int = 0,
     array: tuple[int, int] = (0, 0), end: int = 0, others: int = 0, node: bytes = b"node1",
+    het_job: int = 0, size: int = ffi.sizeof("struct piolet_outcome"),
 ) -> bytes:  # fmt: skip
-    """Return an OUTCOME message; `ended` has status, first and tasks of each way."""
+    """Return an OUTCOME message; `ended` has status, first and tasks of each way, and `size` cuts it."""
     message = ffi.new("struct piolet_outcome *")
-    size = ffi.sizeof("struct piolet_outcome")
     message.header = (lib.PIOLET_MAGIC, lib.PIOLET_VERSION, lib.PIOLET_OUTCOME, size, 0)
     message.job, message.step, message.uid, message.restarts = job, step, uid, restarts
     message.array, message.array_task = array
+    message.het_job = het_job
     message.end, message.others, message.ways, message.node = end, others, len(ended), node
     for way, values in zip(message.ended, ended, strict=False):
         way.status, way.first, way.tasks = values
-    return bytes(ffi.buffer(message))
+    return bytes(ffi.buffer(message))[:size]
 
 
 def vet(plan: bytes) -> bytes:

@@ -75,13 +75,20 @@ def test_outcome() -> None:
     """Two tasks exited with 0, one was ended by a segmentation fault, in a job of an array that was requeued once."""
     found = wire.decode_outcome(vector("outcome"))
     ended = (wire.Ended(0, 0, 2), wire.Ended(0x8B, 2, 1))
-    assert found == wire.Outcome(42, 3, 1000, 1, (40, 2), 1_795_910_421, 0, "node1", ended)
+    assert found == wire.Outcome(42, 3, 1000, 1, (40, 2), 1_795_910_421, 0, "node1", ended, 41)
     mine = [(0, 0, 2), (0x8B, 2, 1)]
-    same = messages.outcome(mine, job=42, step=3, restarts=1, array=(40, 2), end=1_795_910_421)
+    same = messages.outcome(mine, job=42, step=3, restarts=1, array=(40, 2), end=1_795_910_421, het_job=41)
     assert same == vector("outcome")
 
 
-@pytest.mark.parametrize("size", [0, 16, 503, 505, 4096])
+def test_an_outcome_of_a_slurmstepd_that_was_there_before_an_upgrade() -> None:
+    """Its message ends before the number of the heterogeneous job."""
+    found = wire.decode_outcome(messages.outcome([(0, 0, 2)], het_job=41, size=wire.OUTCOME_LEAST))
+    assert (found.job, found.ended, found.het_job) == (7, (wire.Ended(0, 0, 2),), None)
+    assert wire.decode_outcome(messages.outcome([(0, 0, 2)], job=7, het_job=7)).het_job is None, "it is its own job"
+
+
+@pytest.mark.parametrize("size", [0, 16, 503, 505, 508, 511, 513, 4096])
 def test_an_outcome_of_another_length_is_refused(size: int) -> None:
     with pytest.raises(WireError, match=f"{size} bytes"):
         wire.decode_outcome((vector("outcome") * 9)[:size])

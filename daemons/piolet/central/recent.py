@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from piolet.central.conclusions import Conclusion
 from piolet.central.failures import Failures
+from piolet.central.rules.components import StepKey, step_of
 from piolet.central.rules.users import Failed
 from piolet.events.envelope import Event
 
@@ -28,9 +29,6 @@ NODES_OF_A_STEP = 2
 SENT = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
 SENT_STATUS = tuple(128 + number for number in SENT)
 
-StepKey = tuple[int, str, int]
-"""Job, step, and how often the job was requeued before."""
-
 
 class Engine(Protocol):
     """What judges events."""
@@ -39,18 +37,32 @@ class Engine(Protocol):
         """Return what an event concludes."""
 
 
+StepOf = tuple[int | None, int, str]
+"""Whose, job and step, of whichever run."""
+
+
 @dataclass
 class FailedStep:
-    """A step that failed: when, whose it is, and how it did so on each node, '' where it was ended."""
+    """A step that failed: which it is, when, and how it did so on each node, '' where it was ended."""
 
+    key: StepKey
     at: float
-    uid: int | None
     nodes: dict[str, str] = field(default_factory=dict)
 
     @property
     def by_itself(self) -> dict[str, str]:
         """The nodes on which it failed by itself."""
         return {node: word for node, word in self.nodes.items() if word}
+
+    @property
+    def uid(self) -> int | None:
+        """Whose it is."""
+        return self.key[0]
+
+    @property
+    def of(self) -> StepOf:
+        """The step of any run."""
+        return self.key[:3]
 
 
 def how(body: Mapping[str, Any]) -> str | None:
@@ -79,7 +91,7 @@ class Recent:
         self._steps: OrderedDict[StepKey, FailedStep] = OrderedDict()
         self._of_node: dict[str, OrderedDict[StepKey, None]] = {}
         self._of_user: dict[tuple[int, str], OrderedDict[StepKey, None]] = {}
-        self._runs: dict[tuple[int, str], OrderedDict[StepKey, None]] = {}
+        self._runs: dict[StepOf, OrderedDict[StepKey, None]] = {}
         self._mine: dict[int | None, OrderedDict[StepKey, None]] = {}
         self._counts: dict[int | None, int] = {}
         self._count = 0
@@ -89,23 +101,25 @@ class Recent:
     def take(self, event: Event, received: float) -> None:
         """Take an event; of steps anything but a failure changes nothing."""
         self.nodes.take(event, received)
-        if event.kind != "step.outcome" or event.job is None:
-            return
+        step = step_of(event) if event.kind == "step.outcome" else None
         word = how(event.body)
-        if word is None:
-            return
-        self._take((event.job, event.step, event.run or 0), received, event.uid, event.node, word)
+        if step is not None and word is not None:
+            self._take(step, received, event.node, word, first=event.body.get("order") == 0)
 
-    def _take(self, key: StepKey, received: float, uid: int | None, node: str, word: str) -> None:
+    def _take(self, key: StepKey, received: float, node: str, word: str, *, first: bool = False) -> None:
+        """Take how tasks of a step ended on a node; `first` of the tasks of their component there."""
         with self._lock:
-            step = self._steps.setdefault(key, FailedStep(received, uid))
-            if node in step.nodes:
-                return  # how the first of its tasks ended that did not end well
+            step = self._steps.setdefault(key, FailedStep(key, received))
+            # Once: how the first of its tasks ended that did not end well. Where components share a node, the one that
+            # failed by itself may come after one that was ended for it.
+            again = node in step.nodes
+            if again and (step.nodes[node] or not (word and first)):
+                return
             step.nodes[node] = word
-            self._runs.setdefault(key[:2], OrderedDict())[key] = None
+            self._runs.setdefault(step.of, OrderedDict())[key] = None
             self._mine.setdefault(step.uid, OrderedDict())[key] = None
-            self._counts[step.uid] = self._counts.get(step.uid, 0) + 1
-            self._count += 1
+            self._counts[step.uid] = self._counts.get(step.uid, 0) + (not again)
+            self._count += not again
             if word:
                 self._of_node.setdefault(node, OrderedDict())[key] = None
             if word and step.uid is not None:  # whose it was said to be first: so it is forgotten, too
@@ -120,7 +134,7 @@ class Recent:
         """Yield all of it, a line of JSON for each step and each node."""
         with self._lock:
             steps = list(self._steps.items())
-        of_steps = ([key, step.at, step.uid, step.nodes] for key, step in steps)
+        of_steps = ([key, step.at, step.nodes] for key, step in steps)
         for said in itertools.chain(of_steps, self.nodes.lines()):
             yield json.dumps(said, separators=(",", ":")).encode("ascii") + b"\n"
 
@@ -131,9 +145,9 @@ class Recent:
             if isinstance(one, dict):
                 self.nodes.resume(one)
                 continue
-            (job, step, run), at, uid, nodes = one
+            (uid, job, step, run), at, nodes = one
             for node, word in nodes.items():
-                self._take((job, step, run), at, uid, node, word)
+                self._take((uid, job, step, run), at, node, word)
 
     def _oldest(self) -> FailedStep:
         return next(iter(self._steps.values()))
@@ -144,40 +158,40 @@ class Recent:
         self._counts[step.uid] -= len(step.nodes)
         if not self._counts[step.uid]:
             del self._counts[step.uid]
-        _drop(self._runs, key[:2], key)
+        _drop(self._runs, step.of, key)
         _drop(self._mine, step.uid, key)
         for node, word in step.nodes.items():
             _drop(self._of_node, node, key)
             if step.uid is not None:
                 _drop(self._of_user, (step.uid, word), key)
 
-    def step(self, job: int, step: str) -> FailedStep | None:
+    def step(self, of: StepOf) -> FailedStep | None:
         """Return a step that failed by itself, of the job's last run, with the nodes that are known by now."""
         with self._lock:
-            runs = self._runs.get((job, step))
+            runs = self._runs.get(of)
             if not runs:
                 return None
-            known = self._steps[max(runs)]
-            return FailedStep(known.at, known.uid, known.by_itself) if known.by_itself else None
+            known = self._steps[max(runs, key=lambda key: key[3])]
+            return FailedStep(known.key, known.at, known.by_itself) if known.by_itself else None
 
-    def failed(self, node: str, now: float, but: tuple[int, str] | None = None) -> tuple[Failed, frozenset[int]]:
+    def failed(self, node: str, now: float, but: StepOf | None = None) -> tuple[Failed, frozenset[int]]:
         """Return how many steps failed on a node and on no more than one besides, and whose; without the step `but`."""
         users, steps = set(), 0
         with self._lock:
             for key in self._of_node.get(node, ()):
                 one = self._steps[key]
-                if key[:2] != but and len(one.by_itself) <= NODES_OF_A_STEP and one.at >= now - self._window_s:
+                if one.of != but and len(one.by_itself) <= NODES_OF_A_STEP and one.at >= now - self._window_s:
                     steps += 1
                     users |= {one.uid} if one.uid is not None else set()
         return Failed(steps, len(users)), frozenset(users)
 
-    def others(self, failed: FailedStep, job: int, step: str) -> int:
+    def others(self, failed: FailedStep) -> int:
         """Return on how many other nodes steps of the same user failed alike."""
         nodes: set[str] = set()
         with self._lock:
             for word in set(failed.nodes.values()):
                 for key in self._of_user.get((failed.uid if failed.uid is not None else -1, word), ()):
-                    if key[:2] != (job, step):
+                    if self._steps[key].of != failed.of:
                         nodes |= {node for node, other in self._steps[key].nodes.items() if other == word}
         return len(nodes - failed.nodes.keys())
 

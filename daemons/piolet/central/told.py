@@ -8,8 +8,7 @@ from typing import Any
 
 from piolet.base.errors import EventError
 from piolet.central.answers import Answers, Asker, Parameters, number
-from piolet.central.doors import RefusedError
-from piolet.central.recent import WEEK_S, Recent
+from piolet.central.recent import WEEK_S, Recent, StepOf
 from piolet.central.rules import users
 from piolet.events.envelope import KERNEL, ROOT, SITE
 
@@ -30,18 +29,16 @@ class Told:
         answers.ask["GET", "spares"] = self._spares
 
     def _line(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
-        """Return {"known": whether it is known how the step failed, "line": what its owner is told, or null}."""
+        """Return {"known": whether it is known how a step of who asks failed, "line": what is told of it, or null}."""
         job, step = parameters.get("job", ""), parameters.get("step", "")
         if not _JOB.fullmatch(job):
             raise EventError("the job is no number")
-        failed = self._recent.step(int(job), step)
+        failed = self._recent.step((asker.uid, int(job), step))
         if failed is None:
             return {"known": False, "line": None}
-        if not asker.staff and failed.uid != asker.uid:
-            raise RefusedError(403, f"step {job}.{step} is not yours")
         few = failed.nodes if len(failed.nodes) <= _NODES_MOST else ()
-        known = {node: self._node(asker, node, (int(job), step)) for node in few}
-        others = self._recent.others(failed, int(job), step)
+        known = {node: self._node(asker, node, failed.of) for node in few}
+        others = self._recent.others(failed)
         return {"known": True, "line": users.line(list(failed.nodes), known, others, private=asker.private)}
 
     def _spares(self, _: Asker, parameters: Parameters) -> dict[str, Any]:
@@ -61,7 +58,7 @@ class Told:
             raise EventError(f"nothing is known of a node {name!r}", "sinfo -N shows their names")
         return {"lines": users.about(node, private=asker.private)}
 
-    def _node(self, asker: Asker, name: str, but: tuple[int, str] | None = None) -> users.Node:
+    def _node(self, asker: Asker, name: str, but: StepOf | None = None) -> users.Node:
         now = self._clock()
         failed, whose = self._recent.failed(name, now, but)
         if not asker.may_see(set(whose)):

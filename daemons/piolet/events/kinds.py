@@ -79,6 +79,7 @@ _ALL = (
         "why": "exit, signal, time_limit, out_of_memory, other; whose scancel a signal was, says slurm.job_end",
         "order": "0 for how the first task ended, 1 for the next that ended in another way, …",
         "array": "the number of the job array, and of the job in it",
+        "het_job": "of a component of a heterogeneous job: the job of its first component, as srun said",
     }),
     # What the hardware and the kernel say.
     Kind("gpu.xid", (KERNEL,), "the driver of NVIDIA's GPUs reported an error", {

@@ -10,9 +10,11 @@ from piolet.base import hostlist
 from piolet.base.errors import SlurmError
 from piolet.slurm.asking import ask
 
-# Job, array's job and task, uid, user, account, partition, nodes, name; the last may have a separator in it.
-_FORMAT = "%A|%F|%K|%U|%u|%a|%P|%N|%j"
-_TASK = re.compile(r"\d{1,10}")
+# Job, its name in an array or a heterogeneous job, uid, user, account, partition, nodes, name; the last may have a
+# separator in it.
+_FORMAT = "%A|%i|%U|%u|%a|%P|%N|%j"
+_PART = re.compile(r"(\d{1,10})([_+])(\d{1,10})")
+_KEYS = {"_": ("array_job", "array_task"), "+": ("het_job", "het_component")}
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,17 @@ def running(squeue: str = "squeue") -> dict[str, RunningJob]:
         raise SlurmError(f"{squeue} cannot tell which jobs run: {why[0]}")
     found = {}
     for line in out.splitlines():
-        words = line.split("|", 8)
-        if len(words) == 9 and words[0].isdecimal() and (nodes := tuple(hostlist.expand(words[7]))):
-            found[words[0]] = RunningJob(int(words[3]) if words[3].isdecimal() else None, nodes, _meta(words, nodes))
+        words = line.split("|", 7)
+        if len(words) == 8 and words[0].isdecimal() and (nodes := tuple(hostlist.expand(words[6]))):
+            found[words[0]] = RunningJob(int(words[2]) if words[2].isdecimal() else None, nodes, _meta(words, nodes))
     return found
 
 
 def _meta(words: list[str], nodes: tuple[str, ...]) -> dict[str, Any]:
     meta: dict[str, Any] = {
-        "user": words[4], "account": words[5], "partition": words[6], "nodes": list(nodes), "name": words[8],
+        "user": words[3], "account": words[4], "partition": words[5], "nodes": list(nodes), "name": words[7],
     }  # fmt: skip
-    if words[1] != words[0] or _TASK.fullmatch(words[2]):
-        meta |= {"array_job": words[1], "array_task": words[2]} if _TASK.fullmatch(words[2]) else {}
+    part = _PART.fullmatch(words[1])
+    if part is not None:
+        meta |= zip(_KEYS[part[2]], (part[1], part[3]), strict=True)
     return {name: value for name, value in meta.items() if value not in ("", "(null)", [])}

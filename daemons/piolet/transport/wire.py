@@ -129,6 +129,7 @@ class Outcome:
     """OUTCOME: how the tasks of a step ended on a node.
 
     array   of a job array its number and which of its jobs this is, or None
+    het_job of a component of a heterogeneous job that job, which is its first component, as srun said; else None
     end     when the job's time is over, seconds since 1970; 0: not known
     others  tasks that ended in still other ways
     """
@@ -142,19 +143,22 @@ class Outcome:
     others: int
     node: str
     ended: tuple[Ended, ...]
+    het_job: int | None = None
 
 
 OUTCOME_BYTES: int = _ffi.sizeof("struct piolet_outcome")
+OUTCOME_LEAST: int = _lib.PIOLET_OUTCOME_LEAST
 
 
 def decode_outcome(data: bytes) -> Outcome:
     """Return an OUTCOME message. Raises WireError."""
-    if len(data) != OUTCOME_BYTES:
-        raise WireError(f"an OUTCOME message cannot have {len(data)} bytes")
-    one = _ffi.from_buffer("struct piolet_outcome *", data)
+    size = len(data)
+    if size not in (OUTCOME_LEAST, OUTCOME_BYTES):
+        raise WireError(f"an OUTCOME message cannot have {size} bytes")
+    one = _ffi.from_buffer("struct piolet_outcome *", data.ljust(OUTCOME_BYTES, b"\0"))
     header = one.header
     if (header.magic, header.version, header.kind, header.length, header.reserved) != (
-        _lib.PIOLET_MAGIC, _lib.PIOLET_VERSION, _lib.PIOLET_OUTCOME, OUTCOME_BYTES, 0,
+        _lib.PIOLET_MAGIC, _lib.PIOLET_VERSION, _lib.PIOLET_OUTCOME, size, 0,
     ):  # fmt: skip
         raise WireError("this is not an OUTCOME message of Piolet")
     if not one.job or one.ways > _lib.PIOLET_WAYS_MAX:
@@ -162,7 +166,8 @@ def decode_outcome(data: bytes) -> Outcome:
     ended = tuple(Ended(way.status, way.first, way.tasks) for way in one.ended[0 : one.ways])
     node = _ffi.string(one.node, _ffi.sizeof(one.node)).decode("ascii", "replace")
     array = (one.array, one.array_task) if one.array else None
-    return Outcome(one.job, one.step, one.uid, one.restarts, array, one.end, one.others, node, ended)
+    het_job = one.het_job if one.het_job not in (0, one.job) else None
+    return Outcome(one.job, one.step, one.uid, one.restarts, array, one.end, one.others, node, ended, het_job)
 
 
 def is_decision(data: bytes) -> bool:

@@ -205,6 +205,16 @@ def test_a_copy_of_an_event_is_no_second_one(name: str) -> None:
     assert concluded([of_catalogue(name)], copies, until=_until(name, copies)) == []
 
 
+def test_a_component_that_failed_on_one_node_is_no_job_of_one_node() -> None:
+    def job(number: int, **said: str) -> Event:
+        body = {"state": "FAILED", "nodes": "n1", **said}
+        return event("slurm.job_end", number * HOUR, source="user", job=10 + number, uid=number, body=body)
+
+    rules = [of_catalogue("jobs-of-three-users")]
+    assert concluded(rules, [job(number, array=f"{10 + number}+0") for number in range(1, 9)], until=DAY) == []
+    assert concluded(rules, [job(number, array=f"9_{number}") for number in range(1, 9)], until=DAY)
+
+
 def test_a_node_that_was_taken_away_is_acknowledged_and_stays_so() -> None:
     engine = Engine([of_catalogue("silent")])
     engine.take(event("node.heartbeat", 0))

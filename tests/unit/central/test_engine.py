@@ -172,7 +172,7 @@ def test_tasks_that_were_ended_since_others_failed_are_nobodys_fault() -> None:
 
 
 def _died(number: int, node: str, **rest: Any) -> Event:
-    return event("step.outcome", number * 600, node, uid=number % 7, **{"job": 5, "step": "0", "run": 0, **rest})
+    return event("step.outcome", number * 600, node, **{"uid": number % 7, "job": 5, "step": "0", "run": 0, **rest})
 
 
 def test_heterogeneous_requeued_and_array_jobs_are_told_apart() -> None:
@@ -183,9 +183,21 @@ def test_heterogeneous_requeued_and_array_jobs_are_told_apart() -> None:
     assert len(concluded(text, runs, until=HOUR)) == 3, "three runs, each on another node"
     tasks = [_died(0, f"n{i}", job=10 + i) for i in range(3)]
     assert len(concluded(text, tasks, until=HOUR)) == 3, "three tasks of an array have numbers of their own"
+    components = [_died(0, f"n{i}", job=10 + i, uid=7, body={"het_job": 10} if i else {}) for i in range(3)]
+    assert concluded(text, components, until=HOUR) == [], "three components of one job"
+    theirs = [_died(0, "n9", job=10, uid=8), *components[1:]]
+    assert len(concluded(text, theirs, until=HOUR)) == 3, "nobody makes another's job a part of his own"
     text = rules(events='["step.outcome"]', when='"jobs >= 2"', then='"revet"', window='"7d"')
     assert concluded(text, [_died(i, "n1", run=i) for i in range(4)]) == [], "one job, requeued"
     assert concluded(text, [_died(i, "n1", job=10 + i) for i in range(2)])
+    components = [_died(i, "n1", job=10 + i, uid=7, body={"het_job": 10} if i else {}) for i in range(3)]
+    assert concluded(text, components) == [], "components of one job"
+    text = rules(events='["slurm.job_end"]', when='"jobs >= 2"', then='"revet"', window='"7d"')
+    ends = [
+        event("slurm.job_end", i, "n1", job=10 + i, uid=7, source="user", body={"array": f"10+{i}"}) for i in (0, 1)
+    ]
+    assert concluded(text, ends) == [], "and by the accounting"
+    assert concluded(text, [event("slurm.job_end", i, "n1", job=10 + i, uid=7, source="user") for i in (0, 1)])
 
 
 def test_what_is_judged_at_once_is_not_what_waits() -> None:

@@ -65,7 +65,7 @@ def test_it_is_kept_over_a_restart() -> None:
     assert list(second.lines()) == list(first.lines())
     now = START + 50 * DAY
     assert second.nodes.known(now) == first.nodes.known(now) and first.nodes.known(now).failures == 50
-    assert second.step(1, "0") is not None
+    assert second.step((7, 1, "0")) is not None
     for wrong in ({"node": "n1"}, {"node": "n1", "times": [1]}, {"failed": 3}):
         with pytest.raises((KeyError, TypeError, ValueError)):
             Recent().resume([json.dumps(wrong).encode()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -86,11 +87,14 @@ def test_recent_failures_are_kept() -> None:
     now = one.time
     for node in (f"n{i}" for i in range(9)):
         assert second.failed(node, now) == first.failed(node, now)
-    for job in range(1, 500, 7):
-        mine, theirs = first.step(job, "0"), second.step(job, "0")
+    found = 0
+    for job, uid in itertools.product(range(1, 500, 7), range(5)):
+        mine, theirs = (one.step((uid, job, "0")) for one in (first, second))
         assert mine == theirs
         if mine is not None:
-            assert first.others(mine, job, "0") == second.others(mine, job, "0")
+            assert first.others(mine) == second.others(mine)
+            found += 1
+    assert found > 50
     assert second.__dict__.keys() == first.__dict__.keys()
     of_user, before = ({name: set(keys) for name, keys in one._of_user.items()} for one in (second, first))
     assert of_user == before

@@ -18,6 +18,7 @@ from piolet.node.server.eventdesk import EventDesk
 from piolet.node.watching import Seen
 from piolet.system import linux
 from piolet.transport import packets
+from piolet.transport.wire import OUTCOME_LEAST
 
 from tests.support import spools
 from tests.wire import messages
@@ -64,6 +65,14 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     one.hearing.close()
     one.path.unlink()
     one.spool.close()
+
+
+def test_which_job_a_component_is_of(desk: Desk) -> None:
+    """As srun said it; of a job of one component, and of a slurmstepd of an earlier release, nothing is said."""
+    desk.send(messages.outcome([(0, 0, 1)], job=12, het_job=11))
+    desk.send(messages.outcome([(0, 0, 1)], job=13, het_job=13))
+    desk.send(messages.outcome([(0, 0, 1)], job=14, het_job=11, size=OUTCOME_LEAST))
+    assert [(one["job"], one.get("het_job")) for one in desk.events()] == [(12, 11), (13, None), (14, None)]
 
 
 def test_tasks_that_end_alike_are_one_record(desk: Desk) -> None:

@@ -9,9 +9,10 @@ from piolet.base.errors import SlurmError
 from piolet.slurm import queue
 
 TEXT = """\
-112|112|N/A|1000|alice|ml|debug|nid[001-002]|train|v2
-114|113|7|1001|bob|(null)|long|nid003|array
-115|115|N/A|1001|bob|ml|long||waits
+112|112|1000|alice|ml|debug|nid[001-002]|train|v2
+114|113_7|1001|bob|(null)|long|nid003|array
+115|115_[1-9]|1001|bob|ml|long||waits
+117|116+1|1001|bob|ml|long|nid004|parts
 nonsense
 """
 
@@ -27,13 +28,14 @@ def squeue(tmp_path: Path, text: str, status: int = 0) -> str:
 
 def test_jobs_with_nodes(tmp_path: Path) -> None:
     found = queue.running(squeue(tmp_path, TEXT))
-    assert found.keys() == {"112", "114"}
+    assert found.keys() == {"112", "114", "117"}
     assert (found["112"].uid, found["112"].nodes) == (1000, ("nid001", "nid002"))
     assert found["112"].meta == {
         "user": "alice", "account": "ml", "partition": "debug", "nodes": ["nid001", "nid002"], "name": "train|v2",
     }  # fmt: skip
     assert found["114"].meta["array_job"] == "113" and found["114"].meta["array_task"] == "7"
     assert "account" not in found["114"].meta
+    assert found["117"].meta["het_job"] == "116" and found["117"].meta["het_component"] == "1"
 
 
 def test_a_squeue_that_fails(tmp_path: Path) -> None:

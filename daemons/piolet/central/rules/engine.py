@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from piolet.central.conclusions import CLOSED, OPEN, REVET, Conclusion, Key, case_of
-from piolet.central.rules import language, trust
+from piolet.central.rules import components, language, trust
 from piolet.central.rules.inservice import InService
 from piolet.central.rules.language import Rule
 from piolet.central.rules.revets import Revets
@@ -197,8 +197,9 @@ class Engine:
         return track
 
     def _group(self, index: int, rule: Rule, event: Event, word: trust.Evidence) -> set[str]:
-        if event.job is not None and word.users:  # of all components of one step
-            return self._together((index, event.job, event.step.partition("+")[0], event.run), event.node)
+        step = components.step_of(event)
+        if step is not None and word.users:
+            return self._together((index, *step), event.node)
         return self._meanwhile((index, event.kind), rule.burst, word.time, event.node)
 
     def _meanwhile(self, of: tuple[Any, ...], seconds: float, time: float, name: str) -> set[str]:

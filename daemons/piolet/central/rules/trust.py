@@ -11,6 +11,7 @@ import functools
 from typing import NamedTuple
 
 from piolet.central.conclusions import REVET, Key
+from piolet.central.rules.components import job_of
 from piolet.events.envelope import USER, Event
 from piolet.events.kinds import KINDS
 from piolet.vet.evals._severities import IGNORE, find
@@ -32,6 +33,7 @@ class Evidence(NamedTuple):
     time     by the central service's clock; of a burst that counts once its beginning
     arrived  when the central service took it
     users    whether users can bring it about
+    job      as a whole: of a heterogeneous one all components are one
     group    the nodes that the same befell: of the same step, or at the same time; one set for all of them
     pair     those that it befell within the rule's `together`; likewise
     """
@@ -90,4 +92,4 @@ def evidence(action: str, event: Event, key: Key, time: float, arrived: float) -
     users = doer(event) == USER
     if users and action != REVET:
         return None
-    return Evidence(time, arrived, key, users, event.uid, event.job, event.subject, NOBODY, NOBODY)
+    return Evidence(time, arrived, key, users, event.uid, job_of(event), event.subject, NOBODY, NOBODY)

@@ -109,12 +109,13 @@ class EventDesk:
         # The kernel writes to its log before the process is dead.
         self._on_watcher()
         killed = (said.job, identity.word(said.step)) in self._out_of_memory
-        array = {"array": list(said.array)} if said.array is not None else {}
+        array = list(said.array) if said.array is not None else None
         other = [Ended(-1, 0, said.others)] if said.others else []
         for number, ended in enumerate([*said.ended, *other]):
             body = {
                 **_status(ended.status), "why": _why(ended.status, killed, said.end, time.time()), "task": ended.first,
-                "tasks": ended.tasks, "order": number, **array,
+                "tasks": ended.tasks, "order": number, "array": array,
+                "het_job": said.het_job,
             }  # fmt: skip
             self._spool.put(
                 "step.outcome", USER, job=said.job, step=identity.word(said.step), run=said.restarts & 0x7FFFFFFF,

@@ -223,6 +223,7 @@ def _source(grid: Grid, where: str) -> str:
         ("cluster", meta.get("cluster")),
         ("job", meta.get("job")),
         ("array task", f"{meta['array_job']}_{meta.get('array_task', '')}" if meta.get("array_job") else ""),
+        ("component", f"{meta['het_job']}+{meta.get('het_component', '')}" if meta.get("het_job") else ""),
         ("restarts", meta.get("restarts") or ""),
         ("samples", f"every {meta['interval']:g} s" if isinstance(meta.get("interval"), int | float) else ""),
         ("files", where or grid.step.directory),
