@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from piolet.base.errors import PioletError
+from piolet.steps import identity
 
 _NAME = re.compile(r"[A-Za-z0-9_+-]{1,60}")
 _STEP, _JOB = "step_", "job_"
@@ -149,7 +150,7 @@ def step_group(groups: Sequence[Group], job: str, step: str) -> str | None:
     for group in groups:
         parts = group.path.split("/")
         for place in range(1, len(parts)):
-            if not group.controllers and parts[place - 1 : place + 1] == [_JOB + job, _STEP + step]:
+            if not group.controllers and (parts[place - 1], identity.base(parts[place])) == (_JOB + job, _STEP + step):
                 where = directory(Group((), "/".join(parts[: place + 1])), own_mounts())
                 return where if where is not None and roots_own(where) else None
     return None

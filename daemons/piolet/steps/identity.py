@@ -34,6 +34,13 @@ def run_suffix(restarts: int) -> str:
     return f"-r{restarts}" if restarts else ""
 
 
+def base(step: str) -> str:
+    """Return a step without its component: titles and control groups of a step `srun A : B` in one job say 0+0 and 0+1,
+    and what Slurm tells plugins is 0. Components of one such step share no node.
+    """
+    return step.partition("+")[0]
+
+
 def is_name(text: str) -> bool:
     """Return whether `text` is "JOB.STEP". Whatever comes from outside is asked this before it names a file."""
     return _NAME.fullmatch(text) is not None

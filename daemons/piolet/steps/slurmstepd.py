@@ -36,7 +36,7 @@ def running() -> dict[str, int]:
             if said is None or os.stat(f"/proc/{pid}").st_uid != 0:
                 continue
             if is_program(os.readlink(f"/proc/{pid}/exe")) and os.stat(f"/proc/{pid}/ns/uts").st_ino == own:
-                found[identity.name(*said)] = pid
+                found[identity.name(said[0], identity.base(said[1]))] = pid
         except OSError:
             continue
     return found

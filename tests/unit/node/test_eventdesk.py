@@ -111,8 +111,10 @@ def test_why_tasks_ended(desk: Desk, status: int, end: int, why: str) -> None:
     assert one["why"] == why
 
 
-def test_who_ran_out_of_memory_says_the_kernel(desk: Desk) -> None:
-    seen = Seen("kernel.oom", "kernel", time.time(), body='{"scope":"cgroup"}', job=7, step="0")
+@pytest.mark.parametrize("group", ["0", "0+1"])
+def test_who_ran_out_of_memory_says_the_kernel(desk: Desk, group: str) -> None:
+    """Of a component of a step the control group has another name than Slurm's plugin."""
+    seen = Seen("kernel.oom", "kernel", time.time(), body='{"scope":"cgroup"}', job=7, step=group)
     desk.watcher.send(packets.encode(seen))
     desk.send(messages.outcome([(KILL, 0, 1), (137 << 8, 1, 1), (1 << 8, 2, 1), (SEGV, 3, 1)]))
     desk.send(messages.outcome([(KILL, 0, 1)], step=1))
@@ -120,7 +122,7 @@ def test_who_ran_out_of_memory_says_the_kernel(desk: Desk) -> None:
     assert [one["why"] for one in found if one["step"] == "0"] == ["out_of_memory", "out_of_memory", "exit", "signal"]
     assert [one["why"] for one in found if one["step"] == "1"] == ["signal"]
     (oom,) = spools.events(desk.room / "events", "kernel.oom")
-    assert (oom["job"], oom["step"], oom["uid"], oom["source"]) == (7, "0", None, "kernel")
+    assert (oom["job"], oom["step"], oom["uid"], oom["source"]) == (7, group, None, "kernel")
 
 
 def as_user(path: Path, data: bytes) -> int:

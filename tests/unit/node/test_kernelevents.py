@@ -76,6 +76,8 @@ def test_a_gpu_that_fell_off_the_bus_is_lost_as_well() -> None:
          "task_memcg=/slurm/uid_1001/job_3/step_0/task_0,task=a,pid=7,uid=1001", "cgroup", 3, "0"),
         ("MEMCG,nodemask=(null),cpuset=u,mems_allowed=0,oom_memcg=/x,task_memcg=/system.slice/slurmstepd.scope/job_12/"
          "step_batch/user/task_0,task=job_9/step_1,pid=7,uid=1001", "cgroup", 12, "batch"),
+        ("MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/slurm/uid_1001/job_3/step_0+1,"
+         "task_memcg=/slurm/uid_1001/job_3/step_0+1/task_0,task=a,pid=7,uid=1001", "cgroup", 3, "0+1"),
         ("NONE,nodemask=(null),cpuset=/,mems_allowed=0-1,global_oom,task_memcg=/user.slice,task=a,pid=7,uid=0",
          "node", None, ""),
         ("MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/job_0/step_1,task_memcg=/job_99999999999/step_1,"

@@ -25,9 +25,11 @@ def _group(pid: int) -> hierarchies.Group:
 
 @needs_root
 @pytest.mark.skipif(not _V2, reason="no control groups of version 2 are mounted here")
-def test_a_steps_group_is_found_and_killed() -> None:
+@pytest.mark.parametrize("called", ["step_0", "step_0+1"])
+def test_a_steps_group_is_found_and_killed(called: str) -> None:
+    """Also where it is a component's."""
     own = _group(os.getpid()).path.rstrip("/")
-    name = f"{own}/piolet-test-{os.getpid()}/job_7/step_0"
+    name = f"{own}/piolet-test-{os.getpid()}/job_7/{called}"
     step = Path(f"{_V2}{name}")
     (step / "user" / "task_0").mkdir(parents=True)
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from piolet.events.envelope import Event
+from piolet.steps import identity
 
 COMPONENTS_MOST = 128
 """Slurm takes no heterogeneous job of more (MAX_HET_JOB_COMPS)."""
@@ -40,4 +41,4 @@ def job_of(event: Event) -> int | None:
 def step_of(event: Event) -> StepKey | None:
     """Return what the parts of one step have in common, on all nodes and of all components; None: it is of no job."""
     job = job_of(event)
-    return None if job is None else (event.uid, job, event.step.partition("+")[0], event.run or 0)
+    return None if job is None else (event.uid, job, identity.base(event.step), event.run or 0)

@@ -34,7 +34,7 @@ _OTHERS = (
 
 
 _OOM = re.compile(r"oom-kill:constraint=(CONSTRAINT_[A-Z_]+),(?:[^,]*,)*?task_memcg=(/[^,]*)")
-_STEP = re.compile(r"/job_(\d{1,10})/step_([a-z0-9]{1,20})(?:/|$)")
+_STEP = re.compile(r"/job_(\d{1,10})/step_([a-z0-9+]{1,20})(?:/|$)")
 
 
 @dataclass(frozen=True)

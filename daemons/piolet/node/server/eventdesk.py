@@ -83,7 +83,7 @@ class EventDesk:
             step=seen.step,
         )  # fmt: skip
         if seen.kind == "kernel.oom" and seen.job is not None:
-            self._out_of_memory[seen.job, seen.step] = None
+            self._out_of_memory[seen.job, identity.base(seen.step)] = None
             while len(self._out_of_memory) > _KILLED_MAX:
                 del self._out_of_memory[next(iter(self._out_of_memory))]
 
