@@ -20,6 +20,7 @@ from piolet.events.envelope import FATAL, SITE, USER, WARN, Event
 from piolet.observe import happened
 from piolet.observe.catalogue import Row
 from piolet.observe.joining import Told
+from piolet.steps import identity
 
 NODES_MOST, OF_NODE_MOST, ROWS_MOST, CASES_MOST = 4096, 5_000, 20_000, 20
 BEFORE_S, AFTER_S = 5.0, 300.0  # of a step: a node's fault may be told after it
@@ -84,7 +85,7 @@ def _concerns(one: Stored, row: Row, begin: float, end: float) -> bool:
         return False
     if event.job is None and event.source != USER:
         return True
-    return of_job and event.step in ("", row.step) and event.run in (None, row.run)
+    return of_job and (not event.step or identity.is_of(event.step, row.step)) and event.run in (None, row.run)
 
 
 def _row(one: Stored) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from piolet.events.envelope import SITE
 from piolet.observe.job import Happened, Job, Run, Vetting
 from piolet.observe.writing import conformed
 from piolet.slurm import past
+from piolet.steps import identity
 
 NODES_MOST = 32
 EVENTS_MOST = 500
@@ -91,13 +92,19 @@ def _concerns(record: Mapping[str, Any], one: Happened, view: Job, spans: Sequen
         return False
     number = record.get("job")
     if number is not None:
-        return number == view.number and (not view.step or not one.step or one.step == view.step)
+        return number == view.number and (not view.step or not one.step or _is_of(one, view))
     if one.source == "user":
         return one.body.get("claimed") == view.number
     return any(
         one.node in run.nodes and (run.start or 0.0) - _BEFORE_S <= one.time <= (run.end or float("inf")) + _AFTER_S
         for run in spans
     )
+
+
+def _is_of(one: Happened, view: Job) -> bool:
+    """Return whether an event is of the step that is looked at: of a component only on its nodes."""
+    nodes = {node for step in view.now.steps if step.name == view.step for node in step.nodes}
+    return one.step == view.step or (identity.is_of(one.step, view.step) and one.node in nodes)
 
 
 def happened(record: Mapping[str, Any]) -> Happened | None:

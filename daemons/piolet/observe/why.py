@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from piolet.base import hostlist
 from piolet.observe.job import Finding, Happened, Job, Reason, Step
+from piolet.steps import identity
 
 SURE = 0.9  # of a finding that is a reason by itself
 _OWN_FAULT = (signals.SIGSEGV, signals.SIGBUS, signals.SIGFPE, signals.SIGILL, signals.SIGABRT)
@@ -167,7 +168,7 @@ def _signal(job: Job) -> Iterator[Reason]:
         if not number or (step.state in ("OUT_OF_MEMORY", "TIMEOUT", "CANCELLED") and number not in _OWN_FAULT):
             continue
         name = _named(number)
-        evidence = (f"step {step.name} ended by signal {number}", *_outcomes(job, step.name))
+        evidence = (f"step {step.name} ended by signal {number}", *_outcomes(job, step))
         if number in _OWN_FAULT:
             yield Reason("signal", f"the program of step {step.name} crashed ({name})", evidence,
                          "its mistake: look at its core dump or its last output")  # fmt: skip
@@ -187,7 +188,7 @@ def _program(job: Job) -> Iterator[Reason]:
     meaning = {126: ": the program may not be run", 127: ": there is no such program"}.get(step.status, "")
     what = "the batch script" if step.name == "batch" else f"the program of step {step.name}"
     sentence = f"{what} ended with status {step.status}{meaning}"
-    yield Reason("program", sentence, (f"{step.name}: {step.state} {step.status}", *_outcomes(job, step.name)), _LOOK)
+    yield Reason("program", sentence, (f"{step.name}: {step.state} {step.status}", *_outcomes(job, step)), _LOOK)
 
 
 def _earlier(job: Job) -> Iterator[Reason]:
@@ -225,8 +226,9 @@ def _failed(job: Job) -> list[Step]:
     return sorted(bad, key=lambda one: (one.name == "batch", one.end or 0.0))
 
 
-def _outcomes(job: Job, step: str) -> list[str]:
-    own = [one for one in job.events if one.kind == "step.outcome" and one.step == step]
+def _outcomes(job: Job, step: Step) -> list[str]:
+    outcomes = [one for one in job.events if one.kind == "step.outcome" and identity.is_of(one.step, step.name)]
+    own = [one for one in outcomes if one.step == step.name or one.node in step.nodes]
     bad = [one for one in own if one.body.get("status") or one.body.get("signal")]
     return [_event(one) for one in sorted(bad, key=lambda one: (one.body.get("order", 0), one.time))[:_MOST]]
 

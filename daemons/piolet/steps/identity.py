@@ -41,6 +41,11 @@ def base(step: str) -> str:
     return step.partition("+")[0]
 
 
+def is_of(said: str, step: str) -> bool:
+    """Return whether what a node says of step `said` is of `step`, on the nodes of which it is said."""
+    return said in (step, base(step))
+
+
 def is_name(text: str) -> bool:
     """Return whether `text` is "JOB.STEP". Whatever comes from outside is asked this before it names a file."""
     return _NAME.fullmatch(text) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,15 @@ def test_each_run_of_a_requeued_job_has_its_start(store: sa.Engine) -> None:
         (round((BEGIN - 3600.0) * 1e9), "site", None, "started on node1"),
         (round((BEGIN - 2.0) * 1e9), "site", None, "started on node[1-2]"),
     ]
+
+
+def test_a_component_of_a_step_has_what_its_nodes_say_of_the_step(store: sa.Engine) -> None:
+    put(store, event(10, "step.outcome", "user", job=112, step="0", uid=ALICE, body={"status": 3}),
+        event(20, "kernel.oom", job=112, step="0+1", uid=ALICE, body={"scope": "cgroup"}),
+        event(30, "kernel.oom", job=112, step="0+0", uid=ALICE, body={"scope": "cgroup"}),
+        event(40, "step.outcome", "user", job=112, step="1", uid=ALICE, body={"status": 3}))  # fmt: skip
+    said = StepEvents(lambda: Reader(store, "alps"))(replace(STEP, step="0+1"), ("node1",), BEGIN, END)
+    assert said.rows is not None and said.rows["kind"] == ["step.outcome", "kernel.oom"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from piolet.observe import why
+from piolet.observe import happened, why
 from piolet.observe.job import VERSION, Finding, Happened, Job, Run, Step, Vetting
 
 NODES = ("n1", "n2")
@@ -119,6 +119,18 @@ def test_a_step_alone_and_runs_before() -> None:
     again = replace(job("COMPLETED", step(state="COMPLETED")), earlier=(before,))
     assert [one.kind for one in why.reasons(again)] == ["ended_well", "requeued"]
     assert "NODE_FAIL" in why.reasons(again)[1].sentence
+
+
+def test_components_of_a_step_have_their_own_ends() -> None:
+    """A node says 0 of them, and is of one of them alone."""
+    parts = [replace(step(number, name=f"0+{at}"), nodes=(f"n{at + 1}",)) for at, number in ((0, 0), (1, 3))]
+    ends = [replace(event("step.outcome", "user", "", step="0", status=number, text=f"task 0: status {number}"),
+                    node=f"n{at}") for at, number in ((1, 7), (2, 3))]  # fmt: skip
+    (first, *_) = why.reasons(job("FAILED", *parts, events=tuple(ends)))
+    assert first.kind == "program" and first.evidence[1:] == ("n2: step.outcome: task 0: status 3",)
+    assert happened._is_of(ends[1], job("FAILED", *parts, step="0+1"))
+    assert not happened._is_of(ends[0], job("FAILED", *parts, step="0+1")), "of the other component's node"
+    assert not happened._is_of(ends[1], job("FAILED", *parts, step="1"))
 
 
 @pytest.mark.parametrize(
