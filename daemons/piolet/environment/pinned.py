@@ -106,7 +106,7 @@ def find(variables: Mapping[str, str], job: str, ask: Callable[[Mapping[str, str
     if match is None:
         raise EnvironmentFileError(f"'{job[:40]}' is neither a job nor a step", "write 1234 or 1234.0")
     folder = files.cache_directory(variables, "env")
-    of_job = [link for link in _links(folder) if link.job == int(match[1])] if folder else []
+    of_job = list(_links(folder, f"{int(match[1])}.")) if folder else []
     what = f"{'step' if match[2] else 'job'} {job}"
     links = _here(of_job, what, lambda: (ask or own_cluster)(variables))
     wanted = sorted((link.step, link.path) for link in links if match[2] in (None, str(link.step)))
@@ -191,29 +191,32 @@ def _read(link: str, step: str) -> Pinned | None:
         return None  # it is gone, or of another release
 
 
-def _links(folder: str) -> Iterator[_Link]:
+def _links(folder: str, begin: str = "") -> Iterator[_Link]:
+    """Yield the links whose names begin with this; there may be thousands of others."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if (match := _LINK.fullmatch(entry.name)) and entry.is_symlink():
+            name = entry.name
+            if name.startswith(begin) and (match := _LINK.fullmatch(name)) and entry.is_symlink():
                 yield _Link(entry.path, int(match[1]), int(match[2]), match[3] or "")
 
 
 def _prune(folder: str) -> None:
     """Remove the older half of the links when there are too many, and definitions that none leads to any more."""
-    links = list(_links(folder))
-    with os.scandir(folder) as entries:
-        definitions = [entry for entry in entries if entry.name.endswith(".def")]
-    if max(len(links), len(definitions)) <= _ENTRIES:
+    names = os.listdir(folder)
+    definitions = [name for name in names if name.endswith(".def")]
+    if max(len(definitions), sum(name.endswith(".job") for name in names)) <= _ENTRIES:
         return
-    if len(links) > _ENTRIES:
-        aged = sorted((os.lstat(link.path).st_mtime_ns, link.path) for link in links)
+    aged = sorted((os.lstat(link.path).st_mtime_ns, link.path) for link in _links(folder))
+    if len(aged) > _ENTRIES:
         for _, path in aged[: len(aged) - _ENTRIES // 2]:
             os.unlink(path)
-    used = {os.readlink(link.path) for link in _links(folder)}
-    for entry in definitions:
+        aged = aged[len(aged) - _ENTRIES // 2 :]
+    used = {f"{os.readlink(path)}.def" for _, path in aged}
+    for name in definitions:
+        path = os.path.join(folder, name)
         # One that is new may be of a step that is about to start.
-        if entry.name.removesuffix(".def") not in used and time.time() - entry.stat().st_mtime > _UNUSED_S:
-            os.unlink(entry.path)
+        if name not in used and time.time() - os.lstat(path).st_mtime > _UNUSED_S:
+            os.unlink(path)
 
 
 def text(pinned: Pinned) -> str:
