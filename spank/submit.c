@@ -32,12 +32,15 @@ static bool cache_path(char path[PATH_MAX], const char *verb, const char *name)
 	       snprintf(path, PATH_MAX, "%s%s/piolet/%s/%s", base, base == cache ? "" : "/.cache", verb, name) < PATH_MAX;
 }
 
-/* For `piolet env show`: a link that leads nowhere, whose text says which of the definitions that are kept the step has. */
+/* For `piolet env show`: a link that leads nowhere, whose text says which of the definitions that are kept the step has. Its
+ * name has the cluster's, as homes may be shared: srun has put that into its own environment by now. One with a '/' in it
+ * is below a directory that is not there, and nothing is noted. */
 bool submission_note(uint32_t job, uint32_t step, const char *definition)
 {
-	char path[PATH_MAX], name[32], hash[20];
+	char path[PATH_MAX], name[160], hash[20];
+	const char *cluster = getenv("SLURM_CLUSTER_NAME");
 
-	snprintf(name, sizeof(name), "%u.%u.job", job, step);
+	snprintf(name, sizeof(name), "%u.%u%s%.100s.job", job, step, cluster ? "." : "", cluster ? cluster : "");
 	snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)record_key(definition, "", "", 0));
 	return cache_path(path, "env", name) && (unlink(path) == 0 || errno == ENOENT) && symlink(hash, path) == 0;
 }

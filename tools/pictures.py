@@ -17,7 +17,7 @@ _ZOOMED = """{
 document.querySelectorAll('[data-from]')[NUMBER].click();
 for (const name of ['#why', '#findings', '#heat', '#waterfall', 'header', '.command', '.warn', '.hero', '.hero + p',
   '#lines .soft']) document.querySelector(name)?.remove();
-const titles = /^(GPU utilisation|Tasks waited|An operation of .scratch|Data of .scratch|step)/;
+const titles = /^(GPU utilisation|Cores that a quota|Tasks waited|An operation of .scratch|Data of .scratch|step)/;
 for (const plot of [...plots]) {
   if (plot.panel && !titles.test(plot.panel.title)) plot.canvas.remove();
   if (!plot.canvas.isConnected) plots.splice(plots.indexOf(plot), 1);

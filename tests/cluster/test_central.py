@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from tests.support.central import SEND
 from tests.support.munge import munged
 from tests.support.waiting import wait_until
 from tools import demo_central
-from tools.cluster import processes
+from tools.cluster import config, lifecycle, network, packages, processes, services
 from tools.cluster.accounts import numbers
 from tools.cluster.state import load
 
@@ -47,6 +49,20 @@ def staff(cluster: Cluster, *words: str) -> str:
         [cluster.layout.bin / "piolet", "central", *words], check=True, capture_output=True, text=True, timeout=60,
         env={**os.environ, "SLURM_CONF": str(cluster.layout.slurm_conf)},
     ).stdout  # fmt: skip
+
+
+def beat(cluster: Cluster, node: str, epoch: str, seq: int, socket: str = "") -> dict[str, Any]:
+    """Have a node say that it is well, as its forwarder does; return the service's answer."""
+    settings = load_config(cluster.layout.piolet_toml)
+    sender, service = numbers("piolet-forward")[0], numbers("piolet-central")[0]
+    record = encode(Event("piolet", node, epoch, seq, time.time(), "node.heartbeat", "root")).decode().strip()
+    words = [settings.central.url, socket or str(cluster.layout.munge_socket), str(service), "piolet", node]
+    done = subprocess.run(
+        [sys.executable, "-c", SEND, *words, "/v1/events", record], capture_output=True, text=True, user=sender,
+        group=sender, extra_groups=(), timeout=60, cwd="/", check=True,
+    )  # fmt: skip
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
 
 
 def test_a_step_that_ends_well_says_nothing(cluster: Cluster) -> None:
@@ -154,24 +170,10 @@ def test_accounting_is_among_the_records(cluster: Cluster) -> None:
 
 def test_the_forwarders_uid_on_another_machine_says_nothing_of_a_node(cluster: Cluster) -> None:
     """A machine of the same cluster is a munged with its key and another address. The node's own is heard."""
-    settings = load_config(cluster.layout.piolet_toml)
-    sender, service = numbers("piolet-forward")[0], numbers("piolet-central")[0]
-    lines = [encode(Event("piolet", "node1", "00000000000000f1", 1, time.time(), "node.heartbeat", "root"))]
-
-    def send(socket: str) -> dict[str, Any]:
-        words = [settings.central.url, socket, str(service), "piolet", "node1", "/v1/events"]
-        words += [one.decode() for one in lines]
-        done = subprocess.run(
-            [sys.executable, "-c", SEND, *map(str.strip, words)], capture_output=True, text=True, user=sender,
-            group=sender, extra_groups=(), timeout=60, cwd="/", check=True,
-        )  # fmt: skip
-        said: dict[str, Any] = json.loads(done.stdout)
-        return said
-
     with munged("127.0.0.99", key=(cluster.layout.munge / "munge.key").read_bytes()) as (elsewhere,):
-        refused = send(elsewhere)
+        refused = beat(cluster, "node1", "00000000000000f1", 1, elsewhere)
     assert refused["status"] == 403 and "was signed at 127.0.0.99" in refused["error"], refused
-    assert send(str(cluster.layout.munge_socket))["have"] == {"00000000000000f1": 1}
+    assert beat(cluster, "node1", "00000000000000f1", 1)["have"] == {"00000000000000f1": 1}
 
 
 def test_a_service_that_hangs_or_is_gone_holds_nobody_up(cluster: Cluster) -> None:
@@ -190,3 +192,88 @@ def test_a_service_that_hangs_or_is_gone_holds_nobody_up(cluster: Cluster) -> No
         took = time.monotonic() - began
         assert done.status == 5 and line(done) == "" and "piolet" not in done.err
         assert took < 2.5 + 3 * (began - bare)
+
+
+SOON = """
+import sys
+from piolet.central import answers, places
+from piolet.cli import centrald
+answers.SILENT_S, places._KEPT_S, places._AGAIN_S = 3.0, 1.0, 1.0
+sys.exit(centrald.main(sys.argv[1:]))
+"""
+RULES = """
+[silent]
+about = "it has said nothing"
+source = "a test"
+date = 2026-11-30
+events = ["node.heartbeat", "node.start"]
+missing = "3s"
+burst = "1s"
+window = "1h"
+when = "count >= 1"
+then = "ticket"
+recovery = ["heard", "ack"]
+"""
+
+
+def new_slurmctld(cluster: Cluster, address: str) -> None:
+    """Start slurmctld again, as Slurm asks of who takes a node out of slurm.conf."""
+    layout, state = cluster.layout, load(cluster.layout.state_file)
+    assert state is not None and (old := state.find("slurmctld")) is not None
+    assert processes.terminate(old) and not processes.wait_end([old], 30)
+    shutil.rmtree(layout.run / "slurmctld")
+    record = lifecycle.Record(layout.state_file, state)
+    settings = config.Settings(layout, state.nodes, True, address, True, state.ports, packages.slurm_version())
+    services.start_slurmctld(settings, Path(state.cgroup), record.keep)
+
+
+def test_a_node_that_is_retired_is_not_waited_for(cluster: Cluster) -> None:
+    """Staff acknowledges that one is silent, another is taken out of slurm.conf. The service is one of shorter times,
+    and node1 alone speaks, whose partition is hidden from users.
+    """
+    layout, state = cluster.layout, load(cluster.layout.state_file)
+    assert state is not None
+    conf = {**os.environ, "SLURM_CONF": str(layout.slurm_conf)}
+    for words in ("create PartitionName=hidden Nodes=node1 Hidden=YES", "update PartitionName=main Nodes=node[2-3]"):
+        subprocess.run(["scontrol", *words.split()], check=True, capture_output=True, timeout=60, env=conf)
+    ours = [one for one in state.processes if one.name.startswith(("piolet-central", "piolet-forward"))]
+    ended = [one for one in ours if processes.terminate(one)]
+    assert not processes.wait_end(ended, 20)
+    (layout.etc / "rules.toml").write_text(RULES)
+    text = layout.piolet_toml.read_text().replace("[central]\n", f'[central]\nrules = "{layout.etc}/rules.toml"\n')
+    soon = layout.etc / "soon.toml"
+    soon.write_text(text)
+    uid, gid = numbers("piolet-central")
+    sequence = iter(range(1, 10_000))
+
+    def status() -> dict[str, Any]:
+        assert "have" in beat(cluster, "node1", "00000000000000f2", next(sequence))
+        said: dict[str, Any] = json.loads(staff(cluster, "status", "--json"))
+        return said
+
+    def is_so(silent: list[str], retired: list[str]) -> bool:
+        said = status()
+        return (said["silent_nodes"], said["retired_nodes"]) == (silent, retired)
+
+    with (layout.log / "soon.log").open("wb") as log, subprocess.Popen(
+        [layout.venv_bin / "python", "-c", SOON, "--config", str(soon)], stdout=log, stderr=log, user=uid, group=gid,
+        extra_groups=(), cwd="/", env=conf,
+    ) as service:  # fmt: skip
+        try:
+            port = state.ports["central"]
+            host = load_config(layout.piolet_toml).central.listen.rpartition(":")[0]
+            wait_until(lambda: network.accepts(host, port), 60, "the service")
+            for node in ("node2", "node3"):
+                assert "have" in beat(cluster, node, "00000000000000f2", 1)
+            wait_until(lambda: is_so(["node2", "node3"], []), 60, "two silent nodes")
+            wait_until(lambda: status()["cases"] and "node2" in staff(cluster, "offenders"), 30, "the case of node2")
+            cases = [one for one in staff(cluster, "offenders").splitlines() if "node2" in one and "nothing" in one]
+            assert staff(cluster, "ack", cases[0].split()[0], "scrapped") == "written down\n"
+            assert is_so(["node3"], ["node2"])
+            lines = layout.slurm_conf.read_text().splitlines(keepends=True)
+            layout.slurm_conf.write_text("".join(one for one in lines if not one.startswith("NodeName=node3 ")))
+            new_slurmctld(cluster, host)
+            wait_until(lambda: is_so([], ["node2", "node3"]), 60, "the end of waiting for node3")
+            assert "2 nodes are retired: " in staff(cluster, "status")
+        finally:
+            service.terminate()

@@ -32,6 +32,8 @@ def test_a_jobs_environment_once_more(cluster: Cluster, tiny: str) -> None:
     says = ("sh", "-c", "echo $SLURM_JOB_ID $RUN [$HF_TOKEN] $PWD")
     job, *rest = cluster.srun("alice", edf, "-N2", "-n2", *says).good().splitlines()[0].split()
     assert rest == ["first", "[hf-verysecret]", "/bin"]
+    left = cluster.run("alice", "sh", "-c", "ls ~/.cache/piolet/env").good().split()
+    assert f"{job}.0.piolet.job" in left, "with the cluster's name; an earlier release may have left others there"
     shown = cluster.run("alice", "piolet", "env", "show", job).good()
     assert f"# step {job}.0, --environment={edf}" in shown and 'RUN = "first"' in shown
     name, at, digest = next(line for line in shown.splitlines() if line.startswith("image = ")).partition("@sha256:")

@@ -118,6 +118,7 @@ def test_the_rooms_import_downwards() -> None:
 LATE = {
     "cli/": "srun waits for the command: a verb loads what it needs",
     "config/schema.py": "only an error needs it",
+    "environment/pinned.py": "who starts a step asks Slurm nothing, and waits for what is loaded",
     "hooks/facts.py": "only a node with a specification in YAML loads what reads it",
     "images/client.py": "whose image the service has needs no store of their own",
     "images/credentials.py": "who has no credential helper loads nothing to run programs",

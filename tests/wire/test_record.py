@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from piolet.base.errors import EnvironmentFileError
 from piolet.base.files import Stamp
 from piolet.environment import pinned
 from piolet.environment.definition import Definition
@@ -205,6 +206,7 @@ def test_a_steps_note_is_called_as_python_reads_it(
 ) -> None:
     """srun leaves a link of the name that `piolet env show` looks for; of a requeued job, the last one counts."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("SLURM_CLUSTER_NAME", raising=False)
     assert not shims.lib.submission_note(12, 3, b"{}"), "there is no cache"
     (tmp_path / "piolet/env").mkdir(parents=True)
     for definition in (Definition(request="a"), Definition(request="b", set_env={"A": "ü" * 9000})):
@@ -212,3 +214,34 @@ def test_a_steps_note_is_called_as_python_reads_it(
         assert os.readlink(tmp_path / "piolet/env/12.3.job") == pinned.hash_of(definition.to_json())
         pinned.keep(os.environ, b"", definition)
         assert pinned.find(os.environ, "12")[0].definition == definition
+
+
+@pytest.mark.parametrize("name", ["alps", "rigi.2", "4", "x" * 300, ".job", ""])
+def test_a_steps_note_has_the_clusters_name(
+    shims: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What srun's environment calls the cluster is cut to what fits; an empty name is none."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", name)
+    definition = Definition(request="a")
+    pinned.keep(os.environ, b"", definition)
+    assert shims.lib.submission_note(12, 3, definition.to_json())
+    assert [path.name for path in (tmp_path / "piolet/env").glob("*.job")] == [f"12.3.{name[:100]}.job"]
+    (found,) = pinned.find({**os.environ, "SLURM_CLUSTER_NAME": name}, "12", lambda _: name)
+    assert (found.step, found.definition) == ("12.3", definition)
+    if name:
+        with pytest.raises(EnvironmentFileError):
+            pinned.find(os.environ, "12", lambda _: "another")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc", "a/b"])
+def test_a_name_that_is_a_path_leaves_no_note(
+    shims: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Not outside of the cache either."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", name)
+    (tmp_path / "piolet/env").mkdir(parents=True)
+    (tmp_path / "piolet/x.job").touch()
+    assert not shims.lib.submission_note(12, 3, b"{}")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["env", "piolet", "x.job"]

@@ -46,7 +46,7 @@ GPU_QUANTITIES = (
 )
 HOST_QUANTITIES = (
     Quantity("cpu", "cores", "processor time used per second"),
-    Quantity("cpu_throttled", "1", "time in which the CPU quota held the step back, summed over processors"),
+    Quantity("cpu_throttled", "cores", "processors on which the CPU quota held the step up: the time of each, summed"),
     Quantity("memory", "B", "memory of the step, page cache included"),
     Quantity("memory_anon", "B", "memory of the step that is not page cache"),
     Quantity("read", "B/s", "read from block devices"),

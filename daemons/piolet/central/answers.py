@@ -54,6 +54,7 @@ class Answers:
     """Answers questions; `ask` has them by name, and more can be added.
 
     cancelled   tells whose scancel ended the tasks of an event, or None
+    is_gone     tells whether a node is none of the cluster's any more
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Answers:
         self.reader, self.ledger, self.judge = reader, ledger, judge
         self._staff, self._is_private, self._rules, self._clock = staff, is_private, rules, clock
         self.cancelled: Callable[[Event], int | None] = lambda _: None
+        self.is_gone: Callable[[str], bool] = lambda _: False
         self.ask: dict[tuple[str, str], Callable[[Asker, Parameters], dict[str, Any]]] = {
             ("GET", "status"): self._status,
             ("GET", "node"): self._node,
@@ -107,17 +109,30 @@ class Answers:
     def _status(self, asker: Asker, _: Parameters) -> dict[str, Any]:
         now = self._clock()
         nodes = self.reader.nodes()
-        silent = sorted(
-            node for node, last in nodes.items()
+        quiet = {
+            node: last for node, last in nodes.items()
             if last is not None and now - last > SILENT_S and not self.judge.sleeps(node)
-        )  # fmt: skip
+        }  # fmt: skip
+        retired = self._retired(quiet)
+        silent = sorted(set(quiet) - set(retired))
         cases = self._open(self._conclusions())
         said: dict[str, Any] = {
-            **self.reader.counted(), "nodes": len(nodes), "silent": len(silent), "cases": len(cases),
-            "judging": not self.judge.broken, "caught_up": self.judge.is_caught_up,
-            "failing": self.ledger.failing,
+            **self.reader.counted(), "nodes": len(nodes), "silent": len(silent),
+            "retired": len(retired), "cases": len(cases), "judging": not self.judge.broken,
+            "caught_up": self.judge.is_caught_up, "failing": self.ledger.failing,
         }  # fmt: skip
-        return {**said, "silent_nodes": silent[:_RECORDS_MOST], "broken": self.judge.broken} if asker.staff else said
+        if asker.staff:
+            said |= {"silent_nodes": silent[:_RECORDS_MOST], "retired_nodes": retired[:_RECORDS_MOST]}
+            said["broken"] = self.judge.broken
+        return said
+
+    def _retired(self, quiet: Mapping[str, float]) -> list[str]:
+        """Return which of these nodes nobody waits for: the cluster has them no longer, or staff has acknowledged that
+        they are silent since they were last heard.
+        """
+        rules = [rule.name for rule in self._rules if rule.missing and BEAT in rule.events]
+        seen = self.reader.acknowledged(rules) if quiet and rules else {}
+        return sorted(node for node, last in quiet.items() if self.is_gone(node) or seen.get(node, last) > last)
 
     def _node(self, asker: Asker, parameters: Parameters) -> dict[str, Any]:
         node = parameters.get("name", "")

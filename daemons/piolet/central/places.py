@@ -53,6 +53,7 @@ class Places:
         self._resolve = resolve or resolved
         self._named: Mapping[str, str] = {}
         self._asked = float("-inf")
+        self._alone = ask is no_slurm  # the file is all there is
         self._known: dict[str, tuple[float, frozenset[str]]] = {}
         self._lock = threading.Lock()
 
@@ -78,6 +79,15 @@ class Places:
             if found:
                 self._known[node] = now, found
             return found
+
+    def is_gone(self, node: str) -> bool:
+        """Return whether a node that once was one of this cluster is none any more, as far as is known.
+
+        Slurm is not asked for it: what it said last, for the sake of nodes that send, is minutes old. Where it has said
+        nothing yet, or shows no node at all, no node is gone.
+        """
+        named = self._named
+        return node not in self._fixed and node not in named and bool(named or (self._alone and self._fixed))
 
 
 def resolved(name: str) -> frozenset[str]:

@@ -140,7 +140,7 @@ def run(
         counts = Counts(judge, ledger)
         answers = Answers(reader, ledger, judge, config.staff, private, rules)
         Told(answers, recent, time.time)
-        answers.cancelled = ends.cancelled
+        answers.cancelled, answers.is_gone = ends.cancelled, places.is_gone
         ledger.start()
         stack.callback(ledger.stop)
         judge.start(ledger)

@@ -113,6 +113,9 @@ def _status(said: dict[str, Any]) -> list[str]:
         names = said.get("silent_nodes", [])
         more = f": {', '.join(names[:10])}" + (", …" if len(names) > 10 else "") if names else ""
         lines.append(f"{counted(said['silent'], 'node')} said nothing for a quarter of an hour{more}")
+    if said.get("retired"):
+        many = f"{counted(said['retired'], 'node')} {'is' if said['retired'] == 1 else 'are'}"
+        lines.append(f"{many} retired: not in Slurm any more, or acknowledged as silent")
     return lines
 
 

@@ -231,7 +231,7 @@ def _submit_again(args: argparse.Namespace, host: Host, resolve: Resolver, chdir
 
 def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from piolet.submission import cache, record
-    from piolet.submission.dependencies import Dependency
+    from piolet.submission.dependencies import Dependency, until
 
     host = this_host()
     host.watch(args.config or str(config.DEFAULT_PATH))
@@ -273,6 +273,7 @@ def _submit(args: argparse.Namespace, settings: config.Config) -> int:
     from_json(definition)  # what a node would refuse (an image can bring it in) is refused here
     # Whoever takes the record from the cache is to be warned as well.
     notes = [Dependency(Kind.NOTE, _warning(text)) for text in rendered.warnings]
+    notes.append(until("what is kept of jobs", started / 1e9, started / 1e9 + pinned.LOOKED_AFTER_S))
     place = record.Script.INSIDE if rendered.script_inside else record.Script.OUTSIDE
     whole = record.pack(definition, args.request, host.cwd, [*host.dependencies, *notes], place)
     if rendered.script_inside:

@@ -1,9 +1,10 @@
 """Which definition a job's steps had: `piolet env show JOB`, and `--environment=@JOB`, which uses it again.
 
 When a definition is made, it is kept in the user's cache without the values of secrets, in a file that is called after
-the hash of what travels to the nodes. When srun starts a step, its plugin leaves a symbolic link JOB.STEP.job there,
-whose text is that hash (submit.c); it starts no process for it. So what is known of a step is what srun handed over,
-image by digest, also where the file has changed since.
+the hash of what travels to the nodes. When srun starts a step, its plugin leaves a symbolic link JOB.STEP.CLUSTER.job
+there, whose text is that hash (submit.c); it starts no process for it. So what is known of a step is what srun handed
+over, image by digest, also where the file has changed since. Releases before this one left JOB.STEP.job: of a job of
+which nothing else is known, that counts.
 """
 
 from __future__ import annotations
@@ -13,24 +14,29 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from piolet.base import files
-from piolet.base.errors import EnvironmentFileError, PioletError
+from piolet.base.errors import EnvironmentFileError, PioletError, SlurmError
 from piolet.environment import around, later, mounts, secrets
 from piolet.environment.definition import LIMIT_BYTES, Definition, canonical_json, from_json
 from piolet.environment.expand import escape
 from piolet.submission import cache
 
 MARK = "@"
-_ENTRIES = 4096
+LOOKED_AFTER_S = 86400.0
+"""So often a definition is made anew, whatever is kept of it: links come without a process, and it takes one to remove
+old ones."""
+_ENTRIES = 4096  # links, and definitions: where there are more, the older half of them goes
+_UNUSED_S = 86400.0
+_NAME_MAX = 100  # of a cluster, as submit.c cuts it
 _LONG = 6
 _TOGETHER_S = 60.0  # steps that are started side by side
 _BEFORE, _AFTER = b"\0", b"\0\0" + b"0\0"
 _STEP = re.compile(r"(\d{1,10})(?:\.(\d{1,10}|batch))?")
-_LINK = re.compile(r"(\d+)\.(\d+)\.job")
+_LINK = re.compile(r"(\d+)\.(\d+)(?:\.(.*))?\.job", re.DOTALL)
 _HASH = re.compile(r"[0-9a-f]{16}")
 
 
@@ -45,6 +51,16 @@ class Pinned:
     definition: Definition
     secret: tuple[str, ...]
     began: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Link:
+    """What srun left of a step; `cluster` is '' where a release did that which did not say it."""
+
+    path: str
+    job: int
+    step: int
+    cluster: str
 
 
 def hash_of(definition: bytes) -> str:
@@ -81,25 +97,54 @@ def keep(variables: Mapping[str, str], front: bytes, definition: Definition, val
         _prune(folder)
 
 
-def find(variables: Mapping[str, str], job: str) -> list[Pinned]:
-    """Return what is known of a job's steps, in order, or of the step JOB.STEP. Raises EnvironmentFileError."""
+def find(variables: Mapping[str, str], job: str, ask: Callable[[Mapping[str, str]], str] | None = None) -> list[Pinned]:
+    """Return what is known of a job's steps, in order, or of the step JOB.STEP. Raises EnvironmentFileError.
+
+    ask   tells the cluster's name, '' where that is not to be had; it is asked only where a job of that number is known
+    """
     match = _STEP.fullmatch(job)
     if match is None:
         raise EnvironmentFileError(f"'{job[:40]}' is neither a job nor a step", "write 1234 or 1234.0")
     folder = files.cache_directory(variables, "env")
-    wanted = []
-    for path, of, step in _links(folder) if folder else ():
-        if of == int(match[1]) and match[2] in (None, str(step)):
-            wanted.append((step, path))
-    found = [
-        one for step, path in _of_one_job(sorted(wanted)) if (one := _read(path, f"{match[1]}.{step}")) is not None
-    ]
+    of_job = list(_links(folder, f"{int(match[1])}.")) if folder else []
+    what = f"{'step' if match[2] else 'job'} {job}"
+    links = _here(of_job, what, lambda: (ask or own_cluster)(variables))
+    wanted = sorted((link.step, link.path) for link in links if match[2] in (None, str(link.step)))
+    found = [one for step, path in _of_one_job(wanted) if (one := _read(path, f"{match[1]}.{step}")) is not None]
     if not found:
+        others = ", ".join(sorted({_comment(link.cluster) for link in of_job if link.cluster} if not links else ()))
         raise EnvironmentFileError(
-            f"nothing is known of the environment of {'step' if match[2] else 'job'} {job}",
-            f"srun keeps it when it starts a step with --environment, for you, in {folder or 'your cache'}",
+            f"nothing is known of the environment of {what}{' on this cluster' if others else ''}",
+            f"there is one of that number on {others}: ask there"
+            if others
+            else f"srun keeps it when it starts a step with --environment, for you, in {folder or 'your cache'}",
         )
     return found
+
+
+def own_cluster(variables: Mapping[str, str]) -> str:
+    """Return the name of the cluster whose jobs are meant, as a job's environment or Slurm says it, or ''."""
+    from piolet.slurm import cluster
+
+    try:
+        return variables.get("SLURM_CLUSTER_NAME") or cluster.cluster().name
+    except SlurmError:
+        return ""
+
+
+def _here(links: Sequence[_Link], what: str, ask: Callable[[], str]) -> list[_Link]:
+    """Return those of this cluster's job: of its name, or else those that have none."""
+    named = {link.cluster for link in links if link.cluster}
+    own = ask()[:_NAME_MAX] if named else ""
+    if named and not own:
+        if len(named) > 1:
+            raise EnvironmentFileError(
+                f"{what} is one of each of the clusters {', '.join(map(_comment, sorted(named)))}, and Slurm does not "
+                "say which one this is",
+                "set SLURM_CLUSTER_NAME to the one that is meant",
+            )
+        own = named.pop()
+    return [link for link in links if link.cluster == own] or [link for link in links if not link.cluster]
 
 
 def _of_one_job(links: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
@@ -146,28 +191,32 @@ def _read(link: str, step: str) -> Pinned | None:
         return None  # it is gone, or of another release
 
 
-def _links(folder: str) -> Iterator[tuple[str, int, int]]:
+def _links(folder: str, begin: str = "") -> Iterator[_Link]:
+    """Yield the links whose names begin with this; there may be thousands of others."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if (match := _LINK.fullmatch(entry.name)) and entry.is_symlink():
-                yield entry.path, int(match[1]), int(match[2])
+            name = entry.name
+            if name.startswith(begin) and (match := _LINK.fullmatch(name)) and entry.is_symlink():
+                yield _Link(entry.path, int(match[1]), int(match[2]), match[3] or "")
 
 
 def _prune(folder: str) -> None:
     """Remove the older half of the links when there are too many, and definitions that none leads to any more."""
-    links = list(_links(folder))
-    if len(links) <= _ENTRIES:
+    names = os.listdir(folder)
+    definitions = [name for name in names if name.endswith(".def")]
+    if max(len(definitions), sum(name.endswith(".job") for name in names)) <= _ENTRIES:
         return
-    aged = sorted((os.lstat(path).st_mtime_ns, path) for path, _, _ in links)
-    for _, path in aged[: len(aged) - _ENTRIES // 2]:
-        os.unlink(path)
-    used = {os.readlink(path) for _, path in aged[len(aged) - _ENTRIES // 2 :]}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            stem, _, suffix = entry.name.rpartition(".")
-            # One that is new may be of a step that is about to start.
-            if suffix == "def" and stem not in used and time.time() - entry.stat().st_mtime > 86400:
-                os.unlink(entry.path)
+    aged = sorted((os.lstat(link.path).st_mtime_ns, link.path) for link in _links(folder))
+    if len(aged) > _ENTRIES:
+        for _, path in aged[: len(aged) - _ENTRIES // 2]:
+            os.unlink(path)
+        aged = aged[len(aged) - _ENTRIES // 2 :]
+    used = {f"{os.readlink(path)}.def" for _, path in aged}
+    for name in definitions:
+        path = os.path.join(folder, name)
+        # One that is new may be of a step that is about to start.
+        if name not in used and time.time() - os.lstat(path).st_mtime > _UNUSED_S:
+            os.unlink(path)
 
 
 def text(pinned: Pinned) -> str:

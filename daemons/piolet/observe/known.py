@@ -190,13 +190,14 @@ def _run(told: ToldRun) -> Run:
 
 def _environments(variables: Mapping[str, str], view: Job) -> tuple[Environment, ...]:
     try:
-        found = pinned.find(variables, f"{view.number}.{view.step}" if view.step.isdecimal() else str(view.number))
+        name = f"{view.number}.{view.step}" if view.step.isdecimal() else str(view.number)
+        found = pinned.find(variables, name, lambda known: view.cluster or pinned.own_cluster(known))
     except PioletError:
         return ()  # its steps had none, or they were started elsewhere
     made: dict[str, Environment] = {}
     for one in found:
         if not _began(view) - _APART_S <= one.began <= (view.now.end or float("inf")) + _APART_S:
-            continue  # of another cluster, or of an earlier job of that number
+            continue  # of an earlier job of that number, or of another cluster where an old release did not say it
         text = pinned.text(one)
         body = text.partition("\n")[2]
         image = one.definition.image

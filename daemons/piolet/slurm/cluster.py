@@ -36,7 +36,8 @@ def cluster(scontrol: str = "scontrol") -> Cluster:
 def addresses(scontrol: str = "scontrol") -> dict[str, str]:
     """Return NodeAddr of every node: an address, or a name that has one. Raises SlurmError."""
     found = {}
-    for line in _ask(scontrol, "node", "--oneliner").splitlines():
+    # With --all, as others do not see the nodes of hidden partitions, nor those that are powered down in the cloud.
+    for line in _ask(scontrol, "node", "--oneliner", "--all").splitlines():
         name, address = _NODE.match(line), _ADDRESS.search(line)
         if name is not None:
             # A node that has not registered yet shows none; its name is what slurmctld would ask for.

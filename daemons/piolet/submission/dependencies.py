@@ -37,6 +37,11 @@ class Dependency:
     stamp: Stamp | None = None
 
 
+def until(what: str, at: float, end: float) -> Dependency:
+    """Return that something is good from one time to another, both in seconds of the epoch."""
+    return Dependency(Kind.UNTIL, what, stamp=Stamp(0, 0, 0, int(at * 1e9), int(end * 1e9)))
+
+
 class Host:
     """The variables and the working directory of whoever asks, and a list of what was looked at."""
 

@@ -13,8 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from piolet.base.files import Stamp
-from piolet.submission import cache, record
+from piolet.submission import cache, dependencies, record
 from piolet.submission.dependencies import Dependency, Host, Kind
 
 # Which job it is: a number comes again when a job is requeued, or when a cluster is set up anew.
@@ -36,8 +35,7 @@ class Basis:
 
     def keep(self, what: str, note: str, at: float, until: float) -> None:
         """Write the record; `note` is what later users see. Both times are seconds of the epoch. Raises nothing."""
-        span = Stamp(0, 0, 0, int(at * 1e9), int(until * 1e9))
-        more = [Dependency(Kind.UNTIL, what, stamp=span), Dependency(Kind.NOTE, note)]
+        more = [dependencies.until(what, at, until), Dependency(Kind.NOTE, note)]
         packed = record.pack(_DEFINITION, self.request, self.directory, [*self.dependencies, *more])
         if packed is not None:
             cache.store(self.path, packed)

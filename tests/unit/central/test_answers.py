@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import pytest
 from piolet.base.errors import EventError
 from piolet.central.accounted import STATES
 from piolet.central.answers import Answers
+from piolet.central.conclusions import OPEN, Conclusion
 from piolet.central.ledger import Judge, Ledger
 from piolet.central.recent import Recent, Watched
 from piolet.central.rules.engine import Engine
+from piolet.central.store import wordings
 from piolet.central.store.database import connect
 from piolet.central.store.reader import Reader
 from piolet.central.store.writer import Arrival, Writer
 from piolet.central.told import Told
-from piolet.cli.centralasks import _node
+from piolet.cli.centralasks import _node, _status
 
 from tests.support.waiting import wait_until
 from tests.unit.central.making import CATALOGUE, DAY, HOUR, MINUTE, START, event, rules
@@ -31,7 +34,7 @@ def answers(tmp_path: Path) -> Iterator[Answers]:
     judge = Judge(Reader(connect(url), "c1"), Watched(Engine(rules(CATALOGUE)), recent))
     ledger = Ledger(writer, judge, clock=lambda: now[0])
     reader = Reader(connect(url), "c1")
-    made = Answers(reader, ledger, judge, ["root"], lambda: False, clock=lambda: START + HOUR)
+    made = Answers(reader, ledger, judge, ["root"], lambda: False, rules(CATALOGUE), clock=lambda: START + HOUR)
     Told(made, recent, lambda: made._clock())
     ledger.start()
     judge.start(ledger)
@@ -55,6 +58,56 @@ def ask(answers: Answers, what: str, **said: str) -> dict[str, Any]:
 def test_a_word_of_slurms_is_none_of_the_nodes(answers: Answers) -> None:
     said = ask(answers, "status")
     assert said["silent_nodes"] == ["down", "gone", "woken"] and (said["silent"], said["nodes"]) == (3, 6)
+
+
+def test_a_node_that_is_retired_is_not_waited_for(answers: Answers) -> None:
+    """Staff has seen that it is silent, or Slurm has it no longer: it is none of the silent ones, and is counted."""
+
+    def beat(node: str, seq: int, at: float) -> None:
+        answers.ledger.add(Arrival(node, [event("node.heartbeat", at, node, seq=seq)], START + at)).result()
+
+    def silent() -> tuple[list[str], list[str]]:
+        said = ask(answers, "status")
+        assert (said["silent"], said["retired"]) == (len(said["silent_nodes"]), len(said["retired_nodes"]))
+        return said["silent_nodes"], said["retired_nodes"]
+
+    for number in range(25):
+        beat("well", 2 + number, HOUR + number * 2 * MINUTE)
+    answers._clock = lambda: START + 2 * HOUR - 5 * MINUTE
+    wait_until(lambda: len(ask(answers, "offenders")["nodes"]) == 2, what="the cases")
+    cases = {node["node"]: node["cases"][0] for node in ask(answers, "offenders")["nodes"]}
+    assert set(cases) == {"down", "gone"} and {one["rule"] for one in cases.values()} == {"silent"}
+    said = f'{{"case": "{cases["gone"]["case"]}", "text": "scrapped"}}'.encode()
+    answers.answer(0, "POST", "ack", {}, said)
+    assert silent() == (["down", "woken"], ["gone"])
+    answers.is_gone = lambda node: node == "down"
+    assert silent() == (["woken"], ["down", "gone"])
+    assert _status(ask(answers, "status"))[-2:] == [
+        "1 node said nothing for a quarter of an hour: woken",
+        "2 nodes are retired: not in Slurm any more, or acknowledged as silent",
+    ]
+    users = answers.answer(1000, "GET", "status", {}, b"")
+    assert users["retired"] == 2 and not {"silent_nodes", "retired_nodes"} & set(users)
+    beat("gone", 2, 2 * HOUR)  # it is back, and what was acknowledged was of before
+    answers._clock = lambda: START + 3 * HOUR
+    assert silent() == (["gone", "well", "woken"], ["down"])
+
+
+def test_a_note_on_the_case_acknowledges_nothing(answers: Answers) -> None:
+    """Nor does the acknowledgement of another case of the node."""
+    opened = [_opened("silent", "a" * 16, 40 * MINUTE), _opened("gpu-lost", "b" * 16, 40 * MINUTE)]
+    answers.ledger.call(lambda writer: wordings.conclude(writer, [(one, 1) for one in opened], START + HOUR)).result()
+    for kind, case in ((wordings.NOTE, "a" * 16), (wordings.ACKNOWLEDGED, "b" * 16)):
+        said = functools.partial(wordings.say, kind=kind, text="seen", uid=0, now=START + HOUR, case=case)
+        answers.ledger.call(said).result()
+        assert ask(answers, "status")["retired_nodes"] == []
+    said = functools.partial(wordings.say, kind=wordings.ACKNOWLEDGED, text="x", uid=0, now=START + HOUR, case="a" * 16)
+    answers.ledger.call(said).result()
+    assert ask(answers, "status")["retired_nodes"] == ["gone"]
+
+
+def _opened(rule: str, case: str, after: float) -> Conclusion:
+    return Conclusion(case, rule, "0" * 16, "c1", "gone", "", START + after, OPEN, "ticket", "gone: …", (), {})
 
 
 def test_of_a_node_that_never_spoke_it_is_said(answers: Answers) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
+from piolet.central.conclusions import OPEN, Conclusion
+from piolet.central.store import wordings
 from piolet.central.store.reader import Reader
 from piolet.central.store.writer import Writer
 
@@ -31,3 +33,23 @@ def test_a_fault_is_not_sought_among_heartbeats_nor_among_what_users_bring_about
     assert not reader.records("node1", 1.7e9, 300).whole
     few = reader.records("node1", 1.7e9, 300, ("kernel", "root"))
     assert few.whole and few.events[-1].kind == "gpu.lost" and {one.source for one in few.events} == {"kernel", "root"}
+
+
+def test_when_a_case_was_opened_that_staff_has_acknowledged(store: sa.Engine) -> None:
+    """By node, of these rules alone; of several the latest."""
+    writer = Writer(store)
+    add(writer, event(1))
+    opened = [
+        Conclusion(case * 16, rule, "0" * 16, "alps", node, "", time, OPEN, "ticket", "…", (), {})
+        for case, rule, node, time in (
+            ("a", "silent", "node1", 100.0), ("b", "silent", "node1", 300.0), ("c", "silent", "node1", 400.0),
+            ("d", "silent", "node2", 500.0), ("e", "gpu-lost", "node2", 600.0), ("f", "mute", "node3", 700.0),
+        )
+    ]  # fmt: skip
+    wordings.conclude(writer, [(one, 1) for one in opened], 800.0)
+    for kind, cases in ((wordings.ACKNOWLEDGED, "abbef"), (wordings.NOTE, "cd")):
+        for case in cases:
+            wordings.say(writer, kind, "seen", 0, 900.0, case=case * 16)
+    reader = Reader(store, "alps")
+    assert reader.acknowledged(["silent", "mute"]) == {"node1": 300.0, "node3": 700.0}
+    assert reader.acknowledged([]) == {}

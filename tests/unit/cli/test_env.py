@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from piolet.images.failures import RegistryUnreachable
 from piolet.images.info import Image, ImageInfo
 from piolet.site import config
 from piolet.submission import cache
+from piolet.submission.dependencies import Kind
 
 from tests.unit.cli.conftest import DIGEST, Captured, Client, age
+from tests.unit.submission.test_submit import unpack
 
 
 def test_check(work: Path, capsys: Captured) -> None:
@@ -143,6 +146,16 @@ def test_submit(work: Path, client: Client, capsys: Captured) -> None:
     for name in (b"HOME\0", b"EDF_IMAGESTORE\0", str(config.DEFAULT_PATH).encode() + b"\0"):
         # What srun gets now names nothing that it would have to look up: it may be in a container (decision 110).
         assert name in kept and name not in record
+
+
+def test_what_is_kept_is_good_for_a_day(work: Path) -> None:
+    """Links of steps come without a process: it takes a rendering now and then to remove those that are too many."""
+    before = time.time_ns()
+    _, record, cached = submitted(work)
+    (span,) = [one.stamp for one in unpack(cached[0].read_bytes())[0] if one.kind == Kind.UNTIL]
+    assert span is not None and before - 1000 <= span.mtime_ns <= time.time_ns()
+    assert abs(span.ctime_ns - span.mtime_ns - 86_400 * 10**9) < 1000
+    assert not [one for one in unpack(record)[0] if one.kind == Kind.UNTIL]
 
 
 def test_a_script_inside_is_said_by_a_blank(work: Path) -> None:

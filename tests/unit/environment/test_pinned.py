@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,72 @@ def test_a_job_and_its_steps(home: dict[str, str]) -> None:
     assert one.definition.image == DEFINITION.image
     assert "hf-secret" not in "".join(path.read_text() for path in cache(home).iterdir() if not path.is_symlink())
     assert {path.stat().st_mode & 0o777 for path in cache(home).glob("*.def")} == {0o600}
+
+
+HERE, THERE = ({"SLURM_CLUSTER_NAME": name} for name in ("alps", "rigi.2"))
+
+
+def of(home: dict[str, str], job: str) -> list[tuple[str, str]]:
+    """Return what is known of a job: (step, request)."""
+    return [(one.step, one.definition.request) for one in pinned.find(home, job)]
+
+
+def test_clusters_that_share_homes_do_not_find_each_others_jobs(home: dict[str, str]) -> None:
+    start(home, "12.0.alps", Definition(request="a"))
+    start(home, "12.0.rigi.2", Definition(request="b"))
+    start(home, "12.1.rigi.2", Definition(request="c"))
+    start(home, "13.0.rigi.2", Definition(request="d"))
+    assert of(home | HERE, "12") == [("12.0", "a")] and of(home | HERE, "12.0") == [("12.0", "a")]
+    assert of(home | THERE, "12") == [("12.0", "b"), ("12.1", "c")]
+    for job in ("12.1", "13"):
+        with pytest.raises(EnvironmentFileError, match="nothing is known of the environment") as unknown:
+            of(home | HERE, job)
+    assert unknown.value.message == "nothing is known of the environment of job 13 on this cluster"
+    assert unknown.value.hint == "there is one of that number on rigi.2: ask there"
+    assert pinned.again(home | THERE, "@12.1")[0].request == "@12.1"
+
+
+def test_what_an_earlier_release_left_counts_where_nothing_else_is_known(home: dict[str, str]) -> None:
+    start(home, "12.0", Definition(request="old"))
+    assert of(home, "12") == [("12.0", "old")], "nobody is asked which cluster this is"
+    start(home, "12.0.rigi.2", Definition(request="b"))
+    assert of(home | HERE, "12") == [("12.0", "old")]
+    start(home, "12.1.alps", Definition(request="new"))
+    assert of(home | HERE, "12") == [("12.1", "new")]
+
+
+def test_slurm_is_asked_which_cluster_this_is_where_it_matters(home: dict[str, str]) -> None:
+    """Where it does not say, a job of one cluster alone is that one."""
+    asked = [""]
+
+    def find(job: str, name: str) -> list[str]:
+        def ask(_: Mapping[str, str]) -> str:
+            asked[0] += job
+            return name
+
+        return [one.definition.request for one in pinned.find(home, job, ask)]
+
+    start(home, "7.0", Definition(request="old"))
+    start(home, "12.0.alps", Definition(request="a"))
+    assert find("7", "rigi.2") == ["old"] and asked == [""]
+    assert find("12", "alps") == ["a"] and asked == ["12"]
+    assert find("12", "") == ["a"]
+    with pytest.raises(EnvironmentFileError):
+        find("12", "rigi.2")
+    start(home, "12.0.rigi.2", Definition(request="b"))
+    with pytest.raises(EnvironmentFileError, match=r"of the clusters alps, rigi\.2, and Slurm does") as unclear:
+        find("12", "")
+    assert unclear.value.hint == "set SLURM_CLUSTER_NAME to the one that is meant"
+
+
+@pytest.mark.parametrize(
+    ("script", "name"), [("echo 'ClusterName             = alps'", "alps"), ("echo no >&2; exit 1", "")]
+)
+def test_whose_cluster_this_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, name: str) -> None:
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert pinned.own_cluster({}) == name and pinned.own_cluster(HERE) == "alps"
 
 
 @pytest.mark.parametrize("job", ["7", "12.1", "x", "", "12.", "../12", "12.0.0"])
@@ -153,6 +220,31 @@ def test_old_links_go(home: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
     pinned.keep(home, b"", DEFINITION)
     assert sorted(int(path.stem.partition(".")[0]) for path in cache(home).glob("*.job")) == [7, 8, 9, 10, 11]
     assert len(list(cache(home).glob("*.def"))) == 6, "those of five steps, and the new one"
+
+
+def test_links_of_all_clusters_and_of_all_releases_are_counted_together(
+    home: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("1.0", "1.0.alps", "1.0.rigi.2") * 4):
+        path = cache(home) / f"{number}{name}.job"
+        start(home, f"{number}{name}", Definition(request="x"))
+        os.utime(path, (number, number), follow_symlinks=False)
+    monkeypatch.setattr(pinned, "_ENTRIES", 10)
+    pinned.keep(home, b"", DEFINITION)
+    assert sorted(os.lstat(path).st_mtime for path in cache(home).glob("*.job")) == [7, 8, 9, 10, 11]
+
+
+def test_definitions_of_steps_that_never_began_go(home: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once they are old: a new one may be of a step that is about to start."""
+    monkeypatch.setattr(pinned, "_ENTRIES", 10)
+    start(home, "1.0.alps", Definition(request="used"))
+    for number in range(12):
+        pinned.keep(home, b"", Definition(request=str(number)))
+    assert len(list(cache(home).glob("*.def"))) == 13
+    for path in cache(home).glob("*.def"):
+        os.utime(path, (0, 0))
+    pinned.keep(home, b"", DEFINITION)
+    assert len(list(cache(home).glob("*.def"))) == 2 and of(home | HERE, "1") == [("1.0", "used")]
 
 
 def test_steps_of_an_earlier_job_of_the_same_number_are_not_its_steps(home: dict[str, str]) -> None:

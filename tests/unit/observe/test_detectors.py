@@ -102,6 +102,29 @@ def test_without_the_column_that_it_needs_a_detector_cannot_tell(
     assert said(name, columns_without(runs.Run(run.meta, tables, run.truth), table, *columns)).state == finding.UNKNOWN
 
 
+_SAME = "is behind: its GPUs did the same work as the others, and were busy"
+_HOST = "less of the time, as they waited for their host"
+
+
+@pytest.mark.parametrize(
+    ("seed", "times", "text"),
+    [
+        (0, 1, f"nid000002 {_SAME} 26 % {_HOST}; tasks there waited for a processor 40 % of the time"),
+        (19, 1, f"nid000004 {_SAME} 16 % {_HOST}; its CPU quota held up 0.6 cores on average"),
+        (19, 10, f"nid000004 {_SAME} 16 % {_HOST}; its CPU quota held up 5.6 cores on average"),
+        (19, 0, f"nid000004 {_SAME} 16 % {_HOST}"),
+        (5, 1, "nid000001 is behind: its GPUs were busy 36 % less of the time than the others; "
+               "tasks there waited for a processor 71 % of the time"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_a_node_whose_host_holds_its_gpus_up(seed: int, times: float, text: str) -> None:
+    """The quota's time is of all processors together: of some at once it is more than all of the time."""
+    run = runs.make(seed, "straggler")
+    run._tables["host"]["cpu_throttled"] *= times
+    (found,) = said("straggler", run).findings
+    assert found.text == text
+
+
 def slowed(begin: int, end: int, times: float, written: float = 1.0, bins: int = 60, width: float = 2.0) -> Any:
     """Return a step of two nodes whose mount takes so many times as long between two bins, and is written to."""
     start, at = 1_790_000_000 * 10**9, np.arange(1, bins + 1)

@@ -284,6 +284,28 @@ def test_what_is_not_there_has_no_place(tmp_path: Path) -> None:
     assert set(drawn[:300]) == {3.0} and set(drawn[300:]) == {None}
 
 
+def test_what_a_quota_held_up_is_a_number_of_cores(tmp_path: Path) -> None:
+    """It is of all processors together, and so no share of the time, as waits are. Where it is 0 it has no plot."""
+    bins = np.arange(10, 310, 10)
+    rows: dict[str, Any] = {"time": incident.START + np.tile(bins, 2) * 10**9, "span": [10.0] * 60}
+    rows |= {"node": ["n1"] * 30 + ["n2"] * 30, "cpu": [1.0] * 60, "io_pressure": [0.25] * 60}
+    meta: dict[str, Any] = {"job": "7", "step": "0", "nodes": ["n1", "n2"]}
+    meta |= {"start": incident.START, "end": incident.START + 300 * 10**9}
+    shown = {}
+    for held in (0.0, 6.0):
+        place = tmp_path / f"{held}"
+        place.mkdir()
+        writing.write_table(place, "host", rows | {"cpu_throttled": [held] * 30 + [0.0] * 30})
+        writing.write_meta(place, meta)
+        page = html.render(reading.open_step(place)).decode()
+        shown[held] = {one["title"]: one for one in data_of(page)["plots"]["lines"]["panels"]}
+    assert set(shown[0.0]) == {"Cores in use", "Tasks waited: I/O (% of time)"}
+    panel = shown[6.0]["Cores that a quota held up"]
+    assert panel["unit"] == "" and set(panel["mean"]) == {3.0}
+    waited = [one["Tasks waited: I/O (% of time)"]["mean"] for one in shown.values()]
+    assert [set(one) for one in waited] == [{25.0}, {25.0}]
+
+
 def test_a_loss_that_is_no_number_is_on_the_axis(tmp_path: Path) -> None:
     """It is no value of the line; it is what matters most of it."""
     incident.write(tmp_path)

@@ -10,11 +10,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from piolet.central.conclusions import OPEN
 from piolet.central.store import bodies
 from piolet.central.store.archive import Archive
 from piolet.central.store.database import StoreError, reason
 from piolet.central.store.rows import Names, Stored, events_of, names_in, stored
 from piolet.central.store.schema import PART, TOLD, batches, conclusions, epochs, gaps, kept, names, notes, part
+from piolet.central.store.wordings import ACKNOWLEDGED
 from piolet.events.batch import RECORDS_MAX
 from piolet.events.envelope import SOURCES, Event
 
@@ -242,6 +244,18 @@ class Reader:
                 query = query.where(notes.c.case == case)
             rows = connection.execute(query).all()
         return [{key: getattr(row, key) for key in ("time", "kind", "case", "uid", "text")} for row in rows]
+
+    def acknowledged(self, rules: Collection[str]) -> dict[str, float]:
+        """Return, by node, when the latest case of one of these rules was opened that staff has acknowledged."""
+        query = (
+            sa.select(names.c.name, sa.func.max(conclusions.c.time).label("time"))
+            .join(conclusions, conclusions.c.node == names.c.id)
+            .join(notes, notes.c.case == conclusions.c.case)
+            .where(notes.c.kind == ACKNOWLEDGED, conclusions.c.state == OPEN, conclusions.c.rule.in_(rules))
+            .group_by(names.c.name)
+        )
+        with self._connected() as connection:
+            return {row.name: row.time for row in connection.execute(query)}
 
     def nodes(self) -> dict[str, float | None]:
         """Return when something last came from each node itself; None: of it others alone have spoken."""

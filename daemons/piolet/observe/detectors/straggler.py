@@ -10,7 +10,8 @@ import numpy as np
 from piolet.api import CannotTell, Detector, Finding, Limit, Observed
 from piolet.observe.detectors import _signals as signals
 
-_PRESSURES = ("cpu_throttled", "cpu_pressure", "io_pressure", "memory_pressure")
+_WAITED = {"cpu_pressure": "a processor", "io_pressure": "I/O", "memory_pressure": "memory"}
+_PRESSURES = ("cpu_throttled", *_WAITED)
 
 
 class Straggler(Detector):
@@ -132,7 +133,7 @@ class Straggler(Detector):
             others = float(np.nanmedian(np.delete(load, row)))
             behind = 1 - float(load[row]) / others if others > 0 else 0.0
             if behind > self.limit("behind") and (why := self._held(step, row, late, (name,))):
-                text = f"its GPUs were active {signals.percent(behind)} less than the others, and {why[0]}"
+                text = f"its GPUs were busy {signals.percent(behind)} less of the time than the others; {why[0]}"
                 return [self._finding(step, nodes[row], None, behind, late, f"{nodes[row]} is behind: {text}", why[1])]
         return []
 
@@ -146,9 +147,11 @@ class Straggler(Detector):
                 continue
             more = float(held[row] - np.nanmedian(np.delete(held, row)))
             if more > self.limit("host"):
-                what = "its CPU quota" if name == "cpu_throttled" else f"{name.partition('_')[0]} pressure"
                 figures = {name: round(float(held[row]), 3), "others": round(float(held[row]) - more, 3)}
-                return f"{what} held its tasks up {signals.percent(min(1.0, float(held[row])))} of the time", figures
+                if name == "cpu_throttled":  # of all processors together, so it may be more than 1
+                    return f"its CPU quota held up {held[row]:.1f} cores on average", figures
+                share = signals.percent(min(1.0, float(held[row])))
+                return f"tasks there waited for {_WAITED[name]} {share} of the time", figures
         return None
 
     def _by_idle(
@@ -167,8 +170,8 @@ class Straggler(Detector):
             return None
         text, figures = self._held(step, row, late) or ("", {})
         said = (
-            f"{nodes[row]} is behind: its GPUs do as much as the others and are active {signals.percent(behind)} less"
-            f"{': ' if text else ', so its host holds them up'}{text}"
+            f"{nodes[row]} is behind: its GPUs did the same work as the others, and were busy "
+            f"{signals.percent(behind)} less of the time, as they waited for their host{'; ' if text else ''}{text}"
         )
         figures = {"active": round(float(load[row]), 3), "work_less": round(less, 3), **figures}
         return self._finding(step, nodes[row], None, behind, late, said, figures)

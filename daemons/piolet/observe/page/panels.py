@@ -31,22 +31,19 @@ _GPU = (
 )
 _HOST = (
     ("Cores in use", "", 1.0, (("cpu", "per node"),)),
+    ("Cores that a quota held up", "", 1.0, (("cpu_throttled", "per node"),)),
     ("Memory", "GB", 1e-9, (("memory_anon", "without page cache"), ("memory", "all"))),
     (
         "Tasks waited",
         "% of time",
         100.0,
-        (
-            ("io_pressure", "I/O"),
-            ("cpu_pressure", "CPU"),
-            ("memory_pressure", "memory"),
-            ("cpu_throttled", "CPU quota"),
-        ),
+        (("io_pressure", "I/O"), ("cpu_pressure", "CPU"), ("memory_pressure", "memory")),
     ),
     ("Files of any kind", "MB/s", 1e-6, (("file_read", "read"), ("file_write", "written"))),
     ("Power of a node", "W", 1.0, (("node_power", "node"), ("cpu_power", "processors"))),
 )
 _MORE = (ORANGE, PINK, GREEN)
+_ABOVE_0 = ("cpu_throttled",)  # has a panel where it says something: most steps have no quota, and 0 of it
 _SELDOM = ("power", "clock_sm", "temperature", "memory_used")  # are read once a second, however often others are
 GPU_NAMES = (*(name for name, *_ in _GPU if name != "nvlink"), "nvlink_tx", "nvlink_rx")
 HOST_NAMES = tuple(name for *_, lines in _HOST for name, _ in lines)
@@ -69,7 +66,10 @@ def gpus(grid: Grid) -> Iterator[Panel]:
 def hosts(grid: Grid) -> Iterator[Panel]:
     """Yield what is known of the step on its nodes: the mean, and the first of a panel with its lowest and highest."""
     for title, unit, factor, lines in _HOST:
-        known = [(found, label) for name, label in lines if (found := grid.hosts.known(name)) is not None]
+        known = [
+            (found, label) for name, label in lines
+            if (found := grid.hosts.known(name)) is not None and (name not in _ABOVE_0 or np.nanmax(found.most) > 0)
+        ]  # fmt: skip
         if known:
             (first, label), *others = known
             more = [
