@@ -70,21 +70,48 @@ def test_a_gpu_that_fell_off_the_bus_is_lost_as_well() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "scope", "job", "step"),
+    ("text", "scope", "job", "step", "uid"),
     [
         ("MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/slurm/uid_1001/job_3,"
-         "task_memcg=/slurm/uid_1001/job_3/step_0/task_0,task=a,pid=7,uid=1001", "cgroup", 3, "0"),
+         "task_memcg=/slurm/uid_1001/job_3/step_0/task_0,task=a,pid=7,uid=1001", "cgroup", 3, "0", 1001),
         ("MEMCG,nodemask=(null),cpuset=u,mems_allowed=0,oom_memcg=/x,task_memcg=/system.slice/slurmstepd.scope/job_12/"
-         "step_batch/user/task_0,task=job_9/step_1,pid=7,uid=1001", "cgroup", 12, "batch"),
+         "step_batch/user/task_0,task=job_9/step_1,pid=7,uid=1001", "cgroup", 12, "batch", 1001),
         ("NONE,nodemask=(null),cpuset=/,mems_allowed=0-1,global_oom,task_memcg=/user.slice,task=a,pid=7,uid=0",
-         "node", None, ""),
+         "node", None, "", 0),
         ("MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/job_0/step_1,task_memcg=/job_99999999999/step_1,"
-         "task=a,pid=7,uid=0", "cgroup", None, ""),
+         "task=a,pid=7,uid=0", "cgroup", None, "", 0),
+        # Groups that a user made below the slice that is that user's, and names of groups and of processes.
+        ("MEMCG,nodemask=(null),cpuset=user.slice,mems_allowed=0,oom_memcg=/user.slice/user-1001.slice/x,task_memcg="
+         "/user.slice/user-1001.slice/user@1001.service/slurmstepd.scope/job_5/step_0,task=a,pid=7,uid=1001",
+         "cgroup", None, "", 1001),
+        ("MEMCG,nodemask=(null),cpuset=x,mems_allowed=0,oom_memcg=/user.slice/a,task_memcg=/slurmstepd.scope/job_5/"
+         "step_0,task=a/b,task_memcg=/user.slice/a/b,task=a,pid=7,uid=1001", "cgroup", None, "", 1001),
+        ("MEMCG,nodemask=(null),cpuset=x,mems_allowed=0,oom_memcg=/x,task_memcg=/slurm/uid_1001/job_3/step_0,"
+         "task=,pid=1,uid=0,pid=7,uid=1001", "cgroup", 3, "0", 1001),
+        ("MEMCG,nodemask=(null),cpuset=x,mems_allowed=0,oom_memcg=/x,task_memcg=/slurm/uid_1001/job_3/step_0,"
+         "task=,task_memcg=/,pid=7,uid=1001", "cgroup", None, "", 1001),
     ],
 )  # fmt: skip
-def test_who_ran_out_of_memory(text: str, scope: str, job: int | None, step: str) -> None:
+def test_who_ran_out_of_memory(text: str, scope: str, job: int | None, step: str, uid: int | None) -> None:
     found = one(f"oom-kill:constraint=CONSTRAINT_{text}")
     assert (found.kind, found.body, found.job, found.step) == ("kernel.oom", {"scope": scope}, job, step)
+    assert found.uid == uid
+
+
+@pytest.mark.parametrize(
+    ("rest", "pid"),
+    [
+        ("31, pid=77, name=python3, Ch 00000008", 77), ("13, pid='77', name=python3, Graphics SM", 77),
+        ("31, pid='<unknown>', name=<unknown>, Ch 00000008", None), ("31, Ch 0000000b, intr 10000000", None),
+        ("31, pid=77, name=x, pid=78, y, Ch 00000008", 77), ("31, pid=99999999999, name=x", None),
+        ("43, name=x, pid=78, Ch 1", None),
+        # What is no program's fault is nobody's, whoever used the GPU.
+        ("48, pid=77, name=python3, DBE", None), ("94, pid=77, name=python3, Contained", None),
+    ],
+)  # fmt: skip
+def test_whose_program_an_xid_is_of(rest: str, pid: int | None) -> None:
+    found = one(f"NVRM: Xid (PCI:0000:41:00): {rest}")
+    assert found.pid == pid and found.uid is None and "pid=" not in str(found.body)
 
 
 def test_file_systems_are_the_subject() -> None:
