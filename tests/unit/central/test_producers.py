@@ -47,7 +47,9 @@ XID_13 = (
 )
 AER = "pcieport 0000:00:1c.0: AER: Uncorrected (Fatal) error received: 0000:41:00.0"
 SXID = "nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 20034, Fatal, Link 30 LTSSM Fault Up"
-EDAC = "EDAC MC1: 1 UE memory read error on CPU_SrcID#0_MC#1_Chan#0_DIMM#0 (channel:0 slot:0 page:0x1 offset:0x0)"
+EDAC = (
+    "EDAC MC1: 1 UE memory read error on CPU_SrcID#0_MC#1_Chan#0_DIMM#0 (channel:0 slot:0 page:0x1 offset:0x0 grain:32)"
+)
 MCE = "mce: Uncorrected hardware memory error in user-access at 3f5a6c0"
 NFS = "nfs: server nas1.cluster not responding, still trying"
 

@@ -12,7 +12,11 @@ from piolet.node.root.kernelevents import Line, events_of
 
 
 def entry(text: str, priority: int = 4, number: int = 7) -> bytes:
-    return f"{priority},{number},5000000,-;{text}\n SUBSYSTEM=pci\n".encode()
+    subsystem = "nvme" if text.startswith("nvme ") else "pci"
+    return f"{priority},{number},5000000,-;{text}\n SUBSYSTEM={subsystem}\n".encode()
+
+
+_PLACE = " (channel:0 slot:0 page:0x3c1 offset:0x0 grain:32 syndrome:0x0)"
 
 
 def one(text: str) -> Line:
@@ -39,8 +43,9 @@ def one(text: str) -> Line:
          {"pci": "0000:00:1c.0"}),
         ("pcieport 0000:00:1c.0: PCIe Bus Error: severity=Uncorrected (Fatal), type=Transaction Layer", "pcie.aer",
          "fatal", {"pci": "0000:00:1c.0"}),
-        ("EDAC MC0: 3 CE memory read error on CPU_SrcID#0_MC#0_Chan#0_DIMM#0", "memory.ecc", "info", {"corrected": 3}),
-        ("EDAC MC1: 1 UE memory read error on CPU_SrcID#0", "memory.ecc", "fatal", {"uncorrected": 1}),
+        (f"EDAC MC0: 3 CE memory read error on CPU_SrcID#0_MC#0_Chan#0_DIMM#0{_PLACE}", "memory.ecc", "info",
+         {"corrected": 3}),
+        (f"EDAC MC1: 1 UE memory read error on CPU_SrcID#0{_PLACE}", "memory.ecc", "fatal", {"uncorrected": 1}),
         ("mce: [Hardware Error]: CPU 5: Machine Check Exception: 5 Bank 4: be00", "memory.ecc", "fatal", {}),
         ("Memory failure: 0x1234: recovery action for dirty LRU page: Recovered", "memory.ecc", "warn", {}),
         ("nvme nvme0: I/O 22 QID 3 timeout, reset controller", "device.error", "warn", {}),
@@ -153,7 +158,7 @@ def test_whatever_is_in_the_log_is_an_event_or_none() -> None:
         b"4,7,5000000,-;NVRM: Xid (PCI:0000:41:00): 13, pid=77, name=x, Graphics (GPC 3, TPC 1, SM 0): ESR",
         b"4,7,5000000,-;nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 20034, Fatal, Link 30",
         b"6,7,5000000,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,task_memcg=/job_3/step_0/t,task=x",
-        b"3,7,5000000,-;EDAC MC0: 3 CE memory read error on CPU_SrcID#0_MC#0_Chan#0_DIMM#0",
+        b"3,7,5000000,-;EDAC MC0: 3 CE memory read error on CPU_SrcID#0_MC#0" + _PLACE.encode(),
         b"3,7,5000000,-;pcieport 0000:00:1c.0: PCIe Bus Error: severity=Uncorrected (Fatal), type=Transaction",
     ]
     began, found = time.monotonic(), 0

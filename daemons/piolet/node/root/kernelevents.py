@@ -133,7 +133,7 @@ def _of_device(line: str, entry: bytes) -> list[Line]:
 def _ignored(line: str) -> list[_log.Event]:
     """Return an event that the tables say to ignore, which is still a word of the driver's."""
     for pattern, kind in ((_log._XID, "xid"), (_log._SXID, "sxid")):
-        match = pattern.search(line)
+        match = pattern.match(line)
         if match is not None:
             row = _severities.find(kind, match[2])
             name = f"{'XID' if kind == 'xid' else 'SXid'} {match[2]}"
