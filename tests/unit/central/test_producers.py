@@ -266,6 +266,17 @@ def test_processes_of_one_account_that_wait_ask_for_no_re_vet(node: Node) -> Non
     assert concluded([of_catalogue("processes-wait")], apart(HOUR, found), until=2 * DAY) == []
 
 
+def test_subordinate_ids_are_no_accounts(node: Node) -> None:
+    """One user's, as containers have them."""
+    node.hand.put("etc/subuid", "alice:100000:65536\n")
+    (found,) = node.waits(1, 1000, 100_000, 100_001)
+    assert (found.body["processes"], found.body["accounts"]) == (3, 1)
+    assert [event.uid for uid in (1000, 100_000) for event in node.faults(XID_31, uid)] == [1000, None]
+    (killed,) = node.kernel("oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/x,"
+                            "task_memcg=/slurm/uid_1000/job_3/step_0/task_0,task=a,pid=7,uid=100001")  # fmt: skip
+    assert (killed.uid, killed.job, killed.step) == (None, 3, "0")
+
+
 def test_what_users_bring_about_is_within_their_share(node: Node) -> None:
     """Nobody pushes a word of the node's own out with processes that run out of memory."""
     text = (

@@ -51,6 +51,22 @@ def test_a_process_is_its_users_whatever_it_is_called(start: Start, name: str) -
     assert whose(start(USER, name), 0.0).uid == USER
 
 
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("alice:100000:65536\nbob:165536:65536\n", True), ("bob:1002:1\n", False), ("", False),
+        ("x\n::\na:b:c\n", False),
+        ("x:0:1001\n", False), ("x:1001:1", True), ("x:1001:0\n", False), ("\xff:1:\xb2\n1001:1001:1:1\n", False),
+    ],
+)  # fmt: skip
+def test_a_subordinate_uid_is_no_user(tmp_path: Path, text: str, is_one: bool) -> None:
+    (tmp_path / "subuid").write_text(text)
+    uid = 101001 if "100000" in text else 1001
+    status = f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n"
+    found = whose(9, 0.0, put(tmp_path, "0::/x\n", status), str(tmp_path / "subuid"))
+    assert found == (NOBODY if is_one else Whose(uid))
+
+
 def test_one_that_is_gone_is_nobodys() -> None:
     pid = os.fork()
     if pid == 0:

@@ -24,7 +24,7 @@ from typing import Any
 from piolet.events.envelope import KERNEL, ROOT
 from piolet.node.root import kernelevents
 from piolet.node.root.kernelevents import Line
-from piolet.node.root.whose import NOBODY, Whose, whose
+from piolet.node.root.whose import NOBODY, SUBORDINATE, Whose, is_subordinate, whose
 from piolet.node.shares import Sparse
 from piolet.node.watching import MESSAGE_MAX, Seen
 from piolet.transport import packets
@@ -135,7 +135,9 @@ class Watcher:
     def _take(self, line: Line, age: float) -> None:
         uuid = self._gpus.get(line.device, "")
         subject = line.subject or (f"gpu:{uuid}" if uuid else "")
-        own = Whose(line.uid, line.job, line.step) if line.pid is None else self._whose_of(line.pid, age)
+        own = (
+            self._whose_of(line.pid, age) if line.pid is not None else Whose(self._user(line.uid), line.job, line.step)
+        )
         body = _json(**line.body)
         seen = Seen(line.kind, KERNEL, time.time() - age, line.severity, subject, body, own.job, own.step, own.uid)
         # Of two users' programs each one's first is a record: rules count whose they are.
@@ -151,12 +153,15 @@ class Watcher:
         self._bursts[key] = now + BURST_S, 0, seen
         self._say(seen)
 
+    def _user(self, uid: int | None) -> int | None:
+        return None if uid is None or is_subordinate(uid, f"{self._root}{SUBORDINATE}") else uid
+
     def _whose_of(self, pid: int, age: float) -> Whose:
         """Return whose a process is; what was found holds for a while, as one that faults does so in many lines."""
         now = self._clock()
         until, found = self._whose.get(pid, (float("-inf"), NOBODY))
         if now >= until:
-            found = whose(pid, age, f"{self._root}/proc")
+            found = whose(pid, age, f"{self._root}/proc", f"{self._root}{SUBORDINATE}")
             self._whose.pop(pid, None)
             while len(self._whose) >= _WHOSE_MAX:
                 del self._whose[next(iter(self._whose))]
@@ -251,7 +256,8 @@ class Watcher:
         old = {key: now - since for key, since in self._hanging.items() if now - since >= self._every_s}
         told, self._hang = self._hang, bool(old)
         if old and not told:
-            known = len({accounts[key] for key in old} - {""})
+            found = {accounts[key] for key in old} - {""}
+            known = sum(self._user(int(uid)) is not None for uid in found)
             body = _json(processes=len(old), seconds=round(max(old.values())), **({"accounts": known} if known else {}))
             self._say(Seen("fs.blocked", ROOT, time.time(), body=body))
 

@@ -2,7 +2,8 @@
 
 A line is read some milliseconds after it was written: the process may be gone, and its number another's by then. So
 this is a hint, and nobody where it cannot be known: where /proc hides it (hidepid), or where the process that has the
-number is younger than the line. A process chooses its name, and none of the three lines that are read here.
+number is younger than the line. A process chooses its name, and none of the three lines that are read here. A user
+with subordinate ids (subuid(5)) has processes of thousands of uids, which are no users: of these nobody is known.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ _STEP = re.compile(r"[a-z0-9+]{1,60}")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _EARLIER_S = 1.0  # by so much a process may seem younger than its line: both are rounded
 _FILE_MAX = 64 * 1024
+_SUBORDINATE_MAX = 4 << 20
+SUBORDINATE = "/etc/subuid"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Whose:
 NOBODY = Whose()
 
 
-def whose(pid: int, age: float, proc: str = "/proc") -> Whose:
+def whose(pid: int, age: float, proc: str = "/proc", subordinate: str = SUBORDINATE) -> Whose:
     """Return whose the process `pid` is, of which a line spoke `age` seconds ago; NOBODY: that is not known."""
     try:
         directory = os.open(f"{proc}/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -47,11 +50,25 @@ def whose(pid: int, age: float, proc: str = "/proc") -> Whose:
         if began is None or uid is None or time.clock_gettime(time.CLOCK_BOOTTIME) - began < age - _EARLIER_S:
             return NOBODY
         job, step = _step_of(_read(directory, "cgroup"))
-        return Whose(int(uid[1]), job, step)
+        return Whose(None if is_subordinate(int(uid[1]), subordinate) else int(uid[1]), job, step)
     except OSError:
         return NOBODY
     finally:
         os.close(directory)
+
+
+def is_subordinate(uid: int, path: str = SUBORDINATE) -> bool:
+    """Return whether a uid is one of those that users have besides their own, as the file says that lists them."""
+    try:
+        with open(path, "rb") as file:
+            lines = file.read(_SUBORDINATE_MAX).splitlines()
+    except OSError:
+        return False
+    ranges = (line.split(b":") for line in lines)
+    return any(
+        len(one) == 3 and one[1].isdigit() and one[2].isdigit() and 0 <= uid - int(one[1]) < int(one[2])
+        for one in ranges
+    )  # fmt: skip
 
 
 def _read(directory: int, name: str) -> bytes:
