@@ -201,9 +201,9 @@ WEAKENINGS: dict[str, Weakening] = {
     "the kernel's log as it is": _of(
         (
             "daemons/piolet/node/root/kernellog.py",
-            "    if not priority.isdigit() or int(priority) >> 3 != _KERNEL or not _DRIVER.match(line):\n"
+            "    if not priority.isdigit() or int(priority) >> 3 != _KERNEL or not _is_of_driver(line, entry):\n"
             "        return None\n",
-            "    return line if _DRIVER.match(line) else None\n",
+            "    return line if _is_of_driver(line, entry) else None\n",
         ),
     ),
     "Pythons are not isolated": _of(

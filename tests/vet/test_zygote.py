@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from piolet.node.root import descendants, kernellog, zygote
+from piolet.node.root import descendants, kernelevents, kernellog, zygote
 from piolet.node.root.zygote import Facts, Work, Zygote
 from piolet.node.shares import Bound
 from piolet.steps import hierarchies
@@ -215,7 +215,10 @@ def test_end_all_says_what_it_cannot_end() -> None:
         (b"3,1,2,-;pcieport 0000:00:01.0: AER: Corrected error\n", "pcieport 0000:00:01.0: AER: Corrected error"),
         (b"4,1,2,-;mlx5_core 0000:81:00.0: temperature\n SUBSYSTEM=pci\n", "mlx5_core 0000:81:00.0: temperature"),
         (b"3,1,2,-;{1}[Hardware Error]: event severity: fatal\n", "{1}[Hardware Error]: event severity: fatal"),
-        (b"3,1,2,-;nvme nvme0: Removing after probe failure\n", "nvme nvme0: Removing after probe failure"),
+        (
+            b"3,1,2,-;nvme nvme0: Removing after probe failure\n SUBSYSTEM=nvme\n DEVICE=c240:0\n",
+            "nvme nvme0: Removing after probe failure",
+        ),
         (
             b"3,1,2,-;Memory failure: 0x12: recovery action for dirty LRU page: Failed\n",
             "Memory failure: 0x12: recovery action for dirty LRU page: Failed",
@@ -232,6 +235,54 @@ def test_lines_of_devices_name_no_process(entry: bytes, line: str | None) -> Non
     assert kernellog.of_device(entry) == line
 
 
+@pytest.mark.parametrize(
+    "file", ["x", "NVRM: Xid (PCI:0000:41:00): 79, off", "UE a on a (b page:0x1 offset:0x0 grain:32)"]
+)
+@pytest.mark.parametrize(
+    "name",
+    ["EDAC MC0: 1 UE ", "EDAC a: 1 UE x", "EDAC MC0: 1 UE", "NVRM: Xid (PCI:", "NVRM: Xid ", "NVRM: GPU 0: ",
+     "mlx5_core x", "mlx5_core: ", "nvme nvme0: ", "nvme nvme0:", "a 0:: AER: ", "a 0000:00:1c.0:", "amdgpu: ",
+     "cxi_a: ", "hfi1_0: ", "mce: [Hardware ", "mce: ", "nvidia-nvswitch", "CPU0: Core temp", "[Hardware Error",
+     "{1}[Hardware Er", "NVRM: loading N", "Memory failure:", "NVRM: The NVIDI"],
+)  # fmt: skip
+def test_lines_that_begin_with_a_name_are_of_no_device(name: str, file: str) -> None:
+    """As the kernel wrote them, of processes that users called so."""
+    assert len(name) <= 15
+    for rest in (
+        f"[16409]: segfault at 0 ip 00007f7eecc0ead8 sp 00007ffcd5f856b8 error 4 in {file}[167ad8,7f7ee+156000]",
+        f" invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0 {file}",
+        f": page allocation failure: order:4, mode:0xcc0(GFP_KERNEL), nodemask=(null),cpuset={file},mems_allowed=0",
+        f"[16409] general protection fault ip:7f7 sp:7ff error:0 in {file}[7f7eecacd000+156000]",
+        f"[16409] trap invalid opcode ip:7f7 sp:7ff error:0 in {file}[7f7eecacd000+156000]",
+        f" ({16409}): drop_caches: 3", f"(16409): VM86 {file}",
+    ):  # fmt: skip
+        assert kernellog.of_device(f"6,1021,3159757210,-;{name}{rest}\n".encode()) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to read the kernel's log")
+def test_a_process_that_crashes_says_nothing_of_a_device(tmp_path: Path) -> None:
+    """Its name and its file's are those of a driver's line, and the kernel writes both down."""
+    source, program = tmp_path / "x.c", tmp_path / "NVRM: Xid (PCI:0000:41:00): 79, GPU has fallen off the bus."
+    source.write_text(
+        '#include <sys/prctl.h>\nint main(int many, char **words) {\n'
+        "prctl(PR_SET_NAME, words[many - 1]);\n*(volatile int *)0 = 1;\nreturn 0; }\n"
+    )  # fmt: skip
+    subprocess.run(["cc", "-o", str(program), str(source)], check=True)
+    log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        os.lseek(log, 0, os.SEEK_END)
+        for name in ("EDAC a: 1 UE x", "EDAC MC0: 1 UE ", "NVRM: Xid (PCI:", "mlx5_core x"):
+            assert subprocess.run([str(program), name], check=False).returncode == -signal.SIGSEGV
+            entries: list[bytes] = []
+            while not any(entry.partition(b";")[2].startswith(name.encode() + b"[") for entry in entries):
+                if not select.select([log], [], [], 10)[0]:
+                    pytest.skip("the kernel writes no line of a process that crashes (debug.exception-trace, printk)")
+                entries.append(os.read(log, 8192))
+            assert [kernelevents.events_of(entry) for entry in entries if name.encode() in entry] == [[]]
+    finally:
+        os.close(log)
+
+
 def test_lines_tell_when_they_were_written() -> None:
     assert kernellog.stamp_of(b"4,1234,5678000,-;NVRM: Xid") == "[    5.678000] "
     assert kernellog.stamp_of(b"x;NVRM: Xid") == kernellog.stamp_of(b"") == ""
@@ -240,7 +291,11 @@ def test_lines_tell_when_they_were_written() -> None:
 def test_one_driver_that_talks_pushes_out_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Corrected errors of PCIe come by the thousand."""
     aer = [b"4,1,2,-;pcieport 0000:00:%02x.0: AER: Corrected error" % (number % 32) for number in range(5000)]
-    entries = [b"2,1,1,-;NVRM: Xid (PCI:0000:01:00): 79, off", *aer, b"4,1,3,-;EDAC MC0: 1 UE memory read error"]
+    entries = [
+        b"2,1,1,-;NVRM: Xid (PCI:0000:01:00): 79, off",
+        *aer,
+        b"4,1,3,-;EDAC MC0: 1 UE read error on x (channel:0 page:0x1 offset:0x0 grain:32)",
+    ]
     given = iter(entries)
 
     def read(_descriptor: int, _size: int) -> bytes:

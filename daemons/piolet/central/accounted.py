@@ -70,5 +70,6 @@ def _state(cluster: str, node: str, when: float, state: str, reason: str, by: st
 
 
 def _compressed(nodes: tuple[str, ...]) -> str:
+    """Return the host list; of one that is too long its beginning, which is not that of one node either."""
     text = hostlist.compress(nodes)
-    return text if len(text) <= _NODES_MAX else f"{len(nodes)} nodes"
+    return text if len(text) <= _NODES_MAX else f"{nodes[0]},{nodes[1]},… ({len(nodes)} nodes)"

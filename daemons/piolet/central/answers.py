@@ -19,7 +19,7 @@ from piolet.central import conclusions, hands
 from piolet.central.conclusions import CLOSED, OPEN, REVET, Conclusion
 from piolet.central.doors import RefusedError
 from piolet.central.ledger import Judge, Ledger
-from piolet.central.rules import explain
+from piolet.central.rules import explain, trust
 from piolet.central.rules.language import Rule
 from piolet.central.store import wordings
 from piolet.central.store.reader import BEAT, Reader
@@ -144,9 +144,12 @@ class Answers:
         if node not in nodes and not cases:
             raise EventError(f"nothing is known of a node {node!r}", "sinfo -N shows their names")
         users: dict[str, set[int | None]] = {}
-        for one in records:
-            users.setdefault(one.kind, set()).add(one.uid if one.source == USER else None)
-        counted = Counter(one.kind for one in records)
+        # Where users are hidden, of what the kernel says of their processes no number tells of them either.
+        numbered = [one for one in records if one.source == USER or not asker.private or _is_shown(asker, one)]
+        for one in numbered:
+            told = _is_of_users(one) and (one.source == USER or not asker.private)
+            users.setdefault(one.kind, set()).add(one.uid if told else None)
+        counted = Counter(one.kind for one in numbered)
         if found.beats:
             counted[BEAT] = found.beats
         said = {
@@ -248,7 +251,7 @@ class Answers:
         shown, hidden = [], set()
         for one in found:
             records = [self.reader.record(*key) for key in one.records]
-            users = {record.uid for record in records if record is not None and record.source == USER}
+            users = {record.uid for record in records if record is not None and _is_of_users(record)}
             unknown = one.action == REVET and None in records  # it may be of users, whose records are archived
             if asker.may_see(users) if users else not unknown:
                 shown.append(one)
@@ -266,8 +269,16 @@ class Answers:
         ]  # fmt: skip
 
 
+def _is_of_users(record: Event) -> bool:
+    """Return whether a record is of a user's doing, of one who is known where the kernel or root tells of it."""
+    return record.source == USER or (record.uid is not None and trust.doer(record) == USER)
+
+
 def _is_shown(asker: Asker, record: Event) -> bool:
-    return asker.staff or record.uid is None or record.uid == asker.uid or (record.source != USER and not asker.private)
+    """Return whether a record may be shown: what another user's processes did is not, whoever tells of it."""
+    if asker.staff or record.uid is None or record.uid == asker.uid:
+        return True
+    return trust.doer(record) != USER and not asker.private
 
 
 def _shown_to(asker: Asker, record: Event) -> Event:

@@ -111,8 +111,9 @@ _ALL = (
     Kind("kernel.oom", (KERNEL,), "the kernel ended a process for want of memory", {
         "scope": "cgroup or node", "more": "as of gpu.xid",
     }),
-    Kind("fs.blocked", (KERNEL, ROOT), "processes wait for a file system in state D", {
-        "processes": "how many", "seconds": "how long", "text": "what the file system said", "more": "as of gpu.xid",
+    Kind("fs.blocked", (KERNEL, ROOT), "processes wait in state D, or a file system does not answer", {
+        "processes": "how many", "accounts": "of how many accounts they are, root's among them",
+        "seconds": "how long", "text": "what the file system said", "more": "as of gpu.xid",
     }),
     Kind("fs.evicted", (KERNEL,), "a Lustre server evicted this client", {
         "text": "the line", "more": "as of gpu.xid",

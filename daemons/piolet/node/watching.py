@@ -14,7 +14,10 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Seen:
-    """Something that the watcher saw: an event without what says where. `body` is a JSON object, as text."""
+    """Something that the watcher saw: an event without what says where. `body` is a JSON object, as text.
+
+    job, step, uid   of the process of which the kernel spoke; None and '': of none, or not known any more
+    """
 
     kind: str
     source: str
@@ -24,3 +27,4 @@ class Seen:
     body: str = "{}"
     job: int | None = None
     step: str = ""
+    uid: int | None = None

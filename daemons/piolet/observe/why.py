@@ -18,8 +18,9 @@ _OWN_FAULT = (signals.SIGSEGV, signals.SIGBUS, signals.SIGFPE, signals.SIGILL, s
 _SHELL = 128  # a shell's status of a program that a signal ended is so much more than the signal
 _MOST = 5
 _FAULTS = ("gpu.xid", "gpu.lost", "nvswitch.sxid", "pcie.aer", "memory.ecc", "device.error", "fs.evicted")
-# Errors that the driver reports and a program alone can cause (NVIDIA's catalogue of XIDs: 13, 31, 43, 45, 68).
-OF_PROGRAM = frozenset({13, 31, 43, 45, 68})
+# Errors that the driver reports and a program alone can cause (NVIDIA's catalogue of XIDs: 13, 31, 43, 68). Not 45,
+# which is said of every program that is ended while it computes.
+OF_PROGRAM = frozenset({13, 31, 43, 68})
 _BAD_NODE = "ask for other nodes: --exclude={}; and tell the site"
 
 
@@ -64,11 +65,12 @@ def _hardware(job: Job) -> Iterator[Reason]:
     hard: list[Happened] = []
     soft: list[Happened] = []
     for one in job.events:
-        if one.source == "user" or one.kind not in _FAULTS or one.severity not in ("fatal", "warn"):
+        if one.source == "user" or one.kind not in _FAULTS:
             continue
-        if one.kind == "memory.ecc" and not one.body.get("uncorrected"):
-            continue
-        (soft if one.kind == "gpu.xid" and one.body.get("xid") in OF_PROGRAM else hard).append(one)
+        if one.kind == "gpu.xid" and one.body.get("xid") in OF_PROGRAM:
+            soft.append(one)  # of no severity for the node, whose fault it is not
+        elif one.severity in ("fatal", "warn") and not _is_corrected(one):
+            hard.append(one)
     fatal = [one for one in hard if one.severity == "fatal"]
     if fatal:
         nodes = list(dict.fromkeys(one.node for one in fatal))
@@ -83,6 +85,10 @@ def _hardware(job: Job) -> Iterator[Reason]:
             "such an error comes of a program's mistake (an access beyond its memory), seldom of the GPU: run it with "
             "compute-sanitizer; if it comes on one node only, leave that one out",
         )  # fmt: skip
+
+
+def _is_corrected(one: Happened) -> bool:
+    return one.kind == "memory.ecc" and bool(one.body.get("corrected")) and not one.body.get("uncorrected")
 
 
 def _memory(job: Job) -> Iterator[Reason]:

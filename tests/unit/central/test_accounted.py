@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 from piolet.central import accounted
+from piolet.central.rules.replay import is_failure
 from piolet.events.envelope import decode, encode
 from piolet.events.kinds import KINDS
 from piolet.slurm.past import EndedJob, NodeState
+
+from tests.unit.central import making
 
 JOB = EndedJob(12, "", 1000, "FAILED", 1, 0, ("node1", "node2"), 1.7e9, 1.7e9 + 10, 1.7e9 + 100)
 
@@ -28,6 +31,17 @@ def test_keys_are_the_same_again_and_another_runs_are_others() -> None:
     assert first == [event.key for event in accounted.events_of_jobs([JOB, again], "alps")]
     assert len(set(first)) == 2
     assert {epoch for _, epoch, _ in first} <= accounted.EPOCHS
+
+
+def test_a_job_of_many_nodes_is_none_of_one_node_however_they_are_called() -> None:
+    """A list of hosts that is too long to be kept is told from a job of one node, which speaks of that node."""
+    many = tuple(f"n{number * 7919 % 99991}x{number}y" for number in range(3000))
+    rows = [dataclasses.replace(JOB, nodes=many, job=job, uid=job, state=state, end=making.START + job)
+            for job, state in ((1, "FAILED"), (2, "FAILED"), (3, "FAILED"), (4, "NODE_FAIL"))]  # fmt: skip
+    events = list(accounted.events_of_jobs(rows, "alps"))
+    assert len(str(events[0].body["nodes"])) < 200 and all(decode(encode(event)) == event for event in events)
+    assert making.concluded([making.of_catalogue("jobs-of-three-users")], events) == []
+    assert not any(map(is_failure, events))
 
 
 def test_a_job_that_never_ran_or_has_an_impossible_node_is_none() -> None:

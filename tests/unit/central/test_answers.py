@@ -155,6 +155,32 @@ def test_a_job_that_is_none_needs_no_spares(answers: Answers, nodes: str, hours:
         ask(answers, "spares", nodes=nodes, hours=hours)
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_what_the_kernel_says_of_a_users_process_is_for_that_user(answers: Answers, private: bool) -> None:
+    """The driver names a program that faults, and the kernel one that it ends: the rest of its words is for all."""
+    of_user = {"uid": 1001, "job": 7, "step": "0"}
+    records = [
+        event("gpu.xid", HOUR, "well", seq=2, severity="info", body={"xid": 31}, **of_user),
+        event("gpu.xid", HOUR, "well", seq=3, severity="fatal", body={"xid": 48}),
+        event("kernel.oom", HOUR, "well", seq=4, body={"scope": "cgroup"}, **of_user),
+    ]
+    answers.ledger.add(Arrival("well", records, START + 2 * HOUR)).result()
+    answers._is_private = lambda: private
+
+    def told(uid: int) -> tuple[set[tuple[str, object]], dict[str, tuple[int, int]]]:
+        said = answers.answer(uid, "GET", "node", {"name": "well"}, b"")
+        shown = {(one["kind"], one.get("uid")) for one in said["records"] if one["kind"] in all_of_it}
+        counts = {kind: (one["records"], one["users"]) for kind, one in said["counts"].items() if kind in all_of_it}
+        return shown, counts
+
+    everything = {("gpu.xid", 1001), ("gpu.xid", None), ("kernel.oom", 1001)}
+    all_of_it = {"gpu.xid": (2, 1), "kernel.oom": (1, 1)}
+    assert told(0) == (everything, all_of_it)
+    assert told(1001)[0] == everything, "his own"
+    assert told(1000)[0] == {("gpu.xid", None)}
+    assert told(1000)[1] == ({"gpu.xid": (1, 0)} if private else all_of_it)
+
+
 def test_where_the_site_hides_what_users_do_no_job_and_no_case_of_few_is_shown(
     answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

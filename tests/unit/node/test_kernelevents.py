@@ -12,7 +12,11 @@ from piolet.node.root.kernelevents import Line, events_of
 
 
 def entry(text: str, priority: int = 4, number: int = 7) -> bytes:
-    return f"{priority},{number},5000000,-;{text}\n SUBSYSTEM=pci\n".encode()
+    subsystem = "nvme" if text.startswith("nvme ") else "pci"
+    return f"{priority},{number},5000000,-;{text}\n SUBSYSTEM={subsystem}\n".encode()
+
+
+_PLACE = " (channel:0 slot:0 page:0x3c1 offset:0x0 grain:32 syndrome:0x0)"
 
 
 def one(text: str) -> Line:
@@ -39,8 +43,9 @@ def one(text: str) -> Line:
          {"pci": "0000:00:1c.0"}),
         ("pcieport 0000:00:1c.0: PCIe Bus Error: severity=Uncorrected (Fatal), type=Transaction Layer", "pcie.aer",
          "fatal", {"pci": "0000:00:1c.0"}),
-        ("EDAC MC0: 3 CE memory read error on CPU_SrcID#0_MC#0_Chan#0_DIMM#0", "memory.ecc", "info", {"corrected": 3}),
-        ("EDAC MC1: 1 UE memory read error on CPU_SrcID#0", "memory.ecc", "fatal", {"uncorrected": 1}),
+        (f"EDAC MC0: 3 CE memory read error on CPU_SrcID#0_MC#0_Chan#0_DIMM#0{_PLACE}", "memory.ecc", "info",
+         {"corrected": 3}),
+        (f"EDAC MC1: 1 UE memory read error on CPU_SrcID#0{_PLACE}", "memory.ecc", "fatal", {"uncorrected": 1}),
         ("mce: [Hardware Error]: CPU 5: Machine Check Exception: 5 Bank 4: be00", "memory.ecc", "fatal", {}),
         ("Memory failure: 0x1234: recovery action for dirty LRU page: Recovered", "memory.ecc", "warn", {}),
         ("nvme nvme0: I/O 22 QID 3 timeout, reset controller", "device.error", "warn", {}),
@@ -70,23 +75,50 @@ def test_a_gpu_that_fell_off_the_bus_is_lost_as_well() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "scope", "job", "step"),
+    ("text", "scope", "job", "step", "uid"),
     [
         ("MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/slurm/uid_1001/job_3,"
-         "task_memcg=/slurm/uid_1001/job_3/step_0/task_0,task=a,pid=7,uid=1001", "cgroup", 3, "0"),
+         "task_memcg=/slurm/uid_1001/job_3/step_0/task_0,task=a,pid=7,uid=1001", "cgroup", 3, "0", 1001),
         ("MEMCG,nodemask=(null),cpuset=u,mems_allowed=0,oom_memcg=/x,task_memcg=/system.slice/slurmstepd.scope/job_12/"
-         "step_batch/user/task_0,task=job_9/step_1,pid=7,uid=1001", "cgroup", 12, "batch"),
+         "step_batch/user/task_0,task=job_9/step_1,pid=7,uid=1001", "cgroup", 12, "batch", 1001),
         ("MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/slurm/uid_1001/job_3/step_0+1,"
-         "task_memcg=/slurm/uid_1001/job_3/step_0+1/task_0,task=a,pid=7,uid=1001", "cgroup", 3, "0+1"),
+         "task_memcg=/slurm/uid_1001/job_3/step_0+1/task_0,task=a,pid=7,uid=1001", "cgroup", 3, "0+1", 1001),
         ("NONE,nodemask=(null),cpuset=/,mems_allowed=0-1,global_oom,task_memcg=/user.slice,task=a,pid=7,uid=0",
-         "node", None, ""),
+         "node", None, "", 0),
         ("MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/job_0/step_1,task_memcg=/job_99999999999/step_1,"
-         "task=a,pid=7,uid=0", "cgroup", None, ""),
+         "task=a,pid=7,uid=0", "cgroup", None, "", 0),
+        # Groups that a user made below the slice that is that user's, and names of groups and of processes.
+        ("MEMCG,nodemask=(null),cpuset=user.slice,mems_allowed=0,oom_memcg=/user.slice/user-1001.slice/x,task_memcg="
+         "/user.slice/user-1001.slice/user@1001.service/slurmstepd.scope/job_5/step_0,task=a,pid=7,uid=1001",
+         "cgroup", None, "", 1001),
+        ("MEMCG,nodemask=(null),cpuset=x,mems_allowed=0,oom_memcg=/user.slice/a,task_memcg=/slurmstepd.scope/job_5/"
+         "step_0,task=a/b,task_memcg=/user.slice/a/b,task=a,pid=7,uid=1001", "cgroup", None, "", 1001),
+        ("MEMCG,nodemask=(null),cpuset=x,mems_allowed=0,oom_memcg=/x,task_memcg=/slurm/uid_1001/job_3/step_0,"
+         "task=,pid=1,uid=0,pid=7,uid=1001", "cgroup", 3, "0", 1001),
+        ("MEMCG,nodemask=(null),cpuset=x,mems_allowed=0,oom_memcg=/x,task_memcg=/slurm/uid_1001/job_3/step_0,"
+         "task=,task_memcg=/,pid=7,uid=1001", "cgroup", None, "", 1001),
     ],
 )  # fmt: skip
-def test_who_ran_out_of_memory(text: str, scope: str, job: int | None, step: str) -> None:
+def test_who_ran_out_of_memory(text: str, scope: str, job: int | None, step: str, uid: int | None) -> None:
     found = one(f"oom-kill:constraint=CONSTRAINT_{text}")
     assert (found.kind, found.body, found.job, found.step) == ("kernel.oom", {"scope": scope}, job, step)
+    assert found.uid == uid
+
+
+@pytest.mark.parametrize(
+    ("rest", "pid"),
+    [
+        ("31, pid=77, name=python3, Ch 00000008", 77), ("13, pid='77', name=python3, Graphics SM", 77),
+        ("31, pid='<unknown>', name=<unknown>, Ch 00000008", None), ("31, Ch 0000000b, intr 10000000", None),
+        ("31, pid=77, name=x, pid=78, y, Ch 00000008", 77), ("31, pid=99999999999, name=x", None),
+        ("43, name=x, pid=78, Ch 1", None),
+        # What is no program's fault is nobody's, whoever used the GPU.
+        ("48, pid=77, name=python3, DBE", None), ("94, pid=77, name=python3, Contained", None),
+    ],
+)  # fmt: skip
+def test_whose_program_an_xid_is_of(rest: str, pid: int | None) -> None:
+    found = one(f"NVRM: Xid (PCI:0000:41:00): {rest}")
+    assert found.pid == pid and found.uid is None and "pid=" not in str(found.body)
 
 
 def test_file_systems_are_the_subject() -> None:
@@ -128,7 +160,7 @@ def test_whatever_is_in_the_log_is_an_event_or_none() -> None:
         b"4,7,5000000,-;NVRM: Xid (PCI:0000:41:00): 13, pid=77, name=x, Graphics (GPC 3, TPC 1, SM 0): ESR",
         b"4,7,5000000,-;nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 20034, Fatal, Link 30",
         b"6,7,5000000,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,task_memcg=/job_3/step_0/t,task=x",
-        b"3,7,5000000,-;EDAC MC0: 3 CE memory read error on CPU_SrcID#0_MC#0_Chan#0_DIMM#0",
+        b"3,7,5000000,-;EDAC MC0: 3 CE memory read error on CPU_SrcID#0_MC#0" + _PLACE.encode(),
         b"3,7,5000000,-;pcieport 0000:00:1c.0: PCIe Bus Error: severity=Uncorrected (Fatal), type=Transaction",
     ]
     began, found = time.monotonic(), 0

@@ -119,6 +119,34 @@ def test_a_burst_is_said_once_and_then_how_long_it_was(hand: Hand) -> None:
     assert len(hand.kinds()) == 1
 
 
+def test_what_is_left_of_a_burst_is_said_when_the_next_begins(hand: Hand) -> None:
+    """A burst may be over, and the next line be there, before it looks at what is over."""
+    hand.log(*(entry(XID, number=number) for number in range(5)))
+    hand.now += 61
+    hand.log(entry(XID, number=5))
+    assert [body.get("more") for _, body in hand.kinds()] == [None, 4, None]
+
+
+def test_a_burst_that_has_no_place_is_said(hand: Hand) -> None:
+    hand.log(entry(XID, number=0), entry(XID, number=1))
+    found = hand.kinds()
+    for number in range(2, watcher._KEYS_MAX + 2):
+        hand.log(entry(f"nfs: server nas{number} not responding, still trying", number=number))
+        found += hand.kinds()
+    assert [(kind, body["more"]) for kind, body in found if "more" in body] == [("gpu.xid", 1)]
+    assert len(hand.watcher._bursts) == watcher._KEYS_MAX
+
+
+def test_two_users_programs_are_two_bursts(hand: Hand) -> None:
+    for pid, uid in ((77, 1001), (78, 1002), (79, 1001)):
+        hand.put(f"proc/{pid}/stat", f"{pid} (a) R " + " ".join(["1"] * 18) + " 7 1 1")
+        hand.put(f"proc/{pid}/status", f"Name:\ta\nUid:\t{uid}\t0\t0\t0\n")
+        hand.put(f"proc/{pid}/cgroup", "0::/\n")
+    text = "NVRM: Xid (PCI:0000:41:00): 31, pid={}, name=a, Ch 00000008"
+    hand.log(*(entry(text.format(pid), number=pid) for pid in (77, 78, 79)), entry(text.format(77), number=80))
+    assert [one.uid for one in hand.said()] == [1001, 1002]
+
+
 def test_a_restarted_watcher_says_nothing_twice(tmp_path: Path, make: Make) -> None:
     position = os.open(tmp_path / "kmsg", os.O_RDWR | os.O_CREAT)
     first = make(position)
@@ -190,7 +218,8 @@ def test_processes_that_wait_in_state_d(hand: Hand) -> None:
     process(12, "D", flags=0x00208040)  # a kernel's thread
     assert hand.look() == [], "it may be reading a file"
     process(13, "D")
-    assert hand.look() == [("fs.blocked", {"processes": 1, "seconds": 60})]
+    hand.put("proc/13/status", "Name:\ta\nUid:\t0\t0\t0\t0\n")
+    assert hand.look() == [("fs.blocked", {"processes": 1, "seconds": 60})], "whose it is is not told"
     assert hand.look() == [], "the same once"
     process(10, "S")
     process(13, "S")

@@ -35,7 +35,9 @@ def finding(confidence: float | None) -> Finding:
 
 
 XID_48 = event("gpu.xid", xid=48, text="NVRM: Xid 48")
-XID_31 = event("gpu.xid", severity="warn", xid=31, text="NVRM: Xid 31")
+XID_31 = event("gpu.xid", severity="info", xid=31, text="NVRM: Xid 31")
+XID_45 = event("gpu.xid", severity="info", xid=45, text="NVRM: Xid 45")
+MCE = event("memory.ecc", text="mce: Uncorrected hardware memory error in user-access at 3f5a6c0")
 DOWN = event("slurm.node_state", "site", "", state="down", text="Not responding")
 OOM = event("kernel.oom", step="0", scope="cgroup", text="killed process python3")
 REFUSED = event("step.refused", "user", "", step="0", text="there is no image x")
@@ -52,6 +54,12 @@ REFUSED = event("step.refused", "user", "", step="0", text="there is no image x"
         (job("NODE_FAIL"), "node_failure", "a node failed"),
         (job("FAILED", step(1), events=(XID_48,)), "gpu_error", "n2 had a fault of the hardware while it ran: XID 48"),
         (job("FAILED", step(1), events=(XID_31,)), "gpu_error", "a GPU refused what the program did: XID 31"),
+        (
+            job("FAILED", step(1), events=(MCE,)),
+            "node_failure",
+            "n2 had a fault of the hardware while it ran: mce: Unc",
+        ),
+        (job("TIMEOUT", step(0, 9, "CANCELLED"), events=(XID_45,)), "time_limit", "its time limit of 10 min"),
         (job("OUT_OF_MEMORY", step(0, 9, "OUT_OF_MEMORY"), events=(OOM,)), "out_of_memory", "than it had on n2"),
         (job("FAILED", step(137), events=(OOM,)), "out_of_memory", "the kernel ended a process"),
         (job("TIMEOUT", step(0, 15, "CANCELLED")), "time_limit", "its time limit of 10 min"),

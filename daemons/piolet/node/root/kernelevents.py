@@ -33,14 +33,25 @@ _OTHERS = (
 )  # fmt: skip
 
 
-_OOM = re.compile(r"oom-kill:constraint=(CONSTRAINT_[A-Z_]+),(?:[^,]*,)*?task_memcg=(/[^,]*)")
-_STEP = re.compile(r"/job_(\d{1,10})/step_([a-z0-9+]{1,20})(?:/|$)")
+_OOM = re.compile(r"oom-kill:constraint=(CONSTRAINT_[A-Z_]+),")
+# The name of who was ended stands before its number and its uid, and a group's name may be a user's: where a line has
+# twice what names the group, one of them is no word of the kernel's.
+_OOM_GROUP = re.compile(r",task_memcg=(/[^,]*),task=")
+_OOM_UID = re.compile(r",pid=\d{1,10},uid=(\d{1,10})$")
+# Where slurmd makes them, of version 2 and 1. What is below a user's own slice may be called so as well.
+_STEP = re.compile(r"/(?:[\w.-]*slurmstepd\.scope|uid_\d{1,10})/job_(\d{1,10})/step_([a-z0-9+]{1,20})(?:/|$)")
+_USERS_OWN = "/user.slice/"
+_PID = re.compile(r"NVRM: Xid \(PCI:[0-9a-fA-F:.]+\): \d+, pid=['\"]?(\d{1,10})\b")
 
 
 @dataclass(frozen=True)
 class Line:
-    """What a line means. `key` is what lines have alike that are one burst; `job` and `step` are of who ran out of
-    memory, by the name of its control group."""
+    """What a line means.
+
+    key        what lines have alike that are one burst
+    job, step  of who ran out of memory, by the name of its control group; uid: whose process that was
+    pid        the process of which a line speaks that is of a program
+    """
 
     kind: str
     severity: str = ""
@@ -50,6 +61,8 @@ class Line:
     key: str = ""
     job: int | None = None
     step: str = ""
+    uid: int | None = None
+    pid: int | None = None
 
 
 def events_of(entry: bytes) -> list[Line]:
@@ -57,22 +70,32 @@ def events_of(entry: bytes) -> list[Line]:
     line = kernellog.of_device(entry)
     if line is not None:
         return _of_device(line, entry)
-    prefix, _, text = entry.decode("utf-8", "replace").partition(";")
-    priority = prefix.partition(",")[0]
+    priority = entry.partition(b",")[0]
     if not priority.isdigit() or int(priority) >> 3:
         return []
-    text = text.partition("\n")[0]
+    text = text_of(entry)
     match = _OOM.match(text)
-    if match is not None:
-        scope = "cgroup" if match[1] == "CONSTRAINT_MEMCG" else "node"
-        step = _STEP.search(match[2])
-        job, name = (int(step[1]), step[2]) if step is not None and 0 < int(step[1]) < 2**32 else (None, "")
-        return [Line("kernel.oom", body={"scope": scope}, key=f"{scope} {job}.{name}", job=job, step=name)]
+    if match is not None and ",task_memcg=/" in text:
+        return [_oom("cgroup" if match[1] == "CONSTRAINT_MEMCG" else "node", text)]
     for pattern, kind in _OTHERS:
         match = pattern.match(text)
         if match is not None:
             return [_other(kind, match[1])]
     return []
+
+
+def text_of(entry: bytes) -> str:
+    """Return the line in an entry of /dev/kmsg, whole."""
+    return entry.decode("utf-8", "replace").partition(";")[2].partition("\n")[0]
+
+
+def _oom(scope: str, text: str) -> Line:
+    group, by = _OOM_GROUP.search(text), _OOM_UID.search(text)
+    path = group[1] if group is not None and text.count("task_memcg=") == 1 else ""
+    step = None if path.startswith(_USERS_OWN) else _STEP.search(path)
+    job, name = (int(step[1]), step[2]) if step is not None and 0 < int(step[1]) < 2**32 else (None, "")
+    uid = int(by[1]) if by is not None and int(by[1]) < 2**32 - 1 else None
+    return Line("kernel.oom", body={"scope": scope}, key=f"{scope} {job}.{name} {uid}", job=job, step=name, uid=uid)
 
 
 def _other(kind: str, what: str) -> Line:
@@ -95,7 +118,12 @@ def _of_device(line: str, entry: bytes) -> list[Line]:
         more = {"gpc": int(place[-1][0]), "tpc": int(place[-1][1])} if place else {}
         body = {"xid": int(number[0]), "pci": event.device, "text": text, **more}
         key = f"{number[0]} {event.device} {more}"
-        found = [Line("gpu.xid", _SEVERITY[event.row.severity], event.device, body=body, key=key)]
+        # What is not of a program is of the GPU, whoever happened to use it.
+        pid = _PID.match(text_of(entry)) if event.row.severity == _severities.IGNORE else None
+        found = [
+            Line("gpu.xid", _SEVERITY[event.row.severity], event.device, body=body, key=key,
+                 pid=int(pid[1]) if pid is not None else None)
+        ]  # fmt: skip
         if number[0] == _FELL_OFF:
             found.append(Line("gpu.lost", FATAL, event.device, body={"pci": event.device}, key=event.device))
         return found
@@ -105,7 +133,7 @@ def _of_device(line: str, entry: bytes) -> list[Line]:
 def _ignored(line: str) -> list[_log.Event]:
     """Return an event that the tables say to ignore, which is still a word of the driver's."""
     for pattern, kind in ((_log._XID, "xid"), (_log._SXID, "sxid")):
-        match = pattern.search(line)
+        match = pattern.match(line)
         if match is not None:
             row = _severities.find(kind, match[2])
             name = f"{'XID' if kind == 'xid' else 'SXid'} {match[2]}"

@@ -24,6 +24,7 @@ from typing import Any
 from piolet.events.envelope import KERNEL, ROOT
 from piolet.node.root import kernelevents
 from piolet.node.root.kernelevents import Line
+from piolet.node.root.whose import NOBODY, SUBORDINATE, Whose, is_subordinate, whose
 from piolet.node.shares import Sparse
 from piolet.node.watching import MESSAGE_MAX, Seen
 from piolet.transport import packets
@@ -38,7 +39,9 @@ _ENTRY_BYTES = 8192
 _KERNEL_THREAD = 0x00200000
 _LOADED = b";NVRM: loading NVIDIA "
 """The driver of GPUs is loaded: they may be others than before."""
+_WHOSE_S, _WHOSE_MAX = 1.0, 64
 _WAITS = re.compile(r"^voluntary_ctxt_switches:\s*(\d+)$", re.MULTILINE)
+_UID = re.compile(r"^Uid:\t(\d+)\t", re.MULTILINE)
 _UUID = re.compile(r"^GPU UUID:\s*(GPU-[0-9a-f-]{10,60})\s*$", re.MULTILINE)
 
 
@@ -67,6 +70,7 @@ class Watcher:
         self._gpus: dict[str, str] = {}
         self._gone: set[str] = set()
         self._hanging: dict[tuple[int, int, str], float] = {}
+        self._whose: dict[int, tuple[float, Whose]] = {}
         self._hang = False
         self._unsaid = 0
 
@@ -104,18 +108,18 @@ class Watcher:
                 break
             if not entry:
                 break
-            number, at = _number_of(entry), self._time_of(entry)
+            number, age = _number_of(entry), _age_of(entry)
             if number <= self._read:
                 continue
             if self._read >= 0 and number > self._read + 1:
-                self._say(Seen("spool.dropped", ROOT, at, body=_json(
+                self._say(Seen("spool.dropped", ROOT, time.time() - age, body=_json(
                     records=number - self._read - 1, why="the kernel's log was overwritten before it was read"
                 )))  # fmt: skip
             self._read, taken = number, True
             if _LOADED in entry:
                 self._gpus = self._find_gpus()
             for line in kernelevents.events_of(entry):
-                self._take(line, at)
+                self._take(line, age)
         if taken and self._position >= 0:
             with contextlib.suppress(OSError):
                 os.pwrite(self._position, b"%020d\n" % self._read, 0)
@@ -128,36 +132,53 @@ class Watcher:
             return int(os.pread(self._position, 32, 0))
         return -1
 
-    def _time_of(self, entry: bytes) -> float:
-        fields = entry.partition(b";")[0].split(b",")
-        if len(fields) < 3 or not fields[2].isdigit():
-            return time.time()
-        return time.time() - max(0.0, time.clock_gettime(time.CLOCK_MONOTONIC) - int(fields[2]) / 1e6)
-
-    def _take(self, line: Line, at: float) -> None:
+    def _take(self, line: Line, age: float) -> None:
         uuid = self._gpus.get(line.device, "")
         subject = line.subject or (f"gpu:{uuid}" if uuid else "")
-        seen = Seen(line.kind, KERNEL, at, line.severity, subject, _json(**line.body), line.job, line.step)
-        key = line.kind, line.key
+        own = (
+            self._whose_of(line.pid, age) if line.pid is not None else Whose(self._user(line.uid), line.job, line.step)
+        )
+        body = _json(**line.body)
+        seen = Seen(line.kind, KERNEL, time.time() - age, line.severity, subject, body, own.job, own.step, own.uid)
+        # Of two users' programs each one's first is a record: rules count whose they are.
+        key = line.kind, f"{line.key} {own.uid}"
         until, more, _ = self._bursts.get(key, (float("-inf"), 0, seen))
         now = self._clock()
         if now < until:
             self._bursts[key] = until, more + 1, seen
             return
+        self._say_more(key)
         if len(self._bursts) >= _KEYS_MAX:
-            del self._bursts[next(iter(self._bursts))]
+            self._say_more(next(iter(self._bursts)))
         self._bursts[key] = now + BURST_S, 0, seen
         self._say(seen)
 
-    def _end_bursts(self) -> None:
-        """Say how much more there was of what was said at its first time."""
+    def _user(self, uid: int | None) -> int | None:
+        return None if uid is None or is_subordinate(uid, f"{self._root}{SUBORDINATE}") else uid
+
+    def _whose_of(self, pid: int, age: float) -> Whose:
+        """Return whose a process is; what was found holds for a while, as one that faults does so in many lines."""
         now = self._clock()
-        for key, (until, more, seen) in list(self._bursts.items()):
-            if now >= until:
-                del self._bursts[key]
-                if more:
-                    body = {**json.loads(seen.body), "more": more}
-                    self._say(replace(seen, body=_json(**body)))
+        until, found = self._whose.get(pid, (float("-inf"), NOBODY))
+        if now >= until:
+            found = whose(pid, age, f"{self._root}/proc", f"{self._root}{SUBORDINATE}")
+            self._whose.pop(pid, None)
+            while len(self._whose) >= _WHOSE_MAX:
+                del self._whose[next(iter(self._whose))]
+            self._whose[pid] = now + _WHOSE_S, found
+        return found
+
+    def _end_bursts(self) -> None:
+        now = self._clock()
+        for key in [key for key, (until, _, _) in self._bursts.items() if now >= until]:
+            self._say_more(key)
+
+    def _say_more(self, key: tuple[str, str]) -> None:
+        """End a burst, if it is one: say how much more there was of what was said at its first time."""
+        _, more, seen = self._bursts.pop(key, (0.0, 0, None))
+        if more and seen is not None:
+            body = {**json.loads(seen.body), "more": more}
+            self._say(replace(seen, body=_json(**body)))
 
     # -- what has no log
 
@@ -230,24 +251,30 @@ class Watcher:
     def _look_at_processes(self) -> None:
         """Say of processes that wait in state D since the last look; once for each time that there are some."""
         now = self._clock()
-        waiting = {key: self._hanging.get(key, now) for key in self._in_state_d()}
-        self._hanging = waiting
-        old = [now - since for since in waiting.values() if now - since >= self._every_s]
+        accounts = dict(self._in_state_d())
+        self._hanging = {key: self._hanging.get(key, now) for key in accounts}
+        old = {key: now - since for key, since in self._hanging.items() if now - since >= self._every_s}
         told, self._hang = self._hang, bool(old)
         if old and not told:
-            body = _json(processes=len(old), seconds=round(max(old)))
+            found = {accounts[key] for key in old} - {""}
+            known = sum(self._user(int(uid)) is not None for uid in found)
+            body = _json(processes=len(old), seconds=round(max(old.values())), **({"accounts": known} if known else {}))
             self._say(Seen("fs.blocked", ROOT, time.time(), body=body))
 
-    def _in_state_d(self) -> Iterator[tuple[int, int, str]]:
-        """Yield what tells a process's wait from its next one: who reads much is in state D at many looks."""
+    def _in_state_d(self) -> Iterator[tuple[tuple[int, int, str], str]]:
+        """Yield what tells a process's wait from its next one, and its uid, '' where that is not told.
+
+        Who reads much is in state D at many looks.
+        """
         for name in os.listdir(f"{self._root}/proc"):
             if not name.isdigit():
                 continue
             text = _text(f"{self._root}/proc/{name}/stat", 1024)
             fields = text[text.rfind(")") + 2 :].split()
             if len(fields) > 19 and fields[0] == "D" and not int(fields[6]) & _KERNEL_THREAD:
-                waits = _WAITS.search(_text(f"{self._root}/proc/{name}/status", 4096))
-                yield int(name), int(fields[19]), waits[1] if waits else ""
+                status = _text(f"{self._root}/proc/{name}/status", 4096)
+                waits, uid = _WAITS.search(status), _UID.search(status)
+                yield (int(name), int(fields[19]), waits[1] if waits else ""), uid[1] if uid else ""
 
     def _say(self, seen: Seen) -> None:
         """Send it; what a server that hangs does not take is counted, and told before the next that it takes."""
@@ -270,6 +297,14 @@ class Watcher:
 def has_ended(events: int) -> bool:
     """Return whether poll(2) says that no more will come: an error only says that entries were overwritten."""
     return bool(events & (select.POLLHUP | select.POLLNVAL)) and not events & select.POLLIN
+
+
+def _age_of(entry: bytes) -> float:
+    """Return how many seconds ago an entry was written, 0 where it does not say."""
+    fields = entry.partition(b";")[0].split(b",")
+    if len(fields) < 3 or not fields[2].isdigit():
+        return 0.0
+    return max(0.0, time.clock_gettime(time.CLOCK_MONOTONIC) - int(fields[2]) / 1e6)
 
 
 def _number_of(entry: bytes) -> int:

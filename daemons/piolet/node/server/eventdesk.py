@@ -80,7 +80,7 @@ class EventDesk:
             raise WireError("its subject is none")
         self._spool.put(
             seen.kind, seen.source, at=seen.at, severity=seen.severity, subject=seen.subject, body=body, job=seen.job,
-            step=seen.step,
+            step=seen.step, uid=seen.uid,
         )  # fmt: skip
         if seen.kind == "kernel.oom" and seen.job is not None:
             self._out_of_memory[seen.job, identity.base(seen.step)] = None

@@ -49,14 +49,15 @@ def gpu_events(log: list[str], now: float | None = None) -> list[Event]:
     for line in log:
         if _LOADED.search(line):
             found = []
-        match = _XID.search(line)
+        said = _STAMP.sub("", line)
+        match = _XID.match(said)
         if match:
             device, code, rest = address(match[1]), match[2], match[3]
             row = _severities.find("xid", code, _qualifier(code, rest))
             if row.code == "154:0x0":  # the GPU was reset, or recovered by itself
                 found = [event for event in found if event.device != device]
             found.append(Event(row, device, f"XID {code}", line, _age(line, now)))
-        match = _SXID.search(line)
+        match = _SXID.match(said)
         if match:
             row = _severities.find("sxid", "any", _fatal(match[3]))
             found.append(Event(row, "", f"SXid {match[2]} of the NVSwitch {address(match[1])}", line, _age(line, now)))
