@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from piolet.base.errors import EventError
 from piolet.central.answers import Answers, Asker, Parameters, number
 from piolet.central.recent import WEEK_S, Recent, StepOf
 from piolet.central.rules import users
-from piolet.events.envelope import KERNEL, ROOT, SITE
+from piolet.events.envelope import KERNEL, ROOT, SITE, Event
 
 _JOB, _NODES = re.compile(r"[0-9]{1,10}"), re.compile(r"[1-9][0-9]{0,5}")
 _RECORDS_MOST = 1000
 _NOT_USERS = (KERNEL, ROOT, SITE)
+_OUT = ("down", "drain", "fail")
 _NODES_MOST = 32
 """A step that failed on more says nothing of one of them, and each takes a look into the store."""
 
@@ -71,9 +72,24 @@ class Told:
     def _faults(self, node: str, now: float) -> dict[str, int]:
         counts: dict[str, int] = {}
         for event in self._answers.reader.records(node, now - WEEK_S, _RECORDS_MOST, _NOT_USERS).events:
-            if event.severity not in ("fatal", "warn"):
-                continue
-            what = event.body.get("text") or event.body.get("reason") or event.kind
-            sentence = f"{event.kind}: {what}" if what != event.kind else event.kind
-            counts[sentence] = counts.get(sentence, 0) + 1
+            sentence, times = _fault(event)
+            if sentence:
+                counts[sentence] = counts.get(sentence, 0) + times
         return counts
+
+
+def _fault(event: Event) -> tuple[str, int]:
+    """Return what a record says against a node, and how often that was; '' where it says nothing against it."""
+    body: Mapping[str, Any] = event.body
+    reason = body.get("text") or body.get("reason")
+    if event.kind == "slurm.node_state":  # these two are in no table of severities
+        said = f"Slurm had it in state {body.get('state')}" + (f": {reason}" if reason else "")
+        return (said, 1) if body.get("state") in _OUT else ("", 0)
+    if event.kind == "link.flap":
+        flaps, port = body.get("flaps"), event.subject.removeprefix("port:")
+        if isinstance(flaps, int) and flaps > 0:
+            return f"{port} went down", flaps
+        return f"{port} changed its speed", 1
+    if event.severity not in ("fatal", "warn"):
+        return "", 0
+    return (f"{event.kind}: {reason}" if reason else event.kind), 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,32 @@ def test_of_a_node_that_never_spoke_it_is_said(answers: Answers) -> None:
     said = ask(answers, "node", name="known")
     assert said["last"] is None and _node(said)[0] == "known: it never said anything itself"
     assert ask(answers, "node", name="down")["last"] == START
-    assert ask(answers, "about", name="known")["lines"][1:] == ["  it has never said anything to the central service"]
+    never, drained = "  it has never said anything to the central service", "  Slurm had it in state down"
+    assert ask(answers, "about", name="known")["lines"][1:] == [never, drained]
     assert ask(answers, "about", name="gone")["lines"][1] == "  nothing was heard of it for 60 minutes"
+
+
+def test_what_counts_against_a_node_is_named(answers: Answers) -> None:
+    """Also what no table of severities speaks of. What a program does is not held against it."""
+    port, said = {"subject": "port:hsn0", "severity": ""}, "NVRM: Xid (PCI:0000:41:00): 79"
+    events = [
+        event("link.flap", 60, "well", body={"state": "up", "flaps": 2, "rate": "200000"}, **port),
+        event("link.flap", 120, "well", body={"state": "up", "flaps": 1, "rate": "200000"}, **port),
+        event("link.flap", 180, "well", body={"state": "up", "flaps": 0, "rate": "100000"}, **port),
+        event("gpu.xid", 240, "well", severity="fatal", subject="gpu:GPU-1", body={"xid": 79, "text": said}),
+        event("gpu.xid", 300, "well", severity="info", subject="gpu:GPU-1", uid=7, body={"xid": 31, "text": "x"}),
+    ]
+    numbered = [replace(one, seq=2 + number) for number, one in enumerate(events)]
+    answers.ledger.add(Arrival("well", numbered, START + HOUR)).result()
+    drained = [event("slurm.node_state", at, "well", epoch=STATES, seq=at, body={"state": state, "reason": "bad link"})
+               for at, state in ((400, "drain"), (500, "resume"))]  # fmt: skip
+    answers.ledger.take_own(drained)
+    wait_until(lambda: answers.judge.is_caught_up, what="the rules")
+    lines = [line for line in ask(answers, "about", name="well")["lines"][1:] if "open:" not in line]
+    assert sorted(lines) == [
+        "  Slurm had it in state drain: bad link", f"  gpu.xid: {said}", "  hsn0 changed its speed",
+        "  hsn0 went down (3 times)",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("job", ["", "x", "-1", "²", "1" * 5000])

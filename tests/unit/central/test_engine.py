@@ -200,6 +200,17 @@ def test_heterogeneous_requeued_and_array_jobs_are_told_apart() -> None:
     assert concluded(text, [event("slurm.job_end", i, "n1", job=10 + i, uid=7, source="user") for i in (0, 1)])
 
 
+def test_what_programs_of_one_user_bring_about_at_once_is_of_no_node_alone() -> None:
+    """The kernel names the job of one component. Other users' programs hide nothing of it."""
+    text = rules(events='["gpu.xid"]', alone="2", settle='"1min"', burst='"3min"', when='"count >= 1"', then='"revet"')
+
+    def fault(node: int, uid: int) -> Event:
+        return event("gpu.xid", node, f"n{node}", uid=uid, job=10 + node, step="0", body={"xid": 31})
+
+    assert concluded(text, [fault(node, 7) for node in range(3)], until=HOUR) == []
+    assert len(concluded(text, [fault(node, 7 + node) for node in range(3)], until=HOUR)) == 3
+
+
 def test_what_is_judged_at_once_is_not_what_waits() -> None:
     engine = Engine(rules(settle='"10min"'))
     assert [one for each in _flaps(0, 300, 600) for one in engine.take(each)] == []

@@ -198,9 +198,12 @@ class Engine:
 
     def _group(self, index: int, rule: Rule, event: Event, word: trust.Evidence) -> set[str]:
         step = components.step_of(event)
-        if step is not None and word.users:
+        if step is not None and event.source == USER:
             return self._together((index, *step), event.node)
-        return self._meanwhile((index, event.kind), rule.burst, word.time, event.node)
+        # The kernel names a component of a heterogeneous job, and one of its processes: so what programs of one user
+        # bring about on several nodes, in whichever job, is told by the time.
+        whose = (event.uid,) if word.users and event.uid is not None else ()
+        return self._meanwhile((index, event.kind, *whose), rule.burst, word.time, event.node)
 
     def _meanwhile(self, of: tuple[Any, ...], seconds: float, time: float, name: str) -> set[str]:
         """Return the nodes that are struck in so many seconds, or less than half as many before or after these."""
