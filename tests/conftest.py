@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,17 @@ def turn(path: Path) -> int:
 def pytest_configure() -> None:
     """Begin the run, or take part in it."""
     once.begin()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage while tests are read, as none of them goes, and not among them afterwards (decision 180)."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_unconfigure() -> None:

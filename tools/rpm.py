@@ -66,7 +66,13 @@ def fetch(directory: Path, machines: Sequence[str] = ()) -> None:
     directory.mkdir(parents=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(directory), "--requirement", str(LOCK)]
+    own = (ROOT / "build" / "wheels").resolve()  # where those of this machine lie: they are fetched once
     for machine in machines:
+        if machine == platform.machine() and directory.resolve() != own:
+            fetch(own)
+            for wheel in own.glob("*.whl"):
+                shutil.copyfile(wheel, directory / wheel.name)
+            continue
         what = f"fetching the wheels for {machine}"
         hint = "is a package index reachable? pip's own configuration names it"
         _run([*command, *_compatible(machine)], FETCH_S, what, hint)

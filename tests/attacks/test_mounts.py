@@ -284,9 +284,10 @@ def test_a_file_system_that_hangs_as_a_mount_source(cluster: Cluster, faults: Fa
     place = cluster.room("alice") / "hung"
     (place / "x").mkdir(parents=True)
     edf = cluster.edf("alice", f'image = "{image_of(faults)}"\nmounts = ["{place}/x:/x"]\n')
-    with faults.hung("node1", place):
+    with faults.hung("node1", place) as hung:
         # What looks at the definition is on a machine where the file system answers.
         waiting = cluster.start("alice", "srun", "-w", "node1", f"--environment={edf}", "true")
+        hung.wait_asked()
         took = []
         for _ in range(2):
             start = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 from tests.cluster import crashes, leftovers
 from tests.cluster.support import ROOT, Cluster, Result, busybox_layer
 from tests.support import spools
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 from tools.cluster import controllers, lifecycle, processes, services
 from tools.cluster.layout import node_names
 from tools.cluster.state import Process, State, load
@@ -30,7 +31,13 @@ SIMULATORS = ROOT / "tests" / "simulators"
 class Hung:
     """A file system that does not answer: the process behind it, whose end ends all waiting."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
+
+    def wait_asked(self, limit_s: float = 30.0) -> None:
+        """Wait until somebody has asked it, and so waits for it; once."""
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], limit_s * PATIENCE)
+        assert ready and self.process.stdout.readline() == b"asked\n", f"nobody asked it in {limit_s * PATIENCE:.0f} s"
 
     def abort(self) -> None:
         self.process.kill()
@@ -205,10 +212,10 @@ class Faults:
     def hung(self, node: str, place: Path) -> Iterator[Hung]:
         """Mount a file system that never answers at `place` on a node, and have pioletd there see it."""
         argv = self.on_node(node, "/usr/bin/python3", "-I", SIMULATORS / "hung_fs.py", place)
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, bufsize=0)
         hung = Hung(process)
         try:
-            assert process.stdout is not None and process.stdout.readline() == "mounted\n"
+            assert process.stdout is not None and process.stdout.readline() == b"mounted\n"
             self.restart_pioletd(node)
             yield hung
         finally:

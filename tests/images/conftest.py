@@ -56,13 +56,22 @@ def needs_root() -> pytest.MarkDecorator:
     return pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
 
 
+@contextlib.contextmanager
+def new_room() -> Iterator[Path]:
+    """Yield a folder that every user may enter."""
+    path = Path(tempfile.mkdtemp(prefix="piolet-test-"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @pytest.fixture
 def room() -> Iterator[Path]:
     """A folder that every user may enter."""
-    path = Path(tempfile.mkdtemp(prefix="piolet-test-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    with new_room() as path:
+        yield path
 
 
 @pytest.fixture
@@ -242,6 +251,10 @@ def counted(room: Path) -> Iterator[Callable[[], int]]:
 @pytest.fixture
 def image(room: Path) -> Path:
     """A small image of two layers."""
+    return small_image(room)
+
+
+def small_image(room: Path) -> Path:
     oci.build(
         room / "image",
         [[oci.folder("bin"), oci.file("bin/tool", b"tool", 0o755), oci.file("gone")], [oci.whiteout("gone")]],
@@ -285,9 +298,21 @@ class Place:
         return found
 
 
-@pytest.fixture(params=["service", "own store"])
-def place(request: pytest.FixtureRequest, site: Site, registry: Registry, room: Path, image: Path) -> Iterator[Place]:
-    """A store with a public image in it, and a file of the account that imports."""
+@pytest.fixture(scope="module", params=["service", "own store"])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A store with a public image in it, and a file of the account that imports; all tests of a file bring to it."""
+    with new_room() as room, contextlib.ExitStack() as stack:
+        site = Site(room)
+        stack.callback(site.stop)
+        site.start()
+        registry = Registry(room / "registry")
+        stack.callback(registry.stop)
+        yield new_place(request.param, site, registry.push(small_image(room), "demo:1"))
+
+
+def new_place(kind: str, site: Site, reference: str) -> Place:
+    """Return a store into which alice has pulled an image, the service's or her own."""
+    room = site.room
     home = room / "home"
     home.mkdir()
     (home / ".profile").write_text("mine")
@@ -296,11 +321,11 @@ def place(request: pytest.FixtureRequest, site: Site, registry: Registry, room: 
     secret.chmod(0o600)
     os.chown(secret, SERVICE, SERVICE)
     more, store = {"HOME": str(home)}, site.store
-    if request.param == "own store":
+    if kind == "own store":
         store = home / "images"
         more["EDF_IMAGESTORE"] = str(store)
         os.chown(secret, ALICE, ALICE)
     subprocess.run(["chown", "-R", f"{ALICE}:{ALICE}", home], check=True)
-    pulled = site.ask(ALICE, registry.push(image, "demo:1"), **more)
+    pulled = site.ask(ALICE, reference, **more)
     name = pulled["digest"].replace(":", "-")
-    yield Place(site, store, more, [store / f"{name}.sqsh", store / f"{name}.access", home / ".profile"])
+    return Place(site, store, more, [store / f"{name}.sqsh", store / f"{name}.access", home / ".profile"])

@@ -18,7 +18,7 @@ from tests.support import oci
 from tests.support.oci import Entry, file, folder, symlink
 
 
-def old_docker(place: Place, *, linked: bool) -> list[Entry]:
+def old_docker(*, linked: bool) -> list[Entry]:
     """What docker before 25 saved: HEX/layer.tar, a link to another image's where that has the same layer."""
     layer = oci.tar([file("a", b"old")])
     first, second = "1" * 64, "2" * 64
@@ -43,14 +43,14 @@ def old_docker(place: Place, *, linked: bool) -> list[Entry]:
 @needs_root()
 def test_what_an_old_docker_saved(place: Place) -> None:
     tar = f"docker-archive:{place.site.room}/a.tar"
-    made = place.bring(old_docker(place, linked=False), tar)
+    made = place.bring(old_docker(linked=False), tar)
     assert made.returncode == 0, made.stderr
-    refused = place.bring(old_docker(place, linked=True), tar, "--name", "b")
+    refused = place.bring(old_docker(linked=True), tar, "--name", "b")
     assert "is a symbolic link" in refused.stderr and "hint: save it again with a current docker" in refused.stderr
-    parts = old_docker(place, linked=False)
+    parts = old_docker(linked=False)
     parts.append(symlink("3" * 64 + "/layer.tar", "../../../../etc/passwd"))
     assert "the symbolic link" in place.bring(parts, tar, "--name", "b").stderr
-    parts = old_docker(place, linked=False)
+    parts = old_docker(linked=False)
     parts.append(file("2" * 64 + "/layer.tar", b"through the link"))
     assert "twice" in place.bring(parts, tar, "--name", "b").stderr
 
@@ -75,7 +75,8 @@ def test_docker_archives_that_are_none(place: Place) -> None:
 @needs_root()
 @pytest.mark.parametrize("packed", ["", "gzip", "zstd", "xz"])
 def test_packed_archives(place: Place, packed: str) -> None:
-    raw = oci.tar(Layout.of([file("a", b"content")]).entries())
+    content = f"content {packed}".encode()
+    raw = oci.tar(Layout.of([file("a", content)]).entries())
     if packed == "gzip":
         raw = gzip.compress(raw)
     elif packed:
@@ -88,7 +89,7 @@ def test_packed_archives(place: Place, packed: str) -> None:
     found = place.site.ask(ALICE, "localhost/a", **place.more)
     path = place.store / f"{found['digest'].replace(':', '-')}.sqsh"
     shown = subprocess.run(["unsquashfs", "-cat", path, "a"], capture_output=True, check=True)
-    assert shown.stdout == b"content"
+    assert shown.stdout == content
 
 
 @needs_root()
@@ -98,7 +99,7 @@ def test_an_archive_through_a_pipe_whose_index_comes_last(place: Place, compress
     raw = oci.tar(list(reversed(made.entries())))
     if compression:
         raw = subprocess.run(["zstd", "-qc"], input=raw, stdout=subprocess.PIPE, check=True).stdout
-    fifo = place.site.room / "pipe"
+    fifo = place.site.room / f"pipe{compression}"
     os.mkfifo(fifo, 0o644)
     writer = subprocess.Popen(["dd", f"of={fifo}", "bs=7000", "status=none"], stdin=subprocess.PIPE)
     assert writer.stdin is not None

@@ -1,7 +1,8 @@
 """A FUSE file system that never answers: hung_fs.py DIRECTORY, as root.
 
 It agrees with the kernel to be mounted, prints "mounted", and from then on reads every request and answers none: who
-asks waits in the kernel, and not even SIGKILL ends that. When this process ends, the kernel ends all waiting.
+asks waits in the kernel, and not even SIGKILL ends that. Of the first it prints "asked". When this process ends, the
+kernel ends all waiting.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ def main(directory: str) -> None:
     mount(device, directory)
     agree(device)
     print("mounted", flush=True)
+    os.read(device, _REQUEST_MAX)
+    print("asked", flush=True)
     while os.read(device, _REQUEST_MAX):
         pass
 
