@@ -33,7 +33,7 @@ _FORMAT = 1
 PACKED_MAX, LINES_MAX = 128 << 20, 1 << 30
 """Bytes of a state, packed and not: a larger one is not kept, and not read."""
 _CODE = (("piolet.central.rules", ""), ("piolet.central", "recent.py"), ("piolet.central", "failures.py"),
-         ("piolet.events", "kinds.py"),
+         ("piolet.events", "kinds.py"), ("piolet.steps", "identity.py"),
          ("piolet.events", "envelope.py"), ("piolet.vet.evals", "_severities.py"))  # fmt: skip
 
 

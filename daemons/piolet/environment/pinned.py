@@ -3,8 +3,8 @@
 When a definition is made, it is kept in the user's cache without the values of secrets, in a file that is called after
 the hash of what travels to the nodes. When srun starts a step, its plugin leaves a symbolic link JOB.STEP.CLUSTER.job
 there, whose text is that hash (submit.c); it starts no process for it. So what is known of a step is what srun handed
-over, image by digest, also where the file has changed since. Releases before this one left JOB.STEP.job: of a job of
-which nothing else is known, that counts.
+over, image by digest, also where the file has changed since. An srun that joins a job from outside (`--jobid`) does not
+know the cluster's name, and neither did releases before this one: they leave JOB.STEP.job.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ def own_cluster(variables: Mapping[str, str]) -> str:
 
 
 def _here(links: Sequence[_Link], what: str, ask: Callable[[], str]) -> list[_Link]:
-    """Return those of this cluster's job: of its name, or else those that have none."""
+    """Return those of this cluster's job: of its name, and those without a name where no other cluster has such a job, or
+    where none is of its name.
+    """
     named = {link.cluster for link in links if link.cluster}
     own = ask()[:_NAME_MAX] if named else ""
     if named and not own:
@@ -144,7 +146,12 @@ def _here(links: Sequence[_Link], what: str, ask: Callable[[], str]) -> list[_Li
                 "set SLURM_CLUSTER_NAME to the one that is meant",
             )
         own = named.pop()
-    return [link for link in links if link.cluster == own] or [link for link in links if not link.cluster]
+    of_own = [link for link in links if link.cluster == own]
+    unnamed = [link for link in links if not link.cluster]
+    if not of_own or named != {own}:
+        return of_own or unnamed
+    steps = {link.step for link in of_own}
+    return of_own + [link for link in unnamed if link.step not in steps]
 
 
 def _of_one_job(links: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:

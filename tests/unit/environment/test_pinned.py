@@ -87,6 +87,16 @@ def test_what_an_earlier_release_left_counts_where_nothing_else_is_known(home: d
     assert of(home | HERE, "12") == [("12.1", "new")]
 
 
+def test_a_step_of_an_srun_that_joined_the_job_from_outside(home: dict[str, str]) -> None:
+    """It was not told the cluster's name: it is this job's, unless it can be another cluster's."""
+    start(home, "12.0.alps", Definition(request="a"))
+    start(home, "12.0", Definition(request="years ago"))
+    start(home, "12.1", Definition(request="joined"))
+    assert of(home | HERE, "12") == [("12.0", "a"), ("12.1", "joined")] and of(home | HERE, "12.1")
+    start(home, "12.0.rigi.2", Definition(request="b"))
+    assert of(home | HERE, "12") == [("12.0", "a")] and of(home | THERE, "12") == [("12.0", "b")]
+
+
 def test_slurm_is_asked_which_cluster_this_is_where_it_matters(home: dict[str, str]) -> None:
     """Where it does not say, a job of one cluster alone is that one."""
     asked = [""]
