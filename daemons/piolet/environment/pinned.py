@@ -133,8 +133,8 @@ def own_cluster(variables: Mapping[str, str]) -> str:
 
 
 def _here(links: Sequence[_Link], what: str, ask: Callable[[], str]) -> list[_Link]:
-    """Return those of this cluster's job: of its name, and those without a name where no other cluster has such a job, or
-    where none is of its name.
+    """Return those of this cluster's job: of its name, and those without a name where no other cluster has such a job,
+    or where none is of its name.
     """
     named = {link.cluster for link in links if link.cluster}
     own = ask()[:_NAME_MAX] if named else ""
