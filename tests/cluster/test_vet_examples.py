@@ -14,6 +14,7 @@ from tests.cluster.faults import Faults
 from tests.cluster.support import ROOT, Cluster
 from tests.cluster.vetting import left_out, wrong_with
 from tests.support.waiting import wait_until
+from tools import demo
 from tools.cluster import gpus, processes
 from tools.cluster.layout import node_names
 
@@ -42,6 +43,7 @@ def fresh(cluster: Cluster) -> Iterator[None]:
 @pytest.mark.parametrize("name", ["vet/ml.yaml", "vet/node.yaml", "demo/ml.yaml"])
 def test_shipped_protocols_pass_on_a_fresh_cluster(cluster: Cluster, room: Path, fresh: None, name: str) -> None:
     cluster.write("alice", room / "p.yaml", (ROOT / "examples" / name).read_text())
+    cluster.run("alice", "mkdir", "-p", f"{demo.DIRECTORY}/disk").good()  # as the demo does, for its protocol
     for words in ((), ("--gres=gpu:2",)):
         done = cluster.run("alice", "srun", "-N4", *words, "--vet=p.yaml", "hostname", cwd=room, timeout=180)
         assert sorted(done.good().split()) == ["node1", "node2", "node3", "node4"]
